@@ -1,0 +1,35 @@
+# POSIX make. Every target makes .venv first if it is missing; a second call is quick.
+.POSIX:
+PYTHON = python3
+BIN = .venv/bin
+
+venv: .venv/done
+
+.venv/done: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	touch .venv/done
+
+quickstart: .venv/done
+	$(BIN)/tbn-bench sweep sweeps/quickstart.yaml --results results/quickstart --jobs 2
+	$(BIN)/tbn-bench latency --suite quickstart --results results/quickstart
+	$(BIN)/tbn-bench report --results results/quickstart --out reports/quickstart
+
+test: .venv/done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+test-all: .venv/done
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "not gpu"
+
+# All that waits for a GPU; resumable: finished runs are skipped.
+gpu: .venv/done
+	$(BIN)/pytest -m gpu
+	$(BIN)/tbn-bench sweep sweeps/cifar10_resnet18.yaml --jobs 1
+	$(BIN)/tbn-bench latency --suite resnet18 --device cuda
+
+.PHONY: venv quickstart test test-all gpu

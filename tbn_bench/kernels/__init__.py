@@ -1,0 +1,1 @@
+"""One folder per operation: the contract in __init__, one file per implementation."""

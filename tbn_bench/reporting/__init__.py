@@ -1,0 +1,1 @@
+"""Reads records and writes tables, figures and the page; imports no torch."""

@@ -1,0 +1,1 @@
+"""A sweep file becomes checked configurations, then runs."""

@@ -1,0 +1,1 @@
+"""One file per task: a LightningModule with its loss and metrics."""

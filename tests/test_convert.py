@@ -1,0 +1,114 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tbn_bench.convert import binarize_
+
+
+def test_plan_by_hand():
+    """64 x 32 at p=4: q = 512 bits and 4 scales; the small layer below min_layer_size is binary with p = 1."""
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10))
+    plan = binarize_(model, "tbn(p=4, min_layer_size=1000)")
+    first, last = plan.rows
+    assert (first.p, first.q, first.stored_bits, first.reuse) == (4, 512, 512 + 4 * 32, True)
+    assert (last.p, last.q, last.stored_bits) == (1, 640, 640 + 32)
+    assert "below min_layer_size" in last.reason
+    assert "64x32" in str(plan)
+
+
+def test_weight_is_binary_and_original_is_latent():
+    """layer.weight takes two magnitudes at most p values; the latent weight is untouched."""
+    layer = nn.Linear(8, 4)
+    latent = layer.weight.detach().clone()
+    binarize_(layer, "tbn(p=2, min_layer_size=0)")
+    assert torch.equal(layer.parametrizations.weight.original, latent)
+    assert layer.weight.abs().unique().numel() == 2
+
+
+def test_every_layer_that_cannot_take_p_is_named():
+    """Nothing is converted, and the error names each layer and the p that would do."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 7))
+    with pytest.raises(ValueError, match=r"(?s)15 weights \(layer 0.weight\).*35 weights \(layer 1.weight\)"):
+        binarize_(model, "tbn(p=4, min_layer_size=0)")
+    assert type(model[0]) is nn.Linear
+
+
+def test_attention_projections():
+    """in_proj_weight and out_proj of nn.MultiheadAttention are binarized."""
+    names = [r.name for r in binarize_(nn.MultiheadAttention(8, 2), "bwn").rows]
+    assert names == ["in_proj_weight", "out_proj.weight"]
+
+
+@pytest.mark.parametrize("spec", ["sign", "bwn", "tbn(p=4, min_layer_size=0)", "tbn(tile_length=50, min_layer_size=0)"])
+def test_fused_transformer_path_reads_the_binary_weight(spec):
+    """nn.TransformerEncoder in eval under no_grad (torch's fused path) equals train mode without dropout."""
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2)
+    full = copy.deepcopy(encoder)
+    binarize_(encoder, spec)
+    x = torch.randn(3, 5, 8)
+    trained = encoder(x)
+    encoder.eval()
+    with torch.no_grad():
+        assert torch.allclose(encoder(x), trained, atol=1e-5)
+    assert not torch.allclose(full(x), trained, atol=1e-2)
+
+
+def test_shared_module_and_tied_weights_are_converted_once():
+    """One row for a weight with two users; both users compute with the same binary weight."""
+    model = nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Linear(8, 8)})
+    model["b"].weight = model["a"].weight
+    plan = binarize_(model, "tbn(p=2, min_layer_size=0)")
+    assert [r.name for r in plan.rows] == ["a.weight = b.weight"]
+    assert torch.equal(model["a"].weight, model["b"].weight)
+    assert sum(p.numel() for p in model.parameters()) == 64 + 64 + 16  # W, A, two biases
+
+
+def test_weight_tied_to_an_embedding_is_kept():
+    """An embedding is not binarized, so neither is the decoder that shares its weight."""
+    model = nn.ModuleDict({"embed": nn.Embedding(10, 4), "decode": nn.Linear(4, 10, bias=False)})
+    model["decode"].weight = model["embed"].weight
+    row = binarize_(model, "bwn").rows[0]
+    assert not row.binarized
+    assert "tied" in row.reason
+
+
+def test_keep_by_name_pattern():
+    """A kept weight stays full precision; a pattern that matches nothing is an error."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match="matches no weight"):
+        binarize_(model, "sign", keep=["head*"])
+    assert [r.binarized for r in binarize_(model, "sign", keep=["1"]).rows] == [True, False]
+
+
+def test_per_layer_lists_and_tile_length():
+    """per_layer takes one p per weight; tile_length takes the nearest that divides."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 6))
+    with pytest.raises(ValueError, match="must list 2 values"):
+        binarize_(model, "tbn(per_layer=[1])")
+    assert [r.p for r in binarize_(copy.deepcopy(model), "tbn(per_layer=[1, 3])").rows] == [1, 3]
+    assert [r.q for r in binarize_(model, "tbn(tile_length=7, min_layer_size=0)").rows] == [8, 8]
+
+
+@pytest.mark.parametrize("spec", ["tbn()", "tbn(p=0)", "tbn(p=-2)", "tbn(p=2, tile_length=8)", "tbn(p=2, alpha='row')"])
+def test_bad_options(spec):
+    """Each is refused with what was expected and what was got."""
+    with pytest.raises(ValueError, match="got"):
+        binarize_(nn.Linear(4, 4), spec)
+
+
+def test_twice_or_without_weights_is_an_error():
+    """A converted model and a model without weights are refused."""
+    layer = nn.Linear(4, 4)
+    binarize_(layer, "sign")
+    with pytest.raises(ValueError, match="already parametrized"):
+        binarize_(layer, "sign")
+    with pytest.raises(ValueError, match="has no Linear"):
+        binarize_(nn.ReLU(), "sign")
+
+
+def test_classifier_with_one_alpha_is_warned_about():
+    """Tiled with one alpha, outputs c and c + 5 share a row: the plan says so."""
+    plan = binarize_(nn.Linear(4, 10), "tbn(p=2, min_layer_size=0, alpha='layer')")
+    assert "c + 5" in plan.warnings[0]
