@@ -3,7 +3,7 @@ import pytest
 from tbn_bench import catalog
 
 
-@pytest.mark.parametrize("package", ["binarizers", "models"])
+@pytest.mark.parametrize("package", ["binarizers", "models", "data", "tasks"])
 def test_every_file_is_an_entry(package):
     """Each file of an open folder defines the callable of its name."""
     entries = catalog.names(package)

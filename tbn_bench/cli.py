@@ -1,0 +1,208 @@
+"""tbn-bench train | sweep | plan | bench | latency | report | runs. Heavy imports happen inside commands: --help needs no torch."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from tbn_bench import __version__
+from tbn_bench.catalog import did_you_mean
+from tbn_bench.config import RunConfig, make
+from tbn_bench.records import RecordError, RunStore, emit
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that suggests the right spelling of an unknown flag or command."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments"):
+            flags = [a for a in message.split(": ", 1)[1].split() if a.startswith("--")]
+            if flags:
+                known = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
+                message = f"unknown flag {flags[0].split('=')[0]}{did_you_mean(flags[0].split('=')[0], known)}"
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        space, rest = super().parse_known_args(args, namespace)
+        if rest and self.prog.count(" "):  # a subcommand knows its own flags
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return space, rest
+
+
+def _yaml_file(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a mapping of parameters, got {type(value).__name__}")
+    return value
+
+
+def _config_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="YAML preset; flags win over it")
+    for name, field in RunConfig.model_fields.items():
+        shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        parser.add_argument(f"--{name}", default=None, help=f"{field.description} (default: {shown})".replace("%", "%%"))
+
+
+def _config(args: argparse.Namespace) -> RunConfig:
+    values = _yaml_file(args.config) if args.config else {}
+    for name, field in RunConfig.model_fields.items():
+        given = getattr(args, name)
+        if given is not None:
+            values[name] = given if field.annotation is str or name == "keep" else given.strip("'\"")
+    return make(values)
+
+
+def _store_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
+
+
+def _run_flags(parser: argparse.ArgumentParser, wandb: str) -> None:
+    _store_flag(parser)
+    parser.add_argument("--wandb", choices=("offline", "online", "off"), default=wandb, help=f"mirror (default: {wandb})")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device (default: cpu)")
+
+
+def _train(args: argparse.Namespace) -> dict[str, Any]:
+    from tbn_bench import train
+
+    config = _config(args)
+    options = train.RunOptions(
+        args.results, args.sweep, args.wandb, args.device, args.threads, progress=sys.stdout.isatty() and not args.quiet
+    )
+    if not args.quiet:
+        print(train.build(config)[2], flush=True)
+    record = train.run(config, options, resume=not args.restart)
+    summary = {k: v for k, v in (record.summary or {}).items() if k != "plan"}
+    print(f"run {record.run_id}: test top-1 {100 * summary['test/top1']:.2f} %, {summary['bits_per_weight']:.3f} bits per weight")
+    return {"status": record.status, "sweep": record.sweep, **summary}
+
+
+def _plan(args: argparse.Namespace) -> dict[str, Any]:
+    from tbn_bench import train
+
+    _, _, plan, total = train.build(_config(args))
+    print(plan)
+    return total.summary()
+
+
+def _sweep(args: argparse.Namespace) -> dict[str, Any]:
+    from tbn_bench.sweep import local, spec
+
+    sweep = spec.load(args.file)
+    return local.run(sweep, args.results, args.jobs, args.wandb, args.device, args.dry_run)
+
+
+def _latency(args: argparse.Namespace) -> dict[str, Any]:
+    from tbn_bench import latency
+
+    if args.suite:
+        return latency.suite(args.suite, args.results, args.device, args.threads)
+    return latency.case(_config(args), args.results, args.device, args.threads, args.batch)
+
+
+def _bench(args: argparse.Namespace) -> dict[str, Any]:
+    from tbn_bench import latency
+
+    return latency.training_steps(args.results, args.p, args.batch, args.threads, args.device)
+
+
+def _report(args: argparse.Namespace) -> dict[str, Any]:
+    from tbn_bench.reporting import build
+
+    return build.report(args.results, args.out)
+
+
+def _runs(args: argparse.Namespace) -> dict[str, Any]:
+    problems: list[str] = []
+    runs = list(RunStore(args.results).runs(problems))
+    for r in runs:
+        top1 = f"{100 * r.summary['test/top1']:6.2f} %" if r.summary else "     — "
+        c = r.config
+        print(f"{r.run_id}  {r.status:<11}  {top1}  {r.sweep}  {c['data']}  {c['model']}  {c['binarizer']}  seed {c['seed']}")
+    for problem in problems:
+        print(f"unreadable: {problem}", file=sys.stderr)
+    return {"runs": len(runs), "unreadable": len(problems)}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="tbn-bench", description="Train, compare, time and report binary and sub-bit neural networks.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    p = commands.add_parser("train", help="train one network and record it", allow_abbrev=False)
+    _config_flags(p)
+    _run_flags(p, "offline")
+    p.add_argument("--sweep", default="single", help="name of the group of runs (default: single)")
+    p.add_argument("--threads", type=int, help="torch threads")
+    resume = p.add_mutually_exclusive_group()
+    resume.add_argument("--resume", action="store_true", help="go on from the last checkpoint (the default where there is one)")
+    resume.add_argument("--restart", action="store_true", help="ignore checkpoints of an unfinished run")
+    p.add_argument("--quiet", action="store_true", help="no plan, no progress bar")
+    p.set_defaults(call=_train)
+
+    p = commands.add_parser("plan", help="show how a binarizer treats each weight, without training", allow_abbrev=False)
+    _config_flags(p)
+    p.set_defaults(call=_plan)
+
+    p = commands.add_parser("sweep", help="run every configuration of a sweep file (W&B's format)", allow_abbrev=False)
+    p.add_argument("file", type=Path)
+    _run_flags(p, "off")
+    p.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
+    p.add_argument("--dry-run", action="store_true", help="check and list, run nothing")
+    p.set_defaults(call=_sweep)
+
+    p = commands.add_parser("latency", help="time networks, each gated by a parity check", allow_abbrev=False)
+    _config_flags(p)
+    _store_flag(p)
+    p.add_argument("--suite", help="time the trained runs of this sweep")
+    p.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="batch sizes of a single case (default: 1 64)")
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    p.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
+    p.set_defaults(call=_latency)
+
+    p = commands.add_parser(
+        "bench", help="time training steps of ResNet-18's 3x3 convolutions against full precision", allow_abbrev=False
+    )
+    _store_flag(p)
+    p.add_argument("--p", type=int, nargs="+", default=[4, 8])
+    p.add_argument("--batch", type=int, default=32)
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    p.add_argument("--threads", type=int, default=1)
+    p.set_defaults(call=_bench)
+
+    p = commands.add_parser("report", help="records to tables, figures and one page", allow_abbrev=False)
+    _store_flag(p)
+    p.add_argument("--out", type=Path, default=Path("reports"), help="folder to write (default: reports)")
+    p.set_defaults(call=_report)
+
+    p = commands.add_parser("runs", help="list recorded runs", allow_abbrev=False)
+    _store_flag(p)
+    p.set_defaults(call=_runs)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 done, 1 refused or failed (one line on stderr), 2 wrong flags, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    try:
+        result = args.call(args)
+    except (ValueError, RecordError, RuntimeError, OSError) as error:
+        print(f"tbn-bench {args.command}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"tbn-bench {args.command}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    emit(result)
+    return 1 if result.get("failed") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""RunConfig: the single source of command-line flags, YAML presets, sweep checks and records."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tbn_bench import catalog
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run's numbers. Frozen; two equal configs have one run_id."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    data: str = Field("digits", description="data set, e.g. digits, cifar10")
+    model: str = Field("mlp", description="model, e.g. 'resnet_cifar(depth=18)'")
+    binarizer: str = Field("full_precision", description="binarizer, e.g. 'tbn(p=4)'")
+    task: str = Field("image_classification", description="task")
+    keep: tuple[str, ...] = Field((), description="patterns of weights that stay full precision, e.g. 'fc'")
+    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation (the data split has its own)")
+    epochs: int = Field(20, ge=1, description="epochs")
+    batch_size: int = Field(128, ge=1, description="training batch size")
+    optimizer: Literal["sgd", "adam", "adamw", "adadelta"] = Field("sgd", description="optimizer")
+    lr: float = Field(0.1, gt=0, description="peak learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd only)")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="learning-rate schedule, stepped per epoch")
+    warmup_epochs: int = Field(0, ge=0, description="linear warm-up")
+    step_epochs: int = Field(20, ge=1, description="epochs between drops (schedule=step)")
+    step_gamma: float = Field(0.7, gt=0, le=1, description="factor of each drop (schedule=step)")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
+    precision: Literal["32", "bf16"] = Field("32", description="float32, or bfloat16 autocast")
+
+    @field_validator("data", "model", "binarizer", "task")
+    @classmethod
+    def _one_spelling(cls, value: str) -> str:
+        return catalog.canonical(value)
+
+    @property
+    def non_defaults(self) -> dict[str, Any]:
+        """What differs from the defaults, as JSON types: the content of the run id."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @property
+    def run_id(self) -> str:
+        """First 12 hexadecimal digits of the sha256 of the non-default fields: new fields leave old ids alone."""
+        text = json.dumps(self.non_defaults, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def group_id(self) -> str:
+        """The run_id of the same config at seed 0: runs that differ only in seed share it."""
+        return self.model_copy(update={"seed": 0}).run_id
+
+    @property
+    def command(self) -> str:
+        """The command that makes this run."""
+        flags = [f'--{k} "{v}"' if isinstance(v, str) else f"--{k}={v}" for k, v in self.non_defaults.items() if k != "keep"]
+        flags += [f'--keep "{",".join(self.keep)}"'] if self.keep else []
+        return " ".join(["tbn-bench train", *flags])
+
+
+def make(values: dict[str, Any]) -> RunConfig:
+    """RunConfig from plain values. Raises ValueError, one line per fault, with a suggestion for an unknown key."""
+    unknown = [k for k in values if k not in RunConfig.model_fields]
+    if unknown:
+        hints = [f"unknown parameter {k!r}{catalog.did_you_mean(k, RunConfig.model_fields)}" for k in unknown]
+        raise ValueError("\n".join(hints))
+    if isinstance(values.get("keep"), str):
+        values = {**values, "keep": tuple(filter(None, values["keep"].split(",")))}
+    if isinstance(values.get("precision"), int):
+        values = {**values, "precision": str(values["precision"])}
+    try:
+        return RunConfig(**values)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
+        raise ValueError("\n".join(faults)) from error

@@ -1,0 +1,186 @@
+"""What a network costs, per layer and in total: weights, stored bits, bits per weight, MACs, distinct MACs, BitOps.
+
+Stored bits of a binarized weight: its sign bits (N / p) and its scales (32 bits each), as the plan counts them; of a kept weight:
+32 N. Biases, normalisation and whatever else has parameters (and the running statistics, needed at inference) are listed apart,
+32 bits each. bits_per_weight = stored bits of weights (signs + scales, or 32 N) / weights. stored_bytes rounds each tensor up to
+whole bytes (bits.py), so it is what a packed file's tensors weigh.
+
+MACs count the multiply-adds of weight layers only (attention's products of activations are not weights). distinct_macs counts a dot
+product shared by p row-aligned copies once.
+
+BitOps, by definition:
+    bitops_fp64    64 per full-precision MAC, 1 per binary-weight MAC (Bi-Real Net's convention; paper.md 1.4 reproduces 35.03 G by it)
+    bitops_wxa     MACs * weight bits * activation bits (32-bit activations here)
+    bitops_wxa_distinct   the same over distinct MACs
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tbn_bench import bits
+from tbn_bench.convert import Plan, PlanRow
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One weight: its plan row and its multiply-adds for one input sample."""
+
+    row: PlanRow
+    macs: int
+
+    @property
+    def distinct_macs(self) -> int:
+        aligned = self.row.p > 1 and self.row.shape[0] % self.row.p == 0 and self.row.reuse
+        return self.macs // self.row.p if aligned else self.macs
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Totals of a network; `layers` has the parts."""
+
+    layers: list[LayerCost]
+    bias_bits: int
+    norm_bits: int
+    other_bits: int
+
+    @property
+    def weights(self) -> int:
+        return sum(layer.row.numel for layer in self.layers)
+
+    @property
+    def stored_bits_weights(self) -> int:
+        return sum(layer.row.stored_bits for layer in self.layers)
+
+    @property
+    def tile_bits(self) -> int:
+        return sum(layer.row.weight_bits for layer in self.layers if layer.row.binarized)
+
+    @property
+    def alpha_bits(self) -> int:
+        return sum(layer.row.alpha_bits for layer in self.layers)
+
+    @property
+    def stored_bits(self) -> int:
+        return self.stored_bits_weights + self.bias_bits + self.norm_bits + self.other_bits
+
+    @property
+    def stored_bytes(self) -> int:
+        signs = sum(bits.packed_bytes(layer.row.weight_bits) for layer in self.layers)
+        return signs + (self.alpha_bits + self.bias_bits + self.norm_bits + self.other_bits) // 8
+
+    def summary(self) -> dict[str, int | float]:
+        """The cost fields of a run's summary."""
+        binary = [layer.row for layer in self.layers if layer.row.binarized]
+        macs = sum(layer.macs for layer in self.layers)
+        distinct = sum(layer.distinct_macs for layer in self.layers)
+        bit_macs = [(layer, 1 if layer.row.binarized else 32) for layer in self.layers]
+        return {
+            "weights": self.weights,
+            "stored_bits": self.stored_bits,
+            "stored_bits_weights": self.stored_bits_weights,
+            "tile_bits": self.tile_bits,
+            "alpha_bits": self.alpha_bits,
+            "bias_bits": self.bias_bits,
+            "norm_bits": self.norm_bits,
+            "other_bits": self.other_bits,
+            "stored_bytes": self.stored_bytes,
+            "bits_per_weight": self.stored_bits_weights / self.weights,
+            "bits_per_binarized_weight": (
+                sum(r.stored_bits for r in binary) / sum(r.numel for r in binary) if binary else 32.0
+            ),
+            "macs": macs,
+            "distinct_macs": distinct,
+            "bitops_fp64": sum(layer.macs * (1 if layer.row.binarized else 64) for layer in self.layers),
+            "bitops_wxa": sum(layer.macs * b * 32 for layer, b in bit_macs),
+            "bitops_wxa_distinct": sum(layer.distinct_macs * b * 32 for layer, b in bit_macs),
+        }  # fmt: skip
+
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def _side_bits(model: nn.Module, weight_names: set[str]) -> tuple[int, int, int]:
+    """32-bit values beside the weights: (biases of weight layers, normalisation with running statistics, the rest)."""
+    bias = norm = other = 0
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        values = [
+            *module._parameters.items(),
+            *((k, b) for k, b in module._buffers.items() if k not in module._non_persistent_buffers_set),
+        ]
+        for key, value in values:
+            name = f"{prefix}.{key}".lstrip(".")
+            if value is None or id(value) in seen or name in weight_names or ".parametrizations." in f".{prefix}.":
+                continue
+            seen.add(id(value))
+            if key == "num_batches_tracked":
+                continue  # a training counter
+            if isinstance(module, _NORMS):
+                norm += 32 * value.numel()
+            elif "bias" in key:
+                bias += 32 * value.numel()
+            else:
+                other += 32 * value.numel()
+    return bias, norm, other
+
+
+def cost(model: nn.Module, plan: Plan, in_shape: Sequence[int]) -> Cost:
+    """Cost of a model that binarize_ returned `plan` for, on one input of in_shape: (C, H, W)."""
+    macs = _macs(model, in_shape)
+    names = {name for row in plan.rows for name in row.name.split(" = ")}
+    layers = [LayerCost(row, sum(macs.get(name, 0) for name in row.name.split(" = "))) for row in plan.rows]
+    return Cost(layers, *_side_bits(model, names))
+
+
+def _macs(model: nn.Module, in_shape: Sequence[int]) -> dict[str, int]:
+    """Multiply-adds per weight for one sample, by one forward pass with hooks."""
+    found: dict[str, int] = {}
+    handles = []
+
+    def add(name: str, count: int) -> None:
+        found[name] = found.get(name, 0) + count
+
+    def hook(name: str):
+        def count(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+            prefix = f"{name}." if name else ""
+            if isinstance(module, nn.MultiheadAttention):
+                query, key, value = args[:3]
+                e, b = module.embed_dim, 1
+                if module._qkv_same_embed_dim:
+                    add(f"{prefix}in_proj_weight", b * e * (query.numel() + key.numel() + value.numel()))
+                else:
+                    for k, source in zip("qkv", args[:3], strict=True):
+                        add(f"{prefix}{k}_proj_weight", e * source.numel())
+                add(f"{prefix}out_proj.weight", e * query.numel())
+            elif isinstance(module, nn.Linear):
+                add(f"{prefix}weight", out.numel() * module.in_features)
+            else:
+                k = module.in_channels // module.groups
+                for size in module.kernel_size:
+                    k *= size
+                add(f"{prefix}weight", out.numel() * k)
+
+        return count
+
+    inside_attention = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention | nn.Linear | nn.Conv1d | nn.Conv2d) and id(module) not in inside_attention:
+            handles.append(module.register_forward_hook(hook(name)))
+    modes = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        model.eval()
+        with torch.no_grad():
+            model(torch.zeros(1, *in_shape, device=device))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    return found

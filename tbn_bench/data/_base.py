@@ -1,0 +1,204 @@
+"""In-memory image sets: tensors, a seeded held-out split, whole batches indexed at once, augmentation on the device."""
+
+import gzip
+import hashlib
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Split = tuple[Tensor, Tensor]  # x: (N, C, H, W) uint8 or float32, y: (N,) int64
+
+
+def data_root() -> Path:
+    """Where data files are looked for: $TBN_BENCH_DATA, else ./data."""
+    return Path(os.environ.get("TBN_BENCH_DATA", "data"))
+
+
+class _Batches(Dataset):
+    """Indexed by a list of positions, so that one index operation makes the batch."""
+
+    def __init__(self, split: Split):
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split[1])
+
+    def __getitem__(self, index: list[int]) -> Split:
+        return self.split[0][index], self.split[1][index]
+
+
+class _Order(Sampler):
+    """Lists of positions; shuffled by (seed, epoch) alone, so that a resumed run sees the same order."""
+
+    def __init__(self, size: int, batch_size: int, seed: int | None):
+        self.size, self.batch_size, self.seed, self.epoch = size, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self.seed is None:
+            order = torch.arange(self.size)
+        else:
+            order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch))
+        for batch in order.split(self.batch_size):
+            yield batch.tolist()
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Subclasses give `read()` and the class attributes. val_size images are held out of the training set by split_seed.
+
+    Training batches keep a last partial batch unless it holds a single image (batch norm needs two).
+    """
+
+    num_classes: int
+    in_shape: tuple[int, int, int]
+    mean: Sequence[float]
+    std: Sequence[float]
+    val_size: int
+    crop_padding = 0
+    flip = False
+
+    def __init__(
+        self, batch_size: int = 128, seed: int = 0, split_seed: int = 0, augment: bool = True, val_size: int | None = None
+    ):
+        super().__init__()
+        self.batch_size, self.seed, self.split_seed, self.augment = batch_size, seed, split_seed, augment
+        self.val_size = type(self).val_size if val_size is None else val_size
+        self.splits: dict[str, Split] = {}
+
+    def read(self) -> tuple[Split, Split]:
+        """(train, test), each ((N, C, H, W), (N,)). Raises ValueError naming the file that is missing or damaged."""
+        raise NotImplementedError  # abstract
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.splits:
+            return
+        (x, y), test = self.read()
+        if not 0 < self.val_size < len(y):
+            raise ValueError(f"val_size must lie between 1 and {len(y) - 1}, got {self.val_size}")
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(self.split_seed))
+        val, train = order[: self.val_size], order[self.val_size :]
+        self.splits = {"train": (x[train], y[train]), "val": (x[val], y[val]), "test": test}
+
+    def size(self, split: str) -> int:
+        return len(self.splits[split][1])
+
+    def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader:
+        return DataLoader(_Batches(self.splits[split]), batch_size=None, sampler=_Order(self.size(split), batch_size, seed))
+
+    def train_dataloader(self) -> DataLoader:
+        if self.size("train") % self.batch_size == 1:
+            raise ValueError(f"batch_size={self.batch_size} leaves a last batch of one image, which batch norm cannot take")
+        return self._loader("train", self.batch_size, self.seed)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("val", 500, None)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test", 500, None)
+
+    def on_after_batch_transfer(self, batch: Split, dataloader_idx: int = 0) -> Split:
+        x, y = batch
+        training = self.trainer is not None and self.trainer.training
+        return self.prepare(x, training), y
+
+    def prepare(self, x: Tensor, training: bool = False) -> Tensor:
+        """x: (B, C, H, W) raw -> float32, normalised, augmented when training."""
+        scale = 255.0 if x.dtype == torch.uint8 else 1.0
+        mean, std = (torch.tensor(v, device=x.device).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
+        x = (x.float() / scale - mean) / std
+        return self._augment(x) if training and self.augment else x
+
+    def _augment(self, x: Tensor) -> Tensor:
+        """Random crop after zero padding and horizontal flip, each image its own, on x's device. x: (B, C, H, W)."""
+        b, _, h, w = x.shape
+        if self.crop_padding:
+            pad = self.crop_padding
+            padded = F.pad(x, (pad, pad, pad, pad))
+            dy, dx = torch.randint(0, 2 * pad + 1, (2, b, 1, 1), device=x.device)
+            rows = dy + torch.arange(h, device=x.device).reshape(1, h, 1)
+            cols = dx + torch.arange(w, device=x.device).reshape(1, 1, w)
+            x = padded[torch.arange(b, device=x.device).reshape(b, 1, 1), :, rows, cols].permute(0, 3, 1, 2)
+        if self.flip:
+            flips = torch.rand(b, device=x.device) < 0.5
+            x = torch.where(flips.reshape(b, 1, 1, 1), x.flip(3), x)
+        return x
+
+
+def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """An IDX file of unsigned bytes (yann.lecun.com/exdb/mnist), plain or .gz. Raises ValueError unless it has exactly `shape`."""
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path} is unreadable or truncated ({error}); fetch it again") from error
+    head = 4 + 4 * len(shape)
+    expected = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+    if data[:head] != expected or len(data) != head + int(np.prod(shape)):
+        raise ValueError(f"{path} is not an IDX file of shape {shape} (it has {len(data)} bytes); fetch it again")
+    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=head).reshape(shape).copy())
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def find(candidates: Sequence[Path]) -> Path | None:
+    """The first candidate that exists."""
+    return next((c for c in candidates if c.exists()), None)
+
+
+class IdxImages(ImageDataModule):
+    """MNIST and its look-alikes: four IDX files under <root>/<folder>/<NAME>/raw or <root>/<NAME>/raw, plain or .gz."""
+
+    num_classes = 10
+    in_shape = (1, 28, 28)
+    val_size = 5_000
+    folder: str
+    torchvision_name: str
+
+    def _file(self, name: str) -> Path | None:
+        raws = [data_root() / self.folder / self.torchvision_name / "raw", data_root() / self.torchvision_name / "raw"]
+        return find([raw / f"{name}{end}" for raw in raws for end in ("", ".gz")])
+
+    def _need(self, name: str) -> Path:
+        path = self._file(name)
+        if path is None:
+            self._download()
+            path = self._file(name)
+        if path is None:
+            raise ValueError(self._missing(name))
+        return path
+
+    def _missing(self, name: str) -> str:
+        return (
+            f"{self.torchvision_name}: {name}.gz not found under {data_root()}. Fetch {name}.gz and the other three files of "
+            f"{self.torchvision_name} (torchvision.datasets.{self.torchvision_name} lists the addresses) and put them in "
+            f"{data_root() / self.folder / self.torchvision_name / 'raw'}, or set TBN_BENCH_DATA to the folder that has them"
+        )
+
+    def _download(self) -> None:
+        import torchvision
+
+        try:
+            getattr(torchvision.datasets, self.torchvision_name)(data_root() / self.folder, download=True)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"{self._missing('train-images-idx3-ubyte')} (download failed: {error})") from error
+
+    def read(self) -> tuple[Split, Split]:
+        def split(prefix: str, n: int) -> Split:
+            x = read_idx(self._need(f"{prefix}-images-idx3-ubyte"), (n, 28, 28)).unsqueeze(1)
+            return x, read_idx(self._need(f"{prefix}-labels-idx1-ubyte"), (n,)).long()
+
+        return split("train", 60_000), split("t10k", 10_000)

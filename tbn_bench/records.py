@@ -1,0 +1,300 @@
+"""The run directory is the record, and this file is its only writer and reader.
+
+    <root>/runs/<sweep>/<run_id>/run.json       config, status, error, provenance         atomic
+                                 metrics.jsonl  one row per line, append-only             fsync every 10 rows and at epoch ends
+                                 summary.json   final numbers; its presence = finished    atomic
+                                 owner.lock     locked by the process that runs it; checkpoints/, wandb/ (not committed)
+    <root>/latency/<device>/<case>.json                                                   atomic
+
+NaN and infinity are written as the strings "NaN", "Infinity", "-Infinity" (JSON has none).
+"""
+
+import fcntl
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
+
+SCHEMA_VERSION = 1
+FSYNC_ROWS = 10
+STATUSES = ("running", "finished", "failed", "diverged", "interrupted")
+_PACKAGES = ("tbn-bench", "torch", "pytorch-lightning", "torchvision", "timm", "numpy")
+
+
+class RecordError(ValueError):
+    """A record that cannot be read or written, with the path and what to do."""
+
+
+class RunBusy(RecordError):
+    """Another live process holds this run."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(_plain(value), indent=indent, sort_keys=False, allow_nan=False)
+
+
+def write_atomic(path: Path, value: Any) -> None:
+    """JSON to path by temporary file, fsync and rename: a reader sees the old file or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(to_json(value, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RecordError(f"cannot write {path}: {error.strerror}; free space or choose another --results") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One record file. Raises RecordError where it is missing, half written or not an object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"cannot read {path}: {error}; delete the folder to run it again") from error
+    if not isinstance(value, dict):
+        raise RecordError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl. A last line without newline (a torn write) is ignored; another bad line is an error."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    lines = text.split("\n")[:-1]  # what follows the last newline is empty or torn
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise RecordError(f"{path} has a damaged row: {error}") from error
+
+
+def _git(*args: str) -> str | None:
+    try:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def provenance(command: str, device: str | None = None, threads: int | None = None) -> dict[str, Any]:
+    """Where a number comes from: commit, dirty flag, versions, hardware, command, time. Unknown is None."""
+    dirty = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if dirty is None else bool(dirty),
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
+        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "machine": platform.machine(), "device": device, "threads": threads},
+        "command": command,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+class Run:
+    """An open run directory, held under a lock for as long as this object (or its process) lives."""
+
+    def __init__(self, path: Path, lock: TextIO, header: dict[str, Any]):
+        self.path, self.header = path, header
+        self._lock = lock
+        self._rows: TextIO | None = None
+        self._pending = 0
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def log(self, row: dict[str, Any], durable: bool = False) -> None:
+        """Appends one row by a single write; on disk at the latest ten rows later, at once if durable."""
+        try:
+            if self._rows is None:
+                self._rows = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+            self._rows.write(to_json(row) + "\n")
+            self._rows.flush()
+            self._pending += 1
+            if durable or self._pending >= FSYNC_ROWS:
+                os.fsync(self._rows.fileno())
+                self._pending = 0
+        except OSError as error:
+            raise RecordError(
+                f"cannot append to {self.path / 'metrics.jsonl'}: {error.strerror}; earlier rows are intact"
+            ) from error
+
+    def rewind(self, epoch: int) -> None:
+        """Drops rows of `epoch` and later (they are trained again after a resume), and a torn last line."""
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
+        path = self.path / "metrics.jsonl"
+        kept = [row for row in read_rows(path) if row.get("epoch", -1) < epoch]
+        temporary = path.with_name(".metrics.tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(to_json(row) + "\n" for row in kept)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The run is done: summary first, since its presence is what "finished" means."""
+        write_atomic(self.path / "summary.json", {"schema_version": SCHEMA_VERSION, **summary})
+        self._close("finished", None)
+
+    def fail(self, status: str, error: str) -> None:
+        """The run ended without a result: status failed, diverged or interrupted, and why."""
+        self._close(status, error)
+
+    def _close(self, status: str, error: str | None) -> None:
+        self.header |= {"status": status, "error": error, "ended": datetime.now(UTC).isoformat(timespec="seconds")}
+        write_atomic(self.path / "run.json", self.header)
+        if self._rows is not None:
+            os.fsync(self._rows.fileno())
+            self._rows.close()
+        self._lock.close()
+
+
+@dataclass
+class RunRecord:
+    """A run as read back. summary is None unless it finished."""
+
+    sweep: str
+    run_id: str
+    path: Path
+    config: dict[str, Any]
+    status: str
+    error: str | None
+    provenance: dict[str, Any]
+    summary: dict[str, Any] | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        return read_rows(self.path / "metrics.jsonl")
+
+
+@dataclass
+class LatencyRecord:
+    """One timed case: `rows` holds every implementation, with its peers, that was timed in the same process."""
+
+    case: str
+    device: str
+    rows: list[dict[str, Any]]
+    case_info: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+class RunStore:
+    """All records under one folder. Raises RecordError where the folder cannot be made or written."""
+
+    def __init__(self, root: Path | str = "results"):
+        self.root = Path(root)
+
+    def path(self, sweep: str, run_id: str) -> Path:
+        return self.root / "runs" / sweep / run_id
+
+    def finished(self, sweep: str, run_id: str) -> bool:
+        return (self.path(sweep, run_id) / "summary.json").exists()
+
+    def claim(self, sweep: str, run_id: str, config: dict[str, Any], provenance: dict[str, Any]) -> Run:
+        """Takes the run for this process. Raises RunBusy while another live process holds it."""
+        path = self.path(sweep, run_id)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = (path / "owner.lock").open("w")
+        except OSError as error:
+            raise RecordError(f"cannot write to {path}: {error.strerror}; choose another folder with --results") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise RunBusy(f"run {run_id} of sweep {sweep!r} is being run by another process") from error
+        header = {
+            "schema_version": SCHEMA_VERSION, "run_id": run_id, "sweep": sweep, "status": "running", "error": None,
+            "config": config, "provenance": provenance,
+        }  # fmt: skip
+        write_atomic(path / "run.json", header)
+        return Run(path, lock, header)
+
+    def read(self, sweep: str, run_id: str) -> RunRecord:
+        path = self.path(sweep, run_id)
+        header = read_json(path / "run.json")
+        found = header.get("schema_version")
+        if found != SCHEMA_VERSION:
+            raise RecordError(f"{path / 'run.json'} has schema_version {found!r}, this version reads {SCHEMA_VERSION}")
+        finished = (path / "summary.json").exists()
+        summary = read_json(path / "summary.json") if finished else None
+        status = "finished" if finished else str(header["status"])
+        return RunRecord(sweep, run_id, path, header["config"], status, header["error"], header["provenance"], summary)
+
+    def runs(self, problems: list[str] | None = None) -> Iterator[RunRecord]:
+        """Every readable run, sorted by path; what cannot be read is appended to `problems`, or raised without it."""
+        for path in sorted(self.root.glob("runs/*/*/")):
+            try:
+                yield self.read(path.parent.name, path.name)
+            except (RecordError, KeyError) as error:
+                if problems is None:
+                    raise RecordError(str(error)) from error
+                problems.append(str(error))
+
+    def find(self, run_id: str) -> RunRecord:
+        """The one run whose id begins with run_id. Raises RecordError for none or several."""
+        hits = [p for p in sorted(self.root.glob(f"runs/*/{run_id}*/")) if p.is_dir()]
+        if len(hits) != 1:
+            raise RecordError(f"{len(hits)} runs match {run_id!r} under {self.root}; see: tbn-bench runs --results {self.root}")
+        return self.read(hits[0].parent.name, hits[0].name)
+
+    def write_latency(self, record: LatencyRecord) -> Path:
+        folder = self.root / "latency" / record.device
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecordError(f"cannot write to {folder}: {error.strerror}; choose another folder with --results") from error
+        write_atomic(folder / f"{record.case}.json", {"schema_version": SCHEMA_VERSION, **asdict(record)})
+        return folder / f"{record.case}.json"
+
+    def latencies(self, problems: list[str] | None = None) -> Iterator[LatencyRecord]:
+        for path in sorted(self.root.glob("latency/*/*.json")):
+            try:
+                value = read_json(path)
+                value.pop("schema_version")
+                yield LatencyRecord(**value)
+            except (RecordError, KeyError, TypeError) as error:
+                if problems is None:
+                    raise RecordError(f"{path}: {error}") from error
+                problems.append(f"{path}: {error}")
+
+
+def emit(value: dict[str, Any]) -> None:
+    """The command's last line: one JSON object when stdout is not a terminal."""
+    if not sys.stdout.isatty():
+        print(to_json(value), flush=True)

@@ -1,0 +1,260 @@
+"""run(config) -> RunRecord: the only place that meets pl.Trainer and wandb."""
+
+import contextlib
+import logging
+import os
+import random
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from torch import nn
+
+from tbn_bench import catalog
+from tbn_bench.config import RunConfig, make
+from tbn_bench.convert import Plan, binarize_
+from tbn_bench.cost import Cost, cost
+from tbn_bench.records import Run, RunRecord, RunStore, provenance
+from tbn_bench.tasks.image_classification import DivergedError
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; nothing here changes its numbers on one device, and nothing enters its id."""
+
+    results: Path = Path("results")
+    sweep: str = "single"
+    wandb: str = "offline"
+    device: str = "cpu"
+    threads: int | None = None
+    progress: bool = False
+
+
+def build(config: RunConfig) -> tuple[Any, nn.Module, Plan, Cost]:
+    """(data module, binarized model, plan, cost), from the seed on. Raises ValueError for whatever the parts refuse."""
+    data = catalog.build("data", config.data, batch_size=config.batch_size, seed=config.seed)
+    torch.manual_seed(config.seed)
+    model = catalog.build("models", config.model, num_classes=data.num_classes, in_shape=data.in_shape)
+    plan = binarize_(model, config.binarizer, config.keep)
+    try:
+        return data, model, plan, cost(model, plan, data.in_shape)
+    except RuntimeError as error:
+        raise ValueError(f"{config.model} cannot take {config.data} images of shape {data.in_shape}: {error}") from error
+
+
+class _Recorder(Callback):
+    """One durable row per epoch, and the random state inside every checkpoint, so that a resumed run goes on bit by bit."""
+
+    def __init__(self, run: Run, mirror: Any, lines: bool):
+        self.run, self.mirror, self.lines = run, mirror, lines
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("test/")}
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            **dict(sorted(metrics.items())),
+            "seconds": round(time.perf_counter() - self.started, 3),
+        }
+        self.started = time.perf_counter()
+        self.run.log(row, durable=True)
+        if self.mirror is not None:
+            self.mirror.log(row, step=trainer.current_epoch)
+        if self.lines:
+            print(
+                f"epoch {row['epoch'] + 1}/{trainer.max_epochs}  loss {metrics.get('train/loss', float('nan')):.4f}  "
+                f"val top-1 {100 * metrics.get('val/top1', float('nan')):.2f} %  {row['seconds']:.1f} s",
+                flush=True,
+            )
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        version, state, gauss = random.getstate()
+        kind, keys, position, has_gauss, cached = np.random.get_state()
+        checkpoint["random"] = {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "python": [version, list(state), gauss],
+            "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        }
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.random = checkpoint["random"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        saved = self.__dict__.pop("random", None)
+        if saved is None:
+            return
+        torch.set_rng_state(saved["torch"])
+        if saved["cuda"]:
+            torch.cuda.set_rng_state_all(saved["cuda"])
+        version, state, gauss = saved["python"]
+        random.setstate((version, tuple(state), gauss))
+        kind, keys, *rest = saved["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+
+
+def _trainer(config: RunConfig, options: RunOptions, run: Run, recorder: _Recorder) -> pl.Trainer:
+    best = ModelCheckpoint(run.checkpoints, "best", monitor="val/top1", mode="max", enable_version_counter=False)
+    last = ModelCheckpoint(run.checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+    return pl.Trainer(
+        max_epochs=config.epochs,
+        accelerator="gpu" if options.device == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        callbacks=[recorder, best, last],
+        logger=False,
+        enable_progress_bar=options.progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Lightning's advice about workers and its start-up lines are noise here: data lies in memory."""
+    loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning")
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _mirror(config: RunConfig, options: RunOptions, run: Run) -> Any:
+    """The W&B run that mirrors the record, or None."""
+    if options.wandb == "off":
+        return None
+    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        os.environ.setdefault(name, str(run.path.resolve()))
+    import wandb
+
+    return wandb.init(
+        project="tbn_bench", id=config.run_id, group=options.sweep, config=config.model_dump(mode="json"), mode=options.wandb,
+        dir=str(run.path), resume="allow" if options.wandb == "online" else None, settings=wandb.Settings(silent=True),
+    )  # fmt: skip
+
+
+def _resume_point(run: Run) -> Path | None:
+    last = run.checkpoints / "last.ckpt"
+    if not last.exists():
+        run.rewind(0)
+        return None
+    try:
+        epoch = int(torch.load(last, map_location="cpu", weights_only=True)["epoch"]) + 1
+    except Exception as error:  # noqa: BLE001 (whatever a damaged file raises: say so and start over)
+        print(f"checkpoint {last} is unreadable ({type(error).__name__}); starting over", file=sys.stderr)
+        run.rewind(0)
+        return None
+    run.rewind(epoch)
+    return last
+
+
+def run(config: RunConfig, options: RunOptions | None = None, resume: bool = True) -> RunRecord:
+    """Trains, selects the epoch on the held-out split, tests once, and writes the record. A finished run is returned as it is.
+
+    Raises ValueError before anything is recorded for a config that cannot be built; afterwards every exception is recorded
+    (failed, diverged, interrupted) and raised again. RunBusy if another process has the run.
+    """
+    options = options or RunOptions()
+    store = RunStore(options.results)
+    if store.finished(options.sweep, config.run_id):
+        return store.read(options.sweep, config.run_id)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    random.seed(config.seed)
+    np.random.seed(config.seed % 2**32)
+    data, model, plan, total = build(config)
+    data.setup()
+    device = torch.cuda.get_device_name() if options.device == "cuda" else None
+    held = store.claim(
+        options.sweep, config.run_id, config.model_dump(mode="json"), provenance(config.command, device, torch.get_num_threads())
+    )
+    if store.finished(options.sweep, config.run_id):  # another process finished it between the look and the claim
+        held._lock.close()
+        return store.read(options.sweep, config.run_id)
+    mirror = None
+    try:
+        mirror = _mirror(config, options, held)
+        held.finish(_fit(config, options, held, mirror, data, model, plan, total, resume))
+    except BaseException as error:
+        status = {DivergedError: "diverged", KeyboardInterrupt: "interrupted", SystemExit: "interrupted"}.get(
+            type(error), "failed"
+        )
+        held.fail(status, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if mirror is not None:
+            mirror.finish()
+    return store.read(options.sweep, config.run_id)
+
+
+def _fit(
+    config: RunConfig,
+    options: RunOptions,
+    held: Run,
+    mirror: Any,
+    data: Any,
+    model: nn.Module,
+    plan: Plan,
+    total: Cost,
+    resume: bool,
+) -> dict[str, Any]:
+    task = catalog.build("tasks", config.task, model=model, config=config, num_classes=data.num_classes)
+    started = time.perf_counter()
+    with _quiet():
+        recorder = _Recorder(held, mirror, lines=not options.progress)
+        trainer = _trainer(config, options, held, recorder)
+        if not resume:
+            for name in ("best.ckpt", "last.ckpt"):
+                (held.checkpoints / name).unlink(missing_ok=True)
+        torch.manual_seed(config.seed)
+        trainer.fit(task, data, ckpt_path=_resume_point(held), weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt("stopped by the user; the same command goes on from the last epoch")
+        last = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        best = torch.load(held.checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
+        task.load_state_dict(best["state_dict"])
+        results = trainer.test(task, data, verbose=False)[0]
+    if task.seen != data.size("test"):
+        raise RuntimeError(f"{task.seen} test samples were evaluated, the set has {data.size('test')}")
+    return {
+        "run_id": config.run_id,
+        **{k: float(v) for k, v in results.items()},
+        "best_epoch": int(best["epoch"]),
+        "val/top1_last": last["val/top1"],
+        "epochs": config.epochs,
+        "test_samples": task.seen,
+        "train_samples": data.size("train"),
+        "seconds": round(time.perf_counter() - started, 2),
+        **total.summary(),
+        "plan": [{**row.__dict__, "shape": list(row.shape), "stored_bits": row.stored_bits} for row in plan.rows],
+    }
+
+
+def trained(record: RunRecord) -> tuple[Any, nn.Module, Plan]:
+    """(data, model in eval mode, plan) of a finished run, from its best checkpoint. Raises ValueError where that is gone."""
+    path = record.path / "checkpoints" / "best.ckpt"
+    if not path.exists():
+        raise ValueError(f"{path} is missing (checkpoints are not committed); run again: {make(record.config).command}")
+    data, model, plan, _ = build(make(record.config))
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    return data, model.eval(), plan
