@@ -10,7 +10,7 @@ import yaml
 from tbn_bench import __version__
 from tbn_bench.catalog import did_you_mean
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records import RecordError, RunStore, emit
+from tbn_bench.records import RecordError, RunBusy, RunStore, emit
 
 
 class _Parser(argparse.ArgumentParser):
@@ -190,13 +190,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 done, 1 refused or failed (one line on stderr), 2 wrong flags, 130 interrupted."""
+    """Exit status: 0 done, 1 refused or failed (one line on stderr), 2 wrong flags, 75 busy elsewhere, 130 interrupted."""
     args = _parser().parse_args(argv)
     try:
         result = args.call(args)
     except (ValueError, RecordError, RuntimeError, OSError) as error:
         print(f"tbn-bench {args.command}: error: {error}", file=sys.stderr)
-        return 1
+        return 75 if isinstance(error, RunBusy) else 1
     except KeyboardInterrupt:
         print(f"tbn-bench {args.command}: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
