@@ -195,9 +195,8 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
         mirror = _mirror(config, options, held)
         held.finish(_fit(config, options, held, mirror, data, model, plan, total, resume))
     except BaseException as error:
-        status = {DivergedError: "diverged", KeyboardInterrupt: "interrupted", SystemExit: "interrupted"}.get(
-            type(error), "failed"
-        )
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        status = "interrupted" if stopped else "diverged" if isinstance(error, DivergedError) else "failed"
         held.fail(status, f"{type(error).__name__}: {error}")
         raise
     finally:
