@@ -18,11 +18,61 @@ from torch.nn.utils import parametrize
 from tbn_bench import tiling
 
 
-def _blocks(y: Tensor, scales: Tensor, p: int, dim: int) -> Tensor:
-    """y: (..., R at `dim`, ...) -> (..., p * R, ...), block i scaled by scales[i]. scales: (1,) or (p,)."""
-    y, scales = y.unsqueeze(dim - 1), scales.reshape(-1, *[1] * -dim)
-    copies = y * scales if scales.shape[0] == p else (y * scales).expand(*y.shape[: dim - 1], p, *y.shape[dim:])
-    return copies.flatten(dim - 1, dim)
+def _scaled_sum(blocks: Tensor, scales: Tensor) -> Tensor:
+    """sum_i scales_i * blocks[:, i]. blocks: (M, p, n), scales: (1,) or (p,) -> (M, n). No temporary of blocks' size."""
+    if scales.shape[0] == 1:
+        return blocks.sum(1).mul_(scales)
+    return torch.bmm(scales.to(blocks.dtype).expand(blocks.shape[0], 1, -1), blocks).squeeze(1)
+
+
+def _scale_gradient(blocks: Tensor, y: Tensor, scales: Tensor) -> Tensor:
+    """dL/dscales from dL/dout as blocks: (M, p, n) and the unscaled y: (M, n)."""
+    per_block = torch.bmm(blocks, y.unsqueeze(2)).sum(0).reshape(-1)
+    return (per_block if scales.shape[0] > 1 else per_block.sum(0, keepdim=True)).to(scales.dtype)
+
+
+class _Expand(torch.autograd.Function):
+    """y: (M, n) -> (M, p, n), block i scaled by scales[i]. scales: (1,) or (p,)."""
+
+    @staticmethod
+    def forward(ctx, y, scales, p):
+        ctx.save_for_backward(y, scales)
+        return y.unsqueeze(1) * scales.to(y.dtype).reshape(-1, 1).expand(p, 1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        y, scales = ctx.saved_tensors
+        grad_y = _scaled_sum(grad, scales) if ctx.needs_input_grad[0] else None
+        return grad_y, _scale_gradient(grad, y, scales) if ctx.needs_input_grad[1] else None, None
+
+
+def _channels_last(y: Tensor) -> bool:
+    return y.dim() == 4 and y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous()
+
+
+def _rows(y: Tensor, channel: int) -> Tensor:
+    """y: (..., R at `channel` (-1 or 1), ...) -> (M, n) with R inside n, as its memory lies: a view where y is dense."""
+    if channel == 1 and _channels_last(y):
+        y, channel = y.permute(0, 2, 3, 1), -1
+    return y.reshape(-1, y.shape[-1]) if channel == -1 else y.flatten(1)
+
+
+def _blocks(y: Tensor, scales: Tensor, p: int, channel: int) -> Tensor:
+    """y: (..., R, ...) -> (..., p * R, ...) at `channel` (-1 or 1), block i scaled by scales[i]; keeps y's memory format."""
+    out = _Expand.apply(_rows(y, channel), scales, p)
+    if channel == -1:
+        return out.reshape(*y.shape[:-1], -1)
+    if _channels_last(y):
+        b, _, h, w = y.shape
+        return out.reshape(b, h, w, -1).permute(0, 3, 1, 2)
+    return out.reshape(y.shape[0], -1, *y.shape[2:])
+
+
+def _as_blocks(grad: Tensor, p: int, channel: int) -> Tensor:
+    """The inverse view: grad: (..., p * R, ...) -> (M, p, n)."""
+    rows = _rows(grad, channel)
+    return rows.reshape(rows.shape[0], p, -1)
 
 
 class _ElementwiseReuse(torch.autograd.Function):
@@ -35,25 +85,30 @@ class _ElementwiseReuse(torch.autograd.Function):
         y = torch.convolution(x, tile, None, stride, padding, dilation, False, [0] * len(stride), 1)
         ctx.save_for_backward(x, tile, scales, y)
         ctx.p, ctx.args, ctx.latent_dtype = p, (stride, padding, dilation), latent.dtype
-        return _blocks(y, scales.to(y.dtype), p, -1 - len(stride))
+        return _blocks(y, scales, p, 1)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         x, tile, scales, y = ctx.saved_tensors
         p, args = ctx.p, (*ctx.args, False, [0] * len(ctx.args[0]), 1)
-        blocks = grad.unflatten(1, (p, -1))  # (B, p, R, *S)
-        scaled = blocks * scales.to(grad.dtype).reshape(1, -1, *[1] * (blocks.dim() - 2))
+        if _channels_last(y):
+            grad = grad.contiguous(memory_format=torch.channels_last)
+        blocks = _as_blocks(grad, p, 1)
         grad_x = grad_latent = grad_scales = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.ops.aten.convolution_backward(scaled.sum(1), x, tile, None, *args, [True, False, False])[0]
+            total = _scaled_sum(blocks, scales)
+            if _channels_last(y):
+                total = total.reshape(y.shape[0], *y.shape[2:], -1).permute(0, 3, 1, 2)
+            total = total.reshape(y.shape)
+            grad_x = torch.ops.aten.convolution_backward(total, x, tile, None, *args, [True, False, False])[0]
         if ctx.needs_input_grad[1]:
             like = tile.expand(p, *tile.shape).flatten(0, 1)  # only its shape matters here
-            grad_latent = torch.ops.aten.convolution_backward(scaled.flatten(1, 2), x, like, None, *args, [False, True, False])[
-                1
-            ].to(ctx.latent_dtype)
+            full = torch.ops.aten.convolution_backward(grad, x, like, None, *args, [False, True, False])[1]
+            factors = scales.to(ctx.latent_dtype).reshape(-1, *[1] * tile.dim())
+            grad_latent = (full.to(ctx.latent_dtype).unflatten(0, (p, -1)) * factors).flatten(0, 1)
         if ctx.needs_input_grad[2]:
-            per_tile = (blocks * y.unsqueeze(1)).sum([0, *range(2, blocks.dim())])
-            grad_scales = (per_tile if scales.shape[0] == p else per_tile.sum(0, keepdim=True)).to(scales.dtype)
+            grad_scales = _scale_gradient(blocks, _rows(y, 1), scales)
         return grad_x, grad_latent, grad_scales, None, None, None, None
 
 
@@ -85,7 +140,7 @@ class ReuseLinear(_Reuse, nn.Linear):
         x, p = self._autocast(x), method.p
         if method.gradient == "tile":
             tile = tiling.tile_ste(latent, p).reshape(-1, self.in_features).to(x.dtype)
-            y = _blocks(F.linear(x, tile), scales.to(x.dtype), p, -1)
+            y = _blocks(F.linear(x, tile), scales, p, -1)
         else:
             flat = x.reshape(-1, self.in_features)
             y = _LinearElementwise.apply(flat, latent, scales, p).reshape(*x.shape[:-1], self.out_features)
@@ -101,19 +156,19 @@ class _LinearElementwise(torch.autograd.Function):
         y = x @ tile.T
         ctx.save_for_backward(x, tile, scales, y)
         ctx.p, ctx.latent_dtype = p, latent.dtype
-        return _blocks(y, scales.to(y.dtype), p, -1)
+        return _blocks(y, scales, p, -1)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         x, tile, scales, y = ctx.saved_tensors
-        blocks = grad.unflatten(1, (ctx.p, -1))  # (M, p, R)
-        scaled = blocks * scales.to(grad.dtype)[:, None]
-        grad_x = scaled.sum(1) @ tile if ctx.needs_input_grad[0] else None
-        grad_latent = (scaled.flatten(1).T @ x).to(ctx.latent_dtype) if ctx.needs_input_grad[1] else None
-        grad_scales = None
-        if ctx.needs_input_grad[2]:
-            per_tile = (blocks * y.unsqueeze(1)).sum((0, 2))
-            grad_scales = (per_tile if scales.shape[0] == ctx.p else per_tile.sum(0, keepdim=True)).to(scales.dtype)
+        blocks = _as_blocks(grad, ctx.p, -1)
+        grad_x = _scaled_sum(blocks, scales) @ tile if ctx.needs_input_grad[0] else None
+        grad_latent = None
+        if ctx.needs_input_grad[1]:
+            full = (grad.T @ x).to(ctx.latent_dtype).unflatten(0, (ctx.p, -1))
+            grad_latent = (full * scales.to(ctx.latent_dtype).reshape(-1, 1, 1)).flatten(0, 1)
+        grad_scales = _scale_gradient(blocks, y, scales) if ctx.needs_input_grad[2] else None
         return grad_x, grad_latent, grad_scales, None
 
 
@@ -130,7 +185,7 @@ class _ReuseConv(_Reuse):
         if method.gradient == "tile":
             tile = tiling.tile_ste(latent, p).reshape(-1, *latent.shape[1:]).to(x.dtype)
             conv = (F.conv1d, F.conv2d)[spatial - 1]
-            y = _blocks(conv(x, tile, None, self.stride, padding, self.dilation), scales.to(x.dtype), p, -1 - spatial)
+            y = _blocks(conv(x, tile, None, self.stride, padding, self.dilation), scales, p, 1)
         else:
             y = _ElementwiseReuse.apply(x, latent, scales, p, self.stride, padding, self.dilation)
         if self.bias is not None:

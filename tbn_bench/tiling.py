@@ -58,7 +58,7 @@ def aggregate(weight: Tensor, p: int) -> Tensor:
 
 def sign(s: Tensor) -> Tensor:
     """+1 where s > 0, else -1 (0 gives -1, as in the authors' code); same shape and dtype as s."""
-    return torch.where(s > 0, 1.0, -1.0).to(s.dtype)
+    return (s > 0).to(s.dtype).mul_(2).sub_(1)
 
 
 def tile(weight: Tensor, p: int) -> Tensor:
@@ -66,13 +66,31 @@ def tile(weight: Tensor, p: int) -> Tensor:
     return sign(aggregate(weight, p))
 
 
+class _MeanAbs(torch.autograd.Function):
+    """x: (k, n) -> mean |x| of each row: (k,). One temporary of x's size in the backward pass and none in the forward.
+
+    Plain autograd makes three; for a large layer allocating them costs more than the convolution that reuse has made cheap.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        chunk = x.shape[1] if x.is_cuda else max(1, 65_536 // x.shape[0])  # 256 KB of temporaries stay in a core's cache
+        parts = [part.abs().sum(1) for part in torch.split(x, chunk, dim=1)]
+        return (parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)) / x.shape[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.sgn(x).mul_((grad / x.shape[1])[:, None])
+
+
 def alphas(source: Tensor, p: int, kind: AlphaKind) -> Tensor:
     """Scales from source (W or A, N elements): mean |.| of each of the p rows, (p,), or of the layer, (1,)."""
-    if kind == "tile":
-        return source.abs().reshape(p, -1).mean(1)
-    if kind == "layer":
-        return source.abs().mean().reshape(1)
-    raise ValueError(f"alpha must be 'layer' or 'tile', got {kind!r}")
+    if kind not in ("tile", "layer"):
+        raise ValueError(f"alpha must be 'layer' or 'tile', got {kind!r}")
+    out: Tensor = _MeanAbs.apply(source.reshape(p if kind == "tile" else 1, -1))
+    return out
 
 
 def expand(tile: Tensor, alphas: Tensor, p: int, shape: Sequence[int]) -> Tensor:

@@ -64,9 +64,9 @@ class ImageClassification(pl.LightningModule):
     def configure_optimizers(self):
         c = self.config
         make = {
-            "sgd": lambda p: torch.optim.SGD(p, c.lr, momentum=c.momentum, weight_decay=c.weight_decay),
-            "adam": lambda p: torch.optim.Adam(p, c.lr, weight_decay=c.weight_decay),
-            "adamw": lambda p: torch.optim.AdamW(p, c.lr, weight_decay=c.weight_decay),
+            "sgd": lambda p: torch.optim.SGD(p, c.lr, momentum=c.momentum, weight_decay=c.weight_decay, fused=True),
+            "adam": lambda p: torch.optim.Adam(p, c.lr, weight_decay=c.weight_decay, fused=True),
+            "adamw": lambda p: torch.optim.AdamW(p, c.lr, weight_decay=c.weight_decay, fused=True),
             "adadelta": lambda p: torch.optim.Adadelta(p, c.lr, weight_decay=c.weight_decay),
         }
         optimizer = make[c.optimizer](self.parameters())
