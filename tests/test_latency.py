@@ -1,0 +1,94 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tbn_bench import latency, packed
+from tbn_bench.binarizers._base import WeightBinarizer
+from tbn_bench.convert import binarize_
+
+SPECS = ("sign", "bwn", "tbn(p=1)", "tbn(p=4, min_layer_size=0)", "tbn(p=4, min_layer_size=0, alpha='layer')",
+         "tbn(p=2, min_layer_size=0, alpha_source='W')", "tbn(p=3, min_layer_size=0)")  # fmt: skip
+
+
+def _net() -> nn.Module:
+    """24 rows everywhere but in the grouped convolution; p = 3 leaves the last layer's scale covering part of a row."""
+    return nn.Sequential(
+        nn.Conv2d(3, 24, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(24, 24, 3, groups=2, padding="same", padding_mode="reflect"),
+        nn.Flatten(1), nn.Linear(24 * 16, 12), nn.Unflatten(1, (3, 4)), nn.Conv1d(3, 8, 3, dilation=1, bias=False),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_packed_network_computes_what_the_trained_one_does(spec):
+    """pack_ changes the form of a network and not its function, for aligned, unaligned and grouped layers."""
+    model = _net()
+    binarize_(model, spec)
+    x = torch.randn(5, 3, 8, 8)
+    expected, plain = model.eval()(x), packed.dense(model)(x)
+    rows = packed.pack_(model)
+    assert all(isinstance(model[i], packed._Packed) for i in (0, 2, 4, 6))
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(plain, expected, rtol=1e-5, atol=1e-5)
+    assert len(rows) == 4
+
+
+def test_packing_a_copy_leaves_the_original_trainable():
+    """torch shares the parametrized class between copies; neither dense nor pack_ may break the other copies."""
+    import copy
+
+    model = nn.Sequential(nn.Linear(8, 8))
+    binarize_(model, "tbn(p=4, min_layer_size=0)")
+    x, before = torch.randn(2, 8), model[0].weight.clone()
+    packed.dense(model)
+    packed.pack_(copy.deepcopy(model))
+    assert torch.equal(model[0].weight, before)
+    model(x).sum().backward()
+
+
+def test_attention_is_packed_without_changing_it():
+    """nn.MultiheadAttention reads its projections itself: they are expanded, and the fused evaluation path still agrees."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    binarize_(layer, "tbn(p=4, min_layer_size=0)")
+    x = torch.randn(2, 5, 8)
+    expected = layer.train()(x).detach()
+    packed.pack_(layer)
+    with torch.no_grad():
+        torch.testing.assert_close(layer.eval()(x), expected, rtol=1e-5, atol=1e-5)
+    assert not any(isinstance(m, WeightBinarizer) for m in layer.modules())
+
+
+def test_one_flipped_bit_fails_the_gate():
+    """A single wrong bit of the tile must stop the timing."""
+    model = nn.Sequential(nn.Linear(16, 16))
+    binarize_(model, "tbn(p=4, min_layer_size=0)")
+    x, reference = torch.randn(3, 16), packed.dense(model)
+    packed.pack_(model)
+    good = latency.Variant("tbn(p=4)", "tile reuse", model, reference, 0)
+    assert latency.gate([good], x)[good.name] < 1e-6
+    model[0].tile_bits[0] ^= 1
+    model[0]._derive()
+    with pytest.raises(latency.ParityError, match="not timed"):
+        latency.gate([good], x)
+
+
+def test_the_gate_refuses_nan_and_wrong_shapes():
+    """An error that cannot be computed is infinite, not small."""
+    y = torch.ones(3)
+    assert latency.relative_error(y * math.nan, y) == math.inf
+    assert latency.relative_error(torch.ones(4), y) == math.inf
+
+
+def test_interleaving_rotates_and_pairs():
+    """Every round times every variant once; the first place rotates; the ratio is the median of ratios within rounds."""
+    order, clock = [], iter(range(10_000))
+    samples = latency.interleave({n: lambda n=n: order.append(n) for n in "ab"}, lambda: float(next(clock)), rounds=4)
+    assert [len(s) for s in samples.values()] == [4, 4]
+    assert "".join(order[6:]) == "abbaabba"
+    row = latency.statistics_of([1.0, 2.0, 4.0], [2.0, 2.0, 2.0])
+    assert (row["time_ms_p50"], row["ratio"], row["n"]) == (2.0, 1.0, 3)
+
+
+def test_quantile_by_hand():
+    assert latency.quantile([4.0, 1.0, 2.0, 3.0, 5.0], 0.2) == pytest.approx(1.8)
