@@ -1,1 +1,1 @@
-"""Reads records and writes tables, figures and the page; imports no torch."""
+"""Records to tables, figures and one page. Imports no torch, no Lightning, no wandb; computes, never measures."""

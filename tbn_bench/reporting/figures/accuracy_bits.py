@@ -1,0 +1,81 @@
+"""Test accuracy against bits per weight, one panel per data set and model; error bars are 95 % intervals over seeds."""
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tbn_bench.reporting import style
+from tbn_bench.reporting.groups import Group, groups, panels
+from tbn_bench.reporting.load import Records
+
+TITLE = "Accuracy against bits per weight"
+
+
+def _points(records: Records) -> list[tuple[str, list[Group]]]:
+    return panels([g for g in groups(records) if g.top1 is not None])
+
+
+def print_figure(records: Records) -> Figure | None:
+    found = _points(records)
+    if not found:
+        return None
+    specs = list(records.runs["binarizer"])
+    names = style.labels(specs)
+    columns = min(2, len(found))
+    lines = -(-len(found) // columns)
+    figure = Figure(figsize=(style.COLUMN_INCHES * columns, 2.5 * lines))
+    for i, (title, gs) in enumerate(found):
+        axes = figure.add_subplot(lines, columns, i + 1)
+        for g in gs:
+            half = None if g.top1.half is None else 100 * g.top1.half
+            axes.errorbar(g.first["bits_per_weight"], 100 * g.top1.mean, yerr=half, color=style.colour(g.binarizer), capsize=2,
+                          marker=style.marker(g.binarizer, specs), linestyle="none", label=names[g.binarizer])  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set(title=title, xlabel="bits per weight, lower is better", ylabel="top-1 accuracy (%), higher is better")
+        axes.legend(frameon=False)
+    return figure
+
+
+def frame(records: Records) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    names = style.labels(records.runs["binarizer"])
+    for title, gs in _points(records):
+        for g in gs:
+            mean, half = 100 * g.top1.mean, 100 * (g.top1.half or 0.0)
+            rows.append(
+                {"panel": title, "method": names[g.binarizer], "binarizer": g.binarizer, "bits per weight": g.first["bits_per_weight"],
+                 "top-1 %": mean, "low": mean - half, "high": mean + half, "seeds": g.top1.n, "runs": ", ".join(g.run_ids)}
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def chart(records: Records) -> Any:
+    data = frame(records)
+    if data.empty:
+        return None
+    specs = style.methods(data["binarizer"])
+    names = style.labels(records.runs["binarizer"])
+    domain = [names[s] for s in specs]
+    colours = alt.Color("method:N", scale=alt.Scale(domain=domain, range=[style.colour(s) for s in specs]))
+    shapes = alt.Shape("method:N", scale=alt.Scale(domain=domain, range=[style.shape(s, specs) for s in specs]))
+    chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend")
+    charts = []
+    for panel, part in data.groupby("panel", sort=False):
+        base = alt.Chart(part).encode(
+            x=alt.X(
+                "bits per weight:Q", scale=alt.Scale(type="log", base=2, padding=18), title="bits per weight, lower is better"
+            ),
+            color=colours,
+            opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.12)),
+        )
+        points = base.mark_point(filled=True, size=80).encode(
+            y=alt.Y("top-1 %:Q", scale=alt.Scale(zero=False), title="top-1 accuracy (%), higher is better"),
+            shape=shapes,
+            tooltip=["method", "bits per weight", "top-1 %", "low", "high", "seeds", "runs"],
+        )
+        bars = base.mark_rule().encode(y="low:Q", y2="high:Q")
+        charts.append((bars + points).properties(title=str(panel), width=330, height=240))
+    return alt.concat(*charts, columns=2).add_params(chosen)

@@ -1,0 +1,92 @@
+"""Held-out accuracy by epoch: mean over seeds, band = Student's 95 % interval (no band for one seed)."""
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tbn_bench.reporting import style
+from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.stats import t_interval
+
+TITLE = "Training curves"
+
+
+def frame(records: Records) -> pd.DataFrame:
+    """A row per panel, method and epoch that at least one run reached: mean, low, high in percent, n."""
+    curves = records.curves.dropna(subset=["val/top1"])
+    rows: list[dict[str, Any]] = []
+    names = style.labels(records.runs["binarizer"])
+    keys = ["sweep", "data", "model", "binarizer", "group_id", "epoch"]
+    for (_, data, model, binarizer, group, epoch), part in curves.groupby(keys):
+        interval = t_interval(part["val/top1"].astype(float).tolist())
+        half = interval.half or 0.0
+        rows.append(
+            {"panel": f"{data}, {model}", "method": names[binarizer], "binarizer": binarizer, "group": group, "epoch": int(epoch) + 1,
+             "top-1 %": 100 * interval.mean, "low": 100 * (interval.mean - half), "high": 100 * (interval.mean + half), "seeds": interval.n}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _limits(panel: pd.DataFrame) -> list[float]:
+    """Accuracy axis: from just under the lowest means (first epochs may lie below it) to just over the highest, at most 100."""
+    low = max(0.0, float(panel["top-1 %"].quantile(0.03)) - 5)
+    return [low, min(100.0, float(panel["high"].max()) + 1)]
+
+
+def print_figure(records: Records) -> Figure | None:
+    data = frame(records)
+    if data.empty:
+        return None
+    titles = list(dict.fromkeys(data["panel"]))
+    columns = min(2, len(titles))
+    lines = -(-len(titles) // columns)
+    figure = Figure(figsize=(style.COLUMN_INCHES * columns, 2.4 * lines))
+    specs, names = style.methods(data["binarizer"]), style.labels(records.runs["binarizer"])
+    for i, title in enumerate(titles):
+        axes = figure.add_subplot(lines, columns, i + 1)
+        panel = data[data["panel"] == title]
+        for spec in specs:
+            for _, line in panel[panel["binarizer"] == spec].groupby("group"):
+                every = max(1, len(line) // 8)
+                axes.plot(line["epoch"], line["top-1 %"], color=style.colour(spec), marker=style.marker(spec, specs), markevery=every,
+                          label=names[spec], linewidth=1)  # fmt: skip
+                axes.fill_between(line["epoch"], line["low"], line["high"], color=style.colour(spec), alpha=0.15, linewidth=0)
+        axes.set(title=title, xlabel="epoch", ylabel="held-out top-1 accuracy (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylim(*_limits(panel))
+        axes.legend(frameon=False)
+    return figure
+
+
+def chart(records: Records) -> Any:
+    data = frame(records)
+    if data.empty:
+        return None
+    specs = style.methods(data["binarizer"])
+    names = style.labels(records.runs["binarizer"])
+    domain = [names[s] for s in specs]
+    colours = alt.Color(
+        "method:N", scale=alt.Scale(domain=domain, range=[style.colour(s) for s in specs]), legend=alt.Legend(symbolOpacity=1)
+    )
+    strokes = alt.StrokeDash("method:N", scale=alt.Scale(domain=domain, range=[style.dash(s, specs) for s in specs]))
+    chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend")
+    charts = []
+    for panel, part in data.groupby("panel", sort=False):
+        base = alt.Chart(part).encode(
+            x=alt.X("epoch:Q", title="epoch"), color=colours, detail="group:N",
+            opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.1)),
+        )  # fmt: skip
+        line = base.mark_line(clip=True).encode(
+            y=alt.Y("top-1 %:Q", scale=alt.Scale(domain=_limits(part)), title="held-out top-1 accuracy (%)"), strokeDash=strokes,
+            tooltip=["method", "epoch", "top-1 %", "low", "high", "seeds"],
+        )  # fmt: skip
+        band = base.mark_area(clip=True).encode(
+            y=alt.Y("low:Q", scale=alt.Scale(domain=_limits(part))),
+            y2="high:Q",
+            opacity=alt.condition(chosen, alt.value(0.15), alt.value(0.02)),
+        )
+        charts.append((band + line).properties(title=str(panel), width=330, height=220))
+    return alt.concat(*charts, columns=2).add_params(chosen)

@@ -1,0 +1,85 @@
+"""Records on disk -> tidy DataFrames. What cannot be read is named in `problems`, never dropped in silence."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tbn_bench.config import make
+from tbn_bench.records import RecordError, RunRecord, RunStore
+
+_SUMMARY = (
+    "test/top1", "test/top5", "val/top1_last", "best_epoch", "test_samples", "seconds", "weights", "stored_bits", "stored_bytes",
+    "stored_bits_weights", "tile_bits", "bits_per_weight", "bits_per_binarized_weight", "macs", "distinct_macs", "bitops_fp64",
+)  # fmt: skip
+RUN_COLUMNS = (
+    "sweep", "run_id", "group_id", "data", "model", "binarizer", "seed", "epochs", "status", "error", "command", "commit",
+    "dirty", "cpu", *_SUMMARY,
+)  # fmt: skip
+CURVE_COLUMNS = ("sweep", "run_id", "group_id", "data", "model", "binarizer", "seed", "epoch", "train/loss", "val/loss", "val/top1",
+                 "tile/flip_rate", "tile/near_zero", "lr")  # fmt: skip
+LATENCY_COLUMNS = (
+    "device", "case", "data", "model", "sweep", "batch", "threads", "clock", "binarizer", "implementation", "run_id",
+    "time_ms_p20", "time_ms_p50", "time_ms_p80", "n", "ratio", "ratio_p20", "ratio_p80", "relative_error", "weight_bytes",
+    "unavailable", "baseline", "command", "commit", "dirty",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Records:
+    """runs: a row per run. curves: a row per run and epoch. latency: a row per timed implementation. problems: unreadable records."""
+
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    latency: pd.DataFrame
+    problems: list[str]
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        return self.runs[self.runs["status"] == "finished"]
+
+
+def _run_row(run: RunRecord) -> dict[str, Any]:
+    config = make(run.config)
+    summary = run.summary or {}
+    return {
+        "sweep": run.sweep,
+        "run_id": run.run_id,
+        "group_id": config.group_id,
+        **{k: run.config[k] for k in ("data", "model", "binarizer", "seed", "epochs")},
+        "status": run.status,
+        "error": run.error,
+        "command": f"{config.command} --sweep {run.sweep}",
+        **{k: run.provenance.get(k) for k in ("commit", "dirty")},
+        "cpu": run.provenance.get("hardware", {}).get("cpu"),
+        **{k: summary.get(k) for k in _SUMMARY},
+    }
+
+
+def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def load(results: Path) -> Records:
+    """Reads every record under `results`. Raises ValueError where there is none."""
+    store, problems = RunStore(results), list[str]()
+    runs, curves, latency = [], [], []
+    for run in store.runs(problems):
+        try:
+            row, rows = _run_row(run), run.rows()
+        except (ValueError, KeyError, RecordError) as error:
+            problems.append(f"{run.path}: {error}")
+            continue
+        runs.append(row)
+        same = {k: row[k] for k in CURVE_COLUMNS[:7]}
+        curves += [same | {k: r.get(k) for k in CURVE_COLUMNS[7:]} for r in rows]
+    for record in store.latencies(problems):
+        info, source = record.case_info, record.provenance
+        same = {"device": record.device, "case": record.case, "command": source.get("command"), "commit": source.get("commit"),
+                "dirty": source.get("dirty")}  # fmt: skip
+        latency += [info | same | row for row in record.rows]
+    if not runs and not latency:
+        what = f"; unreadable: {problems[0]}" if problems else ""
+        raise ValueError(f"no records under {results}{what}; run: tbn-bench sweep sweeps/quickstart.yaml --results {results}")
+    return Records(_frame(runs, RUN_COLUMNS), _frame(curves, CURVE_COLUMNS), _frame(latency, LATENCY_COLUMNS), problems)

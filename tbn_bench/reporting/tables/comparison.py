@@ -1,0 +1,73 @@
+"""The main table: accuracy with its interval, bits, bytes and measured latency, one row per method."""
+
+from typing import Any
+
+from tbn_bench.reporting import style
+from tbn_bench.reporting.groups import Group, groups
+from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.write import Column, Table, column
+
+
+def _fastest(records: Records, group: Group, batch: int, device: str | None) -> dict[str, Any]:
+    """The fastest gated implementation of any run of the group at this batch, on one thread or a GPU."""
+    timed = records.latency
+    timed = timed[
+        timed["run_id"].isin(group.run_ids)
+        & (timed["batch"] == batch)
+        & (timed["device"] == device)
+        & timed["unavailable"].isna()
+    ]
+    if timed.empty:
+        return {}
+    return timed.loc[timed["time_ms_p50"].astype(float).idxmin()].to_dict()
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    if row["top1"] is None:
+        return style.DASH
+    return f"{100 * row['top1']:.2f}" + (f" ± {100 * row['top1_half']:.2f}" if row["top1_half"] is not None else "")
+
+
+def comparison(records: Records) -> Table:
+    found = groups(records)
+    ids = {run_id for g in found for run_id in g.run_ids}
+    timed = records.latency[records.latency["run_id"].isin(ids)]
+    device = timed["device"].value_counts().index[0] if len(timed) else None
+    batches = sorted({int(b) for b in timed[timed["device"] == device]["batch"]})
+    rows = [_row(records, g, batches, device) for g in found]
+    latency_columns = [
+        c
+        for b in batches
+        for c in (column(f"time_ms_p50_b{b}", f"ms, batch {b}", ".3f"), column(f"ratio_b{b}", f"× dense, batch {b}", ".2f"))
+    ]
+    names = style.labels(records.runs["binarizer"])
+    columns = [
+        column("data", "data", numeric=False), column("model", "model", numeric=False),
+        Column("binarizer", "method", lambda r: names[r["binarizer"]], numeric=False),
+        Column("top1", "top-1 % (95 % interval)", _accuracy), column("n", "seeds", "d"),
+        column("bits_per_weight", "bits per weight", ".3f"), column("stored_bytes", "stored bytes", ",d"), *latency_columns,
+    ]  # fmt: skip
+    note = (
+        "Test accuracy of the epoch chosen on held-out data; mean over seeds with Student's 95 % interval (none for one seed). "
+    )
+    note += "Stored bytes: signs, scales, biases, normalisation."
+    if device:
+        note += f" Latency on {device}: the fastest implementation of each method that passed its parity check; × dense is against full precision in eager torch."
+    return Table("Comparison", columns, rows, note, sorted(ids), sorted(set(timed["command"])))
+
+
+def _row(records: Records, g: Group, batches: list[int], device: str | None) -> dict[str, Any]:
+    row = {
+        "sweep": g.sweep, "group_id": g.group_id, "data": g.data, "model": g.model, "binarizer": g.binarizer,
+        "top1": g.top1.mean if g.top1 else None, "top1_half": g.top1.half if g.top1 else None, "n": g.top1.n if g.top1 else 0,
+        "bits_per_weight": g.first["bits_per_weight"], "stored_bytes": _whole(g.first["stored_bytes"]),
+        "run_ids": g.run_ids,
+    }  # fmt: skip
+    for batch in batches:
+        best = _fastest(records, g, batch, device)
+        row |= {f"time_ms_p50_b{batch}": best.get("time_ms_p50"), f"ratio_b{batch}": best.get("ratio")}
+    return row
+
+
+def _whole(value: Any) -> int | None:
+    return None if style.missing(value) else int(value)
