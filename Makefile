@@ -29,7 +29,8 @@ test-all: .venv/done
 # All that waits for a GPU; resumable: finished runs are skipped.
 gpu: .venv/done
 	$(BIN)/pytest -m gpu
-	$(BIN)/tbn-bench sweep sweeps/cifar10_resnet18.yaml --jobs 1
-	$(BIN)/tbn-bench latency --suite resnet18 --device cuda
+	$(BIN)/tbn-bench bench --device cuda --batch 256
+	$(BIN)/tbn-bench sweep sweeps/cifar10_resnet18.yaml --device cuda --jobs 1
+	$(BIN)/tbn-bench latency --suite cifar10_resnet18 --device cuda
 
 .PHONY: venv quickstart test test-all gpu

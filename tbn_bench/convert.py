@@ -168,7 +168,7 @@ def _binary_row(entries: list[tuple[str, nn.Module, str]], weight: Tensor, metho
 
 
 def _warnings(rows: list[PlanRow]) -> list[str]:
-    """The trap of paper.md 1.1: a last layer tiled with one alpha gives classes identical weight rows."""
+    """A trap of the method: a last layer tiled with one alpha gives classes identical weight rows."""
     last = rows[-1]
     repeats = last.binarized and last.p > 1 and last.alpha_bits == 32
     if not repeats or last.q % max(1, last.numel // last.shape[0]):

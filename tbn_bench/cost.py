@@ -9,7 +9,7 @@ MACs count the multiply-adds of weight layers only (attention's products of acti
 product shared by p row-aligned copies once.
 
 BitOps, by definition:
-    bitops_fp64    64 per full-precision MAC, 1 per binary-weight MAC (Bi-Real Net's convention; paper.md 1.4 reproduces 35.03 G by it)
+    bitops_fp64    64 per full-precision MAC, 1 per binary-weight MAC (Bi-Real Net's convention; it reproduces the paper's 35.03 G for ResNet-18)
     bitops_wxa     MACs * weight bits * activation bits (32-bit activations here)
     bitops_wxa_distinct   the same over distinct MACs
 """

@@ -79,7 +79,7 @@ def _cost(model, binarizer, shape=SHAPE):
 
 
 def test_resnet18_sizes_of_the_paper():
-    """paper.md 1.4: 11,164,352 weights; the p=4 list stores 2.885 Mbit of tiles, 0.258 bits per weight; 0.547 GMAC in 3x3 convs."""
+    """The sizes of arXiv 2407.12075, table of ResNet-18: 11,164,352 weights; the p=4 list stores 2.885 Mbit of tiles, 0.258 bits per weight; 0.547 GMAC in 3x3 convs."""
     listed = "tbn(per_layer=[1,1,1,1, 4,4,4,1, 4,4,4,4, 4,4,4,4, 4,4,4,4, 1])"
     total = _cost("resnet_cifar(depth=18, classifier='conv1x1')", listed)
     assert total["weights"] == 11_164_352
@@ -97,7 +97,7 @@ def test_resnet18_sizes_of_the_paper():
     ],
 )
 def test_sizes_with_min_layer_size_64000(model, p, weights, mbit):
-    """Weights and tile bits of paper.md 1.4, rule lambda = 64,000."""
+    """Weights and tile bits derived from the architectures of arXiv 2407.12075, rule lambda = 64,000."""
     total = _cost(model, f"tbn(p={p})")
     assert total["weights"] == weights
     assert round(total["tile_bits"] / 1e6, 3) == mbit

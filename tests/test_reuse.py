@@ -87,3 +87,18 @@ def test_same_tiles_under_sgd_in_both_gradients():
         sums.append(net.parametrizations.weight.original.reshape(4, -1).sum(0))
     assert flips > 0
     assert torch.allclose(sums[0], sums[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("gradient", ["elementwise", "tile"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_cuda_agrees_with_the_plain_path(gradient, memory_format):
+    """On a GPU in float64, output and gradients by reuse are those of the plain parametrized path."""
+    net = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1)).cuda().double()
+    binarize_(net, f"tbn(p=4, min_layer_size=0, gradient={gradient!r})")
+    x = torch.randn(2, 16, 8, 8, device="cuda", dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    inputs = [x, net[0].parametrizations.weight.original]
+    plain = torch.nn.functional.conv2d(x, net[0].weight, net[0].bias, padding=1)
+    expected = torch.autograd.grad(plain.square().sum(), inputs)
+    got = torch.autograd.grad(net(x).square().sum(), inputs)
+    torch.testing.assert_close(got, expected)
