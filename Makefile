@@ -5,9 +5,14 @@ BIN = .venv/bin
 
 venv: .venv/done
 
-.venv/done: pyproject.toml constraints.txt
+NATIVE = tbn_bench/kernels/_native
+SOURCES = CMakeLists.txt $(NATIVE)/tbn.h $(NATIVE)/plan.cpp $(NATIVE)/fma.inc $(NATIVE)/level_generic.cpp $(NATIVE)/level_avx2.cpp \
+	$(NATIVE)/level_avx512.cpp $(NATIVE)/level_amx.cpp
+
+.venv/done: pyproject.toml constraints.txt $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m tbn_bench.kernels._native
 	touch .venv/done
 
 quickstart: .venv/done

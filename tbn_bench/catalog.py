@@ -60,6 +60,8 @@ def parse(call: str) -> tuple[str, dict[str, Any]]:
         raise ValueError(expected)
     if node.args or any(k.arg is None for k in node.keywords):
         raise ValueError(f"{expected}; write every argument as name=value")
+    if len({k.arg for k in node.keywords}) < len(node.keywords):
+        raise ValueError(f"{expected}; give every argument once")
     try:
         return node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
     except ValueError as error:
@@ -87,10 +89,7 @@ def build(package: str, call: str, **extra: Any) -> Any:
             raise ValueError(f"{name} has no option {key!r}{did_you_mean(key, options)}")
     known_extra = {k: v for k, v in extra.items() if k in options}
     merged = {**known_extra, **kwargs}
-    missing = [n for n, p in parameters.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY and n not in merged]
-    missing += [
-        n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and n not in merged
-    ]
+    missing = [n for n in options if parameters[n].default is inspect.Parameter.empty and n not in merged]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)}: write {name}({missing[0]}=...)")
     return entry(**merged)

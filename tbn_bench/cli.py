@@ -22,6 +22,10 @@ class _Parser(argparse.ArgumentParser):
             if flags:
                 known = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
                 message = f"unknown flag {flags[0].split('=')[0]}{did_you_mean(flags[0].split('=')[0], known)}"
+        if message.startswith("argument COMMAND: invalid choice: "):
+            word = message.split("'")[1]
+            known = next(a.choices for a in self._actions if a.dest == "command")
+            message = f"unknown command {word!r}{did_you_mean(word, known)}"
         print(f"{self.prog}: error: {message}", file=sys.stderr)
         raise SystemExit(2)
 
@@ -71,14 +75,14 @@ def _run_flags(parser: argparse.ArgumentParser, wandb: str) -> None:
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench import train
+    from tbn_bench import assembly, train
 
     config = _config(args)
     options = train.RunOptions(
         args.results, args.sweep, args.wandb, args.device, args.threads, progress=sys.stdout.isatty() and not args.quiet
     )
     if not args.quiet:
-        print(train.build(config)[2], flush=True)
+        print(assembly.build(config)[2], flush=True)
     record = train.run(config, options, resume=not args.restart)
     summary = {k: v for k, v in (record.summary or {}).items() if k != "plan"}
     print(f"run {record.run_id}: test top-1 {100 * summary['test/top1']:.2f} %, {summary['bits_per_weight']:.3f} bits per weight")
@@ -86,9 +90,9 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plan(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench import train
+    from tbn_bench import assembly
 
-    _, _, plan, total = train.build(_config(args))
+    _, _, plan, total = assembly.build(_config(args))
     print(plan)
     return total.summary()
 
@@ -124,7 +128,7 @@ def _runs(args: argparse.Namespace) -> dict[str, Any]:
     problems: list[str] = []
     runs = list(RunStore(args.results).runs(problems))
     for r in runs:
-        top1 = f"{100 * r.summary['test/top1']:6.2f} %" if r.summary else "     — "
+        top1 = f"{100 * r.summary['test/top1']:6.2f} %" if "test/top1" in (r.summary or {}) else "     — "
         c = r.config
         print(f"{r.run_id}  {r.status:<11}  {top1}  {r.sweep}  {c['data']}  {c['model']}  {c['binarizer']}  seed {c['seed']}")
     for problem in problems:

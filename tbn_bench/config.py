@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -38,6 +39,11 @@ class RunConfig(BaseModel):
     def _one_spelling(cls, value: str) -> str:
         return catalog.canonical(value)
 
+    @field_validator("lr", "momentum", "weight_decay", "step_gamma", "label_smoothing")
+    @classmethod
+    def _one_zero(cls, value: float) -> float:
+        return value + 0.0  # -0.0 equals 0.0 but is written differently
+
     @property
     def non_defaults(self) -> dict[str, Any]:
         """What differs from the defaults, as JSON types: the content of the run id."""
@@ -57,16 +63,15 @@ class RunConfig(BaseModel):
     @property
     def command(self) -> str:
         """The command that makes this run."""
-        flags = [f'--{k} "{v}"' if isinstance(v, str) else f"--{k}={v}" for k, v in self.non_defaults.items() if k != "keep"]
-        flags += [f'--keep "{",".join(self.keep)}"'] if self.keep else []
-        return " ".join(["tbn-bench train", *flags])
+        values = {k: ",".join(v) if k == "keep" else v for k, v in self.non_defaults.items()}
+        return shlex.join(["tbn-bench", "train", *(f"--{k}={v}" for k, v in values.items())])
 
 
 def make(values: dict[str, Any]) -> RunConfig:
     """RunConfig from plain values. Raises ValueError, one line per fault, with a suggestion for an unknown key."""
     unknown = [k for k in values if k not in RunConfig.model_fields]
     if unknown:
-        hints = [f"unknown parameter {k!r}{catalog.did_you_mean(k, RunConfig.model_fields)}" for k in unknown]
+        hints = [f"unknown parameter {k!r}{catalog.did_you_mean(str(k), RunConfig.model_fields)}" for k in unknown]
         raise ValueError("\n".join(hints))
     if isinstance(values.get("keep"), str):
         values = {**values, "keep": tuple(filter(None, values["keep"].split(",")))}

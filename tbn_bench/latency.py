@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbn_bench import packed, train
+from tbn_bench import assembly, packed
 from tbn_bench.config import RunConfig, make
 from tbn_bench.convert import binarize_
 from tbn_bench.records import LatencyRecord, RunRecord, RunStore, provenance
@@ -259,7 +259,7 @@ def suite(name: str, results: Path, device: str = "cpu", threads: int = 1, batch
     command = f"tbn-bench latency --suite {name} --results {shlex.quote(str(results))} --device {device} --threads {threads}"
     cases = []
     for (data_call, model_call), chosen in _pick(usable).items():
-        loaded = [(run, *train.trained(run)[:2]) for run in chosen]
+        loaded = [(run, *assembly.trained(run)[:2]) for run in chosen]
         for _, data, _ in loaded:
             data.setup()
         _accuracy_check(loaded, device)
@@ -303,8 +303,8 @@ def case(config: RunConfig, results: Path, device: str, threads: int, batches: I
     configs = [config.model_copy(update={"binarizer": "full_precision"})]
     if config.binarizer != "full_precision":
         configs.append(config)
-    networks = [(c, train.build(c)[1].eval()) for c in configs]
-    in_shape = train.build(configs[0])[0].in_shape
+    networks = [(c, assembly.build(c)[1].eval()) for c in configs]
+    in_shape = assembly.build(configs[0])[0].in_shape
     command = f"{config.command.replace('tbn-bench train', 'tbn-bench latency')} --device {device} --threads {threads}"
     for batch in batches:
         if batch < 1:

@@ -31,17 +31,20 @@ class PackRow:
 
 
 class _Packed(nn.Module):
-    """Buffers: tile_bits (ceil(q / 8),) uint8 and alphas (k,) float32. `shape` is that of the weight it stands for."""
+    """Buffers: tile_bits (ceil(q / 8),) uint8 and alphas (k,) float32. `shape` is that of the weight it stands for.
 
-    def __init__(self, layer: nn.Module, method: WeightBinarizer, latent: Tensor):
+    What forward multiplies by is derived from the bits at its first call: a native plan, which reads the bits, never makes it.
+    """
+
+    def __init__(self, layer: nn.Module, p: int, tile_bits: Tensor, alphas: Tensor):
         super().__init__()
-        self.shape, self.p, self.groups = tuple(latent.shape), method.p, getattr(layer, "groups", 1)
-        self.reuses = _reuses(layer, method, latent)
-        signs = method.signs(latent).to(torch.int8).cpu().numpy()
-        self.register_buffer("tile_bits", torch.from_numpy(bits.pack(signs)))
-        self.register_buffer("alphas", method.scales(latent).float().clone())
+        self.shape, self.p, self.groups = tuple(layer.weight.shape), p, getattr(layer, "groups", 1)
+        self.reuses = _reuses(layer, self.shape[0], p, len(alphas))
+        self.register_buffer("tile_bits", tile_bits)
+        self.register_buffer("alphas", alphas)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
-        self._derive()
+        for name in ("weight", "tile", "row_scales"):
+            self.register_buffer(name, None, persistent=False)
 
     @property
     def numel(self) -> int:
@@ -57,19 +60,25 @@ class _Packed(nn.Module):
         copies = self.signs().repeat(self.p).reshape(k, -1)
         return (copies * self.alphas.cpu()[:, None] if len(self.alphas) else copies).reshape(self.shape)
 
-    def _derive(self) -> None:
-        """What forward multiplies by, as buffers that are not part of the state: derived from the bits."""
-        if not self.reuses:
-            self.register_buffer("weight", self.expanded(), persistent=False)
-            return
-        rows, trailing = self.shape[0], [1] * (len(self.shape) - 2)
+    def row_scale_values(self) -> Tensor:
+        """One scale per output row: (rows,). Only where every scale covers whole rows."""
         scales = self.alphas.cpu() if len(self.alphas) else torch.ones(1)
-        scales = scales.repeat_interleave(rows // len(scales)).reshape(self.p, rows // self.p, *trailing)
-        self.register_buffer("tile", self.signs().reshape(-1, *self.shape[1:]), persistent=False)
-        self.register_buffer("row_scales", scales, persistent=False)
+        return scales.repeat_interleave(self.shape[0] // len(scales))
+
+    def materialize_(self) -> None:
+        """Derives what forward multiplies by, on the device of the bits; a second call does nothing."""
+        if self.weight is not None or self.tile is not None:
+            return
+        device = self.tile_bits.device
+        if not self.reuses:
+            self.weight = self.expanded().to(device)
+            return
+        self.tile = self.signs().reshape(-1, *self.shape[1:]).to(device)
+        self.row_scales = self.row_scale_values().reshape(self.p, -1, *[1] * (len(self.shape) - 2)).to(device)
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one forward reads: the float tile with its row scales, or the expanded weight."""
+        self.materialize_()
         read = [self.tile, self.row_scales] if self.reuses else [self.weight]
         return sum(t.numel() * t.element_size() for t in read)
 
@@ -84,25 +93,23 @@ class _Packed(nn.Module):
 class PackedLinear(_Packed):
     """nn.Linear from bits. x: (..., in_features) -> (..., out_features)."""
 
-    def __init__(self, layer: nn.Linear, method: WeightBinarizer, latent: Tensor):
-        super().__init__(layer, method, latent)
-        self.out_features, self.in_features = self.shape
-
     def forward(self, x: Tensor) -> Tensor:
+        self.materialize_()
         if not self.reuses:
             return F.linear(x, self.weight, self.bias)
         return self._copies(F.linear(x, self.tile), -1)
 
 
 class _PackedConv(_Packed):
-    def __init__(self, layer: nn.Conv1d | nn.Conv2d, method: WeightBinarizer, latent: Tensor):
-        super().__init__(layer, method, latent)
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d, p: int, tile_bits: Tensor, alphas: Tensor):
+        super().__init__(layer, p, tile_bits, alphas)
         self.stride, self.dilation, self.padding, self.padding_mode = (
             layer.stride, layer.dilation, layer.padding, layer.padding_mode,
         )  # fmt: skip
         self.pad_by_hand = layer._reversed_padding_repeated_twice if self.padding_mode != "zeros" else None
 
     def forward(self, x: Tensor) -> Tensor:
+        self.materialize_()
         padding = self.padding
         if self.pad_by_hand is not None:
             x, padding = F.pad(x, self.pad_by_hand, mode=self.padding_mode), 0
@@ -161,15 +168,14 @@ def pack_(model: nn.Module) -> list[PackRow]:
         methods = {k: (chain[0], chain.original.detach()) for k, chain in module.parametrizations.items()}
         kind = _kind(module)
         for attribute, (method, latent) in methods.items():
-            rows.append(
-                _row(f"{name}.{attribute}".lstrip("."), method, latent, kind is not None and _reuses(module, method, latent))
-            )
+            reuses = kind is not None and _reuses(module, latent.shape[0], method.p, method.num_scales(latent))
+            rows.append(_row(f"{name}.{attribute}".lstrip("."), method, latent, reuses))
         if kind is None:
             _expand_(module)
         elif not name:
             raise ValueError(f"a bare {type(module).__name__} cannot be replaced in place; wrap it: nn.Sequential(layer)")
         else:
-            made[module] = kind(module, *methods["weight"])
+            made[module] = _packed_layer(kind, module, *methods["weight"])
             model.set_submodule(name, made[module])
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
@@ -186,10 +192,14 @@ def _kind(module: nn.Module) -> type[_Packed] | None:
     return next((made for known, made in _KINDS.items() if isinstance(module, known)), None)
 
 
-def _reuses(layer: nn.Module, method: WeightBinarizer, latent: Tensor) -> bool:
+def _packed_layer(kind: type[_Packed], layer: nn.Module, method: WeightBinarizer, latent: Tensor) -> _Packed:
+    signs = method.signs(latent).to(torch.int8).cpu().numpy()
+    return kind(layer, method.p, torch.from_numpy(bits.pack(signs)), method.scales(latent).detach().float().clone())
+
+
+def _reuses(layer: nn.Module, rows: int, p: int, k: int) -> bool:
     """True where each distinct dot product can be computed once: p > 1 divides the rows, one group, whole rows per scale."""
-    rows, k = latent.shape[0], max(1, method.num_scales(latent))
-    return method.p > 1 and getattr(layer, "groups", 1) == 1 and rows % method.p == 0 and rows % k == 0
+    return p > 1 and getattr(layer, "groups", 1) == 1 and rows % p == 0 and rows % max(1, k) == 0
 
 
 def _row(name: str, method: WeightBinarizer, latent: Tensor, reuses: bool) -> PackRow:

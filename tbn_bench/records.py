@@ -9,6 +9,7 @@
 NaN and infinity are written as the strings "NaN", "Infinity", "-Infinity" (JSON has none).
 """
 
+import contextlib
 import fcntl
 import json
 import math
@@ -53,10 +54,14 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 def write_atomic(path: Path, value: Any) -> None:
     """JSON to path by temporary file, fsync and rename: a reader sees the old file or the new one, whole."""
+    _replace(path, to_json(value, indent=1) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            file.write(to_json(value, indent=1) + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -80,8 +85,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a metrics.jsonl. A last line without newline (a torn write) is ignored; another bad line is an error."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    lines = text.split("\n")[:-1]  # what follows the last newline is empty or torn
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is empty or torn
     try:
         return [json.loads(line) for line in lines]
     except ValueError as error:
@@ -160,12 +164,7 @@ class Run:
             self._rows = None
         path = self.path / "metrics.jsonl"
         kept = [row for row in read_rows(path) if row.get("epoch", -1) < epoch]
-        temporary = path.with_name(".metrics.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(to_json(row) + "\n" for row in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        _replace(path, "".join(to_json(row) + "\n" for row in kept))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The run is done: summary first, since its presence is what "finished" means."""
@@ -176,13 +175,21 @@ class Run:
         """The run ended without a result: status failed, diverged or interrupted, and why."""
         self._close(status, error)
 
+    def release(self) -> None:
+        """Gives the run up without a word in its record, e.g. because another process finished it."""
+        with contextlib.suppress(OSError):  # rows that did not fit have been reported by log
+            if self._rows is not None:
+                self._rows.close()
+        self._lock.close()
+
     def _close(self, status: str, error: str | None) -> None:
         self.header |= {"status": status, "error": error, "ended": datetime.now(UTC).isoformat(timespec="seconds")}
-        write_atomic(self.path / "run.json", self.header)
-        if self._rows is not None:
-            os.fsync(self._rows.fileno())
-            self._rows.close()
-        self._lock.close()
+        try:
+            write_atomic(self.path / "run.json", self.header)
+            if self._rows is not None:
+                os.fsync(self._rows.fileno())
+        finally:
+            self.release()
 
 
 @dataclass
@@ -242,7 +249,11 @@ class RunStore:
             "schema_version": SCHEMA_VERSION, "run_id": run_id, "sweep": sweep, "status": "running", "error": None,
             "config": config, "provenance": provenance,
         }  # fmt: skip
-        write_atomic(path / "run.json", header)
+        try:
+            write_atomic(path / "run.json", header)
+        except RecordError:
+            lock.close()
+            raise
         return Run(path, lock, header)
 
     def read(self, sweep: str, run_id: str) -> RunRecord:
@@ -253,7 +264,10 @@ class RunStore:
             raise RecordError(f"{path / 'run.json'} has schema_version {found!r}, this version reads {SCHEMA_VERSION}")
         finished = (path / "summary.json").exists()
         summary = read_json(path / "summary.json") if finished else None
-        status = "finished" if finished else str(header["status"])
+        status = "finished" if finished else str(header.get("status"))
+        missing = [key for key in ("status", "config", "error", "provenance") if key not in header]
+        if missing:
+            raise RecordError(f"{path / 'run.json'} lacks {', '.join(missing)}; delete the folder to run it again")
         return RunRecord(sweep, run_id, path, header["config"], status, header["error"], header["provenance"], summary)
 
     def runs(self, problems: list[str] | None = None) -> Iterator[RunRecord]:

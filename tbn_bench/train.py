@@ -18,9 +18,10 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import nn
 
 from tbn_bench import catalog
-from tbn_bench.config import RunConfig, make
-from tbn_bench.convert import Plan, binarize_
-from tbn_bench.cost import Cost, cost
+from tbn_bench.assembly import build
+from tbn_bench.config import RunConfig
+from tbn_bench.convert import Plan
+from tbn_bench.cost import Cost
 from tbn_bench.records import Run, RunRecord, RunStore, provenance
 from tbn_bench.tasks.image_classification import DivergedError
 
@@ -35,18 +36,6 @@ class RunOptions:
     device: str = "cpu"
     threads: int | None = None
     progress: bool = False
-
-
-def build(config: RunConfig) -> tuple[Any, nn.Module, Plan, Cost]:
-    """(data module, binarized model, plan, cost), from the seed on. Raises ValueError for whatever the parts refuse."""
-    data = catalog.build("data", config.data, batch_size=config.batch_size, seed=config.seed)
-    torch.manual_seed(config.seed)
-    model = catalog.build("models", config.model, num_classes=data.num_classes, in_shape=data.in_shape)
-    plan = binarize_(model, config.binarizer, config.keep)
-    try:
-        return data, model, plan, cost(model, plan, data.in_shape)
-    except RuntimeError as error:
-        raise ValueError(f"{config.model} cannot take {config.data} images of shape {data.in_shape}: {error}") from error
 
 
 class _Recorder(Callback):
@@ -188,7 +177,7 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
         options.sweep, config.run_id, config.model_dump(mode="json"), provenance(config.command, device, torch.get_num_threads())
     )
     if store.finished(options.sweep, config.run_id):  # another process finished it between the look and the claim
-        held._lock.close()
+        held.release()
         return store.read(options.sweep, config.run_id)
     mirror = None
     try:
@@ -246,14 +235,3 @@ def _fit(
         **total.summary(),
         "plan": [{**row.__dict__, "shape": list(row.shape), "stored_bits": row.stored_bits} for row in plan.rows],
     }
-
-
-def trained(record: RunRecord) -> tuple[Any, nn.Module, Plan]:
-    """(data, model in eval mode, plan) of a finished run, from its best checkpoint. Raises ValueError where that is gone."""
-    path = record.path / "checkpoints" / "best.ckpt"
-    if not path.exists():
-        raise ValueError(f"{path} is missing (checkpoints are not committed); run again: {make(record.config).command}")
-    data, model, plan, _ = build(make(record.config))
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
-    return data, model.eval(), plan

@@ -86,12 +86,12 @@ class ResNet(nn.Module):
                 blocks.append(block(channels, width * 2**stage, stride, shortcut))
                 channels = width * 2**stage * block.expansion
         self.blocks = nn.Sequential(*blocks)
-        conv = classifier == "conv1x1"
-        self.fc = nn.Conv2d(channels, num_classes, 1, bias=False) if conv else nn.Linear(channels, num_classes)
+        self.conv_head = classifier == "conv1x1"
+        self.fc = nn.Conv2d(channels, num_classes, 1, bias=False) if self.conv_head else nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(F.relu(self.bn1(self.conv1(x)))).mean((2, 3), keepdim=True)
-        return self.fc(x).flatten(1) if isinstance(self.fc, nn.Conv2d) else self.fc(x.flatten(1))
+        return self.fc(x).flatten(1) if self.conv_head else self.fc(x.flatten(1))
 
 
 def resnet_cifar(

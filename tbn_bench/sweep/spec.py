@@ -50,7 +50,7 @@ def expand(spec: Any, default_name: str) -> SweepSpec:
     parameters: dict[str, Any] = spec["parameters"]
     unknown = [k for k in parameters if k not in RunConfig.model_fields]
     if unknown:
-        raise ValueError("\n".join(f"unknown parameter {k!r}{did_you_mean(k, RunConfig.model_fields)}" for k in unknown))
+        raise ValueError("\n".join(f"unknown parameter {k!r}{did_you_mean(str(k), RunConfig.model_fields)}" for k in unknown))
     for name, form in parameters.items():
         _check_form(name, form)
     points = _grid(parameters) if spec["method"] == "grid" else _random(parameters, spec, default_name)

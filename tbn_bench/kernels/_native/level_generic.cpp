@@ -1,0 +1,9 @@
+// Any machine: the compiler's baseline instruction set (NEON on aarch64).
+#define LANES 4
+#define BLOCK 3
+#include "fma.inc"
+
+static int available() { return 1; }
+extern "C" {
+extern const Level tbn_level_generic = {"generic", available, prepare, conv};
+}

@@ -1,0 +1,345 @@
+// The plan executor: one call runs a whole network, a few images at a time through all its layers, so that activations stay in cache.
+#include <stdlib.h>
+#include <string.h>
+#include <math.h>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+#include "tbn.h"
+
+#define API extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+const Level* const kLevels[] = {
+#if defined(__x86_64__)
+    &tbn_level_amx, &tbn_level_avx512, &tbn_level_avx2,
+#endif
+    &tbn_level_generic};
+
+struct Arena : Scratch {
+  struct Part { void* data = nullptr; long bytes = 0; };
+  Part parts[8];
+  static void* grow(Scratch* self, int slot, long bytes) {
+    Part& part = static_cast<Arena*>(self)->parts[slot];
+    if (part.bytes < bytes) {
+      free(part.data);
+      part.bytes = bytes + bytes / 8;
+      if (posix_memalign(&part.data, 64, part.bytes + 4096)) throw std::bad_alloc();
+      memset(part.data, 0, part.bytes + 4096);
+    }
+    return part.data;
+  }
+  Arena() { get = grow; }
+  ~Arena() { for (Part& p : parts) free(p.data); }
+};
+
+}  // namespace
+
+// Op kinds of a plan; values are (G, H, W, C) float32 at `offset` floats per image into the arena.
+enum OpKind { OP_CONV = 0, OP_ADD = 1, OP_RELU = 2, OP_MAX_POOL = 3, OP_AVG_POOL = 4, OP_MEAN = 5, OP_AFFINE = 6, OP_PAD_CHANNELS = 7, OP_GELU = 8,
+              OP_CHW = 9, OP_LAYER_NORM = 10, OP_COPY = 11 };
+
+struct Op {
+  int32_t kind, in, in2, out;              // value ids; in2 = -1 where there is none
+  int32_t kh, kw, sh, sw, ph, pw, dh, dw;  // geometry of convolutions and pools; for PAD_CHANNELS sh, sw = subsampling, ph = channels in front
+  int32_t groups, p, relu, R;              // R rows per group
+  const void* weights;                     // one Weights* per group
+  const float *scale, *shift;              // (out channels)
+  float eps, reserved;                     // of LAYER_NORM
+};
+
+struct Value { int32_t H, W, C, pad; int64_t offset; };
+
+struct Plan {
+  int32_t ops, values, inputs, outputs, planes, level;
+  int64_t floats;           // arena floats per image
+  int32_t group, reserved;  // images that go through together
+  const Op* op;
+  const Value* value;
+  const int32_t *input, *output;                // value ids
+  const int32_t *input_is_nhwc, *output_is_nhwc;  // how each lies outside; else (C, H, W)
+};
+
+API int tbn_level_count() { return (int)(sizeof kLevels / sizeof *kLevels); }
+API const char* tbn_level_name(int i) { return kLevels[i]->name; }
+API int tbn_level_available(int i) { return kLevels[i]->available(); }
+
+API void* tbn_prepare(int level, int kind, int R, int C, int kh, int kw, const uint8_t* bits, const float* dense) {
+  Weights* w = (Weights*)calloc(1, sizeof(Weights));
+  if (!w) return nullptr;
+  w->kind = kind, w->R = R, w->C = C, w->kh = kh, w->kw = kw, w->K = (long)C * kh * kw;
+  if (kLevels[level]->prepare(w, bits, dense)) { free(w); return nullptr; }
+  return w;
+}
+
+API int64_t tbn_weight_bytes(const void* weights) { return weights ? ((const Weights*)weights)->bytes : 0; }
+
+API void tbn_free(void* weights) {
+  Weights* w = (Weights*)weights;
+  if (w) free(w->data), free(w->rows), free(w);
+}
+
+namespace {
+
+void conv(const Plan* plan, const Op& op, float* base, int G, Arena* scratch) {
+  const Value &in = plan->value[op.in], &out = plan->value[op.out];
+  Conv c;
+  memset(&c, 0, sizeof c);
+  c.G = G, c.H = in.H, c.W = in.W, c.in_stride = in.C, c.Ho = out.H, c.Wo = out.W, c.out_stride = out.C;
+  c.sh = op.sh, c.sw = op.sw, c.ph = op.ph, c.pw = op.pw, c.dh = op.dh, c.dw = op.dw;
+  c.p = op.p, c.relu = op.relu, c.planes = plan->planes, c.scratch = scratch;
+  const float* residual = op.in2 < 0 ? nullptr : base + plan->value[op.in2].offset * G;
+  for (int g = 0; g < op.groups; g++) {
+    c.weights = ((Weights* const*)op.weights)[g];
+    long first = (long)g * op.R * op.p;
+    c.in = base + in.offset * G + (long)g * c.weights->C;
+    c.out = base + out.offset * G + first;
+    c.residual = residual ? residual + first : nullptr;
+    c.scale = op.scale + first, c.shift = op.shift + first;
+    kLevels[plan->level]->conv(&c);
+  }
+}
+
+void pool(const Plan* plan, const Op& op, float* base, int G) {
+  const Value &in = plan->value[op.in], &out = plan->value[op.out];
+  const float* x = base + in.offset * G;
+  float* y = base + out.offset * G;
+  int C = in.C, max = op.kind == OP_MAX_POOL;
+  for (long i = 0; i < (long)G * out.H * out.W; i++) {
+    int g = (int)(i / (out.H * out.W)), oy = (int)(i / out.W % out.H), ox = (int)(i % out.W);
+    float* to = y + i * C;
+    for (int c = 0; c < C; c++) to[c] = max ? -INFINITY : 0.f;
+    for (int ky = 0; ky < op.kh; ky++)
+      for (int kx = 0; kx < op.kw; kx++) {
+        int Y = oy * op.sh + ky - op.ph, X = ox * op.sw + kx - op.pw;
+        if (Y < 0 || Y >= in.H || X < 0 || X >= in.W) continue;
+        const float* from = x + (((long)g * in.H + Y) * in.W + X) * C;
+        if (max) for (int c = 0; c < C; c++) to[c] = from[c] > to[c] || from[c] != from[c] ? from[c] : to[c];
+        else for (int c = 0; c < C; c++) to[c] += from[c];
+      }
+    if (!max) for (int c = 0; c < C; c++) to[c] /= (float)(op.kh * op.kw);
+  }
+}
+
+void mean(const Plan* plan, const Op& op, float* base, int G) {
+  const Value &in = plan->value[op.in], &out = plan->value[op.out];
+  long pixels = (long)in.H * in.W;
+  for (int g = 0; g < G; g++) {
+    const float* x = base + in.offset * G + (long)g * pixels * in.C;
+    float* y = base + out.offset * G + (long)g * in.C;
+    for (int c = 0; c < in.C; c++) y[c] = 0.f;
+    for (long i = 0; i < pixels; i++)
+      for (int c = 0; c < in.C; c++) y[c] += x[i * in.C + c];
+    for (int c = 0; c < in.C; c++) y[c] /= (float)pixels;
+  }
+}
+
+void pad_channels(const Plan* plan, const Op& op, float* base, int G) {
+  const Value &in = plan->value[op.in], &out = plan->value[op.out];
+  float* y = base + out.offset * G;
+  memset(y, 0, (long)G * out.H * out.W * out.C * 4);
+  for (long i = 0; i < (long)G * out.H * out.W; i++) {
+    int g = (int)(i / (out.H * out.W)), oy = (int)(i / out.W % out.H), ox = (int)(i % out.W);
+    const float* x = base + in.offset * G + (((long)g * in.H + (long)oy * op.sh) * in.W + (long)ox * op.sw) * in.C;
+    memcpy(y + i * out.C + op.ph, x, in.C * 4);
+  }
+}
+
+void pointwise(const Plan* plan, const Op& op, float* base, int G) {
+  const Value& out = plan->value[op.out];
+  const float *a = base + plan->value[op.in].offset * G, *b = op.in2 < 0 ? nullptr : base + plan->value[op.in2].offset * G;
+  float* y = base + out.offset * G;
+  long n = (long)G * out.H * out.W * out.C;
+  if (op.kind == OP_ADD)
+    for (long i = 0; i < n; i++) { float v = a[i] + b[i]; y[i] = op.relu && v < 0 ? 0.f : v; }
+  else if (op.kind == OP_RELU)
+    for (long i = 0; i < n; i++) y[i] = a[i] < 0 ? 0.f : a[i];
+  else if (op.kind == OP_COPY)
+    memcpy(y, a, n * 4);
+  else if (op.kind == OP_GELU)
+    for (long i = 0; i < n; i++) y[i] = 0.5f * a[i] * (1.f + erff(a[i] * 0.70710678f));
+  else
+    for (long i = 0; i < n; i += out.C)
+      for (int c = 0; c < out.C; c++) {
+        float v = a[i + c] * op.scale[c] + op.shift[c];
+        y[i + c] = op.relu && v < 0 ? 0.f : v;
+      }
+}
+
+void chw(const Plan* plan, const Op& op, float* base, int G) {  // (H, W, C) -> 1 x 1 x (C, H, W)
+  const Value& in = plan->value[op.in];
+  const float* x = base + in.offset * G;
+  float* y = base + plan->value[op.out].offset * G;
+  long pixels = (long)in.H * in.W;
+  for (int g = 0; g < G; g++, x += pixels * in.C, y += pixels * in.C)
+    for (long s = 0; s < pixels; s++)
+      for (int c = 0; c < in.C; c++) y[c * pixels + s] = x[s * in.C + c];
+}
+
+void layer_norm(const Plan* plan, const Op& op, float* base, int G) {  // over channels; biased variance, as torch
+  const Value& in = plan->value[op.in];
+  const float* x = base + in.offset * G;
+  float* y = base + plan->value[op.out].offset * G;
+  for (long i = 0; i < (long)G * in.H * in.W; i++, x += in.C, y += in.C) {
+    double sum = 0, square = 0;
+    for (int c = 0; c < in.C; c++) sum += x[c];
+    float mean = (float)(sum / in.C);
+    for (int c = 0; c < in.C; c++) square += (double)(x[c] - mean) * (x[c] - mean);
+    float inverse = 1.f / sqrtf((float)(square / in.C) + op.eps);
+    for (int c = 0; c < in.C; c++) y[c] = (x[c] - mean) * inverse * op.scale[c] + op.shift[c];
+  }
+}
+
+long size_of(const Value& v) { return (long)v.H * v.W * v.C; }
+
+void run_ops(const Plan* plan, float* base, int G, Arena* arena) {
+  for (int k = 0; k < plan->ops; k++) {
+    const Op& op = plan->op[k];
+    switch (op.kind) {
+      case OP_CONV: conv(plan, op, base, G, arena); break;
+      case OP_MAX_POOL: case OP_AVG_POOL: pool(plan, op, base, G); break;
+      case OP_MEAN: mean(plan, op, base, G); break;
+      case OP_PAD_CHANNELS: pad_channels(plan, op, base, G); break;
+      case OP_CHW: chw(plan, op, base, G); break;
+      case OP_LAYER_NORM: layer_norm(plan, op, base, G); break;
+      default: pointwise(plan, op, base, G);
+    }
+  }
+}
+
+void run_images(const Plan* plan, const float* const* in, float* const* out, int64_t from, int64_t to, Arena* arena) {
+  for (int64_t i = from; i < to; i += plan->group) {
+    int G = (int)(to - i < plan->group ? to - i : plan->group);
+    float* base = (float*)arena->get(arena, 7, plan->floats * plan->group * 4);
+    for (int k = 0; k < plan->inputs; k++) {
+      const Value& v = plan->value[plan->input[k]];
+      long size = size_of(v), pixels = (long)v.H * v.W;
+      const float* x = in[k] + i * size;
+      float* y = base + v.offset * G;
+      if (plan->input_is_nhwc[k] || pixels == 1 || v.C == 1) memcpy(y, x, size * G * 4);
+      else
+        for (int g = 0; g < G; g++)
+          for (int c = 0; c < v.C; c++)
+            for (long s = 0; s < pixels; s++) y[g * size + s * v.C + c] = x[g * size + c * pixels + s];
+    }
+    run_ops(plan, base, G, arena);
+    for (int k = 0; k < plan->outputs; k++) {
+      const Value& v = plan->value[plan->output[k]];
+      long size = size_of(v), pixels = (long)v.H * v.W;
+      const float* x = base + v.offset * G;
+      float* y = out[k] + i * size;
+      if (plan->output_is_nhwc[k] || pixels == 1 || v.C == 1) memcpy(y, x, size * G * 4);
+      else
+        for (int g = 0; g < G; g++)
+          for (int c = 0; c < v.C; c++)
+            for (long s = 0; s < pixels; s++) y[g * size + c * pixels + s] = x[g * size + s * v.C + c];
+    }
+  }
+}
+
+// Arenas wait here between calls: one per call in progress, so calls from several threads do not share any.
+std::mutex g_lock;
+std::vector<Arena*> g_free;
+
+Arena* take() {
+  std::lock_guard<std::mutex> hold(g_lock);
+  if (g_free.empty()) return new Arena;
+  Arena* a = g_free.back();
+  g_free.pop_back();
+  return a;
+}
+
+void give(Arena* a) {
+  std::lock_guard<std::mutex> hold(g_lock);
+  g_free.push_back(a);
+}
+
+int guarded(const Plan* plan, const float* const* in, float* const* out, int64_t from, int64_t to) {
+  try {
+    Arena* a = take();
+    try { run_images(plan, in, out, from, to, a); } catch (...) { delete a; throw; }
+    give(a);
+    return 0;
+  } catch (const std::bad_alloc&) { return 1; }
+}
+
+// A pool of sleeping workers; the caller works too.
+struct Pool {
+  std::mutex lock, turn;
+  std::condition_variable wake, done;
+  std::vector<std::thread> workers;
+  void (*job)(void*, int) = nullptr;
+  void* what = nullptr;
+  int wanted = 0, next = 0, running = 0;
+  long generation = 0;
+  bool stop = false;
+
+  void loop() {
+    long seen = 0;
+    std::unique_lock<std::mutex> hold(lock);
+    for (;;) {
+      wake.wait(hold, [&] { return stop || (generation != seen && next < wanted); });
+      if (stop) return;
+      seen = generation;
+      while (next < wanted) {
+        int i = next++;
+        running++;
+        hold.unlock();
+        job(what, i);
+        hold.lock();
+        if (--running == 0 && next >= wanted) done.notify_all();
+      }
+    }
+  }
+  void run(int n, void (*f)(void*, int), void* arg) {
+    std::lock_guard<std::mutex> one(turn);
+    std::unique_lock<std::mutex> hold(lock);
+    while ((int)workers.size() < n - 1) workers.emplace_back([this] { loop(); });
+    job = f, what = arg, wanted = n, next = 0, generation++;
+    wake.notify_all();
+    while (next < wanted) {
+      int i = next++;
+      running++;
+      hold.unlock();
+      f(arg, i);
+      hold.lock();
+      running--;
+    }
+    done.wait(hold, [&] { return running == 0; });
+  }
+  ~Pool() {
+    { std::lock_guard<std::mutex> hold(lock); stop = true; }
+    wake.notify_all();
+    for (std::thread& t : workers) t.join();
+  }
+};
+
+Pool* pool_of() {
+  static Pool* made = new Pool;  // never destroyed: workers may outlive main's statics
+  return made;
+}
+
+struct Share { const Plan* plan; const float* const* in; float* const* out; int64_t n; int parts; std::atomic<int> failed; };
+
+void part(void* arg, int i) {
+  Share* s = (Share*)arg;
+  if (guarded(s->plan, s->in, s->out, s->n * i / s->parts, s->n * (i + 1) / s->parts)) s->failed = 1;
+}
+
+}  // namespace
+
+// n images; in and out hold one pointer per input and output. Returns 0, or 1 when out of memory.
+API int tbn_run(const Plan* plan, const float* const* in, float* const* out, int64_t n, int threads) {
+  if (threads <= 1 || n <= 1) return guarded(plan, in, out, 0, n);
+  Share s{plan, in, out, n, (int)(n < threads ? n : threads), {0}};
+  pool_of()->run(s.parts, part, &s);
+  return s.failed;
+}
+
+API long tbn_sizeof_op() { return sizeof(Op); }
+API long tbn_sizeof_value() { return sizeof(Value); }
+API long tbn_sizeof_plan() { return sizeof(Plan); }

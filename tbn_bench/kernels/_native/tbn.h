@@ -1,0 +1,97 @@
+// The inside of libtbn_bench: one convolution for every layer, one implementation of it per instruction set ("level").
+//
+// A weight is R rows of K = kh * kw * C signs (tap-major: k = (ky * kw + kx) * C + c), shared by p copies of output channels:
+//   out[pixel][i * R + r] = act(scale[i * R + r] * sum_k w[r][k] * x[...] + shift[i * R + r] + residual[pixel][i * R + r])
+// Activations are NHWC float32. A linear layer is a 1 x 1 convolution over G x 1 x 1 pixels.
+#pragma once
+#include <stdint.h>
+
+enum Kind { KIND_SIGNS = 0, KIND_FLOAT = 1 };
+
+struct Weights {       // made by prepare(); owned by the plan
+  int kind, R, C, kh, kw;
+  long K;              // kh * kw * C
+  void* data;          // level's own layout
+  long bytes;          // of data and rows
+  uint32_t* rows;      // signs in lookup order [R/16][K/32][16], for few pixels (NULL unless 1 x 1)
+};
+
+struct Scratch {       // per thread; grows, never shrinks
+  void* (*get)(Scratch* self, int slot, long bytes);
+};
+
+struct Conv {
+  const float* in;     // (G, H, W, in_stride channels), already offset to this group's first channel
+  float* out;          // (G, Ho, Wo, out_stride channels), likewise
+  const float* residual;  // laid out as out, or NULL
+  const float *scale, *shift;  // (p * R)
+  const Weights* weights;
+  int G, H, W, in_stride, Ho, Wo, out_stride, p;
+  int sh, sw, ph, pw, dh, dw;
+  int relu, planes;    // planes: bfloat16 terms per activation in the AMX level, 3 = float32-exact
+  Scratch* scratch;
+};
+
+struct Level {
+  const char* name;
+  int (*available)();
+  int (*prepare)(Weights* w, const uint8_t* bits, const float* dense);  // bits: flat LSB-first in (R, C, kh, kw) order
+  void (*conv)(const Conv* c);
+};
+
+extern "C" {
+extern const Level tbn_level_generic;
+#if defined(__x86_64__)
+extern const Level tbn_level_avx2;
+extern const Level tbn_level_avx512;
+extern const Level tbn_level_amx;
+#endif
+}
+
+static inline int sign_bit(const uint8_t* bits, long n) { return (bits[n >> 3] >> (n & 7)) & 1; }
+
+// Where the padded input lies: signs of a tap are reached by adding an offset to a position, for any stride and dilation.
+// Stride 1 shares the padding between neighbouring rows and images; larger strides split the input into sh * sw phases.
+struct Flat {
+  int pitch, image_rows;   // positions per row, rows per image
+  int phases_x, phases_y;
+  long positions, phase_size;  // outputs to compute (valid and not), positions per phase including what taps may reach
+};
+
+static inline Flat flat_of(const Conv* c) {
+  const Weights* w = c->weights;
+  Flat f;
+  f.phases_x = c->sw, f.phases_y = c->sh;
+  if (c->sw == 1 && c->sh == 1) {
+    f.pitch = c->W + c->pw, f.image_rows = c->H + c->ph;
+    int need = c->Wo;  // a kernel wider than its padding never needs more columns than these
+    if (f.pitch < need) f.pitch = need;
+    if (f.image_rows < c->Ho) f.image_rows = c->Ho;
+  } else {
+    f.pitch = (c->W + 2 * c->pw + c->sw - 1) / c->sw, f.image_rows = (c->H + 2 * c->ph + c->sh - 1) / c->sh;
+  }
+  long reach = (long)((w->kh - 1) * c->dh / c->sh) * f.pitch + (w->kw - 1) * c->dw / c->sw;
+  f.positions = ((long)(c->G - 1) * f.image_rows + c->Ho - 1) * f.pitch + c->Wo;
+  f.phase_size = (long)c->G * f.image_rows * f.pitch + reach + 96;
+  return f;
+}
+
+static inline long tap_offset(const Conv* c, const Flat* f, int ky, int kx) {  // in positions
+  int y = ky * c->dh, x = kx * c->dw;
+  long phase = (long)(y % c->sh) * f->phases_x + x % c->sw;
+  return phase * f->phase_size + (long)(y / c->sh) * f->pitch + x / c->sw;
+}
+
+static inline long pixel_position(const Conv* c, const Flat* f, int g, int y, int x) {  // of input pixel (y, x) of image g
+  int Y = y + c->ph, X = x + c->pw;
+  long phase = (long)(Y % c->sh) * f->phases_x + X % c->sw;
+  return phase * f->phase_size + ((long)g * f->image_rows + Y / c->sh) * f->pitch + X / c->sw;
+}
+
+static inline void output_map(const Conv* c, const Flat* f, int32_t* map, long count) {  // position -> output pixel, or -1
+  for (long i = 0; i < count; i++) map[i] = -1;
+  for (int g = 0; g < c->G; g++)
+    for (int y = 0; y < c->Ho; y++)
+      for (int x = 0; x < c->Wo; x++)
+        map[((long)g * f->image_rows + y) * f->pitch + x] = (int32_t)(((long)g * c->Ho + y) * c->Wo + x);
+}

@@ -1,0 +1,169 @@
+"""Guards the plan executor: whole packed networks as native calls give what their dense float64 copies give."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tbn_bench import catalog, latency, packed
+from tbn_bench.convert import binarize_
+from tbn_bench.kernels import _native
+
+try:
+    _native.load()
+except _native.NativeUnavailable as error:
+    pytest.skip(f"native kernels: {error}", allow_module_level=True)
+
+from tbn_bench.executor import Executor, executor
+
+LEVELS = _native.levels()
+
+
+def settled(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """Batch normalisation with statistics of its own, in eval mode."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.train()
+        for _ in range(3):
+            model(torch.randn(8, *shape))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(-1.5, 1.5), module.bias.normal_()
+    return model.eval()
+
+
+def check(model: nn.Module, shape: tuple[int, ...], spec: str, level: str | None = None) -> Executor:
+    binarize_(model, spec)
+    model = settled(model, shape)
+    reference = packed.dense(model).double()
+    packed.pack_(model)
+    run = Executor(model, torch.zeros(1, *shape), level=level)
+    for n in (1, 5):
+        x = torch.randn(n, *shape)
+        with torch.no_grad():
+            expected = reference(x.double())
+            error = (run(x) - expected).abs().max() / expected.abs().max()
+        assert error <= latency.TOLERANCE, f"batch {n}: {error}"
+    return run
+
+
+MODELS = [
+    ("mlp(hidden=[48, 20])", (3, 5, 5)),
+    ("resnet_cifar(depth=8)", (1, 8, 8)),
+    ("resnet_cifar(depth=18, width=8)", (3, 16, 16)),
+    ("resnet_cifar(depth=50, width=8, classifier='conv1x1')", (3, 9, 9)),
+    ("vit(dim=32, depth=2, heads=2, head_dim=16, mlp_dim=64)", (3, 8, 8)),
+]
+SPECS = ["tbn(p=4, min_layer_size=512)", "tbn(p=2, alpha='layer', min_layer_size=0)", "bwn", "sign"]
+
+
+@pytest.mark.parametrize(("model", "shape"), MODELS)
+@pytest.mark.parametrize("spec", SPECS)
+def test_whole_networks(model, shape, spec):
+    network = catalog.build("models", model, num_classes=8, in_shape=shape)
+    run = check(network, shape, spec)
+    assert run.weight_bytes() > 0
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_runs_a_network(level):
+    network = catalog.build("models", "resnet_cifar(depth=8)", num_classes=12, in_shape=(3, 12, 12))
+    assert check(network, (3, 12, 12), "tbn(p=4, min_layer_size=0)", level).level == level
+
+
+def test_resnets_and_mlps_run_without_torch():
+    """Nothing of these two families is left to torch: one native call."""
+    for model, shape in MODELS[:4]:
+        network = catalog.build("models", model, num_classes=8, in_shape=shape)
+        run = check(network, shape, "tbn(p=2, min_layer_size=0)")
+        assert run.torch_nodes == []
+        assert len(run._steps) == 1
+
+
+class Odd(nn.Module):
+    """What fusing must not break: a convolution read twice, ReLU before a sum, a sum of a value with itself, torch in the middle."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.c, self.d = nn.Conv2d(8, 8, 1), nn.Linear(8 * 6 * 6, 5)
+        self.bn, self.pool = nn.BatchNorm2d(8), nn.MaxPool2d(2)
+
+    def forward(self, x):
+        y = self.a(x)
+        z = torch.relu(self.b(y)) + y
+        z = z + z
+        z = torch.sigmoid(self.bn(z))
+        z = self.c(z) + z
+        return self.d(self.pool(self.bn(z).relu()).flatten(1))
+
+
+def test_fusing_keeps_the_meaning():
+    run = check(Odd(), (3, 12, 12), "bwn")
+    assert "sigmoid" in run.torch_nodes
+
+
+class Signal(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(4, 16, 5, stride=2, padding=2, dilation=1), nn.Linear(16 * 8, 4)
+        self.norm = nn.BatchNorm1d(16)
+
+    def forward(self, x):
+        return self.head(torch.flatten(torch.relu(self.norm(self.conv(x))), 1))
+
+
+def test_signals_of_one_dimension():
+    assert check(Signal(), (4, 16), "tbn(p=4, min_layer_size=0)").torch_nodes == []
+
+
+class ScaleInsideARow(nn.Module):
+    """p = 3 does not divide 4 rows: tiles, and their alphas, begin inside a row."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_tiles_that_do_not_align_with_rows():
+    check(ScaleInsideARow(), (6,), "tbn(p=3, min_layer_size=0)")
+
+
+def test_several_threads_give_the_same_numbers():
+    network = catalog.build("models", "resnet_cifar(depth=8)", num_classes=8, in_shape=(3, 8, 8))
+    binarize_(network, "tbn(p=2, min_layer_size=0)")
+    packed.pack_(network)
+    x = torch.randn(7, 3, 8, 8)
+    one, two = (Executor(network.eval(), x, threads=t) for t in (1, 2))
+    assert torch.equal(one(x), two(x))
+
+
+def test_the_model_is_left_as_it_was():
+    network = catalog.build("models", "mlp(hidden=[16])", num_classes=4, in_shape=(1, 4, 4))
+    binarize_(network, "tbn(p=2, min_layer_size=0)")
+    packed.pack_(network)
+    before = copy.deepcopy(network.state_dict())
+    Executor(network, torch.zeros(1, 1, 4, 4))
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert network[1].tile is None, "the native path must not derive float weights"
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_a_graph_that_cannot_be_traced_says_so():
+    made, why = executor(Branching(), torch.zeros(1, 3))
+    assert made is None
+    assert "torch.fx cannot trace Branching" in why
+
+
+def test_input_of_another_type_is_refused():
+    network = catalog.build("models", "mlp(hidden=[16])", num_classes=4, in_shape=(1, 4, 4)).eval()
+    with pytest.raises(ValueError, match="float32 tensor on the CPU"):
+        Executor(network, torch.zeros(1, 1, 4, 4))(torch.zeros(1, 1, 4, 4, dtype=torch.float64))

@@ -1,0 +1,229 @@
+"""Guards the CPU kernels: every instruction set this machine has against float64, on shapes that meet every loop end."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tbn_bench import bits
+from tbn_bench.kernels import _native
+from tbn_bench.kernels._native import Op, Plan
+
+try:
+    LEVELS = _native.levels()
+except _native.NativeUnavailable as error:
+    pytest.skip(f"native kernels: {error}", allow_module_level=True)
+
+TOLERANCE = 3e-6  # of the largest value: float32 sums of up to 6272 terms
+
+
+def signs_of(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 2, shape, dtype=np.int8) * 2 - 1
+
+
+def run_conv(level, x, signs, p=1, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, relu=False, residual=False, group=1):
+    """(native result, float64 reference) of scale * conv + shift (+ residual) (then ReLU). x: (n, C, H, W), signs: (R, C/g, kh, kw)."""
+    rng = np.random.default_rng(1)
+    rows, channels, kh, kw = signs.shape
+    out_channels = rows * p
+    scale, shift = rng.uniform(0.5, 1.5, out_channels), rng.standard_normal(out_channels)
+    per_group = signs.reshape(groups, rows // groups, channels, kh, kw)
+    tiled = np.concatenate([np.tile(g, (p, 1, 1, 1)) for g in per_group])  # copies lie inside their group
+    expected = F.conv2d(torch.from_numpy(x).double(), torch.from_numpy(tiled).double(), None, stride, padding, dilation, groups)
+    expected = expected.numpy() * scale[:, None, None] + shift[:, None, None]
+    extra = rng.standard_normal(expected.shape).astype(np.float32)
+    if residual:
+        expected = expected + extra
+    if relu:
+        expected = np.maximum(expected, 0)
+    weights = [_native.SignWeights(bits.pack(g), rows // groups, channels, kh, kw, level) for g in per_group]
+    shapes = [(*x.shape[2:], x.shape[1]), (*expected.shape[2:], out_channels)] + (
+        [(*expected.shape[2:], out_channels)] * residual
+    )
+    op = Op(_native.CONV, 0, 1, residual=2 if residual else -1, kernel=(kh, kw), stride=stride, padding=padding, dilation=dilation,
+            p=p, rows=rows // groups, relu=relu, weights=weights, scale=scale, shift=shift)  # fmt: skip
+    plan = Plan([op], shapes, [0, 2] if residual else [0], [1], level=level, group=group)
+    inputs = [np.ascontiguousarray(a) for a in ([x, extra] if residual else [x])]
+    out = np.full(expected.shape, np.nan, np.float32)  # whatever is not written stays NaN
+    plan.run([a.ctypes.data for a in inputs], [out.ctypes.data], len(x))
+    return out, expected
+
+
+def close(got: np.ndarray, expected: np.ndarray) -> bool:
+    return bool(np.isfinite(got).all() and np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max())
+
+
+def images(*shape: int, seed: int = 2) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("channels", [1, 3, 15, 16, 17, 32, 33, 63])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_channels_and_rows_of_any_count(level, channels, kernel):
+    """Vector widths, chunks of 32 columns and blocks of 16 rows all have ends."""
+    for rows, p in ((1, 1), (5, 3), (16, 4), (17, 2), (48, 1), (65, 1)):
+        x, signs = images(2, channels, 5, 9), signs_of(rows, channels, kernel, kernel)
+        assert close(*run_conv(level, x, signs, p, padding=(kernel // 2, kernel // 2))), (rows, p)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [
+        ((3, 3), (2, 2), (1, 1), (1, 1)), ((1, 1), (2, 2), (0, 0), (1, 1)), ((3, 3), (1, 1), (2, 2), (2, 2)),
+        ((5, 5), (1, 1), (2, 2), (1, 1)), ((2, 2), (2, 2), (0, 0), (1, 1)), ((3, 3), (3, 3), (0, 0), (1, 1)),
+        ((7, 7), (2, 2), (3, 3), (1, 1)), ((3, 3), (2, 2), (2, 2), (3, 3)), ((1, 5), (1, 2), (0, 2), (1, 1)),
+        ((3, 1), (2, 1), (1, 0), (1, 2)), ((3, 3), (1, 1), (0, 0), (1, 1)), ((1, 1), (1, 1), (1, 1), (1, 1)),
+    ],
+)  # fmt: skip
+def test_geometry(level, kernel, stride, padding, dilation):
+    """Strides, paddings, dilations and kernels that are not square; images that are not; several images at once."""
+    for height, width in ((9, 9), (8, 8), (7, 13), (12, 7)):
+        for group in (1, 3):
+            x, signs = images(4, 20, height, width), signs_of(18, 20, *kernel)
+            assert close(*run_conv(level, x, signs, 2, stride, padding, dilation, group=group)), (height, width, group)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("groups", [2, 3])
+def test_groups_residual_and_relu(level, groups):
+    x, signs = images(3, 12 * groups, 6, 6), signs_of(10 * groups, 12, 3, 3)
+    for residual in (False, True):
+        for relu in (False, True):
+            assert close(*run_conv(level, x, signs, 2, padding=(1, 1), groups=groups, relu=relu, residual=residual))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("columns", [1, 4, 15, 16, 17, 63, 64, 1023, 2500])
+def test_linear_layers_of_any_size(level, columns):
+    """1 x 1 images, one at a time and together: few pixels take other paths than many."""
+    for n, group in ((1, 1), (3, 8), (8, 8), (21, 64)):
+        x, signs = images(n, columns, 1, 1), signs_of(33, columns, 1, 1)
+        assert close(*run_conv(level, x, signs, 2, group=group)), (n, group)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_dense_float_weights(level):
+    """A layer kept in full precision runs in the same plan."""
+    weight, x = images(21, 3, 3, 3), images(2, 3, 10, 10)
+    expected = F.conv2d(torch.from_numpy(x).double(), torch.from_numpy(weight).double(), padding=1).numpy()
+    op = Op(_native.CONV, 0, 1, kernel=(3, 3), padding=(1, 1), rows=21, weights=[_native.FloatWeights(weight, level)])
+    assert close(Plan([op], [(10, 10, 3), (10, 10, 21)], level=level)(x), expected)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_nan_and_infinity_reach_the_output(level):
+    """A broken activation must show, through the ReLU too."""
+    x, signs = images(1, 8, 4, 4), signs_of(16, 8, 1, 1)
+    x[0, 0, 0, 0], x[0, 0, 2, 2] = np.nan, np.inf
+    out = run_conv(level, x, signs, relu=True)[0]
+    assert np.isnan(out[0, :, 0, 0]).all()
+    assert not np.isfinite(out[0, signs[:, 0, 0, 0] > 0, 2, 2]).any()
+    assert np.isfinite(out[0, :, 1, 1]).all()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_one_flipped_bit_is_seen(level):
+    x, signs = images(2, 32, 4, 4), signs_of(16, 32, 3, 3)
+    good, expected = run_conv(level, x, signs, padding=(1, 1))
+    signs[3, 5, 1, 1] *= -1
+    bad, _ = run_conv(level, x, signs, padding=(1, 1))
+    assert close(good, expected)
+    assert not close(bad, expected)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_geometry(seed):
+    """Shapes nobody thought of."""
+    rng = np.random.default_rng(seed)
+    kernel, stride, dilation = (tuple(int(v) for v in rng.integers(1, top, 2)) for top in (5, 4, 4))
+    padding = tuple(int(v) for v in rng.integers(0, 4, 2))
+    height, width = (int(rng.integers(d * (k - 1) + 1, d * (k - 1) + 14)) for k, d in zip(kernel, dilation, strict=True))
+    channels, rows, p, n = (int(v) for v in rng.integers(1, [70, 70, 5, 6]))
+    x, signs = images(n, channels, height, width, seed=seed), signs_of(rows, channels, *kernel, seed=seed)
+    for level in LEVELS:
+        got, expected = run_conv(level, x, signs, p, stride, padding, dilation, group=int(rng.integers(1, 4)))
+        assert close(got, expected), (level, x.shape, signs.shape, stride, padding, dilation)
+
+
+def _conv_plan(level):
+    weights = _native.SignWeights(bits.pack(signs_of(16, 16, 3, 3)), 16, 16, 3, 3, level)
+    op = Op(_native.CONV, 0, 1, kernel=(3, 3), padding=(1, 1), p=2, rows=16, weights=[weights])
+    return Plan([op], [(8, 8, 16), (8, 8, 32)], level=level)
+
+
+def test_threads_share_nothing():
+    """Two Python threads in one plan, each with its own pool threads, give what one gives."""
+    plan, x = _conv_plan(None), images(9, 16, 8, 8)
+    expected, found = plan(x), {}
+
+    def work(name):
+        found[name] = [plan(x, threads=3) for _ in range(20)]
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(2)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert all(np.array_equal(y, expected) for results in found.values() for y in results)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference", "options"),
+    [
+        (_native.MAX_POOL, lambda x: F.max_pool2d(x, 3, 2, 1), {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}),
+        (_native.AVG_POOL, lambda x: F.avg_pool2d(x, 2), {"kernel": (2, 2), "stride": (2, 2)}),
+        (_native.MEAN, lambda x: x.mean((2, 3), keepdim=True), {}),
+        (_native.RELU, F.relu, {}),
+        (_native.GELU, F.gelu, {}),
+        (_native.CHW, lambda x: x.flatten(1)[:, :, None, None], {}),
+        (_native.PAD_CHANNELS, lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 3)), {"stride": (2, 2), "padding": (2, 0)}),
+        (_native.LAYER_NORM, lambda x: F.layer_norm(x.movedim(1, 3), (5,), eps=1e-6).movedim(3, 1), {"eps": 1e-6}),
+    ],
+)  # fmt: skip
+def test_the_other_ops(kind, reference, options):
+    x = images(3, 5, 7, 8)
+    expected = reference(torch.from_numpy(x).double()).numpy()
+    shapes = [(7, 8, 5), (*expected.shape[2:], expected.shape[1])]
+    assert close(Plan([Op(kind, 0, 1, **options)], shapes)(x), expected)
+
+
+def test_wrong_weights_and_inputs_are_refused():
+    with pytest.raises(ValueError, match="expected uint8 bits of shape"):
+        _native.SignWeights(np.zeros(3, np.uint8), 16, 16)
+    plan = _conv_plan(None)
+    with pytest.raises(ValueError, match="expected float32 input of shape"):
+        plan(np.zeros((1, 16, 8, 9), np.float32))
+    with pytest.raises(ValueError, match="expected float32 input of shape"):
+        plan(np.zeros((1, 16, 8, 8)))
+
+
+def test_the_level_can_be_forced_and_an_absent_one_is_an_error():
+    code = "from tbn_bench.kernels import _native; print(_native.level())"
+
+    def ask(name):
+        env = os.environ | {_native.LEVEL_VARIABLE: name}
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+
+    assert ask("generic").stdout.strip() == "generic"
+    assert "unknown level 'sse9'" in ask("sse9").stderr
+
+
+def test_a_level_that_computes_wrongly_is_not_chosen(monkeypatch):
+    """The self-test compares with the portable level, so its tolerance must be able to fail."""
+    monkeypatch.setattr(_native, "SELF_TEST_TOLERANCE", -1.0)
+    _native._trusted.cache_clear()
+    try:
+        assert _native.level() == "generic"
+    finally:
+        _native._trusted.cache_clear()
+
+
+def test_without_the_library_the_reason_is_said(monkeypatch):
+    monkeypatch.setattr(_native, "_NAMES", ("libnothing.so",))
+    with pytest.raises(_native.NativeUnavailable, match="C\\+\\+17 compiler"):
+        _native.library()
