@@ -31,6 +31,11 @@ def trained(record: RunRecord) -> tuple[Any, nn.Module, Plan]:
     if not path.exists():
         raise ValueError(f"{path} is missing (checkpoints are not committed); run again: {make(record.config).command}")
     data, model, plan, _ = build(make(record.config))
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:
+        raise ValueError(
+            f"{path} is unreadable ({type(error).__name__}); delete {record.path} and run again: {make(record.config).command}"
+        ) from error
     model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
     return data, model.eval(), plan

@@ -118,12 +118,13 @@ def _side_bits(model: nn.Module, weight_names: set[str]) -> tuple[int, int, int]
             seen.add(id(value))
             if key == "num_batches_tracked":
                 continue  # a training counter
+            size = 8 * value.numel() * value.element_size()
             if isinstance(module, _NORMS):
-                norm += 32 * value.numel()
+                norm += size
             elif "bias" in key:
-                bias += 32 * value.numel()
+                bias += size
             else:
-                other += 32 * value.numel()
+                other += size
     return bias, norm, other
 
 

@@ -2,11 +2,13 @@
 
 pack_ replaces every binarized Linear / Conv by a layer holding two buffers, tile_bits and alphas. Where p > 1 divides the output
 rows, its forward multiplies by the tile alone (1 / p of the products) and stores the result p times, scaled; elsewhere it
-multiplies by the expanded weight. Both are derived from the bits when the layer is made.
+multiplies by the expanded weight. save and load move a packed network to a file (artifact.py) and back.
 """
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tbn_bench import bits
+from tbn_bench import artifact, bits
+from tbn_bench.artifact import Artifact, ArtifactError, Weight
 from tbn_bench.binarizers._base import WeightBinarizer
 
 
@@ -56,9 +59,9 @@ class _Packed(nn.Module):
 
     def expanded(self) -> Tensor:
         """The dense weight, in `shape`: tile repeated p times, times the scales."""
-        k = max(1, len(self.alphas))
-        copies = self.signs().repeat(self.p).reshape(k, -1)
-        return (copies * self.alphas.cpu()[:, None] if len(self.alphas) else copies).reshape(self.shape)
+        return torch.from_numpy(
+            artifact.dense_weight(self.tile_bits.cpu().numpy(), self.alphas.cpu().numpy(), self.shape, self.p)
+        )
 
     def row_scale_values(self) -> Tensor:
         """One scale per output row: (rows,). Only where every scale covers whole rows."""
@@ -75,6 +78,11 @@ class _Packed(nn.Module):
             return
         self.tile = self.signs().reshape(-1, *self.shape[1:]).to(device)
         self.row_scales = self.row_scale_values().reshape(self.p, -1, *[1] * (len(self.shape) - 2)).to(device)
+
+    def unpacked(self) -> Tensor:
+        """The stored tile as +-1, by torch operations on tile_bits alone, so that an exported graph holds the bits: (q,)."""
+        table = 2.0 * ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).to(self.alphas.dtype) - 1.0
+        return table.to(self.tile_bits.device)[self.tile_bits.long()].reshape(-1)[: self.numel // self.p]
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one forward reads: the float tile with its row scales, or the expanded weight."""
@@ -155,34 +163,60 @@ def dense(model: nn.Module) -> nn.Module:
 def pack_(model: nn.Module) -> list[PackRow]:
     """Replaces, in place, every binarized Linear, Conv1d and Conv2d of a trained model by its packed layer.
 
-    Attention projections that nn.MultiheadAttention reads itself become plain dense weights ("expanded"). Raises ValueError for a
-    model without binarized weights.
+    nn.MultiheadAttention reads its projections' weights itself: they stay in it as bits, and expanded beside them. Weights that were
+    one parameter share one pair of buffers. Raises ValueError for a model without binarized weights.
     """
-    rows, made = [], {}
+    rows, made, stored = [], {}, {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if module in made:
             model.set_submodule(name, made[module])
             continue
         if not parametrize.is_parametrized(module):
             continue
-        methods = {k: (chain[0], chain.original.detach()) for k, chain in module.parametrizations.items()}
         kind = _kind(module)
-        for attribute, (method, latent) in methods.items():
+        parts = {}
+        for attribute, chain in module.parametrizations.items():
+            method, latent = chain[0], chain.original
+            if id(latent) not in stored:
+                stored[id(latent)] = _bits_and_scales(method, latent.detach())
+            parts[attribute] = (method.p, *stored[id(latent)])
             reuses = kind is not None and _reuses(module, latent.shape[0], method.p, method.num_scales(latent))
             rows.append(_row(f"{name}.{attribute}".lstrip("."), method, latent, reuses))
         if kind is None:
             _expand_(module)
+            for attribute, (p, tile_bits, alphas) in parts.items():
+                _keep_bits(module, attribute, p, tile_bits, alphas)
         elif not name:
             raise ValueError(f"a bare {type(module).__name__} cannot be replaced in place; wrap it: nn.Sequential(layer)")
         else:
-            made[module] = _packed_layer(kind, module, *methods["weight"])
+            made[module] = kind(module, *parts["weight"])
             model.set_submodule(name, made[module])
+    if not rows:
+        raise ValueError(f"{type(model).__name__} has no binarized weight inside; call binarize_ and train it first")
+    _call_layers(model)
+    return rows
+
+
+def _call_layers(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0  # its fused path would read linear1.weight; this makes it call the layers
-    if not rows:
-        raise ValueError(f"{type(model).__name__} has no binarized weight inside; call binarize_ and train it first")
-    return rows
+
+
+def _bits_and_scales(method: WeightBinarizer, latent: Tensor) -> tuple[Tensor, Tensor]:
+    signs = method.signs(latent).to(torch.int8).cpu().numpy()
+    return torch.from_numpy(bits.pack(signs)), method.scales(latent).detach().float().clone()
+
+
+def _keep_bits(module: nn.Module, attribute: str, p: int, tile_bits: Tensor, alphas: Tensor) -> None:
+    """Bits of a weight that its module must also have expanded; only the bits are state."""
+    shape = tuple(getattr(module, attribute).shape)
+    value = torch.from_numpy(artifact.dense_weight(tile_bits.cpu().numpy(), alphas.cpu().numpy(), shape, p))
+    del module._parameters[attribute]
+    module.register_buffer(attribute, value.to(tile_bits.device), persistent=False)
+    module.register_buffer(f"{attribute}_tile_bits", tile_bits)
+    module.register_buffer(f"{attribute}_alphas", alphas)
+    module.packed_weights = {**getattr(module, "packed_weights", {}), attribute: (shape, p)}
 
 
 def _kind(module: nn.Module) -> type[_Packed] | None:
@@ -190,11 +224,6 @@ def _kind(module: nn.Module) -> type[_Packed] | None:
     if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
         return None
     return next((made for known, made in _KINDS.items() if isinstance(module, known)), None)
-
-
-def _packed_layer(kind: type[_Packed], layer: nn.Module, method: WeightBinarizer, latent: Tensor) -> _Packed:
-    signs = method.signs(latent).to(torch.int8).cpu().numpy()
-    return kind(layer, method.p, torch.from_numpy(bits.pack(signs)), method.scales(latent).detach().float().clone())
 
 
 def _reuses(layer: nn.Module, rows: int, p: int, k: int) -> bool:
@@ -206,3 +235,86 @@ def _row(name: str, method: WeightBinarizer, latent: Tensor, reuses: bool) -> Pa
     tile_bytes = bits.packed_bytes(latent.numel() // method.p)
     how = "tile reuse" if reuses else "expanded"
     return PackRow(name, tuple(latent.shape), method.p, tile_bytes, 4 * method.num_scales(latent), how)
+
+
+def _weights(model: nn.Module) -> dict[str, Weight]:
+    """Every packed weight of a model, by the name its full-precision weight has."""
+    found = {}
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(module, _Packed):
+            found[f"{prefix}weight"] = Weight(f"{prefix}tile_bits", f"{prefix}alphas", module.shape, module.p)
+        for attribute, (shape, p) in getattr(module, "packed_weights", {}).items():
+            stem = f"{prefix}{attribute}"
+            found[stem] = Weight(f"{stem}_tile_bits", f"{stem}_alphas", shape, p)
+    return found
+
+
+def to_artifact(model: nn.Module, config: dict[str, Any] | None = None, commit: str | None = None) -> Artifact:
+    """The content of the packed file of a packed (or full-precision) model: its state without training counters, shared tensors once."""
+    tensors: dict[str, np.ndarray] = {}
+    aliases, seen = {}, {}
+    for name, value in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        where = (value.data_ptr(), value.shape, value.dtype) if value.numel() else name
+        if where in seen:
+            aliases[name] = seen[where]
+            continue
+        seen[where] = name
+        tensors[name] = value.detach().cpu().contiguous().numpy()
+    weights = {
+        name: Weight(aliases.get(w.tile, w.tile), aliases.get(w.alphas, w.alphas), w.shape, w.p)
+        for name, w in _weights(model).items()
+    }
+    return Artifact(tensors, weights, aliases, config, commit)
+
+
+def save(model: nn.Module, path: Path, config: dict[str, Any] | None = None, commit: str | None = None) -> int:
+    """Writes a packed model as a packed file (artifact.py) and returns its bytes. Raises ArtifactError."""
+    return artifact.write(Path(path), to_artifact(model, config, commit))
+
+
+def load_(model: nn.Module, path: Path | Artifact) -> nn.Module:
+    """Turns a full-precision model of the same architecture, in place, into the packed network of a file; in eval mode.
+
+    The model may be on the meta device: dense weights are then never made. Raises ArtifactError where file and model do not fit.
+    """
+    content = path if isinstance(path, Artifact) else artifact.read(Path(path))
+    state = {k: torch.from_numpy(np.array(v)) for k, v in content.tensors.items()}
+    state |= {name: state[target] for name, target in content.aliases.items()}
+    try:
+        for name, weight in content.weights.items():
+            _install(model, name, weight, state)
+    except AttributeError as error:
+        raise ArtifactError(f"the file does not belong to this {type(model).__name__}: {error}") from error
+    _call_layers(model)
+    state |= {k: torch.zeros((), dtype=torch.int64) for k in model.state_dict() if k.endswith("num_batches_tracked")}
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ArtifactError(f"the file does not belong to this {type(model).__name__}: {error}") from error
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval()
+
+
+def _install(model: nn.Module, name: str, weight: Weight, state: dict[str, Tensor]) -> None:
+    """Puts one packed weight into its module, replacing the module by its packed form where there is one."""
+    path, _, attribute = name.rpartition(".")
+    module = model.get_submodule(path)
+    if isinstance(module, _Packed):  # a second name of a layer that is used twice
+        return
+    tile_bits, alphas = state[weight.tile], state[weight.alphas]
+    if tuple(getattr(module, attribute).shape) != weight.shape:
+        raise ArtifactError(
+            f"{name} is {weight.shape} in the file and {tuple(getattr(module, attribute).shape)} in {type(model).__name__}"
+        )
+    kind = _kind(module)
+    if kind is None:
+        _keep_bits(module, attribute, weight.p, tile_bits, alphas)
+        return
+    layer = kind(module, weight.p, tile_bits, alphas)
+    for other, candidate in list(model.named_modules(remove_duplicate=False)):
+        if candidate is module:
+            model.set_submodule(other, layer)

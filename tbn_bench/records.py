@@ -141,6 +141,9 @@ class Run:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def rows(self) -> list[dict[str, Any]]:
+        return read_rows(self.path / "metrics.jsonl")
+
     def log(self, row: dict[str, Any], durable: bool = False) -> None:
         """Appends one row by a single write; on disk at the latest ten rows later, at once if durable."""
         try:
@@ -163,7 +166,7 @@ class Run:
             self._rows.close()
             self._rows = None
         path = self.path / "metrics.jsonl"
-        kept = [row for row in read_rows(path) if row.get("epoch", -1) < epoch]
+        kept = [row for row in read_rows(path) if row.get("epoch", -1) < epoch] if epoch else []
         _replace(path, "".join(to_json(row) + "\n" for row in kept))
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -232,8 +235,8 @@ class RunStore:
     def finished(self, sweep: str, run_id: str) -> bool:
         return (self.path(sweep, run_id) / "summary.json").exists()
 
-    def claim(self, sweep: str, run_id: str, config: dict[str, Any], provenance: dict[str, Any]) -> Run:
-        """Takes the run for this process. Raises RunBusy while another live process holds it."""
+    def claim(self, sweep: str, run_id: str, config: dict[str, Any], provenance: dict[str, Any]) -> Run | None:
+        """Takes the run for this process; None if it is finished. Raises RunBusy while another live process holds it."""
         path = self.path(sweep, run_id)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -245,6 +248,9 @@ class RunStore:
         except OSError as error:
             lock.close()
             raise RunBusy(f"run {run_id} of sweep {sweep!r} is being run by another process") from error
+        if self.finished(sweep, run_id):
+            lock.close()
+            return None
         header = {
             "schema_version": SCHEMA_VERSION, "run_id": run_id, "sweep": sweep, "status": "running", "error": None,
             "config": config, "provenance": provenance,

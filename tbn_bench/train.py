@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import random
-import sys
+import signal
 import time
 import warnings
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import nn
 
 from tbn_bench import catalog
@@ -38,19 +38,22 @@ class RunOptions:
     progress: bool = False
 
 
-class _Recorder(Callback):
+class _Recorder(Checkpoint):
     """One durable row per epoch, and the random state inside every checkpoint, so that a resumed run goes on bit by bit."""
 
     def __init__(self, run: Run, mirror: Any, lines: bool):
         self.run, self.mirror, self.lines = run, mirror, lines
         self.started = time.perf_counter()
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.lr = trainer.optimizers[0].param_groups[0]["lr"]  # the schedule steps before the epoch's end
+
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("test/")}
         row = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self.lr,
             **dict(sorted(metrics.items())),
             "seconds": round(time.perf_counter() - self.started, 3),
         }
@@ -146,10 +149,8 @@ def _resume_point(run: Run) -> Path | None:
         return None
     try:
         epoch = int(torch.load(last, map_location="cpu", weights_only=True)["epoch"]) + 1
-    except Exception as error:  # noqa: BLE001 (whatever a damaged file raises: say so and start over)
-        print(f"checkpoint {last} is unreadable ({type(error).__name__}); starting over", file=sys.stderr)
-        run.rewind(0)
-        return None
+    except Exception as error:
+        raise ValueError(f"checkpoint {last} is unreadable ({type(error).__name__}); train again with --restart") from error
     run.rewind(epoch)
     return last
 
@@ -176,8 +177,7 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     held = store.claim(
         options.sweep, config.run_id, config.model_dump(mode="json"), provenance(config.command, device, torch.get_num_threads())
     )
-    if store.finished(options.sweep, config.run_id):  # another process finished it between the look and the claim
-        held.release()
+    if held is None:  # another process finished it between the look and the claim
         return store.read(options.sweep, config.run_id)
     mirror = None
     try:
@@ -214,10 +214,15 @@ def _fit(
             for name in ("best.ckpt", "last.ckpt"):
                 (held.checkpoints / name).unlink(missing_ok=True)
         torch.manual_seed(config.seed)
-        trainer.fit(task, data, ckpt_path=_resume_point(held), weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt("stopped by the user; the same command goes on from the last epoch")
-        last = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        point, handler = _resume_point(held), signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(task, data, ckpt_path=point, weights_only=True)
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1) and then ignores SIGINT
+                signal.signal(signal.SIGINT, handler)
+                raise KeyboardInterrupt("stopped by the user; the same command goes on from the last epoch") from error
+            raise
+        last = held.rows()[-1]
         best = torch.load(held.checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
         task.load_state_dict(best["state_dict"])
         results = trainer.test(task, data, verbose=False)[0]

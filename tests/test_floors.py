@@ -14,7 +14,7 @@ GROUND = {"tiling", "bits", "config", "records", "catalog"}
 SHELVES = {"binarizers", "models", "kernels"}
 LIGHT = {"config", "records", "catalog"}  # what cli and reporting may see before a command has been chosen
 UP_TO_SHELVES = GROUND | SHELVES
-UP_TO_VERBS = UP_TO_SHELVES | {"reuse", "convert", "packed", "executor", "cost"}
+UP_TO_VERBS = UP_TO_SHELVES | {"reuse", "convert", "artifact", "packed", "executor", "cost"}
 UP_TO_LEARNING = UP_TO_VERBS | {"data", "tasks", "assembly"}
 
 # part -> the parts it may import; its own files are always allowed. A new part must be placed here before it passes.
@@ -30,7 +30,8 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": GROUND,
     # Inside the box "convert, packed, cost" of the design's drawing; reuse holds the layers that convert swaps in.
     "reuse": UP_TO_SHELVES,
-    "packed": UP_TO_SHELVES | {"reuse"},
+    "artifact": {"bits"},
+    "packed": UP_TO_SHELVES | {"reuse", "artifact"},
     "executor": UP_TO_SHELVES | {"reuse", "packed"},
     "convert": UP_TO_SHELVES | {"reuse", "packed"},
     "cost": UP_TO_SHELVES | {"reuse", "packed", "convert"},
@@ -56,7 +57,7 @@ HOMES: dict[str, set[str]] = {
     "triton": {"kernels/triton"},
     **{plot: {"reporting"} for plot in ("pandas", "matplotlib", "seaborn", "altair", "vl_convert", "jinja2")},
 }
-NO_TORCH = {"__init__", "bits", "catalog", "config", "records", "cli", "reporting"}
+NO_TORCH = {"__init__", "artifact", "bits", "catalog", "config", "records", "cli", "reporting"}
 TORCH = {"torch", "torchvision", "torchmetrics", "timm", "pytorch_lightning", "lightning", "triton"}
 
 

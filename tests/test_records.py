@@ -300,13 +300,13 @@ def test_a_run_of_a_live_process_is_busy(store, claim):
 
 def test_two_owners_in_one_process(store, claim):
     """The lock is the run's, not the process's; other runs are free, and each way to end gives it back."""
-    for end in (lambda run: run.finish({}), lambda run: run.fail("failed", "x"), lambda run: run.release()):
+    for end in (lambda run: run.fail("failed", "x"), lambda run: run.release(), lambda run: run.finish({})):
         run = claim()
         with pytest.raises(RunBusy):
             store.claim("s", "r", CONFIG, {})
         claim("other").release()
         end(run)
-    claim()
+    assert store.claim("s", "r", CONFIG, {}) is None, "a finished run is not taken again"
 
 
 def test_rewind_drops_what_is_trained_again(store, claim):

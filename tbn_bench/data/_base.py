@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -96,7 +97,9 @@ class ImageDataModule(pl.LightningDataModule):
         return len(self.splits[split][1])
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader:
-        return DataLoader(_Batches(self.splits[split]), batch_size=None, sampler=_Order(self.size(split), batch_size, seed))
+        order = _Order(self.size(split), batch_size, seed)
+        # its own generator: a loader draws a seed when it starts, and a resumed run starts it once less
+        return DataLoader(_Batches(self.splits[split]), batch_size=None, sampler=order, generator=torch.Generator())
 
     def train_dataloader(self) -> DataLoader:
         if self.size("train") % self.batch_size == 1:
@@ -141,7 +144,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     """An IDX file of unsigned bytes (yann.lecun.com/exdb/mnist), plain or .gz. Raises ValueError unless it has exactly `shape`."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is unreadable or truncated ({error}); fetch it again") from error
     head = 4 + 4 * len(shape)
     expected = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
@@ -175,7 +178,7 @@ class IdxImages(ImageDataModule):
     def _need(self, name: str) -> Path:
         path = self._file(name)
         if path is None:
-            self._download()
+            self._download(name)
             path = self._file(name)
         if path is None:
             raise ValueError(self._missing(name))
@@ -188,13 +191,13 @@ class IdxImages(ImageDataModule):
             f"{data_root() / self.folder / self.torchvision_name / 'raw'}, or set TBN_BENCH_DATA to the folder that has them"
         )
 
-    def _download(self) -> None:
+    def _download(self, name: str) -> None:
         import torchvision
 
         try:
             getattr(torchvision.datasets, self.torchvision_name)(data_root() / self.folder, download=True)
         except (OSError, RuntimeError) as error:
-            raise ValueError(f"{self._missing('train-images-idx3-ubyte')} (download failed: {error})") from error
+            raise ValueError(f"{self._missing(name)} (download failed: {' '.join(str(error).split())})") from error
 
     def read(self) -> tuple[Split, Split]:
         def split(prefix: str, n: int) -> Split:

@@ -28,7 +28,9 @@ def _batch(path: Path) -> Split:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+        raise ValueError(
+            f"cannot read {path}: {error.strerror}; fetch cifar-10-binary.tar.gz and unpack it in {path.parent.parent}"
+        ) from error
     if len(data) != 10_000 * _RECORD:
         raise ValueError(f"{path} must have {10_000 * _RECORD:,} bytes, got {len(data):,}; fetch it again")
     if md5(path) != _MD5[path.stem]:
@@ -62,7 +64,7 @@ class CIFAR10(ImageDataModule):
             ]
         except (OSError, RuntimeError) as error:
             raise ValueError(
-                f"CIFAR-10 not found under {data_root()} and not downloadable ({error}). Fetch the binary version "
+                f"CIFAR-10 not found under {data_root()} and not downloadable ({' '.join(str(error).split())}). Fetch the binary version "
                 f"(cifar-10-binary.tar.gz) and unpack it in {data_root() / 'cifar10'}, or set TBN_BENCH_DATA to the folder that has it"
             ) from error
         train, test = ((torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(s.targets)) for s in sets)

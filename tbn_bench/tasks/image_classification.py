@@ -94,7 +94,12 @@ class ImageClassification(pl.LightningModule):
         x, y = batch
         logits = self(x)
         self.seen += len(y)
-        self.log(f"{split}/loss", F.cross_entropy(logits, y), batch_size=len(y), on_epoch=True)
+        loss = F.cross_entropy(logits, y)
+        if not torch.isfinite(loss):
+            raise DivergedError(
+                f"{split} loss became {loss.item()} in epoch {self.current_epoch}; lower lr (now {self.config.lr})"
+            )
+        self.log(f"{split}/loss", loss, batch_size=len(y), on_epoch=True)
         for k in (1, 5):
             metric = self.metrics[f"{split}_top{k}"]
             metric(logits, y)

@@ -1,0 +1,426 @@
+"""Guards one run from command to report: numbers trace back to files, and no kill, NaN, error or damaged file loses or fakes a result."""
+
+import contextlib
+import io
+import json
+import math
+import os
+import pickle
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tbn_bench import cli, train
+from tbn_bench.assembly import trained
+from tbn_bench.config import make
+from tbn_bench.records import RunBusy, RunStore
+from tbn_bench.reporting.load import load
+from tbn_bench.reporting.tables.comparison import comparison
+from tbn_bench.tasks.image_classification import DivergedError, ImageClassification, binary_weights
+
+TINY = {"data": "synthetic", "model": "mlp(hidden=[8])", "binarizer": "tbn(p=2, min_layer_size=0)", "epochs": 4, "batch_size": 16,
+        "lr": 0.05}  # fmt: skip
+STEPS = 3  # per epoch: synthetic trains on 48 images
+MID_EPOCH_2 = 2 * STEPS + 1  # the global step, counted from 0, in the middle of the third epoch
+VIT = "vit(patch=4, dim=16, depth=1, heads=2, head_dim=8, mlp_dim=16, dropout=0.2)"  # dropout: the only user of the random state
+RECIPES = {
+    "adam": {"optimizer": "adam", "lr": 0.01, "schedule": "constant"},
+    "sgd_cosine_warmup": {"momentum": 0.9, "schedule": "cosine", "warmup_epochs": 1},
+    "sgd_step": {"momentum": 0.9, "schedule": "step", "step_epochs": 1},
+    "adamw_dropout": {"optimizer": "adamw", "lr": 0.01, "model": VIT},
+}
+
+
+class PowerCut(Exception):
+    """What the tests raise in the middle of a run."""
+
+
+def options(folder: Path, wandb: str = "off") -> train.RunOptions:
+    return train.RunOptions(folder / "results", wandb=wandb, threads=1)
+
+
+def record_of(config, folder: Path):
+    return RunStore(folder / "results").read("single", config.run_id)
+
+
+@contextlib.contextmanager
+def watch(method: str, before):
+    """Calls before(task) ahead of every ImageClassification.<method>, e.g. to count or to raise."""
+    with pytest.MonkeyPatch.context() as patch:
+        original = getattr(ImageClassification, method)
+        patch.setattr(ImageClassification, method, lambda task, *args: (before(task), original(task, *args))[1])
+        yield
+
+
+def stopped(config, folder: Path, step: int):
+    """A run that fails just before global step `step`."""
+
+    def cut(task):
+        if task.global_step == step:
+            raise PowerCut("power cut")
+
+    with watch("training_step", cut), pytest.raises(PowerCut):
+        train.run(config, options(folder))
+    return record_of(config, folder)
+
+
+def bits(value):
+    """A checkpoint part with tensors as bytes, so that == compares bit by bit."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {k: bits(v) for k, v in value.items()}
+    return [bits(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def outcome(record):
+    """All that must be equal between two ways to the same result; wall times are left out."""
+    checkpoints = [torch.load(record.path / "checkpoints" / n, weights_only=True) for n in ("last.ckpt", "best.ckpt")]
+    parts = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers")
+    return {
+        "rows": [{k: v for k, v in row.items() if k != "seconds"} for row in record.rows()],
+        "summary": {k: v for k, v in (record.summary or {}).items() if k != "seconds"},
+        "checkpoints": [{k: bits(c[k]) for k in parts} for c in checkpoints],
+    }
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """straight(config) -> the record of the config trained in one go, made once."""
+    folder = tmp_path_factory.mktemp("straight")
+    return lambda config: train.run(config, options(folder))
+
+
+@pytest.fixture(scope="module")
+def journey(tmp_path_factory):
+    """`tbn-bench train` in this process: its exit status, its output and the record it left."""
+    results = tmp_path_factory.mktemp("journey") / "results"
+    flags = [f"--{k}={v}" for k, v in TINY.items()]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = cli.main(["train", "--quiet", "--wandb=off", "--threads=1", f"--results={results}", *flags])
+    record = RunStore(results).find(make(TINY).run_id)
+    return SimpleNamespace(status=status, lines=out.getvalue().splitlines(), results=results, record=record)
+
+
+def test_the_command_leaves_a_whole_record(journey):
+    """Exit 0, status finished without error, a row per epoch; the last line of stdout is the summary as JSON."""
+    record, said = journey.record, json.loads(journey.lines[-1])
+    assert (journey.status, record.status, record.error) == (0, "finished", None)
+    assert json.loads((record.path / "run.json").read_text())["status"] == "finished"
+    assert [(row["epoch"], row["step"]) for row in record.rows()] == [(e, STEPS * (e + 1)) for e in range(4)]
+    assert {k: said[k] for k in record.summary if k != "plan"} == {k: v for k, v in record.summary.items() if k != "plan"}
+
+
+def test_summary_numbers_trace_back(journey):
+    """The selected epoch is the best held-out row, the test accuracy is that checkpoint's, the sizes are sums over the plan."""
+    record, summary = journey.record, journey.record.summary
+    val = [row["val/top1"] for row in record.rows()]
+    assert (summary["best_epoch"], summary["val/top1_last"]) == (val.index(max(val)), val[-1])
+    data, model, _ = trained(record)
+    data.setup()
+    x, y = data.splits["test"]
+    with torch.no_grad():
+        top1 = (model(data.prepare(x)).argmax(1) == y).float().mean().item()
+    assert summary["test/top1"] == pytest.approx(top1, abs=1e-6)
+    assert (summary["test_samples"], summary["train_samples"]) == (32, 48)
+    assert sum(row["stored_bits"] for row in summary["plan"]) == summary["stored_bits_weights"]
+    assert summary["bits_per_weight"] == summary["stored_bits_weights"] / sum(row["numel"] for row in summary["plan"])
+
+
+def test_recorded_command_makes_the_run(journey):
+    """The command in run.json, split by a shell, parses to the recorded config and run id."""
+    args = cli._parser().parse_args(shlex.split(journey.record.provenance["command"])[1:])
+    assert cli._config(args) == make(journey.record.config)
+    assert cli._config(args).run_id == journey.record.run_id
+
+
+def test_report_readers_take_the_record(journey):
+    """The loader finds one finished run and its curve without problems, and the table prints the recorded accuracy."""
+    records = load(journey.results)
+    assert records.problems == []
+    assert list(records.finished["run_id"]) == [journey.record.run_id]
+    assert list(records.curves["val/top1"]) == [row["val/top1"] for row in journey.record.rows()]
+    assert [row["top1"] for row in comparison(records).rows] == [journey.record.summary["test/top1"]]
+
+
+def test_a_finished_run_is_returned_untouched(journey):
+    """The same config again trains nothing and changes no byte of the record."""
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in journey.record.path.glob("*.json*")}
+    with watch("training_step", lambda task: pytest.fail("trained again")):
+        again = train.run(make(TINY), options(journey.results.parent))
+    assert again.summary == journey.record.summary
+    assert before == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in journey.record.path.glob("*.json*")}
+
+
+def test_a_run_finished_by_another_process_keeps_its_header(tmp_path, monkeypatch):
+    """Finished between the look and the claim: run.json still tells of the process that made the numbers."""
+    record, look, looks = train.run(make(TINY), options(tmp_path)), RunStore.finished, []
+    before = (record.path / "run.json").read_bytes()
+    monkeypatch.setattr(RunStore, "finished", lambda *args: looks.append(args) or (len(looks) > 1 and look(*args)))
+    assert train.run(make(TINY), options(tmp_path)).summary == record.summary
+    assert len(looks) > 1  # it did look again
+    assert (record.path / "run.json").read_bytes() == before
+
+
+def test_rows_tell_of_their_own_epoch(tmp_path):
+    """Row e holds the learning rate the optimizer used in epoch e and the share of sign bits that changed in epoch e."""
+    rates, starts, ends = [], [], []
+
+    def note(into):
+        return lambda task: into.append(torch.cat([method.signs(w.detach()) for _, method, w in binary_weights(task.model)]))
+
+    with (
+        watch("training_step", lambda task: rates.append(task.trainer.optimizers[0].param_groups[0]["lr"])),
+        watch("on_train_epoch_start", note(starts)),
+        watch("on_train_epoch_end", note(ends)),
+    ):
+        rows = train.run(make(TINY), options(tmp_path)).rows()
+    assert [row["lr"] for row in rows] == rates[::STEPS]
+    flips = [(a != b).float().mean().item() for a, b in zip(starts, ends, strict=True)]
+    assert [row.get("tile/flip_rate") for row in rows] == pytest.approx(flips)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_resume_is_bit_identical(recipe, straight, tmp_path):
+    """Stopped in the third epoch and resumed: rows, weights, optimizer and summary of a run in one go; nothing trained twice."""
+    config = make(TINY | RECIPES[recipe])
+    record, steps = stopped(config, tmp_path, MID_EPOCH_2), []
+    assert [row["epoch"] for row in record.rows()] == [0, 1]
+    with watch("training_step", lambda task: steps.append(task.global_step)):
+        resumed = train.run(config, options(tmp_path))
+    assert steps == list(range(2 * STEPS, 4 * STEPS))  # it went on: starting over would pass the comparison too
+    assert outcome(resumed) == outcome(straight(config))
+
+
+def test_stopped_between_row_and_checkpoint(straight, tmp_path, monkeypatch):
+    """A row written just before the power went, without its checkpoint, is trained again and recorded once."""
+    config, save = make(TINY), train._Recorder.on_save_checkpoint
+
+    def cut(recorder, trainer, module, checkpoint):
+        if trainer.current_epoch == 2:
+            raise PowerCut
+        save(recorder, trainer, module, checkpoint)
+
+    monkeypatch.setattr(train._Recorder, "on_save_checkpoint", cut)
+    with pytest.raises(PowerCut):
+        train.run(config, options(tmp_path))
+    monkeypatch.undo()
+    assert [row["epoch"] for row in record_of(config, tmp_path).rows()] == [0, 1, 2]
+    assert outcome(train.run(config, options(tmp_path))) == outcome(straight(config))
+
+
+def test_stopped_after_the_last_epoch(straight, tmp_path):
+    """All epochs are trained, the test is not: resuming tests, and finishes with the same summary."""
+    config = make(TINY)
+
+    def cut(task):
+        raise PowerCut
+
+    with watch("test_step", cut), pytest.raises(PowerCut):
+        train.run(config, options(tmp_path))
+    assert len(record_of(config, tmp_path).rows()) == 4
+    assert outcome(train.run(config, options(tmp_path))) == outcome(straight(config))
+
+
+def test_restart_ignores_checkpoints(tmp_path):
+    """--restart trains every step again and leaves each epoch once."""
+    config, steps = make(TINY), []
+    stopped(config, tmp_path, MID_EPOCH_2)
+    with watch("training_step", lambda task: steps.append(task.global_step)):
+        record = train.run(config, options(tmp_path), resume=False)
+    assert steps == list(range(4 * STEPS))
+    assert [row["epoch"] for row in record.rows()] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("batch_size", [16, 48])
+def test_a_nan_is_recorded_as_diverged(batch_size, tmp_path):
+    """At 48 the only step of the epoch breaks the weights, so that no training loss shows it: still diverged, never a result."""
+    config = make(TINY | {"binarizer": "full_precision", "lr": 1e30, "epochs": 1, "batch_size": batch_size})
+    with pytest.raises(DivergedError):
+        train.run(config, options(tmp_path))
+    record = record_of(config, tmp_path)
+    assert (record.status, record.summary) == ("diverged", None)
+    assert "lower lr" in record.error
+    assert list(load(tmp_path / "results").runs["status"]) == ["diverged"]
+
+
+def test_a_diverged_run_ends_with_one_line(tmp_path, capsys):
+    """On the command line: exit 1, one line on stderr, no JSON that looks like a result."""
+    flags = [f"--{k}={v}" for k, v in (TINY | {"binarizer": "full_precision", "lr": 1e30}).items()]
+    assert cli.main(["train", "--quiet", "--wandb=off", f"--results={tmp_path}", *flags]) == 1
+    said = capsys.readouterr()
+    assert len(said.err.splitlines()) == 1
+    assert "lower lr" in said.err
+    assert "test/top1" not in said.out
+
+
+def test_an_exception_is_recorded_as_failed(tmp_path):
+    """Status failed with the exception's name and words; the finished epochs stay; the same run can be claimed again."""
+    record = stopped(make(TINY), tmp_path, MID_EPOCH_2)
+    assert (record.status, record.error, record.summary) == ("failed", "PowerCut: power cut", None)
+    assert len(record.rows()) == 2
+    assert train.run(make(TINY), options(tmp_path)).status == "finished"
+
+
+def test_a_lost_test_batch_is_no_result(tmp_path, monkeypatch):
+    """A test loader that drops images fails the run, with both counts."""
+    monkeypatch.setattr("tbn_bench.data.synthetic.Synthetic.test_dataloader", lambda data: data._loader("val", 16, None))
+    with pytest.raises(RuntimeError, match="16 test samples were evaluated, the set has 32"):
+        train.run(make(TINY), options(tmp_path))
+    assert record_of(make(TINY), tmp_path).status == "failed"
+
+
+# A run in its own process, halted for good before a chosen step, so that a signal always finds it in the middle of an epoch.
+HALTING = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits SIGINT as ignored
+from tbn_bench.cli import main
+from tbn_bench.tasks.image_classification import ImageClassification as Task
+original = Task.training_step
+def training_step(task, *args):
+    if task.global_step == int(sys.argv[1]):
+        pathlib.Path(sys.argv[2]).touch()
+        while True:
+            time.sleep(0.01)
+    return original(task, *args)
+Task.training_step = training_step
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@contextlib.contextmanager
+def halted(folder: Path):
+    """`tbn-bench train` in a process that has reached MID_EPOCH_2."""
+    flags = [f"--{k}={v}" for k, v in TINY.items()]
+    command = ["train", "--quiet", "--wandb=off", "--threads=1", f"--results={folder / 'results'}", *flags]
+    reached = folder / "reached"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HALTING, str(MID_EPOCH_2), str(reached), *command],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        while not reached.exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_sigint_is_recorded_as_interrupted(tmp_path):
+    """Ctrl-C: exit 130, one line that says how to go on, status interrupted, finished epochs kept."""
+    with halted(tmp_path) as process:
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    record = record_of(make(TINY), tmp_path)
+    assert (record.status, len(record.rows())) == ("interrupted", 2)
+    assert "SystemExit" not in record.error  # says what happened, not how Lightning left
+    assert process.returncode == 130
+    assert [line for line in said.splitlines() if "Traceback" in line] == []
+    assert "same command goes on" in said.splitlines()[-1]
+
+
+def test_sigkill_then_resume_is_bit_identical(straight, tmp_path):
+    """Held by one live process at a time; killed without warning it keeps its rows and finishes like a run in one go."""
+    config = make(TINY)
+    with halted(tmp_path) as process:
+        with pytest.raises(RunBusy, match="another process"):
+            train.run(config, options(tmp_path))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+    killed, steps = record_of(config, tmp_path), []
+    assert (killed.status, killed.summary, len(killed.rows())) == ("running", None, 2)
+    with watch("training_step", lambda task: steps.append(task.global_step)):
+        resumed = train.run(config, options(tmp_path))
+    assert steps[0] == 2 * STEPS
+    assert outcome(resumed) == outcome(straight(config))
+
+
+class Payload:
+    """Unpickling this makes a folder: what a hostile checkpoint could do to a home directory."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def hostile(checkpoint: Path, marker: Path, archive: bool) -> None:
+    """Puts a pickle with a live payload in place of the checkpoint, bare or in torch's own file format."""
+    value = {"epoch": 1, "state_dict": {}, "payload": Payload(marker)}
+    if archive:
+        torch.save(value, checkpoint)
+    else:
+        checkpoint.write_bytes(pickle.dumps(value, protocol=2))  # torch's own, or it warns first
+    torch.load(checkpoint, weights_only=False) if archive else pickle.loads(checkpoint.read_bytes())
+    marker.rmdir()  # fails unless the payload works, so that its absence later means something
+
+
+DAMAGES = {
+    "truncated": lambda path, marker: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path, marker: path.write_bytes(b""),
+    "overwritten": lambda path, marker: path.write_bytes(b"\0" * path.stat().st_size),
+    "hostile_pickle": lambda path, marker: hostile(path, marker, archive=False),
+    "hostile_archive": lambda path, marker: hostile(path, marker, archive=True),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_refused(damage, tmp_path, capsys):
+    """One line names the file and the way on, no recorded row is lost, nothing in the file is executed, and --restart works."""
+    record = stopped(make(TINY), tmp_path, MID_EPOCH_2)
+    rows, marker = (record.path / "metrics.jsonl").read_bytes(), tmp_path / "executed"
+    DAMAGES[damage](record.path / "checkpoints" / "last.ckpt", marker)
+    capsys.readouterr()
+    flags = [f"--{k}={v}" for k, v in TINY.items()]
+    command = ["train", "--quiet", "--wandb=off", f"--results={tmp_path / 'results'}", *flags]
+    status = cli.main([*command, "--resume"])
+    assert not marker.exists()
+    said = capsys.readouterr().err
+    assert (status, len(said.splitlines()), "last.ckpt" in said, "--restart" in said) == (1, 1, True, True)
+    assert (record.path / "metrics.jsonl").read_bytes() == rows
+    assert cli.main([*command, "--restart"]) == 0
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "hostile_pickle", "hostile_archive"])
+def test_a_damaged_best_checkpoint_is_refused(damage, tmp_path):
+    """Reading a finished run's weights, as `latency` does: ValueError of one line with the file, nothing executed."""
+    record, marker = train.run(make(TINY | {"epochs": 1}), options(tmp_path)), tmp_path / "executed"
+    DAMAGES[damage](record.path / "checkpoints" / "best.ckpt", marker)
+    with pytest.raises(Exception, match=".") as caught:
+        trained(record)
+    assert not marker.exists()
+    assert caught.type is ValueError
+    assert "best.ckpt" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_wandb_offline_mirrors_without_network(straight, tmp_path, monkeypatch):
+    """A .wandb file is left, nothing knocks on the server it is pointed at, and the result is the one of --wandb off."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        for name in ("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, address)
+        for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+            monkeypatch.setenv(name, str(tmp_path / "wandb"))
+        (tmp_path / "wandb").mkdir()
+        record = train.run(make(TINY), options(tmp_path, wandb="offline"))
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    (mirror,) = tmp_path.rglob("*.wandb")
+    assert mirror.stat().st_size > 0
+    assert outcome(record) == outcome(straight(make(TINY)))
+    assert all(math.isfinite(row["train/loss"]) for row in record.rows())
