@@ -1,4 +1,4 @@
-"""tbn-bench train | sweep | plan | bench | latency | report | runs. Heavy imports happen inside commands: --help needs no torch."""
+"""tbn-bench train | sweep | plan | bench | latency | export | report | runs. Heavy imports happen inside commands: --help needs no torch."""
 
 import argparse
 import sys
@@ -118,6 +118,12 @@ def _bench(args: argparse.Namespace) -> dict[str, Any]:
     return latency.training_steps(args.results, args.p, args.batch, args.threads, args.device)
 
 
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    from tbn_bench import export
+
+    return export.export(RunStore(args.results).find(args.run), args.format, args.out)
+
+
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.reporting import build
 
@@ -181,6 +187,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     p.add_argument("--threads", type=int, default=1)
     p.set_defaults(call=_bench)
+
+    p = commands.add_parser("export", help="write a trained run as a file, checked against the trained model", allow_abbrev=False)
+    p.add_argument("run", help="run id, or its beginning (see: tbn-bench runs)")
+    _store_flag(p)
+    p.add_argument("--format", default="safetensors", help="safetensors, pt2 or onnx (default: safetensors)")
+    p.add_argument("--out", type=Path, help="file to write (default: RUN.FORMAT here)")
+    p.set_defaults(call=_export)
 
     p = commands.add_parser("report", help="records to tables, figures and one page", allow_abbrev=False)
     _store_flag(p)

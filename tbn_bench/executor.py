@@ -230,7 +230,7 @@ class _Lowering:
         if shape[0] % max(1, len(module.alphas)):  # a scale changes inside a row
             dense = module.expanded().numpy().reshape(groups, rows, channels, kh, kw)
             return [_native.FloatWeights(w, self.level) for w in dense], 1, np.ones(shape[0])
-        scale = module.row_scale_values().double().numpy()
+        scale = module.row_scale_values().double().cpu().numpy()
         tile = module.tile_bits.cpu().numpy()
         if module.reuses:
             return [_native.SignWeights(tile, rows // module.p, channels, kh, kw, self.level)], module.p, scale

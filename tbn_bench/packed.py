@@ -33,6 +33,9 @@ class PackRow:
     how: str
 
 
+_SIGN_TABLE = torch.from_numpy(bits.unpack(np.arange(256, dtype=np.uint8), 2048)).float().reshape(256, 8)  # of a byte's bits
+
+
 class _Packed(nn.Module):
     """Buffers: tile_bits (ceil(q / 8),) uint8 and alphas (k,) float32. `shape` is that of the weight it stands for.
 
@@ -46,7 +49,7 @@ class _Packed(nn.Module):
         self.register_buffer("tile_bits", tile_bits)
         self.register_buffer("alphas", alphas)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
-        for name in ("weight", "tile", "row_scales"):
+        for name in ("weight", "tile", "row_scales", "sign_table"):
             self.register_buffer(name, None, persistent=False)
 
     @property
@@ -65,7 +68,7 @@ class _Packed(nn.Module):
 
     def row_scale_values(self) -> Tensor:
         """One scale per output row: (rows,). Only where every scale covers whole rows."""
-        scales = self.alphas.cpu() if len(self.alphas) else torch.ones(1)
+        scales = self.alphas if len(self.alphas) else torch.ones(1)
         return scales.repeat_interleave(self.shape[0] // len(scales))
 
     def materialize_(self) -> None:
@@ -77,12 +80,28 @@ class _Packed(nn.Module):
             self.weight = self.expanded().to(device)
             return
         self.tile = self.signs().reshape(-1, *self.shape[1:]).to(device)
-        self.row_scales = self.row_scale_values().reshape(self.p, -1, *[1] * (len(self.shape) - 2)).to(device)
+        self.row_scales = self._row_scales().to(device)
 
-    def unpacked(self) -> Tensor:
-        """The stored tile as +-1, by torch operations on tile_bits alone, so that an exported graph holds the bits: (q,)."""
-        table = 2.0 * ((torch.arange(256)[:, None] >> torch.arange(8)) & 1).to(self.alphas.dtype) - 1.0
-        return table.to(self.tile_bits.device)[self.tile_bits.long()].reshape(-1)[: self.numel // self.p]
+    def _row_scales(self) -> Tensor:
+        return self.row_scale_values().reshape(self.p, -1, *[1] * (len(self.shape) - 2))
+
+    def _factors(self) -> tuple[Tensor, Tensor | None]:
+        """(tile, row scales) to reuse, or (weight, None): derived once, or from the bits in every call."""
+        if self.sign_table is None:
+            self.materialize_()
+            return (self.tile, self.row_scales) if self.reuses else (self.weight, None)
+        signs = self._unpacked()
+        if self.reuses:
+            return signs.reshape(-1, *self.shape[1:]), self._row_scales()
+        copies = signs.repeat(self.p).reshape(max(1, len(self.alphas)), -1)
+        return (copies * self.alphas[:, None] if len(self.alphas) else copies).reshape(self.shape), None
+
+    def unpack_in_forward_(self) -> None:
+        """From now on forward unpacks the bits itself, by a table, so that an exported graph holds the bits and nothing derived."""
+        self.sign_table = _SIGN_TABLE
+
+    def _unpacked(self) -> Tensor:
+        return self.sign_table[self.tile_bits.long()].reshape(-1)[: self.numel // self.p]
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one forward reads: the float tile with its row scales, or the expanded weight."""
@@ -90,22 +109,22 @@ class _Packed(nn.Module):
         read = [self.tile, self.row_scales] if self.reuses else [self.weight]
         return sum(t.numel() * t.element_size() for t in read)
 
-    def _copies(self, y: Tensor, dim: int) -> Tensor:
+    def _copies(self, y: Tensor, scales: Tensor, dim: int) -> Tensor:
         """y: (..., R at dim, ...) -> p scaled copies, plus bias."""
         y = y.unsqueeze(dim - 1)
         if self.bias is None:
-            return (y * self.row_scales).flatten(dim - 1, dim)
-        return torch.addcmul(self.bias.reshape(self.row_scales.shape), y, self.row_scales).flatten(dim - 1, dim)
+            return (y * scales).flatten(dim - 1, dim)
+        return torch.addcmul(self.bias.reshape(scales.shape), y, scales).flatten(dim - 1, dim)
 
 
 class PackedLinear(_Packed):
     """nn.Linear from bits. x: (..., in_features) -> (..., out_features)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        self.materialize_()
-        if not self.reuses:
-            return F.linear(x, self.weight, self.bias)
-        return self._copies(F.linear(x, self.tile), -1)
+        weight, scales = self._factors()
+        if scales is None:
+            return F.linear(x, weight, self.bias)
+        return self._copies(F.linear(x, weight), scales, -1)
 
 
 class _PackedConv(_Packed):
@@ -117,15 +136,15 @@ class _PackedConv(_Packed):
         self.pad_by_hand = layer._reversed_padding_repeated_twice if self.padding_mode != "zeros" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        self.materialize_()
+        weight, scales = self._factors()
         padding = self.padding
         if self.pad_by_hand is not None:
             x, padding = F.pad(x, self.pad_by_hand, mode=self.padding_mode), 0
         spatial = len(self.shape) - 2
         conv = (F.conv1d, F.conv2d)[spatial - 1]
-        if not self.reuses:
-            return conv(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
-        return self._copies(conv(x, self.tile, None, self.stride, padding, self.dilation), -1 - spatial)
+        if scales is None:
+            return conv(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return self._copies(conv(x, weight, None, self.stride, padding, self.dilation), scales, -1 - spatial)
 
 
 class PackedConv1d(_PackedConv):

@@ -1,0 +1,176 @@
+"""tbn-bench export: a trained run as a file for elsewhere, checked against the trained model before it is called done.
+
+safetensors   the packed file (artifact.py); nothing but tensors
+pt2           torch.export's archive; the graph unpacks the bits itself
+onnx          the same graph for ONNX Runtime; weights stay packed in the file
+
+Every format keeps tiles as bits. The check runs the file, not the model it was made from: outputs on test images, then the accuracy on
+the whole test set.
+"""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tbn_bench import assembly, catalog, packed
+from tbn_bench.artifact import ArtifactError
+from tbn_bench.config import make
+from tbn_bench.records import RunRecord
+
+FORMATS = ("safetensors", "pt2", "onnx")
+TOLERANCE = 1e-5  # max |y - trained| / max |trained| on the outputs of the first test batch
+CHECK_BATCH = 64
+
+
+class ExportError(RuntimeError):
+    """The exported file does not do what the trained model does; it was removed."""
+
+
+def skeleton(config: dict[str, Any]) -> nn.Module:
+    """The full-precision network of a run's config on the meta device: shapes without weights."""
+    run = make(config)
+    data = catalog.build("data", run.data)
+    with torch.device("meta"):
+        return catalog.build("models", run.model, num_classes=data.num_classes, in_shape=data.in_shape)
+
+
+def load(path: Path) -> nn.Module:
+    """The packed network of a packed file that names its config. Raises ArtifactError."""
+    content = packed.artifact.read(path)
+    if content.config is None:
+        raise ArtifactError(f"{path} does not say which network it holds; use packed.load_(model, path)")
+    try:
+        model = skeleton(content.config)
+    except ValueError as error:
+        raise ArtifactError(f"{path} names a network that cannot be built here: {error}") from error
+    return packed.load_(model, content)
+
+
+def _packed_copy(model: nn.Module) -> nn.Module:
+    small = copy.deepcopy(model)
+    if any(hasattr(m, "parametrizations") for m in small.modules()):
+        packed.pack_(small)
+    return small.eval()
+
+
+def _in_graph(model: nn.Module) -> nn.Module:
+    """Packed layers that unpack their bits in forward, so that a traced graph holds them."""
+    for module in model.modules():
+        if isinstance(module, packed._Packed):
+            module.unpack_in_forward_()
+    return model
+
+
+def _write_pt2(model: nn.Module, x: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    batch = torch.export.Dim("batch", min=1, max=1 << 20)
+    with torch.no_grad():
+        program = torch.export.export(_in_graph(model), (x,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, str(path))
+    return torch.export.load(str(path)).module()
+
+
+def _write_onnx(model: nn.Module, x: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch.onnx needs it)
+    except ImportError as error:
+        raise ValueError(f"ONNX export needs {error.name}; install it: pip install 'tbn-bench[peers]'") from error
+    batch = torch.export.Dim("batch", min=1, max=1 << 20)
+    with torch.no_grad():  # optimize=False: constant folding would store the unpacked weights
+        torch.onnx.export(_in_graph(model), (x,), str(path), dynamo=True, optimize=False, external_data=False, verbose=False,
+                          input_names=["x"], output_names=["y"], dynamic_shapes=({0: batch},))  # fmt: skip
+    data = path.read_bytes()
+    for name, module in model.named_modules():
+        if isinstance(module, packed._Packed) and bytes(module.tile_bits.numpy().tobytes()) not in data:
+            raise ExportError(f"{path} does not hold the packed bits of {name}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda batch: torch.from_numpy(session.run(None, {"x": batch.numpy()})[0])
+
+
+def _checkpoint_bytes(model: nn.Module) -> int:
+    """Bytes of the trained model's dense float32 state: weights, biases, normalisation."""
+    plain = packed.dense(model)
+    return sum(v.numel() * v.element_size() for k, v in plain.state_dict().items() if not k.endswith("num_batches_tracked"))
+
+
+def export(record: RunRecord, form: str, path: Path | None) -> dict[str, Any]:
+    """Writes one trained run as a file and checks the file.
+
+    Raises ValueError for an unknown format or a run without checkpoint, ExportError where the file's outputs or its test accuracy differ
+    from the trained model's.
+    """
+    if form not in FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {form!r}")
+    path = path or Path(f"{record.run_id}.{form}")
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder {path.parent} does not exist; make it or choose another --out")
+    data, model, _ = assembly.trained(record)
+    data.setup()
+    reference, small = packed.dense(model).eval(), _packed_copy(model)
+    x = data.prepare(data.splits["test"][0][:CHECK_BATCH])
+    content = packed.to_artifact(small)
+    if form == "safetensors":
+        packed.save(small, path, record.config, record.provenance.get("commit"))
+        call: Callable[[Tensor], Tensor] = load(path)
+    else:
+        call = (_write_pt2 if form == "pt2" else _write_onnx)(small, x, path)
+    try:
+        error = _outputs_agree(call, reference, x)
+        top1 = _accuracy_agrees(call, data, record)
+    except ExportError:
+        path.unlink()
+        raise
+    size, dense_bytes = path.stat().st_size, _checkpoint_bytes(model)
+    result = {
+        "run_id": record.run_id, "format": form, "path": str(path), "file_bytes": size, "payload_bytes": content.payload_bytes,
+        "predicted_bytes": int(record.summary["stored_bytes"]), "dense_bytes": dense_bytes, "ratio": dense_bytes / size,
+        "relative_error": error, "test/top1": top1,
+    }  # fmt: skip
+    if content.payload_bytes != result["predicted_bytes"]:
+        raise ExportError(
+            f"the tensors weigh {content.payload_bytes} bytes, the accounting of run {record.run_id} predicts "
+            f"{result['predicted_bytes']}; run it again with this version"
+        )
+    _show(result, content)
+    return result
+
+
+def _outputs_agree(call: Callable[[Tensor], Tensor], reference: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        expected, got = reference(x), call(x)
+        one = call(x[:1])
+    error = float((got - expected).abs().max() / expected.abs().max())
+    if not error <= TOLERANCE or not torch.allclose(one, got[:1], rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+        raise ExportError(f"outputs differ from the trained model's by {error:.1e} of the largest (allowed {TOLERANCE:.0e})")
+    return error
+
+
+def _accuracy_agrees(call: Callable[[Tensor], Tensor], data: Any, record: RunRecord) -> float:
+    x, y = data.splits["test"]
+    with torch.no_grad():
+        hits = sum(int((call(data.prepare(a)).argmax(1) == b).sum()) for a, b in zip(x.split(256), y.split(256), strict=True))
+    recorded = round(record.summary["test/top1"] * len(y))
+    if abs(hits - recorded) > max(1, 0.0005 * len(y)):
+        raise ExportError(f"the file classifies {hits} of {len(y)} test samples, the record says {recorded}")
+    return hits / len(y)
+
+
+def _show(result: dict[str, Any], content: Any) -> None:
+    rows = [
+        ("signs", sum(content.tensors[t].nbytes for t in {w.tile for w in content.weights.values()})),
+        ("scales", sum(content.tensors[a].nbytes for a in {w.alphas for w in content.weights.values()})),
+    ]
+    rows.append(("kept weights, biases, normalisation", result["payload_bytes"] - rows[0][1] - rows[1][1]))
+    rows.append((f"{result['format']} header or graph", result["file_bytes"] - result["payload_bytes"]))
+    print(f"{result['path']}  (run {result['run_id']})")
+    for name, size in rows:
+        print(f"  {name:<38}{size:>12,} bytes")
+    print(f"  {'file':<38}{result['file_bytes']:>12,} bytes")
+    print(f"  {'dense float32 state':<38}{result['dense_bytes']:>12,} bytes   {result['ratio']:.1f} times the file")
+    print(f"  outputs within {result['relative_error']:.1e} of the trained model; test top-1 {100 * result['test/top1']:.2f} %")

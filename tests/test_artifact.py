@@ -1,0 +1,221 @@
+"""Guards the packed file: bytes as predicted, dense weights back bit for bit, damage and hostility refused."""
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save
+from torch import nn
+
+from tbn_bench import artifact, catalog, packed
+from tbn_bench.artifact import ArtifactError
+from tbn_bench.convert import binarize_
+from tbn_bench.cost import cost
+
+MODELS = [
+    ("mlp(hidden=[40, 24])", (1, 6, 6)),
+    ("resnet_cifar(depth=8)", (3, 8, 8)),
+    ("vit(dim=32, depth=1, heads=2, head_dim=16, mlp_dim=64)", (3, 8, 8)),
+]
+SPECS = ["full_precision", "sign", "bwn", "tbn(p=4, min_layer_size=0)", "tbn(p=4, alpha='layer', min_layer_size=600)"]
+
+
+def network(model: str, shape: tuple[int, ...]) -> nn.Module:
+    return catalog.build("models", model, num_classes=8, in_shape=shape)
+
+
+def saved(tmp_path, model="mlp(hidden=[40, 24])", shape=(1, 6, 6), spec="tbn(p=4, min_layer_size=0)"):
+    """(path, packed model, dense copy, cost) of a network with noise in its statistics."""
+    net = network(model, shape)
+    plan = binarize_(net, spec)
+    net.train()(torch.randn(8, *shape))
+    total, plain = cost(net, plan, shape), packed.dense(net.eval())
+    if spec != "full_precision":
+        packed.pack_(net)
+    path = tmp_path / "net.safetensors"
+    packed.save(net.eval(), path)
+    return path, net, plain, total
+
+
+@pytest.mark.parametrize(("model", "shape"), MODELS)
+@pytest.mark.parametrize("spec", SPECS)
+def test_bytes_are_as_predicted_and_the_network_comes_back(tmp_path, model, shape, spec):
+    path, net, plain, total = saved(tmp_path, model, shape, spec)
+    content = artifact.read(path)
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    assert content.payload_bytes == total.stored_bytes
+    assert path.stat().st_size == 8 + header + total.stored_bytes
+    with torch.device("meta"):
+        blank = network(model, shape)
+    loaded, x = packed.load_(blank, path), torch.randn(3, *shape)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), net(x))
+    state = plain.state_dict()
+    for name, weight in content.dense().items():
+        assert np.array_equal(weight, state[name].numpy()), name
+
+
+class Attentive(nn.Module):
+    """nn.MultiheadAttention reads its weights itself; a layer used twice and two layers with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.twice = nn.Linear(16, 16)
+        self.encode, self.decode = nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False)
+        self.decode.weight = self.encode.weight
+
+    def forward(self, x):
+        x = self.attention(x, x, x, need_weights=False)[0]
+        return self.decode(self.encode(self.twice(self.twice(x))))
+
+
+@pytest.mark.parametrize("spec", ["bwn", "tbn(p=4, min_layer_size=0)"])
+def test_attention_and_shared_weights_are_stored_once_as_bits(tmp_path, spec):
+    net, x = Attentive(), torch.randn(2, 5, 16)
+    plan = binarize_(net, spec)
+    expected = net.eval()(x).detach()
+    total = sum(row.stored_bits for row in plan.rows) // 8 + 4 * (48 + 16 + 16)
+    packed.pack_(net)
+    packed.save(net, tmp_path / "a.safetensors")
+    content = artifact.read(tmp_path / "a.safetensors")
+    assert content.payload_bytes == total
+    assert {"attention.in_proj_weight", "attention.out_proj.weight", "decode.weight"} <= set(content.weights)
+    loaded = packed.load_(Attentive(), tmp_path / "a.safetensors")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_reader_needs_no_torch(tmp_path):
+    path, *_ = saved(tmp_path)
+    code = f"import sys; from tbn_bench import artifact; artifact.read({str(path)!r}).dense(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def rewrite(path, change):
+    """The same file with its metadata changed."""
+    content = artifact.read(path)
+    header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
+    metadata = header["__metadata__"]
+    change(metadata, content.tensors)
+    path.write_bytes(save(content.tensors, metadata))
+
+
+def edit_layer(**fields):
+    def change(metadata, tensors):
+        layers = json.loads(metadata["tbn_layers"])
+        layers["1.weight"] |= fields
+        metadata["tbn_layers"] = json.dumps(layers)
+
+    return change
+
+
+def flip_a_bit(metadata, tensors):
+    tensors["1.tile_bits"] = tensors["1.tile_bits"] ^ np.uint8(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, t: m.update(tbn_format_version="2"), "format version '2'"),
+        (lambda m, t: m.pop("tbn_format_version"), "not a packed network"),
+        (lambda m, t: m.update(tbn_layers="{"), "damaged metadata"),
+        (lambda m, t: m.update(tbn_layers="[]"), "damaged metadata"),
+        (lambda m, t: m.update(tbn_aliases='{"a": "b"}'), "shares the tensor 'b'"),
+        (flip_a_bit, "hash of its tile is wrong"),
+        (edit_layer(p=0), "impossible shape"),
+        (edit_layer(p=7), "do not make"),
+        (edit_layer(shape=[2**40, 2**40]), "impossible shape"),
+        (edit_layer(shape=[]), "impossible shape"),
+        (edit_layer(shape=[40, 37]), "do not make"),
+        (edit_layer(tile="nothing"), "tensors are missing"),
+        (edit_layer(tile="1.bias"), "expected uint8"),
+        (edit_layer(alphas="1.tile_bits"), "expected float32"),
+        (edit_layer(bit_order="msb"), "unknown bit order"),
+        (edit_layer(sha256=3), "its description must have"),
+    ],
+)
+def test_a_file_that_is_not_right_is_refused(tmp_path, change, message):
+    path, *_ = saved(tmp_path)
+    rewrite(path, change)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        artifact.read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 100, -1])
+def test_a_truncated_file_is_refused(tmp_path, keep):
+    path, *_ = saved(tmp_path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ArtifactError, match="not a whole safetensors file"):
+        artifact.read(path)
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    pickle.loads(pickle.dumps(Payload())).close()
+    assert marker.exists(), "the payload must be live for this test to mean anything"
+    marker.unlink()
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(ArtifactError):
+        artifact.read(path)
+    assert not marker.exists()
+
+
+def test_a_huge_header_is_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ArtifactError):
+        artifact.read(path)
+
+
+def test_a_missing_file_and_a_folder_say_so(tmp_path):
+    for path in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(ArtifactError, match="cannot read|not a whole"):
+            artifact.read(path)
+
+
+def test_a_file_of_another_network_is_refused(tmp_path):
+    path, *_ = saved(tmp_path)
+    for other in ("mlp(hidden=[40])", "mlp(hidden=[44, 24])", "resnet_cifar(depth=8)"):
+        with pytest.raises(ArtifactError, match="does not belong|in the file"):
+            packed.load_(network(other, (1, 6, 6)), path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path, net, *_ = saved(tmp_path)
+    before = path.read_bytes()
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ArtifactError, match="No space left"):
+        packed.save(net, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_bits_unpacked_in_the_graph_are_the_bits(tmp_path):
+    net = network("mlp(hidden=[40, 24])", (1, 6, 6))
+    binarize_(net, "tbn(p=3, min_layer_size=0, alpha='layer')")
+    packed.pack_(net)
+    graph, x = copy.deepcopy(net), torch.randn(2, 1, 6, 6)
+    for module in graph.modules():
+        if isinstance(module, packed._Packed):
+            module.unpack_in_forward_()
+            assert torch.equal(module._unpacked(), module.signs())
+    with torch.no_grad():
+        assert torch.equal(graph(x), net(x))
