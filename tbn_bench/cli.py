@@ -105,17 +105,17 @@ def _sweep(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _latency(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench import latency
+    from tbn_bench.latency import networks
 
     if args.suite:
-        return latency.suite(args.suite, args.results, args.device, args.threads)
-    return latency.case(_config(args), args.results, args.device, args.threads, args.batch)
+        return networks.suite(args.suite, args.results, args.device, args.threads, args.batch, args.out, args.skip_done)
+    return networks.case(_config(args), args.results, args.device, args.threads, args.batch)
 
 
 def _bench(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench import latency
+    from tbn_bench.latency import training
 
-    return latency.training_steps(args.results, args.p, args.batch, args.threads, args.device)
+    return training.training_steps(args.results, args.p, args.batch, args.threads, args.device)
 
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:
@@ -173,7 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     _config_flags(p)
     _store_flag(p)
     p.add_argument("--suite", help="time the trained runs of this sweep")
-    p.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="batch sizes of a single case (default: 1 64)")
+    p.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="batch sizes (default: 1 64)")
+    p.add_argument("--out", type=Path, help="folder of the timings' records (default: that of --results)")
+    p.add_argument("--skip-done", action="store_true", help="do not time again a case whose record has the same runs")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     p.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
     p.set_defaults(call=_latency)

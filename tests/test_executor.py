@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import catalog, latency, packed
+from tbn_bench import catalog, packed
 from tbn_bench.convert import binarize_
 from tbn_bench.kernels import _native
+from tbn_bench.latency.timing import TOLERANCE
 
 try:
     _native.load()
@@ -44,7 +45,7 @@ def check(model: nn.Module, shape: tuple[int, ...], spec: str, level: str | None
         with torch.no_grad():
             expected = reference(x.double())
             error = (run(x) - expected).abs().max() / expected.abs().max()
-        assert error <= latency.TOLERANCE, f"batch {n}: {error}"
+        assert error <= TOLERANCE, f"batch {n}: {error}"
     return run
 
 

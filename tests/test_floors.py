@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": UP_TO_VERBS,
     "mcu": UP_TO_VERBS,
     "assembly": UP_TO_VERBS,  # reaches data through the catalogue
+    "export": UP_TO_LEARNING,
     "train": UP_TO_LEARNING,
     "latency": UP_TO_LEARNING,
     "sweep": UP_TO_LEARNING | {"train"},

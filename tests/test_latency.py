@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import latency, packed
+from tbn_bench import packed
 from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.convert import binarize_
+from tbn_bench.latency import timing
 
 SPECS = ("sign", "bwn", "tbn(p=1)", "tbn(p=4, min_layer_size=0)", "tbn(p=4, min_layer_size=0, alpha='layer')",
          "tbn(p=2, min_layer_size=0, alpha_source='W')", "tbn(p=3, min_layer_size=0)")  # fmt: skip
@@ -65,30 +66,57 @@ def test_one_flipped_bit_fails_the_gate():
     binarize_(model, "tbn(p=4, min_layer_size=0)")
     x, reference = torch.randn(3, 16), packed.dense(model)
     packed.pack_(model)
-    good = latency.Variant("tbn(p=4)", "tile reuse", model, reference, 0)
-    assert latency.gate([good], x)[good.name] < 1e-6
+    good = timing.Variant("tbn(p=4)", "tile reuse", model, reference, 0)
+    assert timing.gate([good], x)[good.name] < 1e-6
     model[0].tile_bits[0] ^= 1
     model[0].tile = model[0].weight = None
-    with pytest.raises(latency.ParityError, match="not timed"):
-        latency.gate([good], x)
+    with pytest.raises(timing.ParityError, match="not timed"):
+        timing.gate([good], x)
 
 
 def test_the_gate_refuses_nan_and_wrong_shapes():
     """An error that cannot be computed is infinite, not small."""
     y = torch.ones(3)
-    assert latency.relative_error(y * math.nan, y) == math.inf
-    assert latency.relative_error(torch.ones(4), y) == math.inf
+    assert timing.relative_error(y * math.nan, y) == math.inf
+    assert timing.relative_error(torch.ones(4), y) == math.inf
 
 
 def test_interleaving_rotates_and_pairs():
     """Every round times every variant once; the first place rotates; the ratio is the median of ratios within rounds."""
     order, clock = [], iter(range(10_000))
-    samples = latency.interleave({n: lambda n=n: order.append(n) for n in "ab"}, lambda: float(next(clock)), rounds=4)
+    samples = timing.interleave({n: lambda n=n: order.append(n) for n in "ab"}, lambda: float(next(clock)), rounds=4).times
     assert [len(s) for s in samples.values()] == [4, 4]
     assert "".join(order[6:]) == "abbaabba"
-    row = latency.statistics_of([1.0, 2.0, 4.0], [2.0, 2.0, 2.0])
+    row = timing.statistics_of([1.0, 2.0, 4.0], [2.0, 2.0, 2.0])
     assert (row["time_ms_p50"], row["ratio"], row["n"]) == (2.0, 1.0, 3)
 
 
 def test_quantile_by_hand():
-    assert latency.quantile([4.0, 1.0, 2.0, 3.0, 5.0], 0.2) == pytest.approx(1.8)
+    assert timing.quantile([4.0, 1.0, 2.0, 3.0, 5.0], 0.2) == pytest.approx(1.8)
+
+
+def test_a_disturbed_sample_is_taken_again_and_counted():
+    """With several threads, a sample during which a thread waited for a processor does not count."""
+    waits, clock = iter([0.0, 1.0, 1.0, 1.0] + [1.0] * 1000), iter(range(10_000))
+    samples = timing.interleave({"a": lambda: None}, lambda: float(next(clock)), rounds=3, wait=lambda: next(waits))
+    assert len(samples.times["a"]) == 3
+    assert samples.rejected == pytest.approx(1 / 4)
+
+
+def test_a_machine_that_is_never_quiet_gives_no_numbers():
+    total = iter(range(100_000))
+    with pytest.raises(RuntimeError, match="disturbed"):
+        timing.interleave({"a": lambda: None}, lambda: next(total) * 1e-4, rounds=3, wait=lambda: float(next(total)))
+
+
+def test_lossy_peers_carry_their_own_tolerance():
+    """bfloat16 may be timed, with its error shown; the exact implementations keep the narrow gate."""
+    model, x = nn.Linear(64, 8), torch.randn(4, 64)
+    reference = nn.Linear(64, 8)
+    reference.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        lossy = timing.Variant("full_precision", "bf16", lambda v: model(v) * 1.01, reference, 0, tolerance=5e-2)
+        assert 5e-3 < timing.gate([lossy], x)[lossy.name] < 2e-2
+        lossy.tolerance = timing.TOLERANCE
+        with pytest.raises(timing.ParityError):
+            timing.gate([lossy], x)

@@ -1,0 +1,216 @@
+"""Model-level cases: the trained runs of a sweep, or one untrained network, beside every peer."""
+
+import contextlib
+import copy
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tbn_bench import assembly, executor, packed
+from tbn_bench.config import RunConfig, make
+from tbn_bench.latency import peers
+from tbn_bench.latency.timing import (
+    ParityError,
+    Variant,
+    device_name,
+    prepare,
+    show,
+    slug,
+    time_case,
+)
+from tbn_bench.records import RunRecord, RunStore
+
+CALIBRATION = 64  # training images that lossy peers are calibrated on
+
+
+def variants_of(
+    model: nn.Module, config: RunConfig, x: Tensor, run_id: str | None, threads: int, calibration: Tensor, macs: dict[str, Any]
+) -> list[Variant]:
+    """Every way to run a trained (eval-mode) network on x: peers for full precision, reuse and native kernels for the others."""
+    plain = packed.dense(model).eval().to(x.device)
+    reference = copy.deepcopy(plain)
+    if config.binarizer == "full_precision":
+        found = peers.dense_peers(plain, reference, x, calibration, threads, run_id)
+        return found + _native(config, plain, reference, x, run_id, threads, macs)
+    small = copy.deepcopy(model)
+    rows = packed.pack_(small)
+    small = small.eval().to(x.device)
+    native = _native(config, small, reference, x, run_id, threads, macs)
+    if not any(row.how == "tile reuse" for row in rows):
+        return native
+    for module in small.modules():
+        if isinstance(module, packed._Packed):
+            module.materialize_()
+    read = peers.weights_read(small)
+    return [
+        peers.peer(config.binarizer, "tile reuse", lambda: small, reference, read, run_id),
+        peers.peer(config.binarizer, "tile reuse, torch.compile", lambda: peers.compiled(small, x), reference, read, run_id),
+        *native,
+    ]
+
+
+def _native(
+    config: RunConfig, network: nn.Module, reference: nn.Module, x: Tensor, run_id: str | None, threads: int, macs: dict[str, Any]
+) -> list[Variant]:
+    if x.device.type != "cpu":
+        return []
+    run, why = executor.executor(network, x, threads=threads)
+    if run is None:
+        return [Variant(config.binarizer, "native", network, reference, 0, run_id, why)]
+    extra = {"tile_macs": macs["distinct_macs"], "level": run.level, "in_torch": run.torch_nodes}
+    return [Variant(config.binarizer, f"native {run.level}", run, reference, run.weight_bytes(), run_id, extra=extra)]
+
+
+def _pick(runs: Iterable[RunRecord]) -> dict[tuple[str, str], list[RunRecord]]:
+    """(data, model) -> one finished run with a checkpoint per binarizer: that of the lowest seed, full precision first."""
+    chosen: dict[tuple[str, str], dict[str, RunRecord]] = {}
+    for run in sorted(runs, key=lambda r: r.config["seed"]):
+        key = (run.config["data"], run.config["model"])
+        chosen.setdefault(key, {}).setdefault(run.config["binarizer"], run)
+    order = {"full_precision": 0}
+    return {
+        k: sorted(v.values(), key=lambda r: (order.get(r.config["binarizer"], 1), r.config["binarizer"]))
+        for k, v in chosen.items()
+    }
+
+
+def usable_runs(name: str, results: Path) -> list[RunRecord]:
+    """Finished runs of sweep `name` whose checkpoints are here. Raises ValueError, saying what to run, where there are none."""
+    runs = [r for r in RunStore(results).runs([]) if r.sweep == name and r.status == "finished"]
+    usable = [r for r in runs if (r.path / "checkpoints" / "best.ckpt").exists()]
+    if usable:
+        return usable
+    known = sorted({p.name for p in (results / "runs").glob("*/")}) if (results / "runs").exists() else []
+    if runs:
+        raise ValueError(
+            f"suite {name!r}: its {len(runs)} finished runs under {results} have no checkpoints here (they are not committed); train "
+            f"them again: tbn-bench sweep sweeps/{name}.yaml --results results/local, then time with --results results/local"
+        )
+    raise ValueError(
+        f"suite {name!r}: no finished runs under {results}; run: tbn-bench sweep sweeps/{name}.yaml --results {results}. "
+        f"Sweeps there: {', '.join(known) or 'none'}"
+    )
+
+
+def suite(
+    name: str,
+    results: Path,
+    device: str = "cpu",
+    threads: int = 1,
+    batches: Iterable[int] = (1, 64),
+    out: Path | None = None,
+    skip_done: bool = False,
+) -> dict[str, Any]:
+    """Times the trained runs of sweep `name`, one case per data set, model and batch; records go under `out` (default: results).
+
+    skip_done: a case that is recorded for these very runs is left as it is. Raises ValueError where there are no runs to time.
+    """
+    prepare(device, threads)
+    usable, store, cases = usable_runs(name, results), RunStore(out or results), []
+    command = f"tbn-bench latency --suite {name} --results {shlex.quote(str(results))} --device {device} --threads {threads}"
+    for (data_call, model_call), chosen in _pick(usable).items():
+        wanted = [
+            (batch, cold, f"{slug(model_call)}-{slug(data_call)}-b{batch}-t{threads}{'-cold' if cold else ''}")
+            for batch in batches
+            for cold in ((False, True) if batch == 1 and device == "cpu" else (False,))
+        ]
+        if skip_done:
+            done = _recorded(store, {r.run_id for r in chosen})
+            cases += [case for *_, case in wanted if case in done]
+            wanted = [entry for entry in wanted if entry[2] not in done]
+        if not wanted:
+            continue
+        loaded = [(run, *assembly.trained(run)[:2]) for run in chosen]
+        for _, data, _ in loaded:
+            data.setup()
+        accuracy = _accuracy_check(loaded, device)
+        data = loaded[0][1]
+        calibration = data.prepare(data.splits["train"][0][:CALIBRATION])
+        raw, variants, built_for = data.splits["test"][0], [], None
+        for batch, cold, case in wanted:
+            x = data.prepare(raw[torch.arange(batch) % len(raw)]).to(device)
+            if built_for != batch:
+                variants, built_for = [], batch
+                for run, _, model in loaded:
+                    made = variants_of(model, make(run.config), x, run.run_id, threads, calibration, run.summary or {})
+                    for v in made:
+                        v.extra |= accuracy.get((run.run_id, v.implementation.split()[0]), {})
+                    variants += made
+            info = {"data": data_call, "model": model_call, "sweep": name, "tile_macs": True}
+            record = time_case(case, variants, x, threads, device, info, f"{command} --batch {batch}", cold)
+            store.write_latency(record)
+            show(record)
+            cases.append(case)
+    return {"suite": name, "device": slug(device_name(device)), "cases": cases}
+
+
+def _recorded(store: RunStore, run_ids: set[str]) -> set[str]:
+    """Cases recorded for exactly these runs."""
+    return {r.case for r in store.latencies([]) if {row["run_id"] for row in r.rows if row["run_id"]} == run_ids}
+
+
+def _hits(call: Any, data: Any, device: str) -> int:
+    x, y = data.splits["test"]
+    with torch.no_grad():
+        return sum(
+            int((call(data.prepare(a.to(device))).argmax(1).cpu() == b).sum())
+            for a, b in zip(x.split(256), y.split(256), strict=True)
+        )
+
+
+def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str) -> dict[tuple[str, str], dict[str, float]]:
+    """The packed network, by each of our kernels, must classify the whole test set as well as the record says, before it is timed.
+
+    (run id, first word of the implementation) -> {"top1": recomputed accuracy}.
+    """
+    found = {}
+    for run, data, model in loaded:
+        network = copy.deepcopy(model)
+        with contextlib.suppress(ValueError):  # full precision has nothing to pack
+            packed.pack_(network)
+        network = network.eval().to(device)
+        calls = {"dense" if run.config["binarizer"] == "full_precision" else "tile": network}
+        if device == "cpu":
+            native, _ = executor.executor(network, data.prepare(data.splits["test"][0][:1]))
+            calls |= {"native": native} if native is not None else {}
+        total = data.size("test")
+        for name, call in calls.items():
+            hits, recorded = _hits(call, data, device), run.summary["test/top1"] * total
+            if abs(hits - recorded) > max(1.5, 0.0005 * total):
+                raise ParityError(
+                    f"run {run.run_id}, {name}: {hits} of {total} test samples right, its record says {recorded:.0f}; nothing timed"
+                )
+            found[run.run_id, name] = {"top1": hits / total}
+    return found
+
+
+def case(config: RunConfig, results: Path, device: str, threads: int, batches: Iterable[int]) -> dict[str, Any]:
+    """Times one untrained network, full precision and `config.binarizer` side by side, on images of config.data's shape."""
+    prepare(device, threads)
+    store, cases = RunStore(results), []
+    configs = [config.model_copy(update={"binarizer": "full_precision"})]
+    if config.binarizer != "full_precision":
+        configs.append(config)
+    built = [assembly.build(c) for c in configs]
+    in_shape = built[0][0].in_shape
+    command = f"{config.command.replace('tbn-bench train', 'tbn-bench latency')} --device {device} --threads {threads}"
+    for batch in batches:
+        if batch < 1:
+            raise ValueError(f"--batch must be at least 1, got {batch}")
+        x = torch.randn(batch, *in_shape, generator=torch.Generator().manual_seed(0)).to(device)
+        variants = [
+            v
+            for c, (_, model, _, total) in zip(configs, built, strict=True)
+            for v in variants_of(model.eval(), c, x, None, threads, x.cpu(), total.summary())
+        ]
+        name = f"{slug(config.model)}-{slug(config.binarizer)}-untrained-b{batch}-t{threads}"
+        info = {"data": config.data, "model": config.model, "sweep": None, "untrained": True, "tile_macs": True}
+        record = time_case(name, variants, x, threads, device, info, f"{command} --batch {batch}")
+        store.write_latency(record)
+        show(record)
+        cases.append(name)
+    return {"cases": cases}
