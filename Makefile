@@ -6,7 +6,7 @@ BIN = .venv/bin
 venv: .venv/done
 
 NATIVE = tbn_bench/kernels/_native
-SOURCES = CMakeLists.txt $(NATIVE)/tbn.h $(NATIVE)/plan.cpp $(NATIVE)/fma.inc $(NATIVE)/level_generic.cpp $(NATIVE)/level_avx2.cpp \
+SOURCES = CMakeLists.txt $(NATIVE)/tbn.h $(NATIVE)/plan.cpp $(NATIVE)/fma.inc $(NATIVE)/lut.inc $(NATIVE)/level_generic.cpp $(NATIVE)/level_avx2.cpp \
 	$(NATIVE)/level_avx512.cpp $(NATIVE)/level_amx.cpp
 
 .venv/done: pyproject.toml constraints.txt $(SOURCES)

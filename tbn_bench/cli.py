@@ -105,8 +105,10 @@ def _sweep(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _latency(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench.latency import networks
+    from tbn_bench.latency import networks, ops
 
+    if args.suite in ops.CASES:
+        return ops.suite(args.suite, args.out or args.results, args.threads, args.batch)
     if args.suite:
         return networks.suite(args.suite, args.results, args.device, args.threads, args.batch, args.out, args.skip_done)
     return networks.case(_config(args), args.results, args.device, args.threads, args.batch)
@@ -172,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     p = commands.add_parser("latency", help="time networks, each gated by a parity check", allow_abbrev=False)
     _config_flags(p)
     _store_flag(p)
-    p.add_argument("--suite", help="time the trained runs of this sweep")
+    p.add_argument("--suite", help="linear, conv (single layers), or the name of a sweep: its trained runs")
     p.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="batch sizes (default: 1 64)")
     p.add_argument("--out", type=Path, help="folder of the timings' records (default: that of --results)")
     p.add_argument("--skip-done", action="store_true", help="do not time again a case whose record has the same runs")

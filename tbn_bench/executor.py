@@ -457,13 +457,15 @@ class Executor:
         for region in regions:
             self._finish(region, planes)
         self._last_use = self._uses()
+        self.keep_output = False  # results are then written into one buffer, which the next call overwrites
+        self._outs: dict[int, list[Tensor]] = {}
 
     def _finish(self, region: _Region, planes: int) -> None:
         inside = set(region.nodes)
         region.outputs = [n for n in region.nodes if n is self._output or any(u not in inside for u in n.users)]
         outputs = list(dict.fromkeys(region.of_node[n] for n in region.outputs))
         inputs = list(region.inputs.values())
-        points = max(v.shape[0] * v.shape[1] for v in region.values) == 1
+        points = all(region.values[op.output].shape[:2] == (1, 1) for op in region.ops if op.kind == _native.CONV)
         region.plan = _native.Plan(
             region.ops, [v.shape for v in region.values], inputs, outputs,
             nhwc=[i for i, v in enumerate(region.values) if v.last], offsets=_place(region, {*outputs, *inputs}),
@@ -485,7 +487,11 @@ class Executor:
         n = env[self._input].shape[0]
         arrays = [env[node].detach().contiguous() for node, _ in region.inputs]
         values = [region.values[i] for i in region.plan.outputs]
-        outs = [torch.empty(v.torch_shape(n)) for v in values]
+        outs = self._outs.get(id(region)) if self.keep_output else None
+        if outs is None or outs[0].shape[0] != n:
+            outs = [torch.empty(v.torch_shape(n)) for v in values]
+            if self.keep_output:
+                self._outs[id(region)] = outs
         region.plan.run([a.data_ptr() for a in arrays], [o.data_ptr() for o in outs], n, self.threads)
         by_value = dict(zip(region.plan.outputs, outs, strict=True))
         for node in region.outputs:

@@ -1,9 +1,12 @@
 // Any machine: the compiler's baseline instruction set (NEON on aarch64).
 #define LANES 4
 #define BLOCK 3
+#define ROWS 4
+#define VECTORS 3
 #include "fma.inc"
+#include "lut.inc"
 
 static int available() { return 1; }
 extern "C" {
-extern const Level tbn_level_generic = {"generic", available, prepare, conv};
+extern const Level tbn_level_generic = {"generic", available, prepare_lut, conv_lut};
 }

@@ -1,0 +1,87 @@
+"""Op-level cases: single linear layers and convolutions at the shapes of the networks people run, p = 1, 4 and 8."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tbn_bench.config import make
+from tbn_bench.convert import binarize_
+from tbn_bench.cost import cost
+from tbn_bench.latency.networks import variants_of
+from tbn_bench.latency.timing import Variant, prepare, show, time_case
+from tbn_bench.records import RunStore
+
+SPECS = ("full_precision", "bwn", "tbn(p=4, min_layer_size=0)", "tbn(p=8, min_layer_size=0)")
+
+
+def _linear(k: int, n: int) -> tuple[Callable[[], nn.Module], tuple[int, ...]]:
+    return lambda: nn.Linear(k, n), (k,)
+
+
+def _conv(c: int, o: int, kernel: int, size: int, stride: int = 1) -> tuple[Callable[[], nn.Module], tuple[int, ...]]:
+    return lambda: nn.Conv2d(c, o, kernel, stride, kernel // 2, bias=False), (c, size, size)
+
+
+# suite -> case -> (layer, shape of one input)
+CASES: dict[str, dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]] = {
+    "linear": {f"linear_{k}x{n}": _linear(k, n) for k, n in ((768, 3072), (3072, 768), (4096, 4096))},
+    "conv": {
+        **{f"conv3x3_{c}at{s}": _conv(c, c, 3, s) for c, s in ((64, 32), (128, 16), (256, 8), (512, 4))},
+        "conv3x3_stride2_64to128at32": _conv(64, 128, 3, 32, 2),
+        "conv1x1_1024to256at14": _conv(1024, 256, 1, 14),
+        "conv1x1_128to1024at32": _conv(128, 1024, 1, 32),
+    },
+}
+
+
+def _kept_output(variant: Variant, x: Tensor) -> Variant:
+    """The same native call writing into one buffer that is kept, as an engine with its own memory would."""
+    call = copy.copy(variant.call)
+    call.keep_output = True
+    return Variant(variant.binarizer, f"{variant.implementation}, kept output", call, variant.reference, variant.weight_bytes, None,
+                   extra=dict(variant.extra))  # fmt: skip
+
+
+def _addmm(layer: nn.Linear, reference: nn.Module, x: Tensor) -> Variant:
+    out, weight = torch.empty(len(x), layer.out_features), layer.weight.detach().T
+    bias = layer.bias.detach()
+    size = layer.weight.numel() * 4
+    return Variant(
+        "full_precision", "dense, kept output", lambda batch: torch.addmm(bias, batch, weight, out=out), reference, size
+    )
+
+
+def suite(name: str, results: Path, threads: int, batches: Iterable[int]) -> dict[str, Any]:
+    """Times every case of an op-level suite ("linear", "conv") with all its peers, on random weights and inputs."""
+    prepare("cpu", threads)
+    store, done = RunStore(results), []
+    batches = list(batches)
+    for case, (layer, in_shape) in CASES[name].items():
+        torch.manual_seed(0)
+        trained = layer()
+        for batch in batches:
+            x = torch.randn(batch, *in_shape, generator=torch.Generator().manual_seed(0))
+            variants: list[Variant] = []
+            for spec in SPECS:
+                network = nn.Sequential(copy.deepcopy(trained))
+                macs = cost(network, binarize_(network, spec), in_shape).summary()
+                made = variants_of(network.eval(), make({"binarizer": spec}), x, None, threads, x[:64], macs)
+                variants += made + [
+                    _kept_output(v, x) for v in made if v.implementation.startswith("native") and not v.unavailable
+                ]
+            if isinstance(trained, nn.Linear):
+                variants.insert(1, _addmm(trained, variants[0].reference, x))
+            for cold in (False, True) if batch == 1 else (False,):
+                full = f"op-{case}-b{batch}-t{threads}{'-cold' if cold else ''}"
+                info = {"data": None, "model": case, "sweep": None, "tile_macs": True, "input": math.prod(in_shape)}
+                command = f"tbn-bench latency --suite {name} --threads {threads} --batch {batch}"
+                record = time_case(full, variants, x, threads, "cpu", info, command, cold)
+                store.write_latency(record)
+                show(record)
+                done.append(full)
+    return {"suite": name, "cases": done}
