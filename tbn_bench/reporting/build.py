@@ -3,6 +3,7 @@
 import importlib
 import json
 import pkgutil
+import warnings
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -68,7 +69,9 @@ def _write_figures(records: Records, folder: Path) -> dict[str, tuple[str, str]]
             for end, metadata in _FORMATS.items():
                 drawn.savefig(folder / f"{name}.{end}", metadata=metadata, dpi=200)
         _sidecar(folder / f"{name}.json", records, run_ids, [])
-        out[name] = (module.TITLE, module.chart(records).to_json(indent=None))
+        with warnings.catch_warnings():  # one selection for all panels is what is meant
+            warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")
+            out[name] = (module.TITLE, module.chart(records).to_json(indent=None))
     return out
 
 

@@ -21,8 +21,8 @@ CURVE_COLUMNS = ("sweep", "run_id", "group_id", "data", "model", "binarizer", "s
                  "tile/flip_rate", "tile/near_zero", "lr")  # fmt: skip
 LATENCY_COLUMNS = (
     "device", "case", "data", "model", "sweep", "batch", "threads", "clock", "binarizer", "implementation", "run_id",
-    "time_ms_p20", "time_ms_p50", "time_ms_p80", "n", "ratio", "ratio_p20", "ratio_p80", "relative_error", "weight_bytes",
-    "unavailable", "baseline", "command", "commit", "dirty",
+    "time_ms_p20", "time_ms_p50", "time_ms_p80", "n", "ratio", "ratio_p20", "ratio_p80", "ratio_compiled", "ratio_ort_int8",
+    "relative_error", "tolerance", "top1", "tile_gmacs", "weight_bytes", "cache", "unavailable", "baseline", "command", "commit", "dirty",
 )  # fmt: skip
 
 
