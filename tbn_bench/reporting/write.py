@@ -79,13 +79,18 @@ def latex(table: Table) -> str:
     )
 
 
+LONG = 60  # characters of a cell that may wrap
+
+
 def markup(table: Table) -> str:
     """An HTML table; data-value carries the raw number that sorting uses."""
 
     def cell(c: Column, row: dict[str, Any]) -> str:
         raw = row.get(c.key)
         value = f' data-value="{raw}"' if c.numeric and isinstance(raw, int | float) and raw == raw else ""
-        return f'<td class="{"n" if c.numeric else "t"}"{value}>{html.escape(c.show(row))}</td>'
+        text = c.show(row)
+        kind = "n" if c.numeric else "t long" if len(text) > LONG else "t"
+        return f'<td class="{kind}"{value}>{html.escape(text)}</td>'
 
     heads = "".join(f'<th scope="col" class="{"n" if c.numeric else "t"}">{html.escape(c.header)}</th>' for c in table.columns)
     body = "".join(f"<tr>{''.join(cell(c, row) for c in table.columns)}</tr>" for row in table.rows)
