@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tbn_bench import bits, packed
-from tbn_bench.kernels import _native
+from tbn_bench import packed
+from tbn_bench.kernels import _cpu, _native
 from tbn_bench.kernels._native import NativeUnavailable, Op
 
 POINT_GROUP = 64  # images that go together through a network without spatial extent: weights are read once for all of them
@@ -227,15 +227,7 @@ class _Lowering:
         if not isinstance(module, packed._Packed):
             dense = module.weight.detach().float().cpu().numpy().reshape(groups, rows, channels, kh, kw)
             return [_native.FloatWeights(w, self.level) for w in dense], 1, np.ones(shape[0])
-        if shape[0] % max(1, len(module.alphas)):  # a scale changes inside a row
-            dense = module.expanded().numpy().reshape(groups, rows, channels, kh, kw)
-            return [_native.FloatWeights(w, self.level) for w in dense], 1, np.ones(shape[0])
-        scale = module.row_scale_values().double().cpu().numpy()
-        tile = module.tile_bits.cpu().numpy()
-        if module.reuses:
-            return [_native.SignWeights(tile, rows // module.p, channels, kh, kw, self.level)], module.p, scale
-        signs = np.tile(bits.unpack(tile, module.numel // module.p), module.p).reshape(groups, -1)
-        return [_native.SignWeights(bits.pack(s), rows, channels, kh, kw, self.level) for s in signs], 1, scale
+        return _cpu.weights(module.tile_bits.cpu(), module.alphas.cpu(), shape, module.p, groups, self.level)
 
     def _batch_norm(self, region: _Region, node: fx.Node, module: nn.Module) -> int:
         if module.running_mean is None:

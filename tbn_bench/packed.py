@@ -6,6 +6,7 @@ multiplies by the expanded weight. save and load move a packed network to a file
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from torch.nn.utils import parametrize
 from tbn_bench import artifact, bits
 from tbn_bench.artifact import Artifact, ArtifactError, Weight
 from tbn_bench.binarizers._base import WeightBinarizer
+from tbn_bench.kernels import _tile
+from tbn_bench.kernels.tiled_linear.torch import copies, segments
 
 
 @dataclass(frozen=True)
 class PackRow:
-    """One packed weight. how: "tile reuse" or "expanded"; the bytes are those of tile_bits and alphas."""
+    """One packed weight. how: "tile reuse", "segments" or "expanded"; the bytes are those of tile_bits and alphas."""
 
     name: str
     shape: tuple[int, ...]
@@ -31,9 +34,6 @@ class PackRow:
     tile_bytes: int
     alpha_bytes: int
     how: str
-
-
-_SIGN_TABLE = torch.from_numpy(bits.unpack(np.arange(256, dtype=np.uint8), 2048)).float().reshape(256, 8)  # of a byte's bits
 
 
 class _Packed(nn.Module):
@@ -45,76 +45,54 @@ class _Packed(nn.Module):
     def __init__(self, layer: nn.Module, p: int, tile_bits: Tensor, alphas: Tensor):
         super().__init__()
         self.shape, self.p, self.groups = tuple(layer.weight.shape), p, getattr(layer, "groups", 1)
-        self.reuses = _reuses(layer, self.shape[0], p, len(alphas))
+        self.reuses = _tile.aligned(self.shape[0], p, len(alphas), self.groups)
+        linear = len(self.shape) == 2 and not self.reuses
+        self.segment = _tile.segment(self.shape, p, len(alphas)) if linear else 0
         self.register_buffer("tile_bits", tile_bits)
         self.register_buffer("alphas", alphas)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
-        for name in ("weight", "tile", "row_scales", "sign_table"):
+        self.in_graph = False
+        for name in ("factor", "row_scales"):
             self.register_buffer(name, None, persistent=False)
 
     @property
     def numel(self) -> int:
-        return int(np.prod(self.shape))
-
-    def signs(self) -> Tensor:
-        """The stored tile as float32 +-1: (q,)."""
-        return torch.from_numpy(bits.unpack(self.tile_bits.cpu().numpy(), self.numel // self.p)).float()
+        return math.prod(self.shape)
 
     def expanded(self) -> Tensor:
         """The dense weight, in `shape`: tile repeated p times, times the scales."""
-        return torch.from_numpy(
-            artifact.dense_weight(self.tile_bits.cpu().numpy(), self.alphas.cpu().numpy(), self.shape, self.p)
-        )
+        return _tile.expand(self.tile_bits, self.alphas, self.shape, self.p, self.alphas.dtype)
 
-    def row_scale_values(self) -> Tensor:
-        """One scale per output row: (rows,). Only where every scale covers whole rows."""
-        scales = self.alphas if len(self.alphas) else torch.ones(1)
-        return scales.repeat_interleave(self.shape[0] // len(scales))
+    def _derived(self) -> tuple[Tensor, Tensor | None]:
+        """From the bits: (tile, row scales) to reuse, (flat tile, None) for segments, or (weight, None)."""
+        if not self.reuses and not self.segment:
+            return self.expanded(), None
+        tile = _tile.unpack(self.tile_bits, self.numel // self.p, self.alphas.dtype)
+        if self.segment:
+            return tile, None
+        tile = tile.reshape(-1, *self.shape[1:])
+        return tile, _tile.row_scales(self.alphas, self.shape[0]).reshape(self.p, -1, *[1] * (len(self.shape) - 2))
 
     def materialize_(self) -> None:
         """Derives what forward multiplies by, on the device of the bits; a second call does nothing."""
-        if self.weight is not None or self.tile is not None:
-            return
-        device = self.tile_bits.device
-        if not self.reuses:
-            self.weight = self.expanded().to(device)
-            return
-        self.tile = self.signs().reshape(-1, *self.shape[1:]).to(device)
-        self.row_scales = self._row_scales().to(device)
-
-    def _row_scales(self) -> Tensor:
-        return self.row_scale_values().reshape(self.p, -1, *[1] * (len(self.shape) - 2))
-
-    def _factors(self) -> tuple[Tensor, Tensor | None]:
-        """(tile, row scales) to reuse, or (weight, None): derived once, or from the bits in every call."""
-        if self.sign_table is None:
-            self.materialize_()
-            return (self.tile, self.row_scales) if self.reuses else (self.weight, None)
-        signs = self._unpacked()
-        if self.reuses:
-            return signs.reshape(-1, *self.shape[1:]), self._row_scales()
-        copies = signs.repeat(self.p).reshape(max(1, len(self.alphas)), -1)
-        return (copies * self.alphas[:, None] if len(self.alphas) else copies).reshape(self.shape), None
+        if self.factor is None:
+            self.factor, self.row_scales = self._derived()
 
     def unpack_in_forward_(self) -> None:
-        """From now on forward unpacks the bits itself, by a table, so that an exported graph holds the bits and nothing derived."""
-        self.sign_table = _SIGN_TABLE
+        """From now on forward derives what it needs in each call, so that an exported graph holds the bits and nothing derived."""
+        self.in_graph, self.factor, self.row_scales = True, None, None
 
-    def _unpacked(self) -> Tensor:
-        return self.sign_table[self.tile_bits.long()].reshape(-1)[: self.numel // self.p]
+    def _factors(self) -> tuple[Tensor, Tensor | None]:
+        if self.in_graph:
+            return self._derived()
+        self.materialize_()
+        return self.factor, self.row_scales
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one forward reads: the float tile with its row scales, or the expanded weight."""
         self.materialize_()
-        read = [self.tile, self.row_scales] if self.reuses else [self.weight]
+        read = [self.factor] if self.row_scales is None else [self.factor, self.row_scales]
         return sum(t.numel() * t.element_size() for t in read)
-
-    def _copies(self, y: Tensor, scales: Tensor, dim: int) -> Tensor:
-        """y: (..., R at dim, ...) -> p scaled copies, plus bias."""
-        y = y.unsqueeze(dim - 1)
-        if self.bias is None:
-            return (y * scales).flatten(dim - 1, dim)
-        return torch.addcmul(self.bias.reshape(scales.shape), y, scales).flatten(dim - 1, dim)
 
 
 class PackedLinear(_Packed):
@@ -122,9 +100,11 @@ class PackedLinear(_Packed):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, scales = self._factors()
+        if self.segment:
+            return segments(x, weight, self.alphas, self.bias, self.shape, self.segment)
         if scales is None:
             return F.linear(x, weight, self.bias)
-        return self._copies(F.linear(x, weight), scales, -1)
+        return copies(F.linear(x, weight), scales, self.bias, -1)
 
 
 class _PackedConv(_Packed):
@@ -144,7 +124,7 @@ class _PackedConv(_Packed):
         conv = (F.conv1d, F.conv2d)[spatial - 1]
         if scales is None:
             return conv(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
-        return self._copies(conv(x, weight, None, self.stride, padding, self.dilation), scales, -1 - spatial)
+        return copies(conv(x, weight, None, self.stride, padding, self.dilation), scales, self.bias, -1 - spatial)
 
 
 class PackedConv1d(_PackedConv):
@@ -199,8 +179,11 @@ def pack_(model: nn.Module) -> list[PackRow]:
             if id(latent) not in stored:
                 stored[id(latent)] = _bits_and_scales(method, latent.detach())
             parts[attribute] = (method.p, *stored[id(latent)])
-            reuses = kind is not None and _reuses(module, latent.shape[0], method.p, method.num_scales(latent))
-            rows.append(_row(f"{name}.{attribute}".lstrip("."), method, latent, reuses))
+            groups = getattr(module, "groups", 1)
+            reuses = kind is not None and _tile.aligned(latent.shape[0], method.p, method.num_scales(latent), groups)
+            pieces = kind is PackedLinear and not reuses and _tile.segment(latent.shape, method.p, method.num_scales(latent))
+            how = "tile reuse" if reuses else "segments" if pieces else "expanded"
+            rows.append(_row(f"{name}.{attribute}".lstrip("."), method, latent, how))
         if kind is None:
             _expand_(module)
             for attribute, (p, tile_bits, alphas) in parts.items():
@@ -245,14 +228,8 @@ def _kind(module: nn.Module) -> type[_Packed] | None:
     return next((made for known, made in _KINDS.items() if isinstance(module, known)), None)
 
 
-def _reuses(layer: nn.Module, rows: int, p: int, k: int) -> bool:
-    """True where each distinct dot product can be computed once: p > 1 divides the rows, one group, whole rows per scale."""
-    return p > 1 and getattr(layer, "groups", 1) == 1 and rows % p == 0 and rows % max(1, k) == 0
-
-
-def _row(name: str, method: WeightBinarizer, latent: Tensor, reuses: bool) -> PackRow:
+def _row(name: str, method: WeightBinarizer, latent: Tensor, how: str) -> PackRow:
     tile_bytes = bits.packed_bytes(latent.numel() // method.p)
-    how = "tile reuse" if reuses else "expanded"
     return PackRow(name, tuple(latent.shape), method.p, tile_bytes, 4 * method.num_scales(latent), how)
 
 

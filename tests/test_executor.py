@@ -150,7 +150,7 @@ def test_the_model_is_left_as_it_was():
     before = copy.deepcopy(network.state_dict())
     Executor(network, torch.zeros(1, 1, 4, 4))
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
-    assert network[1].tile is None, "the native path must not derive float weights"
+    assert network[1].factor is None, "the native path must not derive float weights"
 
 
 class Branching(nn.Module):

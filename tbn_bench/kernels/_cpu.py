@@ -1,0 +1,58 @@
+"""One layer as a native plan of one op, kept for as long as its bits live."""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from tbn_bench import bits
+from tbn_bench.kernels import _native, _tile
+
+_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tile_bits -> (its version, {key: weights})
+
+
+def weights(
+    tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int, groups: int, level: str
+) -> tuple[list, int, np.ndarray]:
+    """(one weight per group, copies, scale per output row) of a layer for one level. shape: (rows, channels / groups[, kh, kw])."""
+    rows, channels = shape[0] // groups, shape[1]
+    kh, kw = (1, 1, *shape[2:])[-2:] if len(shape) > 2 else (1, 1)
+    if shape[0] % max(1, len(alphas)):  # a scale changes inside a row
+        dense = _tile.expand(tile_bits, alphas, shape, p).numpy().reshape(groups, rows, channels, kh, kw)
+        return [_native.FloatWeights(w, level) for w in dense], 1, np.ones(shape[0])
+    scale = _tile.row_scales(alphas, shape[0]).double().numpy()
+    tile = tile_bits.numpy()
+    if _tile.aligned(shape[0], p, len(alphas), groups):
+        return [_native.SignWeights(tile, rows // p, channels, kh, kw, level)], p, scale
+    signs = np.tile(bits.unpack(tile, prod(shape) // p), p).reshape(groups, -1)
+    return [_native.SignWeights(bits.pack(s), rows, channels, kh, kw, level) for s in signs], 1, scale
+
+
+def kept_weights(
+    tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int, groups: int
+) -> tuple[list, int, np.ndarray, str]:
+    """The same, laid out at the first call for these bits and kept."""
+    level = _native.level()
+    key = (tuple(shape), p, groups, level, alphas.data_ptr(), alphas._version)
+    version, known = _kept.get(tile_bits, (None, {}))
+    if version != tile_bits._version:
+        known = {}
+    if key not in known:
+        known = {key: weights(tile_bits, alphas, shape, p, groups, level)}
+        _kept[tile_bits] = (tile_bits._version, known)
+    return *known[key], level
+
+
+def check(x: Tensor) -> None:
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        raise ValueError(f"implementation 'cpu' takes float32 on the CPU, got {x.dtype} on {x.device.type}; use 'torch'")
+
+
+def run(plan: _native.Plan, x: Tensor, out: Tensor) -> Tensor:
+    """Runs a plan of one op over contiguous x into out."""
+    if len(x):
+        plan.run([x.data_ptr()], [out.data_ptr()], len(x), torch.get_num_threads())
+    return out

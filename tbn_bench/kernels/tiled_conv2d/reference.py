@@ -1,0 +1,13 @@
+"""Expands the weight and convolves with it: what every other implementation is tested against."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from tbn_bench.kernels import _tile
+
+
+def tiled_conv2d(
+    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape, p, stride, padding, dilation, groups
+) -> Tensor:
+    weight = _tile.expand(tile_bits, alphas, shape, p, x.dtype)
+    return F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), stride, padding, dilation, groups)

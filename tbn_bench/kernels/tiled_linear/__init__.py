@@ -1,0 +1,64 @@
+"""The linear layer whose weight is p scaled copies of one tile of signs.
+
+    y = x W^T + bias,  W (rows, K) row-major = tile (q,) repeated p times, times alphas (k,) over N / k consecutive weights each
+
+x: (..., K) floating point -> (..., rows) of the same type. tile_bits: (ceil(q / 8),) uint8 in bits.py's order, q = rows K / p. alphas:
+(k,) with k dividing rows K; (0,) means no scale. p = 1 is the plain binary layer.
+
+Implementations: reference (expands; any type, float64 included), torch (tile reuse on the vendor library, any device), cpu (native,
+float32), triton (CUDA). One that is asked for and cannot run raises; there is no fallback. `cpu` and `triton` are also the torch.library
+operator tbn_bench::tiled_linear, which torch.compile keeps whole.
+"""
+
+import importlib
+from collections.abc import Sequence
+
+from torch import Tensor, bfloat16, float16, float32, float64, library, uint8  # the name torch is this folder's torch.py
+
+IMPLEMENTATIONS = ("reference", "torch", "cpu", "triton")
+TOLERANCE = {float64: 1e-13, float32: 3e-6, bfloat16: 3e-2, float16: 4e-3}  # of the largest value
+# (x's leading shape, rows, K, p, k): ends of vectors, words and bytes; tiles that end inside a row; every kind of scale
+CASES = (
+    ((1,), 1, 1, 1, 0), ((5,), 16, 16, 4, 4), ((1,), 64, 63, 4, 1), ((17,), 12, 15, 3, 3), ((2, 9), 34, 17, 2, 34), ((3,), 8, 1023, 4, 4),
+    ((4,), 10, 512, 4, 4), ((4,), 10, 512, 4, 1), ((7,), 30, 20, 4, 4), ((64,), 128, 96, 8, 8), ((130,), 48, 100, 1, 48), ((0,), 8, 8, 2, 2),
+)  # fmt: skip
+
+
+def check(x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int) -> None:
+    """Raises ValueError, saying what was expected, for tensors that do not fit the contract."""
+    rows, columns = shape
+    total = rows * columns
+    if p < 1 or total % p:
+        raise ValueError(f"p must be at least 1 and divide {total} weights, got {p}")
+    if x.shape[-1] != columns or not x.is_floating_point():
+        raise ValueError(f"expected floating-point x of shape (..., {columns}), got {x.dtype} {tuple(x.shape)}")
+    if tile_bits.dtype != uint8 or tile_bits.shape != ((total // p + 7) // 8,):
+        raise ValueError(
+            f"expected uint8 tile_bits of shape ({(total // p + 7) // 8},), got {tile_bits.dtype} {tuple(tile_bits.shape)}"
+        )
+    if alphas.dim() != 1 or (len(alphas) and total % len(alphas)):
+        raise ValueError(f"expected alphas of shape (k,) with k dividing {total}, got {tuple(alphas.shape)}")
+    if bias is not None and bias.shape != (rows,):
+        raise ValueError(f"expected bias of shape ({rows},), got {tuple(bias.shape)}")
+
+
+def tiled_linear(
+    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int, implementation: str = "torch"
+) -> Tensor:
+    """The layer by one implementation. Raises ValueError for tensors that do not fit, NativeUnavailable where it cannot run."""
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
+    check(x, tile_bits, alphas, bias, shape, p)
+    module = importlib.import_module(f"{__name__}.{implementation}")
+    return module.tiled_linear(x, tile_bits, alphas, bias, shape, p)
+
+
+@library.custom_op("tbn_bench::tiled_linear", mutates_args=(), device_types="cpu")
+def operator(x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int) -> Tensor:
+    """tbn_bench::tiled_linear, by the native kernels on a CPU."""
+    return tiled_linear(x, tile_bits, alphas, bias, shape, p, "cpu")
+
+
+@operator.register_fake
+def _(x, tile_bits, alphas, bias, shape, p):
+    return x.new_empty((*x.shape[:-1], shape[0]))

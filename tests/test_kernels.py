@@ -1,0 +1,164 @@
+"""Guards the contract of the tiled layers: every implementation equals the float64 reference on the contract's own cases."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tbn_bench import bits
+from tbn_bench.kernels import _native, _tile, tiled_conv2d, tiled_linear
+
+try:
+    _native.load()
+    NATIVE = ["cpu"]
+except _native.NativeUnavailable:
+    NATIVE = []
+EXACT = ["reference", "torch", *NATIVE]
+
+
+def stored(total: int, p: int, k: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(tile_bits, alphas, bias) at random."""
+    rng = np.random.default_rng(total + p)
+    tile = rng.integers(0, 2, total // p, dtype=np.int8) * 2 - 1
+    return torch.from_numpy(bits.pack(tile)), torch.rand(k) + 0.5, torch.randn(rows)
+
+
+def error(got: Tensor, expected: Tensor) -> float:
+    assert got.shape == expected.shape
+    assert torch.isfinite(got).all()
+    return 0.0 if not expected.numel() else float((got.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
+def linear_case(case):
+    lead, rows, columns, p, k = case
+    tile_bits, alphas, bias = stored(rows * columns, p, k, rows)
+    return torch.randn(*lead, columns), tile_bits, alphas, bias, (rows, columns), p
+
+
+@pytest.mark.parametrize("case", tiled_linear.CASES, ids=str)
+@pytest.mark.parametrize("implementation", EXACT)
+def test_linear(case, implementation):
+    x, tile_bits, alphas, bias, shape, p = linear_case(case)
+    for b in (bias, None):
+        expected = tiled_linear.tiled_linear(x.double(), tile_bits, alphas.double(), b, shape, p, "reference")
+        got = tiled_linear.tiled_linear(x, tile_bits, alphas, b, shape, p, implementation)
+        assert error(got, expected) <= tiled_linear.TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("case", tiled_linear.CASES, ids=str)
+def test_linear_in_other_types(case, dtype):
+    x, tile_bits, alphas, bias, shape, p = linear_case(case)
+    x = x.to(dtype)
+    expected = tiled_linear.tiled_linear(x.double(), tile_bits, alphas.double(), bias, shape, p, "reference")
+    got = tiled_linear.tiled_linear(x, tile_bits, alphas, bias, shape, p, "torch")
+    assert got.dtype == dtype
+    assert error(got, expected) <= tiled_linear.TOLERANCE[dtype]
+
+
+def test_the_reference_is_the_definition():
+    """Tile repeated p times in row-major order, alphas over consecutive runs: written out by hand."""
+    tile_bits, alphas = torch.tensor([0b011], dtype=torch.uint8), torch.tensor([2.0, 3.0])  # + + -
+    weight = torch.tensor([[2.0, 2.0], [-2.0, 3.0], [3.0, -3.0]])
+    assert torch.equal(_tile.expand(tile_bits, alphas, (3, 2), 2), weight)
+    x = torch.tensor([[1.0, 10.0]])
+    for implementation in EXACT:
+        assert torch.equal(tiled_linear.tiled_linear(x, tile_bits, alphas, None, (3, 2), 2, implementation), x @ weight.T)
+
+
+@pytest.mark.parametrize(
+    ("shape", "p", "g"),
+    [((10, 512), 4, 256), ((1000, 768), 16, 384), ((30, 20), 4, 10), ((5, 7), 5, 7), ((4, 6), 3, 2), ((9, 8), 9, 8)],
+)
+def test_segments_save_what_the_formula_says(shape, p, g):
+    """q K / g multiply-adds for rows K: a saving of p g / K, and no segments where that is not above 1."""
+    assert _tile.segment(shape, p, p) == (g if p * g > shape[1] else 0)
+    assert _tile.segment(shape, 1, 1) == 0
+
+
+def test_unaligned_tiles_use_fewer_products():
+    """10 x 512 at p = 4: half of the dense multiply-adds, as the formula promises."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x, tile_bits, alphas, bias, shape, p = linear_case(((4,), 10, 512, 4, 4))
+    with FlopCounterMode(display=False) as counter:
+        tiled_linear.tiled_linear(x, tile_bits, alphas, bias, shape, p, "torch")
+    assert counter.get_total_flops() == 2 * 4 * 10 * 512 // 2
+
+
+@pytest.mark.parametrize("case", tiled_conv2d.CASES, ids=str)
+@pytest.mark.parametrize("implementation", EXACT)
+def test_conv(case, implementation):
+    size, shape, p, k, *geometry = case
+    tile_bits, alphas, bias = stored(int(np.prod(shape)), p, k, shape[0])
+    x = torch.randn(size)
+    for memory in (torch.contiguous_format, torch.channels_last):
+        for b in (bias, None):
+            expected = tiled_conv2d.tiled_conv2d(x.double(), tile_bits, alphas.double(), b, shape, p, *geometry, "reference")
+            got = tiled_conv2d.tiled_conv2d(x.to(memory_format=memory), tile_bits, alphas, b, shape, p, *geometry, implementation)
+            assert error(got, expected) <= tiled_conv2d.TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("implementation", EXACT[1:])
+def test_one_flipped_bit_is_an_error(implementation):
+    x, tile_bits, alphas, bias, shape, p = linear_case(((5,), 16, 16, 4, 4))
+    expected = tiled_linear.tiled_linear(x.double(), tile_bits, alphas.double(), bias, shape, p, "reference")
+    assert error(tiled_linear.tiled_linear(x, tile_bits, alphas, bias, shape, p, implementation), expected) < 1e-5
+    tile_bits[3] ^= 16  # in place: what is kept for these bits must notice
+    assert error(tiled_linear.tiled_linear(x, tile_bits, alphas, bias, shape, p, implementation), expected) > 1e-3
+
+
+def test_wrong_tensors_are_refused():
+    x, tile_bits, alphas, bias, shape, p = linear_case(((5,), 16, 16, 4, 4))
+    call = tiled_linear.tiled_linear
+    for arguments, message in [
+        ((x[:, :3], tile_bits, alphas, bias, shape, p), "expected floating-point x"),
+        ((x, tile_bits[:2], alphas, bias, shape, p), "expected uint8 tile_bits"),
+        ((x, tile_bits, alphas[:3], bias, shape, p), "expected alphas"),
+        ((x, tile_bits, alphas, bias[:3], shape, p), "expected bias"),
+        ((x, tile_bits, alphas, bias, shape, 7), "p must be at least 1 and divide"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call(*arguments)
+    with pytest.raises(ValueError, match="implementation must be one of"):
+        call(x, tile_bits, alphas, bias, shape, p, "cuda")
+
+
+@pytest.mark.skipif(not NATIVE, reason="no native library")
+def test_the_cpu_kernel_takes_float32_only():
+    x, tile_bits, alphas, bias, shape, p = linear_case(((5,), 16, 16, 4, 4))
+    with pytest.raises(ValueError, match="takes float32 on the CPU"):
+        tiled_linear.tiled_linear(x.double(), tile_bits, alphas, bias, shape, p, "cpu")
+
+
+def test_an_absent_library_is_an_error_and_not_a_fallback(monkeypatch):
+    def missing(name=None):
+        raise _native.NativeUnavailable("not built")
+
+    monkeypatch.setattr(_native, "level", missing)
+    x, tile_bits, alphas, bias, shape, p = linear_case(((5,), 16, 16, 4, 4))
+    with pytest.raises(_native.NativeUnavailable):
+        tiled_linear.tiled_linear(x, tile_bits, alphas, bias, shape, p, "cpu")
+
+
+@pytest.mark.skipif(not NATIVE, reason="no native library")
+def test_operators_pass_torchs_own_checks():
+    x, tile_bits, alphas, bias, shape, p = linear_case(((5,), 16, 16, 4, 4))
+    torch.library.opcheck(torch.ops.tbn_bench.tiled_linear.default, (x, tile_bits, alphas, bias, shape, p))
+    size, shape, p, k, *geometry = tiled_conv2d.CASES[1]
+    tile_bits, alphas, bias = stored(int(np.prod(shape)), p, k, shape[0])
+    torch.library.opcheck(
+        torch.ops.tbn_bench.tiled_conv2d.default, (torch.randn(size), tile_bits, alphas, bias, shape, p, *geometry)
+    )
+
+
+@pytest.mark.skipif(not NATIVE, reason="no native library")
+def test_operators_stay_whole_under_compile():
+    x, tile_bits, alphas, bias, shape, p = linear_case(((5,), 16, 16, 4, 4))
+
+    def network(x):
+        return torch.relu(torch.ops.tbn_bench.tiled_linear(x, tile_bits, alphas, bias, shape, p)) + 1
+
+    torch._dynamo.reset()
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), network(x))
