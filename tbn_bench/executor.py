@@ -430,8 +430,8 @@ class Executor:
     no layer can run natively.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, level: str | None = None, threads: int = 1, planes: int = 3):
-        self.level, self.threads = _native.level(level), threads
+    def __init__(self, model: nn.Module, example: Tensor, level: str | None = None, threads: int = 1, precision: str = "f32"):
+        self.level, self.threads, self.precision = _native.level(level), threads, precision
         model = model.eval()
         try:
             graph = _Tracer().trace(model)
@@ -447,12 +447,12 @@ class Executor:
         if not regions:
             raise ValueError(f"no layer of {type(model).__name__} can run natively")
         for region in regions:
-            self._finish(region, planes)
+            self._finish(region)
         self._last_use = self._uses()
         self.keep_output = False  # results are then written into one buffer, which the next call overwrites
         self._outs: dict[int, list[Tensor]] = {}
 
-    def _finish(self, region: _Region, planes: int) -> None:
+    def _finish(self, region: _Region) -> None:
         inside = set(region.nodes)
         region.outputs = [n for n in region.nodes if n is self._output or any(u not in inside for u in n.users)]
         outputs = list(dict.fromkeys(region.of_node[n] for n in region.outputs))
@@ -461,7 +461,7 @@ class Executor:
         region.plan = _native.Plan(
             region.ops, [v.shape for v in region.values], inputs, outputs,
             nhwc=[i for i, v in enumerate(region.values) if v.last], offsets=_place(region, {*outputs, *inputs}),
-            level=self.level, group=POINT_GROUP if points else 1, planes=planes,
+            level=self.level, group=POINT_GROUP if points else 1, precision=self.precision,
         )  # fmt: skip
 
     def _uses(self) -> dict[fx.Node, int]:

@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "assembly": UP_TO_VERBS,  # reaches data through the catalogue
     "export": UP_TO_LEARNING,
     "train": UP_TO_LEARNING,
-    "latency": UP_TO_LEARNING,
+    "latency": UP_TO_LEARNING | {"export"},  # loads a packed file as its user would
     "sweep": UP_TO_LEARNING | {"train"},
     "reporting": LIGHT,
 }

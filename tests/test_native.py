@@ -26,7 +26,20 @@ def signs_of(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 2, shape, dtype=np.int8) * 2 - 1
 
 
-def run_conv(level, x, signs, p=1, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, relu=False, residual=False, group=1):
+def run_conv(
+    level,
+    x,
+    signs,
+    p=1,
+    stride=(1, 1),
+    padding=(0, 0),
+    dilation=(1, 1),
+    groups=1,
+    relu=False,
+    residual=False,
+    group=1,
+    precision="f32",
+):
     """(native result, float64 reference) of scale * conv + shift (+ residual) (then ReLU). x: (n, C, H, W), signs: (R, C/g, kh, kw)."""
     rng = np.random.default_rng(1)
     rows, channels, kh, kw = signs.shape
@@ -47,7 +60,7 @@ def run_conv(level, x, signs, p=1, stride=(1, 1), padding=(0, 0), dilation=(1, 1
     )
     op = Op(_native.CONV, 0, 1, residual=2 if residual else -1, kernel=(kh, kw), stride=stride, padding=padding, dilation=dilation,
             p=p, rows=rows // groups, relu=relu, weights=weights, scale=scale, shift=shift)  # fmt: skip
-    plan = Plan([op], shapes, [0, 2] if residual else [0], [1], level=level, group=group)
+    plan = Plan([op], shapes, [0, 2] if residual else [0], [1], level=level, group=group, precision=precision)
     inputs = [np.ascontiguousarray(a) for a in ([x, extra] if residual else [x])]
     out = np.full(expected.shape, np.nan, np.float32)  # whatever is not written stays NaN
     plan.run([a.ctypes.data for a in inputs], [out.ctypes.data], len(x))
@@ -97,6 +110,39 @@ def test_groups_residual_and_relu(level, groups):
     for residual in (False, True):
         for relu in (False, True):
             assert close(*run_conv(level, x, signs, 2, padding=(1, 1), groups=groups, relu=relu, residual=residual))
+
+
+def lossy() -> list[tuple[str, str]]:
+    """(level, precision) of every rounded precision this CPU has."""
+    pairs = [(level, precision) for level in LEVELS for precision in _native.PRECISIONS if precision != "f32"]
+    return [pair for pair in pairs if _native.load().tbn_planes_available(_native._index(pair[0]), _native.PRECISIONS[pair[1]])]
+
+
+ERROR = {"a14": 3e-4, "bf16x2": 1e-4, "bf16": 2e-2}  # 14 bits of the image's largest value; 16 and 8 bits of each value
+
+
+@pytest.mark.parametrize(("level", "precision"), lossy())
+def test_rounded_activations_keep_their_bound(level, precision):
+    """Less exact and within what the number of bits allows: on every geometry, and not more exact than rounding can be."""
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        kernel, stride = (tuple(int(v) for v in rng.integers(1, top, 2)) for top in (4, 3))
+        channels, rows, p, n = (int(v) for v in rng.integers(1, [140, 70, 5, 6]))
+        x = images(n, channels, 9, 12, seed=seed) * rng.uniform(0.01, 100, (n, 1, 1, 1)).astype(np.float32)
+        signs = signs_of(rows, channels, *kernel, seed=seed)
+        got, expected = run_conv(level, x, signs, p, stride, (1, 1), group=2, precision=precision)
+        for y, reference in zip(got, expected, strict=True):  # each image by its own size
+            assert np.abs(y - reference).max() <= ERROR[precision] * max(np.abs(reference).max(), np.abs(x).max())
+    assert np.abs(got - expected).max() > 0
+    zeros = run_conv(level, np.zeros((1, 8, 4, 4), np.float32), signs_of(16, 8, 3, 3), precision=precision)
+    assert np.allclose(*zeros, atol=1e-6)
+
+
+def test_a_precision_that_is_not_there_is_an_error():
+    with pytest.raises(_native.NativeUnavailable, match="generic has no precision a14"):
+        run_conv("generic", images(1, 8, 4, 4), signs_of(16, 8, 1, 1), precision="a14")
+    with pytest.raises(ValueError, match="precision must be one of"):
+        run_conv("generic", images(1, 8, 4, 4), signs_of(16, 8, 1, 1), precision="int4")
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import shlex
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from tbn_bench import assembly, executor, packed
 from tbn_bench.config import RunConfig, make
-from tbn_bench.latency import peers
+from tbn_bench.latency import memory, peers
 from tbn_bench.latency.timing import (
     ParityError,
     Variant,
@@ -53,16 +54,34 @@ def variants_of(
     ]
 
 
+PRECISIONS = {"f32": 1e-5, "a14": 1e-3}  # of activations -> tolerance; a14 where this CPU has it
+
+
 def _native(
     config: RunConfig, network: nn.Module, reference: nn.Module, x: Tensor, run_id: str | None, threads: int, macs: dict[str, Any]
 ) -> list[Variant]:
+    """The plan executor in each precision; full precision has signs nowhere and runs in float32 alone."""
     if x.device.type != "cpu":
         return []
-    run, why = executor.executor(network, x, threads=threads)
-    if run is None:
-        return [Variant(config.binarizer, "native", network, reference, 0, run_id, why)]
-    extra = {"tile_macs": macs["distinct_macs"], "level": run.level, "in_torch": run.torch_nodes}
-    return [Variant(config.binarizer, f"native {run.level}", run, reference, run.weight_bytes(), run_id, extra=extra)]
+    found = []
+    for precision, tolerance in PRECISIONS.items():
+        if precision != "f32" and config.binarizer == "full_precision":
+            continue
+        run, why = executor.executor(network, x, threads=threads, precision=precision)
+        name = "native" if run is None else native_name(run)
+        if run is None:
+            found.append(Variant(config.binarizer, f"native {precision}", network, reference, 0, run_id, why))
+            continue
+        extra = {"tile_macs": macs["distinct_macs"], "level": run.level, "precision": precision, "in_torch": run.torch_nodes}
+        found.append(
+            Variant(config.binarizer, name, run, reference, run.weight_bytes(), run_id, tolerance=tolerance, extra=extra)
+        )
+    return found
+
+
+def native_name(run: executor.Executor) -> str:
+    """As rows call it: "native avx512", "native avx512 a14"."""
+    return f"native {run.level}" + ("" if run.precision == "f32" else f" {run.precision}")
 
 
 def _pick(runs: Iterable[RunRecord]) -> dict[tuple[str, str], list[RunRecord]]:
@@ -128,6 +147,7 @@ def suite(
         for _, data, _ in loaded:
             data.setup()
         accuracy = _accuracy_check(loaded, device)
+        footprint = {run.run_id: _footprint(run, model) for run, _, model in loaded} if device == "cpu" else {}
         data = loaded[0][1]
         calibration = data.prepare(data.splits["train"][0][:CALIBRATION])
         raw, variants, built_for = data.splits["test"][0], [], None
@@ -138,14 +158,44 @@ def suite(
                 for run, _, model in loaded:
                     made = variants_of(model, make(run.config), x, run.run_id, threads, calibration, run.summary or {})
                     for v in made:
-                        v.extra |= accuracy.get((run.run_id, v.implementation.split()[0]), {})
+                        v.extra |= accuracy.get(
+                            (run.run_id, v.implementation), accuracy.get((run.run_id, v.implementation.split()[0]), {})
+                        )
+                        v.extra |= footprint.get(run.run_id, {}).get(v.implementation.split()[0], {})
                     variants += made
             info = {"data": data_call, "model": model_call, "sweep": name, "tile_macs": True}
             record = time_case(case, variants, x, threads, device, info, f"{command} --batch {batch}", cold)
             store.write_latency(record)
             show(record)
             cases.append(case)
+        _show_footprint(loaded, footprint)
     return {"suite": name, "device": slug(device_name(device)), "cases": cases}
+
+
+def _footprint(run: RunRecord, model: nn.Module) -> dict[str, dict[str, Any]]:
+    """First word of the implementation -> bytes of the file, and what a fresh process grows by when it loads and runs it."""
+    network = copy.deepcopy(model)
+    full = run.config["binarizer"] == "full_precision"
+    if not full:
+        packed.pack_(network)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.safetensors"
+        size = packed.save(network, path, run.config)
+        engines = {"dense": "dense", "native": "native"} if full else {"native": "native"}
+        return {
+            name: {"file_bytes": size, **{f"memory_{k}": v for k, v in (memory.in_fresh_process(path, e) or {}).items()}}
+            for name, e in engines.items()
+        }
+
+
+def _show_footprint(loaded: list[Any], footprint: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """File and memory of each network, in bytes."""
+    for run, _, _ in loaded:
+        for name, sizes in footprint.get(run.run_id, {}).items():
+            grown, peak = (f"{sizes[k]:,}" if k in sizes else "—" for k in ("memory_grown", "memory_peak"))
+            print(
+                f"{run.config['binarizer']} [{name}]: file {sizes['file_bytes']:,} B, a fresh process grows by {grown} B (peak {peak} B)"
+            )
 
 
 def _recorded(store: RunStore, run_ids: set[str]) -> set[str]:
@@ -165,7 +215,7 @@ def _hits(call: Any, data: Any, device: str) -> int:
 def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str) -> dict[tuple[str, str], dict[str, float]]:
     """The packed network, by each of our kernels, must classify the whole test set as well as the record says, before it is timed.
 
-    (run id, first word of the implementation) -> {"top1": recomputed accuracy}.
+    (run id, implementation or its first word) -> {"top1": recomputed accuracy}.
     """
     found = {}
     for run, data, model in loaded:
@@ -174,9 +224,9 @@ def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str)
             packed.pack_(network)
         network = network.eval().to(device)
         calls = {"dense" if run.config["binarizer"] == "full_precision" else "tile": network}
-        if device == "cpu":
-            native, _ = executor.executor(network, data.prepare(data.splits["test"][0][:1]))
-            calls |= {"native": native} if native is not None else {}
+        for precision in PRECISIONS if device == "cpu" else ():
+            native, _ = executor.executor(network, data.prepare(data.splits["test"][0][:1]), precision=precision)
+            calls |= {native_name(native): native} if native is not None else {}
         total = data.size("test")
         for name, call in calls.items():
             hits, recorded = _hits(call, data, device), run.summary["test/top1"] * total

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tbn_bench.latency.machine import ceilings
 from tbn_bench.records import LatencyRecord, provenance
 
 ROUNDS = 31
@@ -256,10 +257,13 @@ def time_case(
         row |= {k: statistics_of(mine, peers[k])["ratio"] for k in PEERS if k != "ratio"}
         if "tile_macs" in info and v.binarizer != "full_precision":
             row["tile_gmacs"] = v.extra.get("tile_macs", 0) * x.shape[0] / row["time_ms_p50"] / 1e6
+            if row["tile_gmacs"] and ceilings().get("fma_gmacs"):
+                row["of_fma_peak"] = row["tile_gmacs"] / threads / ceilings()["fma_gmacs"]
         rows.append(row)
     info = info | {
         "batch": x.shape[0], "threads": threads, "clock": clock_name, "tolerance": TOLERANCE, "baseline": BASELINE,
         "cache": "flushed before each call" if cold else "hot", "rejected_share": samples.rejected,
+        "ceilings": ceilings() if device == "cpu" else {},
     }  # fmt: skip
     name = device_name(device)
     return LatencyRecord(case, slug(name), rows, info, provenance(command, name, threads))
@@ -273,9 +277,14 @@ def show(record: LatencyRecord) -> None:
 
     info = record.case_info
     print(f"\n{record.case}  ({info['clock']}, {info['threads']} thread(s), {info.get('cache', 'hot')})")
+    if info.get("ceilings"):
+        c = info["ceilings"]
+        lookup = f", lookup {c['lookup_gmacs']:.0f}" if c["lookup_gmacs"] else ""
+        reads = ", ".join(f"{v} GB/s from {k}" for k, v in c["read_gb_s"].items())
+        print(f"this machine, one thread: {c['fma_gmacs']:.0f} GMAC/s by FMA{lookup}; reads {reads}; native level {c['level']}")
     print(
         f"{'method [implementation]':<66}{'p50 ms':>9}{'p20':>9}{'p80':>9}{'n':>4}{'x eager':>9}{'x compil':>9}{'x int8':>9}"
-        f"{'weights':>14}{'error':>9}"
+        f"{'weights':>14}{'error':>9}{'x FMA':>7}"
     )
     for row in record.rows:
         name = f"{row['binarizer']} [{row['implementation']}]"
@@ -286,5 +295,6 @@ def show(record: LatencyRecord) -> None:
             f"{name:<66}{row['time_ms_p50']:>9.3f}{row['time_ms_p20']:>9.3f}{row['time_ms_p80']:>9.3f}{row['n']:>4}"
             f"{times(row['ratio'])}{times(row.get('ratio_compiled'))}{times(row.get('ratio_ort_int8'))}"
             f"{row['weight_bytes']:>12,} B{row['relative_error']:>9.1e}"
+            + (f"{row['of_fma_peak']:>7.2f}" if row.get("of_fma_peak") else "")
         )
     sys.stdout.flush()

@@ -8,6 +8,7 @@ variable TBN_BENCH_LEVEL (generic, avx2, avx512, amx). tbn.h states the arithmet
 import ctypes
 import functools
 import os
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import numpy as np
 LEVEL_VARIABLE = "TBN_BENCH_LEVEL"
 CONV, ADD, RELU, MAX_POOL, AVG_POOL, MEAN, AFFINE, PAD_CHANNELS, GELU, CHW, LAYER_NORM, COPY = range(12)
 _NAMES = ("libtbn_bench.so", "libtbn_bench.dylib")
+PRECISIONS = {"f32": 3, "a14": 14, "bf16x2": 2, "bf16": 1}  # name -> Plan.planes of the C library
 SELF_TEST_TOLERANCE = 1e-5  # of the largest value, between two float32 summation orders
 
 
@@ -87,6 +89,10 @@ def load() -> ctypes.CDLL:
     lib.tbn_weight_bytes.argtypes = [ctypes.c_void_p]
     lib.tbn_weight_bytes.restype = ctypes.c_int64
     lib.tbn_run.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64, ctypes.c_int]
+    lib.tbn_peak.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+    lib.tbn_peak.restype = ctypes.c_int64
+    lib.tbn_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    lib.tbn_read.restype = ctypes.c_double
     for name, structure in (("op", _Op), ("value", _Value), ("plan", _Plan)):
         if getattr(lib, f"tbn_sizeof_{name}")() != ctypes.sizeof(structure):
             raise NativeUnavailable(f"{path} belongs to another version of tbn_bench; reinstall the package")
@@ -138,6 +144,14 @@ def level(name: str | None = None) -> str:
 def padded_size(shape: tuple[int, int, int]) -> int:
     """Floats a value takes in the arena: a whole number of 64-byte lines."""
     return -(-shape[0] * shape[1] * shape[2] // 16) * 16
+
+
+def _planes(level: str, precision: str) -> int:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if not load().tbn_planes_available(_index(level), PRECISIONS[precision]):
+        raise NativeUnavailable(f"level {level} has no precision {precision} on this CPU")
+    return PRECISIONS[precision]
 
 
 class _Weights:
@@ -201,8 +215,8 @@ class Plan:
 
     shapes: (H, W, C) of every value. inputs, outputs: their indices (default: the first and the last). nhwc: the inputs and outputs
     that lie as (n, H, W, C) outside; the others as (n, C, H, W). offsets: float position of each value in the arena of one image.
-    group: images that go through the network together. planes: bfloat16 terms per activation at level amx (3 is float32-exact; the
-    other levels always are).
+    group: images that go through the network together. precision of activations where weights are signs: f32 (exact), a14 (rounded to
+    14 bits, one step per image; level avx512 on CPUs with VNNI), bf16x2, bf16 (level amx).
     """
 
     def __init__(
@@ -215,9 +229,10 @@ class Plan:
         offsets: Sequence[int] | None = None,
         level: str | None = None,
         group: int = 1,
-        planes: int = 3,
+        precision: str = "f32",
     ):
         self.level = globals()["level"](level)
+        planes = _planes(self.level, precision)
         self.ops, self.shapes = list(ops), list(shapes)
         self.inputs, self.outputs = [i % len(shapes) for i in inputs], [i % len(shapes) for i in outputs]
         self.nhwc = set(nhwc)
@@ -286,3 +301,29 @@ class Plan:
         out = [np.empty(self.outside_shape(v, n), np.float32) for v in self.outputs]
         self.run([x.ctypes.data for x in arrays], [y.ctypes.data for y in out], n, threads)
         return out[0] if len(out) == 1 else out
+
+
+def peak(kind: str, name: str | None = None, seconds: float = 0.2) -> float | None:
+    """Multiply-adds per second of one thread, in 1e9, with data for free; the best of several tries. kind: "fma" or "lookup" (exact table
+    lookups of AVX-512). None where the level has no such arithmetic."""
+    index, number, n, best = _index(level(name)), ("fma", "lookup").index(kind), 20_000, 0.0
+    stop = time.perf_counter() + seconds
+    while time.perf_counter() < stop:
+        start = time.thread_time()
+        macs = load().tbn_peak(index, number, n)
+        if not macs:
+            return None
+        best = max(best, macs / (time.thread_time() - start) / 1e9)
+    return best
+
+
+def bandwidth(megabytes: float, seconds: float = 0.3) -> float:
+    """Gigabytes per second that one thread reads from an array of this size; the best of several tries."""
+    array, best = np.ones(int(megabytes * 131072)), 0.0
+    stop = time.perf_counter() + seconds
+    repeats = max(1, int(64 / megabytes))
+    while time.perf_counter() < stop:
+        start = time.thread_time()
+        load().tbn_read(array.ctypes.data, array.size, repeats)
+        best = max(best, repeats * array.nbytes / (time.thread_time() - start) / 1e9)
+    return best

@@ -354,8 +354,10 @@ void conv(const Conv* c) {
   _tile_release();
 }
 
+long peak(int kind, long n) { return tbn_level_avx512.peak(kind, n); }
+
 }  // namespace
 
 extern "C" {
-extern const Level tbn_level_amx = {"amx", available, prepare, conv};
+extern const Level tbn_level_amx = {"amx", available, prepare, conv, peak};
 }

@@ -8,5 +8,5 @@
 
 static int available() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 extern "C" {
-extern const Level tbn_level_avx2 = {"avx2", available, prepare_lut, conv_lut};
+extern const Level tbn_level_avx2 = {"avx2", available, prepare_lut, conv_lut, peak};
 }

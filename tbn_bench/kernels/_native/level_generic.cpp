@@ -8,5 +8,5 @@
 
 static int available() { return 1; }
 extern "C" {
-extern const Level tbn_level_generic = {"generic", available, prepare_lut, conv_lut};
+extern const Level tbn_level_generic = {"generic", available, prepare_lut, conv_lut, peak};
 }

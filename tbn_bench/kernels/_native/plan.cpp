@@ -68,6 +68,16 @@ API int tbn_level_count() { return (int)(sizeof kLevels / sizeof *kLevels); }
 API const char* tbn_level_name(int i) { return kLevels[i]->name; }
 API int tbn_level_available(int i) { return kLevels[i]->available(); }
 
+// Whether a level can run with this number of planes (PLANES_A14: activations of 14 bits).
+API int tbn_planes_available(int level, int planes) {
+#if defined(__x86_64__)
+  if (planes == PLANES_A14) return kLevels[level] == &tbn_level_avx512 && tbn_level_avx512.available() && tbn_a14_available();
+  if (kLevels[level] == &tbn_level_amx) return planes >= 1 && planes <= 3;
+#endif
+  (void)level;
+  return planes == 3;
+}
+
 API void* tbn_prepare(int level, int kind, int R, int C, int kh, int kw, const uint8_t* bits, const float* dense) {
   Weights* w = (Weights*)calloc(1, sizeof(Weights));
   if (!w) return nullptr;
@@ -338,6 +348,19 @@ API int tbn_run(const Plan* plan, const float* const* in, float* const* out, int
   Share s{plan, in, out, n, (int)(n < threads ? n : threads), {0}};
   pool_of()->run(s.parts, part, &s);
   return s.failed;
+}
+
+API int64_t tbn_peak(int level, int kind, int64_t n) { return kLevels[level]->peak(kind, n); }
+
+// Reads an array `times` times and returns the sum, which keeps the reading honest.
+API double tbn_read(const double* x, int64_t n, int64_t times) {
+  double s[32] = {};
+  for (int64_t t = 0; t < times; t++)
+    for (int64_t i = 0; i + 32 <= n; i += 32)
+      for (int j = 0; j < 32; j++) s[j] += x[i + j];
+  double sum = 0;
+  for (double v : s) sum += v;
+  return sum;
 }
 
 API long tbn_sizeof_op() { return sizeof(Op); }

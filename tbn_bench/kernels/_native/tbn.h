@@ -28,7 +28,7 @@ struct Conv {
   const Weights* weights;
   int G, H, W, in_stride, Ho, Wo, out_stride, p;
   int sh, sw, ph, pw, dh, dw;
-  int relu, planes;    // planes: bfloat16 terms per activation in the AMX level, 3 = float32-exact
+  int relu, planes;    // planes: bfloat16 terms per activation in the AMX level, 3 = float32-exact; or PLANES_A14
   Scratch* scratch;
 };
 
@@ -37,7 +37,12 @@ struct Level {
   int (*available)();
   int (*prepare)(Weights* w, const uint8_t* bits, const float* dense);  // bits: flat LSB-first in (R, C, kh, kw) order
   void (*conv)(const Conv* c);
+  long (*peak)(int kind, long n);  // runs n steps of pure arithmetic and returns their multiply-adds, or 0; see PEAK_*
 };
+
+enum { PLANES_A14 = 14 };  // activations rounded to 14 bits
+
+enum Peak { PEAK_FMA = 0, PEAK_LOOKUP = 1 };
 
 extern "C" {
 extern const Level tbn_level_generic;
@@ -45,6 +50,8 @@ extern const Level tbn_level_generic;
 extern const Level tbn_level_avx2;
 extern const Level tbn_level_avx512;
 extern const Level tbn_level_amx;
+void tbn_conv_a14(const Conv* c);  // signs only, laid out for level avx512
+int tbn_a14_available();
 #endif
 }
 

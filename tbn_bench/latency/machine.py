@@ -1,0 +1,22 @@
+"""What this machine could do at best: the ceilings that a kernel's speed is a share of."""
+
+import functools
+from typing import Any
+
+from tbn_bench.kernels import _native
+
+
+@functools.cache
+def ceilings() -> dict[str, Any]:
+    """Of one thread: multiply-adds (1e9 / s) by FMA and by table lookup, read bandwidth (GB / s) by size; {} without the native library."""
+    try:
+        level = _native.level()
+    except _native.NativeUnavailable:
+        return {}
+    return {
+        "level": level,
+        "levels": _native.levels(),
+        "fma_gmacs": _native.peak("fma"),
+        "lookup_gmacs": _native.peak("lookup"),
+        "read_gb_s": {f"{mb:g} MB": round(_native.bandwidth(mb), 1) for mb in (0.25, 8, 256)},
+    }

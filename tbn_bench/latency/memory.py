@@ -1,0 +1,62 @@
+"""python -m tbn_bench.latency.memory FILE native|dense: what loading and running a network adds to a fresh process, as one JSON line.
+
+Counts anonymous resident memory (weights, activations, whatever the engine keeps), before and after, and its peak in between; the
+packages are imported before. `native` runs the packed file by the plan executor, `dense` expands it to float32 and runs it in torch.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ENGINES = ("native", "dense")
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}; memory is measured on Linux only")
+
+
+def measure(path: Path, engine: str) -> dict[str, int]:
+    """Bytes added to this process by loading and running the packed file: {"grown", "peak"}."""
+    import torch
+
+    from tbn_bench import artifact, catalog, export
+    from tbn_bench.config import make
+    from tbn_bench.executor import Executor
+
+    torch.set_num_threads(1)
+    config = artifact.read(path).config or {}
+    x = torch.zeros(1, *catalog.build("data", make(config).data).in_shape)
+    Executor(torch.nn.Sequential(torch.nn.Conv2d(x.shape[1], 1, 3)).eval(), x)(x)  # code and caches of both engines, once
+    torch.nn.Conv2d(x.shape[1], 1, 3)(x)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = _status("RssAnon")
+    if engine == "native":
+        model = export.load(path)
+        run: Any = Executor(model, x)
+    else:
+        model = export.skeleton(config).to_empty(device="cpu").eval()
+        content = artifact.read(path)
+        dense = {k: torch.from_numpy(v) for k, v in {**content.tensors, **content.dense()}.items() if k in model.state_dict()}
+        model.load_state_dict(dense, strict=False, assign=True)
+        del content, dense
+        run = model
+    with torch.no_grad():
+        run(x)
+    return {"grown": _status("RssAnon") - before, "peak": _status("VmHWM") - (_status("VmRSS") - _status("RssAnon")) - before}
+
+
+def in_fresh_process(path: Path, engine: str) -> dict[str, int] | None:
+    """measure() in a process of its own; None where that cannot be measured."""
+    command = [sys.executable, "-m", "tbn_bench.latency.memory", str(path), engine]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 and done.stdout else None
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2])))
