@@ -401,6 +401,22 @@ def _call(node: fx.Node, model: nn.Module, args: Any, kwargs: Any) -> Any:
     return node.target(*args, **kwargs)
 
 
+_IN_PLACE = (_native.ADD, _native.RELU, _native.GELU, _native.AFFINE, _native.COPY)
+
+
+def _shared(region: _Region, dies: dict[int, int], kept: set[int]) -> dict[int, int]:
+    """Values that are written over one they replace, element by element: value -> the one whose memory it takes."""
+    taken: dict[int, int] = {}
+    for step, op in enumerate(region.ops, 1):
+        over = op.residual if op.residual >= 0 else op.input if op.kind in _IN_PLACE else -1
+        size = _native.padded_size(region.values[op.output].shape)
+        same = over >= 0 and _native.padded_size(region.values[over].shape) == size
+        elsewhere = op.kind == _native.CONV and over == op.input  # a convolution reads its input around each output
+        if same and dies.get(over) == step and not {over, op.output} & kept and not elsewhere:
+            taken[op.output] = taken.get(over, over)
+    return taken
+
+
 def _place(region: _Region, kept: set[int]) -> list[int]:
     """Offsets of a region's values: memory is shared by values that do not live at the same time (first fit)."""
     born, dies = {v: 0 for v in region.inputs.values()}, {}
@@ -409,10 +425,12 @@ def _place(region: _Region, kept: set[int]) -> list[int]:
         for index in (op.input, op.residual):
             if index >= 0:
                 dies[index] = step
-    end = len(region.ops) + 1
+    end, taken = len(region.ops) + 1, _shared(region, dies, kept)
     lives = {v: (born[v], end if v in kept else dies.get(v, born[v])) for v in born}
+    for v, root in taken.items():
+        lives[root] = (lives[root][0], max(lives[root][1], lives[v][1]))
     offsets, placed = [0] * len(region.values), []
-    for v in sorted(lives, key=lambda v: (-_native.padded_size(region.values[v].shape), lives[v])):
+    for v in sorted(lives.keys() - taken.keys(), key=lambda v: (-_native.padded_size(region.values[v].shape), lives[v])):
         size, (a, b) = _native.padded_size(region.values[v].shape), lives[v]
         at = 0
         for start, stop, low, high in sorted(placed):
@@ -420,6 +438,8 @@ def _place(region: _Region, kept: set[int]) -> list[int]:
                 at = stop
         offsets[v] = at
         placed.append((at, at + size, a, b))
+    for v, root in taken.items():
+        offsets[v] = offsets[root]
     return offsets
 
 

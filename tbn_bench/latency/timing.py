@@ -26,7 +26,7 @@ from tbn_bench.latency.machine import ceilings
 from tbn_bench.records import LatencyRecord, provenance
 
 ROUNDS = 31
-MIN_SAMPLE_MS = 1.0  # calls are repeated inside a sample until it lasts about this long
+MIN_SAMPLE_MS = 5.0  # calls are repeated inside a sample until it lasts about this long: hot caches, a clock read seldom
 SLOW_MS = 300.0  # calls longer than this are timed in fewer rounds
 TOLERANCE = 1e-5  # max |y - ref| / max |ref|, float32 against float64 through a whole network
 MAX_WAIT = 0.02  # of a sample, in run queues, where several threads are timed
