@@ -271,5 +271,6 @@ def test_a_level_that_computes_wrongly_is_not_chosen(monkeypatch):
 
 def test_without_the_library_the_reason_is_said(monkeypatch):
     monkeypatch.setattr(_native, "_NAMES", ("libnothing.so",))
+    monkeypatch.delenv(_native.LIBRARY_VARIABLE, raising=False)
     with pytest.raises(_native.NativeUnavailable, match="C\\+\\+17 compiler"):
         _native.library()

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 LEVEL_VARIABLE = "TBN_BENCH_LEVEL"
+LIBRARY_VARIABLE = "TBN_BENCH_LIBRARY"  # path of another build, e.g. one with sanitizers
 CONV, ADD, RELU, MAX_POOL, AVG_POOL, MEAN, AFFINE, PAD_CHANNELS, GELU, CHW, LAYER_NORM, COPY = range(12)
 _NAMES = ("libtbn_bench.so", "libtbn_bench.dylib")
 PRECISIONS = {"f32": 3, "a14": 14, "bf16x2": 2, "bf16": 1}  # name -> Plan.planes of the C library
@@ -57,6 +58,8 @@ class _Plan(ctypes.Structure):
 
 def library() -> Path:
     """Path of the library: beside this file, or where the installed package keeps it (an editable install keeps them apart)."""
+    if os.environ.get(LIBRARY_VARIABLE):
+        return Path(os.environ[LIBRARY_VARIABLE])
     for name in _NAMES:
         if (Path(__file__).parent / name).exists():
             return Path(__file__).parent / name
