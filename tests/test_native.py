@@ -39,6 +39,7 @@ def run_conv(
     residual=False,
     group=1,
     precision="f32",
+    threads=1,
 ):
     """(native result, float64 reference) of scale * conv + shift (+ residual) (then ReLU). x: (n, C, H, W), signs: (R, C/g, kh, kw)."""
     rng = np.random.default_rng(1)
@@ -63,7 +64,7 @@ def run_conv(
     plan = Plan([op], shapes, [0, 2] if residual else [0], [1], level=level, group=group, precision=precision)
     inputs = [np.ascontiguousarray(a) for a in ([x, extra] if residual else [x])]
     out = np.full(expected.shape, np.nan, np.float32)  # whatever is not written stays NaN
-    plan.run([a.ctypes.data for a in inputs], [out.ctypes.data], len(x))
+    plan.run([a.ctypes.data for a in inputs], [out.ctypes.data], len(x), threads)
     return out, expected
 
 
@@ -216,6 +217,23 @@ def test_threads_share_nothing():
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert all(np.array_equal(y, expected) for results in found.values() for y in results)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_one_image_split_between_threads(level):
+    """Fewer images than threads: each takes rows of every convolution; halos, strides and padding stay right. Also more threads than rows."""
+    for stride, padding, dilation, height in (
+        ((1, 1), (1, 1), (1, 1), 9),
+        ((2, 2), (1, 1), (1, 1), 12),
+        ((2, 1), (2, 2), (2, 1), 7),
+    ):
+        signs = signs_of(18, 20, 3, 3)
+        x, residual = images(2, 20, height, 9), [False, True][height % 2]
+        one, expected = run_conv(level, x, signs, 2, stride, padding, dilation, residual=residual)
+        for threads in (3, 16):
+            many, _ = run_conv(level, x, signs, 2, stride, padding, dilation, residual=residual, threads=threads)
+            assert close(many, expected)
+            assert close(one, expected)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,10 @@ def test_the_amx_level_is_right_where_there_is_no_amx(tmp_path):
     done = run_native_tests(build(tmp_path, "-DTBN_EMULATE_AMX=ON"), "-rp", "-k", "amx or random or precision")
     assert done.returncode == 0, done.stdout + done.stderr
     passed = [line for line in done.stdout.splitlines() if line.startswith("PASSED")]
-    for name in ("test_geometry[kernel0-stride0-padding0-dilation0-amx]", "test_rounded_activations_keep_their_bound[amx-bf16x2]"):
+    for name in (
+        "test_geometry[kernel0-stride0-padding0-dilation0-amx]",
+        "test_rounded_activations_keep_their_bound[amx-bf16x2]",
+    ):
         assert any(line.endswith(name) for line in passed), name
 
 

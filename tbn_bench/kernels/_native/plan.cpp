@@ -95,21 +95,40 @@ API void tbn_free(void* weights) {
 
 namespace {
 
-void conv(const Plan* plan, const Op& op, float* base, int G, Arena* scratch) {
+// Output rows [y0, y1) of one image as a convolution of its own; rows below its input are zeros to every level, as padding is.
+void cut(Conv* c, int y0, int y1) {
+  int first = y0 * c->sh - c->ph, last = (y1 - 1) * c->sh + (c->weights->kh - 1) * c->dh - c->ph + 1;
+  long pixels = (long)y0 * c->Wo;
+  if (last > c->H) last = c->H;
+  c->ph = first < 0 ? -first : 0;
+  if (first < 0) first = 0;
+  c->in += (long)first * c->W * c->in_stride;
+  c->H = last > first ? last - first : 0;
+  c->Ho = y1 - y0;
+  c->out += pixels * c->out_stride;
+  if (c->residual) c->residual += pixels * c->out_stride;
+}
+
+// part of parts: its share of the output rows of a single image (G == 1).
+void conv(const Plan* plan, const Op& op, float* base, int G, Arena* scratch, int part, int parts) {
   const Value &in = plan->value[op.in], &out = plan->value[op.out];
+  int y0 = (int)((long)out.H * part / parts), y1 = (int)((long)out.H * (part + 1) / parts);
+  if (y0 == y1) return;
   Conv c;
   memset(&c, 0, sizeof c);
-  c.G = G, c.H = in.H, c.W = in.W, c.in_stride = in.C, c.Ho = out.H, c.Wo = out.W, c.out_stride = out.C;
-  c.sh = op.sh, c.sw = op.sw, c.ph = op.ph, c.pw = op.pw, c.dh = op.dh, c.dw = op.dw;
+  c.G = G, c.in_stride = in.C, c.out_stride = out.C;
+  c.sh = op.sh, c.sw = op.sw, c.pw = op.pw, c.dh = op.dh, c.dw = op.dw;
   c.p = op.p, c.relu = op.relu, c.planes = plan->planes, c.scratch = scratch;
   const float* residual = op.in2 < 0 ? nullptr : base + plan->value[op.in2].offset * G;
   for (int g = 0; g < op.groups; g++) {
     c.weights = ((Weights* const*)op.weights)[g];
     long first = (long)g * op.R * op.p;
+    c.H = in.H, c.W = in.W, c.Ho = out.H, c.Wo = out.W, c.ph = op.ph;
     c.in = base + in.offset * G + (long)g * c.weights->C;
     c.out = base + out.offset * G + first;
     c.residual = residual ? residual + first : nullptr;
     c.scale = op.scale + first, c.shift = op.shift + first;
+    if (parts > 1) cut(&c, y0, y1);
     kLevels[plan->level]->conv(&c);
   }
 }
@@ -206,48 +225,55 @@ void layer_norm(const Plan* plan, const Op& op, float* base, int G) {  // over c
 
 long size_of(const Value& v) { return (long)v.H * v.W * v.C; }
 
-void run_ops(const Plan* plan, float* base, int G, Arena* arena) {
-  for (int k = 0; k < plan->ops; k++) {
-    const Op& op = plan->op[k];
-    switch (op.kind) {
-      case OP_CONV: conv(plan, op, base, G, arena); break;
-      case OP_MAX_POOL: case OP_AVG_POOL: pool(plan, op, base, G); break;
-      case OP_MEAN: mean(plan, op, base, G); break;
-      case OP_PAD_CHANNELS: pad_channels(plan, op, base, G); break;
-      case OP_CHW: chw(plan, op, base, G); break;
-      case OP_LAYER_NORM: layer_norm(plan, op, base, G); break;
-      default: pointwise(plan, op, base, G);
-    }
+void run_op(const Plan* plan, const Op& op, float* base, int G, Arena* arena) {
+  switch (op.kind) {
+    case OP_CONV: conv(plan, op, base, G, arena, 0, 1); break;
+    case OP_MAX_POOL: case OP_AVG_POOL: pool(plan, op, base, G); break;
+    case OP_MEAN: mean(plan, op, base, G); break;
+    case OP_PAD_CHANNELS: pad_channels(plan, op, base, G); break;
+    case OP_CHW: chw(plan, op, base, G); break;
+    case OP_LAYER_NORM: layer_norm(plan, op, base, G); break;
+    default: pointwise(plan, op, base, G);
+  }
+}
+
+float* values_of(const Plan* plan, Arena* arena) { return (float*)arena->get(arena, 7, plan->floats * plan->group * 4); }
+
+void copy_in(const Plan* plan, const float* const* in, int64_t i, int G, float* base) {
+  for (int k = 0; k < plan->inputs; k++) {
+    const Value& v = plan->value[plan->input[k]];
+    long size = size_of(v), pixels = (long)v.H * v.W;
+    const float* x = in[k] + i * size;
+    float* y = base + v.offset * G;
+    if (plan->input_is_nhwc[k] || pixels == 1 || v.C == 1) memcpy(y, x, size * G * 4);
+    else
+      for (int g = 0; g < G; g++)
+        for (int c = 0; c < v.C; c++)
+          for (long s = 0; s < pixels; s++) y[g * size + s * v.C + c] = x[g * size + c * pixels + s];
+  }
+}
+
+void copy_out(const Plan* plan, float* const* out, int64_t i, int G, const float* base) {
+  for (int k = 0; k < plan->outputs; k++) {
+    const Value& v = plan->value[plan->output[k]];
+    long size = size_of(v), pixels = (long)v.H * v.W;
+    const float* x = base + v.offset * G;
+    float* y = out[k] + i * size;
+    if (plan->output_is_nhwc[k] || pixels == 1 || v.C == 1) memcpy(y, x, size * G * 4);
+    else
+      for (int g = 0; g < G; g++)
+        for (int c = 0; c < v.C; c++)
+          for (long s = 0; s < pixels; s++) y[g * size + c * pixels + s] = x[g * size + s * v.C + c];
   }
 }
 
 void run_images(const Plan* plan, const float* const* in, float* const* out, int64_t from, int64_t to, Arena* arena) {
   for (int64_t i = from; i < to; i += plan->group) {
     int G = (int)(to - i < plan->group ? to - i : plan->group);
-    float* base = (float*)arena->get(arena, 7, plan->floats * plan->group * 4);
-    for (int k = 0; k < plan->inputs; k++) {
-      const Value& v = plan->value[plan->input[k]];
-      long size = size_of(v), pixels = (long)v.H * v.W;
-      const float* x = in[k] + i * size;
-      float* y = base + v.offset * G;
-      if (plan->input_is_nhwc[k] || pixels == 1 || v.C == 1) memcpy(y, x, size * G * 4);
-      else
-        for (int g = 0; g < G; g++)
-          for (int c = 0; c < v.C; c++)
-            for (long s = 0; s < pixels; s++) y[g * size + s * v.C + c] = x[g * size + c * pixels + s];
-    }
-    run_ops(plan, base, G, arena);
-    for (int k = 0; k < plan->outputs; k++) {
-      const Value& v = plan->value[plan->output[k]];
-      long size = size_of(v), pixels = (long)v.H * v.W;
-      const float* x = base + v.offset * G;
-      float* y = out[k] + i * size;
-      if (plan->output_is_nhwc[k] || pixels == 1 || v.C == 1) memcpy(y, x, size * G * 4);
-      else
-        for (int g = 0; g < G; g++)
-          for (int c = 0; c < v.C; c++)
-            for (long s = 0; s < pixels; s++) y[g * size + c * pixels + s] = x[g * size + s * v.C + c];
-    }
+    float* base = values_of(plan, arena);
+    copy_in(plan, in, i, G, base);
+    for (int k = 0; k < plan->ops; k++) run_op(plan, plan->op[k], base, G, arena);
+    copy_out(plan, out, i, G, base);
   }
 }
 
@@ -342,10 +368,69 @@ void part(void* arg, int i) {
 
 }  // namespace
 
+namespace {
+
+// Fewer images than threads: every thread takes its rows of each convolution, and waits for the others before the next step.
+struct Team {
+  const Plan* plan;
+  float* base;
+  int parts;
+  std::atomic<int> waiting{0}, turn{0}, failed{0};
+
+  Team(const Plan* plan, float* base, int parts) : plan(plan), base(base), parts(parts) {}
+
+  void wait() {  // steps last microseconds, so look for a while before giving the processor away
+    int now = turn.load();
+    if (waiting.fetch_add(1) + 1 == parts) {
+      waiting.store(0);
+      turn.fetch_add(1);
+      return;
+    }
+    for (long looks = 0; turn.load(std::memory_order_acquire) == now; looks++)
+      if (looks > 20000) std::this_thread::yield();
+  }
+};
+
+void team_part(void* arg, int i) {
+  Team* t = (Team*)arg;
+  Arena* arena = nullptr;
+  try { arena = take(); } catch (const std::bad_alloc&) { t->failed = 1; }
+  for (int k = 0; k < t->plan->ops; k++) {
+    const Op& op = t->plan->op[k];
+    try {
+      if (arena && op.kind == OP_CONV) conv(t->plan, op, t->base, 1, arena, i, t->parts);
+      else if (arena && i == 0) run_op(t->plan, op, t->base, 1, arena);
+    } catch (const std::bad_alloc&) { t->failed = 1; }  // the others still count on this thread at every step
+    t->wait();
+  }
+  if (arena) give(arena);
+}
+
+int run_team(const Plan* plan, const float* const* in, float* const* out, int64_t n, int threads) {
+  Arena* own = nullptr;
+  int failed = 0;
+  try {
+    own = take();
+    float* base = values_of(plan, own);
+    for (int64_t i = 0; i < n && !failed; i++) {
+      copy_in(plan, in, i, 1, base);
+      Team team(plan, base, threads);
+      pool_of()->run(threads, team_part, &team);
+      failed = team.failed;
+      copy_out(plan, out, i, 1, base);
+    }
+  } catch (const std::bad_alloc&) { failed = 1; }
+  if (own) give(own);
+  return failed;
+}
+
+}  // namespace
+
 // n images; in and out hold one pointer per input and output. Returns 0, or 1 when out of memory.
 API int tbn_run(const Plan* plan, const float* const* in, float* const* out, int64_t n, int threads) {
-  if (threads <= 1 || n <= 1) return guarded(plan, in, out, 0, n);
-  Share s{plan, in, out, n, (int)(n < threads ? n : threads), {0}};
+  if (threads <= 1 || n < 1) return guarded(plan, in, out, 0, n);
+  if (n < threads) return run_team(plan, in, out, n, threads);
+  Share s{plan, in, out, n, threads, {0}};
   pool_of()->run(s.parts, part, &s);
   return s.failed;
 }
