@@ -104,13 +104,35 @@ def _sweep(args: argparse.Namespace) -> dict[str, Any]:
     return local.run(sweep, args.results, args.jobs, args.wandb, args.device, args.dry_run)
 
 
+def _trained_runs(args: argparse.Namespace) -> Path:
+    """The folder with the suite's runs and their checkpoints: --results, or `local` in it, where they are trained if they are nowhere."""
+    from tbn_bench.latency import networks
+    from tbn_bench.sweep import local, spec
+
+    file, here = Path("sweeps") / f"{args.suite}.yaml", args.results / "local"
+    for folder in (args.results, here):
+        try:
+            networks.usable_runs(args.suite, folder)
+        except ValueError:
+            if folder == here and not file.exists():
+                raise
+        else:
+            return folder
+    print(f"no trained runs of {args.suite} with checkpoints here: training {file} first, into {here}", flush=True)
+    local.run(spec.load(file), here, 1, "off", args.device, False)
+    return here
+
+
 def _latency(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.latency import networks, ops
 
     if args.suite in ops.CASES:
         return ops.suite(args.suite, args.out or args.results, args.threads, args.batch)
     if args.suite:
-        return networks.suite(args.suite, args.results, args.device, args.threads, args.batch, args.out, args.skip_done)
+        trained = _trained_runs(args)
+        return networks.suite(
+            args.suite, trained, args.device, args.threads, args.batch, args.out or args.results, args.skip_done
+        )
     return networks.case(_config(args), args.results, args.device, args.threads, args.batch)
 
 

@@ -116,8 +116,9 @@ def _version(package: str) -> str | None:
 
 
 def provenance(command: str, device: str | None = None, threads: int | None = None) -> dict[str, Any]:
-    """Where a number comes from: commit, dirty flag, versions, hardware, command, time. Unknown is None."""
-    dirty = _git("status", "--porcelain", "--untracked-files=no")
+    """Where a number comes from: commit, versions, hardware, command, time, and whether files other than records and reports differ
+    from the commit. Unknown is None."""
+    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results", ":(top,exclude)reports")
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if dirty is None else bool(dirty),

@@ -423,3 +423,23 @@ def test_a_rewind_on_a_full_disk_keeps_the_rows(store, claim):
         run.rewind(1)
     assert [row["epoch"] for row in store.read("s", "r").rows()] == [0, 1, 2]
     assert list(run.path.glob(".*")) == []
+
+
+def test_changed_code_is_flagged_and_changed_records_are_not(tmp_path, monkeypatch):
+    """Runs rewrite committed records; only files that make numbers count as a change."""
+
+    def git(*arguments):
+        subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], cwd=tmp_path, check=True, capture_output=True
+        )
+
+    for name in ("tbn_bench/records.py", "results/run.json", "sweeps/a.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    git("init", "-q"), git("add", "."), git("commit", "-q", "-m", "x")
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "tbn_bench" / "records.py"))
+    assert records.provenance("c")["dirty"] is False
+    (tmp_path / "results" / "run.json").write_text("2")
+    assert records.provenance("c")["dirty"] is False
+    (tmp_path / "sweeps" / "a.yaml").write_text("2")
+    assert records.provenance("c")["dirty"] is True

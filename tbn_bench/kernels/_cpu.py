@@ -6,12 +6,9 @@ from math import prod
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from tbn_bench import bits
 from tbn_bench.kernels import _native, _tile
-
-_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tile_bits -> (its version, {key: weights})
 
 
 def weights(
@@ -36,14 +33,8 @@ def kept_weights(
 ) -> tuple[list, int, np.ndarray, str]:
     """The same, laid out at the first call for these bits and kept."""
     level = _native.level()
-    key = (tuple(shape), p, groups, level, alphas.data_ptr(), alphas._version)
-    version, known = _kept.get(tile_bits, (None, {}))
-    if version != tile_bits._version:
-        known = {}
-    if key not in known:
-        known = {key: weights(tile_bits, alphas, shape, p, groups, level)}
-        _kept[tile_bits] = (tile_bits._version, known)
-    return *known[key], level
+    key = (tuple(shape), p, groups, level)
+    return *_tile.kept(tile_bits, alphas, key, lambda: weights(tile_bits, alphas, shape, p, groups, level)), level
 
 
 def check(x: Tensor) -> None:

@@ -1,13 +1,17 @@
 """What the implementations share: a stored tile and its alphas as the torch tensors that products are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import gcd, prod
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from tbn_bench import bits
+
+_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tile_bits -> (its version, key, what was made)
 
 SIGN_TABLE = torch.from_numpy(bits.unpack(np.arange(256, dtype=np.uint8), 2048)).float().reshape(256, 8)  # signs of a byte
 
@@ -44,3 +48,26 @@ def segment(shape: Sequence[int], p: int, k: int) -> int:
     g = gcd(columns, total // p)
     whole = (total // max(1, k)) % g == 0
     return g if p * g > columns and whole else 0
+
+
+def kept(tile_bits: Tensor, alphas: Tensor, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """make(), kept for as long as these bits live and neither they nor the alphas change."""
+    full = (tile_bits._version, alphas.data_ptr(), alphas._version, key)
+    found = _kept.get(tile_bits)
+    if found is None or found[0] != full:
+        found = _kept[tile_bits] = (full, make())
+    return found[1]
+
+
+def whole_rows(tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int) -> tuple[Tensor, int, Tensor]:
+    """(bits of R rows, copies, scale per output row): the tile, or the repeated one where its copies are not whole rows.
+
+    Raises ValueError where a scale changes inside a row.
+    """
+    rows = shape[0]
+    if rows % max(1, len(alphas)):
+        raise ValueError(f"a scale changes inside a row of {tuple(shape)} with {len(alphas)} alphas; use implementation 'torch'")
+    if p == 1 or aligned(rows, p, len(alphas)):
+        return tile_bits, p, row_scales(alphas, rows)
+    signs = np.tile(bits.unpack(tile_bits.cpu().numpy(), prod(shape) // p), p)
+    return torch.from_numpy(bits.pack(signs)).to(tile_bits.device), 1, row_scales(alphas, rows)

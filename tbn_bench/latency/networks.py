@@ -104,13 +104,9 @@ def usable_runs(name: str, results: Path) -> list[RunRecord]:
     if usable:
         return usable
     known = sorted({p.name for p in (results / "runs").glob("*/")}) if (results / "runs").exists() else []
-    if runs:
-        raise ValueError(
-            f"suite {name!r}: its {len(runs)} finished runs under {results} have no checkpoints here (they are not committed); train "
-            f"them again: tbn-bench sweep sweeps/{name}.yaml --results results/local, then time with --results results/local"
-        )
+    why = f"its {len(runs)} finished runs have no checkpoints here (they are not committed)" if runs else "no finished runs"
     raise ValueError(
-        f"suite {name!r}: no finished runs under {results}; run: tbn-bench sweep sweeps/{name}.yaml --results {results}. "
+        f"suite {name!r}: {why} under {results}; run: tbn-bench sweep sweeps/{name}.yaml --results {results}. "
         f"Sweeps there: {', '.join(known) or 'none'}"
     )
 

@@ -3,7 +3,7 @@
 x: (B, C, H, W) -> (B, rows, Ho, Wo). shape: (rows, C / groups, kh, kw); tile_bits, alphas, bias and p as in tiled_linear, the weight being
 flattened row-major. stride, padding, dilation: pairs. Padding is zeros.
 
-Implementations: reference, torch, cpu (native, float32), triton (CUDA, one group, channels last). `cpu` is also the torch.library operator
+Implementations: reference, torch, cpu (native, float32), triton (CUDA, one group, channels last). `cpu` and `triton` are also the torch.library operator
 tbn_bench::tiled_conv2d.
 """
 
@@ -89,8 +89,13 @@ def operator(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """tbn_bench::tiled_conv2d, by the native kernels on a CPU."""
+    """tbn_bench::tiled_conv2d, by the native kernels on a CPU and by Triton on a GPU."""
     return tiled_conv2d(x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups, "cpu")
+
+
+@operator.register_kernel("cuda")
+def _(x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups):
+    return tiled_conv2d(x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups, "triton")
 
 
 @operator.register_fake

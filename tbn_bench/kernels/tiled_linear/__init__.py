@@ -55,8 +55,13 @@ def tiled_linear(
 
 @library.custom_op("tbn_bench::tiled_linear", mutates_args=(), device_types="cpu")
 def operator(x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int) -> Tensor:
-    """tbn_bench::tiled_linear, by the native kernels on a CPU."""
+    """tbn_bench::tiled_linear, by the native kernels on a CPU and by Triton on a GPU."""
     return tiled_linear(x, tile_bits, alphas, bias, shape, p, "cpu")
+
+
+@operator.register_kernel("cuda")
+def _(x, tile_bits, alphas, bias, shape, p):
+    return tiled_linear(x, tile_bits, alphas, bias, shape, p, "triton")
 
 
 @operator.register_fake
