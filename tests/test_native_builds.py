@@ -35,7 +35,6 @@ def run_native_tests(library: Path, *arguments: str, **env: str) -> subprocess.C
 
 
 @needs_tools
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="preloads gcc's sanitizers")
 def test_no_sanitizer_complains(tmp_path):
     """Every native test again, with addresses and undefined behaviour watched."""
@@ -52,7 +51,6 @@ def test_no_sanitizer_complains(tmp_path):
 
 
 @needs_tools
-@pytest.mark.slow
 @pytest.mark.skipif(
     "avx512bw" not in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""), reason="AVX-512"
 )

@@ -199,19 +199,16 @@ def _recorded(store: RunStore, run_ids: set[str]) -> set[str]:
     return {r.case for r in store.latencies([]) if {row["run_id"] for row in r.rows if row["run_id"]} == run_ids}
 
 
-def _hits(call: Any, data: Any, device: str) -> int:
-    x, y = data.splits["test"]
+def _predictions(call: Any, data: Any, device: str) -> Tensor:
+    """The class of every test sample: (N,)."""
     with torch.no_grad():
-        return sum(
-            int((call(data.prepare(a.to(device))).argmax(1).cpu() == b).sum())
-            for a, b in zip(x.split(256), y.split(256), strict=True)
-        )
+        return torch.cat([call(data.prepare(x.to(device))).argmax(1).cpu() for x in data.splits["test"][0].split(256)])
 
 
 def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str) -> dict[tuple[str, str], dict[str, float]]:
     """The packed network, by each of our kernels, must classify the whole test set as well as the record says, before it is timed.
 
-    (run id, implementation or its first word) -> {"top1": recomputed accuracy}.
+    (run id, implementation or its first word) -> {"top1": recomputed accuracy, "agreement": share of samples classed as by torch}.
     """
     found = {}
     for run, data, model in loaded:
@@ -223,14 +220,16 @@ def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str)
         for precision in PRECISIONS if device == "cpu" else ():
             native, _ = executor.executor(network, data.prepare(data.splits["test"][0][:1]), precision=precision)
             calls |= {native_name(native): native} if native is not None else {}
-        total = data.size("test")
+        truth, expected = data.splits["test"][1], None
         for name, call in calls.items():
-            hits, recorded = _hits(call, data, device), run.summary["test/top1"] * total
+            classes, total = _predictions(call, data, device), len(truth)
+            expected = classes if expected is None else expected
+            hits, recorded = int((classes == truth).sum()), run.summary["test/top1"] * total
             if abs(hits - recorded) > max(1.5, 0.0005 * total):
                 raise ParityError(
                     f"run {run.run_id}, {name}: {hits} of {total} test samples right, its record says {recorded:.0f}; nothing timed"
                 )
-            found[run.run_id, name] = {"top1": hits / total}
+            found[run.run_id, name] = {"top1": hits / total, "agreement": float((classes == expected).float().mean())}
     return found
 
 

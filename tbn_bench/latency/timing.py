@@ -9,6 +9,7 @@ samples is recorded. CUDA is timed by the wall clock, synchronised. Batch 1 is t
 
 import logging
 import math
+import os
 import re
 import statistics
 import sys
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tbn_bench.kernels._native import LEVEL_VARIABLE
 from tbn_bench.latency.machine import ceilings
 from tbn_bench.records import LatencyRecord, provenance
 
@@ -234,6 +236,8 @@ def time_case(
     cold: bool = False,
 ) -> LatencyRecord:
     """Gates and times the variants on x: (B, ...); ratios are to full precision's rows of the same rounds, where they exist."""
+    forced = os.environ.get(LEVEL_VARIABLE)  # another kernel on the same machine is another case
+    case += f"-{forced}" if forced else ""
     usable = [v for v in variants if v.unavailable is None]
     errors = gate(usable, x)
     clock_name, clock = clock_for(device, threads)
