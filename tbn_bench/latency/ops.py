@@ -1,6 +1,7 @@
 """Op-level cases: single linear layers and convolutions at the shapes of the networks people run, p = 1, 4 and 8."""
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -43,8 +44,7 @@ def _kept_output(variant: Variant, x: Tensor) -> Variant:
     """The same native call writing into one buffer that is kept, as an engine with its own memory would."""
     call = copy.copy(variant.call)
     call.keep_output = True
-    return Variant(variant.binarizer, f"{variant.implementation}, kept output", call, variant.reference, variant.weight_bytes, None,
-                   extra=dict(variant.extra))  # fmt: skip
+    return dataclasses.replace(variant, implementation=f"{variant.implementation}, kept output", call=call)
 
 
 def _addmm(layer: nn.Linear, reference: nn.Module, x: Tensor) -> Variant:
