@@ -127,7 +127,7 @@ def _latency(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.latency import networks, ops
 
     if args.suite in ops.CASES:
-        return ops.suite(args.suite, args.out or args.results, args.threads, args.batch)
+        return ops.suite(args.suite, args.out or args.results, args.threads, args.batch, args.device)
     if args.suite:
         trained = _trained_runs(args)
         return networks.suite(

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tbn_bench import packed
 from tbn_bench.config import make
 from tbn_bench.convert import binarize_
 from tbn_bench.cost import cost
+from tbn_bench.kernels.tiled_linear import tiled_linear
 from tbn_bench.latency.networks import variants_of
+from tbn_bench.latency.peers import BF16_TOLERANCE, peer
 from tbn_bench.latency.timing import Variant, prepare, show, time_case
 from tbn_bench.records import RunStore
 
@@ -56,8 +60,85 @@ def _addmm(layer: nn.Linear, reference: nn.Module, x: Tensor) -> Variant:
     )
 
 
-def suite(name: str, results: Path, threads: int, batches: Iterable[int]) -> dict[str, Any]:
-    """Times every case of an op-level suite ("linear", "conv") with all its peers, on random weights and inputs."""
+def _graphed(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
+    """call captured in a CUDA graph: one launch instead of several, which is what batch 1 on a large GPU is about."""
+    static = x.clone()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call(static)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = call(static)
+
+    def replay(batch: Tensor) -> Tensor:
+        static.copy_(batch)
+        graph.replay()
+        return out
+
+    return replay
+
+
+def _cuda_variants(layer: nn.Linear, x: Tensor) -> list[Variant]:
+    """bfloat16 on a GPU: cuBLAS, tile reuse on it, and the Triton kernels, each also as a CUDA graph. x: (M, K) bfloat16."""
+    plain = copy.deepcopy(layer).bfloat16().cuda()
+    size = 2 * layer.weight.numel()
+    calls = [("full_precision", "dense", plain, nn.Sequential(copy.deepcopy(plain)), size)]
+    for spec in SPECS[1:]:
+        network = nn.Sequential(copy.deepcopy(layer))
+        binarize_(network, spec)
+        reference = packed.dense(network).cuda()
+        packed.pack_(network)
+        bits = network.cuda()[0]
+        stored = bits.tile_bits.numel() + 4 * bits.alphas.numel()
+        for implementation, name in (("torch", "tile reuse"), ("triton", "triton")):
+            call = functools.partial(_packed_linear, bits, implementation)
+            calls.append(
+                (spec, name, call, reference, stored if implementation == "triton" else 2 * layer.weight.numel() // bits.p)
+            )
+    found = []
+    for spec, name, call, reference, read in calls:
+        found.append(peer(spec, name, lambda call=call: call, reference, read, None, BF16_TOLERANCE))
+        found.append(
+            peer(spec, f"{name}, CUDA graph", lambda call=call: _graphed(call, x), reference, read, None, BF16_TOLERANCE)
+        )
+    return found
+
+
+def _packed_linear(layer: packed.PackedLinear, implementation: str, x: Tensor) -> Tensor:
+    return tiled_linear(x, layer.tile_bits, layer.alphas, layer.bias, layer.shape, layer.p, implementation)
+
+
+def _cuda_suite(results: Path, batches: Iterable[int]) -> dict[str, Any]:
+    prepare("cuda", 1)
+    store, done = RunStore(results), []
+    for size in (4096, 8192):
+        torch.manual_seed(0)
+        layer = nn.Linear(size, size)
+        for batch in batches:
+            x = torch.randn(batch, size, device="cuda", dtype=torch.bfloat16)
+            with torch.no_grad():
+                variants = _cuda_variants(layer, x)
+            info = {"data": None, "model": f"linear_{size}x{size}", "sweep": None, "dtype": "bfloat16"}
+            command = f"tbn-bench latency --suite linear --device cuda --batch {batch}"
+            record = time_case(f"op-linear_{size}x{size}-bf16-b{batch}", variants, x, 1, "cuda", info, command)
+            store.write_latency(record)
+            show(record)
+            done.append(record.case)
+    return {"suite": "linear", "cases": done}
+
+
+def suite(name: str, results: Path, threads: int, batches: Iterable[int], device: str = "cpu") -> dict[str, Any]:
+    """Times every case of an op-level suite ("linear", "conv") with all its peers, on random weights and inputs.
+
+    On CUDA: square linear layers in bfloat16. Raises ValueError for a suite that does not exist there.
+    """
+    if device == "cuda":
+        if name != "linear":
+            raise ValueError(f"--device cuda has the suite linear, not {name!r}")
+        return _cuda_suite(results, batches)
     prepare("cpu", threads)
     store, done = RunStore(results), []
     batches = list(batches)
