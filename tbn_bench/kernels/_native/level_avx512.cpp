@@ -47,7 +47,7 @@ long peak512(int kind, long n) {
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++) {
       __asm__("" : "+v"(table));  // so that each lookup is made
-            acc[i] = i % 2 ? add<1>(acc[i], word, table, one) : add<0>(acc[i], word, table, one);
+      acc[i] = i % 2 ? add<1>(acc[i], word, table, one) : add<0>(acc[i], word, table, one);
     }
     word = _mm512_srli_epi32(word, 1);
   }
