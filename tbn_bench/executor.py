@@ -1,410 +1,25 @@
-"""A packed network as native calls: each region of layers that libtbn_bench knows is one call, the rest stays in torch.
+"""A packed network as native calls: each region of layers that libtbn_bench knows (lowering.py) is one call, the rest stays in torch.
 
-Layers are fused where they are read once: convolution or linear layer, batch normalisation, residual sum and ReLU are one step, alpha
-being part of its scale. A region runs depth first, a few images at a time, in an arena whose values share memory as their lives end.
+A region runs depth first, a few images at a time, in an arena whose values share memory as their lives end.
 """
 
 import math
-import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tbn_bench import packed
-from tbn_bench.kernels import _cpu, _native
-from tbn_bench.kernels._native import NativeUnavailable, Op
+from tbn_bench.kernels import _native
+from tbn_bench.kernels._native import NativeUnavailable
+from tbn_bench.lowering import Lowering, Region, Tracer, call_node
 
 POINT_GROUP = 64  # images that go together through a network without spatial extent: weights are read once for all of them
-
-
-class _Unsupported(Exception):
-    """This node cannot be lowered; torch runs it."""
-
-
-@dataclass
-class _Value:
-    """(H, W, C) in the arena; `last` where torch has channels last (tokens), `rank` as torch sees it."""
-
-    shape: tuple[int, int, int]
-    rank: int
-    last: bool
-
-    def torch_shape(self, batch: int) -> tuple[int, ...]:
-        h, w, c = self.shape
-        spatial = {2: (), 3: (w,), 4: (h, w)}[self.rank]
-        return (batch, *spatial, c) if self.last else (batch, c, *spatial)
-
-
-@dataclass
-class _Region:
-    ops: list[Op] = field(default_factory=list)
-    values: list[_Value] = field(default_factory=list)
-    inputs: dict[tuple[fx.Node, bool], int] = field(default_factory=dict)
-    of_node: dict[fx.Node, int] = field(default_factory=dict)
-    nodes: list[fx.Node] = field(default_factory=list)
-    plan: Any = None
-    outputs: list[fx.Node] = field(default_factory=list)
-
-    def new(self, shape: tuple[int, int, int], rank: int, last: bool) -> int:
-        self.values.append(_Value(shape, rank, last))
-        return len(self.values) - 1
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, packed._Packed) or super().is_leaf_module(module, name)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-class _Lowering:
-    """Walks the graph once, turning nodes into ops of the open region; a node it does not know closes the region."""
-
-    def __init__(self, graph: fx.Graph, model: nn.Module, example: Tensor, level: str):
-        self.modules, self.level = dict(model.named_modules()), level
-        self.fake: dict[fx.Node, Any] = {}
-        self.steps: list[_Region | fx.Node] = []
-        self.region: _Region | None = None
-        self.native_layers = 0
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        for node in graph.nodes:
-            if node.op == "placeholder":
-                self.fake[node] = self.mode.from_tensor(example)
-            elif node.op != "output":
-                self._node(node, model)
-            else:
-                self.output = node.args[0]
-        self._close()
-
-    def _node(self, node: fx.Node, model: nn.Module) -> None:
-        region = self.region or _Region()
-        marks = len(region.ops), len(region.values), dict(region.inputs), list(region.ops)
-        try:
-            value = self._lower(region, node)
-        except _Unsupported:
-            del region.values[marks[1] :]
-            region.inputs, region.ops[:] = marks[2], marks[3]
-            self._close()
-            self.steps.append(node)
-            self.fake[node] = self._run_fake(node, model)
-            return
-        self.region = region
-        region.of_node[node] = value
-        region.nodes.append(node)
-        with self.mode:
-            self.fake[node] = torch.empty(region.values[value].torch_shape(2))
-
-    def _close(self) -> None:
-        region, self.region = self.region, None
-        if region is None:
-            return
-        if any(op.kind == _native.CONV for op in region.ops):
-            self.steps.append(region)
-        else:
-            self.steps += region.nodes
-
-    def _run_fake(self, node: fx.Node, model: nn.Module) -> Any:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.fake[n])
-        with self.mode, torch.no_grad():
-            return _call(node, model, args, kwargs)
-
-    # -- operands
-
-    def _value(self, region: _Region, node: Any, last: bool | None = None) -> int:
-        """The region's value for a node, brought in from outside where need be. last: the layout wanted (None: either)."""
-        if not isinstance(node, fx.Node):
-            raise _Unsupported
-        if node in region.of_node:
-            index = region.of_node[node]
-            if last is not None and region.values[index].last != last and region.values[index].rank != 2:
-                raise _Unsupported
-            return index
-        fake = self.fake[node]
-        if not isinstance(fake, Tensor) or fake.dtype != torch.float32 or not 2 <= fake.dim() <= 4 or fake.shape[0] != 2:
-            raise _Unsupported
-        if last is None:
-            last = fake.dim() == 3
-        if (node, last) not in region.inputs:
-            sizes = list(fake.shape[1:])
-            channels = sizes.pop(-1 if last else 0)
-            h, w = {0: (1, 1), 1: (1, *sizes), 2: tuple(sizes)}[len(sizes)]
-            region.inputs[node, last] = region.new((h, w, channels), fake.dim(), last)
-        return region.inputs[node, last]
-
-    def _only_reader(self, node: Any) -> bool:
-        return isinstance(node, fx.Node) and len(node.users) == 1
-
-    def _producer(self, region: _Region, node: Any, kinds: tuple[int, ...]) -> Op | None:
-        """The op whose result `node` is, if that is read here only and can still be changed."""
-        if not self._only_reader(node) or node not in region.of_node:
-            return None
-        index = region.of_node[node]
-        op = next((op for op in region.ops if op.output == index), None)
-        return op if op is not None and op.kind in kinds and not op.relu else None
-
-    # -- nodes
-
-    def _lower(self, region: _Region, node: fx.Node) -> int:
-        if node.op == "call_module":
-            module = self.modules[node.target]
-            if module.training or len(node.args) != 1 or node.kwargs:
-                raise _Unsupported
-            return self._module(region, node, module)
-        if node.op not in ("call_function", "call_method"):
-            raise _Unsupported
-        name = node.target if isinstance(node.target, str) else _FUNCTIONS.get(node.target)
-        rule = getattr(self, f"_do_{name}", None)
-        if rule is None:
-            raise _Unsupported
-        return rule(region, node)
-
-    def _module(self, region: _Region, node: fx.Node, module: nn.Module) -> int:
-        x = node.args[0]
-        if isinstance(module, packed.PackedLinear | nn.Linear):
-            return self._layer(region, self._value(region, x, last=True), module)
-        if isinstance(module, packed.PackedConv1d | packed.PackedConv2d | nn.Conv1d | nn.Conv2d):
-            if getattr(module, "padding_mode", "zeros") != "zeros" or isinstance(module.padding, str):
-                raise _Unsupported
-            if isinstance(self.fake[x], Tensor) and self.fake[x].dim() != len(module.stride) + 2:
-                raise _Unsupported
-            return self._layer(region, self._value(region, x, last=False), module)
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            return self._batch_norm(region, node, module)
-        if isinstance(module, nn.LayerNorm):
-            return self._layer_norm(region, x, module)
-        if isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d):
-            return self._value(region, x)
-        if isinstance(module, nn.ReLU):
-            return self._relu(region, x)
-        if isinstance(module, nn.GELU) and module.approximate == "none":
-            return self._unary(region, _native.GELU, x)
-        if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
-            return self._flatten(region, x)
-        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
-            return self._mean(region, x, keepdim=True)
-        if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-            return self._pool(region, x, module)
-        raise _Unsupported
-
-    def _layer(self, region: _Region, x: int, module: Any) -> int:
-        """A convolution or linear layer, packed or dense, as a CONV op."""
-        source = region.values[x]
-        weight_shape = tuple(module.shape if isinstance(module, packed._Packed) else module.weight.shape)
-        kh, kw = {2: (1, 1), 3: (1, *weight_shape[2:]), 4: weight_shape[2:]}[len(weight_shape)]
-        groups = getattr(module, "groups", 1)
-        if source.shape[2] != weight_shape[1] * groups:
-            raise _Unsupported
-        two = len(weight_shape) == 4
-        stride, padding, dilation = (1, 1), (0, 0), (1, 1)
-        if len(weight_shape) > 2:
-            stride, padding, dilation = (
-                tuple(v) if two else (d, v[0]) for v, d in ((module.stride, 1), (module.padding, 0), (module.dilation, 1))
-            )
-        h, w, _ = source.shape
-        ho = (h + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
-        wo = (w + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
-        weights, p, scale = self._weights(module, weight_shape, groups, kh, kw)
-        shift = np.zeros(weight_shape[0]) if module.bias is None else module.bias.detach().double().cpu().numpy()
-        out = region.new((ho, wo, weight_shape[0]), source.rank, source.last)
-        region.ops.append(Op(
-            _native.CONV, x, out, kernel=(kh, kw), stride=stride, padding=padding, dilation=dilation, p=p,
-            rows=weight_shape[0] // groups // p, weights=weights, scale=scale, shift=shift,
-        ))  # fmt: skip
-        self.native_layers += 1
-        return out
-
-    def _weights(self, module: Any, shape: tuple[int, ...], groups: int, kh: int, kw: int) -> tuple[list[Any], int, np.ndarray]:
-        """(one weight per group, p, scale per output channel)."""
-        rows, channels = shape[0] // groups, shape[1]
-        if not isinstance(module, packed._Packed):
-            dense = module.weight.detach().float().cpu().numpy().reshape(groups, rows, channels, kh, kw)
-            return [_native.FloatWeights(w, self.level) for w in dense], 1, np.ones(shape[0])
-        return _cpu.weights(module.tile_bits.cpu(), module.alphas.cpu(), shape, module.p, groups, self.level)
-
-    def _batch_norm(self, region: _Region, node: fx.Node, module: nn.Module) -> int:
-        if module.running_mean is None:
-            raise _Unsupported
-        scale = 1.0 / np.sqrt(module.running_var.double().cpu().numpy() + module.eps)
-        scale = scale * (1.0 if module.weight is None else module.weight.detach().double().cpu().numpy())
-        shift = -module.running_mean.double().cpu().numpy() * scale
-        shift = shift + (0.0 if module.bias is None else module.bias.detach().double().cpu().numpy())
-        before = self._producer(region, node.args[0], (_native.CONV, _native.AFFINE))
-        if before is not None and before.residual < 0:
-            before.scale, before.shift = before.scale * scale, before.shift * scale + shift
-            return before.output
-        x = self._value(region, node.args[0], last=False)
-        source = region.values[x]
-        out = region.new(source.shape, source.rank, source.last)
-        region.ops.append(Op(_native.AFFINE, x, out, scale=scale, shift=shift))
-        return out
-
-    def _layer_norm(self, region: _Region, x: Any, module: nn.LayerNorm) -> int:
-        index = self._value(region, x, last=True)
-        source = region.values[index]
-        if tuple(module.normalized_shape) != (source.shape[2],):
-            raise _Unsupported
-        out = region.new(source.shape, source.rank, source.last)
-        parts = [None if v is None else v.detach().float().cpu().numpy() for v in (module.weight, module.bias)]
-        region.ops.append(Op(_native.LAYER_NORM, index, out, scale=parts[0], shift=parts[1], eps=module.eps))
-        return out
-
-    def _relu(self, region: _Region, x: Any) -> int:
-        before = self._producer(region, x, (_native.CONV, _native.ADD, _native.AFFINE))
-        if before is None:
-            return self._unary(region, _native.RELU, x)
-        before.relu = True
-        return before.output
-
-    def _unary(self, region: _Region, kind: int, x: Any) -> int:
-        index = self._value(region, x)
-        source = region.values[index]
-        out = region.new(source.shape, source.rank, source.last)
-        region.ops.append(Op(kind, index, out))
-        return out
-
-    def _add(self, region: _Region, a: Any, b: Any) -> int:
-        if not isinstance(a, fx.Node) or not isinstance(b, fx.Node):
-            raise _Unsupported
-        first, second = (a, b) if a in region.of_node else (b, a)
-        left = self._value(region, first)
-        right = self._value(region, second, last=region.values[left].last if region.values[left].rank != 2 else None)
-        source, other = region.values[left], region.values[right]
-        if (source.shape, source.rank, source.last) != (other.shape, other.rank, other.last) and not (
-            source.rank == other.rank == 2 and source.shape == other.shape
-        ):
-            raise _Unsupported
-        for node, value in ((first, right), (second, left)):
-            conv = self._producer(region, node, (_native.CONV,)) if first is not second else None
-            if conv is not None and conv.residual < 0:  # nobody else reads it: it may run last, when the other summand is there
-                region.ops.remove(conv)
-                region.ops.append(conv)
-                conv.residual = value
-                return conv.output
-        out = region.new(source.shape, source.rank, source.last)
-        region.ops.append(Op(_native.ADD, left, out, residual=right))
-        return out
-
-    def _flatten(self, region: _Region, x: Any) -> int:
-        index = self._value(region, x)
-        source = region.values[index]
-        h, w, c = source.shape
-        if source.rank == 2:
-            return index
-        out = region.new((1, 1, h * w * c), 2, False)
-        kind = _native.CHW if not source.last and h * w > 1 and c > 1 else _native.COPY
-        region.ops.append(Op(kind, index, out))
-        return out
-
-    def _mean(self, region: _Region, x: Any, keepdim: bool) -> int:
-        index = self._value(region, x, last=False)
-        source = region.values[index]
-        if source.rank != 4:
-            raise _Unsupported
-        out = region.new((1, 1, source.shape[2]), 4 if keepdim else 2, False)
-        region.ops.append(Op(_native.MEAN, index, out))
-        return out
-
-    def _pool(self, region: _Region, x: Any, module: Any) -> int:
-        kernel, stride, padding = _pair(module.kernel_size), _pair(module.stride or module.kernel_size), _pair(module.padding)
-        maximum = isinstance(module, nn.MaxPool2d)
-        if module.ceil_mode or (_pair(module.dilation) != (1, 1) or module.return_indices if maximum else
-                                (not module.count_include_pad and padding != (0, 0)) or module.divisor_override):  # fmt: skip
-            raise _Unsupported
-        index = self._value(region, x, last=False)
-        source = region.values[index]
-        if source.rank != 4:
-            raise _Unsupported
-        size = [(source.shape[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2)]
-        out = region.new((size[0], size[1], source.shape[2]), 4, False)
-        kind = _native.MAX_POOL if maximum else _native.AVG_POOL
-        region.ops.append(Op(kind, index, out, kernel=kernel, stride=stride, padding=padding))
-        return out
-
-    # -- functions and methods, by name
-
-    def _do_relu(self, region: _Region, node: fx.Node) -> int:
-        return self._relu(region, node.args[0])
-
-    def _do_gelu(self, region: _Region, node: fx.Node) -> int:
-        if node.kwargs.get("approximate", "none") != "none":
-            raise _Unsupported
-        return self._unary(region, _native.GELU, node.args[0])
-
-    def _do_add(self, region: _Region, node: fx.Node) -> int:
-        if len(node.args) != 2 or node.kwargs:
-            raise _Unsupported
-        return self._add(region, *node.args)
-
-    def _do_flatten(self, region: _Region, node: fx.Node) -> int:
-        if [*node.args[1:], *node.kwargs.values()] not in ([1], [1, -1]):
-            raise _Unsupported
-        return self._flatten(region, node.args[0])
-
-    def _do_mean(self, region: _Region, node: fx.Node) -> int:
-        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        keepdim = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-        if not isinstance(dims, list | tuple) or sorted(d % 4 for d in dims) != [2, 3]:
-            raise _Unsupported
-        return self._mean(region, node.args[0], bool(keepdim))
-
-    def _do_getitem(self, region: _Region, node: fx.Node) -> int:
-        """x[:, :, ::s, ::t]: subsampling."""
-        x, where = node.args
-        whole = slice(None)
-        if not isinstance(where, tuple) or len(where) != 4 or where[:2] != (whole, whole):
-            raise _Unsupported
-        steps = [w.step or 1 if isinstance(w, slice) and w.start is None and w.stop is None else 0 for w in where[2:]]
-        if min(steps) < 1:
-            raise _Unsupported
-        return self._pad_channels(region, x, tuple(steps), 0, 0)
-
-    def _do_pad(self, region: _Region, node: fx.Node) -> int:
-        """F.pad that adds zero channels only."""
-        amounts = node.args[1] if len(node.args) > 1 else None
-        zeros = node.kwargs.get("mode", "constant") == "constant" and not node.kwargs.get("value")
-        if not zeros or len(node.args) > 2 or not isinstance(amounts, tuple | list) or len(amounts) != 6 or any(amounts[:4]):
-            raise _Unsupported
-        return self._pad_channels(region, node.args[0], (1, 1), *amounts[4:])
-
-    def _pad_channels(self, region: _Region, x: Any, steps: tuple[int, int], front: int, back: int) -> int:
-        index = self._value(region, x, last=False)
-        source = region.values[index]
-        if source.rank != 4 or min(front, back) < 0:
-            raise _Unsupported
-        h, w, c = source.shape
-        out = region.new((-(-h // steps[0]), -(-w // steps[1]), front + c + back), 4, False)
-        region.ops.append(Op(_native.PAD_CHANNELS, index, out, stride=steps, padding=(front, 0)))
-        return out
-
-
-_FUNCTIONS: dict[Any, str] = {
-    F.relu: "relu", torch.relu: "relu", F.gelu: "gelu", operator.add: "add", operator.iadd: "add", torch.add: "add",
-    torch.flatten: "flatten", operator.getitem: "getitem", F.pad: "pad",
-}  # fmt: skip
-
-
-def _call(node: fx.Node, model: nn.Module, args: Any, kwargs: Any) -> Any:
-    if node.op == "get_attr":
-        return operator.attrgetter(node.target)(model)
-    if node.op == "call_module":
-        return model.get_submodule(node.target)(*args, **kwargs)
-    if node.op == "call_method":
-        return getattr(args[0], node.target)(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)
-
 
 _IN_PLACE = (_native.ADD, _native.RELU, _native.GELU, _native.AFFINE, _native.COPY)
 
 
-def _shared(region: _Region, dies: dict[int, int], kept: set[int]) -> dict[int, int]:
+def _shared(region: Region, dies: dict[int, int], kept: set[int]) -> dict[int, int]:
     """Values that are written over one they replace, element by element: value -> the one whose memory it takes."""
     taken: dict[int, int] = {}
     for step, op in enumerate(region.ops, 1):
@@ -417,7 +32,7 @@ def _shared(region: _Region, dies: dict[int, int], kept: set[int]) -> dict[int, 
     return taken
 
 
-def _place(region: _Region, kept: set[int]) -> list[int]:
+def _place(region: Region, kept: set[int]) -> list[int]:
     """Offsets of a region's values: memory is shared by values that do not live at the same time (first fit)."""
     born, dies = {v: 0 for v in region.inputs.values()}, {}
     for step, op in enumerate(region.ops, 1):
@@ -454,16 +69,16 @@ class Executor:
         self.level, self.threads, self.precision = _native.level(level), threads, precision
         model = model.eval()
         try:
-            graph = _Tracer().trace(model)
+            graph = Tracer().trace(model)
         except Exception as error:
             raise ValueError(f"torch.fx cannot trace {type(model).__name__}: {error}; run it in torch") from error
         example = example[:1].detach().float().cpu().expand(2, *example.shape[1:])
-        lowered = _Lowering(graph, model, example, self.level)
+        lowered = Lowering(graph, model, example, self.level)
         self._model, self._output = model, lowered.output
         self._steps, self._input = lowered.steps, next(n for n in graph.nodes if n.op == "placeholder")
         self.native_layers = lowered.native_layers
         self.torch_nodes = [n.name for n in self._steps if isinstance(n, fx.Node) and n.op != "get_attr"]
-        regions = [s for s in self._steps if isinstance(s, _Region)]
+        regions = [s for s in self._steps if isinstance(s, Region)]
         if not regions:
             raise ValueError(f"no layer of {type(model).__name__} can run natively")
         for region in regions:
@@ -472,7 +87,7 @@ class Executor:
         self.keep_output = False  # results are then written into one buffer, which the next call overwrites
         self._outs: dict[int, list[Tensor]] = {}
 
-    def _finish(self, region: _Region) -> None:
+    def _finish(self, region: Region) -> None:
         inside = set(region.nodes)
         region.outputs = [n for n in region.nodes if n is self._output or any(u not in inside for u in n.users)]
         outputs = list(dict.fromkeys(region.of_node[n] for n in region.outputs))
@@ -487,15 +102,15 @@ class Executor:
     def _uses(self) -> dict[fx.Node, int]:
         last: dict[fx.Node, int] = {}
         for i, step in enumerate(self._steps):
-            for node in [n for n, _ in step.inputs] if isinstance(step, _Region) else step.all_input_nodes:
+            for node in [n for n, _ in step.inputs] if isinstance(step, Region) else step.all_input_nodes:
                 last[node] = i
         return last
 
     def weight_bytes(self) -> int:
         """Bytes of weights, scales and shifts the native part reads."""
-        return sum(s.plan.weight_bytes() for s in self._steps if isinstance(s, _Region))
+        return sum(s.plan.weight_bytes() for s in self._steps if isinstance(s, Region))
 
-    def _run_region(self, region: _Region, env: dict[fx.Node, Any]) -> None:
+    def _run_region(self, region: Region, env: dict[fx.Node, Any]) -> None:
         n = env[self._input].shape[0]
         arrays = [env[node].detach().contiguous() for node, _ in region.inputs]
         values = [region.values[i] for i in region.plan.outputs]
@@ -515,11 +130,11 @@ class Executor:
         env: dict[fx.Node, Any] = {self._input: x}
         with torch.no_grad():
             for i, step in enumerate(self._steps):
-                if isinstance(step, _Region):
+                if isinstance(step, Region):
                     self._run_region(step, env)
                 else:
                     args, kwargs = fx.node.map_arg((step.args, step.kwargs), env.__getitem__)
-                    env[step] = _call(step, self._model, args, kwargs)
+                    env[step] = call_node(step, self._model, args, kwargs)
                 for node in [
                     n for n, last in self._last_use.items() if last == i and n is not self._input and n is not self._output
                 ]:
@@ -529,7 +144,7 @@ class Executor:
     def describe(self) -> str:
         """One line: what runs where."""
         torch_part = f"; in torch: {', '.join(self.torch_nodes)}" if self.torch_nodes else ""
-        arena = max(s.plan.floats * 4 for s in self._steps if isinstance(s, _Region))
+        arena = max(s.plan.floats * 4 for s in self._steps if isinstance(s, Region))
         return (
             f"native level {self.level}: {self.native_layers} layers, arena {math.ceil(arena / 1024)} KiB per image{torch_part}"
         )

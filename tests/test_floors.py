@@ -14,7 +14,7 @@ GROUND = {"tiling", "bits", "config", "records", "catalog"}
 SHELVES = {"binarizers", "models", "kernels"}
 LIGHT = {"config", "records", "catalog"}  # what cli and reporting may see before a command has been chosen
 UP_TO_SHELVES = GROUND | SHELVES
-UP_TO_VERBS = UP_TO_SHELVES | {"reuse", "convert", "artifact", "packed", "executor", "cost"}
+UP_TO_VERBS = UP_TO_SHELVES | {"reuse", "convert", "artifact", "packed", "lowering", "executor", "cost"}
 UP_TO_LEARNING = UP_TO_VERBS | {"data", "tasks", "assembly"}
 
 # part -> the parts it may import; its own files are always allowed. A new part must be placed here before it passes.
@@ -32,7 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "reuse": UP_TO_SHELVES,
     "artifact": {"bits"},
     "packed": UP_TO_SHELVES | {"reuse", "artifact"},
-    "executor": UP_TO_SHELVES | {"reuse", "packed"},
+    "lowering": UP_TO_SHELVES | {"packed"},
+    "executor": UP_TO_SHELVES | {"lowering"},
     "convert": UP_TO_SHELVES | {"reuse", "packed"},
     "cost": UP_TO_SHELVES | {"reuse", "packed", "convert"},
     "data": UP_TO_VERBS,
