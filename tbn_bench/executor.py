@@ -58,6 +58,14 @@ def _place(region: Region, kept: set[int]) -> list[int]:
     return offsets
 
 
+def _channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _empty(shape: tuple[int, ...], channels_last: bool) -> Tensor:
+    return torch.empty(shape, memory_format=torch.channels_last if channels_last and len(shape) == 4 else torch.contiguous_format)
+
+
 class Executor:
     """Runs `model` (packed or dense, in eval mode) on inputs shaped like `example`, any batch size, with native kernels.
 
@@ -85,7 +93,7 @@ class Executor:
             self._finish(region)
         self._last_use = self._uses()
         self.keep_output = False  # results are then written into one buffer, which the next call overwrites
-        self._outs: dict[int, list[Tensor]] = {}
+        self._outs: dict[tuple[int, bool], list[Tensor]] = {}
 
     def _finish(self, region: Region) -> None:
         inside = set(region.nodes)
@@ -93,10 +101,14 @@ class Executor:
         outputs = list(dict.fromkeys(region.of_node[n] for n in region.outputs))
         inputs = list(region.inputs.values())
         points = all(region.values[op.output].shape[:2] == (1, 1) for op in region.ops if op.kind == _native.CONV)
-        region.plan = _native.Plan(
-            region.ops, [v.shape for v in region.values], inputs, outputs,
-            nhwc=[i for i, v in enumerate(region.values) if v.last], offsets=_place(region, {*outputs, *inputs}),
-            level=self.level, group=POINT_GROUP if points else 1, precision=self.precision,
+        region.plan, region.plan_nhwc = (
+            _native.Plan(
+                region.ops, [v.shape for v in region.values], inputs, outputs,
+                nhwc=[i for i, v in enumerate(region.values) if v.last or (channels_last and v.rank == 4)],
+                offsets=_place(region, {*outputs, *inputs}), level=self.level, group=POINT_GROUP if points else 1,
+                precision=self.precision,
+            )
+            for channels_last in (False, True)
         )  # fmt: skip
 
     def _uses(self) -> dict[fx.Node, int]:
@@ -112,14 +124,18 @@ class Executor:
 
     def _run_region(self, region: Region, env: dict[fx.Node, Any]) -> None:
         n = env[self._input].shape[0]
-        arrays = [env[node].detach().contiguous() for node, _ in region.inputs]
-        values = [region.values[i] for i in region.plan.outputs]
-        outs = self._outs.get(id(region)) if self.keep_output else None
+        arrays = [env[node].detach() for node, _ in region.inputs]
+        images = [a for a in arrays if a.dim() == 4]
+        nhwc = bool(images) and all(_channels_last(a) for a in images)  # kept as it comes, as torch does
+        plan = region.plan_nhwc if nhwc else region.plan
+        arrays = [a if nhwc and a.dim() == 4 else a.contiguous() for a in arrays]
+        values = [region.values[i] for i in plan.outputs]
+        outs = self._outs.get((id(region), nhwc)) if self.keep_output else None
         if outs is None or outs[0].shape[0] != n:
-            outs = [torch.empty(v.torch_shape(n)) for v in values]
+            outs = [_empty(v.torch_shape(n), nhwc and not v.last) for v in values]
             if self.keep_output:
-                self._outs[id(region)] = outs
-        region.plan.run([a.data_ptr() for a in arrays], [o.data_ptr() for o in outs], n, self.threads)
+                self._outs[id(region), nhwc] = outs
+        plan.run([a.data_ptr() for a in arrays], [o.data_ptr() for o in outs], n, self.threads)
         by_value = dict(zip(region.plan.outputs, outs, strict=True))
         for node in region.outputs:
             env[node] = by_value[region.of_node[node]]

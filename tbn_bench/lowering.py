@@ -47,6 +47,7 @@ class Region:
     of_node: dict[fx.Node, int] = field(default_factory=dict)
     nodes: list[fx.Node] = field(default_factory=list)
     plan: Any = None
+    plan_nhwc: Any = None  # the same with images as channels last outside
     outputs: list[fx.Node] = field(default_factory=list)
 
     def new(self, shape: tuple[int, int, int], rank: int, last: bool) -> int:

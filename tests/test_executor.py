@@ -134,6 +134,20 @@ def test_tiles_that_do_not_align_with_rows():
     check(ScaleInsideARow(), (6,), "tbn(p=3, min_layer_size=0)")
 
 
+def test_memory_format_is_kept_as_torch_keeps_it():
+    """Channels last in, channels last out, without a copy; the numbers are the same."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(5, 24, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(24, 33, 1)).eval()
+    x = torch.randn(2, 5, 9, 11)
+    run = Executor(network, x)
+    plain, last = run(x), run(x.to(memory_format=torch.channels_last))
+    assert plain.is_contiguous()
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(plain, last)
+    with torch.no_grad():
+        torch.testing.assert_close(plain, network(x), rtol=1e-5, atol=1e-5)
+
+
 def test_several_threads_give_the_same_numbers():
     network = catalog.build("models", "resnet_cifar(depth=8)", num_classes=8, in_shape=(3, 8, 8))
     binarize_(network, "tbn(p=2, min_layer_size=0)")

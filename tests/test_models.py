@@ -20,6 +20,12 @@ BINARIZERS = [
     "bwn",
     "tbn(p=2, min_layer_size=0)",
     "tbn(tile_length=64, min_layer_size=100, gradient='tile')",
+    "binary_connect",
+    "bwn(grad='paper')",
+    "dorefa",
+    "irnet",
+    "repeated_filters(p=2, min_layer_size=0)",
+    "frozen_tile(p=2, min_layer_size=0)",
 ]
 SHAPE = (3, 32, 32)
 

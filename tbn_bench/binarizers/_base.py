@@ -46,6 +46,9 @@ class WeightBinarizer(nn.Module):
         """k, from the shape alone (also on the meta device)."""
         raise NotImplementedError  # abstract
 
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Called by the task when `epoch` (0-based) of `epochs` begins; a method with a schedule overrides it."""
+
 
 class Binarizer:
     """A method applied to a whole network. Subclasses override `layer` (one weight at a time) or `decide` (all at once)."""

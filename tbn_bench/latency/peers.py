@@ -52,6 +52,12 @@ def _bf16(model: nn.Module, x: Tensor, compile_it: bool) -> Callable[[Tensor], T
     return lambda batch: call(batch.bfloat16()).float()
 
 
+def _channels_last(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The layout that oneDNN and cuDNN like best for most convolutions; the input is converted in every call."""
+    network = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    return lambda batch: network(batch.to(memory_format=torch.channels_last))
+
+
 def _onnx_file(model: nn.Module, x: Tensor, folder: Path) -> Path:
     path = folder / "f32.onnx"
     with torch.no_grad():
@@ -117,6 +123,8 @@ def dense_peers(
         ("dense bf16", lambda: _bf16(model, x, False), BF16_TOLERANCE, size // 2),
         ("dense bf16, torch.compile", lambda: _bf16(model, x, True), BF16_TOLERANCE, size // 2),
     ]
+    if x.dim() == 4:
+        makers.insert(1, ("dense, channels last", lambda: _channels_last(model), 1e-5, size))
     if x.device.type == "cpu":
         makers += [
             ("ONNX Runtime f32", lambda: _ort(model, x, calibration, threads, False), 1e-5, size),

@@ -112,6 +112,8 @@ class ImageClassification(pl.LightningModule):
         self._evaluate("test", batch)
 
     def on_train_epoch_start(self) -> None:
+        for _, method, _ in binary_weights(self.model):
+            method.begin_epoch(self.current_epoch, self.config.epochs)
         self.signs = {name: method.signs(weight.detach()) for name, method, weight in binary_weights(self.model)}
 
     def on_train_epoch_end(self) -> None:

@@ -199,14 +199,25 @@ void pointwise(const Plan* plan, const Op& op, float* base, int G) {
       }
 }
 
+// x: (rows, columns) -> y: (columns, rows), in blocks that read and write whole cache lines.
+void transpose(const float* x, long rows, long columns, float* y) {
+  const long B = 16;
+  float block[B][B];
+  for (long r = 0; r < rows; r += B)
+    for (long c = 0; c < columns; c += B) {
+      long height = rows - r < B ? rows - r : B, width = columns - c < B ? columns - c : B;
+      for (long i = 0; i < height; i++)
+        for (long j = 0; j < width; j++) block[j][i] = x[(r + i) * columns + c + j];
+      for (long j = 0; j < width; j++) memcpy(y + (c + j) * rows + r, block[j], height * 4);
+    }
+}
+
 void chw(const Plan* plan, const Op& op, float* base, int G) {  // (H, W, C) -> 1 x 1 x (C, H, W)
   const Value& in = plan->value[op.in];
   const float* x = base + in.offset * G;
   float* y = base + plan->value[op.out].offset * G;
   long pixels = (long)in.H * in.W;
-  for (int g = 0; g < G; g++, x += pixels * in.C, y += pixels * in.C)
-    for (long s = 0; s < pixels; s++)
-      for (int c = 0; c < in.C; c++) y[c * pixels + s] = x[s * in.C + c];
+  for (int g = 0; g < G; g++, x += pixels * in.C, y += pixels * in.C) transpose(x, pixels, in.C, y);
 }
 
 void layer_norm(const Plan* plan, const Op& op, float* base, int G) {  // over channels; biased variance, as torch
@@ -247,9 +258,7 @@ void copy_in(const Plan* plan, const float* const* in, int64_t i, int G, float* 
     float* y = base + v.offset * G;
     if (plan->input_is_nhwc[k] || pixels == 1 || v.C == 1) memcpy(y, x, size * G * 4);
     else
-      for (int g = 0; g < G; g++)
-        for (int c = 0; c < v.C; c++)
-          for (long s = 0; s < pixels; s++) y[g * size + s * v.C + c] = x[g * size + c * pixels + s];
+      for (int g = 0; g < G; g++) transpose(x + g * size, v.C, pixels, y + g * size);
   }
 }
 
@@ -261,9 +270,7 @@ void copy_out(const Plan* plan, float* const* out, int64_t i, int G, const float
     float* y = out[k] + i * size;
     if (plan->output_is_nhwc[k] || pixels == 1 || v.C == 1) memcpy(y, x, size * G * 4);
     else
-      for (int g = 0; g < G; g++)
-        for (int c = 0; c < v.C; c++)
-          for (long s = 0; s < pixels; s++) y[g * size + c * pixels + s] = x[g * size + s * v.C + c];
+      for (int g = 0; g < G; g++) transpose(x + g * size, pixels, v.C, y + g * size);
   }
 }
 

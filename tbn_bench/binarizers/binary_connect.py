@@ -1,0 +1,72 @@
+"""BinaryConnect, weights only (Courbariaux, Bengio, David; arXiv 1511.00363, sections 2.2 to 2.4).
+
+Forward   B = +1 if w >= 0 else -1     (sign(0) = +1)
+          stochastic=True, in training mode: B = +1 with probability clip((w + 1) / 2, 0, 1), drawn anew in every forward
+Backward  dL/dw = dL/dB                (identity, no window)
+Clipping  w <- clip(w, -1, 1) after every update. Done at the start of the next forward in training mode: see BinaryConnectWeight
+Stored    N bits, no scale. Biases and normalisation stay full precision.
+
+For testing, the paper takes the signs of a network trained deterministically and the float weights of one trained
+stochastically. A stored network has only bits, so here both are tested, and stored, by their signs: published numbers of the stochastic
+variant are those of a float network. The paper also scales learning rates by Glorot's constants, which we leave to the recipe.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tbn_bench.binarizers._base import Binarizer, Decision, Target, WeightBinarizer
+
+
+class _StraightThrough(torch.autograd.Function):
+    """w, u: same shape -> +1 where w >= u else -1. Backward to w is the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, threshold: Tensor | float) -> Tensor:
+        return torch.where(weight >= threshold, 1.0, -1.0).to(weight.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+class BinaryConnectWeight(WeightBinarizer):
+    """Clips the latent weight at the start of a forward in training mode, so that no optimizer has to know of it.
+
+    That is the paper's clipping after the update: between an update and the next forward nothing reads more of w than its sign, which
+    clipping keeps. The first forward also clips the initial weights. A checkpoint holds w as the update left it; the resumed run clips
+    it first, as the uninterrupted one does. Clipping twice is clipping once, so a weight used twice in a step stays what it was, and
+    writing through `.data` leaves autograd's version counter alone: a graph that has saved w (a penalty, say) still runs backward.
+    """
+
+    def __init__(self, stochastic: bool):
+        super().__init__()
+        self.stochastic = stochastic
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.training and weight.is_leaf:  # what is computed from something else is no latent weight of ours to change
+            weight.data.clamp_(-1, 1)
+        if self.training and self.stochastic:
+            # u = 1 - 2 * (1 - v) with v in [0, 1): P(w >= u) = (w + 1) / 2, and w = -1 never gives +1 since u > -1
+            return _StraightThrough.apply(weight, 1 - 2 * torch.rand_like(weight))
+        return _StraightThrough.apply(weight, 0.0)
+
+    def signs(self, weight: Tensor) -> Tensor:
+        return _StraightThrough.apply(weight, 0.0).reshape(-1)
+
+    def scales(self, weight: Tensor) -> Tensor:
+        return weight.new_empty(0)
+
+    def num_scales(self, weight: Tensor) -> int:
+        return 0
+
+
+class BinaryConnect(Binarizer):
+    def __init__(self, stochastic: bool = False):
+        if not isinstance(stochastic, bool):
+            raise ValueError(f"binary_connect: stochastic must be True or False, got {stochastic!r}")
+        self.stochastic = stochastic
+
+    def layer(self, target: Target) -> Decision:
+        return Decision(BinaryConnectWeight(self.stochastic), "binary, no scale")

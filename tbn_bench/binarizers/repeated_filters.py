@@ -1,0 +1,73 @@
+"""Control for tiling along output channels: a layer of fewer binary filters whose outputs are copied.
+
+Forward   B = alpha * (T repeated p times), T = sign of the first R = C_out / p rows of W, alpha = mean |W| over those rows; so output
+          channels c, c + R, c + 2R, ... are the same. sign(0) = -1, as tbn, so that equal tiles are equal weights
+Backward  straight through to the R rows: dL/dT summed over the copies (identity, no window), as under tbn; alpha by ordinary autograd
+Source    ours. tbn(alpha="layer") computes this function with T = its tile wherever p divides C_out, and a normalisation per channel
+          removes the scales of alpha="tile" too; what is left to tbn is how T is learned
+Stored    N / p bits and one 32-bit scale per layer (a network without normalisation needs it)
+Kept      biases, normalisation, embeddings. A layer of fewer than min_layer_size weights takes p = 1 and is still binary.
+          The latent rows after the first R have no effect; they exist because a parametrization keeps its weight's shape.
+
+Trained on the plain path, at full cost: tile reuse (reuse.py) takes its tile from the column sums of W and so cannot serve here. Packed,
+the layer multiplies by T alone.
+"""
+
+from torch import Tensor
+
+from tbn_bench import tiling
+from tbn_bench.binarizers._base import Binarizer, Decision, Target, WeightBinarizer
+
+
+class RepeatedFiltersWeight(WeightBinarizer):
+    def __init__(self, p: int):
+        super().__init__()
+        self.p = p
+
+    def _filters(self, weight: Tensor) -> Tensor:
+        return weight[: weight.shape[0] // self.p]
+
+    def forward(self, weight: Tensor) -> Tensor:
+        tile = tiling.tile_ste(self._filters(weight), 1)
+        return tiling.expand(tile, self.scales(weight), self.p, weight.shape)
+
+    def signs(self, weight: Tensor) -> Tensor:
+        return tiling.tile(self._filters(weight), 1)
+
+    def scales(self, weight: Tensor) -> Tensor:
+        return tiling.alphas(self._filters(weight), 1, "layer")
+
+    def num_scales(self, weight: Tensor) -> int:
+        return 1
+
+
+class RepeatedFilters(Binarizer):
+    """p: how often each filter is used, a divisor of C_out; min_layer_size: weights below which p = 1."""
+
+    def __init__(self, p: int, min_layer_size: int = 64_000):
+        if isinstance(p, bool) or not isinstance(p, int) or p < 1:
+            raise ValueError(f"repeated_filters: p must be a positive integer, got {p!r}; use 1, 2, 4, ...")
+        if isinstance(min_layer_size, bool) or not isinstance(min_layer_size, int) or min_layer_size < 0:
+            raise ValueError(f"repeated_filters: min_layer_size counts weights, an integer >= 0, got {min_layer_size!r}")
+        self.p, self.min_layer_size = p, min_layer_size
+
+    def decide(self, targets: list[Target]) -> list[Decision]:
+        errors = [message for target in targets if (message := self._refused(target))]
+        if errors:
+            raise ValueError("\n".join(errors))
+        return super().decide(targets)
+
+    def layer(self, target: Target) -> Decision:
+        if target.weight.numel() < self.min_layer_size:
+            return Decision(RepeatedFiltersWeight(1), f"below min_layer_size {self.min_layer_size:,}: p = 1")
+        return Decision(RepeatedFiltersWeight(self.p), "filters repeated" if self.p > 1 else "p = 1")
+
+    def _refused(self, target: Target) -> str:
+        rows = target.weight.shape[0]
+        if target.weight.numel() < self.min_layer_size or rows % self.p == 0:
+            return ""
+        near = sorted(sorted(tiling.divisors(rows), key=lambda d: abs(d - self.p))[:6])
+        return (
+            f"p must divide the number of filters, got p={self.p} for {rows} filters (layer {target.name}); "
+            f"use one of {', '.join(map(str, near))}, keep the layer, or raise min_layer_size"
+        )
