@@ -51,6 +51,20 @@ def _kept_output(variant: Variant, x: Tensor) -> Variant:
     return dataclasses.replace(variant, implementation=f"{variant.implementation}, kept output", call=call)
 
 
+def _in_channels_last(variants: list[Variant], x: Tensor) -> list[Variant]:
+    """Convolutions as they stand inside a network of that layout: input and output channels last, nothing converted."""
+    last = x.to(memory_format=torch.channels_last)
+    chosen = [v for v in variants if v.unavailable is None and v.implementation.startswith(("native", "dense, channels last"))]
+    return [
+        dataclasses.replace(
+            v,
+            implementation=f"{v.implementation.removesuffix(', channels last')}, channels last throughout",
+            call=lambda _, v=v: v.call(last),
+        )
+        for v in chosen
+    ]
+
+
 def _addmm(layer: nn.Linear, reference: nn.Module, x: Tensor) -> Variant:
     out, weight = torch.empty(len(x), layer.out_features), layer.weight.detach().T
     bias = layer.bias.detach()
