@@ -81,8 +81,11 @@ def _write_onnx(model: nn.Module, x: Tensor, path: Path) -> Callable[[Tensor], T
         raise ValueError(f"ONNX export needs {error.name}; install it: pip install 'tbn-bench[peers]'") from error
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
     with torch.no_grad():  # optimize=False: constant folding would store the unpacked weights
-        torch.onnx.export(_in_graph(model), (x,), str(path), dynamo=True, optimize=False, external_data=False, verbose=False,
-                          input_names=["x"], output_names=["y"], dynamic_shapes=({0: batch},))  # fmt: skip
+        program = torch.onnx.export(_in_graph(model), (x,), dynamo=True, optimize=False, verbose=False,
+                                    input_names=["x"], output_names=["y"], dynamic_shapes=({0: batch},))  # fmt: skip
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces of this machine, larger than the weights
+    program.save(str(path), external_data=False)
     data = path.read_bytes()
     for name, module in model.named_modules():
         if isinstance(module, packed._Packed) and bytes(module.tile_bits.numpy().tobytes()) not in data:
