@@ -44,7 +44,7 @@ CASES: dict[str, dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]] = {
 }
 
 
-def _kept_output(variant: Variant, x: Tensor) -> Variant:
+def _kept_output(variant: Variant) -> Variant:
     """The same native call writing into one buffer that is kept, as an engine with its own memory would."""
     call = copy.copy(variant.call)
     call.keep_output = True
@@ -166,9 +166,9 @@ def suite(name: str, results: Path, threads: int, batches: Iterable[int], device
                 network = nn.Sequential(copy.deepcopy(trained))
                 macs = cost(network, binarize_(network, spec), in_shape).summary()
                 made = variants_of(network.eval(), make({"binarizer": spec}), x, None, threads, x[:64], macs)
-                variants += made + [
-                    _kept_output(v, x) for v in made if v.implementation.startswith("native") and not v.unavailable
-                ]
+                native = [v for v in made if v.implementation.startswith("native") and not v.unavailable]
+                variants += made
+                variants += _in_channels_last(made, x) if x.dim() == 4 else [_kept_output(v) for v in native]
             if isinstance(trained, nn.Linear):
                 variants.insert(1, _addmm(trained, variants[0].reference, x))
             for cold in (False, True) if batch == 1 else (False,):
