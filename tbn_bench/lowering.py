@@ -183,8 +183,6 @@ class Lowering:
             return self._value(region, x)
         if isinstance(module, nn.ReLU):
             return self._relu(region, x)
-        if isinstance(module, nn.GELU) and module.approximate == "none":
-            return self._unary(region, _native.GELU, x)
         if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
             return self._flatten(region, x)
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
@@ -332,11 +330,6 @@ class Lowering:
     def _do_relu(self, region: Region, node: fx.Node) -> int:
         return self._relu(region, node.args[0])
 
-    def _do_gelu(self, region: Region, node: fx.Node) -> int:
-        if node.kwargs.get("approximate", "none") != "none":
-            raise _Unsupported
-        return self._unary(region, _native.GELU, node.args[0])
-
     def _do_add(self, region: Region, node: fx.Node) -> int:
         if len(node.args) != 2 or node.kwargs:
             raise _Unsupported
@@ -385,7 +378,7 @@ class Lowering:
 
 
 _FUNCTIONS: dict[Any, str] = {
-    F.relu: "relu", torch.relu: "relu", F.gelu: "gelu", operator.add: "add", operator.iadd: "add", torch.add: "add",
+    F.relu: "relu", torch.relu: "relu", operator.add: "add", operator.iadd: "add", torch.add: "add",
     torch.flatten: "flatten", operator.getitem: "getitem", F.pad: "pad",
 }  # fmt: skip
 

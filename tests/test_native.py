@@ -245,7 +245,6 @@ def test_one_image_split_between_threads(level):
         (_native.AVG_POOL, lambda x: F.avg_pool2d(x, 2), {"kernel": (2, 2), "stride": (2, 2)}),
         (_native.MEAN, lambda x: x.mean((2, 3), keepdim=True), {}),
         (_native.RELU, F.relu, {}),
-        (_native.GELU, F.gelu, {}),
         (_native.CHW, lambda x: x.flatten(1)[:, :, None, None], {}),
         (_native.PAD_CHANNELS, lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 3)), {"stride": (2, 2), "padding": (2, 0)}),
         (_native.LAYER_NORM, lambda x: F.layer_norm(x.movedim(1, 3), (5,), eps=1e-6).movedim(3, 1), {"eps": 1e-6}),
