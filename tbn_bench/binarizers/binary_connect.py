@@ -8,7 +8,8 @@ Stored    N bits, no scale. Biases and normalisation stay full precision.
 
 For testing, the paper takes the signs of a network trained deterministically and the float weights of one trained
 stochastically. A stored network has only bits, so here both are tested, and stored, by their signs: published numbers of the stochastic
-variant are those of a float network. The paper also scales learning rates by Glorot's constants, which we leave to the recipe.
+variant are those of a float network. Batch normalisation then tests signs with statistics gathered under drawn weights, which costs
+accuracy unless they are estimated again. The paper also scales learning rates by Glorot's constants, which we leave to the recipe.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ from tbn_bench.binarizers._base import Binarizer, Decision, Target, WeightBinari
 
 
 class _StraightThrough(torch.autograd.Function):
-    """w, u: same shape -> +1 where w >= u else -1. Backward to w is the identity."""
+    """weight: any shape, threshold: the same or a number -> +1 where weight >= threshold else -1. Backward is the identity."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, threshold: Tensor | float) -> Tensor:
@@ -48,7 +49,7 @@ class BinaryConnectWeight(WeightBinarizer):
         if self.training and weight.is_leaf:  # what is computed from something else is no latent weight of ours to change
             weight.data.clamp_(-1, 1)
         if self.training and self.stochastic:
-            # u = 1 - 2 * (1 - v) with v in [0, 1): P(w >= u) = (w + 1) / 2, and w = -1 never gives +1 since u > -1
+            # u = 1 - 2 v, v uniform in [0, 1): P(w >= u) = (w + 1) / 2; u > -1, so w = -1 never gives +1 and w = 1 always does
             return _StraightThrough.apply(weight, 1 - 2 * torch.rand_like(weight))
         return _StraightThrough.apply(weight, 0.0)
 

@@ -1,0 +1,455 @@
+"""Every weight binarizer against its formula: gradients by hand in float64, schedules, clipping, draws, state, packing, learning."""
+
+import copy
+import math
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.utils import parametrize
+
+from tbn_bench import artifact, catalog, packed
+from tbn_bench.binarizers._base import Target
+from tbn_bench.config import make
+from tbn_bench.convert import binarize_
+from tbn_bench.cost import cost
+from tbn_bench.tasks.image_classification import ImageClassification
+
+METHODS = [
+    "sign",
+    "bwn",
+    "bwn(grad='paper')",
+    "bwn(grad='clip_ste')",
+    "tbn(p=2, min_layer_size=0)",
+    "binary_connect",
+    "binary_connect(stochastic=True)",
+    "dorefa",
+    "irnet",
+    "repeated_filters(p=2, min_layer_size=0)",
+    "frozen_tile(p=2, min_layer_size=0)",
+]
+# zeros, both edges of the clipping window, values inside and outside; with p = 2 the columns sum to 0 at (0, 0), (0, 1) and (1, 1)
+W = torch.tensor(
+    [[0.0, 1.0, -1.0, 0.5], [1.5, -0.25, 0.0, -2.0], [0.0, -1.0, 0.1, -0.6], [-0.3, 0.25, 1.0, -1.25]], dtype=torch.float64
+)
+G = torch.cos(torch.arange(16, dtype=torch.float64)).reshape(4, 4)  # dL/dB
+
+
+def parametrization(spec, weight=W):
+    return catalog.build("binarizers", spec).decide([Target("layer", weight)])[0].parametrization.double()
+
+
+def gradient(method, weight=W):
+    """dL/dW by autograd where dL/dB = G."""
+    w = weight.clone().requires_grad_()
+    method(w).backward(G)
+    return w.grad
+
+
+def channel_by_channel(rule):
+    """The gradient of W where rule(w, g) -> list is that of one output channel of plain numbers."""
+    return torch.tensor([rule(w, g) for w, g in zip(W.tolist(), G.tolist(), strict=True)], dtype=torch.float64)
+
+
+def sgn(x):
+    return (x > 0) - (x < 0)
+
+
+def window(x):
+    return 1.0 if abs(x) <= 1 else 0.0
+
+
+def bwn_full(w, g):
+    n, alpha = len(w), sum(map(abs, w)) / len(w)
+    total = sum(b * (1 if a >= 0 else -1) for a, b in zip(w, g, strict=True))
+    return [alpha * window(a) * b + sgn(a) / n * total for a, b in zip(w, g, strict=True)]
+
+
+def bwn_paper(w, g):
+    n, alpha = len(w), sum(map(abs, w)) / len(w)
+    return [b * (1 / n + alpha * window(a)) for a, b in zip(w, g, strict=True)]
+
+
+def ede_through_standardisation(w, g, k, t):
+    """u_i = 2^s g_i k t / cosh(t What_i)^2; dL/dw_i = (u_i - mean u - What_i sum_j u_j What_j / (n - 1)) / std."""
+    n, mean = len(w), sum(w) / len(w)
+    std = math.sqrt(sum((a - mean) ** 2 for a in w) / (n - 1))
+    what = [(a - mean) / std for a in w]
+    scale = 2.0 ** round(math.log2(sum(map(abs, what)) / n))
+    u = [scale * b * k * t / math.cosh(t * a) ** 2 for a, b in zip(what, g, strict=True)]
+    along = sum(a * b for a, b in zip(u, what, strict=True)) / (n - 1)
+    return [(a - sum(u) / n - b * along) / std for a, b in zip(u, what, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "rule"),
+    [
+        ("sign", lambda w, g: [window(a) * b for a, b in zip(w, g, strict=True)]),
+        ("bwn", bwn_full),
+        ("bwn(grad='full')", bwn_full),
+        ("bwn(grad='paper')", bwn_paper),
+        ("bwn(grad='clip_ste')", lambda w, g: [window(a) * b for a, b in zip(w, g, strict=True)]),
+        ("binary_connect", lambda w, g: g),
+        ("binary_connect(stochastic=True)", lambda w, g: g),
+        ("dorefa", lambda w, g: g),
+    ],
+)
+def test_gradient_is_the_formula(spec, rule):
+    """Autograd in training and in evaluation mode gives the stated rule, at w = 0 and at |w| = 1 too."""
+    for training in (True, False):
+        got = gradient(parametrization(spec).train(training))
+        torch.testing.assert_close(got, channel_by_channel(rule), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("epoch", "t", "k"), [(0, 1e-3, 1e3), (4, 0.1, 10.0), (6, 1.0, 1.0), (7, 10**0.5, 1.0)])
+def test_irnet_gradient_is_the_formula_at_every_stage(epoch, t, k):
+    """EDE, then the derivative of the standardisation; the first channel's 0.0 is not its mean, 1.0 is no edge of anything."""
+    method = parametrization("irnet")
+    method.begin_epoch(epoch, 8)
+    expected = channel_by_channel(lambda w, g: ede_through_standardisation(w, g, k, t))
+    torch.testing.assert_close(gradient(method), expected, rtol=1e-12, atol=1e-14)
+
+
+def shared_by_hand(source, sums, p, alpha, rule):
+    """(dL/dW straight through, dL/dsource through alpha) as lists, for the tile of these column sums: (q,)."""
+    g, a, n, q = G.flatten().tolist(), source.flatten().tolist(), W.numel(), len(sums)
+    t = [1.0 if s > 0 else -1.0 for s in sums]
+    size = n // p if alpha == "tile" else n
+    scale = [sum(map(abs, a[i : i + size])) / size for i in range(0, n, size)]
+    to_alpha = [sum(g[i] * t[i % q] for i in range(b, b + size)) for b in range(0, n, size)]
+    straight = [scale[i // size] * g[i] for i in range(n)]
+    if rule == "tile":
+        straight = [sum(straight[j] for j in range(i % q, n, q)) / p for i in range(n)]
+    return straight, [to_alpha[i // size] * sgn(a[i]) / size for i in range(n)]
+
+
+def column_sums(p):
+    q = W.numel() // p
+    return [sum(W.flatten().tolist()[j::q]) for j in range(q)]
+
+
+@pytest.mark.parametrize("p", [1, 2, 8])
+@pytest.mark.parametrize("alpha", ["layer", "tile"])
+@pytest.mark.parametrize("source", ["A", "W"])
+@pytest.mark.parametrize("rule", ["elementwise", "tile"])
+def test_tbn_gradient_is_the_formula(p, alpha, source, rule):
+    """Straight through by either rule, plus the path through alpha, which ends in A or in W; tiles of half a row included."""
+    method = parametrization(f"tbn(p={p}, min_layer_size=0, alpha={alpha!r}, alpha_source={source!r}, gradient={rule!r})")
+    tensor = W if source == "W" else method.A.detach()
+    straight, through = shared_by_hand(tensor, column_sums(p), p, alpha, rule)
+    got = gradient(method).flatten().tolist()
+    if source == "A":
+        assert method.A.grad.flatten().tolist() == pytest.approx(through, abs=1e-14)
+        through = [0.0] * W.numel()
+    assert got == pytest.approx([a + b for a, b in zip(straight, through, strict=True)], abs=1e-14)
+
+
+@pytest.mark.parametrize("p", [1, 2, 8])
+@pytest.mark.parametrize("alpha", ["layer", "tile"])
+@pytest.mark.parametrize("source", ["A", "W"])
+def test_frozen_tile_gradient_is_alphas_alone(p, alpha, source):
+    """The tile passes nothing to W; the source of alpha gets what it gets under tbn. The tile is that of W at conversion."""
+    method = parametrization(f"frozen_tile(p={p}, min_layer_size=0, alpha={alpha!r}, alpha_source={source!r})")
+    later = W + 3  # W has moved since: its own tile would now be another
+    tensor = later if source == "W" else method.A.detach()
+    _, through = shared_by_hand(tensor, column_sums(p), p, alpha, "elementwise")
+    got = gradient(method, later).flatten().tolist()
+    assert (method.A.grad.flatten().tolist() if source == "A" else got) == pytest.approx(through, abs=1e-14)
+    if source == "A":
+        assert got == [0.0] * W.numel()
+
+
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_repeated_filters_gradient_is_the_formula(p):
+    """For the first R rows the sum over copies of alpha g, plus the path through alpha; nothing for the others."""
+    w, g, rows, n = W.tolist(), G.tolist(), 4 // p, 16 // p
+    alpha = sum(abs(w[r][c]) for r in range(rows) for c in range(4)) / n
+    total = sum(g[r][c] * (1 if w[r % rows][c] > 0 else -1) for r in range(4) for c in range(4))
+    expected = [[0.0] * 4 for _ in range(4)]
+    for r in range(rows):
+        for c in range(4):
+            expected[r][c] = alpha * sum(g[i][c] for i in range(r, 4, rows)) + total * sgn(w[r][c]) / n
+    got = gradient(parametrization(f"repeated_filters(p={p}, min_layer_size=0)"))
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("sign", [[1.0, -1.0], [1.0, 1.0]]),
+        ("binary_connect", [[1.0, -1.0], [1.0, 1.0]]),
+        ("bwn(grad='paper')", [[1.0, -1.0], [1.5, 1.5]]),
+        ("bwn(grad='clip_ste')", [[1.0, -1.0], [1.5, 1.5]]),
+        ("dorefa", [[1.25, -1.25], [1.25, 1.25]]),
+        ("repeated_filters(p=2, min_layer_size=0)", [[-1.0, -1.0], [-1.0, -1.0]]),
+        ("frozen_tile(p=2, min_layer_size=0, alpha_source='W')", [[1.0, -1.0], [1.5, -1.5]]),
+    ],
+)
+def test_forward_by_hand(spec, expected):
+    """A zero is +1, but -1 where tbn's rule holds; scales are means of |W| over a channel, the layer or the kept rows."""
+    weight = torch.tensor([[0.0, -2.0], [3.0, 0.0]], dtype=torch.float64)
+    assert parametrization(spec, weight).eval()(weight).tolist() == expected
+
+
+def test_irnet_forward_by_hand():
+    """Channel (1, 2, 3): What = (-1, 0, 1), the 0 gives +1; mean |What| = 2/3, s = round(-0.58) = -1. Shifting and stretching is nothing."""
+    weight = torch.tensor([[1.0, 2.0, 3.0], [-5.0, -1.0, 3.0]])
+    method = catalog.build("binarizers", "irnet").decide([Target("layer", weight)])[0].parametrization
+    assert method(weight).tolist() == [[-0.5, 0.5, 0.5]] * 2
+
+
+def test_irnet_scales_are_powers_of_two():
+    """2^s with an integer s in every channel, and more than one s occurs."""
+    weight = torch.randn(64, 50) * torch.rand(64, 50).pow(torch.arange(64)[:, None])  # heavier and heavier tails
+    method = catalog.build("binarizers", "irnet").decide([Target("layer", weight)])[0].parametrization
+    mantissa, exponent = torch.frexp(method.scales(weight))
+    assert (mantissa == 0.5).all()
+    assert len(exponent.unique()) > 1
+
+
+@pytest.mark.parametrize(("epoch", "epochs", "t", "k"), [(0, 400, 1e-3, 1e3), (200, 400, 0.1, 10.0), (399, 400, 9.772372, 1.0)])
+def test_irnet_schedule(epoch, epochs, t, k):
+    """First, middle and last epoch of the paper's 400: 10^-3, 10^-1 and 10^(1 - 4/400)."""
+    method = parametrization("irnet")
+    method.begin_epoch(epoch, epochs)
+    assert (float(method.t), float(method.k)) == pytest.approx((t, k), rel=1e-6)
+
+
+def test_the_task_announces_every_epoch(monkeypatch):
+    """Before an epoch's first step every binary weight knows the epoch and their number; other methods do nothing with it."""
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    binarize_(net, "irnet")
+    task = ImageClassification(net, make({"binarizer": "irnet", "epochs": 4}), 3)
+    monkeypatch.setattr(ImageClassification, "current_epoch", 3)
+    task.on_train_epoch_start()
+    assert [float(net[i].parametrizations.weight[0].t) for i in (0, 2)] == pytest.approx([1.0, 1.0])
+    parametrization("sign").begin_epoch(3, 4)
+
+
+def step(net, optimizer, x, y):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(net(x), y).backward()
+    optimizer.step()
+
+
+def mlp(spec):
+    net = catalog.build("models", "mlp(hidden=[24])", num_classes=10, in_shape=(1, 8, 8))
+    binarize_(net, spec)
+    return net
+
+
+def weights(net):
+    """The parametrization list of every binary weight: list[0] is the method, list.original the latent weight."""
+    return [m.parametrizations.weight for m in net.modules() if parametrize.is_parametrized(m)]
+
+
+def batch(n=64):
+    digits = load_digits()
+    return torch.tensor(digits.images[:n, None] / 8 - 1, dtype=torch.float32), torch.tensor(digits.target[:n])
+
+
+@pytest.mark.parametrize("spec", METHODS)
+def test_state_survives_a_checkpoint(tmp_path, spec):
+    """A network restored into one of another seed goes on as the saved one would have: equal steps, equal state."""
+    x, y = batch()
+    nets = [mlp(spec), mlp(spec)]
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9) for net in nets]
+    for weight in weights(nets[0]):
+        weight[0].begin_epoch(3, 4)
+    step(nets[0], optimizers[0], x, y)
+    torch.save([nets[0].state_dict(), optimizers[0].state_dict()], tmp_path / "last.ckpt")
+    for part, state in zip((nets[1], optimizers[1]), torch.load(tmp_path / "last.ckpt", weights_only=True), strict=True):
+        part.load_state_dict(state)
+    for net, optimizer in zip(nets, optimizers, strict=True):
+        torch.manual_seed(5)
+        step(net, optimizer, x, y)
+    assert all(torch.equal(a, b) for a, b in zip(*(net.state_dict().values() for net in nets), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("spec", "extra"),
+    [("sign", set()), ("bwn", set()), ("binary_connect", set()), ("dorefa", set()), ("repeated_filters(p=2)", set()),
+     ("tbn(p=2)", {"0.A"}), ("irnet", {"0.k", "0.t"}), ("frozen_tile(p=2)", {"0.A", "0.tile"})],
+)  # fmt: skip
+def test_state_has_what_it_needs_and_no_more(spec, extra):
+    """Checkpoints of earlier runs (sign, bwn, tbn) still fit; schedules and frozen tiles are in the state."""
+    layer = nn.Sequential(nn.Linear(4, 4))
+    binarize_(layer, spec)
+    prefix = "0.parametrizations.weight."
+    assert {k.removeprefix(prefix) for k in layer.state_dict()} == {"0.bias", "original", *extra}
+
+
+def latents(net):
+    return [weight.original for weight in weights(net)]
+
+
+def test_binary_connect_clips_after_every_update():
+    """Steps large enough to leave [-1, 1] give, at every step, the weights of a loop that clips after its optimizer."""
+    x, y = batch()
+    net = mlp("binary_connect")
+    plain = copy.deepcopy(net)
+    ours, theirs = (torch.optim.SGD(n.parameters(), lr=0.2, momentum=0.9, weight_decay=1e-2) for n in (net, plain))
+    outside = 0
+    for _ in range(20):
+        step(net, ours, x, y)
+        outside += sum(int((w.abs() > 1).sum()) for w in latents(net))
+        step(plain, theirs, x, y)
+        with torch.no_grad():
+            for mine, w in zip(latents(net), latents(plain), strict=True):
+                assert torch.equal(mine.clamp(-1, 1), w.clamp_(-1, 1))
+    assert outside > 0
+    net(x)
+    assert all(torch.equal(a, b) for a, b in zip(latents(net), latents(plain), strict=True))
+
+
+def test_binary_connect_clips_in_training_only():
+    """Evaluation reads signs and changes nothing; a tensor that is no latent weight of ours is never written to."""
+    method, w = parametrization("binary_connect"), W.clone()
+    method.eval()(w)
+    assert torch.equal(w, W)
+    computed = W.clone().requires_grad_() * 2
+    method.train()(computed)
+    assert torch.equal(computed, W * 2)
+    method.train()(w)
+    assert torch.equal(w, W.clamp(-1, 1))
+
+
+def test_binary_connect_clipping_leaves_graphs_valid():
+    """A penalty on the latent weight made before the forward, and a layer used twice, still run backward."""
+    net = nn.Sequential(nn.Linear(4, 4, bias=False))
+    binarize_(net, "binary_connect")
+    weight = latents(net)[0]
+    weight.data.mul_(10)
+    penalty = weight.square().sum()
+    (net(net(torch.ones(1, 4))).sum() + penalty).backward()
+    assert weight.grad.isfinite().all()
+    assert weight.abs().max() == 1
+
+
+def test_stochastic_binary_connect_draws_with_the_stated_probability():
+    """P(+1) = clip((w + 1) / 2, 0, 1) in training: exact at the ends, within 4 standard errors inside; signs in evaluation."""
+    values, n = torch.tensor([-1.5, -1.0, -0.5, 0.0, 0.8, 1.0, 1.5]), 20_000
+    method = parametrization("binary_connect(stochastic=True)").train()
+    drawn = method(values[:, None].repeat(1, n))
+    assert set(drawn.unique().tolist()) == {-1.0, 1.0}
+    share, expected = (drawn > 0).double().mean(1), torch.tensor([0, 0, 0.25, 0.5, 0.9, 1, 1], dtype=torch.float64)
+    assert ((share - expected).abs() <= 4 * (expected * (1 - expected) / n).sqrt()).all()
+    assert method.eval()(values).tolist() == method.signs(values).tolist() == [-1, -1, -1, 1, 1, 1, 1]
+    assert method.train()(torch.zeros(1000)).tolist() != method(torch.zeros(1000)).tolist()
+
+
+def test_frozen_tile_starts_as_tbn_and_keeps_its_tile():
+    """Same seed: the same network as tbn's before the first step. After steps with weight decay: the same tile, other alphas."""
+    x, y = batch()
+    nets = []
+    for spec in ("tbn(p=2, min_layer_size=0)", "frozen_tile(p=2, min_layer_size=0)"):
+        torch.manual_seed(3)
+        nets.append(mlp(spec))
+    chains = weights(nets[1])
+    assert all(torch.equal(a(), b()) for a, b in zip(weights(nets[0]), chains, strict=True))
+    before = [(c[0].signs(c.original), c[0].scales(c.original).detach().clone()) for c in chains]
+    optimizer = torch.optim.Adam(nets[1].parameters(), lr=0.1, weight_decay=0.1)
+    for _ in range(10):
+        step(nets[1], optimizer, x, y)
+    for chain, (signs, scales) in zip(chains, before, strict=True):
+        assert torch.equal(chain[0].signs(chain.original), signs)
+        assert not torch.isclose(chain[0].scales(chain.original), scales, rtol=1e-3).any()
+
+
+@pytest.mark.parametrize("alpha", ["layer", "tile"])
+@pytest.mark.parametrize("p", [2, 4])
+def test_tbn_then_normalisation_is_repeated_filters(alpha, p):
+    """Where p divides C_out, batch normalisation removes tbn's alphas: one function (value and input gradient) with repeated filters."""
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, eps=1e-16)).double() for _ in range(2)]
+    binarize_(nets[0], f"tbn(p={p}, alpha={alpha!r}, min_layer_size=0)")
+    binarize_(nets[1], f"repeated_filters(p={p}, min_layer_size=0)")
+    (tiled,), (repeated,) = weights(nets[0]), weights(nets[1])
+    repeated.original.data[: 8 // p] = 0.7 * tiled[0].signs(tiled.original.detach()).reshape(8 // p, 3, 3, 3)
+    x, found = torch.randn(4, 3, 6, 6, dtype=torch.float64), []
+    for net in nets:
+        inputs = x.clone().requires_grad_()
+        out = net.train()(inputs)
+        found.append((out, torch.autograd.grad(out.pow(3).sum(), inputs)[0]))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(nets[0][0](x), nets[1][0](x))
+
+
+@pytest.mark.parametrize("spec", METHODS)
+def test_learns_a_small_batch(spec):
+    """Each method fits 64 real digits by the signs that are stored. Normalised by the batch: running statistics are those of drawn weights."""
+    x, y = batch()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 10), nn.BatchNorm1d(10))
+    # where nothing but scales is learned the last layer must be; one scale and p = 2 would give classes the same weights
+    binarize_(
+        net, spec.replace("filters(p=2, min_layer_size=0", "filters(p=2, min_layer_size=2000"), ["4"] if "frozen" in spec else []
+    )
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.03)
+    for epoch in range(10):
+        for weight in weights(net):
+            weight[0].begin_epoch(epoch, 10)
+        for _ in range(30):
+            step(net, optimizer, x, y)
+    for weight in weights(net):
+        weight.eval()
+    assert (net(x).argmax(1) == y).double().mean() > 0.99
+
+
+@pytest.mark.parametrize(("model", "shape"), [("mlp(hidden=[24, 40])", (1, 6, 6)), ("resnet_cifar(depth=8, width=4)", (3, 8, 8))])
+@pytest.mark.parametrize("spec", METHODS)
+def test_packs_to_what_was_counted_and_comes_back(tmp_path, model, shape, spec):
+    """Packed bytes are cost.stored_bytes; the packed network, and the one read from its file, give the trained network's outputs."""
+    net = catalog.build("models", model, num_classes=8, in_shape=shape)
+    plan, x = binarize_(net, spec), torch.randn(8, *shape)
+    net.train()(x).square().mean().backward()
+    expected, total = net.eval()(x).detach(), cost(net, plan, shape)
+    weights = {name: p.numpy() for name, p in packed.dense(net).state_dict().items()}
+    packed.pack_(net)
+    packed.save(net.eval(), tmp_path / "net.safetensors")
+    content = artifact.read(tmp_path / "net.safetensors")
+    assert content.payload_bytes == total.stored_bytes
+    assert all((weights[name] == value).all() for name, value in content.dense().items())
+    loaded = packed.load_(catalog.build("models", model, num_classes=8, in_shape=shape), tmp_path / "net.safetensors")
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(loaded(x), net(x))
+
+
+def test_sizes_by_hand():
+    """A 6 x 8 matrix: its bits, and 32 for every scale."""
+    sizes = {"binary_connect": 48, "dorefa": 48 + 32, "irnet": 48 + 6 * 32, "repeated_filters(p=3, min_layer_size=0)": 16 + 32,
+             "frozen_tile(p=3, min_layer_size=0)": 16 + 3 * 32, "repeated_filters(p=3)": 48 + 32}  # fmt: skip
+    for spec, bits in sizes.items():
+        assert binarize_(nn.Linear(8, 6), spec).stored_bits == bits, spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("repeated_filters(p=4, min_layer_size=0)", r"got p=4 for 6 filters \(layer a\).*\n.*p=4 for 10 filters \(layer b\); use one of 1, 2, 5"),
+        ("repeated_filters(p=0)", "p must be a positive integer"),
+        ("repeated_filters(p=2, min_layer_size=-1)", "min_layer_size counts weights"),
+        ("repeated_filters", r"write repeated_filters\(p=...\)"),
+        ("frozen_tile(p=7, min_layer_size=0)", "layer a.*use one of"),
+        ("frozen_tile", r"frozen_tile needs exactly one of.*write e.g. frozen_tile\(p=4\)"),
+        ("bwn(grad='ste')", "grad must be one of 'full', 'paper', 'clip_ste'"),
+        ("binary_connect(stochastic=1)", "stochastic must be True or False"),
+        ("irnet(t_min=0)", "t_min must be a positive number"),
+        ("irnet(t_min=1.0, t_max=0.1)", "t grows from t_min to t_max"),
+        ("irnet", r"layer b \(10, 6\) has a channel whose weights are all equal"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_converted_is_refused(spec, message):
+    """Every refusal says which option or layer, and what to write instead; a layer of one weight per filter has no deviation."""
+    layers = {"a": torch.randn(6, 8), "b": torch.cat([torch.randn(9, 6), torch.zeros(1, 6)])}
+    with pytest.raises(ValueError, match=message):
+        catalog.build("binarizers", spec).decide([Target(name, weight) for name, weight in layers.items()])
+
+
+@pytest.mark.parametrize("spec", METHODS)
+def test_plans_on_the_meta_device(spec):
+    """A sweep checks its configs without making weights."""
+    with torch.device("meta"):
+        plan = binarize_(catalog.build("models", "mlp(hidden=[24])", num_classes=10, in_shape=(1, 8, 8)), spec)
+    assert all(row.binarized for row in plan.rows)
