@@ -17,7 +17,7 @@ SOURCES = CMakeLists.txt $(NATIVE)/tbn.h $(NATIVE)/plan.cpp $(NATIVE)/fma.inc $(
 
 quickstart: .venv/done
 	$(BIN)/tbn-bench sweep sweeps/quickstart.yaml --results results/quickstart --jobs 2
-	$(BIN)/tbn-bench latency --suite quickstart --results results/quickstart --skip-done
+	$(BIN)/tbn-bench latency --suite quickstart --results results/quickstart --few-peers --skip-done
 	$(BIN)/tbn-bench report --results results/quickstart --out reports/quickstart
 
 test: .venv/done

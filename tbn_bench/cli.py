@@ -131,7 +131,7 @@ def _latency(args: argparse.Namespace) -> dict[str, Any]:
     if args.suite:
         trained = _trained_runs(args)
         return networks.suite(
-            args.suite, trained, args.device, args.threads, args.batch, args.out or args.results, args.skip_done
+            args.suite, trained, args.device, args.threads, args.batch, args.out or args.results, args.skip_done, args.few_peers
         )
     return networks.case(_config(args), args.results, args.device, args.threads, args.batch)
 
@@ -199,6 +199,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--suite", help="linear, conv (single layers), or the name of a sweep: its trained runs")
     p.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="batch sizes (default: 1 64)")
     p.add_argument("--out", type=Path, help="folder of the timings' records (default: that of --results)")
+    p.add_argument(
+        "--few-peers", action="store_true", help="dense, compiled and ONNX Runtime only (the others take minutes to build)"
+    )
     p.add_argument("--skip-done", action="store_true", help="do not time again a case whose record has the same runs")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     p.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")

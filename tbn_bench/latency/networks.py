@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import shlex
 import tempfile
 from collections.abc import Iterable
@@ -29,13 +30,20 @@ CALIBRATION = 64  # training images that lossy peers are calibrated on
 
 
 def variants_of(
-    model: nn.Module, config: RunConfig, x: Tensor, run_id: str | None, threads: int, calibration: Tensor, macs: dict[str, Any]
+    model: nn.Module,
+    config: RunConfig,
+    x: Tensor,
+    run_id: str | None,
+    threads: int,
+    calibration: Tensor,
+    macs: dict[str, Any],
+    few: bool = False,
 ) -> list[Variant]:
     """Every way to run a trained (eval-mode) network on x: peers for full precision, reuse and native kernels for the others."""
     plain = packed.dense(model).eval().to(x.device)
     reference = copy.deepcopy(plain)
     if config.binarizer == "full_precision":
-        found = peers.dense_peers(plain, reference, x, calibration, threads, run_id)
+        found = peers.dense_peers(plain, reference, x, calibration, threads, run_id, few)
         return found + _native(config, plain, reference, x, run_id, threads, macs)
     small = copy.deepcopy(model)
     rows = packed.pack_(small)
@@ -47,11 +55,11 @@ def variants_of(
         if isinstance(module, packed._Packed):
             module.materialize_()
     read = peers.weights_read(small)
-    return [
-        peers.peer(config.binarizer, "tile reuse", lambda: small, reference, read, run_id),
-        peers.peer(config.binarizer, "tile reuse, torch.compile", lambda: peers.compiled(small, x), reference, read, run_id),
-        *native,
-    ]
+    reuse = [peers.peer(config.binarizer, "tile reuse", lambda: small, reference, read, run_id)]
+    if not few:
+        make_compiled = functools.partial(peers.compiled, small, x)
+        reuse.append(peers.peer(config.binarizer, "tile reuse, torch.compile", make_compiled, reference, read, run_id))
+    return reuse + native
 
 
 PRECISIONS = {"f32": 1e-5, "a14": 1e-3}  # of activations -> tolerance; a14 where this CPU has it
@@ -119,14 +127,17 @@ def suite(
     batches: Iterable[int] = (1, 64),
     out: Path | None = None,
     skip_done: bool = False,
+    few: bool = False,
 ) -> dict[str, Any]:
     """Times the trained runs of sweep `name`, one case per data set, model and batch; records go under `out` (default: results).
 
-    skip_done: a case that is recorded for these very runs is left as it is. Raises ValueError where there are no runs to time.
+    skip_done: a case that is recorded for these very runs is left as it is. few: without memory and the peers that take long to build.
+    Raises ValueError where there are no runs to time.
     """
     prepare(device, threads)
     usable, store, cases = usable_runs(name, results), RunStore(out or results), []
     command = f"tbn-bench latency --suite {name} --results {shlex.quote(str(results))} --device {device} --threads {threads}"
+    command += " --few-peers" if few else ""
     for (data_call, model_call), chosen in _pick(usable).items():
         wanted = [
             (batch, cold, f"{slug(model_call)}-{slug(data_call)}-b{batch}-t{threads}{'-cold' if cold else ''}")
@@ -143,7 +154,8 @@ def suite(
         for _, data, _ in loaded:
             data.setup()
         accuracy = _accuracy_check(loaded, device)
-        footprint = {run.run_id: _footprint(run, model) for run, _, model in loaded} if device == "cpu" else {}
+        measured = device == "cpu" and not few
+        footprint = {run.run_id: _footprint(run, model) for run, _, model in loaded} if measured else {}
         data = loaded[0][1]
         calibration = data.prepare(data.splits["train"][0][:CALIBRATION])
         raw, variants, built_for = data.splits["test"][0], [], None
@@ -152,7 +164,7 @@ def suite(
             if built_for != batch:
                 variants, built_for = [], batch
                 for run, _, model in loaded:
-                    made = variants_of(model, make(run.config), x, run.run_id, threads, calibration, run.summary or {})
+                    made = variants_of(model, make(run.config), x, run.run_id, threads, calibration, run.summary or {}, few)
                     for v in made:
                         v.extra |= accuracy.get(
                             (run.run_id, v.implementation), accuracy.get((run.run_id, v.implementation.split()[0]), {})

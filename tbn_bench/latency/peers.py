@@ -112,10 +112,18 @@ def _torchao(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
     return compiled(small, x)
 
 
+FEW = (
+    "dense",
+    "dense, torch.compile",
+    "ONNX Runtime f32",
+    "ONNX Runtime int8",
+)  # for a first page: the others take minutes to build
+
+
 def dense_peers(
-    model: nn.Module, reference: nn.Module, x: Tensor, calibration: Tensor, threads: int, run_id: str | None
+    model: nn.Module, reference: nn.Module, x: Tensor, calibration: Tensor, threads: int, run_id: str | None, few: bool = False
 ) -> list[Variant]:
-    """Every engine that runs the full-precision network `model` (eval mode) on inputs like x."""
+    """Every engine that runs the full-precision network `model` (eval mode) on inputs like x; or FEW of them."""
     size = weights_read(model)
     makers: list[tuple[str, Callable[[], Callable[[Tensor], Tensor]], float, int]] = [
         ("dense", lambda: model, 1e-5, size),
@@ -131,7 +139,8 @@ def dense_peers(
             ("ONNX Runtime int8", lambda: _ort(model, x, calibration, threads, True), INT8_TOLERANCE, size // 4),
             ("torchao int8, torch.compile", lambda: _torchao(model, x), INT8_TOLERANCE, size // 4),
         ]
-    return [peer("full_precision", name, make, reference, read, run_id, tolerance) for name, make, tolerance, read in makers]
+    wanted = [m for m in makers if m[0] in FEW] if few else makers
+    return [peer("full_precision", name, make, reference, read, run_id, tolerance) for name, make, tolerance, read in wanted]
 
 
 def peer(
