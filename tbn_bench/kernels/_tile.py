@@ -16,6 +16,20 @@ _kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tile_bits -> (its 
 SIGN_TABLE = torch.from_numpy(bits.unpack(np.arange(256, dtype=np.uint8), 2048)).float().reshape(256, 8)  # signs of a byte
 
 
+def check(tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int) -> None:
+    """What every layer needs of its stored form. Raises ValueError, saying what was expected."""
+    total, rows = prod(shape), shape[0]
+    if p < 1 or total % p:
+        raise ValueError(f"p must be at least 1 and divide {total} weights, got {p}")
+    size = bits.packed_bytes(total // p)
+    if tile_bits.dtype != torch.uint8 or tile_bits.shape != (size,):
+        raise ValueError(f"expected uint8 tile_bits of shape ({size},), got {tile_bits.dtype} {tuple(tile_bits.shape)}")
+    if alphas.dim() != 1 or (len(alphas) and total % len(alphas)):
+        raise ValueError(f"expected alphas of shape (k,) with k dividing {total}, got {tuple(alphas.shape)}")
+    if bias is not None and bias.shape != (rows,):
+        raise ValueError(f"expected bias of shape ({rows},), got {tuple(bias.shape)}")
+
+
 def unpack(tile_bits: Tensor, q: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """tile_bits: (ceil(q / 8),) uint8 -> (q,) of +-1, by torch operations alone, on the device of the bits."""
     return SIGN_TABLE.to(tile_bits.device, dtype)[tile_bits.long()].reshape(-1)[:q]

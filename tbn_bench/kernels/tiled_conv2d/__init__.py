@@ -10,7 +10,9 @@ tbn_bench::tiled_conv2d.
 import importlib
 from collections.abc import Sequence
 
-from torch import Tensor, bfloat16, float16, float32, float64, library, uint8  # the name torch is this folder's torch.py
+from torch import Tensor, bfloat16, float16, float32, float64, library  # the name torch is this folder's torch.py
+
+from tbn_bench.kernels import _tile
 
 IMPLEMENTATIONS = ("reference", "torch", "cpu", "triton")
 TOLERANCE = {float64: 1e-13, float32: 3e-6, bfloat16: 3e-2, float16: 4e-3}  # of the largest value
@@ -25,24 +27,6 @@ CASES = (
     ((1, 4, 6, 6), (10, 4, 3, 3), 4, 4, (1, 2), (0, 1), (1, 1), 1),
     ((2, 5, 12, 4), (6, 5, 5, 1), 3, 3, (3, 1), (2, 0), (1, 1), 1),
 )  # fmt: skip
-
-
-def check(x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int, groups: int) -> None:
-    """Raises ValueError, saying what was expected, for tensors that do not fit the contract."""
-    rows, channels, kh, kw = shape
-    total = rows * channels * kh * kw
-    if p < 1 or total % p:
-        raise ValueError(f"p must be at least 1 and divide {total} weights, got {p}")
-    if x.dim() != 4 or x.shape[1] != channels * groups or not x.is_floating_point():
-        raise ValueError(f"expected floating-point x of shape (B, {channels * groups}, H, W), got {x.dtype} {tuple(x.shape)}")
-    if tile_bits.dtype != uint8 or tile_bits.shape != ((total // p + 7) // 8,):
-        raise ValueError(
-            f"expected uint8 tile_bits of shape ({(total // p + 7) // 8},), got {tile_bits.dtype} {tuple(tile_bits.shape)}"
-        )
-    if alphas.dim() != 1 or (len(alphas) and total % len(alphas)):
-        raise ValueError(f"expected alphas of shape (k,) with k dividing {total}, got {tuple(alphas.shape)}")
-    if bias is not None and bias.shape != (rows,):
-        raise ValueError(f"expected bias of shape ({rows},), got {tuple(bias.shape)}")
 
 
 def out_size(
@@ -71,7 +55,9 @@ def tiled_conv2d(
     """The layer by one implementation. Raises ValueError for tensors that do not fit, NativeUnavailable where it cannot run."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
-    check(x, tile_bits, alphas, bias, shape, p, groups)
+    if x.dim() != 4 or x.shape[1] != shape[1] * groups or not x.is_floating_point():
+        raise ValueError(f"expected floating-point x of shape (B, {shape[1] * groups}, H, W), got {x.dtype} {tuple(x.shape)}")
+    _tile.check(tile_bits, alphas, bias, shape, p)
     module = importlib.import_module(f"{__name__}.{implementation}")
     return module.tiled_conv2d(x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups)
 
