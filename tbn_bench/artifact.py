@@ -1,11 +1,11 @@
 """The packed file: a safetensors file whose binary weights are bits. numpy only; tensors of a network are what packed.py makes of it.
 
-Every tensor is an ordinary safetensors tensor. A binary weight `layer.weight` is two of them, named in the metadata:
-    tile    uint8 (ceil(q / 8),)   its q = N / p signs, in bits.py's order
-    alphas  float32 (k,)           scales, each covering N / k consecutive weights (row-major); k = 0 for a method without scale
-Metadata (strings, as the format asks): format = "pt"; tbn_format_version = "1"; tbn_layers = JSON {weight name: {tile, alphas, shape, p,
-q, bit_order, sha256 of the tile's bytes}}; tbn_aliases = JSON {name: name of the tensor it shares}; tbn_config = JSON of the run's
-config or null; producer, commit.
+Every tensor is an ordinary safetensors tensor. A binary weight `layer.weight` is those of its stored form (storage.py: tile, alphas,
+and for some methods codebook and offsets), named in the metadata.
+Metadata (strings, as the format asks): format = "pt"; tbn_format_version = "2"; tbn_layers = JSON {weight name: {tile, alphas, shape, p,
+q, bit_order, sha256 of the tile's bytes; where they differ from signs, float32 scales and aligned copies also code, index_bits, codebook,
+exponents, offsets, copies, shifts}}; tbn_aliases = JSON {name: name of the tensor it shares}; tbn_config = JSON of the run's config or
+null; producer, commit. Version 1 had none of the optional fields and is read too.
 """
 
 import hashlib
@@ -20,11 +20,17 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from tbn_bench import __version__, bits
+from tbn_bench import __version__
+from tbn_bench.copies import Copies
+from tbn_bench.storage import Form
 
-VERSION = 1
+VERSION = 2
+READABLE = ("1", "2")
 BIT_ORDER = "lsb first, set = +1"
 _FIELDS = {"tile": str, "alphas": str, "shape": list, "p": int, "q": int, "bit_order": str, "sha256": str}
+_OPTIONAL = {
+    "code": str, "index_bits": int, "codebook": str, "exponents": bool, "offsets": str, "copies": str, "shifts": list,
+}  # fmt: skip
 
 
 class ArtifactError(ValueError):
@@ -33,16 +39,18 @@ class ArtifactError(ValueError):
 
 @dataclass(frozen=True)
 class Weight:
-    """Where a binary weight lies in the file: names of its tensors, the shape it stands for, p."""
+    """Where a binary weight lies in the file: its form, and the name in the file of each of the form's tensors."""
 
-    tile: str
-    alphas: str
-    shape: tuple[int, ...]
-    p: int
+    form: Form
+    names: dict[str, str]
 
     @property
-    def q(self) -> int:
-        return int(np.prod(self.shape)) // self.p
+    def tile(self) -> str:
+        return self.names["tile"]
+
+    @property
+    def alphas(self) -> str:
+        return self.names["alphas"]
 
 
 @dataclass
@@ -62,25 +70,28 @@ class Artifact:
 
     def dense(self) -> dict[str, NDArray[np.float32]]:
         """Every binary weight as the float32 array it stands for, by name."""
-        return {
-            name: dense_weight(self.tensors[w.tile], self.tensors[w.alphas], w.shape, w.p) for name, w in self.weights.items()
-        }
+        return {n: w.form.dense({k: self.tensors[v] for k, v in w.names.items()}) for n, w in self.weights.items()}
 
 
-def dense_weight(tile: NDArray[np.uint8], alphas: NDArray[np.float32], shape: tuple[int, ...], p: int) -> NDArray[np.float32]:
-    """The float32 weight that a tile's bits and its alphas stand for."""
-    signs = bits.unpack(tile, int(np.prod(shape)) // p).astype(np.float32)
-    copies = np.tile(signs, p).reshape(max(1, len(alphas)), -1)
-    return (copies * alphas[:, None] if len(alphas) else copies).reshape(shape)
+def _entry(weight: Weight, tile: NDArray[Any]) -> dict[str, Any]:
+    """A weight's description in the metadata."""
+    form, names = weight.form, weight.names
+    entry = {
+        "tile": weight.tile, "alphas": weight.alphas, "shape": list(form.shape), "p": form.p, "q": form.q, "bit_order": BIT_ORDER,
+        "sha256": hashlib.sha256(tile.tobytes()).hexdigest(),
+    }  # fmt: skip
+    entry |= {"exponents": True} if form.exponents else {}
+    entry |= {"offsets": names["offsets"]} if form.offsets else {}
+    entry |= {"code": form.code} if form.code != "sign" else {}
+    entry |= {"codebook": names["codebook"], "index_bits": form.index_bits} if form.code == "codebook" else {}
+    if form.copies is not None:
+        entry |= {"copies": form.copies.kind, "shifts": [list(s) for s in form.copies.shifts]}
+    return entry
 
 
 def write(path: Path, artifact: Artifact) -> int:
     """Writes the file, whole or not at all, and returns its size in bytes. Raises ArtifactError where that fails."""
-    layers = {
-        name: {"tile": w.tile, "alphas": w.alphas, "shape": list(w.shape), "p": w.p, "q": w.q, "bit_order": BIT_ORDER,
-               "sha256": hashlib.sha256(artifact.tensors[w.tile].tobytes()).hexdigest()}
-        for name, w in artifact.weights.items()
-    }  # fmt: skip
+    layers = {name: _entry(w, artifact.tensors[w.tile]) for name, w in artifact.weights.items()}
     metadata = {
         "format": "pt", "tbn_format_version": str(VERSION), "tbn_layers": json.dumps(layers),
         "tbn_aliases": json.dumps(artifact.aliases), "tbn_config": json.dumps(artifact.config),
@@ -128,8 +139,10 @@ def _check_version(path: Path, metadata: dict[str, str]) -> None:
     found = metadata.get("tbn_format_version")
     if found is None:
         raise ArtifactError(f"{path} is a safetensors file but not a packed network (no tbn_format_version)")
-    if found != str(VERSION):
-        raise ArtifactError(f"{path} has format version {found!r}, this tbn_bench reads {VERSION}; use the version that wrote it")
+    if found not in READABLE:
+        raise ArtifactError(
+            f"{path} has format version {found!r}, this tbn_bench reads {' and '.join(READABLE)}; use the version that wrote it"
+        )
 
 
 def _weight(path: Path, name: str, entry: Any, tensors: dict[str, NDArray[Any]]) -> Weight:
@@ -142,17 +155,34 @@ def _weight(path: Path, name: str, entry: Any, tensors: dict[str, NDArray[Any]])
     if not shape or not all(isinstance(n, int) and 0 < n < 2**31 for n in shape) or entry["p"] < 1:
         raise refuse(f"impossible shape {shape} or p = {entry['p']}")
     numel = int(np.prod(shape, dtype=object))
-    tile, alphas = tensors.get(entry["tile"]), tensors.get(entry["alphas"])
-    if tile is None or alphas is None:
-        raise refuse("its tensors are missing")
     if numel % entry["p"] or entry["q"] != numel // entry["p"]:
         raise refuse(f"p = {entry['p']} and q = {entry['q']} do not make {numel} weights")
-    if tile.dtype != np.uint8 or tile.shape != (bits.packed_bytes(entry["q"]),):
-        raise refuse(f"its tile is {tile.dtype} {tile.shape}, expected uint8 ({bits.packed_bytes(entry['q'])},)")
-    if alphas.dtype != np.float32 or alphas.ndim != 1 or (len(alphas) and numel % len(alphas)):
-        raise refuse(f"its alphas are {alphas.dtype} {alphas.shape}, expected float32 (k,) with k dividing {numel}")
+    if wrong := [k for k, kind in _OPTIONAL.items() if not isinstance(entry.get(k, kind()), kind)]:
+        raise refuse(f"its {', '.join(wrong)} cannot be read")
+    names = {k: entry[k] for k in ("tile", "alphas", "codebook", "offsets") if k in entry}
+    if not all(name in tensors for name in names.values()):
+        raise refuse("its tensors are missing")
     if entry["bit_order"] != BIT_ORDER:
         raise refuse(f"unknown bit order {entry['bit_order']!r}")
-    if hashlib.sha256(tile.tobytes()).hexdigest() != entry["sha256"]:
+    try:
+        form = _form(entry, len(tensors[names["alphas"]]) if tensors[names["alphas"]].ndim == 1 else -1)
+    except (ValueError, TypeError) as error:
+        raise refuse(str(error)) from error
+    if fault := form.check({k: tensors[name] for k, name in names.items()}):
+        raise refuse(fault)
+    if hashlib.sha256(tensors[names["tile"]].tobytes()).hexdigest() != entry["sha256"]:
         raise refuse("the hash of its tile is wrong: the file is damaged")
-    return Weight(entry["tile"], entry["alphas"], tuple(shape), entry["p"])
+    return Weight(form, names)
+
+
+def _form(entry: dict[str, Any], scales: int) -> Form:
+    """The stored form that a description names. Raises ValueError where it does not make sense."""
+    if scales < 0:
+        raise ValueError("its alphas must have one dimension")
+    shape, copies = tuple(entry["shape"]), None
+    if "copies" in entry:
+        copies = Copies(shape, entry["p"], entry["copies"], tuple(tuple(int(v) for v in s) for s in entry.get("shifts", [])))
+    return Form(
+        shape, entry["p"], scales, entry.get("code", "sign"), entry.get("exponents", False), "offsets" in entry,
+        entry.get("index_bits", 0), copies,
+    )  # fmt: skip

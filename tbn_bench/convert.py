@@ -1,21 +1,26 @@
 """binarize_: full precision -> trainable binary, in place, on any nn.Module. Returns a plan: one line per weight."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from math import prod
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
-from tbn_bench import catalog, reuse
-from tbn_bench.binarizers._base import Binarizer, Target
+from tbn_bench import catalog, inputs, reuse
+from tbn_bench.binarizers._base import ActivationBinarizer, Binarizer, Target, WeightBinarizer
 
 _MHA_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One weight: N = numel weights, p copies of a tile of q = N / p bits; stored_bits = signs + 32-bit scales."""
+    """One weight: N = numel weights, p copies of a tile of q = N / p values; stored_bits = values + scales and offsets + codebook.
+
+    activation_bits: of the input that its layer multiplies by.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -27,10 +32,14 @@ class PlanRow:
     binarized: bool
     reuse: bool
     reason: str
+    codebook_bits: int = 0
+    activation_bits: int = 32
+    code: str = "sign"
+    copies: str = "aligned"
 
     @property
     def stored_bits(self) -> int:
-        return self.weight_bits + self.alpha_bits
+        return self.weight_bits + self.alpha_bits + self.codebook_bits
 
 
 @dataclass(frozen=True)
@@ -48,18 +57,24 @@ class Plan:
     def stored_bits(self) -> int:
         return sum(r.stored_bits for r in self.rows)
 
+    @property
+    def track(self) -> str:
+        """What may be compared: "W32A32", "W1A32" (weights alone), "W1A1", ... by the fewest bits of any activation."""
+        activations = min((r.activation_bits for r in self.rows), default=32)
+        return f"W{1 if any(r.binarized for r in self.rows) else 32}A{activations}"
+
     def __str__(self) -> str:
-        head = ("weight", "shape", "N", "p", "q", "bits", "reuse", "why")
+        head = ("weight", "shape", "N", "p", "q", "bits", "input", "reuse", "why")
         body = [
             (r.name, "x".join(map(str, r.shape)), f"{r.numel:,}", str(r.p), f"{r.q:,}", f"{r.stored_bits:,}",
-             "yes" if r.reuse else "-", r.reason)
+             f"{r.activation_bits} bit", "yes" if r.reuse else "-", r.reason)
             for r in self.rows
         ]  # fmt: skip
-        total = ("total", "", f"{self.weights:,}", "", "", f"{self.stored_bits:,}", "", "")
+        total = ("total", "", f"{self.weights:,}", "", "", f"{self.stored_bits:,}", "", "", "")
         per_weight = f"{self.stored_bits / self.weights:.4f} bits per weight" if self.weights else "no weights"
         lines = [head, *body, (*total[:-1], per_weight)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        numeric = {2, 3, 4, 5}
+        numeric = {2, 3, 4, 5, 6}
         text = [
             "  ".join(c.rjust(w) if i in numeric else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
             for line in lines
@@ -88,24 +103,45 @@ def binarize_(model: nn.Module, spec: str | Binarizer, keep: Sequence[str] = ())
     divide a weight, a pattern matches nothing, the model is already converted, or it has no weight to convert.
     """
     binarizer = catalog.build("binarizers", spec) if isinstance(spec, str) else spec
+    groups, kept = _groups(model, keep)
+    free = {key: _target(entries) for key, entries in groups.items() if key not in kept}
+    decisions = dict(zip(free, binarizer.decide(list(free.values())), strict=True))
+    activations = {key: binarizer.activation(target) for key, target in free.items()}
+    rows = []
+    for key, entries in groups.items():
+        bits = _binarize_inputs(entries, activations.get(key))
+        if key in kept or decisions[key].parametrization is None:
+            rows.append(_full_row(entries, kept.get(key) or decisions[key].reason, bits))
+        else:
+            rows.append(_binary_row(entries, decisions[key].parametrization, decisions[key].reason, bits))
+    inputs.call_layers_(model)
+    return Plan(rows, _warnings(model, rows))
+
+
+def binarize_inputs_(model: nn.Module, spec: str, keep: Sequence[str] = ()) -> None:
+    """Gives the layers of a full-precision model the input binarizers that binarize_ would; weights stay as they are."""
+    binarizer = catalog.build("binarizers", spec)
+    groups, kept = _groups(model, keep)
+    for key, entries in groups.items():
+        if key not in kept:
+            _binarize_inputs(entries, binarizer.activation(_target(entries)))
+    inputs.call_layers_(model)
+
+
+def _groups(model: nn.Module, keep: Sequence[str]) -> tuple[dict[int, list[tuple[str, nn.Module, str]]], dict[int, str]]:
+    """(the users of each weight, the weights that are kept and why). Raises ValueError as binarize_ says."""
     found = list(weights_of(model))
     _check(model, found, keep)
     foreign = _foreign(model, found)
     groups: dict[int, list[tuple[str, nn.Module, str]]] = {}
     for entry in found:
         groups.setdefault(id(getattr(entry[1], entry[2])), []).append(entry)
-    kept = {key: why for key, entries in groups.items() if (why := _kept(entries, keep, key in foreign))}
-    free = [key for key in groups if key not in kept]
-    targets = [Target(groups[key][0][0], getattr(*groups[key][0][1:])) for key in free]
-    decisions = dict(zip(free, binarizer.decide(targets), strict=True))
-    rows = []
-    for key, entries in groups.items():
-        weight = getattr(entries[0][1], entries[0][2])
-        if key in kept or decisions[key].parametrization is None:
-            rows.append(_full_row(entries, weight, kept.get(key) or decisions[key].reason))
-        else:
-            rows.append(_binary_row(entries, weight, decisions[key].parametrization, decisions[key].reason))
-    return Plan(rows, _warnings(rows))
+    return groups, {key: why for key, entries in groups.items() if (why := _kept(entries, keep, key in foreign))}
+
+
+def _target(entries: list[tuple[str, nn.Module, str]]) -> Target:
+    name, module, attribute = entries[0]
+    return Target(name, getattr(module, attribute), module)
 
 
 def _check(model: nn.Module, found: list[tuple[str, nn.Module, str]], keep: Sequence[str]) -> None:
@@ -149,28 +185,56 @@ def _label(entries: list[tuple[str, nn.Module, str]]) -> str:
     return entries[0][0] + "".join(f" = {name}" for name, _, _ in entries[1:])
 
 
-def _full_row(entries: list[tuple[str, nn.Module, str]], weight: Tensor, reason: str) -> PlanRow:
-    n = weight.numel()
-    return PlanRow(_label(entries), tuple(weight.shape), n, 1, n, 32 * n, 0, False, False, reason)
+def _binarize_inputs(entries: list[tuple[str, nn.Module, str]], activation: ActivationBinarizer | None) -> int:
+    """Puts an activation binarizer before every layer that uses a weight; returns the bits of their input."""
+    if activation is None:
+        return 32
+    for i, (_, module, _) in enumerate(entries):
+        inputs.binarize_input_(module, activation if i == 0 else copy.deepcopy(activation))
+    return activation.bits
 
 
-def _binary_row(entries: list[tuple[str, nn.Module, str]], weight: Tensor, method: nn.Module, reason: str) -> PlanRow:
-    n, shape = weight.numel(), tuple(weight.shape)
+def _full_row(entries: list[tuple[str, nn.Module, str]], reason: str, activation_bits: int) -> PlanRow:
+    shape = tuple(getattr(entries[0][1], entries[0][2]).shape)
+    n = prod(shape)
+    return PlanRow(_label(entries), shape, n, 1, n, 32 * n, 0, False, False, reason, activation_bits=activation_bits)
+
+
+def _binary_row(entries: list[tuple[str, nn.Module, str]], method: WeightBinarizer, reason: str, activation_bits: int) -> PlanRow:
+    weight = getattr(entries[0][1], entries[0][2])
+    form = method.form(weight)
     swapped = []
     for _, module, attribute in entries:
-        swap = attribute == "weight" and hasattr(method, "gradient") and reuse.reusable(module, method.p)
+        swap = attribute == "weight" and reuse.reusable(module, method)
         if swap:
             reuse.reuse_(module)
         swapped.append(swap)
-        parametrize.register_parametrization(module, attribute, method)
-    alpha_bits = 32 * method.num_scales(weight)
-    return PlanRow(_label(entries), shape, n, method.p, n // method.p, n // method.p, alpha_bits, True, all(swapped), reason)
+        if form.weight_shape != form.shape:
+            _enlarge(module, form.copies.reach)
+        # unsafe: the weight of shifted copies is larger than the latent one
+        parametrize.register_parametrization(module, attribute, method, unsafe=form.weight_shape != form.shape)
+    sizes = form.sizes
+    return PlanRow(
+        _label(entries), form.shape, form.numel, form.p, form.q, sizes["tile"], sizes["alphas"] + sizes.get("offsets", 0), True,
+        all(swapped), reason, sizes.get("codebook", 0), activation_bits, form.code, form.kind,
+    )  # fmt: skip
 
 
-def _warnings(rows: list[PlanRow]) -> list[str]:
-    """A trap of the method: a last layer tiled with one alpha gives classes identical weight rows."""
-    last = rows[-1]
-    repeats = last.binarized and last.p > 1 and last.alpha_bits == 32
+def _enlarge(module: nn.Conv1d | nn.Conv2d, reach: int) -> None:
+    """A kernel larger by `reach` on every side, and a padding that keeps the outputs where they were."""
+    module.kernel_size = tuple(k + 2 * reach for k in module.kernel_size)
+    module.padding = tuple(n + reach * d for n, d in zip(module.padding, module.dilation, strict=True))
+    module._reversed_padding_repeated_twice = [n for pad in reversed(module.padding) for n in (pad, pad)]
+
+
+def _warnings(model: nn.Module, rows: list[PlanRow]) -> list[str]:
+    """The traps of row-aligned copies: classes with identical weight rows, and scales that a normalisation cancels."""
+    return [*_tied_classes(rows[-1]), *_cancelled_scales(model, rows)]
+
+
+def _tied_classes(last: PlanRow) -> list[str]:
+    """A last layer tiled with one alpha gives classes identical weight rows."""
+    repeats = last.binarized and last.p > 1 and last.alpha_bits == 32 and last.copies == "aligned"
     if not repeats or last.q % max(1, last.numel // last.shape[0]):
         return []
     rows_per_tile = last.shape[0] // last.p
@@ -178,3 +242,31 @@ def _warnings(rows: list[PlanRow]) -> list[str]:
         f"{last.name} is tiled with one alpha: outputs c and c + {rows_per_tile} share one weight row and cannot be told apart; "
         "use alpha='tile', keep it, or raise min_layer_size"
     ]
+
+
+def _cancelled_scales(model: nn.Module, rows: list[PlanRow]) -> list[str]:
+    """Aligned copies right before a normalisation of each channel: it removes the alphas, and the copies are the same features."""
+    behind = _normalised(model)
+    found = [
+        r.name
+        for r in rows
+        if r.binarized and r.p > 1 and r.copies == "aligned" and not r.shape[0] % r.p and r.name.rpartition(".")[0] in behind
+    ]
+    if not found:
+        return []
+    named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    return [
+        f"{named}: a normalisation of each channel right behind p aligned copies cancels their alphas, so the layer computes what "
+        "repeated_filters does, C_out / p features and their copies; copies='shifted' or 'hadamard' make p different features of the same bits"
+    ]
+
+
+def _normalised(model: nn.Module) -> set[str]:
+    """Names of layers whose next module with parameters, in order of definition, is a batch or instance norm of their outputs."""
+    norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, *norms, nn.LayerNorm))]
+    return {
+        name
+        for (name, layer), (_, after) in zip(layers, layers[1:], strict=False)
+        if isinstance(after, norms) and after.num_features == getattr(layer, "out_features", getattr(layer, "out_channels", None))
+    }

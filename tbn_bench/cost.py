@@ -1,40 +1,50 @@
 """What a network costs, per layer and in total: weights, stored bits, bits per weight, MACs, distinct MACs, BitOps.
 
-Stored bits of a binarized weight: its sign bits (N / p) and its scales (32 bits each), as the plan counts them; of a kept weight:
-32 N. Biases, normalisation and whatever else has parameters (and the running statistics, needed at inference) are listed apart,
-32 bits each. bits_per_weight = stored bits of weights (signs + scales, or 32 N) / weights. stored_bytes rounds each tensor up to
-whole bytes (bits.py), so it is what a packed file's tensors weigh.
+Stored bits of a binarized weight: the tensors of its form (storage.py: values, scales, offsets, codebook), as the plan counts them; of
+a kept weight: 32 N. Biases, normalisation and whatever else has parameters (running statistics and the thresholds of activations too:
+what inference needs) are listed apart, 32 bits each. bits_per_weight = stored bits of weights / weights. stored_bytes rounds each tensor
+up to whole bytes, padding_bits being the difference, so it is what a packed file's tensors weigh.
 
 MACs count the multiply-adds of weight layers only (attention's products of activations are not weights). distinct_macs counts a dot
-product shared by p row-aligned copies once.
+product that p copies share (aligned), or compute from shared parts (hadamard, shifted), once; the p additions per output of hadamard are
+not multiply-adds and are not counted.
 
 BitOps, by definition:
     bitops_fp64    64 per full-precision MAC, 1 per binary-weight MAC (Bi-Real Net's convention; it reproduces the paper's 35.03 G for ResNet-18)
-    bitops_wxa     MACs * weight bits * activation bits (32-bit activations here)
+    bitops_wxa     MACs * weight bits * activation bits
     bitops_wxa_distinct   the same over distinct MACs
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from tbn_bench import bits
 from tbn_bench.convert import Plan, PlanRow
+from tbn_bench.copies import Copies
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One weight: its plan row and its multiply-adds for one input sample."""
+    """One weight: its plan row and its multiply-adds for one input sample; positions_factor: how many more positions than outputs
+    a shifted layer computes its tile at."""
 
     row: PlanRow
     macs: int
+    positions_factor: float = 1.0
 
     @property
     def distinct_macs(self) -> int:
-        aligned = self.row.p > 1 and self.row.shape[0] % self.row.p == 0 and self.row.reuse
-        return self.macs // self.row.p if aligned else self.macs
+        return round(self.macs * self.positions_factor / self.row.p) if self.row.reuse else self.macs
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of one value: 1, 2 for ternary, 32."""
+        return (2 if self.row.code == "ternary" else 1) if self.row.binarized else 32
 
 
 @dataclass(frozen=True)
@@ -68,21 +78,31 @@ class Cost:
 
     @property
     def stored_bytes(self) -> int:
-        signs = sum(bits.packed_bytes(layer.row.weight_bits) for layer in self.layers)
-        return signs + (self.alpha_bits + self.bias_bits + self.norm_bits + self.other_bits) // 8
+        coded = sum(bits.packed_bytes(n) for layer in self.layers for n in (layer.row.weight_bits, layer.row.codebook_bits))
+        return coded + (self.alpha_bits + self.bias_bits + self.norm_bits + self.other_bits) // 8
+
+    @property
+    def codebook_bits(self) -> int:
+        return sum(layer.row.codebook_bits for layer in self.layers)
+
+    @property
+    def padding_bits(self) -> int:
+        return 8 * self.stored_bytes - self.stored_bits
 
     def summary(self) -> dict[str, int | float]:
         """The cost fields of a run's summary."""
         binary = [layer.row for layer in self.layers if layer.row.binarized]
         macs = sum(layer.macs for layer in self.layers)
         distinct = sum(layer.distinct_macs for layer in self.layers)
-        bit_macs = [(layer, 1 if layer.row.binarized else 32) for layer in self.layers]
+        bit_macs = [(layer, layer.weight_bits * layer.row.activation_bits) for layer in self.layers]
         return {
             "weights": self.weights,
             "stored_bits": self.stored_bits,
             "stored_bits_weights": self.stored_bits_weights,
             "tile_bits": self.tile_bits,
             "alpha_bits": self.alpha_bits,
+            "codebook_bits": self.codebook_bits,
+            "padding_bits": self.padding_bits,
             "bias_bits": self.bias_bits,
             "norm_bits": self.norm_bits,
             "other_bits": self.other_bits,
@@ -94,8 +114,8 @@ class Cost:
             "macs": macs,
             "distinct_macs": distinct,
             "bitops_fp64": sum(layer.macs * (1 if layer.row.binarized else 64) for layer in self.layers),
-            "bitops_wxa": sum(layer.macs * b * 32 for layer, b in bit_macs),
-            "bitops_wxa_distinct": sum(layer.distinct_macs * b * 32 for layer, b in bit_macs),
+            "bitops_wxa": sum(layer.macs * b for layer, b in bit_macs),
+            "bitops_wxa_distinct": sum(layer.distinct_macs * b for layer, b in bit_macs),
         }  # fmt: skip
 
 
@@ -116,8 +136,8 @@ def _side_bits(model: nn.Module, weight_names: set[str]) -> tuple[int, int, int]
             if value is None or id(value) in seen or name in weight_names or ".parametrizations." in f".{prefix}.":
                 continue
             seen.add(id(value))
-            if key == "num_batches_tracked":
-                continue  # a training counter
+            if key == "num_batches_tracked" or key in getattr(module, "training_only", ()):
+                continue  # a training counter or schedule
             size = 8 * value.numel() * value.element_size()
             if isinstance(module, _NORMS):
                 norm += size
@@ -130,15 +150,25 @@ def _side_bits(model: nn.Module, weight_names: set[str]) -> tuple[int, int, int]
 
 def cost(model: nn.Module, plan: Plan, in_shape: Sequence[int]) -> Cost:
     """Cost of a model that binarize_ returned `plan` for, on one input of in_shape: (C, H, W)."""
-    macs = _macs(model, in_shape)
+    macs, factors = _macs(model, in_shape)
     names = {name for row in plan.rows for name in row.name.split(" = ")}
-    layers = [LayerCost(row, sum(macs.get(name, 0) for name in row.name.split(" = "))) for row in plan.rows]
+    layers = [
+        LayerCost(row, sum(macs.get(name, 0) for name in row.name.split(" = ")), factors.get(row.name, 1.0)) for row in plan.rows
+    ]
     return Cost(layers, *_side_bits(model, names))
 
 
-def _macs(model: nn.Module, in_shape: Sequence[int]) -> dict[str, int]:
-    """Multiply-adds per weight for one sample, by one forward pass with hooks."""
+def _positions_factor(module: nn.Module, x: Tensor, out: Tensor, reach: int) -> float:
+    """Positions at which a shifted layer computes its tile (stride 1, a margin for the shifts) over its output positions."""
+    grown = zip(x.shape[2:], module.padding, module.dilation, module.kernel_size, strict=True)
+    positions = prod(n + 2 * p - d * (k - 2 * reach - 1) for n, p, d, k in grown)
+    return positions / prod(out.shape[2:])
+
+
+def _macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[dict[str, int], dict[str, float]]:
+    """Multiply-adds per weight for one sample, by one forward pass with hooks, and the positions factors of shifted layers."""
     found: dict[str, int] = {}
+    factors: dict[str, float] = {}
     handles = []
 
     def add(name: str, count: int) -> None:
@@ -159,10 +189,11 @@ def _macs(model: nn.Module, in_shape: Sequence[int]) -> dict[str, int]:
             elif isinstance(module, nn.Linear):
                 add(f"{prefix}weight", out.numel() * module.in_features)
             else:
-                k = module.in_channels // module.groups
-                for size in module.kernel_size:
-                    k *= size
-                add(f"{prefix}weight", out.numel() * k)
+                copies = _copies(module)
+                shape = module.weight.shape if copies is None else copies.shape
+                add(f"{prefix}weight", out.numel() * prod(shape[1:]))
+                if copies is not None and copies.kind == "shifted":
+                    factors[f"{prefix}weight"] = _positions_factor(module, args[0], out, copies.reach)
 
         return count
 
@@ -184,4 +215,8 @@ def _macs(model: nn.Module, in_shape: Sequence[int]) -> dict[str, int]:
             handle.remove()
         for module, training in modes.items():
             module.training = training
-    return found
+    return found, factors
+
+
+def _copies(module: nn.Module) -> Copies | None:
+    return module.parametrizations.weight[0].copies if parametrize.is_parametrized(module, "weight") else None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tbn_bench import assembly, catalog, packed
 from tbn_bench.artifact import ArtifactError
 from tbn_bench.config import make
+from tbn_bench.convert import binarize_inputs_
 from tbn_bench.records import RunRecord
 
 FORMATS = ("safetensors", "pt2", "onnx")
@@ -35,7 +36,9 @@ def skeleton(config: dict[str, Any]) -> nn.Module:
     run = make(config)
     data = catalog.build("data", run.data)
     with torch.device("meta"):
-        return catalog.build("models", run.model, num_classes=data.num_classes, in_shape=data.in_shape)
+        model = catalog.build("models", run.model, num_classes=data.num_classes, in_shape=data.in_shape)
+        binarize_inputs_(model, run.binarizer, run.keep)
+    return model
 
 
 def load(path: Path) -> nn.Module:

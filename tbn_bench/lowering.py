@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tbn_bench import packed
+from tbn_bench.inputs import BinaryInput
 from tbn_bench.kernels import _cpu, _native
 from tbn_bench.kernels._native import Op
 
@@ -57,7 +58,7 @@ class Region:
 
 class Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, packed._Packed) or super().is_leaf_module(module, name)
+        return isinstance(module, packed._Packed | BinaryInput) or super().is_leaf_module(module, name)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -112,6 +113,9 @@ class Lowering:
 
     def _run_fake(self, node: fx.Node, model: nn.Module) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.fake[n])
+        module = self.modules.get(node.target) if node.op == "call_module" else None
+        if isinstance(module, packed._Packed):
+            module.materialize_()  # in real tensors: what it derives from its bits outlives this
         with self.mode, torch.no_grad():
             return call_node(node, model, args, kwargs)
 
@@ -167,6 +171,8 @@ class Lowering:
 
     def _module(self, region: Region, node: fx.Node, module: nn.Module) -> int:
         x = node.args[0]
+        if getattr(module, "input_binarizer", None) is not None:
+            raise _Unsupported
         if isinstance(module, packed.PackedLinear | nn.Linear):
             return self._layer(region, self._value(region, x, last=True), module)
         if isinstance(module, packed.PackedConv1d | packed.PackedConv2d | nn.Conv1d | nn.Conv2d):
@@ -194,6 +200,8 @@ class Lowering:
     def _layer(self, region: Region, x: int, module: Any) -> int:
         """A convolution or linear layer, packed or dense, as a CONV op."""
         source = region.values[x]
+        if isinstance(module, packed._Packed) and module.form.kind == "shifted":
+            raise _Unsupported  # torch runs it with the tile alone; the enlarged kernel would cost more than it saves
         weight_shape = tuple(module.shape if isinstance(module, packed._Packed) else module.weight.shape)
         kh, kw = {2: (1, 1), 3: (1, *weight_shape[2:]), 4: weight_shape[2:]}[len(weight_shape)]
         groups = getattr(module, "groups", 1)
@@ -224,7 +232,12 @@ class Lowering:
         if not isinstance(module, packed._Packed):
             dense = module.weight.detach().float().cpu().numpy().reshape(groups, rows, channels, kh, kw)
             return [_native.FloatWeights(w, self.level) for w in dense], 1, np.ones(shape[0])
-        return _cpu.weights(module.tile_bits.cpu(), module.alphas.cpu(), shape, module.p, groups, self.level)
+        signs = module.sign_form()
+        if signs is None:
+            dense = module.expanded().float().cpu().numpy().reshape(groups, rows, channels, kh, kw)
+            return [_native.FloatWeights(w, self.level) for w in dense], 1, np.ones(shape[0])
+        tile_bits, alphas, p = signs
+        return _cpu.weights(tile_bits.cpu(), alphas.cpu(), shape, p, groups, self.level)
 
     def _batch_norm(self, region: Region, node: fx.Node, module: nn.Module) -> int:
         if module.running_mean is None:
@@ -346,6 +359,16 @@ class Lowering:
         if not isinstance(dims, list | tuple) or sorted(d % 4 for d in dims) != [2, 3]:
             raise _Unsupported
         return self._mean(region, node.args[0], bool(keepdim))
+
+    def _do_amax(self, region: Region, node: fx.Node) -> int:
+        """x.amax(2) of (B, C, L): one window as long as the signal."""
+        if list(node.args[1:]) not in ([2], [-1]) or node.kwargs or self.fake[node.args[0]].dim() != 3:
+            raise _Unsupported
+        index = self._value(region, node.args[0], last=False)
+        _, length, channels = region.values[index].shape
+        out = region.new((1, 1, channels), 2, False)
+        region.ops.append(Op(_native.MAX_POOL, index, out, kernel=(1, length)))
+        return out
 
     def _do_getitem(self, region: Region, node: fx.Node) -> int:
         """x[:, :, ::s, ::t]: subsampling."""

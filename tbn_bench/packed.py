@@ -1,8 +1,8 @@
-"""Deployable layers: a weight is its tile's bits and its scales, and nothing else.
+"""Deployable layers: a weight is the tensors of its stored form (storage.py), and nothing else.
 
-pack_ replaces every binarized Linear / Conv by a layer holding two buffers, tile_bits and alphas. Where p > 1 divides the output
-rows, its forward multiplies by the tile alone (1 / p of the products) and stores the result p times, scaled; elsewhere it
-multiplies by the expanded weight. save and load move a packed network to a file (artifact.py) and back.
+pack_ replaces every binarized Linear / Conv by a layer holding them as buffers: tile_bits and alphas, for some methods offsets or a
+codebook. Where p > 1 divides the output rows, its forward multiplies by the tile alone (1 / p of the products); elsewhere it multiplies
+by the expanded weight. save and load move a packed network to a file (artifact.py) and back.
 """
 
 import copy
@@ -17,16 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tbn_bench import artifact, bits
+from tbn_bench import artifact, bits, features
 from tbn_bench.artifact import Artifact, ArtifactError, Weight
-from tbn_bench.binarizers._base import WeightBinarizer
+from tbn_bench.binarizers._base import ActivationBinarizer
 from tbn_bench.kernels import _tile
 from tbn_bench.kernels.tiled_linear.torch import copies, segments
+from tbn_bench.storage import Form
+
+BUFFERS = {"tile": "tile_bits", "alphas": "alphas", "offsets": "offsets", "codebook": "codebook"}  # of a form's tensors
 
 
 @dataclass(frozen=True)
 class PackRow:
-    """One packed weight. how: "tile reuse", "segments" or "expanded"; the bytes are those of tile_bits and alphas."""
+    """One packed weight. how: "tile reuse", "segments" or "expanded"; the bytes are those of the values (with a codebook) and the scales
+    (with offsets)."""
 
     name: str
     shape: tuple[int, ...]
@@ -36,21 +40,32 @@ class PackRow:
     how: str
 
 
-class _Packed(nn.Module):
-    """Buffers: tile_bits (ceil(q / 8),) uint8 and alphas (k,) float32. `shape` is that of the weight it stands for.
+def _how(form: Form, linear: bool, groups: int) -> str:
+    """What a layer of this form multiplies by."""
+    if form.kind in features.KINDS:
+        return "tile reuse"
+    if form.plain and _tile.aligned(form.shape[0], form.p, form.scales, groups):
+        return "tile reuse"
+    return "segments" if form.plain and linear and _tile.segment(form.shape, form.p, form.scales) else "expanded"
 
-    What forward multiplies by is derived from the bits at its first call: a native plan, which reads the bits, never makes it.
+
+class _Packed(nn.Module):
+    """Buffers: tile_bits uint8, alphas float32 (or int8 exponents), offsets, codebook: the tensors of `form`, by BUFFERS.
+
+    What forward multiplies by is derived from them at its first call: a native plan, which reads the bits, never makes it.
+    input_binarizer: what the input passes first, or None.
     """
 
-    def __init__(self, layer: nn.Module, p: int, tile_bits: Tensor, alphas: Tensor):
+    def __init__(self, layer: nn.Module, form: Form, tensors: dict[str, Tensor]):
         super().__init__()
-        self.shape, self.p, self.groups = tuple(layer.weight.shape), p, getattr(layer, "groups", 1)
-        self.reuses = _tile.aligned(self.shape[0], p, len(alphas), self.groups)
-        linear = len(self.shape) == 2 and not self.reuses
-        self.segment = _tile.segment(self.shape, p, len(alphas)) if linear else 0
-        self.register_buffer("tile_bits", tile_bits)
-        self.register_buffer("alphas", alphas)
+        self.form, self.shape, self.p, self.groups = form, form.shape, form.p, getattr(layer, "groups", 1)
+        self.how = _how(form, len(form.shape) == 2, self.groups)
+        self.reuses = self.how == "tile reuse"
+        self.segment = _tile.segment(self.shape, form.p, form.scales) if self.how == "segments" else 0
+        for name, tensor in tensors.items():
+            self.register_buffer(BUFFERS[name], tensor)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        self.input_binarizer: ActivationBinarizer | None = getattr(layer, "input_binarizer", None)
         self.in_graph = False
         for name in ("factor", "row_scales"):
             self.register_buffer(name, None, persistent=False)
@@ -59,19 +74,40 @@ class _Packed(nn.Module):
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    def tensors(self) -> dict[str, np.ndarray]:
+        return {name: getattr(self, BUFFERS[name]).cpu().numpy() for name in self.form.sizes}
+
+    def scales(self) -> Tensor:
+        """(k,) floating point."""
+        return torch.exp2(self.alphas.float()) if self.form.exponents else self.alphas
+
+    def sign_form(self) -> tuple[Tensor, Tensor, int] | None:
+        """(tile_bits, scales, p) of an equal weight of signs in aligned copies: what the native kernels take. None where there is none."""
+        if self.form.plain:
+            return self.tile_bits, self.alphas, self.p
+        if self.form.code == "ternary" or self.form.offsets or self.form.kind == "shifted":
+            return None
+        values = self.form.values(self.tensors())
+        return torch.from_numpy(bits.pack(values)), self.scales(), 1
+
     def expanded(self) -> Tensor:
-        """The dense weight, in `shape`: tile repeated p times, times the scales."""
-        return _tile.expand(self.tile_bits, self.alphas, self.shape, self.p, self.alphas.dtype)
+        """The dense weight, in form.weight_shape."""
+        if self.form.plain:
+            return _tile.expand(self.tile_bits, self.alphas, self.shape, self.p, self.alphas.dtype)
+        return torch.from_numpy(self.form.dense(self.tensors())).to(self.tile_bits.device)
 
     def _derived(self) -> tuple[Tensor, Tensor | None]:
         """From the bits: (tile, row scales) to reuse, (flat tile, None) for segments, or (weight, None)."""
         if not self.reuses and not self.segment:
             return self.expanded(), None
-        tile = _tile.unpack(self.tile_bits, self.numel // self.p, self.alphas.dtype)
+        scales = self.scales()
+        tile = _tile.unpack(self.tile_bits, self.numel // self.p, scales.dtype)
         if self.segment:
             return tile, None
         tile = tile.reshape(-1, *self.shape[1:])
-        return tile, _tile.row_scales(self.alphas, self.shape[0]).reshape(self.p, -1, *[1] * (len(self.shape) - 2))
+        if self.form.copies is not None:
+            return tile, scales
+        return tile, _tile.row_scales(scales, self.shape[0]).reshape(self.p, -1, *[1] * (len(self.shape) - 2))
 
     def materialize_(self) -> None:
         """Derives what forward multiplies by, on the device of the bits; a second call does nothing."""
@@ -79,8 +115,13 @@ class _Packed(nn.Module):
             self.factor, self.row_scales = self._derived()
 
     def unpack_in_forward_(self) -> None:
-        """From now on forward derives what it needs in each call, so that an exported graph holds the bits and nothing derived."""
-        self.in_graph, self.factor, self.row_scales = True, None, None
+        """From now on forward derives what it needs in each call, so that an exported graph holds the bits and nothing derived.
+
+        A form that only numpy decodes (codebook, ternary, offsets, permuted) stays as it was derived.
+        """
+        self.in_graph = self.form.plain or self.reuses
+        if self.in_graph:
+            self.factor, self.row_scales = None, None
 
     def _factors(self) -> tuple[Tensor, Tensor | None]:
         if self.in_graph:
@@ -94,28 +135,42 @@ class _Packed(nn.Module):
         read = [self.factor] if self.row_scales is None else [self.factor, self.row_scales]
         return sum(t.numel() * t.element_size() for t in read)
 
+    def forward(self, x: Tensor) -> Tensor:
+        if self.input_binarizer is None:
+            return self._multiply(x)
+        return self.input_binarizer.scale_output(self, x, self._multiply(self.input_binarizer(x)))
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        raise NotImplementedError  # abstract
+
 
 class PackedLinear(_Packed):
     """nn.Linear from bits. x: (..., in_features) -> (..., out_features)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _multiply(self, x: Tensor) -> Tensor:
         weight, scales = self._factors()
         if self.segment:
             return segments(x, weight, self.alphas, self.bias, self.shape, self.segment)
         if scales is None:
             return F.linear(x, weight, self.bias)
+        if self.form.copies is not None:
+            y = features.linear(x, weight, scales, self.form.copies)
+            return y if self.bias is None else y + self.bias
         return copies(F.linear(x, weight), scales, self.bias, -1)
 
 
 class _PackedConv(_Packed):
-    def __init__(self, layer: nn.Conv1d | nn.Conv2d, p: int, tile_bits: Tensor, alphas: Tensor):
-        super().__init__(layer, p, tile_bits, alphas)
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d, form: Form, tensors: dict[str, Tensor]):
+        super().__init__(layer, form, tensors)
         self.stride, self.dilation, self.padding, self.padding_mode = (
             layer.stride, layer.dilation, layer.padding, layer.padding_mode,
         )  # fmt: skip
+        self.kernel_size = form.shape[2:]
+        if form.weight_shape != tuple(layer.weight.shape):  # a full-precision layer that never grew by the shifts
+            self.padding = tuple(n + form.copies.reach * d for n, d in zip(self.padding, self.dilation, strict=True))
         self.pad_by_hand = layer._reversed_padding_repeated_twice if self.padding_mode != "zeros" else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _multiply(self, x: Tensor) -> Tensor:
         weight, scales = self._factors()
         padding = self.padding
         if self.pad_by_hand is not None:
@@ -124,7 +179,20 @@ class _PackedConv(_Packed):
         conv = (F.conv1d, F.conv2d)[spatial - 1]
         if scales is None:
             return conv(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
-        return copies(conv(x, weight, None, self.stride, padding, self.dilation), scales, self.bias, -1 - spatial)
+        if self.form.copies is None:
+            return copies(conv(x, weight, None, self.stride, padding, self.dilation), scales, self.bias, -1 - spatial)
+        return self._laid_out(x, weight, scales, padding)
+
+    def _laid_out(self, x: Tensor, tile: Tensor, scales: Tensor, padding: Any) -> Tensor:
+        unbatched = x.dim() == len(self.shape) - 1
+        x = x.unsqueeze(0) if unbatched else x
+        around = (0,) * len(self.stride) if padding == 0 else padding
+        if self.form.kind == "shifted":
+            around = tuple(n - self.form.copies.reach * d for n, d in zip(around, self.dilation, strict=True))
+        y = features.conv(x, tile, scales, self.form.copies, self.stride, around, self.dilation)
+        if self.bias is not None:
+            y = y + self.bias.reshape(-1, *[1] * len(self.stride))
+        return y.squeeze(0) if unbatched else y
 
 
 class PackedConv1d(_PackedConv):
@@ -177,17 +245,16 @@ def pack_(model: nn.Module) -> list[PackRow]:
         for attribute, chain in module.parametrizations.items():
             method, latent = chain[0], chain.original
             if id(latent) not in stored:
-                stored[id(latent)] = _bits_and_scales(method, latent.detach())
-            parts[attribute] = (method.p, *stored[id(latent)])
-            groups = getattr(module, "groups", 1)
-            reuses = kind is not None and _tile.aligned(latent.shape[0], method.p, method.num_scales(latent), groups)
-            pieces = kind is PackedLinear and not reuses and _tile.segment(latent.shape, method.p, method.num_scales(latent))
-            how = "tile reuse" if reuses else "segments" if pieces else "expanded"
-            rows.append(_row(f"{name}.{attribute}".lstrip("."), method, latent, how))
+                made_of = method.stored(latent.detach())
+                stored[id(latent)] = method.form(latent), {k: torch.from_numpy(v) for k, v in made_of.items()}
+            form = stored[id(latent)][0]
+            parts[attribute] = stored[id(latent)]
+            how = "expanded" if kind is None else _how(form, kind is PackedLinear, getattr(module, "groups", 1))
+            rows.append(_row(f"{name}.{attribute}".lstrip("."), form, how))
         if kind is None:
             _expand_(module)
-            for attribute, (p, tile_bits, alphas) in parts.items():
-                _keep_bits(module, attribute, p, tile_bits, alphas)
+            for attribute, (form, tensors) in parts.items():
+                _keep_bits(module, attribute, form, tensors)
         elif not name:
             raise ValueError(f"a bare {type(module).__name__} cannot be replaced in place; wrap it: nn.Sequential(layer)")
         else:
@@ -205,20 +272,14 @@ def _call_layers(model: nn.Module) -> None:
             module.activation_relu_or_gelu = 0  # its fused path would read linear1.weight; this makes it call the layers
 
 
-def _bits_and_scales(method: WeightBinarizer, latent: Tensor) -> tuple[Tensor, Tensor]:
-    signs = method.signs(latent).to(torch.int8).cpu().numpy()
-    return torch.from_numpy(bits.pack(signs)), method.scales(latent).detach().float().clone()
-
-
-def _keep_bits(module: nn.Module, attribute: str, p: int, tile_bits: Tensor, alphas: Tensor) -> None:
+def _keep_bits(module: nn.Module, attribute: str, form: Form, tensors: dict[str, Tensor]) -> None:
     """Bits of a weight that its module must also have expanded; only the bits are state."""
-    shape = tuple(getattr(module, attribute).shape)
-    value = torch.from_numpy(artifact.dense_weight(tile_bits.cpu().numpy(), alphas.cpu().numpy(), shape, p))
+    value = torch.from_numpy(form.dense({k: v.cpu().numpy() for k, v in tensors.items()}))
     del module._parameters[attribute]
-    module.register_buffer(attribute, value.to(tile_bits.device), persistent=False)
-    module.register_buffer(f"{attribute}_tile_bits", tile_bits)
-    module.register_buffer(f"{attribute}_alphas", alphas)
-    module.packed_weights = {**getattr(module, "packed_weights", {}), attribute: (shape, p)}
+    module.register_buffer(attribute, value.to(tensors["tile"].device), persistent=False)
+    for name, tensor in tensors.items():
+        module.register_buffer(f"{attribute}_{BUFFERS[name]}", tensor)
+    module.packed_weights = {**getattr(module, "packed_weights", {}), attribute: form}
 
 
 def _kind(module: nn.Module) -> type[_Packed] | None:
@@ -228,9 +289,10 @@ def _kind(module: nn.Module) -> type[_Packed] | None:
     return next((made for known, made in _KINDS.items() if isinstance(module, known)), None)
 
 
-def _row(name: str, method: WeightBinarizer, latent: Tensor, how: str) -> PackRow:
-    tile_bytes = bits.packed_bytes(latent.numel() // method.p)
-    return PackRow(name, tuple(latent.shape), method.p, tile_bytes, 4 * method.num_scales(latent), how)
+def _row(name: str, form: Form, how: str) -> PackRow:
+    size = {k: bits.packed_bytes(v) for k, v in form.sizes.items()}
+    coded, scaling = size["tile"] + size.get("codebook", 0), size["alphas"] + size.get("offsets", 0)
+    return PackRow(name, form.shape, form.p, coded, scaling, how)
 
 
 def _weights(model: nn.Module) -> dict[str, Weight]:
@@ -239,19 +301,29 @@ def _weights(model: nn.Module) -> dict[str, Weight]:
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         if isinstance(module, _Packed):
-            found[f"{prefix}weight"] = Weight(f"{prefix}tile_bits", f"{prefix}alphas", module.shape, module.p)
-        for attribute, (shape, p) in getattr(module, "packed_weights", {}).items():
+            found[f"{prefix}weight"] = Weight(module.form, {k: f"{prefix}{BUFFERS[k]}" for k in module.form.sizes})
+        for attribute, form in getattr(module, "packed_weights", {}).items():
             stem = f"{prefix}{attribute}"
-            found[stem] = Weight(f"{stem}_tile_bits", f"{stem}_alphas", shape, p)
+            found[stem] = Weight(form, {k: f"{stem}_{BUFFERS[k]}" for k in form.sizes})
     return found
+
+
+def _training_only(model: nn.Module) -> set[str]:
+    """Names of state that inference does not need: counters of batch normalisation, schedules of activations."""
+    return {
+        f"{prefix}.{key}".lstrip(".")
+        for prefix, module in model.named_modules()
+        for key in module._buffers
+        if key == "num_batches_tracked" or key in getattr(module, "training_only", ())
+    }
 
 
 def to_artifact(model: nn.Module, config: dict[str, Any] | None = None, commit: str | None = None) -> Artifact:
     """The content of the packed file of a packed (or full-precision) model: its state without training counters, shared tensors once."""
     tensors: dict[str, np.ndarray] = {}
-    aliases, seen = {}, {}
+    aliases, seen, unneeded = {}, {}, _training_only(model)
     for name, value in model.state_dict().items():
-        if name.endswith("num_batches_tracked"):
+        if name in unneeded:
             continue
         where = (value.data_ptr(), value.shape, value.dtype) if value.numel() else name
         if where in seen:
@@ -259,10 +331,7 @@ def to_artifact(model: nn.Module, config: dict[str, Any] | None = None, commit: 
             continue
         seen[where] = name
         tensors[name] = value.detach().cpu().contiguous().numpy()
-    weights = {
-        name: Weight(aliases.get(w.tile, w.tile), aliases.get(w.alphas, w.alphas), w.shape, w.p)
-        for name, w in _weights(model).items()
-    }
+    weights = {name: Weight(w.form, {k: aliases.get(n, n) for k, n in w.names.items()}) for name, w in _weights(model).items()}
     return Artifact(tensors, weights, aliases, config, commit)
 
 
@@ -285,7 +354,8 @@ def load_(model: nn.Module, path: Path | Artifact) -> nn.Module:
     except AttributeError as error:
         raise ArtifactError(f"the file does not belong to this {type(model).__name__}: {error}") from error
     _call_layers(model)
-    state |= {k: torch.zeros((), dtype=torch.int64) for k in model.state_dict() if k.endswith("num_batches_tracked")}
+    own = model.state_dict()
+    state |= {k: torch.zeros(own[k].shape, dtype=own[k].dtype) for k in _training_only(model) if k in own}
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
@@ -301,16 +371,14 @@ def _install(model: nn.Module, name: str, weight: Weight, state: dict[str, Tenso
     module = model.get_submodule(path)
     if isinstance(module, _Packed):  # a second name of a layer that is used twice
         return
-    tile_bits, alphas = state[weight.tile], state[weight.alphas]
-    if tuple(getattr(module, attribute).shape) != weight.shape:
-        raise ArtifactError(
-            f"{name} is {weight.shape} in the file and {tuple(getattr(module, attribute).shape)} in {type(model).__name__}"
-        )
+    tensors, shape = {k: state[n] for k, n in weight.names.items()}, tuple(getattr(module, attribute).shape)
+    if shape != weight.form.shape:
+        raise ArtifactError(f"{name} is {weight.form.shape} in the file and {shape} in {type(model).__name__}")
     kind = _kind(module)
     if kind is None:
-        _keep_bits(module, attribute, weight.p, tile_bits, alphas)
+        _keep_bits(module, attribute, weight.form, tensors)
         return
-    layer = kind(module, weight.p, tile_bits, alphas)
+    layer = kind(module, weight.form, tensors)
     for other, candidate in list(model.named_modules(remove_duplicate=False)):
         if candidate is module:
             model.set_submodule(other, layer)

@@ -7,7 +7,8 @@ Where p divides the output rows, row block i of the weight is alpha_i * T with T
     "tile":         dL/dT = (sum_i alpha_i dL/dy_block_i) x^T       weight gradient 1/p
     "elementwise":  dL/dB_i = alpha_i dL/dy_block_i x^T             weight gradient at full cost (the authors' rule)
 
-The numbers are those of the plain parametrized path (layer.weight), up to the order of floating-point sums.
+A method takes part by `reuse` and `training_tile` (binarizers/_base.py). Copies that are not aligned (hadamard, shifted) go through
+features.py. The numbers are those of the plain parametrized path (layer.weight), up to the order of floating-point sums.
 """
 
 import torch
@@ -15,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tbn_bench import tiling
+from tbn_bench import features, tiling
+from tbn_bench.binarizers._base import WeightBinarizer
 
 
 def _scaled_sum(blocks: Tensor, scales: Tensor) -> Tensor:
@@ -113,14 +115,14 @@ class _ElementwiseReuse(torch.autograd.Function):
 
 
 class _Reuse:
-    """Mixed into a layer class before parametrization; without an active TBN parametrization it changes nothing."""
+    """Mixed into a layer class before parametrization; without an active parametrization that reuses it changes nothing."""
 
-    def _tbn(self):
+    def _method(self) -> tuple[Tensor, Tensor, WeightBinarizer] | None:
         """(latent, scales, parametrization), or None where the plain path must serve."""
         if not parametrize.is_parametrized(self, "weight"):
             return None
         chain = self.parametrizations.weight
-        if len(chain) != 1:
+        if len(chain) != 1 or not chain[0].reuse:
             return None
         return chain.original, chain[0].scales(chain.original), chain[0]
 
@@ -133,17 +135,19 @@ class ReuseLinear(_Reuse, nn.Linear):
     """nn.Linear by tile reuse. x: (..., in_features) -> (..., out_features)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self._tbn()
+        found = self._method()
         if found is None:
             return super().forward(x)
         latent, scales, method = found
-        x, p = self._autocast(x), method.p
-        if method.gradient == "tile":
-            tile = tiling.tile_ste(latent, p).reshape(-1, self.in_features).to(x.dtype)
-            y = _blocks(F.linear(x, tile), scales, p, -1)
-        else:
+        x, p, copies = self._autocast(x), method.p, method.copies
+        if method.elementwise and copies is None:
             flat = x.reshape(-1, self.in_features)
             y = _LinearElementwise.apply(flat, latent, scales, p).reshape(*x.shape[:-1], self.out_features)
+        else:
+            tile = method.training_tile(latent).reshape(-1, self.in_features).to(x.dtype)
+            y = _blocks(F.linear(x, tile), scales, p, -1) if copies is None else features.linear(x, tile, scales, copies)
+            if method.elementwise:
+                y = features.elementwise(y, latent, x, scales, copies)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
@@ -174,23 +178,32 @@ class _LinearElementwise(torch.autograd.Function):
 
 class _ReuseConv(_Reuse):
     def forward(self, x: Tensor) -> Tensor:
-        found = self._tbn()
+        found = self._method()
         if found is None:
             return super().forward(x)
         latent, scales, method = found
         spatial = len(self.kernel_size)
         unbatched = x.dim() == spatial + 1
-        x, p = self._autocast(x.unsqueeze(0) if unbatched else x), method.p
+        x, copies = self._autocast(x.unsqueeze(0) if unbatched else x), method.copies
         x, padding = self._pad(x)
-        if method.gradient == "tile":
-            tile = tiling.tile_ste(latent, p).reshape(-1, *latent.shape[1:]).to(x.dtype)
-            conv = (F.conv1d, F.conv2d)[spatial - 1]
-            y = _blocks(conv(x, tile, None, self.stride, padding, self.dilation), scales, p, 1)
+        if method.elementwise and copies is None:
+            y = _ElementwiseReuse.apply(x, latent, scales, method.p, self.stride, padding, self.dilation)
         else:
-            y = _ElementwiseReuse.apply(x, latent, scales, p, self.stride, padding, self.dilation)
+            tile = method.training_tile(latent).reshape(-1, *latent.shape[1:]).to(x.dtype)
+            y = self._features(x, tile, scales, method, latent, copies, padding)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).reshape(-1, *[1] * spatial)
         return y.squeeze(0) if unbatched else y
+
+    def _features(self, x, tile, scales, method, latent, copies, padding):
+        if copies is None:
+            conv = (F.conv1d, F.conv2d)[len(self.kernel_size) - 1]
+            return _blocks(conv(x, tile, None, self.stride, padding, self.dilation), scales, method.p, 1)
+        if copies.kind == "shifted":  # the module's padding grew with its kernel
+            padding = tuple(n - copies.reach * d for n, d in zip(padding, self.dilation, strict=True))
+        where = (copies, self.stride, padding, self.dilation)
+        y = features.conv(x, tile, scales, *where)
+        return features.elementwise(y, latent, x, scales, *where) if method.elementwise else y
 
     def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Padding that convolution cannot do itself ('same', reflect, ...) is done here, in front of it."""
@@ -211,11 +224,12 @@ class ReuseConv2d(_ReuseConv, nn.Conv2d):
 _SWAP = {nn.Linear: ReuseLinear, nn.Conv1d: ReuseConv1d, nn.Conv2d: ReuseConv2d}
 
 
-def reusable(module: nn.Module, p: int) -> bool:
+def reusable(module: nn.Module, method: WeightBinarizer) -> bool:
     """True where the layer can compute 1/p of the products: a plain Linear / Conv, one group, p > 1 dividing its rows."""
-    if type(module) not in _SWAP or p <= 1 or getattr(module, "groups", 1) != 1:
+    if type(module) not in _SWAP or not method.reuse or method.p <= 1 or getattr(module, "groups", 1) != 1:
         return False
-    return module.weight.shape[0] % p == 0
+    known = method.copies is None or method.copies.kind in features.KINDS
+    return known and module.weight.shape[0] % method.p == 0
 
 
 def reuse_(module: nn.Module) -> None:

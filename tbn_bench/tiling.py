@@ -13,13 +13,19 @@ Straight-through rules, chosen by ``gradient``:
 
 The column sums s move identically under both, since sum_i dL/dB_ij = dL/dt_j; so under SGD (with momentum and weight
 decay) and alphas that do not come from W, both give the same tiles step by step. Under Adam they differ.
+
+`copies` (copies.py) lays the tile out otherwise: B = E t with a matrix E of 0 and +-1 that has p entries in each column, s = E^T W and
+dL/dW := E dL/dt / p under "tile"; all of the above holds, as E^T E = p. None is the paper's layout.
 """
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from tbn_bench.copies import Copies
 
 AlphaKind = Literal["layer", "tile"]
 Gradient = Literal["elementwise", "tile"]
@@ -51,9 +57,35 @@ def nearest_p(n: int, q: int) -> int:
     return min(divisors(n), key=lambda p: (abs(n // p - q), p))
 
 
-def aggregate(weight: Tensor, p: int) -> Tensor:
+def lay_out(tile: Tensor, copies: Copies) -> Tensor:
+    """The p copies of tile: (q,) in their places and with their signs: (p, q)."""
+    index, signs = copies.index(), copies.signs()
+    out = tile.expand(copies.p, -1) if index is None else tile[torch.from_numpy(index).to(tile.device)]
+    return out if signs is None else out * torch.from_numpy(signs).to(tile.device, tile.dtype)
+
+
+def gather(weight: Tensor, copies: Copies) -> Tensor:
+    """lay_out's transpose: weight: (N elements) -> its column sums s: (q,)."""
+    rows, index, signs = weight.reshape(copies.p, copies.q), copies.index(), copies.signs()
+    if signs is not None:
+        rows = rows * torch.from_numpy(signs).to(rows.device, rows.dtype)
+    if index is not None:  # the inverse of each permutation: no scatter, so the same sums on every device
+        rows = rows.gather(1, torch.from_numpy(index.argsort(1)).to(rows.device))
+    return rows.sum(0)
+
+
+def enlarged(weight: Tensor, copies: Copies) -> Tensor:
+    """weight: copies.shape -> copies.weight_shape: shifted copies, each moved by its shift with zeros around it."""
+    if copies.kind != "shifted":
+        return weight
+    pads = [[n for d in reversed(shift) for n in (copies.reach + d, copies.reach - d)] for shift in copies.shifts]
+    return torch.cat([F.pad(block, pad) for block, pad in zip(weight.chunk(copies.p), pads, strict=True)])
+
+
+def aggregate(weight: Tensor, p: int, copies: Copies | None = None) -> Tensor:
     """Column sums s: (q,) of weight: (any shape with N elements) over its p rows."""
-    return weight.reshape(p, tile_length(weight.numel(), p)).sum(0)
+    q = tile_length(weight.numel(), p)
+    return weight.reshape(p, q).sum(0) if copies is None else gather(weight, copies)
 
 
 def sign(s: Tensor) -> Tensor:
@@ -61,9 +93,9 @@ def sign(s: Tensor) -> Tensor:
     return (s > 0).to(s.dtype).mul_(2).sub_(1)
 
 
-def tile(weight: Tensor, p: int) -> Tensor:
+def tile(weight: Tensor, p: int, copies: Copies | None = None) -> Tensor:
     """The +-1 tile t: (q,) of weight: (N elements)."""
-    return sign(aggregate(weight, p))
+    return sign(aggregate(weight, p, copies))
 
 
 class _MeanAbs(torch.autograd.Function):
@@ -93,47 +125,51 @@ def alphas(source: Tensor, p: int, kind: AlphaKind) -> Tensor:
     return out
 
 
-def expand(tile: Tensor, alphas: Tensor, p: int, shape: Sequence[int]) -> Tensor:
-    """alpha_i * tile for i = 1..p, one block after the other. tile: (q,), alphas: (1,) or (p,) -> shape."""
-    return (alphas[:, None] * tile.expand(p, -1)).reshape(*shape)
+def _copies(tile: Tensor, p: int, copies: Copies | None) -> Tensor:
+    return tile.expand(p, -1) if copies is None else lay_out(tile, copies)
+
+
+def expand(tile: Tensor, alphas: Tensor, p: int, shape: Sequence[int], copies: Copies | None = None) -> Tensor:
+    """alpha_i * copy i for i = 1..p, one block after the other. tile: (q,), alphas: (1,) or (p,) -> shape."""
+    return (alphas[:, None] * _copies(tile, p, copies)).reshape(*shape)
 
 
 class _TileSTE(torch.autograd.Function):
     """W: (N elements) -> t: (q,). Backward hands every copy dL/dt_j / p."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, p: int) -> Tensor:
-        ctx.p, ctx.shape = p, weight.shape
-        return tile(weight, p)
+    def forward(ctx: Any, weight: Tensor, p: int, copies: Copies | None) -> Tensor:
+        ctx.p, ctx.shape, ctx.copies = p, weight.shape, copies
+        return tile(weight, p, copies)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return (grad / ctx.p).expand(ctx.p, -1).reshape(ctx.shape), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _copies(grad / ctx.p, ctx.p, ctx.copies).reshape(ctx.shape), None, None
 
 
 class _CopiesSTE(torch.autograd.Function):
     """W -> B, the unscaled tiled weight of W's shape. Backward is the identity."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, p: int) -> Tensor:
-        return tile(weight, p).expand(p, -1).reshape(weight.shape)
+    def forward(ctx: Any, weight: Tensor, p: int, copies: Copies | None) -> Tensor:
+        return _copies(tile(weight, p, copies), p, copies).reshape(weight.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad, None, None
 
 
-def tile_ste(weight: Tensor, p: int) -> Tensor:
+def tile_ste(weight: Tensor, p: int, copies: Copies | None = None) -> Tensor:
     """The tile t: (q,) with the "tile" straight-through gradient to weight."""
-    out: Tensor = _TileSTE.apply(weight, p)
+    out: Tensor = _TileSTE.apply(weight, p, copies)
     return out
 
 
-def tiled_weight(weight: Tensor, alphas: Tensor, p: int, gradient: Gradient) -> Tensor:
+def tiled_weight(weight: Tensor, alphas: Tensor, p: int, gradient: Gradient, copies: Copies | None = None) -> Tensor:
     """B-hat = alpha * tile, in the shape of weight, differentiable in weight (straight through) and in alphas."""
     if gradient == "tile":
-        return expand(tile_ste(weight, p), alphas, p, weight.shape)
+        return expand(tile_ste(weight, p, copies), alphas, p, weight.shape, copies)
     if gradient != "elementwise":
         raise ValueError(f"gradient must be 'elementwise' or 'tile', got {gradient!r}")
-    copies: Tensor = _CopiesSTE.apply(weight, p)
-    return (copies.reshape(p, -1) * alphas[:, None]).reshape(weight.shape)
+    unscaled: Tensor = _CopiesSTE.apply(weight, p, copies)
+    return (unscaled.reshape(p, -1) * alphas[:, None]).reshape(weight.shape)

@@ -122,7 +122,7 @@ def flip_a_bit(metadata, tensors):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m, t: m.update(tbn_format_version="2"), "format version '2'"),
+        (lambda m, t: m.update(tbn_format_version="3"), "format version '3'"),
         (lambda m, t: m.pop("tbn_format_version"), "not a packed network"),
         (lambda m, t: m.update(tbn_layers="{"), "damaged metadata"),
         (lambda m, t: m.update(tbn_layers="[]"), "damaged metadata"),

@@ -8,7 +8,7 @@ Source    ours
 Stored    q = N / p bits and p (alpha="tile") or 1 (alpha="layer") 32-bit scales per layer, as tbn. t is a buffer: checkpoints hold it
 Kept      biases, normalisation, embeddings. A layer of fewer than min_layer_size weights takes p = 1: binary, and frozen too.
 
-Trained on the plain path, at full cost: tile reuse (reuse.py) takes its tile from W, which a weight decay may change. Packed, it is as tbn.
+Trained by tile reuse (reuse.py), as tbn.
 """
 
 from typing import Any
@@ -37,13 +37,19 @@ class _Untrained(torch.autograd.Function):
 class FrozenTileWeight(WeightBinarizer):
     """Buffer tile: (q,) of +-1. `A`, the latent weight's shape, exists only with alpha_source="A"."""
 
+    reuse = True
+
     def __init__(self, weight: Tensor, tiled: TBNWeight):
         super().__init__()
-        self.p, self.alpha, self.A = tiled.p, tiled.alpha, tiled.A
-        self.register_buffer("tile", tiling.tile(weight.detach(), self.p))
+        self.p, self.alpha, self.A, self.copies = tiled.p, tiled.alpha, tiled.A, tiled.copies
+        self.register_buffer("tile", tiling.tile(weight.detach(), self.p, self.copies))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return tiling.expand(_Untrained.apply(self.tile, weight), self.scales(weight), self.p, weight.shape)
+        out = tiling.expand(self.training_tile(weight), self.scales(weight), self.p, weight.shape, self.copies)
+        return out if self.copies is None else tiling.enlarged(out, self.copies)
+
+    def training_tile(self, weight: Tensor) -> Tensor:
+        return _Untrained.apply(self.tile, weight)
 
     def signs(self, weight: Tensor) -> Tensor:
         return self.tile.clone()  # the task compares signs over time: a copy cannot change behind its back
@@ -66,9 +72,13 @@ class FrozenTile(TBN):
         alpha_source: str = "A",
         min_layer_size: int = 64_000,
         per_layer: list[int] | None = None,
+        copies: str = "aligned",
+        shifts: list[list[int]] | None = None,
     ):
         try:
-            super().__init__(p, tile_length, alpha, alpha_source, min_layer_size, per_layer=per_layer)
+            super().__init__(
+                p, tile_length, alpha, alpha_source, min_layer_size, per_layer=per_layer, copies=copies, shifts=shifts
+            )
         except ValueError as error:  # the same checks under the name that the user wrote
             raise ValueError(str(error).replace("tbn", "frozen_tile")) from None
 

@@ -9,8 +9,7 @@ Stored    N / p bits and one 32-bit scale per layer (a network without normalisa
 Kept      biases, normalisation, embeddings. A layer of fewer than min_layer_size weights takes p = 1 and is still binary.
           The latent rows after the first R have no effect; they exist because a parametrization keeps its weight's shape.
 
-Trained on the plain path, at full cost: tile reuse (reuse.py) takes its tile from the column sums of W and so cannot serve here. Packed,
-the layer multiplies by T alone.
+Trained by tile reuse (reuse.py), as tbn.
 """
 
 from torch import Tensor
@@ -20,6 +19,8 @@ from tbn_bench.binarizers._base import Binarizer, Decision, Target, WeightBinari
 
 
 class RepeatedFiltersWeight(WeightBinarizer):
+    reuse = True
+
     def __init__(self, p: int):
         super().__init__()
         self.p = p
@@ -28,8 +29,10 @@ class RepeatedFiltersWeight(WeightBinarizer):
         return weight[: weight.shape[0] // self.p]
 
     def forward(self, weight: Tensor) -> Tensor:
-        tile = tiling.tile_ste(self._filters(weight), 1)
-        return tiling.expand(tile, self.scales(weight), self.p, weight.shape)
+        return tiling.expand(self.training_tile(weight), self.scales(weight), self.p, weight.shape)
+
+    def training_tile(self, weight: Tensor) -> Tensor:
+        return tiling.tile_ste(self._filters(weight), 1)
 
     def signs(self, weight: Tensor) -> Tensor:
         return tiling.tile(self._filters(weight), 1)

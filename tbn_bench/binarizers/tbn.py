@@ -2,6 +2,8 @@
 
 Forward   B = alpha * (tile repeated p times), tile = sign of the column sums of W read as (p, q); sign(0) = -1
 Backward  gradient="elementwise" (the authors' code) or "tile"; alphas by ordinary autograd
+Copies    copies="aligned" is the paper's layout; "rotated", "permuted", "hadamard" and "shifted" (tbn_bench/copies.py) make p different
+          features of the same bits. A layer that a layout does not fit (shifted without spatial axes, say) takes aligned, and says so
 Stored    q = N / p bits and p (alpha="tile") or 1 (alpha="layer") 32-bit scales per layer
 Kept      biases, normalisation, embeddings. A layer of fewer than min_layer_size weights takes p = 1 and is still binary.
 """
@@ -11,24 +13,41 @@ from torch import Tensor, nn
 
 from tbn_bench import tiling
 from tbn_bench.binarizers._base import Binarizer, Decision, Target, WeightBinarizer
+from tbn_bench.copies import KINDS, Copies, default_shifts
 
 
 class TBNWeight(WeightBinarizer):
     """weight: (N elements) -> alpha * tile in weight's shape. `A`, same shape, exists only with alpha_source="A"."""
 
-    def __init__(self, weight: Tensor, p: int, alpha: tiling.AlphaKind, alpha_source: str, gradient: tiling.Gradient):
+    reuse = True
+
+    def __init__(
+        self,
+        weight: Tensor,
+        p: int,
+        alpha: tiling.AlphaKind,
+        alpha_source: str,
+        gradient: tiling.Gradient,
+        copies: Copies | None = None,
+    ):
         super().__init__()
-        self.p, self.alpha, self.gradient = p, alpha, gradient
+        self.p, self.alpha, self.gradient, self.copies = p, alpha, gradient, copies
+        self.elementwise = gradient == "elementwise"
         self.A = None
         if alpha_source == "A":  # Kaiming normal, fan_in, ReLU gain: the authors' initialisation of A
             self.A = nn.Parameter(torch.empty_like(weight, requires_grad=True))
             nn.init.kaiming_normal_(self.A, mode="fan_in", nonlinearity="relu")
 
     def forward(self, weight: Tensor) -> Tensor:
-        return tiling.tiled_weight(weight, self.scales(weight), self.p, self.gradient)
+        out = tiling.tiled_weight(weight, self.scales(weight), self.p, self.gradient, self.copies)
+        return out if self.copies is None else tiling.enlarged(out, self.copies)
 
     def signs(self, weight: Tensor) -> Tensor:
-        return tiling.tile(weight, self.p)
+        return tiling.tile(weight, self.p, self.copies)
+
+    def training_tile(self, weight: Tensor) -> Tensor:
+        make = tiling.tile if self.elementwise else tiling.tile_ste
+        return make(weight, self.p, self.copies)
 
     def scales(self, weight: Tensor) -> Tensor:
         return tiling.alphas(weight if self.A is None else self.A, self.p, self.alpha)
@@ -42,11 +61,16 @@ def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"tbn: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
+def _shift_list(shifts: object) -> bool:
+    return isinstance(shifts, list) and all(isinstance(s, list) and all(type(v) is int for v in s) for s in shifts)
+
+
 class TBN(Binarizer):
     """Give exactly one of: p, tile_length (each layer takes the p whose tile comes nearest), per_layer (a p per weight).
 
     alpha: "tile" | "layer"; alpha_source: "A" (a separate learned tensor, the authors' default) | "W";
-    min_layer_size: weights below which p = 1 (not applied to per_layer); gradient: "elementwise" | "tile".
+    min_layer_size: weights below which p = 1 (not applied to per_layer); gradient: "elementwise" | "tile"; copies: "aligned" |
+    "rotated" | "permuted" | "hadamard" | "shifted"; shifts: for "shifted", one [dy, dx] per copy (default: nearest first).
     """
 
     def __init__(
@@ -58,6 +82,8 @@ class TBN(Binarizer):
         min_layer_size: int = 64_000,
         gradient: str = "elementwise",
         per_layer: list[int] | None = None,
+        copies: str = "aligned",
+        shifts: list[list[int]] | None = None,
     ):
         given = [n for n, v in (("p", p), ("tile_length", tile_length), ("per_layer", per_layer)) if v is not None]
         if len(given) != 1:
@@ -72,6 +98,10 @@ class TBN(Binarizer):
         _choice("alpha", alpha, ("layer", "tile"))
         _choice("alpha_source", alpha_source, ("W", "A"))
         _choice("gradient", gradient, ("elementwise", "tile"))
+        _choice("copies", copies, KINDS)
+        if shifts is not None and (copies != "shifted" or not _shift_list(shifts)):
+            raise ValueError(f"tbn: shifts are for copies='shifted', a list of [dy, dx] of whole numbers, got {shifts!r}")
+        self.kind, self.shifts = copies, shifts
         self.p, self.tile_length, self.per_layer, self.min_layer_size = p, tile_length, per_layer, min_layer_size
         self.options = {"alpha": alpha, "alpha_source": alpha_source, "gradient": gradient}
 
@@ -87,10 +117,28 @@ class TBN(Binarizer):
             except ValueError as error:
                 errors.append(str(error))
             else:
-                decisions.append(Decision(TBNWeight(target.weight, p, **self.options), reason))
+                copies, why = self._copies(target, p)
+                decisions.append(Decision(TBNWeight(target.weight, p, **self.options, copies=copies), reason + why))
         if errors:
             raise ValueError("\n".join(errors))
         return decisions
+
+    def _copies(self, target: Target, p: int) -> tuple[Copies | None, str]:
+        """(layout, what to add to the reason); None: aligned."""
+        if self.kind == "aligned" or p == 1:
+            return None, ""
+        shape, module = tuple(target.weight.shape), target.module
+        shifts: tuple[tuple[int, ...], ...] = ()
+        if self.kind == "shifted":
+            if isinstance(getattr(module, "padding", 0), str) or getattr(module, "padding_mode", "zeros") != "zeros":
+                return None, ", aligned: shifted copies need a padding of zeros given as a number"
+            shifts = default_shifts(p, len(shape) - 2) if self.shifts is None else tuple(map(tuple, self.shifts))
+        if getattr(module, "groups", 1) != 1:
+            return None, f", aligned: {self.kind} copies need a single group"
+        try:
+            return Copies(shape, p, self.kind, shifts), f", copies {self.kind}"
+        except ValueError as error:
+            return None, f", aligned ({error})"
 
     def _choose(self, index: int, n: int) -> tuple[int, str]:
         if self.per_layer is not None:

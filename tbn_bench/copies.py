@@ -1,0 +1,135 @@
+"""Where the p copies of a tile go in a weight: numpy only, so that the packed file's reader shares it with training.
+
+A weight of shape (rows, ...) and N elements holds p copies of a tile of q = N / p values; copy i fills the row block
+[i rows / p, (i + 1) rows / p). With T the tile as (rows / p, columns), columns = N / rows:
+
+    aligned    copy_i = T                                       the paper's: every copy computes the same rows / p features
+    rotated    copy_i[:, j] = T[:, (j - i columns / p) mod columns]     each row rotated by i / p of its length
+    permuted   copy_i[:, j] = T[:, pi_i(j)]                     pi_i fixed permutations by seed, pi_0 the identity
+    hadamard   copy_i[:, segment s] = H_is T[:, segment s]      p segments of equal input channels, H Sylvester's Hadamard matrix
+    shifted    copy_i = T moved by a small spatial offset       convolutions: the weight is a larger kernel, zero around each copy
+
+All but aligned give p different features per filter from the same stored bits. aligned, hadamard and shifted compute every product of
+an input with a tile element once (1 / p of the multiply-adds; hadamard adds p partial sums per output, shifted of stride s computes the
+positions between its outputs too); rotated and permuted cost full arithmetic. rotated, permuted and shifted: proposed for this suite;
+hadamard: ours, the counterpart for linear layers.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+KINDS = ("aligned", "rotated", "permuted", "hadamard", "shifted")
+
+
+@dataclass(frozen=True)
+class Copies:
+    """p copies in a weight of `shape`, laid out by `kind`. shifts: one (dy, dx) (or (dx,)) per copy, for kind "shifted" alone.
+
+    Raises ValueError where the kind does not fit: p must divide the rows (all but aligned), p a power of two that divides the input
+    channels (hadamard), one shift per copy and spatial axes (shifted).
+    """
+
+    shape: tuple[int, ...]
+    p: int = 1
+    kind: str = "aligned"
+    shifts: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if fault := self._fault():
+            raise ValueError(f"copies={self.kind!r}: {fault}")
+
+    def _fault(self) -> str:
+        if self.kind not in KINDS:
+            return f"must be one of {', '.join(KINDS)}"
+        if self.kind == "aligned":
+            return ""
+        if self.shape[0] % self.p:
+            return f"p must divide the {self.shape[0]} rows, got p={self.p}"
+        if self.kind == "hadamard" and (self.p & (self.p - 1) or self.shape[1] % self.p):
+            return f"p must be a power of two that divides the {self.shape[1]} input channels, got p={self.p}"
+        if self.kind == "shifted":
+            spatial = len(self.shape) - 2
+            if not spatial or len(self.shifts) != self.p or any(len(s) != spatial for s in self.shifts):
+                return f"expected {self.p} shifts of {spatial} numbers (at least one spatial axis), got {self.shifts}"
+        return ""
+
+    @property
+    def q(self) -> int:
+        return int(np.prod(self.shape)) // self.p
+
+    @property
+    def reach(self) -> int:
+        """The largest move along any axis: each side of the kernel grows by it."""
+        return max((abs(d) for shift in self.shifts for d in shift), default=0)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """The shape of the weight that the layer multiplies by: larger than `shape` for shifted copies alone."""
+        return (*self.shape[:2], *(k + 2 * self.reach for k in self.shape[2:]))
+
+    def index(self) -> NDArray[np.int64] | None:
+        """(p, q): which tile element stands at each position of each copy; None for the identity."""
+        return _index(self.kind, self.p, self.shape)
+
+    def signs(self) -> NDArray[np.int8] | None:
+        """(p, q): the sign with which it stands there; None where all are +1."""
+        return _signs(self.p, self.shape) if self.kind == "hadamard" and self.p > 1 else None
+
+    def lay_out(self, tile: NDArray[Any]) -> NDArray[Any]:
+        """tile: (q,) -> its copies: (p, q)."""
+        index, signs = self.index(), self.signs()
+        out = np.broadcast_to(tile, (self.p, len(tile))) if index is None else tile[index]
+        return out if signs is None else out * signs
+
+    def enlarged(self, weight: NDArray[Any]) -> NDArray[Any]:
+        """weight: shape -> weight_shape, every copy moved by its shift, zeros around it."""
+        if self.kind != "shifted":
+            return weight
+        out = np.zeros(self.weight_shape, weight.dtype)
+        rows = self.shape[0] // self.p
+        for i, shift in enumerate(self.shifts):
+            window = tuple(slice(self.reach + d, self.reach + d + k) for d, k in zip(shift, self.shape[2:], strict=True))
+            out[(slice(i * rows, (i + 1) * rows), slice(None), *window)] = weight[i * rows : (i + 1) * rows]
+        return out
+
+
+def hadamard(p: int) -> NDArray[np.int8]:
+    """Sylvester's matrix (p, p) of +-1, p a power of two: H_is = (-1)^(number of ones in i & s)."""
+    both = np.arange(p)[:, None] & np.arange(p)
+    return np.array([[1 - 2 * (int(b).bit_count() & 1) for b in row] for row in both], np.int8)
+
+
+@lru_cache(maxsize=64)
+def _index(kind: str, p: int, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
+    if kind not in ("rotated", "permuted") or p == 1:
+        return None
+    columns, rows = int(np.prod(shape[1:])), shape[0] // p
+    tile = np.arange(rows * columns).reshape(rows, columns)
+    if kind == "rotated":
+        made = [np.roll(tile, i * columns // p, axis=1) for i in range(p)]
+    else:  # RandomState: its streams are frozen, those of newer generators are not
+        made = [tile, *(tile[:, np.random.RandomState(i).permutation(columns)] for i in range(1, p))]
+    return np.stack([m.reshape(-1) for m in made])
+
+
+@lru_cache(maxsize=64)
+def _signs(p: int, shape: tuple[int, ...]) -> NDArray[np.int8]:
+    per_segment = int(np.prod(shape[1:])) // p
+    row = np.repeat(hadamard(p), per_segment, axis=1)  # (p, columns)
+    return np.tile(row, (1, shape[0] // p))
+
+
+def default_shifts(p: int, spatial: int) -> tuple[tuple[int, ...], ...]:
+    """p offsets, nearest first: none, then the neighbours (straight before diagonal), then distance 2, ...; () without spatial axes."""
+    if not spatial:
+        return ()
+    reach = 0
+    while (2 * reach + 1) ** spatial < p:
+        reach += 1
+    grid = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * spatial, indexing="ij"), -1).reshape(-1, spatial)
+    ordered = sorted((tuple(int(v) for v in s) for s in grid), key=lambda s: (max(map(abs, s)), sum(map(abs, s)), s[::-1]))
+    return tuple(ordered[:p])

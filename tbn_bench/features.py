@@ -1,0 +1,151 @@
+"""p different features from one tile at 1/p of the arithmetic: what a layer with hadamard or shifted copies (copies.py) computes.
+
+Both give exactly what the dense weight gives, up to the order of floating-point sums, with ordinary differentiable operations;
+training (reuse.py) and packed layers (packed.py) share them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tbn_bench.copies import Copies, hadamard
+
+KINDS = ("hadamard", "shifted")
+_CONV = {1: F.conv1d, 2: F.conv2d}
+
+
+def _mixer(scales: Tensor, p: int) -> Tensor:
+    """diag(alpha) H: (p, p), so that mixing and scaling are one product. scales: (0,), (1,) or (p,)."""
+    matrix = torch.from_numpy(hadamard(p)).to(scales.device, scales.dtype)
+    return matrix * scales[:, None] if len(scales) else matrix
+
+
+def linear(x: Tensor, tile: Tensor, scales: Tensor, copies: Copies) -> Tensor:
+    """hadamard. x: (..., K), tile: (R, K) -> (..., p R): copy i is alpha_i sum_s H_is (x_s T_s) over p segments of K / p inputs."""
+    p = copies.p
+    flat = x.reshape(-1, p, x.shape[-1] // p)
+    parts = torch.einsum("msk,rsk->smr", flat, tile.reshape(-1, p, flat.shape[2]))
+    mixed = _mixer(scales, p).to(x.dtype) @ parts.flatten(1)  # (p, M R)
+    return mixed.reshape(p, len(flat), -1).transpose(0, 1).reshape(*x.shape[:-1], -1)
+
+
+def conv(
+    x: Tensor,
+    tile: Tensor,
+    scales: Tensor,
+    copies: Copies,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """x: (B, C, *S), tile: (R, C, *k) -> (B, p R, *S_out). padding: that of the layer before its kernel was enlarged."""
+    if copies.kind == "hadamard":
+        return _hadamard_conv(x, tile, scales, copies.p, stride, padding, dilation)
+    return _shifted_conv(x, tile, scales, copies, stride, padding, dilation)
+
+
+def _hadamard_conv(
+    x: Tensor, tile: Tensor, scales: Tensor, p: int, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """The p segments of channels are the groups of one convolution; a p x p matrix mixes their results."""
+    rows, spatial = tile.shape[0], tile.dim() - 2
+    grouped = tile.unflatten(1, (p, -1)).transpose(0, 1).flatten(0, 1)
+    parts = _CONV[spatial](x, grouped, None, stride, padding, dilation, p)
+    mixed = _mixer(scales, p).to(x.dtype) @ parts.reshape(len(x), p, -1)
+    return mixed.reshape(len(x), p * rows, *parts.shape[2:])
+
+
+def _shifted_conv(
+    x: Tensor,
+    tile: Tensor,
+    scales: Tensor,
+    copies: Copies,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """One convolution with the tile at every position, then p crops of it, each moved by its shift, strided and scaled."""
+    spatial = tile.dim() - 2
+    margin = [copies.reach * d for d in dilation]
+    around = [p + m for p, m in zip(padding, margin, strict=True)]
+    every = _CONV[spatial](x, tile, None, 1, around, dilation)
+    sizes = [(n - 2 * m - 1) // s + 1 for n, m, s in zip(every.shape[2:], margin, stride, strict=True)]
+    crops = []
+    for shift in copies.shifts:
+        window = [
+            slice(m + d * move, m + d * move + (size - 1) * s + 1, s)
+            for m, d, move, size, s in zip(margin, dilation, shift, sizes, stride, strict=True)
+        ]
+        crops.append(every[(slice(None), slice(None), *window)])
+    out = torch.stack(crops, 1)  # (B, p, R, *S_out)
+    if len(scales):
+        out = out * scales.to(x.dtype).reshape(-1, 1, *[1] * spatial)
+    return out.flatten(1, 2)
+
+
+class _LatentGradient(torch.autograd.Function):
+    """y -> y. Backward also hands `latent` the gradient of the unscaled dense weight, at full cost (the "elementwise" rule)."""
+
+    @staticmethod
+    def forward(ctx, y, latent, x, scales, copies, stride, padding, dilation):
+        ctx.save_for_backward(x, scales, latent)
+        ctx.args = copies, stride, padding, dilation
+        return y.view_as(y)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        x, scales, latent = ctx.saved_tensors
+        copies, stride, padding, dilation = ctx.args
+        if latent.dim() == 2:
+            full = grad.reshape(-1, grad.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+        else:
+            full = _weight_gradient(grad, x, latent, copies, stride, padding, dilation)
+        factors = scales if len(scales) else torch.ones(1, device=x.device)
+        return grad, (full.to(latent.dtype).unflatten(0, (copies.p, -1)) * factors.reshape(-1, *[1] * latent.dim())).flatten(0, 1), \
+            None, None, None, None, None, None  # fmt: skip
+
+
+def _weight_gradient(
+    grad: Tensor,
+    x: Tensor,
+    latent: Tensor,
+    copies: Copies,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """dL/dB of the full weight in latent's shape, from dL/dy: (B, C_out, *S_out)."""
+
+    def gradient(grad: Tensor, x: Tensor, like: Tensor, padding: Sequence[int]) -> Tensor:
+        zero = [0] * len(stride)
+        args = (None, list(stride), list(padding), list(dilation), False, zero, 1, [False, True, False])
+        return torch.ops.aten.convolution_backward(grad, x, like, *args)[1]
+
+    if copies.kind != "shifted":
+        return gradient(grad, x, latent, padding)
+    blocks = []
+    for shift, part, like in zip(copies.shifts, grad.chunk(copies.p, 1), latent.chunk(copies.p), strict=True):
+        pads = [
+            n
+            for m, d, p in zip(reversed(shift), reversed(dilation), reversed(padding), strict=True)
+            for n in (p - m * d, p + m * d)
+        ]  # fmt: skip  (a negative padding crops)
+        blocks.append(gradient(part.contiguous(), F.pad(x, pads), like, [0] * len(stride)))
+    return torch.cat(blocks)
+
+
+def elementwise(
+    y: Tensor,
+    latent: Tensor,
+    x: Tensor,
+    scales: Tensor,
+    copies: Copies,
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (),
+    dilation: Sequence[int] = (),
+) -> Tensor:
+    """y, made from a constant tile, with the authors' gradient for latent (tiling.py). x, scales: what y was made from."""
+    return _LatentGradient.apply(y, latent, x.detach(), scales.detach(), copies, stride, padding, dilation)

@@ -1,0 +1,62 @@
+"""Layers whose input is binarized before they multiply: W1A1 and its relatives, on any Linear, Conv1d or Conv2d."""
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from tbn_bench.binarizers._base import ActivationBinarizer
+
+
+class BinaryInput:
+    """Mixed into a layer's class. forward(x) multiplies by input_binarizer(x) and lets the binarizer scale the result."""
+
+    input_binarizer: ActivationBinarizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.input_binarizer.scale_output(self, x, super().forward(self.input_binarizer(x)))
+
+
+@cache
+def _with_binary_input(kind: type) -> type:
+    return type(f"BinaryInput{kind.__name__}", (BinaryInput, kind), {"__module__": __name__, "__doc__": kind.__doc__})
+
+
+def binarize_input_(module: nn.Module, binarizer: ActivationBinarizer) -> None:
+    """Swaps the class of a layer, in place and before its weight is parametrized, for one that binarizes its input."""
+    module.input_binarizer = binarizer
+    module.__class__ = _with_binary_input(type(module))
+
+
+def call_layers_(model: nn.Module) -> None:
+    """torch's fused path of TransformerEncoderLayer reads its layers' weights; where a layer does more than that, it must be called."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and any(isinstance(m, BinaryInput) for m in module.modules()):
+            module.activation_relu_or_gelu = 0
+
+
+def constant_signs(model: nn.Module, in_shape: tuple[int, ...]) -> list[str]:
+    """Layers whose binarized input is one sign throughout for random images: (C, H, W). Behind a ReLU nothing is negative."""
+    found, handles = [], []
+
+    def watch(name: str):
+        def look(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+            if out.numel() and bool((out == out.flatten()[0]).all()):
+                found.append(name)
+
+        return look
+
+    for name, module in model.named_modules():
+        if isinstance(module, BinaryInput) and module.input_binarizer.bits == 1:
+            handles.append(module.input_binarizer.register_forward_hook(watch(name)))
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            if handles:
+                model.eval()(torch.randn(2, *in_shape, generator=torch.Generator().manual_seed(0)))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    return found

@@ -1,0 +1,227 @@
+"""The stored form of a binarized weight: which tensors it is, their size to the bit, and the float32 weight they stand for. numpy only.
+
+    weight_n = alpha * value_n + offset      each alpha and offset covering N / k consecutive weights (row-major); k = 0: no scale
+
+Tensors (`names`), all but the first only where the method has them:
+
+    tile      uint8: the q = N / p stored values, laid out p times (copies.py), by `code`
+              "sign"      +-1, one bit each (bits.py)
+              "ternary"   -1, 0, +1 as digits 0, 1, 2: five to a byte, the first value the lowest digit base 3; padding digits are 0
+              "codebook"  kernels of 9 values, each the index of a codebook entry in index_bits bits (bits.py's order)
+    codebook  uint8: 2^index_bits kernels of 9 signs (bits.py)
+    alphas    float32 (k,), or int8 (k,): the exponent e of a scale 2^e
+    offsets   float32 (k,)
+
+The one path from a method to its size: cost.py, the packed file and the plan all ask `Form`.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbn_bench import bits
+from tbn_bench.copies import Copies
+
+CODES = ("sign", "ternary", "codebook")
+KERNEL = 9  # values of a codebook entry: one 3 x 3 kernel
+TRITS = 5  # base-3 digits in a byte: 3^5 = 243
+_POWERS = 3 ** np.arange(TRITS)
+
+
+@dataclass(frozen=True)
+class Form:
+    """shape: of the latent weight, N elements; scales: k; exponents: alphas are int8 powers of two; offsets: whether there are any.
+
+    copies: None for p aligned copies. Raises ValueError where the parts do not fit one another.
+    """
+
+    shape: tuple[int, ...]
+    p: int = 1
+    scales: int = 0
+    code: str = "sign"
+    exponents: bool = False
+    offsets: bool = False
+    index_bits: int = 0
+    copies: Copies | None = None
+
+    def __post_init__(self) -> None:
+        if fault := self._fault():
+            raise ValueError(fault)
+
+    def _fault(self) -> str:
+        if self.code not in CODES:
+            return f"code must be one of {', '.join(CODES)}, got {self.code!r}"
+        if self.p < 1 or self.numel % self.p:
+            return f"p = {self.p} does not divide {self.numel} weights"
+        if self.scales and self.numel % self.scales:
+            return f"{self.scales} scales do not divide {self.numel} weights"
+        if self.offsets and not self.scales:
+            return "offsets need scales"
+        if self.code == "codebook" and (self.p > 1 or self.numel % KERNEL or not 1 <= self.index_bits <= KERNEL):
+            return f"a codebook needs p = 1, kernels of {KERNEL} values and 1 to {KERNEL} index bits, got {self}"
+        if self.copies is not None and (self.copies.shape, self.copies.p) != (self.shape, self.p):
+            return f"copies are for {self.copies.shape} and p = {self.copies.p}, not {self.shape} and p = {self.p}"
+        return ""
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def q(self) -> int:
+        return self.numel // self.p
+
+    @property
+    def kind(self) -> str:
+        return "aligned" if self.copies is None else self.copies.kind
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        return self.shape if self.copies is None else self.copies.weight_shape
+
+    @property
+    def plain(self) -> bool:
+        """True for signs, float scales and aligned copies: what the kernels take."""
+        return self.code == "sign" and not self.exponents and not self.offsets and self.kind == "aligned"
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Tensor name -> its bits, before the padding to whole bytes."""
+        tile = {
+            "sign": self.q,
+            "ternary": 8 * -(-self.q // TRITS),
+            "codebook": self.numel // KERNEL * self.index_bits,
+        }[self.code]
+        found = {"tile": tile, "alphas": (8 if self.exponents else 32) * self.scales}
+        if self.code == "codebook":
+            found["codebook"] = KERNEL << self.index_bits
+        if self.offsets:
+            found["offsets"] = 32 * self.scales
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        return sum(map(bits.packed_bytes, self.sizes.values()))
+
+    def check(self, tensors: dict[str, NDArray[Any]]) -> str:
+        """What is wrong with the types and shapes of a weight's tensors, or ''."""
+        kinds = {
+            "tile": np.uint8,
+            "codebook": np.uint8,
+            "alphas": np.int8 if self.exponents else np.float32,
+            "offsets": np.float32,
+        }
+        for name, size in self.sizes.items():
+            length = self.scales if name in ("alphas", "offsets") else bits.packed_bytes(size)
+            found = tensors.get(name)
+            if found is None:
+                return f"its {name} is missing"
+            if found.dtype != kinds[name] or found.shape != (length,):
+                return f"its {name} is {found.dtype} {found.shape}, expected {np.dtype(kinds[name])} ({length},)"
+        return ""
+
+    def encode(
+        self,
+        values: NDArray[Any],
+        alphas: NDArray[np.float32],
+        offsets: NDArray[np.float32] | None = None,
+        codebook: NDArray[Any] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The tensors of stored values: (q,), scales: (k,), offsets: (k,), codebook: (2^index_bits, 9) of +-1.
+
+        Raises ValueError for a value that the code cannot hold, a scale that is no power of two, a kernel that the codebook lacks.
+        """
+        out: dict[str, NDArray[Any]] = {"alphas": _exponents(alphas) if self.exponents else alphas.astype(np.float32)}
+        if self.code == "sign":
+            out["tile"] = bits.pack(values)
+        elif self.code == "ternary":
+            out["tile"] = _pack_trits(values)
+        else:
+            assert codebook is not None
+            out["codebook"] = bits.pack(codebook)
+            out["tile"] = _pack_indices(_indices(values.reshape(-1, KERNEL), codebook), self.index_bits)
+        if self.offsets and offsets is not None:
+            out["offsets"] = offsets.astype(np.float32)
+        if fault := self.check(out):
+            raise ValueError(fault)
+        return out
+
+    def values(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.int8]:
+        """The stored values, laid out: (N,) of -1, 0, +1."""
+        if self.code == "sign":
+            stored = bits.unpack(tensors["tile"], self.q)
+        elif self.code == "ternary":
+            stored = _unpack_trits(tensors["tile"], self.q)
+        else:
+            book = bits.unpack(tensors["codebook"], KERNEL << self.index_bits).reshape(-1, KERNEL)
+            stored = book[_unpack_indices(tensors["tile"], self.numel // KERNEL, self.index_bits)].reshape(-1)
+        copies = self.copies or Copies(self.shape, self.p)
+        return copies.lay_out(stored).reshape(-1)
+
+    def float_scales(self, alphas: NDArray[Any]) -> NDArray[np.float32]:
+        return np.exp2(alphas.astype(np.float32)) if self.exponents else alphas
+
+    def dense(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """The float32 weight, in weight_shape."""
+        out = self.values(tensors).astype(np.float32).reshape(max(1, self.scales), -1)
+        if self.scales:
+            out = out * self.float_scales(tensors["alphas"])[:, None]
+        if self.offsets:
+            out = out + tensors["offsets"][:, None]
+        out = out.reshape(self.shape)
+        return out if self.copies is None else self.copies.enlarged(out)
+
+
+def _exponents(alphas: NDArray[np.float32]) -> NDArray[np.int8]:
+    mantissa, exponent = np.frexp(alphas)
+    if not np.all(mantissa == 0.5) or not np.all(np.abs(exponent - 1) < 128):
+        raise ValueError("only scales 2^e with -128 < e < 128 can be stored as exponents")
+    return (exponent - 1).astype(np.int8)
+
+
+def _pack_trits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    flat = np.asarray(values).reshape(-1)
+    if not np.isin(flat, (-1, 0, 1)).all():
+        raise ValueError("only -1, 0 and +1 can be stored as ternary values")
+    digits = np.zeros(-(-len(flat) // TRITS) * TRITS, np.int64)
+    digits[: len(flat)] = flat + 1
+    return (digits.reshape(-1, TRITS) @ _POWERS).astype(np.uint8)
+
+
+def _unpack_trits(data: NDArray[np.uint8], n: int) -> NDArray[np.int8]:
+    if (data >= 3**TRITS).any():
+        raise ValueError(f"a byte of five ternary digits is below {3**TRITS}; the data is damaged")
+    digits = (data[:, None] // _POWERS % 3).reshape(-1)
+    if digits[n:].any():
+        raise ValueError(f"padding digits after value {n} must be 0; the data is not packed by this suite's rule")
+    return (digits[:n] - 1).astype(np.int8)
+
+
+def _numbers(kernels: NDArray[Any]) -> NDArray[np.int64]:
+    """(n, 9) of +-1 -> (n,): the number whose bits the signs are."""
+    return (np.asarray(kernels) > 0).astype(np.int64) @ (1 << np.arange(KERNEL))
+
+
+def _indices(kernels: NDArray[Any], codebook: NDArray[Any]) -> NDArray[np.int64]:
+    where = np.full(1 << KERNEL, -1)
+    where[_numbers(codebook)[::-1]] = np.arange(len(codebook))[::-1]  # of equal entries the first
+    found: NDArray[np.int64] = where[_numbers(kernels)]
+    if (found < 0).any():
+        raise ValueError("a kernel is not in the codebook")
+    return found
+
+
+def _pack_indices(indices: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
+    planes = (indices[:, None] >> np.arange(width)) & 1
+    return np.packbits(planes.astype(np.uint8).reshape(-1), bitorder="little")
+
+
+def _unpack_indices(data: NDArray[np.uint8], n: int, width: int) -> NDArray[np.int64]:
+    planes = np.unpackbits(data, bitorder="little")
+    if planes[n * width :].any():
+        raise ValueError(f"padding bits after index {n} must be clear; the data is not packed by this suite's rule")
+    return planes[: n * width].reshape(n, width).astype(np.int64) @ (1 << np.arange(width))

@@ -1,0 +1,170 @@
+"""Layouts of a tile's copies: by hand, against the dense weight in float64, packed, counted."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tbn_bench import packed, tiling
+from tbn_bench.convert import binarize_
+from tbn_bench.copies import Copies, default_shifts, hadamard
+from tbn_bench.cost import cost
+from tbn_bench.executor import executor
+
+KINDS = ["rotated", "permuted", "hadamard", "shifted"]
+LAYERS = {
+    "linear": (lambda: nn.Linear(16, 8), (5, 16)),
+    "tokens": (lambda: nn.Linear(16, 8, bias=False), (2, 3, 16)),
+    "conv": (lambda: nn.Conv2d(8, 8, 3, padding=1), (2, 8, 7, 6)),
+    "stride": (lambda: nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False), (2, 8, 7, 9)),
+    "dilation": (lambda: nn.Conv2d(4, 8, 3, padding=2, dilation=2), (2, 4, 9, 8)),
+    "uneven": (lambda: nn.Conv2d(8, 8, (3, 1), stride=(1, 2), padding=(1, 0)), (2, 8, 5, 8)),
+    "pointwise": (lambda: nn.Conv2d(8, 8, 1), (2, 8, 5, 5)),
+    "signal": (lambda: nn.Conv1d(8, 8, 5, stride=2, padding=2), (2, 8, 17)),
+}
+
+
+def made(layer, kind, p=4, gradient="tile", alpha="tile"):
+    """(network of one layer in float64, its plan, an input)."""
+    torch.manual_seed(0)
+    build, shape = LAYERS[layer]
+    net = nn.Sequential(build())
+    plan = binarize_(net, f"tbn(p={p}, min_layer_size=0, copies={kind!r}, gradient={gradient!r}, alpha={alpha!r})")
+    return net.double(), plan, torch.randn(*shape, dtype=torch.float64)
+
+
+def test_layouts_by_hand():
+    """One row of four, two copies: rotated by half, the second half negated, moved one to the right."""
+    tile = np.array([1, 2, 3, 4])
+    assert Copies((2, 4), 2, "rotated").lay_out(tile).tolist() == [[1, 2, 3, 4], [3, 4, 1, 2]]
+    assert Copies((2, 4), 2, "hadamard").lay_out(tile).tolist() == [[1, 2, 3, 4], [1, 2, -3, -4]]
+    assert sorted(Copies((2, 4), 2, "permuted").lay_out(tile)[1]) == [1, 2, 3, 4]
+    moved = Copies((2, 1, 2), 2, "shifted", ((0,), (1,))).enlarged(np.array([[[1, 2]], [[1, 2]]]))
+    assert moved.tolist() == [[[0, 1, 2, 0]], [[0, 0, 1, 2]]]
+
+
+def test_the_permutations_never_change():
+    """Files store the kind alone: the permutation of a copy must be the same in every version of every library."""
+    assert Copies((2, 6), 2, "permuted").lay_out(np.arange(6)).tolist() == [[0, 1, 2, 3, 4, 5], [2, 1, 4, 0, 3, 5]]
+
+
+def test_default_shifts():
+    """Nothing first, then the straight neighbours, the diagonal ones, then distance 2."""
+    assert default_shifts(1, 2) == ((0, 0),)
+    assert {*default_shifts(5, 2)} == {(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)}
+    assert len({*default_shifts(25, 2)}) == 25
+    assert max(abs(v) for s in default_shifts(9, 2) for v in s) == 1
+    assert default_shifts(3, 1) == ((0,), (-1,), (1,))
+
+
+def test_hadamard_rows_are_orthogonal():
+    for p in (1, 2, 8, 16):
+        assert (hadamard(p).astype(int) @ hadamard(p).T == p * np.eye(p)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gather_is_the_transpose_of_lay_out(kind):
+    """<lay_out(t), W> = <t, gather(W)> for every layout, and numpy and torch lay out alike."""
+    shape = (8, 8, 3, 3)
+    copies = Copies(shape, 4, kind, default_shifts(4, 2) if kind == "shifted" else ())
+    tile, weight = torch.randn(copies.q, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    laid = tiling.lay_out(tile, copies)
+    assert torch.allclose((laid.reshape(-1) * weight.reshape(-1)).sum(), (tile * tiling.gather(weight, copies)).sum())
+    assert np.array_equal(copies.lay_out(tile.numpy()), laid.numpy())
+    assert np.array_equal(copies.enlarged(weight.numpy()), tiling.enlarged(weight, copies).numpy())
+
+
+@pytest.mark.parametrize("gradient", ["tile", "elementwise"])
+@pytest.mark.parametrize("alpha", ["tile", "layer"])
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("kind", ["aligned", *KINDS])
+def test_reuse_equals_the_dense_weight(kind, layer, gradient, alpha):
+    """Output and every gradient (input, latent weight, A, bias) are those of the plain layer with .weight, in float64."""
+    net, plan, x = made(layer, kind, gradient=gradient, alpha=alpha)
+    plain, results = type(LAYERS[layer][0]()), []
+    for forward in (net[0], lambda v: plain.forward(net[0], v)):  # the plain layer's forward reads .weight
+        net.zero_grad()
+        v = x.clone().requires_grad_()
+        y = forward(v)
+        (y * torch.cos(torch.arange(y.numel(), dtype=y.dtype)).reshape(y.shape)).sum().backward()
+        results.append([y.detach(), v.grad, *(p.grad.clone() for p in net.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+    assert plan.rows[0].reuse == (plan.rows[0].copies in ("aligned", "hadamard", "shifted"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("alpha_source", ["A"])
+def test_sgd_moves_both_gradient_rules_alike(kind, alpha_source):
+    """The column sums, so the tiles, are the same step by step under SGD with momentum and weight decay."""
+    nets = [made("conv", kind, gradient=g) for g in ("tile", "elementwise")]
+    nets[1][0].load_state_dict(nets[0][0].state_dict())
+    optimizers = [torch.optim.SGD(n.parameters(), 0.1, momentum=0.9, weight_decay=1e-2) for n, _, _ in nets]
+    for _ in range(5):
+        for (net, _, x), optimizer in zip(nets, optimizers, strict=True):
+            optimizer.zero_grad()
+            net(x).square().sum().backward()
+            optimizer.step()
+        sums = [tiling.gather(n[0].parametrizations.weight.original.detach(), n[0].parametrizations.weight[0].copies)
+                for n, _, _ in nets]  # fmt: skip
+        torch.testing.assert_close(*sums, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_layers_and_files(tmp_path, kind, layer):
+    """Packed, saved and loaded into a layer that was never converted: the same outputs, bytes as counted, dense weight bit for bit."""
+    net, plan, x = made(layer, kind)
+    net, x = net.float(), x.float()
+    expected, weight = net(x).detach(), net[0].weight.detach().clone()
+    total = cost(net, plan, x.shape[1:])
+    rows = packed.pack_(net)
+    assert rows[0].how == ("tile reuse" if plan.rows[0].reuse else "expanded")
+    packed.save(net, tmp_path / "net.safetensors")
+    content = packed.artifact.read(tmp_path / "net.safetensors")
+    assert content.payload_bytes == total.stored_bytes
+    assert np.array_equal(content.dense()["0.weight"], weight.numpy())
+    loaded = packed.load_(nn.Sequential(LAYERS[layer][0]()), tmp_path / "net.safetensors")
+    for network in (net, loaded):
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_native_plans_know_every_layout(kind):
+    """The executor runs what it can and leaves shifted layers to torch; numbers agree."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 8))
+    binarize_(net, f"tbn(p=4, min_layer_size=0, copies={kind!r})")
+    packed.pack_(net.eval())
+    x = torch.randn(3, 4, 6, 6)
+    native, why = executor(net, x)
+    assert native is not None or "no native library" in why
+    if native is not None:
+        torch.testing.assert_close(native(x), net(x).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "factor"), [("aligned", 1), ("hadamard", 1), ("shifted", (7 + 2) * (9 + 2) / (4 * 5)), ("rotated", 4)]
+)
+def test_distinct_macs(kind, factor):
+    """A stride-2 layer: 1/p of the products; shifted computes its tile at every position and a margin; rotated saves nothing."""
+    net, plan, x = made("stride", kind)
+    total = cost(net.float(), plan, x.shape[1:]).summary()
+    assert total["macs"] == 12 * 8 * 9 * 4 * 5
+    assert total["distinct_macs"] == round(total["macs"] * factor / 4)
+
+
+def test_a_layout_that_does_not_fit_is_aligned_and_says_so():
+    net = nn.Sequential(nn.Linear(15, 8), nn.Conv2d(8, 8, 3, padding="same"), nn.Conv2d(8, 8, 3, groups=2))
+    plan = binarize_(net, "tbn(p=4, min_layer_size=0, copies='shifted')")
+    assert [r.copies for r in plan.rows] == ["aligned"] * 3
+    assert ["spatial axis" in plan.rows[0].reason, "given as a number" in plan.rows[1].reason] == [True, True]
+    assert "single group" in plan.rows[2].reason
+    other = nn.Sequential(nn.Linear(15, 8))
+    assert "input channels" in binarize_(other, "tbn(p=4, min_layer_size=0, copies='hadamard')").rows[0].reason
+
+
+def test_bad_options_are_refused():
+    for spec in ("tbn(p=2, copies='sideways')", "tbn(p=2, shifts=[[0, 1]])", "tbn(p=2, copies='shifted', shifts=[0])"):
+        with pytest.raises(ValueError, match="must be one of|shifts are for"):
+            binarize_(nn.Sequential(nn.Linear(8, 8)), spec)
