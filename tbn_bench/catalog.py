@@ -10,17 +10,24 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
 PACKAGES = ("binarizers", "models", "data", "tasks", "kernels")
 
 
+def _likeness(word: str, known: str) -> tuple[float, int]:
+    """Of equal ratios the one that shares more letters in any order: letters are often swapped."""
+    return difflib.SequenceMatcher(None, word, known).ratio(), sum((Counter(word) & Counter(known)).values())
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """', did you mean ...?' where a known word is near, and the list of all known ones."""
     known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f", did you mean {near[0]!r}?" if near else ""
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    best = max(near, key=lambda k: _likeness(word, k), default=None)
+    hint = f", did you mean {best!r}?" if best else ""
     return f"{hint} Known: {', '.join(known)}" if hint else f"; known: {', '.join(known)}"
 
 

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tbn_bench import catalog
 
+RUN = r"^[\w.-]+/[0-9a-f]{12}$"
+
 
 class RunConfig(BaseModel):
     """Everything that decides a run's numbers. Frozen; two equal configs have one run_id."""
@@ -32,6 +34,10 @@ class RunConfig(BaseModel):
     step_epochs: int = Field(20, ge=1, description="epochs between drops (schedule=step)")
     step_gamma: float = Field(0.7, gt=0, le=1, description="factor of each drop (schedule=step)")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
+    init: str | None = Field(None, pattern=RUN, description="finished run to take the weights from, as SWEEP/RUN_ID")
+    teacher: str | None = Field(
+        None, pattern=RUN, description="finished run whose outputs are the labels (distillation), as SWEEP/RUN_ID"
+    )
     precision: Literal["32", "bf16"] = Field("32", description="float32, or bfloat16 autocast")
 
     @field_validator("data", "model", "binarizer", "task")

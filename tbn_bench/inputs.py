@@ -1,5 +1,6 @@
 """Layers whose input is binarized before they multiply: W1A1 and its relatives, on any Linear, Conv1d or Conv2d."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -35,9 +36,14 @@ def call_layers_(model: nn.Module) -> None:
             module.activation_relu_or_gelu = 0
 
 
-def constant_signs(model: nn.Module, in_shape: tuple[int, ...]) -> list[str]:
-    """Layers whose binarized input is one sign throughout for random images: (C, H, W). Behind a ReLU nothing is negative."""
+def constant_signs(model: nn.Module, in_shape: Sequence[int]) -> list[str]:
+    """Layers whose binarized input is one sign throughout for random images: (C, H, W). Behind a ReLU nothing is negative.
+
+    Nothing is known of a model on the meta device: none are named.
+    """
     found, handles = [], []
+    if any(p.is_meta for p in model.parameters()):
+        return found
 
     def watch(name: str):
         def look(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:

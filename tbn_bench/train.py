@@ -18,11 +18,11 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import nn
 
 from tbn_bench import catalog
-from tbn_bench.assembly import build
+from tbn_bench.assembly import build, start_from, trained
 from tbn_bench.config import RunConfig
 from tbn_bench.convert import Plan
 from tbn_bench.cost import Cost
-from tbn_bench.records import Run, RunRecord, RunStore, provenance
+from tbn_bench.records import RecordError, Run, RunRecord, RunStore, provenance
 from tbn_bench.tasks.image_classification import DivergedError
 
 
@@ -142,6 +142,17 @@ def _mirror(config: RunConfig, options: RunOptions, run: Run) -> Any:
     )  # fmt: skip
 
 
+def _trained(store: RunStore, name: str, flag: str) -> nn.Module:
+    """The trained model of the run SWEEP/RUN_ID. Raises ValueError where it is not there."""
+    try:
+        record = store.read(*name.split("/"))
+        if record.status != "finished":
+            raise ValueError(f"its status is {record.status}")
+        return trained(record)[1]
+    except (RecordError, ValueError) as error:
+        raise ValueError(f"{flag}={name}: {error}; it must be a finished run under --results") from error
+
+
 def _resume_point(run: Run) -> Path | None:
     last = run.checkpoints / "last.ckpt"
     if not last.exists():
@@ -172,17 +183,19 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
     data, model, plan, total = build(config)
+    teacher = _trained(store, config.teacher, "--teacher") if config.teacher else None
+    if config.init:
+        start_from(model, _trained(store, config.init, "--init"))
     data.setup()
     device = torch.cuda.get_device_name() if options.device == "cuda" else None
-    held = store.claim(
-        options.sweep, config.run_id, config.model_dump(mode="json"), provenance(config.command, device, torch.get_num_threads())
-    )
+    source = provenance(config.command, device, torch.get_num_threads()) | {"track": plan.track}
+    held = store.claim(options.sweep, config.run_id, config.model_dump(mode="json"), source)
     if held is None:  # another process finished it between the look and the claim
         return store.read(options.sweep, config.run_id)
     mirror = None
     try:
         mirror = _mirror(config, options, held)
-        held.finish(_fit(config, options, held, mirror, data, model, plan, total, resume))
+        held.finish(_fit(config, options, held, mirror, data, model, teacher, plan, total, resume))
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         status = "interrupted" if stopped else "diverged" if isinstance(error, DivergedError) else "failed"
@@ -201,11 +214,13 @@ def _fit(
     mirror: Any,
     data: Any,
     model: nn.Module,
+    teacher: nn.Module | None,
     plan: Plan,
     total: Cost,
     resume: bool,
 ) -> dict[str, Any]:
     task = catalog.build("tasks", config.task, model=model, config=config, num_classes=data.num_classes)
+    task.learn_from(teacher)
     started = time.perf_counter()
     with _quiet():
         recorder = _Recorder(held, mirror, lines=not options.progress)
@@ -233,6 +248,7 @@ def _fit(
         **{k: float(v) for k, v in results.items()},
         "best_epoch": int(best["epoch"]),
         "val/top1_last": last["val/top1"],
+        "track": plan.track,
         "epochs": config.epochs,
         "test_samples": task.seen,
         "train_samples": data.size("train"),

@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from tbn_bench import artifact, catalog, packed
-from tbn_bench.binarizers._base import Target
+from tbn_bench.binarizers._base import ActivationBinarizer, Target, WeightBinarizer
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_
+from tbn_bench.convert import binarize_, binarize_inputs_
 from tbn_bench.cost import cost
 from tbn_bench.tasks.image_classification import ImageClassification
 
-METHODS = [
+MATRIX_METHODS = [  # tried on matrices behind ReLU
     "sign",
     "bwn",
     "bwn(grad='paper')",
@@ -28,7 +28,28 @@ METHODS = [
     "irnet",
     "repeated_filters(p=2, min_layer_size=0)",
     "frozen_tile(p=2, min_layer_size=0)",
+    "twn",
+    "bitnet158(activation_bits=32)",
+    "adabin(activations=False)",
 ]
+KERNEL_METHODS = [  # tried on 3 x 3 kernels, without ReLU: they binarize inputs too, or choose from a codebook
+    "xnor",
+    "xnor(grad='full', k=False)",
+    "bireal",
+    "bireal(grad='clip_ste')",
+    "reactnet",
+    "adabin",
+    "adabin(form='released')",
+    "irnet(activations=True)",
+    "dorefa(activations=True)",
+    "bitnet158",
+    "snn(tau=3, every=2)",
+    "snn(tau=3, every=2, activations=True)",
+    "sparks(tau=3)",
+    "sparks(tau=3, activations=True)",
+]
+METHODS = MATRIX_METHODS + KERNEL_METHODS
+KERNEL_NETWORK = "resnet_cifar(depth=8, width=4, activation='hardtanh', shortcuts='conv')"
 # zeros, both edges of the clipping window, values inside and outside; with p = 2 the columns sum to 0 at (0, 0), (0, 1) and (1, 1)
 W = torch.tensor(
     [[0.0, 1.0, -1.0, 0.5], [1.5, -0.25, 0.0, -2.0], [0.0, -1.0, 0.1, -0.6], [-0.3, 0.25, 1.0, -1.25]], dtype=torch.float64
@@ -93,6 +114,15 @@ def ede_through_standardisation(w, g, k, t):
         ("binary_connect", lambda w, g: g),
         ("binary_connect(stochastic=True)", lambda w, g: g),
         ("dorefa", lambda w, g: g),
+        ("xnor", bwn_paper),
+        ("xnor(grad='full')", bwn_full),
+        ("xnor(grad='clip_ste')", lambda w, g: [window(a) * b for a, b in zip(w, g, strict=True)]),
+        ("bireal", lambda w, g: [sum(map(abs, w)) / len(w) * window(a) * b for a, b in zip(w, g, strict=True)]),
+        ("bireal(grad='clip_ste')", lambda w, g: [window(a) * b for a, b in zip(w, g, strict=True)]),
+        ("reactnet", lambda w, g: [window(a) * b for a, b in zip(w, g, strict=True)]),
+        ("twn", lambda w, g: g),
+        ("bitnet158", lambda w, g: g),
+        ("bitnet158(activation_bits=32)", lambda w, g: g),
     ],
 )
 def test_gradient_is_the_formula(spec, rule):
@@ -108,6 +138,28 @@ def test_irnet_gradient_is_the_formula_at_every_stage(epoch, t, k):
     method = parametrization("irnet")
     method.begin_epoch(epoch, 8)
     expected = channel_by_channel(lambda w, g: ede_through_standardisation(w, g, k, t))
+    torch.testing.assert_close(gradient(method), expected, rtol=1e-12, atol=1e-14)
+
+
+def adabin_through_mean_and_deviation(w, g, k, t):
+    """u = (w - beta) / alpha, e = k t / cosh(t u)^2, B_i = alpha sign(u_i) + beta, dbeta/dw_j = 1/n, dalpha/dw_j = u_j / n, so
+    dL/dw_j = g_j e_j + (sum g - sum g e) / n + u_j (sum g sign(u) - sum g e u) / n.
+    """
+    n, beta = len(w), sum(w) / len(w)
+    alpha = math.sqrt(sum((a - beta) ** 2 for a in w) / n)
+    u = [(a - beta) / alpha for a in w]
+    ge = [b * k * t / math.cosh(t * a) ** 2 for a, b in zip(u, g, strict=True)]
+    to_beta = (sum(g) - sum(ge)) / n
+    to_alpha = (sum(b * (1 if a >= 0 else -1) for a, b in zip(u, g, strict=True)) - sum(a * b for a, b in zip(u, ge, strict=True))) / n
+    return [e + to_beta + a * to_alpha for a, e in zip(u, ge, strict=True)]
+
+
+@pytest.mark.parametrize(("epoch", "t", "k"), [(0, 1e-3, 1e3), (200, 0.1, 10.0), (399, 10 ** (1 - 4 / 400), 1.0)])
+def test_adabin_gradient_is_the_formula_at_every_stage(epoch, t, k):
+    """First, middle and last of 400 epochs: EDE on the standardised value, and the paths through mean and deviation."""
+    method = parametrization("adabin").to(torch.float64)
+    method.begin_epoch(epoch, 400)
+    expected = channel_by_channel(lambda w, g: adabin_through_mean_and_deviation(w, g, k, t))
     torch.testing.assert_close(gradient(method), expected, rtol=1e-12, atol=1e-14)
 
 
@@ -184,12 +236,37 @@ def test_repeated_filters_gradient_is_the_formula(p):
         ("dorefa", [[1.25, -1.25], [1.25, 1.25]]),
         ("repeated_filters(p=2, min_layer_size=0)", [[-1.0, -1.0], [-1.0, -1.0]]),
         ("frozen_tile(p=2, min_layer_size=0, alpha_source='W')", [[1.0, -1.0], [1.5, -1.5]]),
+        ("xnor", [[1.0, -1.0], [1.5, 1.5]]),
+        ("bireal", [[1.0, -1.0], [1.5, 1.5]]),
+        ("bireal(grad='clip_ste')", [[1.0, -1.0], [1.5, 1.5]]),
+        ("reactnet", [[1.0, -1.0], [1.5, 1.5]]),
+        ("twn", [[0.0, -2.5], [2.5, 0.0]]),
+        ("bitnet158", [[0.0, -1.25], [1.25, 0.0]]),
+        ("adabin", [[0.0, -2.0], [3.0, 0.0]]),  # of two weights the mean and deviation give back the weights
     ],
 )
 def test_forward_by_hand(spec, expected):
     """A zero is +1, but -1 where tbn's rule holds; scales are means of |W| over a channel, the layer or the kept rows."""
     weight = torch.tensor([[0.0, -2.0], [3.0, 0.0]], dtype=torch.float64)
     assert parametrization(spec, weight).eval()(weight).tolist() == expected
+
+
+def test_adabin_forward_by_hand():
+    """Channel (1, 2, 3): mean 2, population variance 2/3, and 2, which is the mean, takes the upper value."""
+    weight = torch.tensor([[1.0, 2.0, 3.0], [-4.0, 0.0, 4.0]], dtype=torch.float64)
+    method, low, high = parametrization("adabin", weight), 2 - math.sqrt(2 / 3), 2 + math.sqrt(2 / 3)
+    assert method(weight)[0].tolist() == pytest.approx([low, high, high])
+    assert method(weight)[1].tolist() == pytest.approx([-4 * math.sqrt(2 / 3)] + [4 * math.sqrt(2 / 3)] * 2)
+
+
+def test_ternary_thresholds_by_hand():
+    """twn: 7 is exactly 0.7 of the mean 10, so it is small, and alpha is the mean of the others. bitnet158: halves of gamma round to 0."""
+    weight = torch.tensor([[7.0, -10.0, 13.0, -10.0]], dtype=torch.float64)
+    assert parametrization("twn", weight)(weight).tolist() == [[0.0, -11.0, 11.0, -11.0]]
+    weight = torch.tensor([[0.5, -0.51, 0.49, 2.5]], dtype=torch.float64)  # gamma = 1
+    assert parametrization("bitnet158", weight)(weight).tolist() == [[0.0, -1.0, 0.0, 1.0]]
+    assert parametrization("bitnet158", weight)(weight * 0).tolist() == [[0.0] * 4]
+    assert parametrization("twn", weight)(weight * 0).tolist() == [[0.0] * 4]
 
 
 def test_irnet_forward_by_hand():
@@ -209,9 +286,10 @@ def test_irnet_scales_are_powers_of_two():
 
 
 @pytest.mark.parametrize(("epoch", "epochs", "t", "k"), [(0, 400, 1e-3, 1e3), (200, 400, 0.1, 10.0), (399, 400, 9.772372, 1.0)])
-def test_irnet_schedule(epoch, epochs, t, k):
+@pytest.mark.parametrize("spec", ["irnet", "adabin"])
+def test_ede_schedule(spec, epoch, epochs, t, k):
     """First, middle and last epoch of the paper's 400: 10^-3, 10^-1 and 10^(1 - 4/400)."""
-    method = parametrization("irnet")
+    method = parametrization(spec)
     method.begin_epoch(epoch, epochs)
     assert (float(method.t), float(method.k)) == pytest.approx((t, k), rel=1e-6)
 
@@ -228,6 +306,8 @@ def test_the_task_announces_every_epoch(monkeypatch):
 
 
 def step(net, optimizer, x, y):
+    for weight in weights(net):
+        weight[0].begin_step()
     optimizer.zero_grad()
     nn.functional.cross_entropy(net(x), y).backward()
     optimizer.step()
@@ -237,6 +317,20 @@ def mlp(spec):
     net = catalog.build("models", "mlp(hidden=[24])", num_classes=10, in_shape=(1, 8, 8))
     binarize_(net, spec)
     return net
+
+
+def network(spec):
+    if spec in MATRIX_METHODS:
+        return mlp(spec)
+    net = catalog.build("models", KERNEL_NETWORK, num_classes=10, in_shape=(1, 8, 8))
+    binarize_(net, spec, ["conv1", "fc"])
+    return net
+
+
+def announce(net, epoch, epochs):
+    for module in net.modules():
+        if isinstance(module, WeightBinarizer | ActivationBinarizer):
+            module.begin_epoch(epoch, epochs)
 
 
 def weights(net):
@@ -253,10 +347,9 @@ def batch(n=64):
 def test_state_survives_a_checkpoint(tmp_path, spec):
     """A network restored into one of another seed goes on as the saved one would have: equal steps, equal state."""
     x, y = batch()
-    nets = [mlp(spec), mlp(spec)]
+    nets = [network(spec), network(spec)]
     optimizers = [torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9) for net in nets]
-    for weight in weights(nets[0]):
-        weight[0].begin_epoch(3, 4)
+    announce(nets[0], 3, 4)
     step(nets[0], optimizers[0], x, y)
     torch.save([nets[0].state_dict(), optimizers[0].state_dict()], tmp_path / "last.ckpt")
     for part, state in zip((nets[1], optimizers[1]), torch.load(tmp_path / "last.ckpt", weights_only=True), strict=True):
@@ -270,14 +363,18 @@ def test_state_survives_a_checkpoint(tmp_path, spec):
 @pytest.mark.parametrize(
     ("spec", "extra"),
     [("sign", set()), ("bwn", set()), ("binary_connect", set()), ("dorefa", set()), ("repeated_filters(p=2)", set()),
-     ("tbn(p=2)", {"0.A"}), ("irnet", {"0.k", "0.t"}), ("frozen_tile(p=2)", {"0.A", "0.tile"})],
+     ("tbn(p=2)", {"0.A"}), ("irnet", {"0.k", "0.t"}), ("frozen_tile(p=2)", {"0.A", "0.tile"}), ("twn", set()), ("bitnet158", set()),
+     ("xnor", set()), ("bireal", set()), ("reactnet", {"input.shift"}), ("dorefa(activations=True)", set()),
+     ("irnet(activations=True)", {"0.k", "0.t", "input.k", "input.t"}), ("adabin(activations=False)", {"0.k", "0.t"}),
+     ("adabin", {"0.k", "0.t", "input.alpha", "input.beta"}), ("snn", {"0.P", "0.memory", "0.step"}),
+     ("sparks(activations=True)", {"0.X", "0.step", "0.seed", "0.level", "input.shift"})],
 )  # fmt: skip
 def test_state_has_what_it_needs_and_no_more(spec, extra):
-    """Checkpoints of earlier runs (sign, bwn, tbn) still fit; schedules and frozen tiles are in the state."""
-    layer = nn.Sequential(nn.Linear(4, 4))
+    """Checkpoints of earlier runs (sign, bwn, tbn) still fit; schedules, draws, codebooks and frozen tiles are in the state."""
+    layer = nn.Sequential(nn.Conv2d(2, 2, 3))
     binarize_(layer, spec)
-    prefix = "0.parametrizations.weight."
-    assert {k.removeprefix(prefix) for k in layer.state_dict()} == {"0.bias", "original", *extra}
+    names = [k.removeprefix("0.parametrizations.weight.").replace("0.input_binarizer", "input") for k in layer.state_dict()]
+    assert sorted(names) == sorted({"0.bias", "original", *extra})
 
 
 def latents(net):
@@ -376,7 +473,7 @@ def test_tbn_then_normalisation_is_repeated_filters(alpha, p):
     assert not torch.allclose(nets[0][0](x), nets[1][0](x))
 
 
-@pytest.mark.parametrize("spec", METHODS)
+@pytest.mark.parametrize("spec", MATRIX_METHODS)
 def test_learns_a_small_batch(spec):
     """Each method fits 64 real digits by the signs that are stored. Normalised by the batch: running statistics are those of drawn weights."""
     x, y = batch()
@@ -396,6 +493,23 @@ def test_learns_a_small_batch(spec):
     assert (net(x).argmax(1) == y).double().mean() > 0.99
 
 
+@pytest.mark.parametrize("spec", KERNEL_METHODS)
+def test_kernel_methods_learn_a_small_batch(spec):
+    """Each fits 64 real digits with binary 3 x 3 kernels and, for most, binary inputs; first convolution and classifier are kept."""
+    x, y = batch()
+    net = catalog.build("models", KERNEL_NETWORK.replace("width=4", "width=8"), num_classes=10, in_shape=(1, 8, 8))
+    binarize_(net, spec, ["conv1", "fc"])
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for epoch in range(10):
+        announce(net, epoch, 10)
+        for _ in range(12):
+            step(net, optimizer, x, y)
+    for module in net.modules():  # normalised by the batch, methods as in evaluation
+        if isinstance(module, WeightBinarizer):
+            module.eval()
+    assert (net(x).argmax(1) == y).double().mean() > 0.99
+
+
 @pytest.mark.parametrize(("model", "shape"), [("mlp(hidden=[24, 40])", (1, 6, 6)), ("resnet_cifar(depth=8, width=4)", (3, 8, 8))])
 @pytest.mark.parametrize("spec", METHODS)
 def test_packs_to_what_was_counted_and_comes_back(tmp_path, model, shape, spec):
@@ -403,25 +517,32 @@ def test_packs_to_what_was_counted_and_comes_back(tmp_path, model, shape, spec):
     net = catalog.build("models", model, num_classes=8, in_shape=shape)
     plan, x = binarize_(net, spec), torch.randn(8, *shape)
     net.train()(x).square().mean().backward()
-    expected, total = net.eval()(x).detach(), cost(net, plan, shape)
+    with torch.no_grad():
+        expected, total = net.eval()(x), cost(net, plan, shape)
     weights = {name: p.numpy() for name, p in packed.dense(net).state_dict().items()}
     packed.pack_(net)
     packed.save(net.eval(), tmp_path / "net.safetensors")
     content = artifact.read(tmp_path / "net.safetensors")
     assert content.payload_bytes == total.stored_bytes
     assert all((weights[name] == value).all() for name, value in content.dense().items())
-    loaded = packed.load_(catalog.build("models", model, num_classes=8, in_shape=shape), tmp_path / "net.safetensors")
+    blank = catalog.build("models", model, num_classes=8, in_shape=shape)
+    binarize_inputs_(blank, spec)
+    loaded = packed.load_(blank, tmp_path / "net.safetensors")
     with torch.no_grad():
         torch.testing.assert_close(net(x), expected, rtol=1e-5, atol=1e-5)
         assert torch.equal(loaded(x), net(x))
 
 
 def test_sizes_by_hand():
-    """A 6 x 8 matrix: its bits, and 32 for every scale."""
-    sizes = {"binary_connect": 48, "dorefa": 48 + 32, "irnet": 48 + 6 * 32, "repeated_filters(p=3, min_layer_size=0)": 16 + 32,
-             "frozen_tile(p=3, min_layer_size=0)": 16 + 3 * 32, "repeated_filters(p=3)": 48 + 32}  # fmt: skip
+    """A 6 x 8 matrix: its bits, and 32 for every scale or offset, 8 for a power of two; 48 ternary values are 10 bytes."""
+    sizes = {"binary_connect": 48, "dorefa": 48 + 32, "irnet": 48 + 6 * 8, "repeated_filters(p=3, min_layer_size=0)": 16 + 32,
+             "frozen_tile(p=3, min_layer_size=0)": 16 + 3 * 32, "repeated_filters(p=3)": 48 + 32, "xnor": 48 + 6 * 32,
+             "bireal": 48 + 6 * 32, "reactnet": 48 + 6 * 32, "adabin": 48 + 6 * 64, "twn": 80 + 32, "bitnet158": 80 + 32,
+             "snn": 48 + 6 * 32, "sparks": 48 + 6 * 32, "irnet(activations=True)": 48 + 6 * 8}  # fmt: skip
     for spec, bits in sizes.items():
         assert binarize_(nn.Linear(8, 6), spec).stored_bits == bits, spec
+    for spec in ("snn(tau=4)", "sparks(tau=4)"):  # 15 kernels of 4 bits, 16 entries of 9, 5 scales
+        assert binarize_(nn.Conv2d(3, 5, 3), spec).stored_bits == 15 * 4 + 16 * 9 + 5 * 32
 
 
 @pytest.mark.parametrize(
@@ -438,11 +559,23 @@ def test_sizes_by_hand():
         ("irnet(t_min=0)", "t_min must be a positive number"),
         ("irnet(t_min=1.0, t_max=0.1)", "t grows from t_min to t_max"),
         ("irnet", r"layer b \(10, 6\) has a channel whose weights are all equal"),
+        ("adabin", r"standard deviation of each output channel, which is 0 in b; keep"),
+        ("adabin(form='code')", "form must be 'paper' or 'released', got 'code'"),
+        ("xnor(grad='ste')", "xnor: grad must be one of 'full', 'paper', 'clip_ste'"),
+        ("bireal(grad='paper')", "bireal: grad must be 'magnitude' or 'clip_ste'"),
+        ("reactnet(step=3)", "step must be 1 .binary activations. or 2"),
+        ("bitnet158(activation_bits=4)", "activation_bits must be 8 or 32"),
+        ("snn(tau=9)", "snn: tau.*from 1 to 8, got 9"),
+        ("snn(tau=0)", "snn: tau.*from 1 to 8, got 0"),
+        ("snn(every=0)", "every counts steps, a positive integer"),
+        ("sparks(tau=2.0)", "sparks: tau.*from 1 to 8, got 2.0"),
+        ("sparks(noise=-1)", "noise must be at least 0"),
+        ("sparks(temperature=0)", "temperature positive"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_converted_is_refused(spec, message):
     """Every refusal says which option or layer, and what to write instead; a layer of one weight per filter has no deviation."""
-    layers = {"a": torch.randn(6, 8), "b": torch.cat([torch.randn(9, 6), torch.zeros(1, 6)])}
+    layers = {"a": torch.randn(6, 8), "b": torch.cat([torch.randn(9, 6), torch.full((1, 6), 0.3)])}
     with pytest.raises(ValueError, match=message):
         catalog.build("binarizers", spec).decide([Target(name, weight) for name, weight in layers.items()])
 
@@ -451,5 +584,8 @@ def test_what_cannot_be_converted_is_refused(spec, message):
 def test_plans_on_the_meta_device(spec):
     """A sweep checks its configs without making weights."""
     with torch.device("meta"):
-        plan = binarize_(catalog.build("models", "mlp(hidden=[24])", num_classes=10, in_shape=(1, 8, 8)), spec)
-    assert all(row.binarized for row in plan.rows)
+        models = [
+            catalog.build("models", m, num_classes=10, in_shape=(1, 8, 8)) for m in ("mlp(hidden=[24])", "resnet_cifar(depth=8)")
+        ]
+        plans = [binarize_(model, spec) for model in models]
+    assert all(row.binarized for plan in plans for row in plan.rows)

@@ -9,13 +9,14 @@ import socket
 import struct
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 import torchvision
 
 from tbn_bench import catalog
-from tbn_bench.data import cifar10
+from tbn_bench.data import _points, cifar10, modelnet40, primitives
 from tbn_bench.data._base import ImageDataModule, read_idx
 
 MNIST_FILES = {
@@ -347,6 +348,165 @@ def test_digits_need_no_network():
     assert x.mean().item() == pytest.approx(data.mean[0], abs=1e-4)
 
 
+def write_clouds(path: Path, first: int, n: int, points: int = 6, **changes) -> None:
+    """A file as PointNet's authors made them. Cloud i of the set has label i % 40; its point j is (i, j, -j) / 100."""
+    number = np.arange(first, first + n)
+    i, j = np.meshgrid(number, np.arange(points), indexing="ij")
+    arrays = {"data": np.stack([i, j, -j], -1).astype(np.float32) / 100, "label": (number % 40)[:, None].astype(np.uint8)}
+    with h5py.File(path, "w") as file:
+        for name, array in (arrays | changes).items():
+            if array is not None:
+                file.create_dataset(name, data=array, compression="gzip")
+
+
+@pytest.fixture
+def modelnet(root):
+    """60 + 30 clouds for training and 10 for the test, in the layout of modelnet40_ply_hdf5_2048."""
+    folder = root / "modelnet40_ply_hdf5_2048"
+    folder.mkdir(parents=True)
+    for name, first, n in (("train0", 0, 60), ("train1", 60, 30), ("test0", 100, 10)):
+        write_clouds(folder / f"ply_data_{name}.h5", first, n)
+        with (folder / f"{name[:-1]}_files.txt").open("a") as file:
+            file.write(f"data/modelnet40_ply_hdf5_2048/ply_data_{name}.h5\n")  # a path of their machine
+    return folder
+
+
+@pytest.mark.parametrize("place", ["modelnet40_ply_hdf5_2048", "modelnet40_ply_hdf5_1024", "modelnet40/modelnet40_ply_hdf5_1024"])
+def test_modelnet_layout(place, root, modelnet):
+    """All listed files, each cloud beside its label, coordinates first, the first points of each, the official split."""
+    (root / place).parent.mkdir(exist_ok=True)
+    modelnet.rename(root / place)
+    data = catalog.build("data", "modelnet40(points=4, val_size=9)")
+    data.setup()
+    check_splits(data, (81, 9, 10))
+    seen = {name: (x[:, 0, 0] * 100).round().long() for name, (x, _) in data.splits.items()}
+    assert sorted([*seen["train"].tolist(), *seen["val"].tolist()]) == list(range(90))
+    assert seen["test"].tolist() == list(range(100, 110))
+    for name, (x, y) in data.splits.items():
+        assert (x.dtype, tuple(x.shape[1:])) == (torch.float32, data.in_shape)
+        assert torch.equal(seen[name] % 40, y)
+        assert torch.equal(x[0, 1], torch.arange(4) / 100)
+        assert torch.equal(x[:, 1], -x[:, 2])
+
+
+GONE = np.full((30, 6, 3), np.nan, np.float32)
+BAD_CLOUDS = {
+    "no labels": {"label": None},
+    "no data": {"data": None},
+    "labels of another length": {"label": np.zeros((29, 1), np.uint8)},
+    "a class too many": {"label": np.full((30, 1), 40, np.uint8)},
+    "labels that are no numbers": {"label": np.zeros((30, 1), np.float32)},
+    "normals": {"data": np.zeros((30, 6, 6), np.float32)},
+    "double": {"data": np.zeros((30, 6, 3))},
+    "not finite": {"data": GONE},
+    "too few points": {"data": np.zeros((30, 3, 3), np.float32)},
+}
+
+
+@pytest.mark.parametrize("fault", BAD_CLOUDS)
+def test_wrong_modelnet_files_are_named(fault, modelnet):
+    """One line: the file, what it must hold, what it holds."""
+    path = modelnet / "ply_data_train1.h5"
+    write_clouds(path, 60, 30, **BAD_CLOUDS[fault])
+    with pytest.raises(ValueError, match="must|asked for") as error:
+        catalog.build("data", "modelnet40(points=4)").setup()
+    assert str(path) in one_line(error)
+
+
+DAMAGE = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-200]),
+    "empty": lambda path: path.write_bytes(b""),
+    "a web page": lambda path: path.write_text("<html>404 Not Found</html>"),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("name", ["ply_data_train1.h5", "test_files.txt"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_modelnet_files_are_named(damage, name, modelnet):
+    """One line: the file, and what to fetch again. A cut listing of one file names nothing, or a file that is not there."""
+    DAMAGE[damage](modelnet / name)
+    with pytest.raises(ValueError, match="fetch modelnet40_ply_hdf5_2048.zip again") as error:
+        catalog.build("data", "modelnet40(points=4)").setup()
+    assert str(modelnet) in one_line(error)
+
+
+def test_missing_modelnet_says_what_to_fetch_and_where_to_put_it(root):
+    """Nothing there: the archive with its address, the folder and the variable, in one line."""
+    with pytest.raises(ValueError, match="modelnet40_ply_hdf5_2048.zip") as error:
+        catalog.build("data", "modelnet40").setup()
+    said = one_line(error)
+    assert str(root) in said
+    assert "TBN_BENCH_DATA" in said
+
+
+@pytest.mark.parametrize("options", ["points=0", "points=2.5", "points=4, train_points=5", "points=4, train_points=0"])
+def test_modelnet_refuses_an_impossible_number_of_points(options):
+    with pytest.raises(ValueError, match="points must"):
+        catalog.build("data", f"modelnet40({options})")
+
+
+def test_dropped_points_are_stood_in_for_by_the_first():
+    """Each cloud keeps its size and some of its points in their places; between 0 and 87.5 % become the first point."""
+    x = torch.randn(200, 3, 100)
+    y = _points.drop_points(x)
+    dropped, kept = (y == x[:, :, :1]).all(1), (y == x).all(1)
+    assert bool((kept | dropped).all())
+    share = dropped.float().mean(1)
+    assert share.max() < 0.99
+    assert share.min() < 0.1
+    assert 0.35 < share.mean() < 0.55
+
+
+def test_a_cloud_is_scaled_and_moved_as_one():
+    """One factor of 0.8 to 1.25 per cloud, and one shift of at most 0.1 per axis."""
+    x = torch.randn(100, 3, 50)
+    y = _points.scale_and_shift(x)
+    factor = (y[:, :, 1:] - y[:, :, :1]) / (x[:, :, 1:] - x[:, :, :1])
+    first = factor[:, :1, :1]
+    assert torch.allclose(factor, first.expand_as(factor), atol=1e-2)
+    assert 0.79 < first.min() < 0.85
+    assert 1.2 < first.max() < 1.26
+    assert (y - first * x).abs().amax() < 0.11
+
+
+def test_clouds_are_augmented_in_training_only():
+    """Evaluation sees what was read; train_points of them, all different, are left in training."""
+    x = torch.rand(5, 3, 20)
+    data = catalog.build("data", "primitives(points=20, train_points=8)")
+    assert data.prepare(x) is x
+    assert tuple(data.prepare(x, training=True).shape) == (5, 3, 8)
+    plain = catalog.build("data", "primitives(points=20, train_points=8, augment=False)").prepare(x, training=True)
+    for cloud, source in zip(plain, x, strict=True):
+        assert len({tuple(p) for p in cloud.T.tolist()} & {tuple(p) for p in source.T.tolist()}) == 8
+
+
+def test_primitives_need_no_network():
+    """The same clouds every time, every class in the test set, centred in the unit sphere, and no two classes alike."""
+    data, again = (catalog.build("data", "primitives(n=100, points=64)") for _ in range(2))
+    data.setup(), again.setup()
+    check_splits(data, (80, 20, 50))
+    assert all(torch.equal(a, b) for s in data.splits for a, b in zip(data.splits[s], again.splits[s], strict=True))
+    x, y = data.splits["test"]
+    assert torch.bincount(y).tolist() == [5] * data.num_classes
+    assert x.norm(dim=1).amax(1).tolist() == pytest.approx([1.0] * 50)
+    assert x.mean(2).abs().max() < 1e-5
+
+
+def test_primitives_are_what_they_are_called():
+    """The equations of a sphere, a torus, a cube and a cone hold for every point."""
+    surfaces, u = primitives.SURFACES, torch.rand(1, 500, 3)
+    assert surfaces["sphere"](u).norm(dim=-1).sub(1).abs().max() < 1e-5
+    x, y, z = surfaces["torus"](u).unbind(-1)
+    assert (((x.square() + y.square()).sqrt() - 1).square() + z.square()).sqrt().sub(0.35).abs().max() < 1e-5
+    x, y, z = surfaces["cube"](u).unbind(-1)
+    assert torch.maximum((x + y).abs(), (x - y).abs()).max() < 1 + 1e-5
+    assert bool((((x + y).abs() > 1 - 1e-5) | ((x - y).abs() > 1 - 1e-5) | (z.abs() == 1)).all())
+    x, y, z = surfaces["cone"](u).unbind(-1)
+    on_mantle = ((x.square() + y.square()).sqrt() - (1 - z) / 2).abs() < 1e-5
+    assert bool((on_mantle | (z == -1)).all())
+
+
 REAL = os.environ.get("TBN_BENCH_DATA")  # read at import: the fixture above hides it
 
 
@@ -373,3 +533,19 @@ def test_real_files(name, request, monkeypatch):
     x = data.splits["train"][0].float() / 255
     assert x.mean((0, 2, 3)).tolist() == pytest.approx(data.mean, abs=2e-3)
     assert x.std((0, 2, 3)).tolist() == pytest.approx(data.std, abs=6e-3)
+
+
+def test_real_modelnet(request, monkeypatch):
+    """Where real files are: all clouds of the official split, 40 classes on both sides, on the unit sphere."""
+    beside = [request.config.rootpath / "data", request.config.rootpath.parent / "shared" / "data"]
+    folder = next((f for f in ([Path(REAL)] if REAL else beside) if list(f.glob("**/modelnet40_ply_hdf5_*"))), None)
+    if folder is None:
+        pytest.skip("no modelnet40 files under $TBN_BENCH_DATA, ./data or ../shared/data")
+    monkeypatch.setenv("TBN_BENCH_DATA", str(folder))
+    data = catalog.build("data", "modelnet40(points=256)")
+    data.setup()
+    assert (data.size("val"), data.size("test")) == (984, 2468)
+    assert data.size("train") + 984 in (9840, 9843)  # PointNet's authors left out three
+    x, y = data.splits["test"]
+    assert torch.bincount(y, minlength=modelnet40.CLASSES).min() >= 20
+    assert 0.9 < x.norm(dim=1).amax(1).mean() < 1.01

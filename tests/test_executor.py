@@ -17,6 +17,7 @@ except _native.NativeUnavailable as error:
     pytest.skip(f"native kernels: {error}", allow_module_level=True)
 
 from tbn_bench.executor import Executor, executor
+from tbn_bench.lowering import Region
 
 LEVELS = _native.levels()
 
@@ -29,7 +30,7 @@ def settled(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
         for _ in range(3):
             model(torch.randn(8, *shape))
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.weight.uniform_(-1.5, 1.5), module.bias.normal_()
     return model.eval()
 
@@ -55,6 +56,7 @@ MODELS = [
     ("resnet_cifar(depth=18, width=8)", (3, 16, 16)),
     ("resnet_cifar(depth=50, width=8, classifier='conv1x1')", (3, 9, 9)),
     ("vit(dim=32, depth=2, heads=2, head_dim=16, mlp_dim=64)", (3, 8, 8)),
+    ("pointnet_cls", (3, 41)),
 ]
 SPECS = ["tbn(p=4, min_layer_size=512)", "tbn(p=2, alpha='layer', min_layer_size=0)", "bwn", "sign"]
 
@@ -80,6 +82,14 @@ def test_resnets_and_mlps_run_without_torch():
         run = check(network, shape, "tbn(p=2, min_layer_size=0)")
         assert run.torch_nodes == []
         assert len(run._steps) == 1
+
+
+def test_pointnet_leaves_to_torch_only_what_its_transforms_do():
+    """From the points to each transform, and from the last one to the logits: three native calls, the maximum over points inside."""
+    network = catalog.build("models", "pointnet_cls", num_classes=8, in_shape=(3, 20))
+    run = check(network, (3, 20), "bwn")
+    assert {name.rstrip("_0123456789") for name in run.torch_nodes} == {"view", "getattr", "eye", "add", "transpose", "bmm"}
+    assert sum(isinstance(step, Region) for step in run._steps) == 3
 
 
 class Odd(nn.Module):

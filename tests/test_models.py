@@ -1,5 +1,6 @@
 """Contract over the catalogue: every model x every binarizer."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ MODELS = {
     "resnet_cifar": "resnet_cifar(depth=8, width=4)",
     "vit": "vit(dim=16, depth=1, heads=2, head_dim=8, mlp_dim=16, dropout=0.0)",
     "from_timm": "from_timm(name='resnet10t')",
+    "pointnet_cls": "pointnet_cls(dropout=0.0)",
 }
 BINARIZERS = [
     "full_precision",
@@ -26,8 +28,21 @@ BINARIZERS = [
     "irnet",
     "repeated_filters(p=2, min_layer_size=0)",
     "frozen_tile(p=2, min_layer_size=0)",
+    "tbn(p=2, min_layer_size=0, copies='shifted')",
+    "tbn(p=2, min_layer_size=0, copies='hadamard', gradient='tile')",
+    "xnor",
+    "bireal",
+    "reactnet",
+    "adabin",
+    "snn(tau=4)",
+    "sparks(tau=4, noise=0.0)",
+    "twn",
+    "bitnet158",
+    "irnet(activations=True)",
+    "dorefa(activations=True)",
 ]
-SHAPE = (3, 32, 32)
+SHAPES = {"pointnet_cls": (4, 32)}  # four coordinates: the transform of three has nine rows, which p = 2 does not divide
+IMAGE = (3, 32, 32)
 
 
 def test_every_entry_is_covered():
@@ -38,7 +53,7 @@ def test_every_entry_is_covered():
 
 def _model(name, binarizer):
     torch.manual_seed(0)
-    model = catalog.build("models", MODELS[name], num_classes=10, in_shape=SHAPE)
+    model = catalog.build("models", MODELS[name], num_classes=10, in_shape=SHAPES.get(name, IMAGE))
     return model, binarize_(model, binarizer)
 
 
@@ -51,7 +66,7 @@ def test_contract(name, binarizer):
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = None  # cumulative average: after one batch eval uses nearly that batch's statistics
             module.eval()
-    x = torch.randn(4, *SHAPE)
+    x = torch.randn(4, *SHAPES.get(name, IMAGE))
     out = model(x)
     out.square().mean().backward()
     assert out.isfinite().all()
@@ -65,22 +80,20 @@ def test_contract(name, binarizer):
 @pytest.mark.parametrize("binarizer", BINARIZERS[1:])
 @pytest.mark.parametrize("name", MODELS)
 def test_weight_is_its_stored_form(name, binarizer):
-    """Every binarized weight equals its signs repeated, times its scales repeated: what is counted is all there is."""
+    """Every binarized weight is, bit for bit, what its stored tensors decode to, and they are as large as was counted."""
     model, plan = _model(name, binarizer)
     modules = dict(model.named_modules())
     for row in plan.rows:
         module = modules[row.name.rpartition(".")[0]]
         chain = module.parametrizations.weight
-        signs, scales = chain[0].signs(chain.original), chain[0].scales(chain.original)
-        assert signs.numel() == row.weight_bits
-        assert 32 * scales.numel() == row.alpha_bits
-        flat = signs.repeat(row.p)
-        flat = flat * scales.repeat_interleave(row.numel // len(scales)) if len(scales) else flat
-        assert torch.equal(flat.reshape(row.shape), module.weight)
+        form, stored = chain[0].form(chain.original), chain[0].stored(chain.original)
+        assert form.nbytes == sum(v.nbytes for v in stored.values())
+        assert sum(form.sizes.values()) == row.stored_bits
+        assert np.array_equal(form.dense(stored), module.weight.detach().numpy())
 
 
-def _cost(model, binarizer, shape=SHAPE):
-    net = catalog.build("models", model, num_classes=10, in_shape=shape)
+def _cost(model, binarizer, shape=IMAGE, num_classes=10):
+    net = catalog.build("models", model, num_classes=num_classes, in_shape=shape)
     return cost(net, binarize_(net, binarizer), shape).summary()
 
 
@@ -106,6 +119,16 @@ def test_sizes_with_min_layer_size_64000(model, p, weights, mbit):
     """Weights and tile bits derived from the architectures of arXiv 2407.12075, rule lambda = 64,000."""
     total = _cost(model, f"tbn(p={p})")
     assert total["weights"] == weights
+    assert round(total["tile_bits"] / 1e6, 3) == mbit
+
+
+@pytest.mark.parametrize(
+    ("p", "min_layer_size", "mbit"), [(2, 64_000, 1.746), (4, 64_000, 0.894), (8, 64_000, 0.468), (4, 138_000, 1.483)]
+)
+def test_sizes_of_pointnet(p, min_layer_size, mbit):
+    """3,449,472 weights in Conv1d and Linear layers, T-nets included, and the tile bits that the authors' rules give them."""
+    total = _cost("pointnet_cls", f"tbn(p={p}, min_layer_size={min_layer_size})", (3, 1024), 40)
+    assert total["weights"] == 3_449_472
     assert round(total["tile_bits"] / 1e6, 3) == mbit
 
 

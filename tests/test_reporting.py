@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from tbn_bench import catalog
 from tbn_bench.config import make
 from tbn_bench.records import LatencyRecord, RunStore
-from tbn_bench.reporting import build, load, stats, style, write
+from tbn_bench.reporting import build, load, published, stats, style, tables, tracks, write
+from tbn_bench.reporting.figures import accuracy_bits, training_curves
 from tbn_bench.reporting.tables.comparison import comparison
+from tbn_bench.reporting.tables.comparison_w1a1 import comparison_w1a1
 
 SPECS = ("full_precision", "tbn(p=4)", "tbn(p=8)")
 
@@ -62,6 +65,39 @@ def results(tmp_path):
         LatencyRecord("mlp-digits-b1-t1", "cpu", [row, gone], info, {"command": "tbn-bench latency", "commit": "c0ffee"})
     )
     return tmp_path / "results"
+
+
+def _run(root: Path, binarizer: str, track: str | None, sweep: str = "s", **config) -> None:
+    """One finished run of one epoch; unfinished where track is "failed", as an old record where it is None."""
+    made = make({"binarizer": binarizer, "data": "cifar10", "model": "resnet_cifar(depth=20)", **config})
+    run = RunStore(root).claim(sweep, made.run_id, made.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False})
+    run.log({"epoch": 0, "val/top1": 0.5})
+    if track == "failed":
+        run.fail("failed", "out of memory")
+    else:
+        run.finish(_summary(0.9, 1.0) | ({"track": track} if track else {}))
+
+
+def _ledger(root: Path, *lines: str) -> None:
+    (root / "published").mkdir(parents=True, exist_ok=True)
+    (root / "published" / "x.csv").write_text("\n".join([",".join(published.COLUMNS), *lines]) + "\n")
+
+
+@pytest.fixture
+def two_tracks(tmp_path):
+    root = tmp_path / "results"
+    for binarizer, track in (
+        ("full_precision", "W32A32"),
+        ("irnet", "W1A32"),
+        ("irnet(activations=True)", "W1A1"),
+        ("xnor", "W1A1"),
+    ):
+        _run(root, binarizer, track)
+    return root
+
+
+def _methods(table: write.Table) -> list[str]:
+    return [row["binarizer"] for row in table.rows]
 
 
 def test_t_interval_agrees_with_scipy():
@@ -158,3 +194,133 @@ def test_latex_special_characters_are_escaped():
     text = write.latex(table)
     assert r"x\_1 \& 50\% $\pm$ 2 \\" in text
     assert "---" in text
+
+
+def test_each_track_has_its_table_and_full_precision_is_in_both(two_tracks, tmp_path):
+    """Methods with binary activations never stand beside methods without, in tables or figures."""
+    build.report(two_tracks, tmp_path / "out")
+    records = load.load(two_tracks)
+    assert _methods(comparison(records)) == ["full_precision", "irnet"]
+    assert _methods(comparison_w1a1(records)) == ["full_precision", "irnet(activations=True)", "xnor"]
+    written = {p.name for p in (tmp_path / "out" / "tables").glob("comparison*.md")}
+    assert written == {"comparison.md", "comparison_w1a1.md"}
+    assert "### Comparison, weights only (W1A32)" in (tmp_path / "out" / "tables" / "comparison.md").read_text()
+    for figure in (accuracy_bits, training_curves):
+        drawn = {panel: set(part["binarizer"]) for panel, part in figure.frame(records).groupby("panel")}
+        assert list(drawn.values()) == [{"full_precision", "irnet(activations=True)", "xnor"}, {"full_precision", "irnet"}]
+        assert all("W1A" in panel for panel in drawn)
+
+
+def test_a_store_of_one_other_track_has_only_its_table(tmp_path):
+    root = tmp_path / "results"
+    _run(root, "full_precision", "W32A32")
+    _run(root, "xnor", "W1A1")
+    build.report(root, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out" / "tables").glob("comparison*.md")] == ["comparison_w1a1.md"]
+
+
+def test_full_precision_is_a_reference_in_its_own_panel_only(two_tracks):
+    """Another sweep is another protocol: its full precision is no reference here."""
+    _run(two_tracks, "full_precision", "W32A32", sweep="t", epochs=3)
+    _run(two_tracks, "bwn", "W1A32", sweep="t", epochs=3)
+    assert [(r["sweep"], r["binarizer"]) for r in comparison_w1a1(load.load(two_tracks)).rows].count(("t", "full_precision")) == 0
+    assert len(set(accuracy_bits.frame(load.load(two_tracks))["panel"])) == 3
+
+
+def test_old_records_have_the_track_they_were_run_in(tmp_path):
+    """Before tracks were recorded everything was weights only; titles of their figures stay as they were."""
+    for binarizer in ("full_precision", "bwn"):
+        _run(tmp_path, binarizer, None)
+    records = load.load(tmp_path)
+    assert dict(zip(records.runs["binarizer"], records.runs["track"], strict=True)) == {
+        "full_precision": "W32A32",
+        "bwn": "W1A32",
+    }
+    assert _methods(comparison(records)) == ["full_precision", "bwn"]
+    assert comparison_w1a1(records) is None
+    assert set(accuracy_bits.frame(records)["panel"]) == {"cifar10, resnet_cifar(depth=20)"}
+
+
+def test_an_unfinished_run_stands_in_the_track_of_its_method(two_tracks):
+    """By a finished run of the same method, else by its spec."""
+    _run(two_tracks, "xnor", "failed", seed=1)
+    _run(two_tracks, "dorefa(activations=True)", "failed")
+    records = load.load(two_tracks)
+    assert _methods(comparison(records)) == ["full_precision", "irnet"]
+    assert _methods(comparison_w1a1(records)) == ["full_precision", "dorefa(activations=True)", "irnet(activations=True)", "xnor"]
+
+
+def test_an_unknown_track_is_named(two_tracks):
+    """Such a run would be in no table."""
+    _run(two_tracks, "twn", "W2A7")
+    (problem,) = load.load(two_tracks).problems
+    assert "track must be one of W32A32" in problem
+    assert "W2A7" in problem
+
+
+def test_every_track_has_its_table():
+    """A run of a known track is never in no comparison."""
+    wanted = {
+        "comparison" if t == tracks.WEIGHTS_ONLY else f"comparison_{t.lower()}" for t in tracks.TRACKS if t != tracks.REFERENCE
+    }
+    assert wanted == {name for name, _ in build.entries(tables) if name.startswith("comparison")}
+
+
+def test_reported_numbers_stand_beside_ours(two_tracks, capsys, tmp_path):
+    """Where published: the number, a dagger if second-hand and its note; elsewhere an em dash. Our mean does not move."""
+    before = [row["top1"] for row in comparison(load.load(two_tracks)).rows]
+    _ledger(two_tracks, "irnet,irnet,cifar10,resnet_cifar(depth=20),1,32,top1,0.908,true,README,")
+    table = comparison(load.load(two_tracks))
+    assert [row["top1"] for row in table.rows] == before
+    full, irnet = write.markdown(table).splitlines()[4:6]
+    assert "| 90.00 | — |" in full
+    assert "| 90.00 | 90.8† |" in irnet
+    assert "† Second-hand" in table.note
+    assert r"90.8$^\dagger$" in write.latex(table)
+    assert "reported" not in write.markdown(comparison_w1a1(load.load(two_tracks)))
+    build.report(two_tracks, tmp_path / "out")
+    assert "90.8† %" in (tmp_path / "out" / "tables" / "published.md").read_text()
+
+
+def test_no_reported_number_no_column(two_tracks):
+    _ledger(two_tracks, "irnet,irnet,imagenet,ResNet-18,1,32,top1,0.665,false,README,")
+    table = comparison(load.load(two_tracks))
+    assert "reported" not in write.markdown(table).lower()
+
+
+def test_a_bad_line_of_the_ledger_is_named_in_the_report(two_tracks, capsys, tmp_path):
+    _ledger(two_tracks, "irnet,irnet,cifar10,resnet_cifar(depth=20),1,32,top1,90.8,true,README,")
+    assert build.report(two_tracks, tmp_path / "out")["unreadable"] == 1
+    assert "x.csv, line 2: top1 must be a fraction in (0, 1], got 90.8" in capsys.readouterr().out
+
+
+FAMILIES = ("full_precision", "sign", "bwn", "binary_connect", "dorefa", "irnet", "tbn", "repeated_filters", "frozen_tile",
+            "xnor", "bireal", "reactnet", "adabin", "snn", "sparks", "twn", "bitnet158", "recu", "xnorpp", "new",
+            "newer")  # fmt: skip
+
+
+def test_no_two_families_look_alike(monkeypatch):
+    """Colour and marker, and colour and line pattern, tell any variant of a family from any other family, also of new ones."""
+    known = sorted({*FAMILIES, *catalog.names("binarizers")})
+    monkeypatch.setattr(catalog, "names", lambda package: known)
+    specs = [f"{name}(p={p})" for name in known for p in (1, 2, 4, 8, 16, 32, 64)]
+    for mark in (style.marker, style.shape, style.dash):
+        owners: dict[tuple[str, str], set[str]] = {}
+        for spec in specs:
+            owners.setdefault((style.colour(spec), str(mark(spec, specs))), set()).add(catalog.parse(spec)[0])
+        assert all(len(families) == 1 for families in owners.values()), mark.__name__
+
+
+def test_the_legend_names_every_method_once_and_outside_the_axes(tmp_path):
+    """Fifteen methods in one panel: the legend overlaps neither data nor itself."""
+    for spec in [*FAMILIES[:14], "tbn(p=4)", "tbn(gradient='tile', min_layer_size=64000, p=16)"]:
+        _run(tmp_path, spec, None)
+    with style.printing():
+        figure = accuracy_bits.print_figure(load.load(tmp_path))
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    boxes = [text.get_window_extent() for text in legend.get_texts()]
+    assert len({text.get_text() for text in legend.get_texts()}) == len(boxes) == 16
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert max(box.y1 for box in boxes) < figure.axes[0].get_tightbbox().y0
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)

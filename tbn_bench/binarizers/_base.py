@@ -196,8 +196,17 @@ class EDESchedule:
 def channels(target: Target) -> tuple[int, int]:
     """(input features, their axis counted from the end) of a target's layer. Raises ValueError for attention's projections."""
     module = target.module
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
         return module.in_features, -1
     if isinstance(module, nn.Conv1d | nn.Conv2d):
         return module.in_channels, -len(module.kernel_size) - 1
-    raise ValueError(f"{target.name} belongs to a {type(module).__name__}, whose input cannot be binarized; keep it")
+    kind = (
+        "MultiheadAttention" if isinstance(module, nn.Linear) else type(module).__name__
+    )  # attention multiplies by out_proj itself
+    raise ValueError(f"{target.name} belongs to a {kind}, whose input cannot be binarized; keep it")
+
+
+def has_flat_channel(weight: Tensor) -> bool:
+    """Whether an output channel's weights are all equal, so that it has no standard deviation. On the meta device the shape decides."""
+    rows = weight.detach().flatten(1)
+    return rows.shape[1] == 1 or (not rows.is_meta and bool((rows == rows[:, :1]).all(1).any()))

@@ -1,7 +1,9 @@
-"""DoReFa-Net's one-bit weights, W1A32 (Zhou et al., arXiv 1606.06160, section 2.3).
+"""DoReFa-Net's one-bit weights (Zhou et al., arXiv 1606.06160, sections 2.3 and 2.4), W1A32, or W1A1 with activations=True.
 
 Forward   B = alpha * sign(W), alpha = mean |W| over the whole layer   (sign(0) = +1)
+          activations: round(clip(a, 0, 1)), so 0 or 1, not +-1; 0.5 rounds to 0
 Backward  dL/dW = dL/dB   (identity: no window; alpha is a constant that neither gets nor scales a gradient)
+          activations: g * 1[0 <= a <= 1]
 Stored    N bits and one 32-bit scale per layer. Biases and normalisation stay full precision.
 """
 
@@ -10,11 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tbn_bench.binarizers._base import Binarizer, Decision, Target, WeightBinarizer
-
-
-def _sign(weight: Tensor) -> Tensor:
-    return torch.where(weight >= 0, 1.0, -1.0).to(weight.dtype)
+from tbn_bench.binarizers._base import ActivationBinarizer, Binarizer, Decision, Target, WeightBinarizer, channels, sign
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -22,7 +20,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
-        return weight.abs().mean() * _sign(weight)
+        return weight.abs().mean() * sign(weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -34,7 +32,7 @@ class DoReFaWeight(WeightBinarizer):
         return _StraightThrough.apply(weight)
 
     def signs(self, weight: Tensor) -> Tensor:
-        return _sign(weight).reshape(-1)
+        return sign(weight).reshape(-1)
 
     def scales(self, weight: Tensor) -> Tensor:
         return weight.abs().mean().reshape(1)
@@ -43,6 +41,36 @@ class DoReFaWeight(WeightBinarizer):
         return 1
 
 
+class _RoundSTE(torch.autograd.Function):
+    """x -> round(clip(x, 0, 1)). Backward g * 1[0 <= x <= 1]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(0, 1).round()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * ((x >= 0) & (x <= 1))
+
+
+class DoReFaActivation(ActivationBinarizer):
+    def forward(self, x: Tensor) -> Tensor:
+        return _RoundSTE.apply(x) if x.requires_grad else x.clamp(0, 1).round()
+
+
 class DoReFa(Binarizer):
+    """activations: whether the layers' inputs are quantized to one bit, 0 or 1, too."""
+
+    def __init__(self, activations: bool = False):
+        self.activations = activations
+
     def layer(self, target: Target) -> Decision:
         return Decision(DoReFaWeight(), "binary, one scale per layer")
+
+    def activation(self, target: Target) -> DoReFaActivation | None:
+        if not self.activations:
+            return None
+        channels(target)
+        return DoReFaActivation()

@@ -1,4 +1,4 @@
-"""In-memory image sets: tensors, a seeded held-out split, whole batches indexed at once, augmentation on the device."""
+"""In-memory sets: tensors, a seeded held-out split, whole batches indexed at once, augmentation on the device. Images among them."""
 
 import gzip
 import hashlib
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-Split = tuple[Tensor, Tensor]  # x: (N, C, H, W) uint8 or float32, y: (N,) int64
+Split = tuple[Tensor, Tensor]  # x: (N, *in_shape) uint8 or float32, y: (N,) int64
 
 
 def data_root() -> Path:
@@ -57,19 +57,16 @@ class _Order(Sampler):
             yield batch.tolist()
 
 
-class ImageDataModule(pl.LightningDataModule):
-    """Subclasses give `read()` and the class attributes. val_size images are held out of the training set by split_seed.
+class TensorDataModule(pl.LightningDataModule):
+    """Subclasses give `read()`, `prepare()` and the class attributes. val_size samples are held out of the training set by split_seed.
 
-    Training batches keep a last partial batch unless it holds a single image (batch norm needs two).
+    Training batches keep a last partial batch unless it holds a single sample (batch norm needs two).
     """
 
     num_classes: int
-    in_shape: tuple[int, int, int]
-    mean: Sequence[float]
-    std: Sequence[float]
+    in_shape: tuple[int, ...]
     val_size: int
-    crop_padding = 0
-    flip = False
+    eval_batch_size = 500
 
     def __init__(
         self, batch_size: int = 128, seed: int = 0, split_seed: int = 0, augment: bool = True, val_size: int | None = None
@@ -80,7 +77,11 @@ class ImageDataModule(pl.LightningDataModule):
         self.splits: dict[str, Split] = {}
 
     def read(self) -> tuple[Split, Split]:
-        """(train, test), each ((N, C, H, W), (N,)). Raises ValueError naming the file that is missing or damaged."""
+        """(train, test), each ((N, *in_shape), (N,)). Raises ValueError naming the file that is missing or damaged."""
+        raise NotImplementedError  # abstract
+
+    def prepare(self, x: Tensor, training: bool = False) -> Tensor:
+        """x: (B, *in_shape) as read -> float32 as the model wants it, augmented when training."""
         raise NotImplementedError  # abstract
 
     def setup(self, stage: str | None = None) -> None:
@@ -103,19 +104,29 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         if self.size("train") % self.batch_size == 1:
-            raise ValueError(f"batch_size={self.batch_size} leaves a last batch of one image, which batch norm cannot take")
+            raise ValueError(f"batch_size={self.batch_size} leaves a last batch of one sample, which batch norm cannot take")
         return self._loader("train", self.batch_size, self.seed)
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val", 500, None)
+        return self._loader("val", self.eval_batch_size, None)
 
     def test_dataloader(self) -> DataLoader:
-        return self._loader("test", 500, None)
+        return self._loader("test", self.eval_batch_size, None)
 
     def on_after_batch_transfer(self, batch: Split, dataloader_idx: int = 0) -> Split:
         x, y = batch
         training = self.trainer is not None and self.trainer.training
         return self.prepare(x, training), y
+
+
+class ImageDataModule(TensorDataModule):
+    """Images: normalised by mean and std (of pixels in 0 to 1), shifted and mirrored when training. x: (N, C, H, W)."""
+
+    in_shape: tuple[int, int, int]
+    mean: Sequence[float]
+    std: Sequence[float]
+    crop_padding = 0
+    flip = False
 
     def prepare(self, x: Tensor, training: bool = False) -> Tensor:
         """x: (B, C, H, W) raw -> float32, normalised, augmented when training."""

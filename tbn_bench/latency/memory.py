@@ -32,8 +32,9 @@ def measure(path: Path, engine: str) -> dict[str, int]:
     torch.set_num_threads(1)
     config = artifact.read(path).config or {}
     x = torch.zeros(1, *catalog.build("data", make(config).data).in_shape)
-    Executor(torch.nn.Sequential(torch.nn.Conv2d(x.shape[1], 1, 3)).eval(), x)(x)  # code and caches of both engines, once
-    torch.nn.Conv2d(x.shape[1], 1, 3)(x)
+    image = torch.zeros(1, 3, 32, 32)
+    Executor(torch.nn.Sequential(torch.nn.Conv2d(3, 1, 3)).eval(), image)(image)  # code and caches of both engines, once
+    torch.nn.Conv2d(3, 1, 3)(image)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = _status("RssAnon")
     if engine == "native":

@@ -214,7 +214,9 @@ def _recorded(store: RunStore, run_ids: set[str]) -> set[str]:
 def _predictions(call: Any, data: Any, device: str) -> Tensor:
     """The class of every test sample: (N,)."""
     with torch.no_grad():
-        return torch.cat([call(data.prepare(x.to(device))).argmax(1).cpu() for x in data.splits["test"][0].split(256)])
+        return torch.cat(
+            [call(data.prepare(x.to(device))).argmax(1).cpu() for x in data.splits["test"][0].split(data.eval_batch_size)]
+        )
 
 
 def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str) -> dict[tuple[str, str], dict[str, float]]:

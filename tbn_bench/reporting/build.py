@@ -18,7 +18,8 @@ from tbn_bench.reporting import figures, groups, style, tables, write
 from tbn_bench.reporting.load import Records, load
 
 _FORMATS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
-_FIRST = ("comparison", "accuracy_bits")
+_MAIN = "comparison"  # one table per track: comparison, comparison_w1a1, ...
+_FIRST = (_MAIN, "accuracy_bits")
 
 
 def entries(package: Any) -> Iterator[tuple[str, Any]]:
@@ -94,10 +95,12 @@ def _headline(records: Records) -> list[str]:
 
 def _page(records: Records, built: dict[str, write.Table], drawn: dict[str, tuple[str, str]], command: str) -> str:
     template = files("tbn_bench.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
+    sections = [(name, t.title, write.markup(t)) for name, t in built.items()]
     runs = records.runs.astype(object).where(records.runs.notna(), None).to_dict("records")
     return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
         headline=_headline(records),
-        tables=[(name, t.title, write.markup(t)) for name, t in built.items()],
+        main_tables=[shown for shown in sections if shown[0].startswith(_MAIN)],
+        other_tables=[shown for shown in sections if not shown[0].startswith(_MAIN)],
         charts=[(name, title, spec.replace("</", "<\\/")) for name, (title, spec) in drawn.items()],
         runs=runs,
         text=style.text,
@@ -110,7 +113,7 @@ def _page(records: Records, built: dict[str, write.Table], drawn: dict[str, tupl
 
 
 def report(results: Path, out: Path) -> dict[str, Any]:
-    """Writes out/tables, out/figures and out/index.html; prints the comparison. Raises ValueError where there are no records."""
+    """Writes out/tables, out/figures and out/index.html; prints the comparisons. Raises ValueError where there are no records."""
     records = load(results)
     try:
         for folder in (out / "tables", out / "figures"):
@@ -122,7 +125,9 @@ def report(results: Path, out: Path) -> dict[str, Any]:
         page.write_text(_page(records, built, drawn, command), encoding="utf-8")
     except OSError as error:
         raise RecordError(f"cannot write the report to {out}: {error.strerror}; choose another folder with --out") from error
-    print(write.markdown(built["comparison"]))
+    for name, table in built.items():
+        if name.startswith(_MAIN):
+            print(write.markdown(table))
     for problem in records.problems:
         print(f"unreadable, left out: {problem}")
     print(f"page: {page}")

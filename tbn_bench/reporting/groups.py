@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from tbn_bench.reporting import style
+from tbn_bench.reporting import style, tracks
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import Interval, t_interval
 
@@ -19,14 +19,16 @@ class Group:
     data: str
     model: str
     binarizer: str
+    track: str
     top1: Interval | None
     run_ids: list[str]
     unfinished: list[str]
     first: dict[str, Any]
 
     @property
-    def panel(self) -> tuple[str, str]:
-        return self.data, self.model
+    def panel(self) -> tuple[str, str, str]:
+        """What may be compared: one sweep (so one protocol), data set and model."""
+        return self.sweep, self.data, self.model
 
 
 def groups(records: Records) -> list[Group]:
@@ -39,8 +41,8 @@ def groups(records: Records) -> list[Group]:
         top1 = t_interval(done["test/top1"].astype(float).tolist()) if len(done) else None
         unfinished = sorted(runs[runs["status"] != "finished"]["run_id"])
         found.append(
-            Group(str(sweep), str(group_id), first["data"], first["model"], first["binarizer"], top1,
-                  sorted(done["run_id"]), unfinished, {k: _plain(v) for k, v in first.items()})
+            Group(str(sweep), str(group_id), first["data"], first["model"], first["binarizer"],
+                  first["track"], top1, sorted(done["run_id"]), unfinished, {k: _plain(v) for k, v in first.items()})
         )  # fmt: skip
     return sorted(found, key=lambda g: (g.sweep, g.data, g.model, order[g.binarizer], g.group_id))
 
@@ -49,9 +51,28 @@ def _plain(value: Any) -> Any:
     return None if pd.isna(value) else value.item() if hasattr(value, "item") else value
 
 
+def by_track(found: list[Group]) -> dict[str, list[Group]]:
+    """Track -> its groups, with full precision of the same panels as the reference; a panel of it alone is weights only."""
+    lowered = [g for g in found if g.track != tracks.REFERENCE]
+    compared = {g.panel for g in lowered}
+    out = {}
+    for track in tracks.TRACKS:
+        own = {g.panel for g in lowered if g.track == track}
+        if track == tracks.WEIGHTS_ONLY:
+            own |= {g.panel for g in found if g.panel not in compared}
+        out[track] = [g for g in found if g.panel in own and g.track in (track, tracks.REFERENCE)]
+    return {track: gs for track, gs in out.items() if gs}
+
+
 def panels(found: list[Group]) -> list[tuple[str, list[Group]]]:
-    """(title, groups) per sweep, data set and model: what may be drawn on one pair of axes."""
-    out: dict[tuple[str, str, str], list[Group]] = {}
-    for g in found:
-        out.setdefault((g.sweep, g.data, g.model), []).append(g)
-    return [(f"{data}, {model}", gs) for (_, data, model), gs in out.items()]
+    """(title, groups) per track, sweep, data set and model: what may be drawn on one pair of axes. No title comes twice."""
+    split = by_track(found)
+    out: list[tuple[str, list[Group]]] = []
+    for track, groups_of in split.items():
+        for panel in dict.fromkeys(g.panel for g in groups_of):
+            sweep, data, model = panel
+            title = f"{data}, {model}"
+            title += f", sweep {sweep}" if any(g.panel != panel and g.panel[1:] == panel[1:] for g in found) else ""
+            title += f", {tracks.title(track)}" if list(split) != [tracks.WEIGHTS_ONLY] else ""
+            out.append((title, [g for g in groups_of if g.panel == panel]))
+    return out

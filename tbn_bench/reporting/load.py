@@ -8,14 +8,15 @@ import pandas as pd
 
 from tbn_bench.config import make
 from tbn_bench.records import RecordError, RunRecord, RunStore
+from tbn_bench.reporting import published, tracks
 
 _SUMMARY = (
     "test/top1", "test/top5", "val/top1_last", "best_epoch", "test_samples", "seconds", "weights", "stored_bits", "stored_bytes",
     "stored_bits_weights", "tile_bits", "bits_per_weight", "bits_per_binarized_weight", "macs", "distinct_macs", "bitops_fp64",
 )  # fmt: skip
 RUN_COLUMNS = (
-    "sweep", "run_id", "group_id", "data", "model", "binarizer", "seed", "epochs", "status", "error", "command", "commit",
-    "dirty", "cpu", *_SUMMARY,
+    "sweep", "run_id", "group_id", "data", "model", "binarizer", "track", "seed", "epochs", "status", "error", "command",
+    "commit", "dirty", "cpu", *_SUMMARY,
 )  # fmt: skip
 CURVE_COLUMNS = ("sweep", "run_id", "group_id", "data", "model", "binarizer", "seed", "epoch", "train/loss", "val/loss", "val/top1",
                  "tile/flip_rate", "tile/near_zero", "lr")  # fmt: skip
@@ -28,11 +29,13 @@ LATENCY_COLUMNS = (
 
 @dataclass(frozen=True)
 class Records:
-    """runs: a row per run. curves: a row per run and epoch. latency: a row per timed implementation. problems: unreadable records."""
+    """runs: a row per run. curves: a row per run and epoch. latency: a row per timed implementation. published: a row per
+    published number. problems: what could not be read."""
 
     runs: pd.DataFrame
     curves: pd.DataFrame
     latency: pd.DataFrame
+    published: pd.DataFrame
     problems: list[str]
 
     @property
@@ -48,6 +51,7 @@ def _run_row(run: RunRecord) -> dict[str, Any]:
         "run_id": run.run_id,
         "group_id": config.group_id,
         **{k: run.config[k] for k in ("data", "model", "binarizer", "seed", "epochs")},
+        "track": tracks.checked(track) if (track := summary.get("track") or run.provenance.get("track")) else None,
         "status": run.status,
         "error": run.error,
         "command": f"{config.command} --sweep {run.sweep}",
@@ -62,7 +66,7 @@ def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame
 
 
 def load(results: Path) -> Records:
-    """Reads every record under `results`. Raises ValueError where there is none."""
+    """Reads every record, and the published numbers, under `results`. Raises ValueError where there is none."""
     store, problems = RunStore(results), list[str]()
     runs, curves, latency = [], [], []
     for run in store.runs(problems):
@@ -74,6 +78,7 @@ def load(results: Path) -> Records:
         runs.append(row)
         same = {k: row[k] for k in CURVE_COLUMNS[:7]}
         curves += [same | {k: r.get(k) for k in CURVE_COLUMNS[7:]} for r in rows]
+    tracks.fill(runs)
     for record in store.latencies(problems):
         info, source = record.case_info, record.provenance
         same = {"device": record.device, "case": record.case, "command": source.get("command"), "commit": source.get("commit"),
@@ -82,4 +87,5 @@ def load(results: Path) -> Records:
     if not runs and not latency:
         what = f"; unreadable: {problems[0]}" if problems else ""
         raise ValueError(f"no records under {results}{what}; run: tbn-bench sweep sweeps/quickstart.yaml --results {results}")
-    return Records(_frame(runs, RUN_COLUMNS), _frame(curves, CURVE_COLUMNS), _frame(latency, LATENCY_COLUMNS), problems)
+    ledger = published.read(results, problems)
+    return Records(_frame(runs, RUN_COLUMNS), _frame(curves, CURVE_COLUMNS), _frame(latency, LATENCY_COLUMNS), ledger, problems)

@@ -1,35 +1,49 @@
 """One colour per family of methods and one marker per variant, the same in every figure; print sizes; how numbers are written."""
 
 import math
+import re
+import textwrap
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
 
 from tbn_bench import catalog
 
 DASH = "—"
 COLUMN_INCHES = 3.3
-# Okabe and Ito's palette, which colour-blind readers can tell apart (jfly.uni-koeln.de/color).
-_PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F", "#9467BD")
 _FIRST = ("full_precision", "bwn", "tbn", "sign")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-_SHAPES = (
-    "circle",
-    "square",
-    "triangle-up",
-    "diamond",
-    "triangle-down",
-    "cross",
-    "stroke",
-    "wedge",
-    "triangle-left",
-    "triangle-right",
+# Okabe and Ito's palette, which colour-blind readers can tell apart (jfly.uni-koeln.de/color), then brown, grey and purple.
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F", "#9467BD")
+_BLACK = "#000000"
+# A family keeps its colour and its set of markers for good. The two lists share the palette, so they never share a marker;
+# families in neither list (new ones) come third. New names go to the end of a list.
+_FAMILIES = (
+    ("bwn", "tbn", "sign", "binary_connect", "dorefa", "frozen_tile", "irnet", "repeated_filters", "twn"),
+    ("xnor", "bireal", "reactnet", "adabin", "snn", "sparks", "bitnet158", "recu", "xnorpp"),
 )
+# (matplotlib's marker, Vega-Lite's shape, line pattern) of the variants of a family, by its list.
+_VARIANTS = (
+    (
+        ("o", "circle", [1, 0]), ("s", "square", [5, 2]), ("^", "triangle-up", [2, 2]), ("D", "diamond", [8, 3, 2, 3]),
+        ("v", "triangle-down", [1, 3]), ("<", "triangle-left", [12, 3]), (">", "triangle-right", [12, 3, 2, 3, 2, 3]),
+    ),
+    (
+        ("P", "cross", [4, 1]), ("X", "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z", [8, 2]),
+        ("*", "M0,-1L.22,-.31L.95,-.31L.36,.12L.59,.81L0,.38L-.59,.81L-.36,.12L-.95,-.31L-.22,-.31Z", [3, 3]),
+        ("p", "M0,-1L.95,-.31L.59,.81L-.59,.81L-.95,-.31Z", [6, 3, 1, 3]),
+    ),
+    (
+        ("h", "M0,-1L.87,-.5L.87,.5L0,1L-.87,.5L-.87,-.5Z", [1, 1]), ("d", "M0,-1L.6,0L0,1L-.6,0Z", [3, 1, 1, 1]),
+    ),
+)  # fmt: skip
 
 PRINT = {
     "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
     "pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "tbn_bench", "svg.fonttype": "path", "axes.spines.top": False,
-    "axes.spines.right": False, "lines.markersize": 4, "lines.linewidth": 1.1, "figure.constrained_layout.use": True,
+    "axes.spines.right": False, "lines.markersize": 4.5, "lines.linewidth": 1.1, "figure.constrained_layout.use": True,
 }  # fmt: skip
 
 
@@ -64,32 +78,71 @@ def _short(value: Any) -> str:
     return f"[max {max(value)}, {len(value)} layers]" if isinstance(value, list) and len(value) > 4 else repr(value)
 
 
+def _place(name: str) -> tuple[int, int]:
+    """(list, position in it) of a family."""
+    for i, listed in enumerate(_FAMILIES):
+        if name in listed:
+            return i, listed.index(name)
+    unlisted = sorted({*catalog.names("binarizers"), name} - {"full_precision", *_FAMILIES[0], *_FAMILIES[1]})
+    return len(_FAMILIES), unlisted.index(name)
+
+
 def colour(spec: str) -> str:
     name = catalog.parse(spec)[0]
-    known = [*_FIRST, *(n for n in catalog.names("binarizers") if n not in _FIRST)]
-    return _PALETTE[known.index(name) % len(_PALETTE)] if name in known else _PALETTE[-1]
+    return _BLACK if name == "full_precision" else _PALETTE[_place(name)[1] % len(_PALETTE)]
 
 
-def _variant(spec: str, specs: Any) -> int:
+def _variant(spec: str, specs: Any) -> tuple[str, str, list[int]]:
     name = catalog.parse(spec)[0]
-    return [s for s in methods(specs) if catalog.parse(s)[0] == name].index(spec) % len(_MARKERS)
+    chosen = _VARIANTS[0 if name == "full_precision" else _place(name)[0]]
+    return chosen[[s for s in methods(specs) if catalog.parse(s)[0] == name].index(spec) % len(chosen)]
 
 
 def marker(spec: str, specs: Any) -> str:
-    return _MARKERS[_variant(spec, specs)]
+    return _variant(spec, specs)[0]
 
 
 def shape(spec: str, specs: Any) -> str:
     """marker's counterpart in Vega-Lite."""
-    return _SHAPES[_variant(spec, specs)]
-
-
-_DASHES = ([1, 0], [5, 2], [2, 2], [8, 3, 2, 3], [1, 3])
+    return _variant(spec, specs)[1]
 
 
 def dash(spec: str, specs: Any) -> list[int]:
     """The line pattern that goes with marker."""
-    return _DASHES[_variant(spec, specs) % len(_DASHES)]
+    return _variant(spec, specs)[2]
+
+
+# Options of the page's legends: every method, its whole name, in full colour also where its marks are faint.
+CHART_LEGEND = {"symbolLimit": 0, "labelLimit": 0, "symbolOpacity": 1}
+_LETTER_INCHES = 0.058  # mean width at the legend's font size, with some air
+_TITLE_LETTERS = 46
+
+
+def wrapped(title: str) -> list[str]:
+    """The lines of a panel's title, broken after commas."""
+    return textwrap.wrap(re.sub(r"(?<!,) ", "\u00a0", title), _TITLE_LETTERS)
+
+
+def print_grid(panels: int, panel_inches: float) -> tuple[Figure, list[Axes]]:
+    """A figure with two panels side by side, each panel_inches high."""
+    across = min(2, panels)
+    down = -(-panels // across)
+    figure = Figure(figsize=(COLUMN_INCHES * across, panel_inches * down))
+    return figure, [figure.add_subplot(down, across, i + 1) for i in range(panels)]
+
+
+def legend(figure: Figure, labels: list[str]) -> None:
+    """One legend for all panels, in the order of `labels` and below the panels: the figure grows by its height."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        marks, named = axes.get_legend_handles_labels()
+        handles |= {
+            label: mark[0] if isinstance(mark, ErrorbarContainer) else mark for label, mark in zip(named, marks, strict=True)
+        }
+    shown = [label for label in labels if label in handles]
+    across = max(1, int(figure.get_figwidth() / (0.45 + _LETTER_INCHES * max(map(len, shown)))))
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.17 * -(-len(shown) // across))
+    figure.legend([handles[label] for label in shown], shown, loc="outside lower center", ncols=across, frameon=False)
 
 
 def missing(value: Any) -> bool:

@@ -62,11 +62,12 @@ def comma_separated(table: Table) -> str:
 
 
 _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$", "—": "---", "–": "--"}  # fmt: skip
+          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$", "—": "---", "–": "--",
+          "†": r"$^\dagger$"}  # fmt: skip
 
 
 def _escape(value: str) -> str:
-    return re.sub(r"[\\&%$#_{}~^±×—–]", lambda m: _LATEX[m.group()], value)
+    return re.sub(r"[\\&%$#_{}~^±×—–†]", lambda m: _LATEX[m.group()], value)
 
 
 def latex(table: Table) -> str:

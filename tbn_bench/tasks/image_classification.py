@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torchmetrics.classification import MulticlassAccuracy
 
-from tbn_bench.binarizers._base import WeightBinarizer
+from tbn_bench.binarizers._base import ActivationBinarizer, WeightBinarizer
 from tbn_bench.binarizers.tbn import TBNWeight
 from tbn_bench.config import RunConfig
 from tbn_bench.tiling import aggregate
@@ -50,14 +50,23 @@ class ImageClassification(pl.LightningModule):
     def __init__(self, model: nn.Module, config: RunConfig, num_classes: int):
         super().__init__()
         self.model, self.config, self.num_classes = model, config, num_classes
+        self.teachers: list[nn.Module] = []  # in a list: not a part of this module, nor of its checkpoints
         self.configure_metrics()
+
+    def learn_from(self, teacher: nn.Module | None) -> None:
+        """Distillation (ReActNet, arXiv 2003.03488, section 4.4): the loss becomes the cross-entropy with the teacher's output."""
+        self.teachers = [] if teacher is None else [teacher.eval().requires_grad_(False)]
+
+    def accuracies(self) -> dict[str, MulticlassAccuracy]:
+        """Name in the record -> metric of (logits, labels). A set of fewer than five classes has its top 5 among all of them."""
+        n = self.num_classes
+        return {f"top{k}": MulticlassAccuracy(n, top_k=min(k, n), average="micro") for k in (1, 5)}
 
     def configure_metrics(self) -> None:
         self.metrics = nn.ModuleDict()
         for split in ("val", "test"):
-            for k in (1, min(5, self.num_classes)):
-                key = f"{split}_top{1 if k == 1 else 5}"
-                self.metrics[key] = MulticlassAccuracy(self.num_classes, top_k=k, average="micro")
+            for name, metric in self.accuracies().items():
+                self.metrics[f"{split}_{name}"] = metric
         self.seen = 0
         self.signs: dict[str, Tensor] = {}
 
@@ -75,9 +84,21 @@ class ImageClassification(pl.LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
 
+    def training_loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """x: (B, *in_shape), y: (B,) -> ()."""
+        return self.label_loss(self(x), x, y)
+
+    def label_loss(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy of logits: (B, num_classes). With a teacher its probabilities on x are the labels and y is not looked at."""
+        if not self.teachers:
+            return F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
+        with torch.no_grad():
+            labels = self.teachers[0].to(x.device)(x).softmax(1)
+        return F.cross_entropy(logits, labels)
+
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         x, y = batch
-        loss = F.cross_entropy(self(x), y, label_smoothing=self.config.label_smoothing)
+        loss = self.training_loss(x, y)
         if not torch.isfinite(loss):
             raise DivergedError(
                 f"training loss became {loss.item()} in epoch {self.current_epoch}; lower lr (now {self.config.lr})"
@@ -100,10 +121,10 @@ class ImageClassification(pl.LightningModule):
                 f"{split} loss became {loss.item()} in epoch {self.current_epoch}; lower lr (now {self.config.lr})"
             )
         self.log(f"{split}/loss", loss, batch_size=len(y), on_epoch=True)
-        for k in (1, 5):
-            metric = self.metrics[f"{split}_top{k}"]
-            metric(logits, y)
-            self.log(f"{split}/top{k}", metric, on_step=False, on_epoch=True)
+        for key, metric in self.metrics.items():
+            if key.startswith(f"{split}_"):
+                metric(logits, y)
+                self.log(key.replace("_", "/", 1), metric, on_step=False, on_epoch=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         self._evaluate("val", batch)
@@ -111,9 +132,14 @@ class ImageClassification(pl.LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         self._evaluate("test", batch)
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         for _, method, _ in binary_weights(self.model):
-            method.begin_epoch(self.current_epoch, self.config.epochs)
+            method.begin_step()
+
+    def on_train_epoch_start(self) -> None:
+        for module in self.model.modules():
+            if isinstance(module, WeightBinarizer | ActivationBinarizer):
+                module.begin_epoch(self.current_epoch, self.config.epochs)
         self.signs = {name: method.signs(weight.detach()) for name, method, weight in binary_weights(self.model)}
 
     def on_train_epoch_end(self) -> None:
@@ -122,7 +148,7 @@ class ImageClassification(pl.LightningModule):
             old, new = self.signs[name], method.signs(weight.detach())
             flips, bits = flips + int((old != new).sum()), bits + new.numel()
             if isinstance(method, TBNWeight):
-                s = aggregate(weight.detach(), method.p).abs()
+                s = aggregate(weight.detach(), method.p, method.copies).abs()
                 near, sums = near + int((s < 1e-3 * s.mean()).sum()), sums + s.numel()
         if bits:
             self.log("tile/flip_rate", flips / bits)

@@ -1,4 +1,4 @@
-"""Test accuracy against bits per weight, one panel per data set and model; error bars are 95 % intervals over seeds."""
+"""Test accuracy against bits per weight, one panel per track, data set and model; error bars are 95 % intervals over seeds."""
 
 from typing import Any
 
@@ -21,21 +21,23 @@ def print_figure(records: Records) -> Figure | None:
     found = _points(records)
     if not found:
         return None
-    specs = list(records.runs["binarizer"])
+    specs = style.methods(records.runs["binarizer"])
     names = style.labels(specs)
-    columns = min(2, len(found))
-    lines = -(-len(found) // columns)
-    figure = Figure(figsize=(style.COLUMN_INCHES * columns, 2.5 * lines))
-    for i, (title, gs) in enumerate(found):
-        axes = figure.add_subplot(lines, columns, i + 1)
+    figure, all_axes = style.print_grid(len(found), 2.3)
+    for axes, (title, gs) in zip(all_axes, found, strict=True):
         for g in gs:
             half = None if g.top1.half is None else 100 * g.top1.half
-            axes.errorbar(g.first["bits_per_weight"], 100 * g.top1.mean, yerr=half, color=style.colour(g.binarizer), capsize=2,
-                          marker=style.marker(g.binarizer, specs), linestyle="none", label=names[g.binarizer])  # fmt: skip
+            axes.errorbar(g.first["bits_per_weight"], 100 * g.top1.mean, yerr=half, color=style.colour(g.binarizer),
+                          marker=style.marker(g.binarizer, specs), capsize=1.5, elinewidth=0.7, linestyle="none",
+                          label=names[g.binarizer])  # fmt: skip
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set(title=title, xlabel="bits per weight, lower is better", ylabel="top-1 accuracy (%), higher is better")
-        axes.legend(frameon=False)
+        axes.set(
+            title="\n".join(style.wrapped(title)),
+            xlabel="bits per weight, lower is better",
+            ylabel="top-1 accuracy (%), higher is better",
+        )
+    style.legend(figure, list(names.values()))
     return figure
 
 
@@ -56,11 +58,14 @@ def chart(records: Records) -> Any:
     data = frame(records)
     if data.empty:
         return None
-    specs = style.methods(data["binarizer"])
-    names = style.labels(records.runs["binarizer"])
-    domain = [names[s] for s in specs]
-    colours = alt.Color("method:N", scale=alt.Scale(domain=domain, range=[style.colour(s) for s in specs]))
-    shapes = alt.Shape("method:N", scale=alt.Scale(domain=domain, range=[style.shape(s, specs) for s in specs]))
+    specs = style.methods(records.runs["binarizer"])
+    names = style.labels(specs)
+    drawn = [s for s in specs if s in set(data["binarizer"])]
+    domain = [names[s] for s in drawn]
+    colours = alt.Color(
+        "method:N", scale=alt.Scale(domain=domain, range=[style.colour(s) for s in drawn]), legend=style.CHART_LEGEND
+    )
+    shapes = alt.Shape("method:N", scale=alt.Scale(domain=domain, range=[style.shape(s, specs) for s in drawn]))
     chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend")
     charts = []
     for panel, part in data.groupby("panel", sort=False):
@@ -77,5 +82,5 @@ def chart(records: Records) -> Any:
             tooltip=["method", "bits per weight", "top-1 %", "low", "high", "seeds", "runs"],
         )
         bars = base.mark_rule().encode(y="low:Q", y2="high:Q")
-        charts.append((bars + points).properties(title=str(panel), width=330, height=240))
+        charts.append((bars + points).properties(title=style.wrapped(str(panel)), width=330, height=240))
     return alt.concat(*charts, columns=2).add_params(chosen)

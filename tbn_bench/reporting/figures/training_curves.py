@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tbn_bench.reporting import style
+from tbn_bench.reporting.groups import groups, panels
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import t_interval
 
@@ -19,14 +20,16 @@ def frame(records: Records) -> pd.DataFrame:
     curves = records.curves.dropna(subset=["val/top1"])
     rows: list[dict[str, Any]] = []
     names = style.labels(records.runs["binarizer"])
-    keys = ["sweep", "data", "model", "binarizer", "group_id", "epoch"]
-    for (_, data, model, binarizer, group, epoch), part in curves.groupby(keys):
-        interval = t_interval(part["val/top1"].astype(float).tolist())
-        half = interval.half or 0.0
-        rows.append(
-            {"panel": f"{data}, {model}", "method": names[binarizer], "binarizer": binarizer, "group": group, "epoch": int(epoch) + 1,
-             "top-1 %": 100 * interval.mean, "low": 100 * (interval.mean - half), "high": 100 * (interval.mean + half), "seeds": interval.n}
-        )  # fmt: skip
+    for title, gs in panels(groups(records)):
+        for g in gs:
+            own = curves[(curves["sweep"] == g.sweep) & (curves["group_id"] == g.group_id)]
+            for epoch, part in own.groupby("epoch"):
+                interval = t_interval(part["val/top1"].astype(float).tolist())
+                mean, half = 100 * interval.mean, 100 * (interval.half or 0.0)
+                rows.append(
+                    {"panel": title, "method": names[g.binarizer], "binarizer": g.binarizer, "group": g.group_id,
+                     "epoch": int(epoch) + 1, "top-1 %": mean, "low": mean - half, "high": mean + half, "seeds": interval.n}
+                )  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -41,12 +44,10 @@ def print_figure(records: Records) -> Figure | None:
     if data.empty:
         return None
     titles = list(dict.fromkeys(data["panel"]))
-    columns = min(2, len(titles))
-    lines = -(-len(titles) // columns)
-    figure = Figure(figsize=(style.COLUMN_INCHES * columns, 2.4 * lines))
-    specs, names = style.methods(data["binarizer"]), style.labels(records.runs["binarizer"])
-    for i, title in enumerate(titles):
-        axes = figure.add_subplot(lines, columns, i + 1)
+    figure, all_axes = style.print_grid(len(titles), 2.2)
+    specs = style.methods(records.runs["binarizer"])
+    names = style.labels(specs)
+    for axes, title in zip(all_axes, titles, strict=True):
         panel = data[data["panel"] == title]
         for spec in specs:
             for _, line in panel[panel["binarizer"] == spec].groupby("group"):
@@ -54,10 +55,10 @@ def print_figure(records: Records) -> Figure | None:
                 axes.plot(line["epoch"], line["top-1 %"], color=style.colour(spec), marker=style.marker(spec, specs), markevery=every,
                           label=names[spec], linewidth=1)  # fmt: skip
                 axes.fill_between(line["epoch"], line["low"], line["high"], color=style.colour(spec), alpha=0.15, linewidth=0)
-        axes.set(title=title, xlabel="epoch", ylabel="held-out top-1 accuracy (%)")
+        axes.set(title="\n".join(style.wrapped(title)), xlabel="epoch", ylabel="held-out top-1 accuracy (%)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(*_limits(panel))
-        axes.legend(frameon=False)
+    style.legend(figure, list(names.values()))
     return figure
 
 
@@ -65,13 +66,13 @@ def chart(records: Records) -> Any:
     data = frame(records)
     if data.empty:
         return None
-    specs = style.methods(data["binarizer"])
-    names = style.labels(records.runs["binarizer"])
-    domain = [names[s] for s in specs]
-    colours = alt.Color(
-        "method:N", scale=alt.Scale(domain=domain, range=[style.colour(s) for s in specs]), legend=alt.Legend(symbolOpacity=1)
-    )
-    strokes = alt.StrokeDash("method:N", scale=alt.Scale(domain=domain, range=[style.dash(s, specs) for s in specs]))
+    specs = style.methods(records.runs["binarizer"])
+    names = style.labels(specs)
+    drawn = [s for s in specs if s in set(data["binarizer"])]
+    domain = [names[s] for s in drawn]
+    lines = style.CHART_LEGEND | {"symbolType": "stroke", "symbolSize": 600, "symbolStrokeWidth": 2}
+    colours = alt.Color("method:N", scale=alt.Scale(domain=domain, range=[style.colour(s) for s in drawn]), legend=lines)
+    strokes = alt.StrokeDash("method:N", scale=alt.Scale(domain=domain, range=[style.dash(s, specs) for s in drawn]))
     chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend")
     charts = []
     for panel, part in data.groupby("panel", sort=False):
@@ -88,5 +89,5 @@ def chart(records: Records) -> Any:
             y2="high:Q",
             opacity=alt.condition(chosen, alt.value(0.15), alt.value(0.02)),
         )
-        charts.append((band + line).properties(title=str(panel), width=330, height=220))
+        charts.append((band + line).properties(title=style.wrapped(str(panel)), width=330, height=220))
     return alt.concat(*charts, columns=2).add_params(chosen)

@@ -1,9 +1,9 @@
-"""The main table: accuracy with its interval, bits, bytes and measured latency, one row per method."""
+"""The main table: accuracy with its interval, bits, bytes and measured latency, one row per method; one table per track."""
 
 from typing import Any
 
-from tbn_bench.reporting import style
-from tbn_bench.reporting.groups import Group, groups
+from tbn_bench.reporting import published, style, tracks
+from tbn_bench.reporting.groups import Group, by_track, groups
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.write import Column, Table, column
 
@@ -33,13 +33,21 @@ def _accuracy(row: dict[str, Any]) -> str:
     return f"{100 * row['top1']:.2f}" + (f" ± {100 * row['top1_half']:.2f}" if row["top1_half"] is not None else "")
 
 
-def comparison(records: Records) -> Table:
-    found = groups(records)
+def comparison(records: Records) -> Table | None:
+    return of_track(records, tracks.WEIGHTS_ONLY)
+
+
+def of_track(records: Records, track: str) -> Table | None:
+    """The comparison of one track, with full precision as the reference; None where the track has no run."""
+    found = by_track(groups(records)).get(track)
+    if found is None:
+        return None
     ids = {run_id for g in found for run_id in g.run_ids}
     timed = records.latency[records.latency["run_id"].isin(ids)]
     device = timed["device"].value_counts().index[0] if len(timed) else None
     batches = sorted({int(b) for b in timed[timed["device"] == device]["batch"]})
     rows = [_row(records, g, batches, device) for g in found]
+    quoted = [column("reported_top1_percent", "reported top-1 %")] if any(row["reported_top1_percent"] for row in rows) else []
     latency_columns = [
         c
         for b in batches
@@ -49,23 +57,37 @@ def comparison(records: Records) -> Table:
     columns = [
         column("data", "data", numeric=False), column("model", "model", numeric=False),
         Column("binarizer", "method", lambda r: names[r["binarizer"]], numeric=False),
-        Column("top1", "top-1 % (95 % interval)", _accuracy), column("n", "seeds", "d"),
+        Column("top1", "top-1 % (95 % interval)", _accuracy), *quoted, column("n", "seeds", "d"),
         column("bits_per_weight", "bits per weight", ".3f"), column("stored_bytes", "stored bytes", ",d"), *latency_columns,
     ]  # fmt: skip
+    title = f"Comparison, {tracks.title(track)}"
+    return Table(title, columns, rows, _note(rows, device, bool(quoted)), sorted(ids), sorted(set(timed["command"])))
+
+
+def _note(rows: list[dict[str, Any]], device: str | None, quoted: bool) -> str:
     note = (
         "Test accuracy of the epoch chosen on held-out data; mean over seeds with Student's 95 % interval (none for one seed). "
+        "Stored bytes: signs, scales, biases, normalisation."
     )
-    note += "Stored bytes: signs, scales, biases, normalisation."
+    if quoted:
+        note += (
+            " Reported: what the method's paper, README or authors' logs give for the same data, model and activation bits, by "
+            "their own recipe and often at the best test epoch; no part of our numbers (sources under Published numbers)."
+        )
+    if any(published.DAGGER in (row["reported_top1_percent"] or "") for row in rows):
+        note += f" {published.DAGGER} Second-hand: quoted by others, not read in the source."
     if device:
         note += f" Latency on {device}: the fastest float32 implementation of each method, one thread, after its parity check (bf16 and int8 stand under Latency); × dense is against full precision in eager torch."
-    return Table("Comparison", columns, rows, note, sorted(ids), sorted(set(timed["command"])))
+    return note
 
 
 def _row(records: Records, g: Group, batches: list[int], device: str | None) -> dict[str, Any]:
+    bits = tracks.activation_bits(g.track)
     row = {
         "sweep": g.sweep, "group_id": g.group_id, "data": g.data, "model": g.model, "binarizer": g.binarizer,
         "top1": g.top1.mean if g.top1 else None, "top1_half": g.top1.half if g.top1 else None, "n": g.top1.n if g.top1 else 0,
         "bits_per_weight": g.first["bits_per_weight"], "stored_bytes": _whole(g.first["stored_bytes"]),
+        "reported_top1_percent": published.reported(records.published, g.binarizer, g.data, g.model, bits),
         "run_ids": g.run_ids,
     }  # fmt: skip
     for batch in batches:

@@ -1,0 +1,55 @@
+"""Ternary Weight Networks, weights only (Li and Liu, arXiv 1605.04711, section 2).
+
+Forward   D = 0.7 * mean |W| of the layer, T = sign(W) * 1[|W| > D], B = alpha * T, alpha = mean |W| over the weights with |W| > D
+Backward  dL/dW = dL/dB   (identity; alpha and D are constants)
+Stored    1.6 bits per weight (five ternary values to a byte) and one 32-bit scale per layer. Biases and normalisation stay full precision.
+"""
+
+import torch
+from torch import Tensor
+
+from tbn_bench.binarizers._base import Binarizer, Decision, Target, WeightBinarizer
+from tbn_bench.storage import Form
+
+
+class _Ternarize(torch.autograd.Function):
+    """W -> alpha * T, made outside of autograd. Backward is the identity."""
+
+    @staticmethod
+    def forward(ctx, weight, values, scale):
+        return values * scale
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None, None
+
+
+class TernaryWeight(WeightBinarizer):
+    """Of a layer-wide scale and values -1, 0, 1; subclasses give `signs` and `scales`."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        constant = weight.detach()
+        return _Ternarize.apply(weight, self.signs(constant).reshape(weight.shape), self.scales(constant))
+
+    def num_scales(self, weight: Tensor) -> int:
+        return 1
+
+    def form(self, weight: Tensor) -> Form:
+        return Form(tuple(weight.shape), scales=1, code="ternary")
+
+
+class TWNWeight(TernaryWeight):
+    def _large(self, weight: Tensor) -> Tensor:
+        return weight.abs() > 0.7 * weight.abs().mean()
+
+    def signs(self, weight: Tensor) -> Tensor:
+        return (weight.sign() * self._large(weight)).reshape(-1)
+
+    def scales(self, weight: Tensor) -> Tensor:
+        large = self._large(weight)
+        return ((weight.abs() * large).sum() / large.sum().clamp(min=1)).reshape(1)
+
+
+class TWN(Binarizer):
+    def layer(self, target: Target) -> Decision:
+        return Decision(TWNWeight(), "ternary, one scale per layer")

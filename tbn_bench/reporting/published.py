@@ -1,0 +1,164 @@
+"""The ledger of published numbers, results/published/<method>.csv: read, checked, and set beside our rows, never mixed into them.
+
+Fractions (top1, accuracy, iou) as in our records. metric top1 is what the paper, its authors' README or their logs report, or the
+one known re-implementation; top1_rerun what others got beside it; top1_last_epoch an author's log without selection.
+second_hand: quoted by somebody else, not read in the source.
+"""
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tbn_bench import catalog
+
+COLUMNS = (
+    "method",
+    "spec",
+    "dataset",
+    "model",
+    "weight_bits",
+    "activation_bits",
+    "metric",
+    "value",
+    "second_hand",
+    "source",
+    "note",
+)
+ACTIVATION_BITS = (1, 8, 32)
+DAGGER = "†"
+_FEW = 3  # reported values that are listed one by one; more are shown as a range
+
+
+def read(results: Path, problems: list[str]) -> pd.DataFrame:
+    """A row per line of results/published/*.csv, empty where there is no such folder. What is wrong is named in `problems`."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted((results / "published").glob("*.csv")):
+        try:
+            for line, values in _lines(path):
+                row, faults = _checked(values)
+                rows += [row] if not faults else []
+                problems += [f"{path}, line {line}: {'; '.join(faults)}; correct the line"] if faults else []
+        except (OSError, ValueError, csv.Error) as error:
+            problems.append(f"{path}: {error}")
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)  # None stays None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) after the header. Raises ValueError for another header or a file that is not UTF-8."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"the first line must be {','.join(COLUMNS)}, got {','.join(header)!r}")
+        for values in reader:
+            yield reader.line_num, values
+
+
+def _checked(values: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """(row, faults): the typed row where there are no faults. Empty cells are None."""
+    if len(values) != len(COLUMNS):
+        return {}, [f"expected {len(COLUMNS)} cells, got {len(values)}"]
+    row: dict[str, Any] = {k: v.strip() or None for k, v in zip(COLUMNS, values, strict=True)}
+    faults = [f"{key} must not be empty" for key in ("method", "metric", "source") if row[key] is None]
+    faults += [*_value_faults(row), *_bits_faults(row), *_spec_faults(row)]
+    if row["second_hand"] not in ("true", "false"):
+        faults.append(f"second_hand must be true or false, got {row['second_hand']!r}")
+    row["second_hand"] = row["second_hand"] == "true"
+    return row, faults
+
+
+def _number(text: str | None) -> float:
+    """NaN for what is no finite number."""
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def is_fraction(metric: str) -> bool:
+    return metric.startswith("top") or metric.endswith(("accuracy", "iou"))
+
+
+def _value_faults(row: dict[str, Any]) -> list[str]:
+    text, row["value"] = row["value"], _number(row["value"])
+    if math.isnan(row["value"]):
+        return [f"value must be a finite number, got {text!r}"]
+    if is_fraction(row["metric"] or "") and not 0 < row["value"] <= 1:
+        return [f"{row['metric']} must be a fraction in (0, 1], got {text} (93.1 % is 0.931)"]
+    return []
+
+
+def _bits_faults(row: dict[str, Any]) -> list[str]:
+    weights, activations = row["weight_bits"], row["activation_bits"]
+    row["weight_bits"] = None if weights is None else _number(weights)
+    row["activation_bits"] = int(activations) if (activations or "").isdecimal() else None
+    faults = []
+    if weights is not None and not row["weight_bits"] > 0:
+        faults.append(f"weight_bits must be a positive number or empty, got {weights!r}")
+    if row["activation_bits"] not in ACTIVATION_BITS:
+        faults.append(f"activation_bits must be one of {', '.join(map(str, ACTIVATION_BITS))}, got {activations!r}")
+    return faults
+
+
+def _spec_faults(row: dict[str, Any]) -> list[str]:
+    if row["spec"] is None:
+        return []
+    try:
+        name = catalog.parse(row["spec"])[0]
+    except ValueError as error:
+        return [f"spec: {error}"]
+    return [] if name == row["method"] else [f"spec must be of the method {row['method']!r}, got {row['spec']!r}"]
+
+
+def reported(ledger: pd.DataFrame, binarizer: str, data: str, model: str, activation_bits: int) -> str | None:
+    """The top-1 percentages published for this method, data set and model as a cell: listed, or a range where they are many.
+
+    A line of the ledger is meant where each option it names has our value; options that only we name are ignored, except sizes of
+    the data set or model, which make another one. None where nothing was published.
+    """
+    lines = ledger[(ledger["metric"] == "top1") & (ledger["activation_bits"] == activation_bits)].to_dict("records")
+    second_hand: dict[float, bool] = {}
+    for line in lines:
+        if _same(line["spec"], binarizer) and _same(line["dataset"], data, True) and _same(line["model"], model, True):
+            second_hand[line["value"]] = second_hand.get(line["value"], True) and line["second_hand"]
+    return _cell(second_hand) if second_hand else None
+
+
+def _options(call: str) -> tuple[str, dict[str, Any]]:
+    """Name and options; a p per layer counts as its largest p, which is how the TBN authors name theirs."""
+    name, options = catalog.parse(call)
+    layers = options.pop("per_layer", None)
+    return name, options | ({"p": max(layers)} if layers else {})
+
+
+def _same(theirs: str | None, ours: str, sizes_count: bool = False) -> bool:
+    try:
+        name, named = _options(theirs or "")
+    except ValueError:  # a paper's own name, such as VGG-7, or none
+        return False
+    own_name, own = _options(ours)
+    if name != own_name or any(own.get(k, ...) != v for k, v in named.items()):
+        return False
+    return not (sizes_count and any(_is_size(v) for k, v in own.items() if k not in named))
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int | float | list | tuple | dict) and not isinstance(value, bool)
+
+
+def percent(fraction: float) -> str:
+    """Without decimals that the source does not print: 0.931 -> 93.1."""
+    return f"{100 * fraction:.4g}"
+
+
+def _cell(second_hand: dict[float, bool]) -> str:
+    shown = [percent(value) + DAGGER * marked for value, marked in sorted(second_hand.items())]
+    if len(shown) <= _FEW:
+        return ", ".join(shown)
+    inside = f", some {DAGGER}" if any(DAGGER in value for value in shown[1:-1]) else ""
+    return f"{shown[0]} to {shown[-1]} ({len(shown)} values{inside})"
