@@ -100,7 +100,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
 def _sweep(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.sweep import local, spec
 
-    sweep = spec.load(args.file)
+    sweep = spec.load_all(args.files)
     return local.run(sweep, args.results, args.jobs, args.wandb, args.device, args.dry_run)
 
 
@@ -187,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(call=_plan)
 
     p = commands.add_parser("sweep", help="run every configuration of a sweep file (W&B's format)", allow_abbrev=False)
-    p.add_argument("file", type=Path)
+    p.add_argument("files", type=Path, nargs="+", metavar="FILE", help="sweep files; several must have one `name`")
     _run_flags(p, "off")
     p.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
     p.add_argument("--dry-run", action="store_true", help="check and list, run nothing")

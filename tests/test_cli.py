@@ -107,7 +107,7 @@ def test_every_parameter_is_a_flag_with_its_default(call, name):
         (["sweep", "a.yaml", "--job=2"], "sweep", "did you mean '--jobs'"),
         (["report", "--output", "x"], "report", "did you mean '--out'"),
         (["runs", "extra"], "runs", "extra"),
-        (["sweep"], "sweep", "file"),
+        (["sweep"], "sweep", "FILE"),
         (["sweep", "a.yaml", "--jobs", "two"], "sweep", "--jobs"),
         (["train", "--wandb", "onlin"], "train", "--wandb"),
         (["train", "--lr"], "train", "--lr"),

@@ -1,6 +1,6 @@
 import pytest
 
-from tbn_bench.sweep.spec import expand, load
+from tbn_bench.sweep.spec import expand, load, load_all
 
 P = {"model": {"value": "mlp"}}
 
@@ -54,3 +54,14 @@ def test_every_sweep_in_the_repository_expands(request):
 
     for path in sorted((request.config.rootpath / "sweeps").glob("*.yaml")):
         check(load(path).configs)
+
+
+def test_files_of_one_name_are_one_sweep(tmp_path):
+    """Their runs are joined, each once; files of different names are refused."""
+    head = "method: grid\nparameters:\n  seed: {values: [0, 1]}\n"
+    for file, name, binarizer in (("a", "x", "bwn"), ("b", "x", "sign"), ("c", "y", "sign")):
+        (tmp_path / file).write_text(f"name: {name}\n{head}  binarizer: {{value: {binarizer}}}\n")
+    joined = load_all([tmp_path / "a", tmp_path / "b", tmp_path / "a"])
+    assert (joined.name, len(joined.configs)) == ("x", 4)
+    with pytest.raises(ValueError, match="must have the same"):
+        load_all([tmp_path / "a", tmp_path / "c"])

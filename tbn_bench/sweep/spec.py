@@ -44,6 +44,15 @@ def load(path: Path) -> SweepSpec:
         raise ValueError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
 
 
+def load_all(paths: list[Path]) -> SweepSpec:
+    """One sweep of several files of one name: grids that are no product, a control of another width, say. Raises ValueError."""
+    parts = [load(path) for path in paths]
+    if len({part.name for part in parts}) > 1:
+        names = ", ".join(f"{path}: {part.name}" for path, part in zip(paths, parts, strict=True))
+        raise ValueError(f"several files make one sweep and must have the same `name`, got {names}; run them one by one")
+    return SweepSpec(parts[0].name, list({c.run_id: c for part in parts for c in part.configs}.values()))
+
+
 def expand(spec: Any, default_name: str) -> SweepSpec:
     """The configs of a parsed sweep file; grid order as W&B's: names sorted, the last varies fastest."""
     _check_top(spec)
