@@ -1,5 +1,6 @@
 """Layers whose input is binarized before they multiply: W1A1 and its relatives, on any Linear, Conv1d or Conv2d."""
 
+import copy
 from collections.abc import Sequence
 from functools import cache
 
@@ -52,17 +53,15 @@ def constant_signs(model: nn.Module, in_shape: Sequence[int]) -> list[str]:
 
         return look
 
-    for name, module in model.named_modules():
+    probe = copy.deepcopy(model).train()
+    for name, module in probe.named_modules():
         if isinstance(module, BinaryInput) and module.input_binarizer.bits == 1:
             handles.append(module.input_binarizer.register_forward_hook(watch(name)))
-    modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
-            if handles:
-                model.eval()(torch.randn(2, *in_shape, generator=torch.Generator().manual_seed(0)))
+            if handles:  # as in the first training step, with the statistics of a batch, and on a copy that keeps them
+                probe(torch.randn(8, *in_shape, generator=torch.Generator().manual_seed(0)))
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
     return found

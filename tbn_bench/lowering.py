@@ -361,14 +361,29 @@ class Lowering:
         return self._mean(region, node.args[0], bool(keepdim))
 
     def _do_amax(self, region: Region, node: fx.Node) -> int:
-        """x.amax(2) of (B, C, L): one window as long as the signal."""
+        """x.amax(2) of (B, C, L): one window as long as the signal; behind a layer the extremes of its R rows are enough, its copies come after."""
         if list(node.args[1:]) not in ([2], [-1]) or node.kwargs or self.fake[node.args[0]].dim() != 3:
             raise _Unsupported
         index = self._value(region, node.args[0], last=False)
         _, length, channels = region.values[index].shape
         out = region.new((1, 1, channels), 2, False)
-        region.ops.append(Op(_native.MAX_POOL, index, out, kernel=(1, length)))
+        conv = self._plain_layer(region, index)
+        if conv is None:
+            region.ops.append(Op(_native.MAX_POOL, index, out, kernel=(1, length)))
+            return out
+        region.values[index].shape = (1, length, conv.rows)
+        region.ops.append(Op(
+            _native.EXTREMES, index, out, p=conv.p, rows=conv.rows, relu=conv.relu, scale=conv.scale, shift=conv.shift
+        ))  # fmt: skip
+        conv.p, conv.relu, conv.scale, conv.shift = 1, False, None, None
         return out
+
+    def _plain_layer(self, region: Region, index: int) -> Op | None:
+        """The layer that makes this value, if what follows its dot products can be put off: one reader, one group, no residual."""
+        op = next((op for op in region.ops if op.output == index), None)
+        alone = all(len(n.users) == 1 for n, value in region.of_node.items() if value == index)
+        plain = op is not None and op.kind == _native.CONV and op.residual < 0 and len(op.weights) == 1
+        return op if plain and alone else None
 
     def _do_getitem(self, region: Region, node: fx.Node) -> int:
         """x[:, :, ::s, ::t]: subsampling."""

@@ -168,7 +168,8 @@ class _PackedConv(_Packed):
         self.kernel_size = form.shape[2:]
         if form.weight_shape != tuple(layer.weight.shape):  # a full-precision layer that never grew by the shifts
             self.padding = tuple(n + form.copies.reach * d for n, d in zip(self.padding, self.dilation, strict=True))
-        self.pad_by_hand = layer._reversed_padding_repeated_twice if self.padding_mode != "zeros" else None
+        self._reversed_padding_repeated_twice = layer._reversed_padding_repeated_twice  # by torch's name: xnor reads it too
+        self.pad_by_hand = self._reversed_padding_repeated_twice if self.padding_mode != "zeros" else None
 
     def _multiply(self, x: Tensor) -> Tensor:
         weight, scales = self._factors()

@@ -163,7 +163,7 @@ class Form:
         return copies.lay_out(stored).reshape(-1)
 
     def float_scales(self, alphas: NDArray[Any]) -> NDArray[np.float32]:
-        return np.exp2(alphas.astype(np.float32)) if self.exponents else alphas
+        return np.ldexp(np.float32(1), alphas.astype(np.int32)) if self.exponents else alphas  # exact, as exp2 need not be
 
     def dense(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The float32 weight, in weight_shape."""

@@ -138,6 +138,22 @@ def flip_a_bit(metadata, tensors):
         (edit_layer(alphas="1.tile_bits"), "expected float32"),
         (edit_layer(bit_order="msb"), "unknown bit order"),
         (edit_layer(sha256=3), "its description must have"),
+        (edit_layer(code="huffman"), "code must be one of sign, ternary, codebook, got 'huffman'"),
+        (edit_layer(code=3), "its code cannot be read"),
+        (edit_layer(code="ternary"), r"its tile is uint8 \(45,\), expected uint8 \(72,\)"),
+        (edit_layer(code="codebook", index_bits=2), "a codebook needs p = 1"),
+        (edit_layer(index_bits="2"), "its index_bits cannot be read"),
+        (edit_layer(exponents=True), "its alphas is float32 .4,., expected int8 .4,."),
+        (edit_layer(exponents="yes"), "its exponents cannot be read"),
+        (edit_layer(offsets="nothing"), "tensors are missing"),
+        (edit_layer(offsets=None), "its offsets cannot be read"),
+        (edit_layer(offsets="1.tile_bits"), "its offsets is uint8 .45,., expected float32 .4,."),
+        (edit_layer(copies="sideways"), "copies='sideways': must be one of"),
+        (edit_layer(copies=["rotated"]), "its copies cannot be read"),
+        (edit_layer(copies="shifted"), "expected 4 shifts of 0 numbers .at least one spatial axis."),
+        (edit_layer(copies="shifted", shifts=[[0, "x"]]), "invalid literal"),
+        (edit_layer(copies="shifted", shifts=[5]), "not iterable"),
+        (edit_layer(shifts="[0]"), "its shifts cannot be read"),
     ],
 )
 def test_a_file_that_is_not_right_is_refused(tmp_path, change, message):
@@ -147,6 +163,66 @@ def test_a_file_that_is_not_right_is_refused(tmp_path, change, message):
         artifact.read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def drop(name):
+    def change(metadata, tensors):
+        layers = json.loads(metadata["tbn_layers"])
+        del layers["1.weight"][name]
+        metadata["tbn_layers"] = json.dumps(layers)
+
+    return change
+
+
+CODED = {
+    "ternary": (nn.Conv2d(3, 4, 3), "twn"),
+    "codebook": (nn.Conv2d(3, 4, 3), "snn(tau=3)"),
+    "exponents": (nn.Linear(3, 4), "irnet"),
+    "offsets": (nn.Linear(3, 4), "adabin"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("ternary", drop("code"), r"its tile is uint8 \(22,\), expected uint8 \(14,\)"),
+        ("ternary", edit_layer(code="codebook", index_bits=3, codebook="1.alphas"), "its tile is uint8"),
+        ("codebook", drop("codebook"), "its codebook is missing"),
+        ("codebook", edit_layer(codebook="nothing"), "its tensors are missing"),
+        ("codebook", edit_layer(codebook="1.tile_bits"), "its codebook is uint8 .5,., expected uint8 .9,."),
+        ("codebook", edit_layer(codebook=7), "its codebook cannot be read"),
+        ("codebook", drop("index_bits"), "1 to 9 index bits"),
+        ("codebook", edit_layer(index_bits=4), "its tile is uint8 .5,., expected uint8 .6,."),
+        ("codebook", edit_layer(index_bits=-1), "1 to 9 index bits"),
+        ("codebook", edit_layer(index_bits=10**9), "1 to 9 index bits"),
+        ("exponents", drop("exponents"), "its alphas is int8 .4,., expected float32 .4,."),
+        ("offsets", edit_layer(offsets="1.bias_"), "its tensors are missing"),
+        ("offsets", edit_layer(alphas="1.tile_bits"), "expected float32"),
+    ],
+)
+def test_a_coded_weight_that_is_not_right_is_refused(tmp_path, kind, change, message):
+    """The optional fields, each missing, of a wrong type, or not fitting the tensors."""
+    layer, spec = CODED[kind]
+    net, path = nn.Sequential(nn.Identity(), copy.deepcopy(layer)), tmp_path / "n.safetensors"
+    binarize_(net, spec)
+    packed.pack_(net)
+    packed.save(net, path)
+    artifact.read(path).dense()
+    rewrite(path, change)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        artifact.read(path)
+    assert str(path) in str(caught.value)
+
+
+def test_bytes_that_no_writer_makes_are_refused(tmp_path):
+    """243 and more are no five ternary digits, even where the hash says that they are meant."""
+    net, path = nn.Sequential(nn.Identity(), nn.Linear(3, 4)), tmp_path / "n.safetensors"
+    binarize_(net, "twn")
+    packed.pack_(net)
+    net[1].tile_bits[0] = 243
+    packed.save(net, path)
+    with pytest.raises(ValueError, match="the data is damaged"):
+        artifact.read(path).dense()
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 100, -1])

@@ -150,14 +150,16 @@ def adabin_through_mean_and_deviation(w, g, k, t):
     u = [(a - beta) / alpha for a in w]
     ge = [b * k * t / math.cosh(t * a) ** 2 for a, b in zip(u, g, strict=True)]
     to_beta = (sum(g) - sum(ge)) / n
-    to_alpha = (sum(b * (1 if a >= 0 else -1) for a, b in zip(u, g, strict=True)) - sum(a * b for a, b in zip(u, ge, strict=True))) / n
+    to_alpha = (
+        sum(b * (1 if a >= 0 else -1) for a, b in zip(u, g, strict=True)) - sum(a * b for a, b in zip(u, ge, strict=True))
+    ) / n
     return [e + to_beta + a * to_alpha for a, e in zip(u, ge, strict=True)]
 
 
 @pytest.mark.parametrize(("epoch", "t", "k"), [(0, 1e-3, 1e3), (200, 0.1, 10.0), (399, 10 ** (1 - 4 / 400), 1.0)])
 def test_adabin_gradient_is_the_formula_at_every_stage(epoch, t, k):
     """First, middle and last of 400 epochs: EDE on the standardised value, and the paths through mean and deviation."""
-    method = parametrization("adabin").to(torch.float64)
+    method = parametrization("adabin")
     method.begin_epoch(epoch, 400)
     expected = channel_by_channel(lambda w, g: adabin_through_mean_and_deviation(w, g, k, t))
     torch.testing.assert_close(gradient(method), expected, rtol=1e-12, atol=1e-14)
@@ -454,12 +456,14 @@ def test_frozen_tile_starts_as_tbn_and_keeps_its_tile():
         assert not torch.isclose(chain[0].scales(chain.original), scales, rtol=1e-3).any()
 
 
+@pytest.mark.parametrize(("eps", "tolerance"), [(1e-16, 1e-9), (1e-5, 1e-3)])
 @pytest.mark.parametrize("alpha", ["layer", "tile"])
 @pytest.mark.parametrize("p", [2, 4])
-def test_tbn_then_normalisation_is_repeated_filters(alpha, p):
-    """Where p divides C_out, batch normalisation removes tbn's alphas: one function (value and input gradient) with repeated filters."""
+def test_tbn_then_normalisation_is_repeated_filters(alpha, p, eps, tolerance):
+    """Where p divides C_out, batch normalisation removes tbn's alphas: one function (value and input gradient) with repeated filters,
+    up to what its eps adds to the variance."""
     torch.manual_seed(0)
-    nets = [nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, eps=1e-16)).double() for _ in range(2)]
+    nets = [nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, eps=eps)).double() for _ in range(2)]
     binarize_(nets[0], f"tbn(p={p}, alpha={alpha!r}, min_layer_size=0)")
     binarize_(nets[1], f"repeated_filters(p={p}, min_layer_size=0)")
     (tiled,), (repeated,) = weights(nets[0]), weights(nets[1])
@@ -469,7 +473,7 @@ def test_tbn_then_normalisation_is_repeated_filters(alpha, p):
         inputs = x.clone().requires_grad_()
         out = net.train()(inputs)
         found.append((out, torch.autograd.grad(out.pow(3).sum(), inputs)[0]))
-    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
     assert not torch.allclose(nets[0][0](x), nets[1][0](x))
 
 
@@ -495,11 +499,12 @@ def test_learns_a_small_batch(spec):
 
 @pytest.mark.parametrize("spec", KERNEL_METHODS)
 def test_kernel_methods_learn_a_small_batch(spec):
-    """Each fits 64 real digits with binary 3 x 3 kernels and, for most, binary inputs; first convolution and classifier are kept."""
+    """Each fits 64 real digits by its own parameters alone: stem, classifier and normalisation stay as they were drawn."""
     x, y = batch()
     net = catalog.build("models", KERNEL_NETWORK.replace("width=4", "width=8"), num_classes=10, in_shape=(1, 8, 8))
-    binarize_(net, spec, ["conv1", "fc"])
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    binarize_(net, spec.replace("tau=3", "tau=6"), ["conv1", "fc"])
+    own = [p for n, p in net.named_parameters() if "parametrizations" in n or "input_binarizer" in n]
+    optimizer = torch.optim.Adam(own, lr=0.03)
     for epoch in range(10):
         announce(net, epoch, 10)
         for _ in range(12):

@@ -108,7 +108,56 @@ def test_twice_or_without_weights_is_an_error():
         binarize_(nn.ReLU(), "sign")
 
 
-def test_classifier_with_one_alpha_is_warned_about():
-    """Tiled with one alpha, outputs c and c + 5 share a row: the plan says so."""
-    plan = binarize_(nn.Linear(4, 10), "tbn(p=2, min_layer_size=0, alpha='layer')")
+@pytest.mark.parametrize("spec", ["tbn(p=2, min_layer_size=0, alpha='layer')", "repeated_filters(p=2, min_layer_size=0)"])
+def test_classifier_with_one_alpha_is_warned_about(spec):
+    """Tiled with one alpha, outputs c and c + 5 share a row, so but for the bias two classes have the same logits: the plan says so."""
+    layer = nn.Linear(4, 10, bias=False)
+    plan = binarize_(layer, spec)
     assert "c + 5" in plan.warnings[0]
+    logits = layer(torch.randn(3, 4))
+    assert torch.equal(logits[:, :5], logits[:, 5:])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["tbn(p=2, min_layer_size=0)", "tbn(p=2, alpha='layer')", "tbn(p=2, alpha='layer', min_layer_size=0, copies='rotated')"],
+)
+def test_classifiers_that_tell_classes_apart_are_quiet(spec):
+    """One alpha per tile, p = 1 below min_layer_size, copies that are not aligned: no two classes share a row."""
+    layer = nn.Linear(4, 10, bias=False)
+    assert binarize_(layer, spec).warnings == []
+    assert len(layer.weight.detach().unique(dim=0)) > 5
+
+
+def blocks(norm=nn.BatchNorm2d):
+    return nn.Sequential(nn.Conv2d(4, 8, 3), norm(8), nn.Conv2d(8, 8, 3), nn.ReLU(), norm(8), nn.Flatten(), nn.Linear(32, 7))
+
+
+@pytest.mark.parametrize(
+    "spec", ["tbn(p=2, min_layer_size=0)", "tbn(p=4, min_layer_size=0, alpha='layer')", "frozen_tile(p=2, min_layer_size=0)"]
+)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, lambda c: nn.InstanceNorm2d(c, affine=True)])
+def test_aligned_copies_before_a_normalisation_are_warned_about(spec, norm):
+    """It cancels the alphas, so that the copies are the same features: one warning names the layers and the layouts that help."""
+    warnings = [w for w in binarize_(blocks(norm), spec, ["6"]).warnings if "cancels their alphas" in w]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("0.weight, 2.weight: a normalisation")
+    assert "copies='shifted' or 'hadamard'" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "spec"),
+    [
+        (blocks(), "tbn(p=2, min_layer_size=0, copies='shifted')"),
+        (blocks(), "tbn(p=2, min_layer_size=0, copies='rotated')"),
+        (blocks(), "tbn(p=1, min_layer_size=0)"),
+        (blocks(), "tbn(p=2, min_layer_size=10_000)"),
+        (blocks(), "bwn"),
+        (nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)), "tbn(p=4, min_layer_size=0)"),  # copies begin inside a filter
+        (nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8)), "tbn(p=2, min_layer_size=0)"),  # one scale for all channels
+        (nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 8)), "tbn(p=2, min_layer_size=0)"),
+        (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8)), "tbn(per_layer=[2, 1])"),
+    ],
+)  # fmt: skip
+def test_where_scales_are_not_cancelled_the_plan_is_quiet(model, spec):
+    assert not [w for w in binarize_(model, spec).warnings if "cancels" in w]

@@ -69,6 +69,29 @@ def test_whole_networks(model, shape, spec):
     assert run.weight_bytes() > 0
 
 
+@pytest.mark.parametrize("model", ["resnet_cifar(depth=8)", "mlp(hidden=[48, 20])"])
+@pytest.mark.parametrize("spec", ["twn", "bitnet158(activation_bits=32)", "irnet", "adabin(activations=False)", "snn(tau=3)", "sparks(tau=3)"])
+def test_ternary_values_exponents_offsets_and_codebooks(model, spec):
+    """Whatever a weight is stored as, its whole network runs natively."""
+    run = check(catalog.build("models", model, num_classes=8, in_shape=(1, 8, 8)), (1, 8, 8), spec)
+    assert run.torch_nodes == []
+
+
+@pytest.mark.parametrize("spec", ["xnor", "bireal", "reactnet", "adabin", "irnet(activations=True)", "dorefa(activations=True)",
+                                  "snn(tau=3, activations=True)", "sparks(tau=3, activations=True)", "bitnet158"])  # fmt: skip
+def test_layers_with_binary_inputs_stay_in_torch(spec):
+    """Stem and classifier run natively, the layers between in torch, and the outputs are those of the packed network."""
+    network = catalog.build("models", "resnet_cifar(depth=8, activation='hardtanh')", num_classes=8, in_shape=(1, 8, 8))
+    binarize_(network, spec, ["conv1", "fc"])
+    packed.pack_(settled(network, (1, 8, 8)))
+    run, x = Executor(network, torch.zeros(1, 1, 8, 8)), torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        expected = network(x)
+    assert run.native_layers == 2
+    atol = (1e-2 if spec == "bitnet158" else TOLERANCE) * float(expected.abs().max())  # a rounded input may fall on the other side
+    torch.testing.assert_close(run(x), expected, rtol=0, atol=atol)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_runs_a_network(level):
     network = catalog.build("models", "resnet_cifar(depth=8)", num_classes=12, in_shape=(3, 12, 12))
@@ -90,6 +113,25 @@ def test_pointnet_leaves_to_torch_only_what_its_transforms_do():
     run = check(network, (3, 20), "bwn")
     assert {name.rstrip("_0123456789") for name in run.torch_nodes} == {"view", "getattr", "eye", "add", "transpose", "bmm"}
     assert sum(isinstance(step, Region) for step in run._steps) == 3
+
+
+class Pooled(nn.Module):
+    """Maxima over positions: of what is read twice, of what nothing native makes, and of a layer with scales of both signs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.norm = nn.Conv1d(4, 8, 3), nn.Conv1d(8, 16, 1), nn.BatchNorm1d(16)
+        self.head = nn.Linear(40, 5)
+
+    def forward(self, x):
+        y = self.a(x)
+        z = torch.relu(y)
+        return self.head(torch.cat([y.amax(2), torch.sigmoid(z).amax(-1), z.amax(2), self.norm(self.b(z)).amax(2)], 1))
+
+
+def test_maxima_over_positions():
+    run = check(Pooled(), (4, 11), "tbn(p=2, min_layer_size=0)")
+    assert not any("amax" in name for name in run.torch_nodes)
 
 
 class Odd(nn.Module):

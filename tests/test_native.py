@@ -258,6 +258,19 @@ def test_the_other_ops(kind, reference, options):
     assert close(Plan([Op(kind, 0, 1, **options)], shapes)(x), expected)
 
 
+@pytest.mark.parametrize("relu", [False, True])
+def test_extremes_are_a_maximum_behind_the_copies(relu):
+    """p scaled and shifted copies of R channels, then the maximum over positions: with scales of both signs, and more than one block."""
+    x, rng = images(3, 70, 2, 9), np.random.default_rng(3)
+    scale, shift = rng.standard_normal((2, 210)).astype(np.float32)
+    copies = np.tile(x, (1, 3, 1, 1)).astype(np.float64) * scale[:, None, None] + shift[:, None, None]
+    expected = np.maximum(copies, 0 if relu else -np.inf).max((2, 3), keepdims=True)
+    op = Op(_native.EXTREMES, 0, 1, p=3, rows=70, relu=relu, scale=scale, shift=shift)
+    assert close(Plan([op], [(2, 9, 70), (1, 1, 210)], group=2)(x), expected)
+    x[1, 4, 1, 3] = np.nan
+    assert np.isnan(Plan([op], [(2, 9, 70), (1, 1, 210)])(x)[1, 4::70]).all()
+
+
 def test_wrong_weights_and_inputs_are_refused():
     with pytest.raises(ValueError, match="expected uint8 bits of shape"):
         _native.SignWeights(np.zeros(3, np.uint8), 16, 16)

@@ -5,7 +5,7 @@ Backward  activations: g * max(0, 2 - 2|a|) ("ApproxSign"). Weights, alpha being
           grad="magnitude"  g * alpha * 1[|w| <= 1]    the paper's magnitude-aware rule
           grad="clip_ste"   g * 1[|w| <= 1]            the code that most later work copies: another step size
 Network   the paper has a shortcut around every convolution: resnet_cifar(shortcuts="conv")
-Recipe    starts from a float network, and re-estimates batch normalisation at the end: recipes/bireal.yaml says what we leave out
+Recipe    starts from a float network, and re-estimates batch normalisation at the end: recipes/bireal_resnet18_cifar10.yaml says what we leave out
 Stored    N bits and one 32-bit scale per output channel. Biases, normalisation and 1x1 shortcuts (keep them) stay full precision.
 """
 

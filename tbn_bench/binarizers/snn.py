@@ -4,8 +4,8 @@ Forward   a layer owns a codebook of 2^tau of the 512 binary 3x3 kernels. Each k
           largest dot product; the first of equals). B_c = alpha_c * (the entries), alpha_c = mean |W_c| over output channel c
           entry bit = sign(P) of a float codebook P, except where |P| < 1e-3, which keeps the bit that it had. sign(0) = +1
           layers without 3x3 kernels are binary with alpha_c: bwn(grad="clip_ste")
-Backward  W: g * 1[|w| <= 1], alpha a constant that does not scale it. P: in every 25th step the sum of g over the kernels that chose the
-          entry; 0 in between
+Backward  W: alpha * g * 1[|w| <= 1], alpha a constant. P: in every 25th step the sum of alpha * g over the kernels that chose the entry;
+          0 in between
 Between   steps (begin_step): the bits that |P| < 1e-3 keeps are noted, entries that have become equal to an earlier one are redrawn from
           the unused kernels, P is clamped to [-3, 3]. Draws are seeded by the step, so every rank draws alike
 Source    rules as in the authors' release (yikaiw/SNN, step 2); ours: P starts at random kernels times |N(0, 0.01)|, so that
@@ -58,18 +58,6 @@ class _Choose(torch.autograd.Function):
         return grad * (weight.abs() <= 1), to_codebook
 
 
-class _AlphaConstant(torch.autograd.Function):
-    """values * scale per output channel; backward hands values g unscaled, as the authors' code."""
-
-    @staticmethod
-    def forward(ctx, values, scale):
-        return values * scale
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad, None
-
-
 def _exact(device: str) -> AbstractContextManager[None]:
     """No autocast inside: products in bfloat16 choose other kernels than those that are stored."""
     return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
@@ -90,7 +78,7 @@ class CodebookWeight(WeightBinarizer):
 
     def forward(self, weight: Tensor) -> Tensor:
         with _exact(weight.device.type):
-            return _AlphaConstant.apply(_Choose.apply(weight, self.book()), self.scales(weight).detach().reshape(-1, 1, 1, 1))
+            return self.scales(weight).detach().reshape(-1, 1, 1, 1) * _Choose.apply(weight, self.book())
 
     def signs(self, weight: Tensor) -> Tensor:
         return _Choose.apply(weight.detach(), self.codebook()).reshape(-1)

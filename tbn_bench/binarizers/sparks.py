@@ -4,8 +4,8 @@ Re-implemented from the paper's description: no public code, and its tables were
 
 Forward   codebook = the 2^tau kernels that a selection matrix names, none twice; then as snn (nearest entry, alpha per output channel)
           selection: S = Sinkhorn(exp((X + noise * Gumbel) / temperature)), hardened by the Hungarian assignment that maximises it
-Backward  W: g * 1[|w| <= 1]. X: the codebook's gradient, summed over the kernels that chose an entry, straight through the hardening to S,
-          then autograd through the Sinkhorn iterations
+Backward  W: alpha * g * 1[|w| <= 1], alpha a constant. X: the codebook's gradient, alpha * g summed over the kernels that chose an entry,
+          straight through the hardening to S, then autograd through the Sinkhorn iterations
 Ours      rows that select nothing are one row of mass 512 - 2^tau and score 0 instead of 512 - 2^tau rows: the same constraints with fewer
           parameters. The noise falls linearly to 0 over the epochs, is drawn by (layer, step), so equal on every rank and after
           a resume, and is left out in evaluation mode. noise 0.05, temperature 0.1, 10 iterations

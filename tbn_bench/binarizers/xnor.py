@@ -22,8 +22,10 @@ def input_scale(layer: nn.Module, x: Tensor) -> Tensor:
         return x.abs().mean(-1, keepdim=True)
     sizes, average = layer.kernel_size, x.abs().mean(-len(layer.kernel_size) - 1, keepdim=True)
     box = torch.full((1, 1, *sizes), 1 / torch.Size(sizes).numel(), dtype=x.dtype, device=x.device)
-    conv = F.conv1d if len(sizes) == 1 else F.conv2d
-    return conv(average, box, None, layer.stride, layer.padding, layer.dilation)
+    conv, padding = F.conv1d if len(sizes) == 1 else F.conv2d, layer.padding
+    if layer.padding_mode != "zeros":
+        average, padding = F.pad(average, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), 0
+    return conv(average, box, None, layer.stride, padding, layer.dilation)
 
 
 class XNORSign(ActivationBinarizer):

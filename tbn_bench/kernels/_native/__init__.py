@@ -20,7 +20,7 @@ import numpy as np
 
 LEVEL_VARIABLE = "TBN_BENCH_LEVEL"
 LIBRARY_VARIABLE = "TBN_BENCH_LIBRARY"  # path of another build, e.g. one with sanitizers
-CONV, ADD, RELU, MAX_POOL, AVG_POOL, MEAN, AFFINE, PAD_CHANNELS, CHW, LAYER_NORM, COPY = range(11)
+CONV, ADD, RELU, MAX_POOL, AVG_POOL, MEAN, AFFINE, PAD_CHANNELS, CHW, LAYER_NORM, COPY, EXTREMES = range(12)
 _NAMES = ("libtbn_bench.so", "libtbn_bench.dylib")
 PRECISIONS = {"f32": 3, "a14": 14, "bf16x2": 2, "bf16": 1}  # name -> Plan.planes of the C library
 SELF_TEST_TOLERANCE = 1e-5  # of the largest value, between two float32 summation orders
@@ -280,7 +280,7 @@ class Plan:
     def weight_bytes(self) -> int:
         """Bytes of weights (as laid out) with their scales and shifts."""
         return sum(w.nbytes for op in self.ops for w in op.weights) + sum(
-            8 * self.shapes[op.output][2] for op in self.ops if op.kind in (CONV, AFFINE, LAYER_NORM)
+            8 * self.shapes[op.output][2] for op in self.ops if op.kind in (CONV, AFFINE, LAYER_NORM, EXTREMES)
         )
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int], n: int, threads: int = 1) -> None:

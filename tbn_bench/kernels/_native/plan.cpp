@@ -41,7 +41,7 @@ struct Arena : Scratch {
 
 // Op kinds of a plan; values are (G, H, W, C) float32 at `offset` floats per image into the arena.
 enum OpKind { OP_CONV = 0, OP_ADD = 1, OP_RELU = 2, OP_MAX_POOL = 3, OP_AVG_POOL = 4, OP_MEAN = 5, OP_AFFINE = 6, OP_PAD_CHANNELS = 7,
-              OP_CHW = 8, OP_LAYER_NORM = 9, OP_COPY = 10 };
+              OP_CHW = 8, OP_LAYER_NORM = 9, OP_COPY = 10, OP_EXTREMES = 11 };
 
 struct Op {
   int32_t kind, in, in2, out;              // value ids; in2 = -1 where there is none
@@ -154,6 +154,35 @@ void pool(const Plan* plan, const Op& op, float* base, int G) {
   }
 }
 
+// (H, W, R) -> 1 x 1 x (p R): the largest value of each of R channels over all positions, p times, scaled and shifted; the smallest where
+// the scale is negative. It is what a layer of p copies and a maximum over its positions give, with 1 / p of the stores in between.
+void extremes(const Plan* plan, const Op& op, float* base, int G) {
+  const int B = 64;
+  const Value& in = plan->value[op.in];
+  long pixels = (long)in.H * in.W;
+  int R = in.C;
+  for (int g = 0; g < G; g++)
+    for (int first = 0; first < R; first += B) {
+      const float* x = base + in.offset * G + g * pixels * R + first;
+      float* y = base + plan->value[op.out].offset * G + (long)g * op.p * R + first;
+      int n = R - first < B ? R - first : B, falling = 0;
+      float high[B], low[B];
+      for (int k = 0; k < op.p; k++)
+        for (int c = 0; c < n; c++) falling |= op.scale[k * R + first + c] < 0;
+      memcpy(high, x, n * 4), memcpy(low, x, n * 4);
+      for (long i = 1; i < pixels; i++) {
+        const float* from = x + i * R;
+        for (int c = 0; c < n; c++) high[c] = from[c] > high[c] || from[c] != from[c] ? from[c] : high[c];
+        if (falling) for (int c = 0; c < n; c++) low[c] = from[c] < low[c] || from[c] != from[c] ? from[c] : low[c];
+      }
+      for (int k = 0; k < op.p; k++)
+        for (int c = 0; c < n; c++) {
+          float scale = op.scale[k * R + first + c], v = (scale < 0 ? low[c] : high[c]) * scale + op.shift[k * R + first + c];
+          y[k * R + c] = op.relu && v < 0 ? 0.f : v;
+        }
+    }
+}
+
 void mean(const Plan* plan, const Op& op, float* base, int G) {
   const Value &in = plan->value[op.in], &out = plan->value[op.out];
   long pixels = (long)in.H * in.W;
@@ -248,6 +277,7 @@ void run_op(const Plan* plan, const Op& op, float* base, int G, Arena* arena) {
   switch (op.kind) {
     case OP_CONV: conv(plan, op, base, G, arena, 0, 1); break;
     case OP_MAX_POOL: case OP_AVG_POOL: pool(plan, op, base, G); break;
+    case OP_EXTREMES: extremes(plan, op, base, G); break;
     case OP_MEAN: mean(plan, op, base, G); break;
     case OP_PAD_CHANNELS: pad_channels(plan, op, base, G); break;
     case OP_CHW: chw(plan, op, base, G); break;

@@ -1,0 +1,91 @@
+"""Two processes (gloo, CPU) with different data: what methods keep beside weights stays the same on both ranks."""
+
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tbn_bench.binarizers._base import ActivationBinarizer, WeightBinarizer
+from tbn_bench.convert import binarize_
+
+METHODS = [
+    "snn(tau=3, every=5, activations=True)",
+    "sparks(tau=3)",
+    "irnet(activations=True)",
+    "adabin",
+    "tbn(p=2, min_layer_size=0)",
+    "reactnet",
+]
+MOVES = {"snn": (".P", ".step"), "sparks": (".X", ".step", ".level"), "irnet": (".k", ".t"), "adabin": (".alpha", ".beta", ".t"),
+         "tbn": (".A",), "reactnet": (".shift",)}  # fmt: skip
+STEPS = 30
+
+
+def network(spec):
+    """Normalised without running statistics, which torch keeps for each rank apart."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Hardtanh(), nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(2, 8),
+        nn.Hardtanh(), nn.Conv2d(8, 16, 3, stride=2), nn.GroupNorm(2, 16), nn.Hardtanh(), nn.Flatten(), nn.Linear(144, 10),
+    )  # fmt: skip
+    binarize_(net, spec, ["0", "10"])
+    return net
+
+
+def trained(spec, rank, broadcast):
+    """(state at the start, state at the end, last loss of this rank). broadcast: buffers are rank 0's, ranks begin with other seeds."""
+    torch.manual_seed(rank if broadcast else 0)
+    net = network(spec)
+    wrapped = DistributedDataParallel(net, broadcast_buffers=broadcast)
+    start = {k: v.clone() for k, v in net.state_dict().items()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.9, weight_decay=1e-4)
+    digits = load_digits()
+    x, y = torch.tensor(digits.images[rank::2, None] / 8 - 1, dtype=torch.float32), torch.tensor(digits.target[rank::2])
+    modules = [m for m in net.modules() if isinstance(m, WeightBinarizer | ActivationBinarizer)]
+    for step in range(STEPS):
+        for module in modules:
+            if step % 10 == 0:
+                module.begin_epoch(step // 10, STEPS // 10)
+            if isinstance(module, WeightBinarizer):
+                module.begin_step()
+        loss = nn.functional.cross_entropy(wrapped(x[16 * step : 16 * step + 16]), y[16 * step : 16 * step + 16])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return start, net.state_dict(), float(loss.detach())
+
+
+def rank_main(rank, folder):
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    found = {(spec, broadcast): trained(spec, rank, broadcast) for spec in METHODS for broadcast in (False, True)}
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What both ranks have to say."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(rank_main, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("broadcast", [False, True])
+@pytest.mark.parametrize("spec", METHODS)
+def test_ranks_agree_bit_by_bit(ranks, spec, broadcast):
+    """After 30 steps every parameter and buffer is equal on both, whether DDP hands buffers around or not; what learns has moved."""
+    (start, end, loss), (other_start, other_end, other_loss) = (rank[spec, broadcast] for rank in ranks)
+    assert start.keys() == end.keys()
+    for one, other in ((start, other_start), (end, other_end)):
+        assert [k for k, v in one.items() if not torch.equal(v, other[k])] == []
+    assert loss != other_loss  # they saw different data
+    assert all(v.isfinite().all() for v in end.values())
+    for name in (".original", *MOVES[spec.partition("(")[0]]):
+        assert all(not torch.equal(v, start[k]) for k, v in end.items() if k.endswith(name)), name
+        assert any(k.endswith(name) for k in end), name
