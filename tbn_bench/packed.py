@@ -22,7 +22,7 @@ from tbn_bench.artifact import Artifact, ArtifactError, Weight
 from tbn_bench.binarizers._base import ActivationBinarizer
 from tbn_bench.kernels import _tile
 from tbn_bench.kernels.tiled_linear.torch import copies, segments
-from tbn_bench.storage import Form
+from tbn_bench.storage import KERNEL, TRITS, Form
 
 BUFFERS = {"tile": "tile_bits", "alphas": "alphas", "offsets": "offsets", "codebook": "codebook"}  # of a form's tensors
 
@@ -91,10 +91,28 @@ class _Packed(nn.Module):
         return torch.from_numpy(bits.pack(values)), self.scales(), 1
 
     def expanded(self) -> Tensor:
-        """The dense weight, in form.weight_shape."""
+        """The dense weight, in form.weight_shape; by torch operations alone where copies are aligned."""
         if self.form.plain:
             return _tile.expand(self.tile_bits, self.alphas, self.shape, self.p, self.alphas.dtype)
-        return torch.from_numpy(self.form.dense(self.tensors())).to(self.tile_bits.device)
+        if self.form.kind != "aligned":
+            return torch.from_numpy(self.form.dense(self.tensors())).to(self.tile_bits.device)
+        out = self._values().repeat(self.p).reshape(max(1, self.form.scales), -1)
+        out = out * self.scales()[:, None] if self.form.scales else out
+        out = out + self.offsets[:, None] if self.form.offsets else out
+        return out.reshape(self.shape)
+
+    def _values(self) -> Tensor:
+        """The stored values: (q,) float32."""
+        form, data = self.form, self.tile_bits
+        if form.code == "ternary":
+            powers = torch.tensor([3**i for i in range(TRITS)], device=data.device)
+            return (data.long()[:, None] // powers % 3 - 1).reshape(-1)[: form.q].float()
+        if form.code == "codebook":
+            kernels, width = form.numel // KERNEL, form.index_bits
+            places = torch.tensor([1 << i for i in range(width)], device=data.device)
+            indices = ((_tile.unpack(data, kernels * width) > 0).reshape(kernels, width) * places).sum(1)
+            return _tile.unpack(self.codebook, KERNEL << width).reshape(-1, KERNEL)[indices].reshape(-1)
+        return _tile.unpack(data, form.q)
 
     def _derived(self) -> tuple[Tensor, Tensor | None]:
         """From the bits: (tile, row scales) to reuse, (flat tile, None) for segments, or (weight, None)."""
@@ -117,11 +135,13 @@ class _Packed(nn.Module):
     def unpack_in_forward_(self) -> None:
         """From now on forward derives what it needs in each call, so that an exported graph holds the bits and nothing derived.
 
-        A form that only numpy decodes (codebook, ternary, offsets, permuted) stays as it was derived.
+        Copies that only numpy lays out (rotated, permuted) stay as they were derived.
         """
-        self.in_graph = self.form.plain or self.reuses
+        self.in_graph = self.form.kind == "aligned" or self.reuses
         if self.in_graph:
             self.factor, self.row_scales = None, None
+        else:
+            self.materialize_()
 
     def _factors(self) -> tuple[Tensor, Tensor | None]:
         if self.in_graph:

@@ -96,9 +96,11 @@ def load() -> ctypes.CDLL:
     lib.tbn_peak.restype = ctypes.c_int64
     lib.tbn_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     lib.tbn_read.restype = ctypes.c_double
+    same = hasattr(lib, "tbn_op_kinds") and lib.tbn_op_kinds() == EXTREMES + 1
     for name, structure in (("op", _Op), ("value", _Value), ("plan", _Plan)):
-        if getattr(lib, f"tbn_sizeof_{name}")() != ctypes.sizeof(structure):
-            raise NativeUnavailable(f"{path} belongs to another version of tbn_bench; reinstall the package")
+        same = same and getattr(lib, f"tbn_sizeof_{name}")() == ctypes.sizeof(structure)
+    if not same:
+        raise NativeUnavailable(f"{path} belongs to another version of tbn_bench; reinstall the package (make venv)")
     return lib
 
 

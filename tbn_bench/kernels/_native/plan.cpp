@@ -41,7 +41,7 @@ struct Arena : Scratch {
 
 // Op kinds of a plan; values are (G, H, W, C) float32 at `offset` floats per image into the arena.
 enum OpKind { OP_CONV = 0, OP_ADD = 1, OP_RELU = 2, OP_MAX_POOL = 3, OP_AVG_POOL = 4, OP_MEAN = 5, OP_AFFINE = 6, OP_PAD_CHANNELS = 7,
-              OP_CHW = 8, OP_LAYER_NORM = 9, OP_COPY = 10, OP_EXTREMES = 11 };
+              OP_CHW = 8, OP_LAYER_NORM = 9, OP_COPY = 10, OP_EXTREMES = 11, OP_KINDS };
 
 struct Op {
   int32_t kind, in, in2, out;              // value ids; in2 = -1 where there is none
@@ -493,6 +493,7 @@ API double tbn_read(const double* x, int64_t n, int64_t times) {
   return sum;
 }
 
+API int tbn_op_kinds() { return OP_KINDS; }
 API long tbn_sizeof_op() { return sizeof(Op); }
 API long tbn_sizeof_value() { return sizeof(Value); }
 API long tbn_sizeof_plan() { return sizeof(Plan); }
