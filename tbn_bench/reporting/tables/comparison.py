@@ -58,7 +58,7 @@ def of_track(records: Records, track: str) -> Table | None:
         column("data", "data", numeric=False), column("model", "model", numeric=False),
         Column("binarizer", "method", lambda r: names[r["binarizer"]], numeric=False),
         Column("top1", "top-1 % (95 % interval)", _accuracy), *quoted, column("n", "seeds", "d"),
-        column("bits_per_weight", "bits per weight", ".3f"), column("stored_bytes", "stored bytes", ",d"), *latency_columns,
+        column("bits_per_weight", "bits per weight", ".3f"), column("stored_bytes", "stored bytes", ",d"), column("distinct_macs", "distinct MACs", ",d"), *latency_columns,
     ]  # fmt: skip
     title = f"Comparison, {tracks.title(track)}"
     return Table(title, columns, rows, _note(rows, device, bool(quoted)), sorted(ids), sorted(set(timed["command"])))
@@ -86,7 +86,7 @@ def _row(records: Records, g: Group, batches: list[int], device: str | None) -> 
     row = {
         "sweep": g.sweep, "group_id": g.group_id, "data": g.data, "model": g.model, "binarizer": g.binarizer,
         "top1": g.top1.mean if g.top1 else None, "top1_half": g.top1.half if g.top1 else None, "n": g.top1.n if g.top1 else 0,
-        "bits_per_weight": g.first["bits_per_weight"], "stored_bytes": _whole(g.first["stored_bytes"]),
+        "bits_per_weight": g.first["bits_per_weight"], "stored_bytes": _whole(g.first["stored_bytes"]), "distinct_macs": _whole(g.first["distinct_macs"]),
         "reported_top1_percent": published.reported(records.published, g.binarizer, g.data, g.model, bits),
         "run_ids": g.run_ids,
     }  # fmt: skip
