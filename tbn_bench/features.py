@@ -28,7 +28,7 @@ def linear(x: Tensor, tile: Tensor, scales: Tensor, copies: Copies) -> Tensor:
     flat = x.reshape(-1, p, x.shape[-1] // p)
     parts = torch.einsum("msk,rsk->smr", flat, tile.reshape(-1, p, flat.shape[2]))
     mixed = _mixer(scales, p).to(x.dtype) @ parts.flatten(1)  # (p, M R)
-    return mixed.reshape(p, len(flat), -1).transpose(0, 1).reshape(*x.shape[:-1], -1)
+    return mixed.reshape(p, flat.shape[0], -1).transpose(0, 1).reshape(*x.shape[:-1], -1)
 
 
 def conv(
@@ -53,8 +53,8 @@ def _hadamard_conv(
     rows, spatial = tile.shape[0], tile.dim() - 2
     grouped = tile.unflatten(1, (p, -1)).transpose(0, 1).flatten(0, 1)
     parts = _CONV[spatial](x, grouped, None, stride, padding, dilation, p)
-    mixed = _mixer(scales, p).to(x.dtype) @ parts.reshape(len(x), p, -1)
-    return mixed.reshape(len(x), p * rows, *parts.shape[2:])
+    mixed = _mixer(scales, p).to(x.dtype) @ parts.reshape(x.shape[0], p, -1)
+    return mixed.reshape(x.shape[0], p * rows, *parts.shape[2:])
 
 
 def _shifted_conv(

@@ -1,12 +1,12 @@
 """Two processes (gloo, CPU) with different data: what methods keep beside weights stays the same on both ranks."""
 
 import os
+import warnings
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,15 +36,15 @@ def network(spec):
     return net
 
 
-def trained(spec, rank, broadcast):
+def trained(spec, rank, broadcast, x, y):
     """(state at the start, state at the end, last loss of this rank). broadcast: buffers are rank 0's, ranks begin with other seeds."""
     torch.manual_seed(rank if broadcast else 0)
     net = network(spec)
-    wrapped = DistributedDataParallel(net, broadcast_buffers=broadcast)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer versions of torch have another name for the option
+        wrapped = DistributedDataParallel(net, broadcast_buffers=broadcast)
     start = {k: v.clone() for k, v in net.state_dict().items()}
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.9, weight_decay=1e-4)
-    digits = load_digits()
-    x, y = torch.tensor(digits.images[rank::2, None] / 8 - 1, dtype=torch.float32), torch.tensor(digits.target[rank::2])
     modules = [m for m in net.modules() if isinstance(m, WeightBinarizer | ActivationBinarizer)]
     for step in range(STEPS):
         for module in modules:
@@ -52,7 +52,8 @@ def trained(spec, rank, broadcast):
                 module.begin_epoch(step // 10, STEPS // 10)
             if isinstance(module, WeightBinarizer):
                 module.begin_step()
-        loss = nn.functional.cross_entropy(wrapped(x[16 * step : 16 * step + 16]), y[16 * step : 16 * step + 16])
+        now = slice(16 * step, 16 * step + 16)
+        loss = nn.functional.cross_entropy(wrapped(x[now]), y[now])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -63,7 +64,8 @@ def rank_main(rank, folder):
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    found = {(spec, broadcast): trained(spec, rank, broadcast) for spec in METHODS for broadcast in (False, True)}
+    data = [part[rank::2] for part in torch.load(f"{folder}/digits.pt", weights_only=True)]
+    found = {(spec, broadcast): trained(spec, rank, broadcast, *data) for spec in METHODS for broadcast in (False, True)}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -71,7 +73,12 @@ def rank_main(rank, folder):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What both ranks have to say."""
-    folder = tmp_path_factory.mktemp("ranks")
+    from sklearn.datasets import load_digits  # here alone: the ranks start faster without it
+
+    folder, digits = tmp_path_factory.mktemp("ranks"), load_digits()
+    torch.save(
+        [torch.tensor(digits.images[:, None] / 8 - 1, dtype=torch.float32), torch.tensor(digits.target)], folder / "digits.pt"
+    )
     mp.spawn(rank_main, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from tbn_bench import export, packed, train
 from tbn_bench.config import make
+from tbn_bench.convert import binarize_
 from tbn_bench.records import RunStore
 
 
@@ -26,6 +28,26 @@ def test_each_format_runs_from_its_file(record, tmp_path, form, capsys):
     assert result["payload_bytes"] == record.summary["stored_bytes"]
     assert result["test/top1"] == pytest.approx(record.summary["test/top1"], abs=1e-9)
     assert "dense float32 state" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spec", ["twn", "snn(tau=3)", "irnet", "adabin", "tbn(p=2, min_layer_size=0, copies='hadamard')",
+                                  "tbn(p=2, min_layer_size=0, copies='shifted')"])  # fmt: skip
+def test_every_stored_form_is_decoded_in_the_graph(tmp_path, spec):
+    """At any batch size the archive gives the packed network's outputs, and holds no float weight."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.Hardtanh(), nn.Flatten(), nn.Linear(128, 6))
+    binarize_(net, spec)
+    packed.pack_(net.eval())
+    for layer in (net[0], net[3]):
+        assert (layer.expanded().numpy() == layer.form.dense(layer.tensors())).all()
+    x = torch.randn(5, 4, 4, 4)
+    expected = net(x)
+    call = export._write_pt2(net, x, tmp_path / "net.pt2")
+    for n in (1, 5):
+        torch.testing.assert_close(call(x[:n]), expected[:n], rtol=1e-5, atol=1e-5)
+    held = [*call.parameters(), *call.buffers()]
+    assert max(t.numel() for t in held if t.dtype == torch.float32) <= 2048  # the table of the signs of a byte
+    assert not any(t.numel() in (288, 768) for t in held)
 
 
 def test_the_packed_file_names_its_network(record, tmp_path):
