@@ -262,8 +262,9 @@ def test_adabin_forward_by_hand():
 
 
 def test_ternary_thresholds_by_hand():
-    """twn: 7 is exactly 0.7 of the mean 10, so it is small, and alpha is the mean of the others. bitnet158: halves of gamma round to 0."""
-    weight = torch.tensor([[7.0, -10.0, 13.0, -10.0]], dtype=torch.float64)
+    """twn: 7 is exactly 0.7 of the mean 10, so it is small, 7.25 is not, and alpha is the mean of the others. bitnet158: halves of gamma
+    round to 0."""
+    weight = torch.tensor([[7.0, -7.25, 13.0, -12.75]], dtype=torch.float64)
     assert parametrization("twn", weight)(weight).tolist() == [[0.0, -11.0, 11.0, -11.0]]
     weight = torch.tensor([[0.5, -0.51, 0.49, 2.5]], dtype=torch.float64)  # gamma = 1
     assert parametrization("bitnet158", weight)(weight).tolist() == [[0.0, -1.0, 0.0, 1.0]]
