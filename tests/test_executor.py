@@ -70,7 +70,9 @@ def test_whole_networks(model, shape, spec):
 
 
 @pytest.mark.parametrize("model", ["resnet_cifar(depth=8)", "mlp(hidden=[48, 20])"])
-@pytest.mark.parametrize("spec", ["twn", "bitnet158(activation_bits=32)", "irnet", "adabin(activations=False)", "snn(tau=3)", "sparks(tau=3)"])
+@pytest.mark.parametrize(
+    "spec", ["twn", "bitnet158(activation_bits=32)", "irnet", "adabin(activations=False)", "snn(tau=3)", "sparks(tau=3)"]
+)
 def test_ternary_values_exponents_offsets_and_codebooks(model, spec):
     """Whatever a weight is stored as, its whole network runs natively."""
     run = check(catalog.build("models", model, num_classes=8, in_shape=(1, 8, 8)), (1, 8, 8), spec)
@@ -88,7 +90,9 @@ def test_layers_with_binary_inputs_stay_in_torch(spec):
     with torch.no_grad():
         expected = network(x)
     assert run.native_layers == 2
-    atol = (1e-2 if spec == "bitnet158" else TOLERANCE) * float(expected.abs().max())  # a rounded input may fall on the other side
+    atol = (1e-2 if spec == "bitnet158" else TOLERANCE) * float(
+        expected.abs().max()
+    )  # a rounded input may fall on the other side
     torch.testing.assert_close(run(x), expected, rtol=0, atol=atol)
 
 
