@@ -101,7 +101,7 @@ def test_snn_without_3x3_kernels_is_bwn():
 def test_snn_bits_are_kept_below_the_threshold():
     """|P| >= 1e-3 is its sign; below it the bit is what it was when the step began, also over several steps."""
     method = parametrization("snn(tau=1)")
-    method.P.data[0] = torch.tensor([1e-3, -1e-3, 9e-4, -9e-4, 0.0, 5.0, -5.0, 9e-4, -9e-4])
+    method.P.data[0] = torch.tensor([1e-3, -1e-3, 9e-4, -9e-4, 0.0, 5.0, -5.0, 9e-4, -9e-4], dtype=torch.float64)
     before = torch.tensor([-1.0, 1.0, -1.0, -1.0, 1.0, -1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
     method.memory[0] = before
     expected = [1.0, -1.0, -1.0, -1.0, 1.0, 1.0, -1.0, 1.0, 1.0]
