@@ -263,6 +263,14 @@ def test_the_task_announces_epochs_to_inputs(monkeypatch):
     assert [float(layer.parametrizations.weight[0].t) for layer in net] == pytest.approx([1.0] * 3)
 
 
+def test_layers_that_share_a_weight_have_inputs_of_their_own():
+    """A shift each, trained and stored apart."""
+    net, _ = tied("reactnet")
+    assert net[0].parametrizations.weight.original is net[1].parametrizations.weight.original
+    assert len({id(layer.input_binarizer.shift) for layer in net}) == 3
+    assert sum(p.numel() for p in net.parameters()) == 2 * 4 * 36 + 3 * 4 + 3 * 4
+
+
 @pytest.mark.parametrize("spec", ["snn", "sparks"])
 def test_the_task_announces_steps_to_weights(spec):
     """Before each training step, once to a weight that two layers share."""

@@ -194,6 +194,7 @@ def test_sinkhorn_sums():
         torch.testing.assert_close(soft.sum(1), torch.ones(6, dtype=torch.float64), rtol=0, atol=1e-12)
         torch.testing.assert_close(soft, textbook_sinkhorn(scores, iterations), rtol=1e-10, atol=0)
     assert soft.sum(0).max() <= 1 + 1e-9
+    torch.testing.assert_close(sinkhorn(scores), textbook_sinkhorn(scores, 10), rtol=1e-10, atol=0)
     assert sinkhorn(scores).sum(0).max() <= 1.01
     torch.testing.assert_close(sinkhorn(scores + 700), sinkhorn(scores + 700.5), rtol=1e-6, atol=0)  # no overflow
 
@@ -272,6 +273,7 @@ def test_sparks_noise_is_gumbel_and_falls(epoch, level):
     draw, n = method._gumbel(), 16 * 512
     assert abs(float(draw.mean()) - 0.57722) <= 5 * math.pi / math.sqrt(6 * n)
     assert abs(float(draw.var()) - math.pi**2 / 6) <= 5 * math.sqrt(4.4 / n) * math.pi**2 / 6  # kurtosis 5.4
+    method.X.data *= 100  # as large as the noise, so that its size matters
     quiet = parametrization_without_noise(method)
     quiet.X.data += 0.5 * level * draw
     assert torch.equal(method.codebook(), quiet.codebook())

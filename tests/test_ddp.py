@@ -37,7 +37,7 @@ def network(spec):
 
 
 def trained(spec, rank, broadcast, x, y):
-    """(state at the start, state at the end, last loss of this rank). broadcast: buffers are rank 0's, ranks begin with other seeds."""
+    """(state at the start, state at the end, weights used in the last step, last loss of this rank). broadcast: buffers are rank 0's, ranks begin with other seeds."""
     torch.manual_seed(rank if broadcast else 0)
     net = network(spec)
     with warnings.catch_warnings():
@@ -54,10 +54,11 @@ def trained(spec, rank, broadcast, x, y):
                 module.begin_step()
         now = slice(16 * step, 16 * step + 16)
         loss = nn.functional.cross_entropy(wrapped(x[now]), y[now])
+        used = {name: m.weight.detach().clone() for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return start, net.state_dict(), float(loss.detach())
+    return start, net.state_dict(), used, float(loss.detach())
 
 
 def rank_main(rank, folder):
@@ -86,10 +87,10 @@ def ranks(tmp_path_factory):
 @pytest.mark.parametrize("broadcast", [False, True])
 @pytest.mark.parametrize("spec", METHODS)
 def test_ranks_agree_bit_by_bit(ranks, spec, broadcast):
-    """After 30 steps every parameter and buffer is equal on both, whether DDP hands buffers around or not; what learns has moved."""
-    (start, end, loss), (other_start, other_end, other_loss) = (rank[spec, broadcast] for rank in ranks)
-    assert start.keys() == end.keys()
-    for one, other in ((start, other_start), (end, other_end)):
+    """After 30 steps every parameter, buffer and binary weight is equal on both, whether DDP hands buffers around or not; what learns
+    has moved."""
+    (start, end, *used, loss), (*others, other_loss) = (rank[spec, broadcast] for rank in ranks)
+    for one, other in zip((start, end, *used), others, strict=True):
         assert [k for k, v in one.items() if not torch.equal(v, other[k])] == []
     assert loss != other_loss  # they saw different data
     assert all(v.isfinite().all() for v in end.values())
