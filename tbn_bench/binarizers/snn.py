@@ -5,7 +5,7 @@ Forward   a layer owns a codebook of 2^tau of the 512 binary 3x3 kernels. Each k
           entry bit = sign(P) of a float codebook P, except where |P| < 1e-3, which keeps the bit that it had. sign(0) = +1
           layers without 3x3 kernels are binary with alpha_c: bwn(grad="clip_ste")
 Backward  W: alpha * g * 1[|w| <= 1], alpha a constant. P: in every 25th step the sum of alpha * g over the kernels that chose the entry;
-          0 in between
+          0 in between. Momentum and Adam go on moving P in between all the same, so under them bits turn in other steps too
 Between   steps (begin_step): the bits that |P| < 1e-3 keeps are noted, entries that have become equal to an earlier one are redrawn from
           the unused kernels, P is clamped to [-3, 3]. Draws are seeded by the step, so every rank draws alike
 Source    rules as in the authors' release (yikaiw/SNN, step 2); ours: P starts at random kernels times |N(0, 0.01)|, so that
