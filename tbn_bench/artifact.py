@@ -4,7 +4,8 @@ Every tensor is an ordinary safetensors tensor. A binary weight `layer.weight` i
 and for some methods codebook and offsets), named in the metadata.
 Metadata (strings, as the format asks): format = "pt"; tbn_format_version = "2"; tbn_layers = JSON {weight name: {tile, alphas, shape, p,
 q, bit_order, sha256 of the tile's bytes; where they differ from signs, float32 scales and aligned copies also code, index_bits, codebook,
-exponents, offsets, copies, shifts}}; tbn_aliases = JSON {name: name of the tensor it shares}; tbn_config = JSON of the run's config or
+exponents, offsets, copies, shifts}}; tbn_aliases = JSON {name: name of the tensor it shares}; tbn_inputs = JSON {layer: kind of
+its input binarizer}; tbn_config = JSON of the run's config or
 null; producer, commit. Version 1 had none of the optional fields and is read too.
 """
 
@@ -62,6 +63,7 @@ class Artifact:
     aliases: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] | None = None
     commit: str | None = None
+    inputs: dict[str, str] = field(default_factory=dict)  # layer -> the kind of binarizer that its input passes
 
     @property
     def payload_bytes(self) -> int:
@@ -94,7 +96,7 @@ def write(path: Path, artifact: Artifact) -> int:
     layers = {name: _entry(w, artifact.tensors[w.tile]) for name, w in artifact.weights.items()}
     metadata = {
         "format": "pt", "tbn_format_version": str(VERSION), "tbn_layers": json.dumps(layers),
-        "tbn_aliases": json.dumps(artifact.aliases), "tbn_config": json.dumps(artifact.config),
+        "tbn_aliases": json.dumps(artifact.aliases), "tbn_config": json.dumps(artifact.config), "tbn_inputs": json.dumps(artifact.inputs),
         "producer": f"tbn_bench {__version__}", "commit": artifact.commit or "",
     }  # fmt: skip
     data = save({k: np.ascontiguousarray(v) for k, v in artifact.tensors.items()}, metadata)
@@ -124,15 +126,16 @@ def read(path: Path) -> Artifact:
         raise ArtifactError(f"{path} is not a whole safetensors file: {error}; export it again") from error
     try:
         layers, aliases, config = (json.loads(metadata[k]) for k in ("tbn_layers", "tbn_aliases", "tbn_config"))
+        inputs = json.loads(metadata.get("tbn_inputs", "{}"))
     except (KeyError, ValueError) as error:
         raise ArtifactError(f"{path} has damaged metadata: {error}; export it again") from error
-    if not isinstance(layers, dict) or not isinstance(aliases, dict):
-        raise ArtifactError(f"{path} has damaged metadata: layers and aliases must be JSON objects; export it again")
+    if not all(isinstance(v, dict) for v in (layers, aliases, inputs)):
+        raise ArtifactError(f"{path} has damaged metadata: layers, aliases and inputs must be JSON objects; export it again")
     weights = {name: _weight(path, name, entry, tensors) for name, entry in layers.items()}
     for name, target in aliases.items():
         if target not in tensors:
             raise ArtifactError(f"{path}: {name} shares the tensor {target!r}, which is missing; export it again")
-    return Artifact(tensors, weights, aliases, config, metadata.get("commit") or None)
+    return Artifact(tensors, weights, aliases, config, metadata.get("commit") or None, inputs)
 
 
 def _check_version(path: Path, metadata: dict[str, str]) -> None:

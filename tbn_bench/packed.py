@@ -353,7 +353,13 @@ def to_artifact(model: nn.Module, config: dict[str, Any] | None = None, commit: 
         seen[where] = name
         tensors[name] = value.detach().cpu().contiguous().numpy()
     weights = {name: Weight(w.form, {k: aliases.get(n, n) for k, n in w.names.items()}) for name, w in _weights(model).items()}
-    return Artifact(tensors, weights, aliases, config, commit)
+    return Artifact(tensors, weights, aliases, config, commit, _inputs(model))
+
+
+def _inputs(model: nn.Module) -> dict[str, str]:
+    """Layer -> kind of the binarizer that its input passes: it may have no tensors, and a network without it computes something else."""
+    found = {name: getattr(module, "input_binarizer", None) for name, module in model.named_modules()}
+    return {name: type(binarizer).__name__ for name, binarizer in found.items() if binarizer is not None}
 
 
 def save(model: nn.Module, path: Path, config: dict[str, Any] | None = None, commit: str | None = None) -> int:
@@ -368,6 +374,11 @@ def load_(model: nn.Module, path: Path | Artifact) -> nn.Module:
     """
     content = path if isinstance(path, Artifact) else artifact.read(Path(path))
     state = {k: torch.from_numpy(np.array(v)) for k, v in content.tensors.items()}
+    if (own := _inputs(model)) != content.inputs:
+        raise ArtifactError(
+            f"the file's network binarizes the inputs of {content.inputs or 'no layer'}, this {type(model).__name__} of {own or 'no layer'}; "
+            "call convert.binarize_inputs_(model, spec, keep) first"
+        )
     state |= {name: state[target] for name, target in content.aliases.items()}
     try:
         for name, weight in content.weights.items():

@@ -425,3 +425,14 @@ def test_looking_for_constant_signs_changes_nothing():
     assert not any(m._forward_hooks for m in net.modules())
     _, _, plan, _ = build(make({"model": "resnet_cifar(depth=8, width=4)", "binarizer": "bitnet158", "keep": ["conv1", "fc"]}))
     assert not [w for w in plan.warnings if "sign" in w]
+
+
+@pytest.mark.parametrize("spec", ["bireal", "xnor", "irnet(activations=True)", "reactnet"])
+def test_a_network_without_its_input_binarizers_is_refused(tmp_path, spec):
+    """Their kinds are in the file: without them the same weights would compute something else, silently."""
+    net = nn.Sequential(nn.Conv2d(2, 4, 3))
+    binarize_(net, spec)
+    packed.pack_(net.eval())
+    packed.save(net, tmp_path / "net.safetensors")
+    with pytest.raises(packed.ArtifactError, match="binarize_inputs_"):
+        packed.load_(nn.Sequential(nn.Conv2d(2, 4, 3)), tmp_path / "net.safetensors")
