@@ -1,9 +1,10 @@
 """From a config, or the record of a finished run, to the data, the network, its plan and its cost."""
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
@@ -11,26 +12,115 @@ from tbn_bench.convert import Plan, binarize_
 from tbn_bench.cost import Cost, cost
 from tbn_bench.inputs import constant_signs
 from tbn_bench.records import RunRecord
+from tbn_bench.scores import FIRST
 
 
 def build(config: RunConfig) -> tuple[Any, nn.Module, Plan, Cost]:
     """(data module, binarized model, plan, cost), from the seed on. Raises ValueError for whatever the parts refuse."""
-    data = catalog.build("data", config.data, batch_size=config.batch_size, seed=config.seed)
-    catalog.load("tasks", catalog.parse(config.task)[0])
-    torch.manual_seed(config.seed)
-    model = catalog.build("models", config.model, num_classes=data.num_classes, in_shape=data.in_shape)
-    plan = binarize_(model, config.binarizer, config.keep)
+    data = _data(config)
     try:
-        total = cost(model, plan, data.in_shape)
-        constant = constant_signs(model, data.in_shape)
-    except RuntimeError as error:
+        return data, *_network(config, _offered(data))
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(f"{config.model} cannot take {config.data} samples of shape {data.in_shape}: {error}") from error
+
+
+def sketch(config: RunConfig) -> tuple[Any, nn.Module, Plan, Cost]:
+    """What build returns, with a model on torch's meta device: no weight is allocated, whatever its size.
+
+    Where no data set is named, a model that knows its own form (from_timm: input size and classes) takes that, and the plan says so.
+    A model that cannot live there, and one whose inputs are binarized (their signs are looked at), is built after all.
+    """
+    data, own = _data(config), _own_form(config)
+    offered = _offered(data) | own
+    try:
+        try:
+            with torch.device("meta"):
+                model, plan, total = _network(config, offered)
+            allocate = min((r.activation_bits for r in plan.rows), default=32) == 1
+        except (RuntimeError, TypeError):
+            allocate = True
+        if allocate:
+            model, plan, total = _network(config, offered)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"{config.model} cannot take samples of shape {tuple(offered['in_shape'])}: {error}") from error
+    if own:
+        size = " x ".join(map(str, own["in_shape"]))
+        plan.warnings.append(
+            f"no --data: planned in the model's own form, {size} with num_classes={own['num_classes']}, not for {config.data}"
+        )
+    return data, model, plan, total
+
+
+def _data(config: RunConfig) -> Any:
+    data = catalog.build("data", config.data, batch_size=config.batch_size, seed=config.seed)
+    task = catalog.parse(config.task)[0]
+    catalog.load("tasks", task)
+    if task not in data.tasks:
+        raise ValueError(f"{config.data} is for {' or '.join(data.tasks)}, got task {task}; use --task {data.tasks[0]}")
+    return data
+
+
+def _own_form(config: RunConfig) -> dict[str, Any]:
+    name, options = catalog.parse(config.model)
+    own = getattr(catalog.load("models", name), "own_form", None)
+    return {} if own is None or "data" in config.model_fields_set else own(**options)
+
+
+def _network(config: RunConfig, offered: dict[str, Any]) -> tuple[nn.Module, Plan, Cost]:
+    """(binarized model, plan, cost) for what a data module offers. Raises RuntimeError where the model cannot take the samples."""
+    torch.manual_seed(config.seed)
+    model = catalog.build("models", config.model, **offered)
+    plan = binarize_(model, config.binarizer, config.keep)
+    total = cost(model, plan, offered["in_shape"])
+    constant = constant_signs(model, offered["in_shape"])
     if constant:
         plan.warnings.append(
             f"{', '.join(constant)}: the input never changes its sign, so its binary form says nothing; a ReLU before it? "
             "Use e.g. resnet_cifar(activation='hardtanh', shortcuts='conv')"
         )
-    return data, model, plan, total
+    unseen = [layer.row.name for layer in total.layers if not layer.macs]
+    if unseen:
+        named = ", ".join(unseen[:3]) + (f" and {len(unseen) - 3} more" if len(unseen) > 3 else "")
+        plan.warnings.append(
+            f"{named}: never called; the model does not use it or reads its weight by itself, so its multiply-adds are not counted and "
+            "its input is not binarized"
+        )
+    return model, plan, total
+
+
+def build_task(config: RunConfig, data: Any, model: nn.Module) -> Any:
+    """The task of a config, with what the data module (set up) has to say to it: the number of classes, their weights, ..."""
+    return catalog.build("tasks", config.task, model=model, config=config, **_offered(data))
+
+
+_OFFERS = ("num_classes", "in_shape", "parts", "class_weights", "horizon", "targets")
+
+
+def _offered(data: Any) -> dict[str, Any]:
+    """What models and tasks may ask of a data module, by name."""
+    return {name: getattr(data, name) for name in _OFFERS if hasattr(data, name)}
+
+
+def outputs(call: Callable[[Tensor], Tensor], data: Any, device: str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
+    """(outputs of call, y) of every test batch, on the CPU."""
+    with torch.no_grad():
+        for x, y in data.test_dataloader():
+            yield call(data.prepare(x.to(device))).cpu(), y
+
+
+def score_on_test(
+    record: RunRecord, data: Any, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[float, float, float]:
+    """(score of these (outputs, y) by the task's own metric, the record's, how far they may be apart).
+
+    That is one sample or 0.05 points of accuracy, and a thousandth of other scores: a network's file sums in another order.
+    """
+    task = build_task(make(record.config), data, model)
+    metric = task.scores()[task.score]
+    for found, y in batches:
+        metric.update(found, y)
+    recorded = float(record.summary[f"test/{task.score}"])
+    return float(metric.compute()), recorded, max(1.5 / data.size("test"), 0.0005) if task.score == FIRST else 1e-3 * recorded
 
 
 def start_from(model: nn.Module, source: nn.Module) -> None:

@@ -11,6 +11,7 @@ from tbn_bench import __version__
 from tbn_bench.catalog import did_you_mean
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records import RecordError, RunBusy, RunStore, emit
+from tbn_bench.scores import SCORES, score_of, shown
 
 
 class _Parser(argparse.ArgumentParser):
@@ -85,14 +86,14 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
         print(assembly.build(config)[2], flush=True)
     record = train.run(config, options, resume=not args.restart)
     summary = {k: v for k, v in (record.summary or {}).items() if k != "plan"}
-    print(f"run {record.run_id}: test top-1 {100 * summary['test/top1']:.2f} %, {summary['bits_per_weight']:.3f} bits per weight")
+    print(f"run {record.run_id}: test {shown(summary)}, {summary['bits_per_weight']:.3f} bits per weight")
     return {"status": record.status, "sweep": record.sweep, **summary}
 
 
 def _plan(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench import assembly
 
-    _, _, plan, total = assembly.build(_config(args))
+    _, _, plan, total = assembly.sketch(_config(args))
     print(plan)
     return total.summary()
 
@@ -154,13 +155,20 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
     return build.report(args.results, args.out)
 
 
+def _score(summary: dict[str, Any] | None) -> str:
+    """Its number alone: the task is in the row."""
+    value = (summary or {}).get(f"test/{score_of(summary)}")
+    return "—" if value is None else SCORES[score_of(summary)].text(value)
+
+
 def _runs(args: argparse.Namespace) -> dict[str, Any]:
     problems: list[str] = []
     runs = list(RunStore(args.results).runs(problems))
     for r in runs:
-        top1 = f"{100 * r.summary['test/top1']:6.2f} %" if "test/top1" in (r.summary or {}) else "     — "
         c = r.config
-        print(f"{r.run_id}  {r.status:<11}  {top1}  {r.sweep}  {c['data']}  {c['model']}  {c['binarizer']}  seed {c['seed']}")
+        print(
+            f"{r.run_id}  {r.status:<11}  {_score(r.summary):>9}  {r.sweep}  {c['data']}  {c['model']}  {c['binarizer']}  seed {c['seed']}"
+        )
     for problem in problems:
         print(f"unreadable: {problem}", file=sys.stderr)
     return {"runs": len(runs), "unreadable": len(problems)}

@@ -29,10 +29,16 @@ class RunConfig(BaseModel):
     lr: float = Field(0.1, gt=0, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd only)")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay")
-    schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="learning-rate schedule, stepped per epoch")
+    schedule: Literal["cosine", "linear", "step", "constant"] = Field(
+        "cosine", description="learning-rate schedule, stepped per epoch: cosine, linear, step or constant"
+    )
+    min_lr: float = Field(0.0, ge=0, description="learning rate below which no schedule goes (but warm-up)")
     warmup_epochs: int = Field(0, ge=0, description="linear warm-up")
     step_epochs: int = Field(20, ge=1, description="epochs between drops (schedule=step)")
     step_gamma: float = Field(0.7, gt=0, le=1, description="factor of each drop (schedule=step)")
+    bn_momentum_gamma: float = Field(
+        1.0, gt=0, le=1, description="factor on batch norm's momentum of 0.1 every step_epochs epochs, down to 0.01"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
     init: str | None = Field(None, pattern=RUN, description="finished run to take the weights from, as SWEEP/RUN_ID")
     teacher: str | None = Field(
@@ -45,7 +51,7 @@ class RunConfig(BaseModel):
     def _one_spelling(cls, value: str) -> str:
         return catalog.canonical(value)
 
-    @field_validator("lr", "momentum", "weight_decay", "step_gamma", "label_smoothing")
+    @field_validator("lr", "momentum", "weight_decay", "step_gamma", "label_smoothing", "min_lr", "bn_momentum_gamma")
     @classmethod
     def _one_zero(cls, value: float) -> float:
         return value + 0.0  # -0.0 equals 0.0 but is written differently

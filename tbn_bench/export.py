@@ -4,7 +4,7 @@ safetensors   the packed file (artifact.py); nothing but tensors
 pt2           torch.export's archive; the graph unpacks the bits itself
 onnx          the same graph for ONNX Runtime; weights stay packed in the file
 
-Every format keeps tiles as bits. The check runs the file, not the model it was made from: outputs on test images, then the accuracy on
+Every format keeps tiles as bits. The check runs the file, not the model it was made from: outputs on test samples, then the score on
 the whole test set.
 """
 
@@ -21,6 +21,7 @@ from tbn_bench.artifact import ArtifactError
 from tbn_bench.config import make
 from tbn_bench.convert import binarize_inputs_
 from tbn_bench.records import RunRecord
+from tbn_bench.scores import SCORES, score_of, shown
 
 FORMATS = ("safetensors", "pt2", "onnx")
 TOLERANCE = 1e-5  # max |y - trained| / max |trained| on the outputs of the first test batch
@@ -108,7 +109,7 @@ def _checkpoint_bytes(model: nn.Module) -> int:
 def export(record: RunRecord, form: str, path: Path | None) -> dict[str, Any]:
     """Writes one trained run as a file and checks the file.
 
-    Raises ValueError for an unknown format or a run without checkpoint, ExportError where the file's outputs or its test accuracy differ
+    Raises ValueError for an unknown format or a run without checkpoint, ExportError where the file's outputs or its test score differ
     from the trained model's.
     """
     if form not in FORMATS:
@@ -119,7 +120,7 @@ def export(record: RunRecord, form: str, path: Path | None) -> dict[str, Any]:
     data, model, _ = assembly.trained(record)
     data.setup()
     reference, small = packed.dense(model).eval(), _packed_copy(model)
-    x = data.prepare(data.splits["test"][0][:CHECK_BATCH])
+    x = data.first("test", min(CHECK_BATCH, data.size("test")))
     content = packed.to_artifact(small)
     if form == "safetensors":
         packed.save(small, path, record.config, record.provenance.get("commit"))
@@ -128,7 +129,7 @@ def export(record: RunRecord, form: str, path: Path | None) -> dict[str, Any]:
         call = (_write_pt2 if form == "pt2" else _write_onnx)(small, x, path)
     try:
         error = _outputs_agree(call, reference, x)
-        top1 = _accuracy_agrees(call, data, record)
+        score, value = _score_agrees(call, data, model, record)
     except ExportError:
         path.unlink()
         raise
@@ -136,7 +137,7 @@ def export(record: RunRecord, form: str, path: Path | None) -> dict[str, Any]:
     result = {
         "run_id": record.run_id, "format": form, "path": str(path), "file_bytes": size, "payload_bytes": content.payload_bytes,
         "predicted_bytes": int(record.summary["stored_bytes"]), "dense_bytes": dense_bytes, "ratio": dense_bytes / size,
-        "relative_error": error, "test/top1": top1,
+        "relative_error": error, "score": score.removeprefix("test/"), score: value,
     }  # fmt: skip
     if content.payload_bytes != result["predicted_bytes"]:
         raise ExportError(
@@ -157,14 +158,15 @@ def _outputs_agree(call: Callable[[Tensor], Tensor], reference: nn.Module, x: Te
     return error
 
 
-def _accuracy_agrees(call: Callable[[Tensor], Tensor], data: Any, record: RunRecord) -> float:
-    x, y = data.splits["test"]
-    with torch.no_grad():
-        hits = sum(int((call(data.prepare(a)).argmax(1) == b).sum()) for a, b in zip(x.split(256), y.split(256), strict=True))
-    recorded = round(record.summary["test/top1"] * len(y))
-    if abs(hits - recorded) > max(1, 0.0005 * len(y)):
-        raise ExportError(f"the file classifies {hits} of {len(y)} test samples, the record says {recorded}")
-    return hits / len(y)
+def _score_agrees(call: Callable[[Tensor], Tensor], data: Any, model: nn.Module, record: RunRecord) -> tuple[str, float]:
+    name = score_of(record.summary)
+    found, recorded, allowed = assembly.score_on_test(record, data, model, assembly.outputs(call, data))
+    if not abs(found - recorded) <= allowed:
+        raise ExportError(
+            f"the file reaches {SCORES[name].label} {SCORES[name].text(found, False)} on {data.size('test')} test samples, the record says "
+            f"{SCORES[name].text(recorded, False)}"
+        )
+    return f"test/{name}", found
 
 
 def _show(result: dict[str, Any], content: Any) -> None:
@@ -179,4 +181,4 @@ def _show(result: dict[str, Any], content: Any) -> None:
         print(f"  {name:<38}{size:>12,} bytes")
     print(f"  {'file':<38}{result['file_bytes']:>12,} bytes")
     print(f"  {'dense float32 state':<38}{result['dense_bytes']:>12,} bytes   {result['ratio']:.1f} times the file")
-    print(f"  outputs within {result['relative_error']:.1e} of the trained model; test top-1 {100 * result['test/top1']:.2f} %")
+    print(f"  outputs within {result['relative_error']:.1e} of the trained model; test {shown(result)}")

@@ -17,13 +17,13 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import nn
 
-from tbn_bench import catalog
-from tbn_bench.assembly import build, start_from, trained
+from tbn_bench.assembly import build, build_task, start_from, trained
 from tbn_bench.config import RunConfig
 from tbn_bench.convert import Plan
 from tbn_bench.cost import Cost
 from tbn_bench.records import RecordError, Run, RunRecord, RunStore, provenance
-from tbn_bench.tasks.image_classification import DivergedError
+from tbn_bench.scores import SCORES, shown
+from tbn_bench.tasks._base import DivergedError, Task
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _Recorder(Checkpoint):
         if self.lines:
             print(
                 f"epoch {row['epoch'] + 1}/{trainer.max_epochs}  loss {metrics.get('train/loss', float('nan')):.4f}  "
-                f"val top-1 {100 * metrics.get('val/top1', float('nan')):.2f} %  {row['seconds']:.1f} s",
+                f"val {shown({**metrics, 'score': module.score}, 'val')}  {row['seconds']:.1f} s",
                 flush=True,
             )
 
@@ -94,8 +94,8 @@ class _Recorder(Checkpoint):
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
 
 
-def _trainer(config: RunConfig, options: RunOptions, run: Run, recorder: _Recorder) -> pl.Trainer:
-    best = ModelCheckpoint(run.checkpoints, "best", monitor="val/top1", mode="max", enable_version_counter=False)
+def _trainer(config: RunConfig, options: RunOptions, run: Run, recorder: _Recorder, score: str) -> pl.Trainer:
+    best = ModelCheckpoint(run.checkpoints, "best", monitor=f"val/{score}", mode=SCORES[score].goal, enable_version_counter=False)
     last = ModelCheckpoint(run.checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
     return pl.Trainer(
         max_epochs=config.epochs,
@@ -219,12 +219,13 @@ def _fit(
     total: Cost,
     resume: bool,
 ) -> dict[str, Any]:
-    task = catalog.build("tasks", config.task, model=model, config=config, num_classes=data.num_classes)
+    task: Task = build_task(config, data, model)
     task.learn_from(teacher)
+    score = task.score
     started = time.perf_counter()
     with _quiet():
         recorder = _Recorder(held, mirror, lines=not options.progress)
-        trainer = _trainer(config, options, held, recorder)
+        trainer = _trainer(config, options, held, recorder, score)
         if not resume:
             for name in ("best.ckpt", "last.ckpt"):
                 (held.checkpoints / name).unlink(missing_ok=True)
@@ -247,7 +248,8 @@ def _fit(
         "run_id": config.run_id,
         **{k: float(v) for k, v in results.items()},
         "best_epoch": int(best["epoch"]),
-        "val/top1_last": last["val/top1"],
+        f"val/{score}_last": last[f"val/{score}"],
+        "score": score,
         "track": plan.track,
         "epochs": config.epochs,
         "test_samples": task.seen,

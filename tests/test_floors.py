@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-GROUND = {"tiling", "bits", "copies", "storage", "config", "records", "catalog"}
+GROUND = {"tiling", "bits", "copies", "storage", "config", "records", "scores", "catalog"}
 SHELVES = {"binarizers", "models", "kernels"}
-LIGHT = {"config", "records", "catalog"}  # what cli and reporting may see before a command has been chosen
+LIGHT = {"config", "records", "scores", "catalog"}  # what cli and reporting may see before a command has been chosen
 UP_TO_SHELVES = GROUND | SHELVES
 UP_TO_VERBS = UP_TO_SHELVES | {"features", "inputs", "reuse", "convert", "artifact", "packed", "lowering", "executor", "cost"}
 UP_TO_LEARNING = UP_TO_VERBS | {"data", "tasks", "assembly"}
@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "tiling": {"copies"},
     "catalog": set(),
     "records": set(),
+    "scores": set(),
     "config": {"catalog"},  # inside floor 0: the one spelling of an entry belongs to the identity of a run
     "binarizers": GROUND,
     "models": GROUND,
@@ -64,7 +65,7 @@ HOMES: dict[str, set[str]] = {
     "h5py": {"data"},
     **{plot: {"reporting"} for plot in ("pandas", "matplotlib", "seaborn", "altair", "vl_convert", "jinja2")},
 }
-NO_TORCH = {"__init__", "artifact", "bits", "copies", "storage", "catalog", "config", "records", "cli", "reporting"}
+NO_TORCH = {"__init__", "artifact", "bits", "copies", "storage", "catalog", "config", "records", "scores", "cli", "reporting"}
 TORCH = {"torch", "torchvision", "torchmetrics", "timm", "pytorch_lightning", "lightning", "triton"}
 
 

@@ -46,7 +46,7 @@ def test_a_model_without_a_transform_is_trained_by_cross_entropy(model):
 
 def test_class_accuracy_is_the_mean_over_classes():
     """Three of three of class 0 and none of one of class 1: 0.75 of the clouds, 0.5 of the classes."""
-    metrics = PointClassification(nn.Identity(), CONFIG, 2).accuracies()
+    metrics = PointClassification(nn.Identity(), CONFIG, 2).scores()
     logits, y = torch.tensor([[1.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
     assert {name: metric(logits, y).item() for name, metric in metrics.items()} == {
         "top1": 0.75,

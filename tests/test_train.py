@@ -24,7 +24,8 @@ from tbn_bench.config import make
 from tbn_bench.records import RunBusy, RunStore
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.tables.comparison import comparison
-from tbn_bench.tasks.image_classification import DivergedError, ImageClassification, binary_weights
+from tbn_bench.tasks._base import DivergedError, binary_weights
+from tbn_bench.tasks.image_classification import ImageClassification
 
 TINY = {"data": "synthetic", "model": "mlp(hidden=[8])", "binarizer": "tbn(p=2, min_layer_size=0)", "epochs": 4, "batch_size": 16,
         "lr": 0.05}  # fmt: skip

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-Split = tuple[Tensor, Tensor]  # x: (N, *in_shape) uint8 or float32, y: (N,) int64
+Split = tuple[Tensor, Tensor]  # x: (N, *in_shape) uint8 or float32, y: (N,) int64, or what the task asks for
 
 
 def data_root() -> Path:
@@ -37,7 +37,10 @@ class _Batches(Dataset):
 
 
 class _Order(Sampler):
-    """Lists of positions; shuffled by (seed, epoch) alone, so that a resumed run sees the same order."""
+    """Lists of positions; shuffled by (seed, epoch) alone, so that a resumed run sees the same order. seed None: in order, for evaluation.
+
+    In training a last batch of one sample joins the batch before it: batch norm needs two.
+    """
 
     def __init__(self, size: int, batch_size: int, seed: int | None):
         self.size, self.batch_size, self.seed, self.epoch = size, batch_size, seed, 0
@@ -46,23 +49,28 @@ class _Order(Sampler):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
+        alone = self.seed is not None and self.size > self.batch_size > 1 and self.size % self.batch_size == 1
+        return -(-self.size // self.batch_size) - alone
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.seed is None:
             order = torch.arange(self.size)
         else:
             order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch))
-        for batch in order.split(self.batch_size):
-            yield batch.tolist()
+        batches = order.tolist()
+        for i in range(len(self)):
+            yield batches[i * self.batch_size : (i + 1) * self.batch_size if i < len(self) - 1 else None]
 
 
 class TensorDataModule(pl.LightningDataModule):
-    """Subclasses give `read()`, `prepare()` and the class attributes. val_size samples are held out of the training set by split_seed.
+    """Subclasses give `read()`, `prepare()` and the class attributes. val_size samples are held out of the training set by split_seed,
+    unless read() gives a validation set of its own.
 
-    Training batches keep a last partial batch unless it holds a single sample (batch norm needs two).
+    tasks: the tasks that its labels are for, the first as the usual one.
+    No sample is left out of an epoch, nor of an evaluation.
     """
 
+    tasks: tuple[str, ...] = ("image_classification",)
     num_classes: int
     in_shape: tuple[int, ...]
     val_size: int
@@ -76,26 +84,36 @@ class TensorDataModule(pl.LightningDataModule):
         self.val_size = type(self).val_size if val_size is None else val_size
         self.splits: dict[str, Split] = {}
 
-    def read(self) -> tuple[Split, Split]:
-        """(train, test), each ((N, *in_shape), (N,)). Raises ValueError naming the file that is missing or damaged."""
+    def read(self) -> tuple[Split, ...]:
+        """(train, test) or (train, val, test), each ((N, *in_shape), (N,)). Raises ValueError naming the file that is missing or damaged."""
         raise NotImplementedError  # abstract
 
     def prepare(self, x: Tensor, training: bool = False) -> Tensor:
         """x: (B, *in_shape) as read -> float32 as the model wants it, augmented when training."""
         raise NotImplementedError  # abstract
 
+    def held_out(self, samples: int) -> tuple[Tensor, Tensor]:
+        """(positions for training, held-out positions) of the training set, by split_seed."""
+        if not 0 < self.val_size < samples:
+            raise ValueError(f"val_size must lie between 1 and {samples - 1}, got {self.val_size}")
+        order = torch.randperm(samples, generator=torch.Generator().manual_seed(self.split_seed))
+        return order[self.val_size :], order[: self.val_size]
+
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
             return
-        (x, y), test = self.read()
-        if not 0 < self.val_size < len(y):
-            raise ValueError(f"val_size must lie between 1 and {len(y) - 1}, got {self.val_size}")
-        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(self.split_seed))
-        val, train = order[: self.val_size], order[self.val_size :]
-        self.splits = {"train": (x[train], y[train]), "val": (x[val], y[val]), "test": test}
+        (x, y), *held, test = self.read()
+        if not held:
+            train, val = self.held_out(len(y))
+            (x, y), held = (x[train], y[train]), [(x[val], y[val])]
+        self.splits = {"train": (x, y), "val": held[0], "test": test}
 
     def size(self, split: str) -> int:
         return len(self.splits[split][1])
+
+    def first(self, split: str, n: int) -> Tensor:
+        """The first n samples as a model sees them at evaluation, from the start again where the split has fewer: (n, *in_shape)."""
+        return self.prepare(self.splits[split][0][torch.arange(n) % self.size(split)])
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader:
         order = _Order(self.size(split), batch_size, seed)
@@ -103,8 +121,6 @@ class TensorDataModule(pl.LightningDataModule):
         return DataLoader(_Batches(self.splits[split]), batch_size=None, sampler=order, generator=torch.Generator())
 
     def train_dataloader(self) -> DataLoader:
-        if self.size("train") % self.batch_size == 1:
-            raise ValueError(f"batch_size={self.batch_size} leaves a last batch of one sample, which batch norm cannot take")
         return self._loader("train", self.batch_size, self.seed)
 
     def val_dataloader(self) -> DataLoader:

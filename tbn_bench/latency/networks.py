@@ -25,6 +25,7 @@ from tbn_bench.latency.timing import (
     time_case,
 )
 from tbn_bench.records import RunRecord, RunStore
+from tbn_bench.scores import SCORES, score_of
 
 CALIBRATION = 64  # training images that lossy peers are calibrated on
 
@@ -157,10 +158,10 @@ def suite(
         measured = device == "cpu" and not few
         footprint = {run.run_id: _footprint(run, model) for run, _, model in loaded} if measured else {}
         data = loaded[0][1]
-        calibration = data.prepare(data.splits["train"][0][:CALIBRATION])
-        raw, variants, built_for = data.splits["test"][0], [], None
+        calibration = data.first("train", CALIBRATION)
+        variants, built_for = [], None
         for batch, cold, case in wanted:
-            x = data.prepare(raw[torch.arange(batch) % len(raw)]).to(device)
+            x = data.first("test", batch).to(device)
             if built_for != batch:
                 variants, built_for = [], batch
                 for run, _, model in loaded:
@@ -211,18 +212,10 @@ def _recorded(store: RunStore, run_ids: set[str]) -> set[str]:
     return {r.case for r in store.latencies([]) if {row["run_id"] for row in r.rows if row["run_id"]} == run_ids}
 
 
-def _predictions(call: Any, data: Any, device: str) -> Tensor:
-    """The class of every test sample: (N,)."""
-    with torch.no_grad():
-        return torch.cat(
-            [call(data.prepare(x.to(device))).argmax(1).cpu() for x in data.splits["test"][0].split(data.eval_batch_size)]
-        )
-
-
 def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str) -> dict[tuple[str, str], dict[str, float]]:
-    """The packed network, by each of our kernels, must classify the whole test set as well as the record says, before it is timed.
+    """The packed network, by each of our kernels, must do on the whole test set as well as the record says, before it is timed.
 
-    (run id, implementation or its first word) -> {"top1": recomputed accuracy, "agreement": share of samples classed as by torch}.
+    (run id, implementation or its first word) -> {score: recomputed, "agreement": share of samples (or points) classed as by torch}.
     """
     found = {}
     for run, data, model in loaded:
@@ -231,19 +224,24 @@ def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str)
             packed.pack_(network)
         network = network.eval().to(device)
         calls = {"dense" if run.config["binarizer"] == "full_precision" else "tile": network}
+        first = data.first("test", 1)
         for precision in PRECISIONS if device == "cpu" else ():
-            native, _ = executor.executor(network, data.prepare(data.splits["test"][0][:1]), precision=precision)
+            native, _ = executor.executor(network, first, precision=precision)
             calls |= {native_name(native): native} if native is not None else {}
-        truth, expected = data.splits["test"][1], None
-        for name, call in calls.items():
-            classes, total = _predictions(call, data, device), len(truth)
-            expected = classes if expected is None else expected
-            hits, recorded = int((classes == truth).sum()), run.summary["test/top1"] * total
-            if abs(hits - recorded) > max(1.5, 0.0005 * total):
+        name, expected = score_of(run.summary), None
+        for implementation, call in calls.items():
+            batches = list(assembly.outputs(call, data, device))
+            value, recorded, allowed = assembly.score_on_test(run, data, model, batches)
+            if not abs(value - recorded) <= allowed:
                 raise ParityError(
-                    f"run {run.run_id}, {name}: {hits} of {total} test samples right, its record says {recorded:.0f}; nothing timed"
+                    f"run {run.run_id}, {implementation}: {SCORES[name].label} {SCORES[name].text(value, False)} on the test set, its "
+                    f"record says {SCORES[name].text(recorded, False)}; nothing timed"
                 )
-            found[run.run_id, name] = {"top1": hits / total, "agreement": float((classes == expected).float().mean())}
+            found[run.run_id, implementation] = {name: value}
+            if SCORES[name].goal == "max":
+                classes = torch.cat([out.argmax(1) for out, _ in batches])
+                expected = classes if expected is None else expected
+                found[run.run_id, implementation]["agreement"] = float((classes == expected).float().mean())
     return found
 
 

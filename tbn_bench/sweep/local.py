@@ -19,6 +19,7 @@ from rich.table import Table
 from tbn_bench import catalog, convert
 from tbn_bench.config import RunConfig
 from tbn_bench.records import RecordError, RunStore
+from tbn_bench.scores import shown
 from tbn_bench.sweep.spec import SweepSpec
 
 BUSY = 75  # exit status of `tbn-bench train` for a run another process holds
@@ -103,10 +104,10 @@ def _step(name: str, store: RunStore, state: _State, jobs: int, wandb: str, devi
         elif code == 0 and store.finished(name, run_id):
             state.done.append(run_id)
             if plain:
-                top1 = (store.read(name, run_id).summary or {}).get("test/top1", float("nan"))
+                score = shown(store.read(name, run_id).summary)
                 count = len(state.done) + len(state.failed)
                 print(
-                    f"[{count}/{total}] {run_id}  {100 * top1:.2f} %  {time.monotonic() - started:.0f} s  "
+                    f"[{count}/{total}] {run_id}  {score}  {time.monotonic() - started:.0f} s  "
                     f"{config.model}  {config.binarizer}  seed {config.seed}",
                     flush=True,
                 )

@@ -30,8 +30,8 @@ class PointClassification(ImageClassification):
             raise ValueError(f"reg must be at least 0, got {reg!r}")
         self.reg = reg
 
-    def accuracies(self) -> dict[str, MulticlassAccuracy]:
-        return super().accuracies() | {"class_accuracy": MulticlassAccuracy(self.num_classes, average="macro")}
+    def scores(self) -> dict[str, MulticlassAccuracy]:
+        return super().scores() | {"class_accuracy": MulticlassAccuracy(self.num_classes, average="macro")}
 
     def training_loss(self, x: Tensor, y: Tensor) -> Tensor:
         if not hasattr(self.model, "logits_and_transform"):

@@ -1,0 +1,75 @@
+"""What the CIFAR sets (Krizhevsky, 2009) share: the official binary records, torchvision's layout, where they lie, the augmentation.
+
+torchvision checks the md5 of its files before it unpickles them. Augmentation as in the TBN paper: crop 32 after padding 4, flip.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tbn_bench.data._base import ImageDataModule, Split, data_root, find
+
+_PIXELS = 3 * 32 * 32
+
+
+def records(path: Path, n: int, label_bytes: int, archive: str) -> tuple[Tensor, Tensor]:
+    """n records of label bytes and 3,072 image bytes: x (n, 3, 32, 32) uint8, labels (n, label_bytes) int64.
+
+    Raises ValueError naming a file that cannot be read or is of another size.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"cannot read {path}: {error.strerror}; fetch {archive} and unpack it in {path.parent.parent}"
+        ) from error
+    length = label_bytes + _PIXELS
+    if len(data) != n * length:
+        raise ValueError(f"{path} must have {n * length:,} bytes, got {len(data):,}; fetch it again")
+    rows = torch.from_numpy(np.frombuffer(data, np.uint8).reshape(n, length).copy())
+    return rows[:, label_bytes:].reshape(-1, 3, 32, 32), rows[:, :label_bytes].long()
+
+
+class CifarDataModule(ImageDataModule):
+    """Subclasses give `_binary()`, the names below, num_classes, mean and std. Looked for in <root>/<own_folder>, then in <root>."""
+
+    in_shape = (3, 32, 32)
+    val_size = 5_000
+    crop_padding, flip = 4, True
+    title: str
+    own_folder: str
+    binary_folder: str
+    python_folder: str
+    archive: str
+    torchvision_name: str
+
+    def _binary(self, folder: Path) -> tuple[Split, Split]:
+        raise NotImplementedError  # abstract
+
+    def _labels(self, dataset: Any) -> Tensor:
+        """(N,) of one of torchvision's splits."""
+        return torch.tensor(dataset.targets)
+
+    def _root_with(self, folder: str) -> Path | None:
+        return find([root for root in (data_root() / self.own_folder, data_root()) if (root / folder).exists()])
+
+    def read(self) -> tuple[Split, Split]:
+        root = self._root_with(self.binary_folder)
+        return self._torchvision() if root is None else self._binary(root / self.binary_folder)
+
+    def _torchvision(self) -> tuple[Split, Split]:
+        import torchvision
+
+        root, kind = self._root_with(self.python_folder), getattr(torchvision.datasets, self.torchvision_name)
+        try:
+            sets = [kind(root or data_root() / self.own_folder, train, download=root is None) for train in (True, False)]
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.title} not found under {data_root()} and not downloadable ({' '.join(str(error).split())}). Fetch the binary "
+                f"version ({self.archive}) and unpack it in {data_root() / self.own_folder}, or set TBN_BENCH_DATA to the folder that has it"
+            ) from error
+        train, test = ((torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), self._labels(s)) for s in sets)
+        return train, test

@@ -1,0 +1,197 @@
+"""Multivariate time series from CSV files: windows as views of one scaled tensor, chronological splits."""
+
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tbn_bench.data._base import Split, TensorDataModule, data_root, find
+
+FEATURES = ("M", "S", "MS")
+
+
+def text_of(path: Path) -> str:
+    """The file, unpacked where it ends in .xz or .gz. latin-1: the units in Weather's header are no UTF-8; numbers are the same in both."""
+    try:
+        raw = path.read_bytes()
+        raw = lzma.decompress(raw) if path.suffix == ".xz" else gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(f"{path} is unreadable or truncated ({error}); fetch it again") from error
+    return raw.decode("latin-1")
+
+
+def header(text: str, path: Path) -> list[str]:
+    """Names of the value columns: all but a first one named date, time or timestamp."""
+    names = [name.strip().strip('"') for name in text.partition("\n")[0].split(",")]
+    names = names[1:] if names[0].removeprefix("ï»¿").lower() in ("date", "time", "timestamp", "datetime") else names
+    if not names or any(_number(name) for name in names):
+        raise ValueError(f"{path}: the first line must name the columns, got {text.partition(chr(10))[0][:80]!r}")
+    return names
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read_csv(path: Path) -> tuple[list[str], np.ndarray]:
+    """(names, values (rows, columns) float64) of a CSV file with a header. Raises ValueError naming the line that is no row of numbers."""
+    text = text_of(path)
+    names = header(text, path)
+    skipped = len(text.partition("\n")[0].split(",")) - len(names)
+    columns = range(skipped, skipped + len(names))
+    try:
+        values = np.loadtxt(io.StringIO(text), delimiter=",", skiprows=1, usecols=columns, ndmin=2, comments=None, quotechar='"')
+    except (ValueError, IndexError) as error:
+        raise ValueError(
+            f"{path}: every line must have {len(names)} numbers after the header ({error}); mend or fill it"
+        ) from error
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise ValueError(f"{path}: line {row + 2}, column {names[column]!r} is not finite; fill or drop it")
+    return names, values
+
+
+class SeriesDataModule(TensorDataModule):
+    """x: (N, lookback, channels), y: (N, horizon, targets) float32: every window of consecutive rows, one step apart.
+
+    features, in the words of the Informer's code: "M" all columns forecast all, "S" the target forecasts itself, "MS" all forecast the
+    target. Columns are scaled by mean and standard deviation of the training rows alone; losses and scores are on scaled data, as the
+    literature reports them. Validation and test windows begin `lookback` rows early, so that their first forecast is their first row.
+
+    Subclasses give `path()`, `columns` and `target`, and `borders(rows)`: the ends of the training, validation and test rows.
+    """
+
+    tasks = ("forecasting",)
+    columns: int  # value columns of the file
+    target = "OT"
+
+    def __init__(self, lookback: int = 199, horizon: int = 1, features: str = "M", batch_size: int = 128, seed: int = 0):
+        super().__init__(batch_size, seed, augment=False, val_size=0)
+        for name, value in (("lookback", lookback), ("horizon", horizon)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if features not in FEATURES:
+            raise ValueError(f"features must be one of {', '.join(map(repr, FEATURES))}, got {features!r}")
+        self.lookback, self.horizon, self.features = lookback, horizon, features
+        self.eval_batch_size = 256
+
+    @property
+    def in_shape(self) -> tuple[int, int]:
+        return self.lookback, 1 if self.features == "S" else self.columns
+
+    @property
+    def targets(self) -> int:
+        return self.columns if self.features == "M" else 1
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs per sample, for models that know nothing of rows."""
+        return self.horizon * self.targets
+
+    def path(self) -> Path:
+        """The file. Raises ValueError saying where to put it."""
+        raise NotImplementedError  # abstract
+
+    def borders(self, rows: int) -> Sequence[int]:
+        """Ends of training, validation and test rows. Raises ValueError for a file of another length."""
+        raise NotImplementedError  # abstract
+
+    def _values(self) -> np.ndarray:
+        """(rows, channels), the target last."""
+        names, values = read_csv(self.path())
+        if len(names) != self.columns or self.target not in names:
+            raise ValueError(
+                f"{self.path()} must have {self.columns} value columns and {self.target!r} among them, got {len(names)}: "
+                f"{', '.join(names)[:200]}"
+            )
+        at = names.index(self.target)
+        last = [i for i in range(len(names)) if i != at] + [at]
+        return values[:, last[-1:] if self.features == "S" else last]
+
+    def read(self) -> tuple[Split, Split, Split]:
+        values = self._values()
+        ends = self.borders(len(values))
+        mean, std = values[: ends[0]].mean(0), values[: ends[0]].std(0)
+        scaled = torch.from_numpy((values - mean) / np.where(std > 0, std, 1.0)).float()
+        starts = [0, *(max(0, end - self.lookback) for end in ends[:2])]
+        return tuple(
+            self._windows(scaled[a:b], name) for a, b, name in zip(starts, ends, ("training", "validation", "test"), strict=True)
+        )
+
+    def _windows(self, rows: Tensor, name: str) -> Split:
+        """Views of rows: (T, channels), no copy."""
+        length = self.lookback + self.horizon
+        if len(rows) < length:
+            raise ValueError(
+                f"the {name} part has {len(rows)} rows, lookback + horizon = {length} are needed; choose smaller ones"
+            )
+        windows = rows.unfold(0, length, 1).transpose(1, 2)  # (N, length, channels)
+        y = windows[:, self.lookback :]
+        return windows[:, : self.lookback], y if self.features == "M" else y[:, :, -1:]
+
+    def prepare(self, x: Tensor, training: bool = False) -> Tensor:
+        return x
+
+
+def file_of(name: str, folders: Sequence[str], source: str) -> Path:
+    """name, plain or packed (.xz, .gz), in one of the folders under the data root. Raises ValueError saying where it was looked for."""
+    roots = [data_root() / folder for folder in folders] + [data_root()]
+    path = find([root / f"{name}{end}" for root in roots for end in ("", ".xz", ".gz")])
+    if path is None:
+        raise ValueError(
+            f"{name} not found under {data_root()}. Fetch it ({source}) and put it in {roots[0]}, or set TBN_BENCH_DATA to the folder "
+            "that has it"
+        )
+    return path
+
+
+class ETT(SeriesDataModule):
+    """Electricity transformer temperature (Zhou et al., arXiv 2012.07436): two years of six loads and the oil temperature OT.
+
+    12 months of training, 4 of validation, 4 of test, of 30 days each, as the Informer's code has it; the rest of the file is unused.
+    """
+
+    columns = 7
+    file: str
+    rows: int
+    per_day: int
+
+    def path(self) -> Path:
+        return file_of(self.file, ("ett", "ETT-small"), f"github.com/zhouhaoyi/ETDataset, ETT-small/{self.file}")
+
+    def borders(self, rows: int) -> list[int]:
+        if rows != self.rows:
+            raise ValueError(f"{self.path()} must have {self.rows:,} rows, got {rows:,}; fetch it again")
+        return [months * 30 * self.per_day for months in (12, 16, 20)]
+
+
+class SharedSeries(SeriesDataModule):
+    """70 % training, 10 % validation, 20 % test rows, in this order (Wu et al., arXiv 2106.13008)."""
+
+    file: str
+    folder: str
+    rows: int
+
+    def path(self) -> Path:
+        return file_of(self.file, (self.folder,), "the data sets of github.com/thuml/Autoformer")
+
+    def borders(self, rows: int) -> list[int]:
+        if rows != self.rows:
+            raise ValueError(f"{self.path()} must have {self.rows:,} rows, got {rows:,}; fetch it again")
+        return shares(rows, (0.7, 0.1, 0.2))
+
+
+def shares(rows: int, split: Sequence[float]) -> list[int]:
+    """Ends of the three parts; training and test are rounded down, validation gets the rest."""
+    train, test = int(rows * split[0]), int(rows * split[2])
+    return [train, rows - test, rows]

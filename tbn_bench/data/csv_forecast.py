@@ -1,0 +1,48 @@
+"""Any CSV file as a forecasting set: a header, an optional first column of dates, numbers. csv_forecast(path='x.csv', target='load')."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tbn_bench.data._base import data_root, find
+from tbn_bench.data._series import SeriesDataModule, header, shares, text_of
+
+
+class CSVForecast(SeriesDataModule):
+    """path: relative to the working folder, or to the data folder. split: shares of training, validation and test rows, in time order.
+
+    target: the column that features="S" and "MS" forecast; the last one by default.
+    Raises ValueError for a missing file, an unknown target or shares that do not add up to 1.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        target: str | None = None,
+        split: Sequence[float] = (0.7, 0.1, 0.2),
+        lookback: int = 199,
+        horizon: int = 1,
+        features: str = "M",
+        batch_size: int = 128,
+        seed: int = 0,
+    ):
+        super().__init__(lookback, horizon, features, batch_size, seed)
+        if len(split) != 3 or abs(sum(split) - 1) > 1e-9 or not all(0 < share < 1 for share in split):
+            raise ValueError(f"split must be three shares between 0 and 1 that add up to 1, got {split!r}")
+        self.split, self.file = tuple(split), self._found(path)
+        names = header(text_of(self.file), self.file)
+        self.columns, self.target = len(names), names[-1] if target is None else target
+        if self.target not in names:
+            raise ValueError(f"{path} has no column {target!r}; it has {', '.join(names)[:300]}")
+
+    @staticmethod
+    def _found(path: str) -> Path:
+        found = find([Path(path), data_root() / path])
+        if found is None:
+            raise ValueError(f"csv_forecast: {path} found neither here nor under {data_root()}")
+        return found
+
+    def path(self) -> Path:
+        return self.file
+
+    def borders(self, rows: int) -> list[int]:
+        return shares(rows, self.split)

@@ -1,0 +1,7 @@
+"""ETTm1: 69,680 15-minute rows of 7 columns."""
+
+from tbn_bench.data._series import ETT
+
+
+class ETTm1(ETT):
+    file, rows, per_day = "ETTm1.csv", 69_680, 96

@@ -1,0 +1,168 @@
+"""What every task shares: optimizer and schedule, evaluation, and what the tiles do while they learn."""
+
+import math
+from typing import ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torchmetrics import Metric
+
+from tbn_bench.binarizers._base import ActivationBinarizer, WeightBinarizer
+from tbn_bench.binarizers.tbn import TBNWeight
+from tbn_bench.config import RunConfig
+from tbn_bench.tiling import aggregate
+
+BN_MOMENTUM, BN_MOMENTUM_FLOOR = 0.1, 0.01
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer finite."""
+
+
+def binary_weights(model: nn.Module) -> list[tuple[str, WeightBinarizer, Tensor]]:
+    """(name, parametrization, latent weight) of every binarized weight, tied ones once."""
+    found = {}
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            for attribute, chain in module.parametrizations.items():
+                if isinstance(chain[0], WeightBinarizer):
+                    found.setdefault(id(chain.original), (f"{name}.{attribute}".lstrip("."), chain[0], chain.original))
+    return list(found.values())
+
+
+def learning_rate_factor(config: RunConfig, epoch: int) -> float:
+    """Factor on the peak rate in `epoch` (0-based): linear warm-up, then cosine or a line to 0, steps, or constant; never below min_lr."""
+    if epoch < config.warmup_epochs:
+        return (epoch + 1) / (config.warmup_epochs + 1)
+    done = epoch - config.warmup_epochs
+    share = done / max(1, config.epochs - config.warmup_epochs)
+    factor = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * share)),
+        "linear": 1 - share,
+        "step": config.step_gamma ** (done // config.step_epochs),
+        "constant": 1.0,
+    }[config.schedule]
+    return max(factor, config.min_lr / config.lr)
+
+
+def batch_norm_momentum(config: RunConfig, epoch: int) -> float:
+    """0.1 times bn_momentum_gamma every step_epochs, at least 0.01 (yanx27/Pointnet_Pointnet2_pytorch, train_partseg.py)."""
+    return max(BN_MOMENTUM * config.bn_momentum_gamma ** (epoch // config.step_epochs), BN_MOMENTUM_FLOOR)
+
+
+class Task(pl.LightningModule):
+    """A model with its losses and metrics. Logs train/loss, {val,test}/loss, the scores of either split, tile/flip_rate, tile/near_zero.
+
+    A subclass names its `score` (of scores.SCORES: the metric that chooses the epoch) and gives training_loss, evaluation_loss and
+    scores. Constructor arguments beside model and config come from the data module, by name, or from the call.
+
+    tile/flip_rate: share of stored sign bits that changed during the epoch. tile/near_zero: share of column sums with
+    |s| < 1e-3 * mean |s| of the layer, i.e. bits about to flip. Raises DivergedError on a loss that is not finite.
+    """
+
+    score: ClassVar[str]
+
+    def __init__(self, model: nn.Module, config: RunConfig):
+        super().__init__()
+        self.model, self.config = model, config
+        self.signs: dict[str, Tensor] = {}
+        self.seen = 0
+
+    def scores(self) -> dict[str, Metric]:
+        """Name in the record -> metric of (outputs, y)."""
+        raise NotImplementedError  # abstract
+
+    def training_loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """x: (B, *in_shape), y: (B, ...) -> ()."""
+        raise NotImplementedError  # abstract
+
+    def evaluation_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """outputs of the model, y: (B, ...) -> ()."""
+        raise NotImplementedError  # abstract
+
+    def learn_from(self, teacher: nn.Module | None) -> None:
+        """Raises ValueError: only classification learns from a teacher."""
+        if teacher is not None:
+            raise ValueError(f"--teacher is for classification, got a {type(self).__name__} task; leave it out")
+
+    def configure_metrics(self) -> None:
+        """Own metrics for either split, which add up over batches (and over processes)."""
+        self.metrics = nn.ModuleDict(
+            {f"{split}_{name}": metric for split in ("val", "test") for name, metric in self.scores().items()}
+        )
+
+    def configure_optimizers(self):
+        c = self.config
+        make = {
+            "sgd": lambda p: torch.optim.SGD(p, c.lr, momentum=c.momentum, weight_decay=c.weight_decay, fused=True),
+            "adam": lambda p: torch.optim.Adam(p, c.lr, weight_decay=c.weight_decay, fused=True),
+            "adamw": lambda p: torch.optim.AdamW(p, c.lr, weight_decay=c.weight_decay, fused=True),
+            "adadelta": lambda p: torch.optim.Adadelta(p, c.lr, weight_decay=c.weight_decay),
+        }
+        optimizer = make[c.optimizer](self.parameters())
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: learning_rate_factor(c, epoch))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+    def _finite(self, loss: Tensor, which: str) -> Tensor:
+        if not torch.isfinite(loss):
+            raise DivergedError(
+                f"{which} loss became {loss.item()} in epoch {self.current_epoch}; lower lr (now {self.config.lr})"
+            )
+        return loss
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        x, y = batch
+        loss = self._finite(self.training_loss(x, y), "training")
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(y))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self.seen = 0
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def _evaluate(self, split: str, batch: tuple[Tensor, Tensor]) -> None:
+        x, y = batch
+        outputs = self(x)
+        self.seen += len(y)
+        loss = self._finite(self.evaluation_loss(outputs, y), split)
+        self.log(f"{split}/loss", loss, batch_size=len(y), on_epoch=True)
+        for key, metric in self.metrics.items():
+            if key.startswith(f"{split}_"):
+                metric.update(outputs, y)
+                self.log(key.replace("_", "/", 1), metric, on_step=False, on_epoch=True)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        self._evaluate("test", batch)
+
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        for _, method, _ in binary_weights(self.model):
+            method.begin_step()
+
+    def on_train_epoch_start(self) -> None:
+        for module in self.model.modules():
+            if isinstance(module, WeightBinarizer | ActivationBinarizer):
+                module.begin_epoch(self.current_epoch, self.config.epochs)
+            if self.config.bn_momentum_gamma < 1 and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = batch_norm_momentum(self.config, self.current_epoch)
+        self.signs = {name: method.signs(weight.detach()) for name, method, weight in binary_weights(self.model)}
+
+    def on_train_epoch_end(self) -> None:
+        flips = bits = near = sums = 0
+        for name, method, weight in binary_weights(self.model):
+            old, new = self.signs[name], method.signs(weight.detach())
+            flips, bits = flips + int((old != new).sum()), bits + new.numel()
+            if isinstance(method, TBNWeight):
+                s = aggregate(weight.detach(), method.p, method.copies).abs()
+                near, sums = near + int((s < 1e-3 * s.mean()).sum()), sums + s.numel()
+        if bits:
+            self.log("tile/flip_rate", flips / bits)
+        if sums:
+            self.log("tile/near_zero", near / sums)
