@@ -21,6 +21,10 @@ class Score:
         """93.10 % or 0.3712."""
         return f"{self.factor * value:.{self.digits}f}" + (" %" if unit and self.factor == 100 else "")
 
+    def signed(self, value: float) -> float:
+        """More is better."""
+        return value if self.goal == "max" else -value
+
     @property
     def axis(self) -> str:
         """For the axis of a figure, with its unit and direction."""
@@ -29,9 +33,14 @@ class Score:
 
 SCORES = {
     "top1": Score("top-1 %", 100, 2, "max"),
+    "top5": Score("top-5 %", 100, 2, "max"),
+    "class_accuracy": Score("class accuracy %", 100, 2, "max"),
     "instance_miou": Score("instance mIoU %", 100, 2, "max"),
+    "class_miou": Score("class mIoU %", 100, 2, "max"),
     "miou": Score("mIoU %", 100, 2, "max"),
+    "accuracy": Score("point accuracy %", 100, 2, "max"),
     "mse": Score("MSE", 1, 4, "min"),
+    "mae": Score("MAE", 1, 4, "min"),
 }
 FIRST = "top1"  # of records that do not say: the first versions knew classification alone
 

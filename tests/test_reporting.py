@@ -16,6 +16,7 @@ from tbn_bench.reporting import build, load, published, stats, style, tables, tr
 from tbn_bench.reporting.figures import accuracy_bits, training_curves
 from tbn_bench.reporting.tables.comparison import comparison
 from tbn_bench.reporting.tables.comparison_w1a1 import comparison_w1a1
+from tbn_bench.reporting.tables.forecasting import forecasting
 
 SPECS = ("full_precision", "tbn(p=4)", "tbn(p=8)")
 
@@ -324,3 +325,31 @@ def test_the_legend_names_every_method_once_and_outside_the_axes(tmp_path):
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     assert max(box.y1 for box in boxes) < figure.axes[0].get_tightbbox().y0
     assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+def test_forecasts_have_a_table_and_figures_of_their_own(results, tmp_path):
+    """MSE and MAE with intervals, not among accuracies; axes and page say what is drawn and which way is better."""
+    store = RunStore(results)
+    for seed, mse in ((0, 0.2), (1, 0.4)):
+        config = make({"data": "etth1", "model": "ts_transformer", "task": "forecasting", "binarizer": "bwn", "seed": seed})
+        run = store.claim(
+            "f", config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False, "track": "W1A32"}
+        )
+        run.log({"epoch": 0, "val/mse": 0.5})
+        run.finish({"score": "mse", "test/mse": mse, "test/mae": 0.1, "bits_per_weight": 1.0, "stored_bytes": 9, "weights": 8})
+    records = load.load(results)
+    assert {row["data"] for row in comparison(records).rows} == {"digits"}
+    table = forecasting(records)
+    assert [c.header for c in table.columns[3:5]] == ["MSE (95 % interval)", "MAE (95 % interval)"]
+    assert write.cells(table)[0][3:5] == [f"0.3000 ± {scipy_stats.t.ppf(0.975, 1) * 0.1:.4f}", "0.1000 ± 0.0000"]
+    assert {"MSE, lower is better", "top-1 %, higher is better"} == set(accuracy_bits.frame(records)["axis"])
+    build.report(results, tmp_path / "out")
+    assert "MSE 0.2000" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_records_judged_by_an_unknown_score_are_named(results):
+    """A later version's record is left out and said, not shown as something else."""
+    config = make({"seed": 9})
+    RunStore(results).claim("s", config.run_id, config.model_dump(mode="json"), {}).finish({"score": "elo", "test/elo": 1.0})
+    records = load.load(results)
+    assert any("judged by 'elo'" in problem for problem in records.problems)

@@ -16,6 +16,7 @@ from tbn_bench import __version__
 from tbn_bench.records import RecordError
 from tbn_bench.reporting import figures, groups, style, tables, write
 from tbn_bench.reporting.load import Records, load
+from tbn_bench.scores import SCORES, shown
 
 _FORMATS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
 _MAIN = "comparison"  # one table per track: comparison, comparison_w1a1, ...
@@ -79,16 +80,18 @@ def _write_figures(records: Records, folder: Path) -> dict[str, tuple[str, str]]
 def _headline(records: Records) -> list[str]:
     """One sentence per panel: the smallest network beside full precision, with what was given up."""
     out = []
-    for title, found in groups.panels([g for g in groups.groups(records) if g.top1 is not None]):
+    for title, found in groups.panels([g for g in groups.groups(records) if g.result is not None]):
         full = next((g for g in found if g.binarizer == "full_precision"), None)
-        small = min(found, key=lambda g: (g.first["bits_per_weight"], -g.top1.mean))
+        small = min(found, key=lambda g: (g.first["bits_per_weight"], -SCORES[g.score].signed(g.result.mean)))
         if full is None or small is full:
             continue
+        score = SCORES[full.score]
         name = style.labels(records.runs["binarizer"])[small.binarizer]
         times = full.first["stored_bytes"] / small.first["stored_bytes"]
         out.append(
             f"{title}: {name} keeps {small.first['bits_per_weight']:.2f} bits per weight and {times:.0f} times fewer bytes than full "
-            f"precision, at {100 * small.top1.mean:.1f} % against {100 * full.top1.mean:.1f} % (n = {small.top1.n} and {full.top1.n})."
+            f"precision, at {score.label.removesuffix(' %')} {score.text(small.result.mean)} against {score.text(full.result.mean)} "
+            f"(n = {small.result.n} and {full.result.n})."
         )
     return out
 
@@ -108,6 +111,7 @@ def _page(records: Records, built: dict[str, write.Table], drawn: dict[str, tupl
         dirty=int(records.runs["dirty"].eq(True).sum()),
         command=command,
         version=__version__,
+        shown=shown,
         bundle=vl_convert.javascript_bundle().replace("</script", "<\\/script"),
     )  # fmt: skip
 

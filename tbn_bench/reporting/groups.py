@@ -8,11 +8,13 @@ import pandas as pd
 from tbn_bench.reporting import style, tracks
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import Interval, t_interval
+from tbn_bench.scores import SCORES
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one configuration over seeds. top1 is None where none has finished."""
+    """Runs of one configuration over seeds. results: every score of the test set by name; result: the one that the runs are judged by, None
+    where none has finished."""
 
     sweep: str
     group_id: str
@@ -20,10 +22,15 @@ class Group:
     model: str
     binarizer: str
     track: str
-    top1: Interval | None
+    score: str
+    results: dict[str, Interval]
     run_ids: list[str]
     unfinished: list[str]
     first: dict[str, Any]
+
+    @property
+    def result(self) -> Interval | None:
+        return self.results.get(self.score)
 
     @property
     def panel(self) -> tuple[str, str, str]:
@@ -38,11 +45,13 @@ def groups(records: Records) -> list[Group]:
     for (sweep, group_id), runs in records.runs.groupby(["sweep", "group_id"], sort=True):
         done = runs[runs["status"] == "finished"]
         first = (done if len(done) else runs).iloc[0]
-        top1 = t_interval(done["test/top1"].astype(float).tolist()) if len(done) else None
+        results = {
+            name: t_interval(values) for name in SCORES if (values := done[f"test/{name}"].dropna().astype(float).tolist())
+        }
         unfinished = sorted(runs[runs["status"] != "finished"]["run_id"])
         found.append(
             Group(str(sweep), str(group_id), first["data"], first["model"], first["binarizer"],
-                  first["track"], top1, sorted(done["run_id"]), unfinished, {k: _plain(v) for k, v in first.items()})
+                  first["track"], first["score"], results, sorted(done["run_id"]), unfinished, {k: _plain(v) for k, v in first.items()})
         )  # fmt: skip
     return sorted(found, key=lambda g: (g.sweep, g.data, g.model, order[g.binarizer], g.group_id))
 

@@ -9,16 +9,17 @@ import pandas as pd
 from tbn_bench.config import make
 from tbn_bench.records import RecordError, RunRecord, RunStore
 from tbn_bench.reporting import published, tracks
+from tbn_bench.scores import SCORES, score_of
 
 _SUMMARY = (
-    "test/top1", "test/top5", "val/top1_last", "best_epoch", "test_samples", "seconds", "weights", "stored_bits", "stored_bytes",
+    *(f"test/{name}" for name in SCORES), "best_epoch", "test_samples", "seconds", "weights", "stored_bits", "stored_bytes",
     "stored_bits_weights", "tile_bits", "bits_per_weight", "bits_per_binarized_weight", "macs", "distinct_macs", "bitops_fp64",
 )  # fmt: skip
 RUN_COLUMNS = (
     "sweep", "run_id", "group_id", "data", "model", "binarizer", "track", "seed", "epochs", "status", "error", "command",
-    "commit", "dirty", "cpu", *_SUMMARY,
+    "commit", "dirty", "cpu", "score", *_SUMMARY,
 )  # fmt: skip
-CURVE_COLUMNS = ("sweep", "run_id", "group_id", "data", "model", "binarizer", "seed", "epoch", "train/loss", "val/loss", "val/top1",
+CURVE_COLUMNS = ("sweep", "run_id", "group_id", "data", "model", "binarizer", "seed", "epoch", "train/loss", "val/loss", "val/score",
                  "tile/flip_rate", "tile/near_zero", "lr")  # fmt: skip
 LATENCY_COLUMNS = (
     "device", "case", "data", "model", "sweep", "batch", "threads", "clock", "binarizer", "implementation", "run_id",
@@ -29,7 +30,7 @@ LATENCY_COLUMNS = (
 
 @dataclass(frozen=True)
 class Records:
-    """runs: a row per run. curves: a row per run and epoch. latency: a row per timed implementation. published: a row per
+    """runs: a row per run. curves: a row per run and epoch, val/score being what the epoch is chosen by. latency: a row per timed implementation. published: a row per
     published number. problems: what could not be read."""
 
     runs: pd.DataFrame
@@ -57,6 +58,7 @@ def _run_row(run: RunRecord) -> dict[str, Any]:
         "command": f"{config.command} --sweep {run.sweep}",
         **{k: run.provenance.get(k) for k in ("commit", "dirty")},
         "cpu": run.provenance.get("hardware", {}).get("cpu"),
+        "score": score_of(summary),
         **{k: summary.get(k) for k in _SUMMARY},
     }
 
@@ -77,7 +79,7 @@ def load(results: Path) -> Records:
             continue
         runs.append(row)
         same = {k: row[k] for k in CURVE_COLUMNS[:7]}
-        curves += [same | {k: r.get(k) for k in CURVE_COLUMNS[7:]} for r in rows]
+        curves += [same | {k: r.get(k) for k in CURVE_COLUMNS[7:]} | {"val/score": r.get(f"val/{row['score']}")} for r in rows]
     tracks.fill(runs)
     for record in store.latencies(problems):
         info, source = record.case_info, record.provenance

@@ -1,4 +1,4 @@
-"""Test accuracy against bits per weight, one panel per track, data set and model; error bars are 95 % intervals over seeds."""
+"""The score on the test set against bits per weight, one panel per track, data set and model; error bars are 95 % intervals over seeds."""
 
 from typing import Any
 
@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 from tbn_bench.reporting import style
 from tbn_bench.reporting.groups import Group, groups, panels
 from tbn_bench.reporting.load import Records
+from tbn_bench.scores import SCORES
 
 TITLE = "Accuracy against bits per weight"
 
 
 def _points(records: Records) -> list[tuple[str, list[Group]]]:
-    return panels([g for g in groups(records) if g.top1 is not None])
+    return panels([g for g in groups(records) if g.result is not None])
 
 
 def print_figure(records: Records) -> Figure | None:
@@ -25,9 +26,10 @@ def print_figure(records: Records) -> Figure | None:
     names = style.labels(specs)
     figure, all_axes = style.print_grid(len(found), 2.3)
     for axes, (title, gs) in zip(all_axes, found, strict=True):
+        score = SCORES[gs[0].score]
         for g in gs:
-            half = None if g.top1.half is None else 100 * g.top1.half
-            axes.errorbar(g.first["bits_per_weight"], 100 * g.top1.mean, yerr=half, color=style.colour(g.binarizer),
+            half = None if g.result.half is None else score.factor * g.result.half
+            axes.errorbar(g.first["bits_per_weight"], score.factor * g.result.mean, yerr=half, color=style.colour(g.binarizer),
                           marker=style.marker(g.binarizer, specs), capsize=1.5, elinewidth=0.7, linestyle="none",
                           label=names[g.binarizer])  # fmt: skip
         axes.set_xscale("log", base=2)
@@ -35,7 +37,7 @@ def print_figure(records: Records) -> Figure | None:
         axes.set(
             title="\n".join(style.wrapped(title)),
             xlabel="bits per weight, lower is better",
-            ylabel="top-1 accuracy (%), higher is better",
+            ylabel=score.axis,
         )
     style.legend(figure, list(names.values()))
     return figure
@@ -45,11 +47,13 @@ def frame(records: Records) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     names = style.labels(records.runs["binarizer"])
     for title, gs in _points(records):
+        score = SCORES[gs[0].score]
         for g in gs:
-            mean, half = 100 * g.top1.mean, 100 * (g.top1.half or 0.0)
+            mean, half = score.factor * g.result.mean, score.factor * (g.result.half or 0.0)
             rows.append(
                 {"panel": title, "method": names[g.binarizer], "binarizer": g.binarizer, "bits per weight": g.first["bits_per_weight"],
-                 "top-1 %": mean, "low": mean - half, "high": mean + half, "seeds": g.top1.n, "runs": ", ".join(g.run_ids)}
+                 "axis": score.axis,
+                 "score": mean, "low": mean - half, "high": mean + half, "seeds": g.result.n, "runs": ", ".join(g.run_ids)}
             )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -77,9 +81,9 @@ def chart(records: Records) -> Any:
             opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.12)),
         )
         points = base.mark_point(filled=True, size=80).encode(
-            y=alt.Y("top-1 %:Q", scale=alt.Scale(zero=False), title="top-1 accuracy (%), higher is better"),
+            y=alt.Y("score:Q", scale=alt.Scale(zero=False), title=str(part["axis"].iloc[0])),
             shape=shapes,
-            tooltip=["method", "bits per weight", "top-1 %", "low", "high", "seeds", "runs"],
+            tooltip=["method", "bits per weight", "score", "low", "high", "seeds", "runs"],
         )
         bars = base.mark_rule().encode(y="low:Q", y2="high:Q")
         charts.append((bars + points).properties(title=style.wrapped(str(panel)), width=330, height=240))

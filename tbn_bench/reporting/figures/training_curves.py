@@ -1,4 +1,4 @@
-"""Held-out accuracy by epoch: mean over seeds, band = Student's 95 % interval (no band for one seed)."""
+"""Held-out score by epoch: mean over seeds, band = Student's 95 % interval (no band for one seed)."""
 
 from typing import Any
 
@@ -11,31 +11,37 @@ from tbn_bench.reporting import style
 from tbn_bench.reporting.groups import groups, panels
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import t_interval
+from tbn_bench.scores import SCORES
 
 TITLE = "Training curves"
 
 
 def frame(records: Records) -> pd.DataFrame:
-    """A row per panel, method and epoch that at least one run reached: mean, low, high in percent, n."""
-    curves = records.curves.dropna(subset=["val/top1"])
+    """A row per panel, method and epoch that at least one run reached: mean, low, high as shown, n."""
+    curves = records.curves.dropna(subset=["val/score"])
     rows: list[dict[str, Any]] = []
     names = style.labels(records.runs["binarizer"])
     for title, gs in panels(groups(records)):
+        score = SCORES[gs[0].score]
         for g in gs:
             own = curves[(curves["sweep"] == g.sweep) & (curves["group_id"] == g.group_id)]
             for epoch, part in own.groupby("epoch"):
-                interval = t_interval(part["val/top1"].astype(float).tolist())
-                mean, half = 100 * interval.mean, 100 * (interval.half or 0.0)
+                interval = t_interval(part["val/score"].astype(float).tolist())
+                mean, half = score.factor * interval.mean, score.factor * (interval.half or 0.0)
                 rows.append(
                     {"panel": title, "method": names[g.binarizer], "binarizer": g.binarizer, "group": g.group_id,
-                     "epoch": int(epoch) + 1, "top-1 %": mean, "low": mean - half, "high": mean + half, "seeds": interval.n}
+                     "axis": score.axis, "epoch": int(epoch) + 1, "score": mean, "low": mean - half, "high": mean + half, "seeds": interval.n}
                 )  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def _limits(panel: pd.DataFrame) -> list[float]:
-    """Accuracy axis: from just under the lowest means (first epochs may lie below it) to just over the highest, at most 100."""
-    low = max(0.0, float(panel["top-1 %"].quantile(0.03)) - 5)
+    """From just under the lowest means to just over the highest; the worst of the first epochs may lie outside. Percentages end at 100."""
+    if "%" not in panel["axis"].iloc[0]:
+        low, high = float(panel["low"].min()), float(panel["score"].quantile(0.97))
+        margin = 0.05 * ((high - low) or high or 1.0)
+        return [max(0.0, low - margin), high + margin]
+    low = max(0.0, float(panel["score"].quantile(0.03)) - 5)
     return [low, min(100.0, float(panel["high"].max()) + 1)]
 
 
@@ -52,10 +58,10 @@ def print_figure(records: Records) -> Figure | None:
         for spec in specs:
             for _, line in panel[panel["binarizer"] == spec].groupby("group"):
                 every = max(1, len(line) // 8)
-                axes.plot(line["epoch"], line["top-1 %"], color=style.colour(spec), marker=style.marker(spec, specs), markevery=every,
+                axes.plot(line["epoch"], line["score"], color=style.colour(spec), marker=style.marker(spec, specs), markevery=every,
                           label=names[spec], linewidth=1)  # fmt: skip
                 axes.fill_between(line["epoch"], line["low"], line["high"], color=style.colour(spec), alpha=0.15, linewidth=0)
-        axes.set(title="\n".join(style.wrapped(title)), xlabel="epoch", ylabel="held-out top-1 accuracy (%)")
+        axes.set(title="\n".join(style.wrapped(title)), xlabel="epoch", ylabel=f"held-out {panel['axis'].iloc[0]}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(*_limits(panel))
     style.legend(figure, list(names.values()))
@@ -81,8 +87,8 @@ def chart(records: Records) -> Any:
             opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.1)),
         )  # fmt: skip
         line = base.mark_line(clip=True).encode(
-            y=alt.Y("top-1 %:Q", scale=alt.Scale(domain=_limits(part)), title="held-out top-1 accuracy (%)"), strokeDash=strokes,
-            tooltip=["method", "epoch", "top-1 %", "low", "high", "seeds"],
+            y=alt.Y("score:Q", scale=alt.Scale(domain=_limits(part)), title=f"held-out {part['axis'].iloc[0]}"), strokeDash=strokes,
+            tooltip=["method", "epoch", "score", "low", "high", "seeds"],
         )  # fmt: skip
         band = base.mark_area(clip=True).encode(
             y=alt.Y("low:Q", scale=alt.Scale(domain=_limits(part))),

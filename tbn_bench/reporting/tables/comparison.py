@@ -1,4 +1,7 @@
-"""The main table: accuracy with its interval, bits, bytes and measured latency, one row per method; one table per track."""
+"""The main table: accuracy with its interval, bits, bytes and measured latency, one row per method; one table per track.
+
+Tasks other than classification have tables of their own (forecasting.py, segmentation.py) with the same columns.
+"""
 
 from typing import Any
 
@@ -6,6 +9,7 @@ from tbn_bench.reporting import published, style, tracks
 from tbn_bench.reporting.groups import Group, by_track, groups
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.write import Column, Table, column
+from tbn_bench.scores import FIRST, SCORES
 
 EXACT = 1e-5  # float32 implementations; the lossy peers (bf16, int8) stand in the latency table
 
@@ -27,10 +31,17 @@ def _fastest(records: Records, group: Group, batch: int, device: str | None) -> 
     return timed.loc[timed["time_ms_p50"].astype(float).idxmin()].to_dict()
 
 
-def _accuracy(row: dict[str, Any]) -> str:
-    if row["top1"] is None:
-        return style.DASH
-    return f"{100 * row['top1']:.2f}" + (f" ± {100 * row['top1_half']:.2f}" if row["top1_half"] is not None else "")
+def _result(name: str) -> Column:
+    """Mean and interval of one score."""
+    score = SCORES[name]
+
+    def show(row: dict[str, Any]) -> str:
+        mean, half = row.get(name), row.get(f"{name}_half")
+        if mean is None:
+            return style.DASH
+        return score.text(mean, False) + (f" ± {score.text(half, False)}" if half is not None else "")
+
+    return Column(name, f"{score.label} (95 % interval)", show)
 
 
 def comparison(records: Records) -> Table | None:
@@ -39,8 +50,18 @@ def comparison(records: Records) -> Table | None:
 
 def of_track(records: Records, track: str) -> Table | None:
     """The comparison of one track, with full precision as the reference; None where the track has no run."""
-    found = by_track(groups(records)).get(track)
-    if found is None:
+    found = [g for g in by_track(groups(records)).get(track, []) if g.score == FIRST]
+    return of_groups(records, found, (FIRST,), f"Comparison, {tracks.title(track)}")
+
+
+def of_scores(records: Records, chosen: tuple[str, ...], others: tuple[str, ...], title: str) -> Table | None:
+    """The comparison of all runs that are judged by one of the chosen scores, with the others beside it."""
+    return of_groups(records, [g for g in groups(records) if g.score in chosen], (*chosen, *others), title)
+
+
+def of_groups(records: Records, found: list[Group], results: tuple[str, ...], title: str) -> Table | None:
+    """A row per group, a column per score that any of them has; None where there is no group."""
+    if not found:
         return None
     ids = {run_id for g in found for run_id in g.run_ids}
     timed = records.latency[records.latency["run_id"].isin(ids)]
@@ -57,16 +78,15 @@ def of_track(records: Records, track: str) -> Table | None:
     columns = [
         column("data", "data", numeric=False), column("model", "model", numeric=False),
         Column("binarizer", "method", lambda r: names[r["binarizer"]], numeric=False),
-        Column("top1", "top-1 % (95 % interval)", _accuracy), *quoted, column("n", "seeds", "d"),
+        *(_result(name) for name in results if name == FIRST or any(name in row for row in rows)), *quoted, column("n", "seeds", "d"),
         column("bits_per_weight", "bits per weight", ".3f"), column("stored_bytes", "stored bytes", ",d"), column("distinct_macs", "distinct MACs", ",d"), *latency_columns,
     ]  # fmt: skip
-    title = f"Comparison, {tracks.title(track)}"
     return Table(title, columns, rows, _note(rows, device, bool(quoted)), sorted(ids), sorted(set(timed["command"])))
 
 
 def _note(rows: list[dict[str, Any]], device: str | None, quoted: bool) -> str:
     note = (
-        "Test accuracy of the epoch chosen on held-out data; mean over seeds with Student's 95 % interval (none for one seed). "
+        "On the test set, at the epoch chosen on held-out data; mean over seeds with Student's 95 % interval (none for one seed). "
         "Stored bytes: signs, scales, biases, normalisation."
     )
     if quoted:
@@ -85,7 +105,8 @@ def _row(records: Records, g: Group, batches: list[int], device: str | None) -> 
     bits = tracks.activation_bits(g.track)
     row = {
         "sweep": g.sweep, "group_id": g.group_id, "data": g.data, "model": g.model, "binarizer": g.binarizer,
-        "top1": g.top1.mean if g.top1 else None, "top1_half": g.top1.half if g.top1 else None, "n": g.top1.n if g.top1 else 0,
+        **{name: i.mean for name, i in g.results.items()}, **{f"{name}_half": i.half for name, i in g.results.items()},
+        "n": g.result.n if g.result else 0,
         "bits_per_weight": g.first["bits_per_weight"], "stored_bytes": _whole(g.first["stored_bytes"]), "distinct_macs": _whole(g.first["distinct_macs"]),
         "reported_top1_percent": published.reported(records.published, g.binarizer, g.data, g.model, bits),
         "run_ids": g.run_ids,
