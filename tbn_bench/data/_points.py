@@ -39,6 +39,7 @@ class PointDataModule(TensorDataModule):
     Raises ValueError for an impossible number of points.
     """
 
+    tasks = ("point_classification", "image_classification")
     in_shape: tuple[int, int]
 
     def __init__(self, points: int = 1024, train_points: int | None = None, **options: Any):

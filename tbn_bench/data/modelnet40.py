@@ -3,21 +3,31 @@
 Reads the hdf5 layout of PointNet's authors (modelnet40_ply_hdf5_2048, 9,840 + 2,468 clouds) or one with 1,024 points in the same
 layout: train_files.txt and test_files.txt list .h5 files with `data` float32 (N, P, 3) and `label` uint8 (N, 1). The first `points`
 points of each cloud are taken, as PointNet's code does. Augmentation as in the TBN paper: random point dropout, scale, shift.
+
+Where that is not there, or layout="txt" asks for it, the clouds of the code that the TBN paper builds on (yanx27/Pointnet_Pointnet2_pytorch):
+modelnet40_normal_resampled with modelnet40_{shape_names,train,test}.txt and <class>/<class>_0001.txt of 10,000 lines "x,y,z,nx,ny,nz".
+Of each file the first `points` lines, centred and scaled into the unit sphere; normals are left out. They are other points, and 9,843
+clouds for training instead of 9,840. What was parsed is kept in tbn_bench_<split>_<points>.npz beside them.
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 import h5py
 import numpy as np
 import torch
 
 from tbn_bench.data._base import Split, data_root, find
+from tbn_bench.data._parsed import fingerprint, kept, table, unit_sphere
 from tbn_bench.data._points import PointDataModule
 
 FOLDERS = ("modelnet40_ply_hdf5_2048", "modelnet40_ply_hdf5_1024")
 ADDRESS = "https://shapenet.cs.stanford.edu/media/modelnet40_ply_hdf5_2048.zip"
+TEXT, TEXT_ADDRESS = "modelnet40_normal_resampled", "https://shapenet.cs.stanford.edu/media/modelnet40_normal_resampled.zip"
+LAYOUTS = ("auto", "hdf5", "txt")
 CLASSES = 40
 _AGAIN = "fetch modelnet40_ply_hdf5_2048.zip again"
+_TEXT_AGAIN = f"fetch {TEXT}.zip again"
 
 
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -49,9 +59,44 @@ def read_clouds(path: Path, points: int) -> Split:
     return x, torch.from_numpy(label.reshape(-1).astype(np.int64))
 
 
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is missing or unreadable ({error}); {_TEXT_AGAIN}") from error
+
+
+def read_text_cloud(path: Path, points: int) -> np.ndarray:
+    """The first `points` points of a file in the unit sphere: (3, points) float32. Raises ValueError naming what is wrong with it."""
+    rows = table(path, "x y z nx ny nz", _TEXT_AGAIN, delimiter=",", max_rows=points)
+    if len(rows) < points:
+        raise ValueError(f"{path} has {len(rows)} points, points={points} were asked for; use modelnet40(points={len(rows)})")
+    return unit_sphere(rows[:, :3]).T
+
+
+def read_text_split(folder: Path, name: str, size: int, points: int) -> Split:
+    """All clouds that modelnet40_<name>.txt lists: (size, 3, points) float32, (size,). Raises ValueError naming the file at fault."""
+    names, listing = _lines(folder / "modelnet40_shape_names.txt"), folder / f"modelnet40_{name}.txt"
+    shapes = _lines(listing)
+    classes = [shape.rpartition("_")[0] for shape in shapes]
+    if len(names) != CLASSES or len(shapes) != size or not set(classes) <= set(names):
+        raise ValueError(
+            f"{listing} must list {size:,} clouds such as airplane_0001 of the {CLASSES} classes in modelnet40_shape_names.txt, "
+            f"got {len(shapes):,} of {len(names)}; {_TEXT_AGAIN}"
+        )
+    files = [folder / label / f"{shape}.txt" for label, shape in zip(classes, shapes, strict=True)]
+    arrays = kept(
+        folder / f"tbn_bench_{name}_{points}.npz",
+        fingerprint(files, _TEXT_AGAIN, 1, points),
+        lambda: {"x": np.stack([read_text_cloud(file, points) for file in files])},
+    )
+    return torch.from_numpy(arrays["x"]), torch.tensor([names.index(label) for label in classes])
+
+
 class ModelNet40(PointDataModule):
     num_classes = CLASSES
     val_size = 984  # a tenth
+    text_sizes: ClassVar = {"train": 9_843, "test": 2_468}
 
     def __init__(
         self,
@@ -62,19 +107,29 @@ class ModelNet40(PointDataModule):
         split_seed: int = 0,
         augment: bool = True,
         val_size: int | None = None,
+        layout: str = "auto",
     ):
         super().__init__(
             points, train_points, batch_size=batch_size, seed=seed, split_seed=split_seed, augment=augment, val_size=val_size
         )
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+        self.layout = layout
 
     def read(self) -> tuple[Split, Split]:
-        folder = find([root / name for name in FOLDERS for root in (data_root() / "modelnet40", data_root())])
-        if folder is None:
-            raise ValueError(
-                f"modelnet40: neither {' nor '.join(FOLDERS)} found under {data_root()}. Fetch modelnet40_ply_hdf5_2048.zip ({ADDRESS}) "
-                f"and unpack it in {data_root()}, or set TBN_BENCH_DATA to the folder that has it"
-            )
-        return self._split(folder, "train"), self._split(folder, "test")
+        roots = (data_root() / "modelnet40", data_root())
+        folder = find([root / name for name in FOLDERS for root in roots]) if self.layout != "txt" else None
+        if folder is not None:
+            return self._split(folder, "train"), self._split(folder, "test")
+        folder = find([root / TEXT for root in roots]) if self.layout != "hdf5" else None
+        if folder is not None:
+            return tuple(read_text_split(folder, name, size, self.in_shape[1]) for name, size in self.text_sizes.items())
+        wanted = {"hdf5": FOLDERS, "txt": (TEXT,), "auto": (*FOLDERS, TEXT)}[self.layout]
+        archive, address = (TEXT, TEXT_ADDRESS) if self.layout == "txt" else (FOLDERS[0], ADDRESS)
+        raise ValueError(
+            f"modelnet40: found no {' or '.join(wanted)} under {data_root()}. Fetch {archive}.zip ({address}) "
+            f"and unpack it in {data_root()}, or set TBN_BENCH_DATA to the folder that has it"
+        )
 
     def _split(self, folder: Path, name: str) -> Split:
         """All files that <name>_files.txt lists; the paths in it are those of its maker, only the file names count."""

@@ -6,42 +6,10 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def over_points(x: Tensor, training: bool) -> Tensor:
-    """The maximum over points, by whichever of two ways is quicker: amax is vectorised, but its gradient counts ties at the price of a
-    convolution; the pool keeps one place. x: (B, C, P) -> (B, C)."""
-    return F.adaptive_max_pool1d(x, 1).flatten(1) if training else x.amax(2)
-
-
-class TNet(nn.Module):
-    """A k x k matrix per cloud, near the identity at the start (section 4.2). x: (B, channels, P) -> (B, k, k)."""
-
-    def __init__(self, channels: int, k: int):
-        super().__init__()
-        self.k = k
-        self.conv1, self.bn1 = nn.Conv1d(channels, 64, 1), nn.BatchNorm1d(64)
-        self.conv2, self.bn2 = nn.Conv1d(64, 128, 1), nn.BatchNorm1d(128)
-        self.conv3, self.bn3 = nn.Conv1d(128, 1024, 1), nn.BatchNorm1d(1024)
-        self.fc1, self.bn4 = nn.Linear(1024, 512), nn.BatchNorm1d(512)
-        self.fc2, self.bn5 = nn.Linear(512, 256), nn.BatchNorm1d(256)
-        self.fc3 = nn.Linear(256, k * k)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = over_points(F.relu(self.bn3(self.conv3(x))), self.training)
-        x = F.relu(self.bn4(self.fc1(x)))
-        x = F.relu(self.bn5(self.fc2(x)))
-        return self.fc3(x).view(-1, self.k, self.k) + torch.eye(self.k, device=x.device, dtype=x.dtype)
-
-
-def transformed(x: Tensor, matrix: Tensor) -> Tensor:
-    """Every point times the matrix of its cloud, as a row vector. x: (B, k, P), matrix: (B, k, k) -> (B, k, P)."""
-    return torch.bmm(matrix.transpose(1, 2), x)
+from tbn_bench.models._pointnet import TNet, over_points, transformed
 
 
 class PointNet(nn.Module):

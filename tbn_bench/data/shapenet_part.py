@@ -1,0 +1,138 @@
+"""ShapeNet parts (Yi et al., 2016): 16,881 CAD models of 16 categories, every point labelled with one of 50 parts, official split.
+
+Reads shapenetcore_partanno_segmentation_benchmark_v0_normal: synsetoffset2category.txt, train_test_split/shuffled_<split>_file_list.json
+and <synset>/<id>.txt of lines "x y z nx ny nz label". Parsing takes about a minute and is kept in tbn_bench_<split>.npz beside them.
+
+As in yanx27/Pointnet_Pointnet2_pytorch: each cloud in the unit sphere, `points` of its points drawn with replacement, anew whenever a
+training batch asks for it, scale and shift. Ours: evaluation draws once, by a fixed seed; the official validation set chooses the epoch
+(that code trains on it too, and chooses on the test set). Normals are left out.
+"""
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tbn_bench.data._base import Split, data_root, find
+from tbn_bench.data._parsed import fingerprint, kept, table, unit_sphere
+from tbn_bench.data._segmentation import Cut, SegmentationDataModule, halves, with_category
+
+FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
+ADDRESS = f"https://shapenet.cs.stanford.edu/media/{FOLDER}.zip"
+_AGAIN = f"fetch {FOLDER}.zip again"
+# Category -> how many parts it has: their labels go on from category to category.
+PARTS = {
+    "Airplane": 4, "Bag": 2, "Cap": 2, "Car": 4, "Chair": 4, "Earphone": 3, "Guitar": 3, "Knife": 2, "Lamp": 4, "Laptop": 2,
+    "Motorbike": 6, "Mug": 2, "Pistol": 3, "Rocket": 3, "Skateboard": 3, "Table": 3,
+}  # fmt: skip
+LABELS = tuple(
+    tuple(range(end - n, end)) for n, end in zip(PARTS.values(), np.cumsum(list(PARTS.values())).tolist(), strict=True)
+)
+
+
+class Shapes(Cut):
+    """Clouds of any length, one after the other. points: (T, 3), labels: (T,), counts and category: (N,)."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], size: int):
+        self.points, self.labels = torch.from_numpy(arrays["points"]), torch.from_numpy(arrays["labels"])
+        self.counts, self.category = (torch.from_numpy(arrays[name].astype(np.int64)) for name in ("counts", "category"))
+        self.starts, self.size = self.counts.cumsum(0) - self.counts, size
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, index: list[int]) -> Split:
+        return self.draw(torch.tensor(index))
+
+    def draw(self, index: Tensor, generator: torch.Generator | None = None) -> Split:
+        """`size` points of each cloud, with replacement. index: (B,) -> (B, 4, size), the fourth channel the category, and (B, size)."""
+        share = torch.rand(len(index), self.size, generator=generator, dtype=torch.float64)
+        place = self.starts[index, None] + (share * self.counts[index, None]).long()
+        category = self.category[index, None, None].expand(-1, 1, self.size)
+        return torch.cat([self.points[place].transpose(1, 2), category], 1), self.labels[place].long()
+
+
+def read_shape(path: Path, category: int) -> tuple[np.ndarray, np.ndarray]:
+    """(points (P, 3) in the unit sphere, labels (P,) uint8) of one file. Raises ValueError naming what is wrong with it."""
+    rows = table(path, "x y z nx ny nz label", _AGAIN)
+    if not np.isin(rows[:, 6], LABELS[category]).all():
+        found = ", ".join(f"{v:g}" for v in np.unique(rows[:, 6])[:8])
+        raise ValueError(f"{path} must have the parts {LABELS[category]} of a {list(PARTS)[category]}, got {found}; {_AGAIN}")
+    return unit_sphere(rows[:, :3]), rows[:, 6].astype(np.uint8)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is missing or unreadable ({error}); {_AGAIN}") from error
+
+
+def _synsets(folder: Path) -> dict[str, int]:
+    """Folder -> category, from lines such as "Airplane 02691156"."""
+    path = folder / "synsetoffset2category.txt"
+    rows = [line.split() for line in _text(path).splitlines() if line.strip()]
+    if sorted(row[0] for row in rows) != sorted(PARTS) or any(len(row) != 2 for row in rows):
+        raise ValueError(
+            f"{path} must list the 16 categories {', '.join(PARTS)} with their folders, got {len(rows)} lines; {_AGAIN}"
+        )
+    return {synset: list(PARTS).index(name) for name, synset in rows}
+
+
+class ShapeNetPart(SegmentationDataModule):
+    """x as read: (N, 4, points), the coordinates and the category; prepared: (B, 3 + 16, points). y: (N, points), 0 to 49."""
+
+    tasks = ("part_segmentation",)
+    num_classes = sum(PARTS.values())
+    parts = LABELS
+    sizes: ClassVar = {"train": 12_137, "val": 1_870, "test": 2_874}
+    val_size = sizes["val"]
+
+    def __init__(self, points: int = 2048, batch_size: int = 16, seed: int = 0, augment: bool = True):
+        super().__init__(points, batch_size=batch_size, seed=seed, augment=augment)
+        self.in_shape = (3 + len(PARTS), points)
+
+    def read(self) -> tuple[Split, Split, Split]:
+        folder = find([data_root() / "shapenet_part" / FOLDER, data_root() / FOLDER])
+        if folder is None:
+            raise ValueError(
+                f"shapenet_part: {FOLDER} not found under {data_root()}. Fetch {FOLDER}.zip ({ADDRESS}) and unpack it in {data_root()}, "
+                "or set TBN_BENCH_DATA to the folder that has it"
+            )
+        train, val, test = (Shapes(self._arrays(folder, name), self.in_shape[1]) for name in self.sizes)
+        return halves(train), *(s.draw(torch.arange(len(s)), torch.Generator().manual_seed(0)) for s in (val, test))
+
+    def prepare(self, x: Tensor, training: bool = False) -> Tensor:
+        """x: (B, 4, points) as read -> (B, 3 + 16, points), scaled and shifted when training."""
+        return with_category(x, len(PARTS), training and self.augment)
+
+    def _listed(self, folder: Path, name: str) -> list[tuple[Path, int]]:
+        """(file, category) of every shape of a split; an entry is "shape_data/<synset>/<id>"."""
+        path, synsets = folder / "train_test_split" / f"shuffled_{name}_file_list.json", _synsets(folder)
+        text = _text(path)
+        try:
+            entries = [entry.split("/")[-2:] for entry in json.loads(text)]
+            shapes = [(folder / synset / f"{shape}.txt", synsets[synset]) for synset, shape in entries]
+        except (json.JSONDecodeError, AttributeError, TypeError, ValueError, KeyError) as error:
+            raise ValueError(f"{path} must list entries such as shape_data/03001627/abc ({error}); {_AGAIN}") from error
+        if len(shapes) != self.sizes[name]:
+            raise ValueError(f"{path} must list {self.sizes[name]:,} shapes, got {len(shapes):,}; {_AGAIN}")
+        return shapes
+
+    def _arrays(self, folder: Path, name: str) -> dict[str, np.ndarray]:
+        shapes = self._listed(folder, name)
+
+        def make() -> dict[str, np.ndarray]:
+            clouds = [read_shape(path, category) for path, category in shapes]
+            return {
+                "points": np.concatenate([points for points, _ in clouds]),
+                "labels": np.concatenate([labels for _, labels in clouds]),
+                "counts": np.array([len(labels) for _, labels in clouds]),
+                "category": np.array([category for _, category in shapes], np.uint8),
+            }
+
+        key = fingerprint([path for path, _ in shapes], _AGAIN, 1, [category for _, category in shapes])
+        return kept(folder / f"tbn_bench_{name}.npz", key, make)

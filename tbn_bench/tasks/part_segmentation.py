@@ -1,0 +1,79 @@
+"""Part segmentation: every point of a shape is one of its category's parts; judged by the overlap of parts, shape by shape."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from tbn_bench.config import RunConfig
+from tbn_bench.tasks._segmentation import Segmentation
+
+Parts = Sequence[Sequence[int]]  # category -> the labels of its parts
+
+
+class PartScore(Metric):
+    """Of (outputs (B, K, P), y (B, P)): each shape's score, averaged over shapes, or per category first and then over categories.
+
+    A point's prediction is the largest output among the parts of its shape's category, which the shape's first label tells. A shape's
+    score is the mean over those parts of intersection / union, 1 for a part that is neither there nor predicted, or with overlap=False the
+    share of points predicted right (yanx27/Pointnet_Pointnet2_pytorch, train_partseg.py). Categories without a shape are left out.
+    """
+
+    full_state_update = False
+
+    def __init__(self, parts: Parts, overlap: bool = True, per_category: bool = False):
+        super().__init__()
+        self.overlap, self.per_category = overlap, per_category
+        member = torch.zeros(len(parts), 1 + max(max(labels) for labels in parts), dtype=torch.bool)
+        for category, labels in enumerate(parts):
+            member[category, list(labels)] = True
+        self.register_buffer("member", member, persistent=False)
+        for name in ("total", "shapes"):
+            self.add_state(name, torch.zeros(len(parts)), dist_reduce_fx="sum")
+
+    def update(self, outputs: Tensor, y: Tensor) -> None:
+        category = self.member[:, y[:, 0]].int().argmax(0)
+        own = self.member[category]
+        predicted = outputs.masked_fill(~own.unsqueeze(2), -torch.inf).argmax(1)
+        score = _overlap(predicted, y, own) if self.overlap else (predicted == y).float().mean(1)
+        self.total.index_add_(0, category, score)
+        self.shapes.index_add_(0, category, torch.ones_like(score))
+
+    def compute(self) -> Tensor:
+        if not self.per_category:
+            return self.total.sum() / self.shapes.sum()
+        return (self.total / self.shapes)[self.shapes > 0].mean()
+
+
+def _overlap(predicted: Tensor, y: Tensor, own: Tensor) -> Tensor:
+    """Each shape's mean intersection over union. predicted, y: (B, P), own: (B, K), its category's parts -> (B,)."""
+    b, k = own.shape
+    row = k * torch.arange(b, device=y.device).unsqueeze(1)
+    right = predicted == y
+    both, guessed, there = (
+        torch.bincount(labels, minlength=b * k).reshape(b, k)
+        for labels in ((row + y)[right], (row + predicted).ravel(), (row + y).ravel())
+    )
+    union = guessed + there - both
+    iou = torch.where(union > 0, both / union.clamp(min=1), 1.0)
+    return (iou * own).sum(1) / own.sum(1)
+
+
+class PartSegmentation(Segmentation):
+    """Logs {val,test}/{accuracy,instance_miou,class_miou}: by points, by shapes, and by categories."""
+
+    score = "instance_miou"
+
+    def __init__(self, model: nn.Module, config: RunConfig, num_classes: int, parts: Parts, reg: float = 0.001):
+        if sorted(label for labels in parts for label in labels) != list(range(num_classes)):
+            raise ValueError(f"parts must give each label of 0 to {num_classes - 1} to one category, got {parts}")
+        self.parts = parts
+        super().__init__(model, config, num_classes, None, reg)
+
+    def scores(self) -> dict[str, Metric]:
+        return {
+            "accuracy": PartScore(self.parts, overlap=False),
+            "instance_miou": PartScore(self.parts),
+            "class_miou": PartScore(self.parts, per_category=True),
+        }
