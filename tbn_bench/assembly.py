@@ -17,11 +17,13 @@ from tbn_bench.scores import FIRST
 
 def build(config: RunConfig) -> tuple[Any, nn.Module, Plan, Cost]:
     """(data module, binarized model, plan, cost), from the seed on. Raises ValueError for whatever the parts refuse."""
-    data = _data(config)
+    data = data_of(config)
     try:
-        return data, *_network(config, _offered(data))
+        return data, *_network(config, offered(data))
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"{config.model} cannot take {config.data} samples of shape {data.in_shape}: {error}") from error
+        raise ValueError(
+            f"{config.model} cannot be built and run on {config.data} samples of shape {data.in_shape}: {error}"
+        ) from error
 
 
 def sketch(config: RunConfig) -> tuple[Any, nn.Module, Plan, Cost]:
@@ -30,19 +32,14 @@ def sketch(config: RunConfig) -> tuple[Any, nn.Module, Plan, Cost]:
     Where no data set is named, a model that knows its own form (from_timm: input size and classes) takes that, and the plan says so.
     A model that cannot live there, and one whose inputs are binarized (their signs are looked at), is built after all.
     """
-    data, own = _data(config), _own_form(config)
-    offered = _offered(data) | own
+    data, own = data_of(config), _own_form(config)
+    given = offered(data) | own
     try:
-        try:
-            with torch.device("meta"):
-                model, plan, total = _network(config, offered)
-            allocate = min((r.activation_bits for r in plan.rows), default=32) == 1
-        except (RuntimeError, TypeError):
-            allocate = True
-        if allocate:
-            model, plan, total = _network(config, offered)
+        model, plan, total = _without_weights(config, given) or _network(config, given)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"{config.model} cannot take samples of shape {tuple(offered['in_shape'])}: {error}") from error
+        raise ValueError(
+            f"{config.model} cannot be built and run on samples of shape {tuple(given['in_shape'])}: {error}"
+        ) from error
     if own:
         size = " x ".join(map(str, own["in_shape"]))
         plan.warnings.append(
@@ -51,7 +48,8 @@ def sketch(config: RunConfig) -> tuple[Any, nn.Module, Plan, Cost]:
     return data, model, plan, total
 
 
-def _data(config: RunConfig) -> Any:
+def data_of(config: RunConfig) -> Any:
+    """The data module of a config; no file is read. Raises ValueError where its labels are for another task."""
     data = catalog.build("data", config.data, batch_size=config.batch_size, seed=config.seed)
     task = catalog.parse(config.task)[0]
     catalog.load("tasks", task)
@@ -66,13 +64,23 @@ def _own_form(config: RunConfig) -> dict[str, Any]:
     return {} if own is None or "data" in config.model_fields_set else own(**options)
 
 
-def _network(config: RunConfig, offered: dict[str, Any]) -> tuple[nn.Module, Plan, Cost]:
+def _without_weights(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Module, Plan, Cost] | None:
+    """None where the model cannot live on the meta device, or has binarized inputs."""
+    try:
+        with torch.device("meta"):
+            found = _network(config, given)
+    except (RuntimeError, TypeError):  # something asked a tensor for its values, or the model cannot take the samples at all
+        return None
+    return None if any(r.activation_bits == 1 for r in found[1].rows) else found
+
+
+def _network(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Module, Plan, Cost]:
     """(binarized model, plan, cost) for what a data module offers. Raises RuntimeError where the model cannot take the samples."""
     torch.manual_seed(config.seed)
-    model = catalog.build("models", config.model, **offered)
+    model = catalog.build("models", config.model, **given)
     plan = binarize_(model, config.binarizer, config.keep)
-    total = cost(model, plan, offered["in_shape"])
-    constant = constant_signs(model, offered["in_shape"])
+    total = cost(model, plan, given["in_shape"])
+    constant = constant_signs(model, given["in_shape"])
     if constant:
         plan.warnings.append(
             f"{', '.join(constant)}: the input never changes its sign, so its binary form says nothing; a ReLU before it? "
@@ -90,15 +98,15 @@ def _network(config: RunConfig, offered: dict[str, Any]) -> tuple[nn.Module, Pla
 
 def build_task(config: RunConfig, data: Any, model: nn.Module) -> Any:
     """The task of a config, with what the data module (set up) has to say to it: the number of classes, their weights, ..."""
-    return catalog.build("tasks", config.task, model=model, config=config, **_offered(data))
+    return catalog.build("tasks", config.task, model=model, config=config, **offered(data))
 
 
-_OFFERS = ("num_classes", "in_shape", "parts", "class_weights", "horizon", "targets")
+OFFERS = ("num_classes", "in_shape", "parts", "class_weights", "horizon", "targets")
 
 
-def _offered(data: Any) -> dict[str, Any]:
+def offered(data: Any) -> dict[str, Any]:
     """What models and tasks may ask of a data module, by name."""
-    return {name: getattr(data, name) for name in _OFFERS if hasattr(data, name)}
+    return {name: getattr(data, name) for name in OFFERS if hasattr(data, name)}
 
 
 def outputs(call: Callable[[Tensor], Tensor], data: Any, device: str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:

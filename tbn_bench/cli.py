@@ -73,6 +73,10 @@ def _run_flags(parser: argparse.ArgumentParser, wandb: str) -> None:
     _store_flag(parser)
     parser.add_argument("--wandb", choices=("offline", "online", "off"), default=wandb, help=f"mirror (default: {wandb})")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device (default: cpu)")
+    parser.add_argument("--channels-last", action="store_true", help="channels innermost in memory: convolutions train faster")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the network (some minutes at the start of each run)"
+    )
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
@@ -80,8 +84,9 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
 
     config = _config(args)
     options = train.RunOptions(
-        args.results, args.sweep, args.wandb, args.device, args.threads, progress=sys.stdout.isatty() and not args.quiet
-    )
+        args.results, args.sweep, args.wandb, args.device, args.threads, progress=sys.stdout.isatty() and not args.quiet,
+        channels_last=args.channels_last, compile=args.compile,
+    )  # fmt: skip
     if not args.quiet:
         print(assembly.build(config)[2], flush=True)
     record = train.run(config, options, resume=not args.restart)
@@ -102,7 +107,9 @@ def _sweep(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.sweep import local, spec
 
     sweep = spec.load_all(args.files)
-    return local.run(sweep, args.results, args.jobs, args.wandb, args.device, args.dry_run)
+    sweep = spec.smoke(sweep) if args.scale == "smoke" else sweep
+    how = local.How(args.jobs, args.wandb, args.device, args.channels_last, args.compile)
+    return local.run(sweep, args.results, how, args.dry_run)
 
 
 def _trained_runs(args: argparse.Namespace) -> Path:
@@ -120,7 +127,7 @@ def _trained_runs(args: argparse.Namespace) -> Path:
         else:
             return folder
     print(f"no trained runs of {args.suite} with checkpoints here: training {file} first, into {here}", flush=True)
-    local.run(spec.load(file), here, 1, "off", args.device, False)
+    local.run(spec.load(file), here, local.How(device=args.device))
     return here
 
 
@@ -198,6 +205,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("files", type=Path, nargs="+", metavar="FILE", help="sweep files; several must have one `name`")
     _run_flags(p, "off")
     p.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
+    p.add_argument(
+        "--scale", choices=("full", "smoke"), default="full",
+        help="smoke: one epoch on random samples in the form of the data, seconds per run, recorded as NAME-smoke",
+    )  # fmt: skip
     p.add_argument("--dry-run", action="store_true", help="check and list, run nothing")
     p.set_defaults(call=_sweep)
 

@@ -228,8 +228,25 @@ def _enlarge(module: nn.Conv1d | nn.Conv2d, reach: int) -> None:
 
 
 def _warnings(model: nn.Module, rows: list[PlanRow]) -> list[str]:
-    """The traps of row-aligned copies: classes with identical weight rows, and scales that a normalisation cancels."""
-    return [*_tied_classes(rows[-1]), *_cancelled_scales(model, rows)]
+    """The traps of row-aligned copies: classes with identical weight rows, and scales that a normalisation cancels; what is not in rows."""
+    return [*_tied_classes(rows[-1]), *_cancelled_scales(model, rows), *_left_out(model, rows)]
+
+
+def _left_out(model: nn.Module, rows: list[PlanRow]) -> list[str]:
+    """Matrices that belong to no Linear, Conv1d, Conv2d or attention are never converted: said where they are over 1 % of all."""
+    found = dict(model.named_parameters(remove_duplicate=False))
+    ours = {id(found.get(name)) for row in rows for name in row.name.split(" = ")}
+    others = {
+        id(p): p.numel()
+        for name, p in found.items()
+        if id(p) not in ours and ".parametrizations." not in f".{name}" and sum(n > 1 for n in p.shape) > 1
+    }
+    count = sum(others.values())
+    if not any(r.binarized for r in rows) or count <= 0.01 * (count + sum(r.numel for r in rows)):
+        return []
+    return [
+        f"{count:,} values in other parameters stay full precision: raw ones, embeddings, recurrent, transposed and 3-d convolution layers"
+    ]
 
 
 def _tied_classes(last: PlanRow) -> list[str]:

@@ -304,10 +304,16 @@ def _keep_bits(module: nn.Module, attribute: str, form: Form, tensors: dict[str,
 
 
 def _kind(module: nn.Module) -> type[_Packed] | None:
-    """The packed layer for module; None for attention, which reads its projections' weights itself."""
-    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
+    """The packed layer for module; None where its weight is used in another way (attention's projections, standardised weights)."""
+    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear) or not computes_as_torch(module):
         return None
     return next((made for known, made in _KINDS.items() if isinstance(module, known)), None)
+
+
+def computes_as_torch(module: nn.Module) -> bool:
+    """Whether forward is that of torch's own layer (or our reuse of it), not a subclass's that standardises its weight, pads by itself, ..."""
+    owner = next(k for k in type(module).__mro__ if "forward" in vars(k) and not k.__module__.startswith("tbn_bench."))
+    return owner.__module__.startswith("torch.nn.")
 
 
 def _row(name: str, form: Form, how: str) -> PackRow:

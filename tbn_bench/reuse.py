@@ -127,8 +127,8 @@ class _Reuse:
         return chain.original, chain[0].scales(chain.original), chain[0]
 
     def _autocast(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+        device = x.device.type  # the meta device has no autocast, and torch raises where it is asked for one
+        return x if x.is_meta or not torch.is_autocast_enabled(device) else x.to(torch.get_autocast_dtype(device))
 
 
 class ReuseLinear(_Reuse, nn.Linear):

@@ -8,13 +8,22 @@ from torch import nn
 from tbn_bench import catalog
 from tbn_bench.convert import binarize_
 from tbn_bench.cost import cost
+from tbn_bench.models import swin
 
 MODELS = {
     "mlp": "mlp(hidden=[16])",
     "resnet_cifar": "resnet_cifar(depth=8, width=4)",
+    "resnet": "resnet(width=4)",
+    "vgg_small": "vgg_small(width=4)",
     "vit": "vit(dim=16, depth=1, heads=2, head_dim=8, mlp_dim=16, dropout=0.0)",
+    "swin": "swin(hidden=8, layers=[2, 2], heads=[1, 2], head_dim=8, downscale=[2, 2])",
+    "mlp_mixer": "mlp_mixer(dim=16, depth=1, token_dim=8, channel_dim=8)",
+    "conv_mixer": "conv_mixer(dim=8, depth=1, kernel=4, patch=2)",
     "from_timm": "from_timm(name='resnet10t')",
     "pointnet_cls": "pointnet_cls(dropout=0.0)",
+    "pointnet_part_seg": "pointnet_part_seg(coordinates=4)",
+    "pointnet_sem_seg": "pointnet_sem_seg(coordinates=4)",
+    "ts_transformer": "ts_transformer(dim=8, mlp_dim=16, dropout=0.0, targets=4)",
 }
 BINARIZERS = [
     "full_precision",
@@ -41,7 +50,8 @@ BINARIZERS = [
     "irnet(activations=True)",
     "dorefa(activations=True)",
 ]
-SHAPES = {"pointnet_cls": (4, 32)}  # four coordinates: the transform of three has nine rows, which p = 2 does not divide
+# four coordinates: the transform of three has nine rows, which p = 2 does not divide
+SHAPES = {"pointnet_cls": (4, 32), "pointnet_part_seg": (8, 32), "pointnet_sem_seg": (6, 32), "ts_transformer": (11, 4)}
 IMAGE = (3, 32, 32)
 
 
@@ -93,8 +103,9 @@ def test_weight_is_its_stored_form(name, binarizer):
 
 
 def _cost(model, binarizer, shape=IMAGE, num_classes=10):
-    net = catalog.build("models", model, num_classes=num_classes, in_shape=shape)
-    return cost(net, binarize_(net, binarizer), shape).summary()
+    with torch.device("meta"):
+        net = catalog.build("models", model, num_classes=num_classes, in_shape=shape)
+        return cost(net, binarize_(net, binarizer), shape).summary()
 
 
 def test_resnet18_sizes_of_the_paper():
@@ -111,8 +122,21 @@ def test_resnet18_sizes_of_the_paper():
     [
         ("resnet_cifar(depth=18, classifier='conv1x1')", 4, 11_164_352, 2.938),
         ("resnet_cifar(depth=18, classifier='conv1x1')", 16, 11_164_352, 0.881),
+        ("resnet_cifar(depth=50, classifier='conv1x1')", 4, 23_467_712, 6.068),
         ("resnet_cifar(depth=50, classifier='conv1x1')", 8, 23_467_712, 3.168),
+        ("resnet_cifar(depth=50, classifier='conv1x1')", 16, 23_467_712, 1.718),
         ("vit", 4, 9_466_880, 2.389),
+        ("vit", 8, 9_466_880, 1.209),
+        ("vit", 16, 9_466_880, 0.620),
+        ("swin", 4, 26_550_912, 6.866),
+        ("swin", 8, 26_550_912, 3.585),
+        ("swin", 16, 26_550_912, 1.944),
+        ("mlp_mixer", 4, 1_799_168, 0.620),
+        ("mlp_mixer", 8, 1_799_168, 0.423),
+        ("mlp_mixer", 16, 1_799_168, 0.325),
+        ("conv_mixer", 4, 1_314_048, 0.528),
+        ("conv_mixer", 8, 1_314_048, 0.397),
+        ("conv_mixer", 16, 1_314_048, 0.331),
     ],
 )
 def test_sizes_with_min_layer_size_64000(model, p, weights, mbit):
@@ -132,6 +156,87 @@ def test_sizes_of_pointnet(p, min_layer_size, mbit):
     assert round(total["tile_bits"] / 1e6, 3) == mbit
 
 
+@pytest.mark.parametrize(("p", "mbit"), [(4, 1.339), (8, 0.786), (16, 0.509)])
+def test_sizes_of_vgg_small(p, mbit):
+    """4,656,512 weights, and the tile bits of the authors' list: the first two convolutions and the classifier are not tiled."""
+    total = _cost("vgg_small", f"tbn(per_layer=[1, 1, {p}, {p}, {p}, {p}, 1])")
+    assert total["weights"] == 4_656_512
+    assert round(total["tile_bits"] / 1e6, 3) == mbit
+
+
+@pytest.mark.parametrize(("p", "mbit"), [(2, 11.644), (4, 6.576)])
+def test_sizes_of_resnet34_on_imagenet(p, mbit):
+    """The authors' form, a 1x1 convolution at the end, with lambda = 150,000: 21,779,648 weights."""
+    total = _cost("resnet(depth=34, classifier='conv1x1')", f"tbn(p={p}, min_layer_size=150_000)", (3, 224, 224), 1000)
+    assert total["weights"] == 21_779_648
+    assert round(total["tile_bits"] / 1e6, 3) == mbit
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("swin(window=7, downscale=[4, 2, 2, 2])", "swin_tiny_patch4_window7_224"),
+        ("resnet(depth=34)", "resnet34"),
+        ("resnet(depth=50)", "resnet50"),
+    ],
+)
+def test_imagenet_forms_are_as_large_as_those_of_timm(ours, theirs):
+    """The same weights and multiply-adds, counted by the same code on 3 x 224 x 224."""
+    totals = [_cost(call, "sign", (3, 224, 224), 1000) for call in (ours, f"from_timm(name={theirs!r})")]
+    assert len({(total["weights"], total["macs"]) for total in totals}) == 1
+
+
+@pytest.mark.parametrize("name", ["resnet", "vgg_small", "swin", "mlp_mixer", "conv_mixer"])
+def test_models_learn(name):
+    """Thirty steps of Adam on 64 random images lower the loss."""
+    torch.manual_seed(0)
+    model = catalog.build("models", MODELS[name], num_classes=10, in_shape=IMAGE)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    x, y, losses = torch.randn(64, *IMAGE), torch.arange(64) % 10, []
+    for _ in range(30):
+        losses.append(nn.functional.cross_entropy(model(x), y))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["resnet", "vgg_small", "vit", "swin", "mlp_mixer", "conv_mixer"])
+def test_models_can_be_traced(name):
+    """torch.fx follows them: no step depends on values."""
+    torch.manual_seed(0)
+    model = catalog.build("models", MODELS[name], num_classes=10, in_shape=IMAGE).eval()
+    x = torch.randn(2, *IMAGE)
+    assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("place", "seen"), [((0, 0), (slice(2), slice(2))), ((3, 1), (slice(2, 6), slice(2))), ((7, 4), (slice(6, 8), slice(2, 6)))]
+)
+def test_shifted_windows_of_swin(place, seen):
+    """On 8 x 8 with windows of 4 shifted by 2, the windows' edges are at 2 and 6, and none reaches around the border."""
+    block = swin.WindowAttention(8, 2, 4, (8, 8), window=4, shifted=True)
+    x = torch.randn(1, 8, 8, 8, requires_grad=True)
+    block(x)[0, place[0], place[1]].sum().backward()
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[seen] = True
+    assert torch.equal(x.grad[0].abs().sum(2) > 0, expected)
+
+
+def test_position_bias_of_swin_by_hand():
+    """In a 2 x 2 window the nine places of the table are row distance and column distance, each from -1 to 1, row by row."""
+    expected = [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
+    assert swin._offsets((2, 2)).tolist() == expected
+
+
+def test_a_window_as_large_as_the_map_is_not_shifted():
+    """The third and fourth stage of the CIFAR form have maps of 4 x 4; along a longer axis windows still shift."""
+    assert swin.WindowAttention(8, 1, 8, (4, 4), window=4, shifted=True).shift == (0, 0)
+    block = swin.WindowAttention(8, 1, 8, (2, 8), window=4, shifted=True)
+    assert (block.window, block.shift) == ((2, 4), (0, 2))
+    assert block(torch.randn(3, 2, 8, 8)).shape == (3, 2, 8, 8)
+
+
 def test_cost_by_hand():
     """An MLP 4-8-2 with biases at p=2: 32 + 16 weights, 16 + 8 tile bits, 2 + 2 scales, 10 biases, half the MACs distinct."""
     total = _cost("mlp(hidden=[8])", "tbn(p=2, min_layer_size=0)", (1, 2, 2))
@@ -149,3 +254,26 @@ def test_bad_models_are_refused_by_name():
         catalog.build("models", "resnet_cifar(depth=19)")
     with pytest.raises(ValueError, match="did you mean"):
         catalog.build("models", "from_timm(name='resnet81')")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("resnet(depth=20)", "depth must be 18, 34 or 50, got 20"),
+        ("resnet(classifier='conv')", "classifier must be one of 'linear', 'conv1x1', got 'conv'"),
+        ("vgg_small(activation='tanh')", "activation must be one of 'relu'"),
+        ("mlp_mixer(patch=5)", "patch must divide the image, got patch=5 for 32 x 32"),
+        ("conv_mixer(patch=3)", "patch must divide the image, got patch=3 for 32 x 32"),
+        ("swin(window=5)", "window must divide the map of stage 1 or cover it, got 5 for 16 x 16"),
+        ("swin(downscale=[2, 2, 2, 3])", "downscale must divide the map of stage 4, got 3 for 4 x 4"),
+        ("swin(layers=[2])", "one value per stage, got 1, 4, 4"),
+    ],
+)
+def test_forms_that_do_not_fit_are_refused(call, said):
+    with pytest.raises(ValueError, match=said):
+        catalog.build("models", call, in_shape=IMAGE)
+
+
+def test_vgg_small_needs_8_pixels():
+    with pytest.raises(ValueError, match="8 x 8 pixels or more, got 4 x 32"):
+        catalog.build("models", "vgg_small", in_shape=(3, 4, 32))

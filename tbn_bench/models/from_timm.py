@@ -17,12 +17,41 @@ def from_timm(
     """
     import timm
 
+    _check(name)
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_shape[0], **(kwargs or {}))
+    except TypeError as error:
+        raise ValueError(f"timm model {name!r} refuses {kwargs}: {error}") from error
+
+
+def _check(name: str) -> None:
+    import timm
+
     if not timm.is_model(name):
         near = did_you_mean(name, timm.list_models())
         raise ValueError(
             f"timm has no model {name!r}{near if len(near) < 200 else near.split('?')[0] + '?' if '?' in near else ''}"
         )
-    try:
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_shape[0], **(kwargs or {}))
-    except TypeError as error:
-        raise ValueError(f"timm model {name!r} refuses {kwargs}: {error}") from error
+
+
+def _own_form(
+    name: str = "resnet18",
+    num_classes: int | None = None,
+    in_shape: Sequence[int] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    **_: Any,
+) -> dict[str, Any]:
+    """in_shape and num_classes that timm lists for a model, where a call does not say them itself; kwargs' img_size is its side."""
+    import timm
+
+    _check(name)
+    listed = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    side = (kwargs or {}).get("img_size", listed.input_size[1:])
+    sides = (side, side) if isinstance(side, int) else tuple(side)
+    return {
+        "in_shape": tuple(in_shape or (listed.input_size[0], *sides)),
+        "num_classes": listed.num_classes if num_classes is None else num_classes,
+    }
+
+
+from_timm.own_form = _own_form  # for a plan that names no data set (assembly.sketch)

@@ -1,0 +1,56 @@
+"""MLP-Mixer (Tolstikhin et al., arXiv 2105.01601) in the small CIFAR form of the TBN experiments.
+
+Defaults: patch 4, dim 512, depth 6, token MLP 64-256-64 (convolutions of kernel 1 over the patches), channel MLP 512-256-512:
+1,799,168 weights on 3 x 32 x 32.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class MixerBlock(nn.Module):
+    """A MLP over patches and one over channels, each behind a LayerNorm and beside a shortcut. x: (B, T, dim) -> (B, T, dim)."""
+
+    def __init__(self, patches: int, dim: int, token_dim: int, channel_dim: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.tokens = nn.Sequential(nn.Conv1d(patches, token_dim, 1), nn.GELU(), nn.Conv1d(token_dim, patches, 1))
+        self.channels = nn.Sequential(nn.Linear(dim, channel_dim), nn.GELU(), nn.Linear(channel_dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.tokens(self.norm1(x))
+        return x + self.channels(self.norm2(x))
+
+
+class Mixer(nn.Module):
+    """x: (B, C, H, W) -> (B, num_classes)."""
+
+    def __init__(self, patch: int, dim: int, depth: int, token_dim: int, channel_dim: int, num_classes: int,
+                 in_shape: Sequence[int]):  # fmt: skip
+        super().__init__()
+        channels, height, width = in_shape
+        self.patch, patches = patch, height * width // patch**2
+        self.patch_embed = nn.Linear(channels * patch * patch, dim)
+        self.blocks = nn.Sequential(*(MixerBlock(patches, dim, token_dim, channel_dim) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = x.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)  # (B, C, h, w, patch, patch)
+        x = self.patch_embed(patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2))
+        return self.head(self.norm(self.blocks(x)).mean(1))
+
+
+def mlp_mixer(
+    patch: int = 4,
+    dim: int = 512,
+    depth: int = 6,
+    token_dim: int = 256,
+    channel_dim: int = 256,
+    num_classes: int = 10,
+    in_shape: Sequence[int] = (3, 32, 32),
+) -> nn.Module:
+    """x: (B, *in_shape) -> (B, num_classes). Raises ValueError where patch does not divide the image."""
+    if in_shape[1] % patch or in_shape[2] % patch:
+        raise ValueError(f"patch must divide the image, got patch={patch} for {in_shape[1]} x {in_shape[2]}")
+    return Mixer(patch, dim, depth, token_dim, channel_dim, num_classes, in_shape)
