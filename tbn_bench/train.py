@@ -28,7 +28,10 @@ from tbn_bench.tasks._base import DivergedError, Task
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out; nothing here changes its numbers on one device, and nothing enters its id."""
+    """How a run is carried out; nothing here changes its numbers but by rounding, and nothing enters its id.
+
+    channels_last: images and their weights lie in memory with the channels innermost. compile: torch.compile, for losses and evaluation.
+    """
 
     results: Path = Path("results")
     sweep: str = "single"
@@ -36,6 +39,8 @@ class RunOptions:
     device: str = "cpu"
     threads: int | None = None
     progress: bool = False
+    channels_last: bool = False
+    compile: bool = False
 
 
 class _Recorder(Checkpoint):
@@ -189,6 +194,7 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     data.setup()
     device = torch.cuda.get_device_name() if options.device == "cuda" else None
     source = provenance(config.command, device, torch.get_num_threads()) | {"track": plan.track}
+    source |= {"channels_last": options.channels_last, "compile": options.compile}
     held = store.claim(options.sweep, config.run_id, config.model_dump(mode="json"), source)
     if held is None:  # another process finished it between the look and the claim
         return store.read(options.sweep, config.run_id)
@@ -221,6 +227,7 @@ def _fit(
 ) -> dict[str, Any]:
     task: Task = build_task(config, data, model)
     task.learn_from(teacher)
+    task.lay_out(options.channels_last, options.compile)
     score = task.score
     started = time.perf_counter()
     with _quiet():

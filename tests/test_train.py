@@ -149,7 +149,7 @@ def test_report_readers_take_the_record(journey):
     records = load(journey.results)
     assert records.problems == []
     assert list(records.finished["run_id"]) == [journey.record.run_id]
-    assert list(records.curves["val/top1"]) == [row["val/top1"] for row in journey.record.rows()]
+    assert list(records.curves["val/score"]) == [row["val/top1"] for row in journey.record.rows()]
     assert [row["top1"] for row in comparison(records).rows] == [journey.record.summary["test/top1"]]
 
 

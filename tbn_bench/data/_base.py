@@ -190,13 +190,23 @@ def find(candidates: Sequence[Path]) -> Path | None:
 
 
 class IdxImages(ImageDataModule):
-    """MNIST and its look-alikes: four IDX files under <root>/<folder>/<NAME>/raw or <root>/<NAME>/raw, plain or .gz."""
+    """MNIST and its look-alikes: four IDX files under <root>/<folder>/<NAME>/raw or <root>/<NAME>/raw, plain or .gz.
+
+    normalise=False leaves pixels in 0 to 1, as a microcontroller gets them.
+    """
 
     num_classes = 10
     in_shape = (1, 28, 28)
     val_size = 5_000
     folder: str
     torchvision_name: str
+
+    def __init__(
+        self, normalise: bool = True, batch_size: int = 128, seed: int = 0, split_seed: int = 0, val_size: int | None = None
+    ):
+        super().__init__(batch_size, seed, split_seed, val_size=val_size)
+        if not normalise:
+            self.mean, self.std = (0.0,), (1.0,)
 
     def _file(self, name: str) -> Path | None:
         raws = [data_root() / self.folder / self.torchvision_name / "raw", data_root() / self.torchvision_name / "raw"]

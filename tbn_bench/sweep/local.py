@@ -16,13 +16,39 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tbn_bench import catalog, convert
+from tbn_bench import assembly, catalog, convert
 from tbn_bench.config import RunConfig
 from tbn_bench.records import RecordError, RunStore
 from tbn_bench.scores import shown
 from tbn_bench.sweep.spec import SweepSpec
 
 BUSY = 75  # exit status of `tbn-bench train` for a run another process holds
+
+
+@dataclass(frozen=True)
+class How:
+    """How the runs of a sweep are carried out: `jobs` at once, the rest as in RunOptions. Raises ValueError for less than one job."""
+
+    jobs: int = 1
+    wandb: str = "off"
+    device: str = "cpu"
+    channels_last: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise ValueError(f"--jobs must be at least 1, got {self.jobs}")
+
+    @property
+    def threads(self) -> int:
+        """Each run gets its share of the cores."""
+        return max(1, (os.cpu_count() or 1) // self.jobs)
+
+    @property
+    def flags(self) -> list[str]:
+        """Of `tbn-bench train`."""
+        switches = [flag for flag, on in (("--channels-last", self.channels_last), ("--compile", self.compile)) if on]
+        return [f"--wandb={self.wandb}", f"--device={self.device}", f"--threads={self.threads}", *switches]
 
 
 @dataclass
@@ -41,28 +67,24 @@ def check(configs: list[RunConfig]) -> None:
     errors: dict[str, None] = {}
     seen: dict[str, Any] = {}
     for c in configs:
-        key = f"{c.data} | {c.model} | {c.binarizer} | {','.join(c.keep)}"
+        key = f"{c.data} | {c.task} | {c.model} | {c.binarizer} | {','.join(c.keep)}"
         if key in seen:
             continue
         seen[key] = True
         try:
-            data = catalog.build("data", c.data)
+            data = assembly.data_of(c)
             with torch.device("meta"):
-                model = catalog.build("models", c.model, num_classes=data.num_classes, in_shape=data.in_shape)
+                model = catalog.build("models", c.model, **assembly.offered(data))
                 convert.binarize_(model, c.binarizer, c.keep)
-            catalog.load("tasks", catalog.parse(c.task)[0])
         except ValueError as error:
             errors |= {f"{c.model} with {c.binarizer}: {line}": None for line in str(error).splitlines()}
     if errors:
         raise ValueError("\n".join(errors))
 
 
-def run(
-    spec: SweepSpec, results: Path, jobs: int = 1, wandb: str = "off", device: str = "cpu", dry_run: bool = False
-) -> dict[str, Any]:
-    """Runs what is not finished, `jobs` at once. Returns counts and ids; raises ValueError before the first start."""
-    if jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, got {jobs}")
+def run(spec: SweepSpec, results: Path, how: How | None = None, dry_run: bool = False) -> dict[str, Any]:
+    """Runs what is not finished. Returns counts and ids; raises ValueError before the first start."""
+    how = how or How()
     check(spec.configs)
     store = RunStore(results)
     finished = [c for c in spec.configs if store.finished(spec.name, c.run_id)]
@@ -78,7 +100,7 @@ def run(
     try:
         with screen as live:
             while state.todo or state.live:
-                _step(spec.name, store, state, jobs, wandb, device, total, plain=live is None)
+                _step(spec.name, store, state, how, total, plain=live is None)
                 if live is not None:
                     live.update(_table(spec.name, state, total))
                 time.sleep(0.1)
@@ -92,7 +114,7 @@ def run(
     }  # fmt: skip
 
 
-def _step(name: str, store: RunStore, state: _State, jobs: int, wandb: str, device: str, total: int, plain: bool) -> None:
+def _step(name: str, store: RunStore, state: _State, how: How, total: int, plain: bool) -> None:
     for run_id, (process, config, started) in list(state.live.items()):
         code = process.poll()
         if code is None:
@@ -115,12 +137,12 @@ def _step(name: str, store: RunStore, state: _State, jobs: int, wandb: str, devi
             state.failed[run_id] = _why(name, store, run_id, code)
             if plain:
                 print(f"[failed] {run_id}  {state.failed[run_id]}", flush=True)
-    while state.todo and len(state.live) < jobs:
+    while state.todo and len(state.live) < how.jobs:
         config = state.todo.popleft()
         if store.finished(name, config.run_id):
             state.skipped.append(config.run_id)
             continue
-        state.live[config.run_id] = (_start(name, store, config, jobs, wandb, device), config, time.monotonic())
+        state.live[config.run_id] = (_start(name, store, config, how), config, time.monotonic())
 
 
 def _log(store: RunStore, name: str, run_id: str) -> Path:
@@ -133,12 +155,11 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _start(name: str, store: RunStore, config: RunConfig, jobs: int, wandb: str, device: str) -> subprocess.Popen:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+def _start(name: str, store: RunStore, config: RunConfig, how: How) -> subprocess.Popen:
     flags = [f"--{k}={','.join(v) if k == 'keep' else v}" for k, v in config.non_defaults.items()]
     command = [
         sys.executable, "-m", "tbn_bench.cli", "train", "--quiet", f"--sweep={name}", f"--results={store.root}",
-        f"--wandb={wandb}", f"--device={device}", f"--threads={threads}", *flags,
+        *how.flags, *flags,
     ]  # fmt: skip
     log = _log(store, name, config.run_id)
     try:
@@ -146,7 +167,7 @@ def _start(name: str, store: RunStore, config: RunConfig, jobs: int, wandb: str,
         with log.open("w") as out:
             return subprocess.Popen(
                 command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent,
-                env={**os.environ, "OMP_NUM_THREADS": str(threads)}, start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(how.threads)}, start_new_session=True,
             )  # fmt: skip
     except OSError as error:
         raise RecordError(f"cannot write {log}: {error.strerror}; choose another folder with --results") from error

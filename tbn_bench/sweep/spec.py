@@ -53,6 +53,13 @@ def load_all(paths: list[Path]) -> SweepSpec:
     return SweepSpec(parts[0].name, list({c.run_id: c for part in parts for c in part.configs}.values()))
 
 
+def smoke(spec: SweepSpec) -> SweepSpec:
+    """The same sweep in seconds, under a name of its own: random samples in the form of the data, one epoch, one seed, batches of 8."""
+    changes = {"epochs": 1, "batch_size": 8, "seed": 0, "warmup_epochs": 0, "init": None, "teacher": None}
+    small = [make({**c.model_dump(mode="json"), **changes, "data": f"smoke(of={c.data!r})"}) for c in spec.configs]
+    return SweepSpec(f"{spec.name}-smoke", list({c.run_id: c for c in small}.values()))
+
+
 def expand(spec: Any, default_name: str) -> SweepSpec:
     """The configs of a parsed sweep file; grid order as W&B's: names sorted, the last varies fastest."""
     _check_top(spec)

@@ -68,7 +68,7 @@ class Task(pl.LightningModule):
         super().__init__()
         self.model, self.config = model, config
         self.signs: dict[str, Tensor] = {}
-        self.seen = 0
+        self.seen, self.channels_last = 0, False
 
     def scores(self) -> dict[str, Metric]:
         """Name in the record -> metric of (outputs, y)."""
@@ -104,8 +104,16 @@ class Task(pl.LightningModule):
         optimizer = make[c.optimizer](self.parameters())
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: learning_rate_factor(c, epoch))]
 
+    def lay_out(self, channels_last: bool, compiled: bool) -> None:
+        """Memory format and compilation, both in place: names in checkpoints stay as they are."""
+        self.channels_last = channels_last
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        if compiled:
+            self.model.compile()
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+        return self.model(x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.ndim == 4 else x)
 
     def _finite(self, loss: Tensor, which: str) -> Tensor:
         if not torch.isfinite(loss):
