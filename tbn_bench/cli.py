@@ -85,11 +85,13 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     config = _config(args)
     options = train.RunOptions(
         args.results, args.sweep, args.wandb, args.device, args.threads, progress=sys.stdout.isatty() and not args.quiet,
-        channels_last=args.channels_last, compile=args.compile,
+        channels_last=args.channels_last, compile=args.compile, devices=args.devices,
     )  # fmt: skip
-    if not args.quiet:
+    if not args.quiet and not options.rank:
         print(assembly.build(config)[2], flush=True)
     record = train.run(config, options, resume=not args.restart)
+    if options.rank:
+        raise SystemExit(0)  # the first process says it all
     summary = {k: v for k, v in (record.summary or {}).items() if k != "plan"}
     print(f"run {record.run_id}: test {shown(summary)}, {summary['bits_per_weight']:.3f} bits per weight")
     return {"status": record.status, "sweep": record.sweep, **summary}
@@ -191,6 +193,9 @@ def _parser() -> argparse.ArgumentParser:
     _run_flags(p, "offline")
     p.add_argument("--sweep", default="single", help="name of the group of runs (default: single)")
     p.add_argument("--threads", type=int, help="torch threads")
+    p.add_argument(
+        "--devices", type=int, default=1, help="processes that train together, each with a device of its own (default: 1)"
+    )
     resume = p.add_mutually_exclusive_group()
     resume.add_argument("--resume", action="store_true", help="go on from the last checkpoint (the default where there is one)")
     resume.add_argument("--restart", action="store_true", help="ignore checkpoints of an unfinished run")

@@ -1,6 +1,7 @@
 """run(config) -> RunRecord: the only place that meets pl.Trainer and wandb."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import random
@@ -28,9 +29,11 @@ from tbn_bench.tasks._base import DivergedError, Task
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out; nothing here changes its numbers but by rounding, and nothing enters its id.
+    """How a run is carried out. Nothing here enters the run's id, nor changes its numbers but by rounding; devices apart, of which each
+    normalises by its own part of the batch. What was chosen is in the record's provenance.
 
-    channels_last: images and their weights lie in memory with the channels innermost. compile: torch.compile, for losses and evaluation.
+    channels_last: images and their weights lie in memory with the channels innermost. devices: processes that train together (Lightning's
+    ddp), each with a device of its own, or its share of the cores.
     """
 
     results: Path = Path("results")
@@ -41,12 +44,18 @@ class RunOptions:
     progress: bool = False
     channels_last: bool = False
     compile: bool = False
+    devices: int = 1
+
+    @property
+    def rank(self) -> int:
+        """0, or the number of a further process, which Lightning starts by the same command."""
+        return int(os.environ.get("LOCAL_RANK", 0)) if self.devices > 1 else 0
 
 
 class _Recorder(Checkpoint):
     """One durable row per epoch, and the random state inside every checkpoint, so that a resumed run goes on bit by bit."""
 
-    def __init__(self, run: Run, mirror: Any, lines: bool):
+    def __init__(self, run: "Run | _Follower", mirror: Any, lines: bool):
         self.run, self.mirror, self.lines = run, mirror, lines
         self.started = time.perf_counter()
 
@@ -99,13 +108,28 @@ class _Recorder(Checkpoint):
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
 
 
-def _trainer(config: RunConfig, options: RunOptions, run: Run, recorder: _Recorder, score: str) -> pl.Trainer:
+class _Follower:
+    """In the place of Run in the further processes of one run: the first one writes the record."""
+
+    def __init__(self, path: Path):
+        self.path, self.checkpoints = path, path / "checkpoints"
+
+    def log(self, row: dict[str, Any], durable: bool = False) -> None:
+        pass
+
+    def rewind(self, epoch: int) -> None:
+        pass
+
+
+def _trainer(config: RunConfig, options: RunOptions, run: Run | _Follower, recorder: _Recorder, score: str) -> pl.Trainer:
     best = ModelCheckpoint(run.checkpoints, "best", monitor=f"val/{score}", mode=SCORES[score].goal, enable_version_counter=False)
     last = ModelCheckpoint(run.checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
     return pl.Trainer(
         max_epochs=config.epochs,
         accelerator="gpu" if options.device == "cuda" else "cpu",
-        devices=1,
+        devices=options.devices,
+        strategy="ddp" if options.devices > 1 else "auto",
+        use_distributed_sampler=False,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         callbacks=[recorder, best, last],
         logger=False,
@@ -158,7 +182,24 @@ def _trained(store: RunStore, name: str, flag: str) -> nn.Module:
         raise ValueError(f"{flag}={name}: {error}; it must be a finished run under --results") from error
 
 
-def _resume_point(run: Run) -> Path | None:
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def _check_ranks(task: Task) -> None:
+    """Raises RuntimeError unless all processes ended with the same weights, tiles, scales and schedules (running statistics apart)."""
+    digest = hashlib.sha256()
+    norms = {
+        f"{n}.{key}" for n, m in task.model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for key in _RUNNING
+    }
+    for name, value in task.model.state_dict().items():
+        if name not in norms:
+            digest.update(value.detach().cpu().numpy().tobytes())
+    everyone = task.all_gather(torch.tensor(list(digest.digest()), device=task.device))
+    if not (everyone == everyone[0]).all():
+        raise RuntimeError("the processes of this run ended with different weights; a binarizer's state depends on its process")
+
+
+def _resume_point(run: Run | _Follower) -> Path | None:
     last = run.checkpoints / "last.ckpt"
     if not last.exists():
         run.rewind(0)
@@ -181,8 +222,7 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     store = RunStore(options.results)
     if store.finished(options.sweep, config.run_id):
         return store.read(options.sweep, config.run_id)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    _check_devices(config, options)
     if options.threads:
         torch.set_num_threads(options.threads)
     random.seed(config.seed)
@@ -194,7 +234,12 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     data.setup()
     device = torch.cuda.get_device_name() if options.device == "cuda" else None
     source = provenance(config.command, device, torch.get_num_threads()) | {"track": plan.track}
-    source |= {"channels_last": options.channels_last, "compile": options.compile}
+    source |= {"channels_last": options.channels_last, "compile": options.compile, "devices": options.devices}
+    if options.rank:
+        _fit(
+            config, options, _Follower(store.path(options.sweep, config.run_id)), None, data, model, teacher, plan, total, resume
+        )
+        return store.read(options.sweep, config.run_id)
     held = store.claim(options.sweep, config.run_id, config.model_dump(mode="json"), source)
     if held is None:  # another process finished it between the look and the claim
         return store.read(options.sweep, config.run_id)
@@ -213,10 +258,22 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     return store.read(options.sweep, config.run_id)
 
 
+def _check_devices(config: RunConfig, options: RunOptions) -> None:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    there = torch.cuda.device_count() if options.device == "cuda" else os.cpu_count() or 1
+    if not 1 <= options.devices <= there:
+        raise ValueError(f"--devices must lie between 1 and {there}, which are here, got {options.devices}")
+    if options.devices > 1 and config.batch_size < 2 * options.devices:
+        raise ValueError(
+            f"batch_size is that of all devices together: {options.devices} need {2 * options.devices}, got {config.batch_size}"
+        )
+
+
 def _fit(
     config: RunConfig,
     options: RunOptions,
-    held: Run,
+    held: Run | _Follower,
     mirror: Any,
     data: Any,
     model: nn.Module,
@@ -231,9 +288,9 @@ def _fit(
     score = task.score
     started = time.perf_counter()
     with _quiet():
-        recorder = _Recorder(held, mirror, lines=not options.progress)
+        recorder = _Recorder(held, mirror, lines=not options.progress and not options.rank)
         trainer = _trainer(config, options, held, recorder, score)
-        if not resume:
+        if not resume and not options.rank:
             for name in ("best.ckpt", "last.ckpt"):
                 (held.checkpoints / name).unlink(missing_ok=True)
         torch.manual_seed(config.seed)
@@ -245,17 +302,20 @@ def _fit(
                 signal.signal(signal.SIGINT, handler)
                 raise KeyboardInterrupt("stopped by the user; the same command goes on from the last epoch") from error
             raise
-        last = held.rows()[-1]
+        if options.devices > 1:
+            _check_ranks(task)
         best = torch.load(held.checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
         task.load_state_dict(best["state_dict"])
         results = trainer.test(task, data, verbose=False)[0]
     if task.seen != data.size("test"):
         raise RuntimeError(f"{task.seen} test samples were evaluated, the set has {data.size('test')}")
+    if isinstance(held, _Follower):
+        return {}
     return {
         "run_id": config.run_id,
         **{k: float(v) for k, v in results.items()},
         "best_epoch": int(best["epoch"]),
-        f"val/{score}_last": last[f"val/{score}"],
+        f"val/{score}_last": held.rows()[-1][f"val/{score}"],
         "score": score,
         "track": plan.track,
         "epochs": config.epochs,

@@ -1,7 +1,11 @@
 """Two processes (gloo, CPU) with different data: what methods keep beside weights stays the same on both ranks."""
 
+import json
 import os
+import subprocess
+import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +14,12 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tbn_bench import train
 from tbn_bench.binarizers._base import ActivationBinarizer, WeightBinarizer
+from tbn_bench.config import make
 from tbn_bench.convert import binarize_
+from tbn_bench.data import _base
+from tbn_bench.records import RunStore
 
 METHODS = [
     "snn(tau=3, every=5, activations=True)",
@@ -97,3 +105,72 @@ def test_ranks_agree_bit_by_bit(ranks, spec, broadcast):
     for name in (".original", *MOVES[spec.partition("(")[0]]):
         assert all(not torch.equal(v, start[k]) for k, v in end.items() if k.endswith(name)), name
         assert any(k.endswith(name) for k in end), name
+
+
+def command(tmp_path, devices, *flags):
+    """tbn-bench train as a user runs it: Lightning starts the second process by the same command."""
+    run = [sys.executable, "-m", "tbn_bench.cli", "train", "--quiet", "--wandb=off", f"--results={tmp_path / str(devices)}", "--threads=1",
+           f"--devices={devices}", "--data=synthetic(n=80)", "--batch_size=20", "--epochs=3", "--lr=0.05", *flags]  # fmt: skip
+    done = subprocess.run(run, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True, timeout=200)
+    return done, list(RunStore(tmp_path / str(devices)).runs())
+
+
+@pytest.mark.parametrize("binarizer", ["tbn(p=2, min_layer_size=0)", "tbn(p=2, min_layer_size=0, gradient='tile')"])
+def test_two_processes_train_as_one(tmp_path, binarizer):
+    """Where nothing depends on the statistics of a batch: the same rows and results up to rounding, one record, one line of JSON."""
+    flags = ("--model=mlp(hidden=[16])", f"--binarizer={binarizer}")
+    (one, [alone]), (two, [together]) = (command(tmp_path, devices, *flags) for devices in (1, 2))
+    assert (one.returncode, two.returncode) == (0, 0), two.stderr
+    assert json.loads(two.stdout.splitlines()[-1])["test_samples"] == 40
+    assert sum(line.startswith("{") for line in two.stdout.splitlines()) == 1
+    assert together.provenance["devices"] == 2
+    assert len(together.rows()) == 3
+    for row, other in zip(together.rows(), alone.rows(), strict=True):
+        for key in ("train/loss", "val/loss", "val/top1", "tile/flip_rate"):
+            assert row[key] == pytest.approx(other[key], rel=1e-4, abs=1e-6)
+    for key in ("test/loss", "test/top1"):
+        assert together.summary[key] == pytest.approx(alone.summary[key], rel=1e-4)
+
+
+def test_two_processes_with_batch_norm_end_with_the_same_tiles(tmp_path):
+    """The run compares all weights, scales and schedules of both before it says that it is finished."""
+    done, [record] = command(tmp_path, 2, "--model=resnet_cifar(depth=8, width=4)", "--binarizer=irnet")
+    assert done.returncode == 0, done.stderr
+    assert record.status == "finished"
+
+
+def test_processes_that_came_apart_are_a_fault():
+    """Of weights and binarizers' state; running statistics are each process's own."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    everyone = []
+    task = SimpleNamespace(model=net, device="cpu", all_gather=lambda v: (everyone.append(v), torch.stack([everyone[0], v]))[1])
+    train._check_ranks(task)
+    net[1].running_mean += 1
+    train._check_ranks(task)
+    net[0].weight.data[0, 0] += 1e-6
+    with pytest.raises(RuntimeError, match="ended with different weights"):
+        train._check_ranks(task)
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch_size", "message"),
+    [(0, 20, "--devices must lie between 1 and"), (9999, 20, "got 9999"), (2, 3, "2 need 4, got 3")],
+)
+def test_impossible_numbers_of_devices_are_refused(tmp_path, devices, batch_size, message):
+    with pytest.raises(ValueError, match=message):
+        train.run(make({"batch_size": batch_size}), train.RunOptions(tmp_path, wandb="off", devices=devices))
+
+
+@pytest.mark.parametrize(("size", "batch"), [(40, 8), (41, 8), (42, 8), (43, 8), (44, 8), (7, 8)])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_processes_share_every_batch(monkeypatch, size, batch, seed):
+    """Each position once, the same number of batches for both, no part of one sample in training."""
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(_base, "_world", lambda rank=rank: (rank, 2))
+        order = _base._Order(size, batch, seed)
+        parts.append(list(order))
+        assert len(parts[-1]) == len(order)
+    assert sorted(p for part in parts for some in part for p in some) == list(range(size))
+    assert len(parts[0]) == len(parts[1])
+    assert min(len(some) for part in parts for some in part) >= (1 if seed is None else 2)

@@ -36,10 +36,17 @@ class _Batches(Dataset):
         return self.split[0][index], self.split[1][index]
 
 
+def _world() -> tuple[int, int]:
+    """(number of this process, how many train together)."""
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
+
+
 class _Order(Sampler):
     """Lists of positions; shuffled by (seed, epoch) alone, so that a resumed run sees the same order. seed None: in order, for evaluation.
 
-    In training a last batch of one sample joins the batch before it: batch norm needs two.
+    Of several processes each gets every world-th position of a batch: batch_size is that of all together. A last batch too small for
+    that, or of one sample in training (batch norm needs two), joins the batch before it: all have the same number of batches.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int | None):
@@ -49,17 +56,19 @@ class _Order(Sampler):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        alone = self.seed is not None and self.size > self.batch_size > 1 and self.size % self.batch_size == 1
-        return -(-self.size // self.batch_size) - alone
+        least = _world()[1] * (1 if self.seed is None else 2)
+        joins = self.size > self.batch_size >= least and 0 < self.size % self.batch_size < least
+        return -(-self.size // self.batch_size) - joins
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.seed is None:
             order = torch.arange(self.size)
         else:
             order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch))
-        batches = order.tolist()
+        positions, (rank, world) = order.tolist(), _world()
         for i in range(len(self)):
-            yield batches[i * self.batch_size : (i + 1) * self.batch_size if i < len(self) - 1 else None]
+            batch = positions[i * self.batch_size : (i + 1) * self.batch_size if i < len(self) - 1 else None]
+            yield batch[rank::world]
 
 
 class TensorDataModule(pl.LightningDataModule):

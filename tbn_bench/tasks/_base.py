@@ -125,7 +125,7 @@ class Task(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         x, y = batch
         loss = self._finite(self.training_loss(x, y), "training")
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(y))
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -138,7 +138,7 @@ class Task(pl.LightningModule):
         outputs = self(x)
         self.seen += len(y)
         loss = self._finite(self.evaluation_loss(outputs, y), split)
-        self.log(f"{split}/loss", loss, batch_size=len(y), on_epoch=True)
+        self.log(f"{split}/loss", loss, batch_size=len(y), on_epoch=True, sync_dist=True)
         for key, metric in self.metrics.items():
             if key.startswith(f"{split}_"):
                 metric.update(outputs, y)
@@ -154,7 +154,12 @@ class Task(pl.LightningModule):
         for _, method, _ in binary_weights(self.model):
             method.begin_step()
 
+    def on_test_epoch_end(self) -> None:
+        self.seen = int(self.all_gather(torch.tensor(self.seen)).sum())
+
     def on_train_epoch_start(self) -> None:
+        if self.trainer.world_size > 1:  # augmentation and dropout differ between processes, and are the same after a resume
+            torch.manual_seed((self.config.seed * 10_007 + self.current_epoch) * 1_009 + self.global_rank)
         for module in self.model.modules():
             if isinstance(module, WeightBinarizer | ActivationBinarizer):
                 module.begin_epoch(self.current_epoch, self.config.epochs)
