@@ -1,6 +1,7 @@
 """Guards one run from command to report: numbers trace back to files, and no kill, NaN, error or damaged file loses or fakes a result."""
 
 import contextlib
+import copy
 import io
 import json
 import math
@@ -18,9 +19,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tbn_bench import cli, train
+from tbn_bench import catalog, cli, train
 from tbn_bench.assembly import trained
 from tbn_bench.config import make
+from tbn_bench.convert import binarize_
 from tbn_bench.records import RunBusy, RunStore
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.tables.comparison import comparison
@@ -425,3 +427,58 @@ def test_wandb_offline_mirrors_without_network(straight, tmp_path, monkeypatch):
     assert mirror.stat().st_size > 0
     assert outcome(record) == outcome(straight(make(TINY)))
     assert all(math.isfinite(row["train/loss"]) for row in record.rows())
+
+
+def layouts_of(tmp_path, **options):
+    """Rows of a short run, and how its weights lie in memory."""
+    config = make({"data": "synthetic(in_shape=[3, 16, 16])", "model": "resnet_cifar(depth=8, width=4)", "epochs": 2, "lr": 0.01,
+                   "batch_size": 16, "binarizer": "tbn(p=2, min_layer_size=0)"})  # fmt: skip
+    record = train.run(config, train.RunOptions(tmp_path, wandb="off", **options))
+    return record, trained(record)[1]
+
+
+def test_channels_last_changes_the_layout_alone(tmp_path):
+    """The same run up to rounding, said in the provenance; its checkpoint loads as any other."""
+    (plain, one), (laid, two) = layouts_of(tmp_path / "a"), layouts_of(tmp_path / "b", channels_last=True)
+    assert (plain.provenance["channels_last"], laid.provenance["channels_last"]) == (False, True)
+    for row, other in zip(plain.rows(), laid.rows(), strict=True):
+        assert row["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4)
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.allclose(one(x), two(x), atol=1e-3)
+
+
+def test_channels_last_reaches_convolutions(monkeypatch):
+    """Weights and images alike: a convolution of either alone would run, and be copied, in the other layout."""
+    task = ImageClassification(catalog.build("models", "resnet_cifar(depth=8, width=4)"), make({}), 10)
+    task.lay_out(channels_last=True, compiled=False)
+    seen = []
+    task.model.conv1.register_forward_hook(lambda m, args, out: seen.extend((args[0], m.weight, out)))
+    task(torch.randn(2, 3, 16, 16))
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in seen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "binarizer", ["bwn", "irnet", "adabin", "tbn(p=4, min_layer_size=100)", "tbn(p=4, min_layer_size=100, gradient='tile')"]
+)
+def test_compiled_training_is_eager_training(binarizer):
+    """One graph without breaks through parametrized and tile-reuse layers: outputs and gradients are those of eager mode."""
+    torch._dynamo.reset()
+    net = catalog.build("models", "resnet_cifar(depth=8, width=8)")
+    binarize_(net, binarizer)
+    x, found = torch.randn(8, 3, 16, 16), []
+    compiled = copy.deepcopy(net)
+    compiled.compile(fullgraph=True)
+    for model in (net, compiled):
+        model(x).square().mean().backward()
+        found.append({n: p.grad for n, p in model.named_parameters()})
+    size = max(float(g.abs().max()) for g in found[0].values())
+    assert all(torch.allclose(g, found[1][n], atol=1e-4 * size) for n, g in found[0].items())
+
+
+@pytest.mark.slow
+def test_a_run_can_be_compiled(tmp_path):
+    """Training, evaluation and checkpoints; the names in the checkpoint are those of the plain network."""
+    record, _ = layouts_of(tmp_path, compile=True)
+    assert record.status == "finished"
+    assert record.provenance["compile"] is True
