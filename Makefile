@@ -36,7 +36,7 @@ gpu: .venv/done
 	$(BIN)/pytest -m gpu
 	$(BIN)/tbn-bench latency --suite linear --device cuda --batch 1 64 4096
 	$(BIN)/tbn-bench bench --device cuda --batch 256
-	$(BIN)/tbn-bench sweep sweeps/cifar10_resnet18.yaml --device cuda --jobs 1
+	$(BIN)/tbn-bench sweep sweeps/cifar10_resnet18.yaml --device cuda --jobs 1 --channels-last
 	$(BIN)/tbn-bench latency --suite cifar10_resnet18 --device cuda
 
 .PHONY: venv quickstart test test-all gpu
