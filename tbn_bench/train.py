@@ -1,4 +1,4 @@
-"""run(config) -> RunRecord: the only place that meets pl.Trainer and wandb."""
+"""run(config) -> RunRecord: the only place that meets pl.Trainer."""
 
 import contextlib
 import hashlib
@@ -25,6 +25,7 @@ from tbn_bench.cost import Cost
 from tbn_bench.records import RecordError, Run, RunRecord, RunStore, provenance
 from tbn_bench.scores import SCORES, shown
 from tbn_bench.tasks._base import DivergedError, Task
+from tbn_bench.tracking.mirror import Mirrors
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class RunOptions:
     channels_last: bool = False
     compile: bool = False
     devices: int = 1
+    trackers: tuple[str, ...] = ()
+    trial: int | None = None
 
     @property
     def rank(self) -> int:
@@ -55,7 +58,7 @@ class RunOptions:
 class _Recorder(Checkpoint):
     """One durable row per epoch, and the random state inside every checkpoint, so that a resumed run goes on bit by bit."""
 
-    def __init__(self, run: "Run | _Follower", mirror: Any, lines: bool):
+    def __init__(self, run: "Run | _Follower", mirror: Mirrors, lines: bool):
         self.run, self.mirror, self.lines = run, mirror, lines
         self.started = time.perf_counter()
 
@@ -73,8 +76,7 @@ class _Recorder(Checkpoint):
         }
         self.started = time.perf_counter()
         self.run.log(row, durable=True)
-        if self.mirror is not None:
-            self.mirror.log(row, step=trainer.current_epoch)
+        self.mirror.log(row, module.model)
         if self.lines:
             print(
                 f"epoch {row['epoch'] + 1}/{trainer.max_epochs}  loss {metrics.get('train/loss', float('nan')):.4f}  "
@@ -157,20 +159,6 @@ def _quiet():
             logger.setLevel(level)
 
 
-def _mirror(config: RunConfig, options: RunOptions, run: Run) -> Any:
-    """The W&B run that mirrors the record, or None."""
-    if options.wandb == "off":
-        return None
-    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        os.environ.setdefault(name, str(run.path.resolve()))
-    import wandb
-
-    return wandb.init(
-        project="tbn_bench", id=config.run_id, group=options.sweep, config=config.model_dump(mode="json"), mode=options.wandb,
-        dir=str(run.path), resume="allow" if options.wandb == "online" else None, settings=wandb.Settings(silent=True),
-    )  # fmt: skip
-
-
 def _trained(store: RunStore, name: str, flag: str) -> nn.Module:
     """The trained model of the run SWEEP/RUN_ID. Raises ValueError where it is not there."""
     try:
@@ -223,6 +211,7 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     if store.finished(options.sweep, config.run_id):
         return store.read(options.sweep, config.run_id)
     _check_devices(config, options)
+    mirror = Mirrors() if options.rank else Mirrors(options.trackers, options.wandb)
     if options.threads:
         torch.set_num_threads(options.threads)
     random.seed(config.seed)
@@ -234,27 +223,28 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     data.setup()
     device = torch.cuda.get_device_name() if options.device == "cuda" else None
     source = provenance(config.command, device, torch.get_num_threads()) | {"track": plan.track}
-    source |= {"channels_last": options.channels_last, "compile": options.compile, "devices": options.devices}
+    source |= {"channels_last": options.channels_last, "compile": options.compile, "devices": options.devices, "trial": options.trial}
     if options.rank:
         _fit(
-            config, options, _Follower(store.path(options.sweep, config.run_id)), None, data, model, teacher, plan, total, resume
+            config, options, _Follower(store.path(options.sweep, config.run_id)), Mirrors(), data, model, teacher, plan, total, resume
         )
         return store.read(options.sweep, config.run_id)
     held = store.claim(options.sweep, config.run_id, config.model_dump(mode="json"), source)
     if held is None:  # another process finished it between the look and the claim
         return store.read(options.sweep, config.run_id)
-    mirror = None
+    status, summary = "failed", None
     try:
-        mirror = _mirror(config, options, held)
-        held.finish(_fit(config, options, held, mirror, data, model, teacher, plan, total, resume))
+        mirror.start(config, plan, held.path, options.sweep, source)
+        summary = _fit(config, options, held, mirror, data, model, teacher, plan, total, resume)
+        held.finish(summary)
+        status = "finished"
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         status = "interrupted" if stopped else "diverged" if isinstance(error, DivergedError) else "failed"
         held.fail(status, f"{type(error).__name__}: {error}")
         raise
     finally:
-        if mirror is not None:
-            mirror.finish()
+        mirror.finish(status, summary, model)
     return store.read(options.sweep, config.run_id)
 
 
@@ -274,7 +264,7 @@ def _fit(
     config: RunConfig,
     options: RunOptions,
     held: Run | _Follower,
-    mirror: Any,
+    mirror: Mirrors,
     data: Any,
     model: nn.Module,
     teacher: nn.Module | None,

@@ -46,26 +46,43 @@ ALLOWED: dict[str, set[str]] = {
     "mcu": UP_TO_VERBS,
     "assembly": UP_TO_VERBS,  # reaches data through the catalogue
     "export": UP_TO_LEARNING,
-    "train": UP_TO_LEARNING,
+    "tracking": UP_TO_LEARNING,
+    "train": UP_TO_LEARNING | {"tracking"},
     "latency": UP_TO_LEARNING | {"export"},  # loads a packed file as its user would
     "sweep": UP_TO_LEARNING | {"train"},
     "reporting": LIGHT,
+    "runs": LIGHT,
 }
 ALLOWED["cli"] = set(ALLOWED)
 
 # third-party library -> the only parts that may import it ("a/b" is one file of part a)
 HOMES: dict[str, set[str]] = {
     "timm": {"models"},
-    "pytorch_lightning": {"data", "tasks", "train"},
+    "pytorch_lightning": {"data", "tasks", "train", "tracking/lightning_mirrors"},
     "lightning": {"data", "tasks", "train"},
-    "wandb": {"train"},
+    "wandb": {"tracking"},
+    "tensorboard": {"tracking/lightning_mirrors"},
+    "mlflow": {"tracking/lightning_mirrors"},
     "optuna": {"sweep"},
     "ray": {"sweep"},
     "triton": {"kernels/triton"},
     "h5py": {"data"},
     **{plot: {"reporting"} for plot in ("pandas", "matplotlib", "seaborn", "altair", "vl_convert", "jinja2")},
 }
-NO_TORCH = {"__init__", "artifact", "bits", "copies", "storage", "catalog", "config", "records", "scores", "cli", "reporting"}
+NO_TORCH = {
+    "__init__",
+    "artifact",
+    "bits",
+    "copies",
+    "storage",
+    "catalog",
+    "config",
+    "records",
+    "scores",
+    "cli",
+    "reporting",
+    "runs",
+}
 TORCH = {"torch", "torchvision", "torchmetrics", "timm", "pytorch_lightning", "lightning", "triton"}
 
 
@@ -148,6 +165,9 @@ def test_the_floors_have_no_cycle():
         ("tbn_bench.train", "from tbn_bench.sweep import local", "train must not import sweep"),
         ("tbn_bench.train", "def f():\n    import tbn_bench.cli", "train must not import cli"),
         ("tbn_bench.train", "import pandas", "no home of pandas"),
+        ("tbn_bench.train", "def f():\n    import wandb", "no home of wandb"),
+        ("tbn_bench.tracking.mirror", "import pytorch_lightning", "no home of pytorch_lightning"),
+        ("tbn_bench.tracking.mirror", "from tbn_bench import train", "tracking must not import train"),
         ("tbn_bench.reporting.load", "from tbn_bench import bits", "reporting must not import bits"),
         ("tbn_bench.reporting.tables.x", "from ...cost import cost", "reporting must not import cost"),
         ("tbn_bench.reporting.style", "def f():\n    import torch", "reporting must not import torch"),

@@ -1,0 +1,23 @@
+"""W&B's names and places of a run, and whether there is a key. No torch, and wandb only where a key is asked for."""
+
+import os
+import re
+from pathlib import Path
+
+
+def require_key(what: str) -> None:
+    """Raises ValueError unless W&B finds a key (environment, ~/.netrc or its settings). Nothing is sent."""
+    import wandb
+
+    if not wandb.login(prompt=False):
+        raise ValueError(f"{what} needs a W&B key; run `wandb login` or set WANDB_API_KEY; without one mirrors stay offline")
+
+
+def wandb_id(run_id: str, group: str) -> str:
+    """The run's id in W&B, where ids are one name space: the same config may be part of several sweeps."""
+    return run_id if group == "single" else re.sub(r"[^\w-]", "-", f"{run_id}-{group}")[:64]
+
+
+def where(folder: Path) -> Path:
+    """The folder in which W&B makes its `wandb`: WANDB_DIR, or the run's own."""
+    return Path(os.environ.get("WANDB_DIR") or folder).resolve()

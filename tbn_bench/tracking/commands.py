@@ -1,0 +1,89 @@
+"""tbn-bench runs import | sync: the functions behind them and their flags. Nothing heavy is imported here."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tbn_bench.config import make
+from tbn_bench.records import RunRecord, RunStore
+from tbn_bench.tracking.account import require_key, wandb_id, where
+
+
+def import_runs(paths: list[Path], results: Path, project: str | None = None, api: Any = None) -> dict[str, Any]:
+    """W&B's offline folders, or a project on its server, into the store. What does not fit is refused on stderr, the rest imported.
+
+    Raises ValueError without either, and for a project without a key.
+    """
+    from tbn_bench.tracking import offline
+
+    if bool(paths) == bool(project):
+        raise ValueError("name W&B offline folders to import, or --project ENTITY/NAME, and not both")
+    store = RunStore(results)
+    imported, refused = offline.import_logs(paths, store) if paths else offline.import_project(project, store, api or _api())
+    for line in imported:
+        print(f"imported {line}")
+    for line in refused:
+        print(f"refused: {line}", file=sys.stderr)
+    return {"imported": imported, "refused": refused, "failed": len(refused)}
+
+
+def _api() -> Any:
+    require_key("runs import --project")
+    import wandb
+
+    return wandb.Api()
+
+
+def folders(record: RunRecord) -> list[Path]:
+    """W&B's offline folders of a run that were not pushed yet, oldest first."""
+    name = wandb_id(make(record.config).run_id, record.sweep)
+    places = dict.fromkeys(place.resolve() / "wandb" for place in (record.path, where(record.path)))
+    found = [folder for place in places for folder in sorted(place.glob(f"offline-run-*-{name}"))]
+    return [folder for folder in found if not any(folder.glob("*.wandb.synced"))]
+
+
+def sync(runs: list[str], results: Path, dry_run: bool = False) -> dict[str, Any]:
+    """Pushes the offline folders of finished runs (all, or those named by their ids' beginnings) by `wandb sync`.
+
+    Raises ValueError for a named run that is not finished, and without a key; RuntimeError where wandb fails.
+    """
+    store = RunStore(results)
+    chosen = [store.find(name) for name in runs] or [r for r in store.runs([]) if r.status == "finished"]
+    for record in chosen:
+        if record.status != "finished":
+            raise ValueError(f"run {record.run_id} is {record.status}; only finished runs are pushed")
+    found = [(record, folder) for record in chosen for folder in folders(record)]
+    if found and not dry_run:
+        require_key("runs sync")
+    for record, folder in found:
+        print(f"{'would push' if dry_run else 'pushing'} {record.sweep}/{record.run_id}  {folder}", flush=True)
+    if found and not dry_run:
+        _push([folder for _, folder in found])
+    return {"runs": len({id(record) for record, _ in found}), "folders": [str(folder) for _, folder in found], "dry_run": dry_run}
+
+
+def _push(found: list[Path]) -> None:
+    done = subprocess.run([sys.executable, "-m", "wandb", "sync", *map(str, found)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise RuntimeError(f"wandb sync failed: {lines[-1] if lines else f'exit status {done.returncode}'}")
+
+
+def add_arguments(actions: Any) -> None:
+    """Adds `import` and `sync` to the subparsers of `tbn-bench runs`. Each sets `call`: args -> the last line of stdout."""
+    p = _action(actions, "import", "W&B's offline folders into the store, marked as imported; what is there already stays")
+    p.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="offline-run-* folders, or folders of them")
+    p.add_argument("--project", metavar="ENTITY/NAME", help="a project on W&B's server instead (needs a key)")
+    p.set_defaults(call=lambda args: import_runs(args.paths, args.results, args.project))
+    p = _action(actions, "sync", "push the offline mirrors of finished runs to W&B (needs a key)")
+    p.add_argument("runs", nargs="*", metavar="RUN", help="run ids, or their beginnings (default: all finished runs)")
+    p.add_argument("--dry-run", action="store_true", help="list what would go up; works offline")
+    p.set_defaults(call=lambda args: sync(args.runs, args.results, args.dry_run))
+
+
+def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=help, description=help, allow_abbrev=False)
+    parser.add_argument("--results", type=Path, default=argparse.SUPPRESS, help="folder of records (default: results)")
+    return parser

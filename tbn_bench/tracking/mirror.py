@@ -1,0 +1,173 @@
+"""What a mirror is, and the only object the training loop sees: all mirrors of one run, none of which can fail it."""
+
+import contextlib
+import copy
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tbn_bench import packed
+from tbn_bench.config import RunConfig
+from tbn_bench.convert import Plan
+from tbn_bench.records import to_json
+from tbn_bench.tasks._base import binary_weights
+from tbn_bench.tracking.diagnostics import Histogram, tile_histograms
+
+TRACKERS = ("wandb", "tensorboard", "mlflow")
+PACKED = "packed.safetensors"
+SHARE = 0.05  # of the time so far that histograms may take
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is mirrored. folder: the run's, results/runs/<group>/<run id>."""
+
+    config: RunConfig
+    plan: Plan
+    folder: Path
+    group: str
+    provenance: dict[str, Any]
+
+    @property
+    def logs(self) -> Path:
+        """results/logs, which is not committed."""
+        return self.folder.parents[2] / "logs"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**self.config.model_dump(mode="json"), "provenance": self.provenance}
+
+
+class Mirror:
+    """One place a run is copied to. May raise anything: Mirrors drops it then."""
+
+    def start(self, subject: Subject) -> None:
+        raise NotImplementedError  # abstract
+
+    def log(self, row: dict[str, Any], histograms: dict[str, Histogram], epoch: int) -> None:
+        """One row of metrics.jsonl, with what the tiles look like (often nothing)."""
+        raise NotImplementedError  # abstract
+
+    def finish(self, status: str, summary: dict[str, Any], file: Path | None) -> None:
+        """The end: one of records.STATUSES, the final numbers (empty unless finished), the packed network (None where there is none)."""
+        raise NotImplementedError  # abstract
+
+    def abandon(self) -> None:
+        """Called once instead of everything else after this mirror has raised: lets go of what it holds."""
+
+
+def tidy(trackers: tuple[str, ...], wandb: str) -> tuple[str, ...]:
+    """The mirrors that --tracker and --wandb ask for, each once. Raises ValueError for an unknown name."""
+    asked = [name for text in trackers for name in text.split(",") if name]
+    for name in asked:
+        if name not in TRACKERS:
+            raise ValueError(f"--tracker must be of {', '.join(TRACKERS)}, got {name!r}")
+    if os.environ.get("WANDB_MODE") == "disabled":
+        asked = [name for name in asked if name != "wandb"]
+    elif wandb != "off":
+        asked.append("wandb")
+    return tuple(name for name in TRACKERS if name in asked)
+
+
+def check(trackers: tuple[str, ...], wandb: str) -> tuple[str, ...]:
+    """tidy, and that each of them can start here. Raises ValueError naming the package or the key that is missing."""
+    names = tidy(trackers, wandb)
+    for name in names:
+        if find_spec(name) is None:
+            raise ValueError(f"--tracker {name} needs the package {name}; install it: pip install 'tbn-bench[trackers]'")
+    if "wandb" in names and wandb == "online":
+        from tbn_bench.tracking.account import require_key
+
+        require_key("--wandb online")
+    return names
+
+
+def _new(name: str, wandb: str) -> Mirror:
+    if name == "wandb":
+        from tbn_bench.tracking.wandb_mirror import WandbMirror
+
+        return WandbMirror("online" if wandb == "online" else "offline")
+    from tbn_bench.tracking import lightning_mirrors
+
+    return {"tensorboard": lightning_mirrors.TensorBoardMirror, "mlflow": lightning_mirrors.MLflowMirror}[name]()
+
+
+class Mirrors:
+    """All mirrors of one run. What raises is left out from then on, with one line on stderr; the run goes on."""
+
+    def __init__(self, trackers: tuple[str, ...] = (), wandb: str = "off"):
+        """Raises ValueError as check does."""
+        self.live = {name: _new(name, wandb) for name in check(trackers, wandb)}
+        self.began, self.spent, self.last = time.perf_counter(), 0.0, 0.0
+
+    def start(self, config: RunConfig, plan: Plan, folder: Path, group: str, provenance: dict[str, Any]) -> None:
+        self.subject = Subject(config, plan, folder, group, provenance)
+        self._each(lambda mirror: mirror.start(self.subject))
+        self.began = time.perf_counter()
+
+    def log(self, row: dict[str, Any], model: nn.Module) -> None:
+        """One row of metrics.jsonl. Histograms in the first epoch, and whenever they keep under SHARE of the time since the start."""
+        started = time.perf_counter()
+        due = bool(self.live) and self.spent + self.last <= SHARE * (started - self.began)
+        found = self._histograms(model) if due else {}
+        self._each(lambda mirror: mirror.log(row, found, int(row["epoch"])))
+        if found:
+            self.last = time.perf_counter() - started
+            self.spent += self.last
+
+    def finish(self, status: str, summary: dict[str, Any] | None, model: nn.Module) -> None:
+        if self.live:
+            file = self._packed_file(model) if status == "finished" else None
+            said = dict(summary or {}) if status == "finished" else {}
+            self._each(lambda mirror: mirror.finish(status, said, file))
+
+    def _each(self, call: Callable[[Mirror], None]) -> None:
+        for name, mirror in list(self.live.items()):
+            try:
+                call(mirror)
+            except Exception as error:  # noqa: BLE001 (whatever a tracker does, the run is not its business)
+                del self.live[name]
+                with contextlib.suppress(Exception):
+                    mirror.abandon()
+                _warn(f"the {name} mirror is lost", error)
+
+    def _histograms(self, model: nn.Module) -> dict[str, Histogram]:
+        try:
+            return tile_histograms(model)
+        except Exception as error:  # noqa: BLE001 (as above)
+            self.spent = math.inf  # never again in this run, so one line
+            _warn("no histograms of the tiles", error)
+            return {}
+
+    def _packed_file(self, model: nn.Module) -> Path | None:
+        if not binary_weights(model):
+            return None
+        try:
+            small = copy.deepcopy(model).cpu()
+            packed.pack_(small)
+            path = self.subject.folder / "checkpoints" / PACKED
+            path.parent.mkdir(parents=True, exist_ok=True)
+            packed.save(small.eval(), path, self.subject.config.model_dump(mode="json"), self.subject.provenance.get("commit"))
+        except Exception as error:  # noqa: BLE001 (as above)
+            _warn("no packed network in the mirror", error)
+            return None
+        return path
+
+
+def _warn(what: str, error: Exception) -> None:
+    """Not by warnings.warn: `python -W error` would turn it into the failure it speaks of."""
+    said = " ".join(str(error).split())
+    print(f"warning: {what} ({type(error).__name__}: {said}); the run goes on, its record is whole", file=sys.stderr, flush=True)
+
+
+def plain(value: Any) -> str:
+    """A nested value as one JSON text."""
+    return value if isinstance(value, str) else to_json(value)

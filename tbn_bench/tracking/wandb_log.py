@@ -1,0 +1,178 @@
+"""Reads W&B's offline logs (run-*.wandb), which W&B itself offers no Python reader for.
+
+By `wandb leet inspect --json` where the installed wandb is one it was checked with; otherwise by the log's own format (LevelDB's: blocks of
+32 KiB, in them records of checksum, length and kind) and W&B's protobuf messages. A log that was cut off is read up to the cut.
+"""
+
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tbn_bench.records import to_json
+
+CHECKED = ((0, 31), (0, 32))  # leet inspect --json: from, before
+BLOCK, HEAD, MAGIC = 32768, 7, b":W&B"
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+@dataclass
+class Log:
+    """One .wandb file. Nested names are joined by dots; media (tables, histograms, files) are left out of rows and summary.
+
+    exit_code: None where the process died before it could say.
+    """
+
+    path: Path
+    wandb_id: str = ""
+    group: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    exit_code: int | None = None
+
+    def table(self, name: str) -> list[dict[str, Any]] | None:
+        """The table logged under `name`, from the folder's media; None where there is none."""
+        files = sorted((self.path.parent / "files/media/table").glob(f"{name}_*.table.json"))
+        if not files:
+            return None
+        value = json.loads(files[0].read_text(encoding="utf-8"))
+        return [dict(zip(value["columns"], line, strict=True)) for line in value["data"]]
+
+
+def installed() -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in version("wandb").split(".")[:2])
+    except (PackageNotFoundError, ValueError):
+        return ()
+
+
+def read(path: Path) -> Log:
+    """Raises ValueError where the file is no W&B log, or cannot be read by any means here."""
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise ValueError(f"{path} is not a W&B log: it does not begin with {MAGIC.decode()!r}")
+    if CHECKED[0] <= installed() < CHECKED[1]:
+        try:
+            return read_leet(path)
+        except (OSError, ValueError, subprocess.SubprocessError):
+            pass  # the second reader says what is wrong, if anything is
+    return read_protobuf(path)
+
+
+def read_leet(path: Path) -> Log:
+    """By W&B's own command. Raises ValueError, OSError or SubprocessError where it fails."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return _log(path, (_from_leet(json.loads(line)) for line in out.splitlines()))
+
+
+Event = tuple[str, dict[str, Any]]  # (run | config | history | summary | exit, its content)
+
+
+def _from_leet(record: dict[str, Any]) -> Event:
+    kind = str(record["type"])
+    value = record.get(kind, {})
+    if kind == "run":
+        return kind, {"id": value.get("run_id", ""), "group": value.get("run_group", ""), "config": value["config"]["update"]}
+    if kind == "history":
+        return kind, value.get("item", {})
+    return kind, value if kind == "exit" else value.get("update", {}) if isinstance(value, dict) else {}
+
+
+def _log(path: Path, events: Iterable[Event]) -> Log:
+    log = Log(path)
+    for kind, value in events:
+        if kind == "run":
+            log.wandb_id, log.group = value["id"], value["group"]
+            log.config |= value["config"]
+        elif kind == "config":
+            log.config |= value
+        elif kind == "history":
+            log.rows.append(_scalars(value))
+        elif kind == "summary":
+            log.summary |= _scalars(value)
+        elif kind == "exit":
+            log.exit_code = int(value.get("exit_code", 0))
+    log.config.pop("_wandb", None)
+    log.rows = [row for row in log.rows if row]
+    return log
+
+
+def _scalars(item: dict[str, Any]) -> dict[str, Any]:
+    """Without W&B's own values and without media: all names below one that has a `_type`."""
+    media = tuple(key.removesuffix("_type") for key in item if key.endswith("._type"))
+    return {k: v for k, v in item.items() if not k.startswith("_") and not (media and k.startswith(media))}
+
+
+def read_protobuf(path: Path) -> Log:
+    """By the file format and W&B's protobuf messages. Raises ValueError where this wandb has none."""
+    try:
+        from wandb.proto.wandb_internal_pb2 import Record
+    except ImportError as error:
+        raise ValueError(f"{path}: this wandb has no reader for it ({error}); install wandb>=0.31,<0.32") from error
+    return _log(path, (_from_record(Record.FromString(data)) for data in records(path.read_bytes())))
+
+
+def records(data: bytes) -> Iterator[bytes]:
+    """The records of a log, in order; what a cut or a damaged block leaves incomplete is skipped."""
+    position, parts = len(MAGIC) + 3, None
+    while position + HEAD <= len(data):
+        room = BLOCK - position % BLOCK
+        if room < HEAD:
+            position += room
+            continue
+        checksum, length, kind = struct.unpack_from("<IHB", data, position)
+        chunk = data[position + HEAD : position + HEAD + length]
+        if (
+            len(chunk) < length
+            or kind not in (FULL, FIRST, MIDDLE, LAST)
+            or checksum != zlib.crc32(chunk, zlib.crc32(bytes([kind])))
+        ):
+            position, parts = position + room, None
+            continue
+        position += HEAD + length
+        if kind == FULL:
+            yield chunk
+        elif kind == FIRST:
+            parts = [chunk]
+        elif parts is not None:
+            parts.append(chunk)
+            if kind == LAST:
+                yield b"".join(parts)
+                parts = None
+
+
+def _from_record(record: Any) -> Event:
+    kind = record.WhichOneof("record_type") or ""
+    value = getattr(record, kind, None)
+    if kind == "run":
+        return kind, {"id": value.run_id, "group": value.run_group, "config": _items(value.config.update)}
+    if kind == "history":
+        return kind, _flat(_items(value.item))
+    if kind in ("summary", "config"):
+        return kind, (_flat if kind == "summary" else dict)(_items(value.update))
+    return kind, {"exit_code": value.exit_code} if kind == "exit" else {}
+
+
+def _items(items: Iterable[Any]) -> dict[str, Any]:
+    return {".".join(i.nested_key) or i.key: _value(i) for i in items}
+
+
+def _value(item: Any) -> Any:
+    typed = item.WhichOneof("value_type") if "value_type" in item.DESCRIPTOR.oneofs_by_name else None
+    value = getattr(item, typed) if typed and typed != "json" else json.loads(getattr(item, typed or "value_json"))
+    return json.loads(to_json(value))  # NaN and infinity as W&B's reader and our records spell them
+
+
+def _flat(item: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in item.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out
