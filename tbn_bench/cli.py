@@ -1,6 +1,9 @@
 """tbn-bench train | sweep | plan | bench | latency | export | report | runs. Heavy imports happen inside commands: --help needs no torch."""
 
 import argparse
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,7 +14,7 @@ from tbn_bench import __version__
 from tbn_bench.catalog import did_you_mean
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records import RecordError, RunBusy, RunStore, emit
-from tbn_bench.scores import SCORES, score_of, shown
+from tbn_bench.scores import shown
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,12 +28,17 @@ class _Parser(argparse.ArgumentParser):
                 message = f"unknown flag {flags[0].split('=')[0]}{did_you_mean(flags[0].split('=')[0], known)}"
         if message.startswith("argument COMMAND: invalid choice: "):
             word = message.split("'")[1]
-            known = next(a.choices for a in self._actions if a.dest == "command")
+            known = next(a.choices for a in self._actions if a.dest in ("command", "action"))
             message = f"unknown command {word!r}{did_you_mean(word, known)}"
         print(f"{self.prog}: error: {message}", file=sys.stderr)
         raise SystemExit(2)
 
+    calls: tuple[str, ...] = ()  # flags that take dotted ones beside them: --binarizer.p=4
+
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        for flag in (a.split("=")[0] for a in args or ()):
+            if flag.split(".")[0] in self.calls and "." in flag and flag not in self._option_string_actions:
+                self.add_argument(flag)
         space, rest = super().parse_known_args(args, namespace)
         if rest and self.prog.count(" "):  # a subcommand knows its own flags
             self.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -49,7 +57,8 @@ def _yaml_file(path: Path) -> dict[str, Any]:
     return value
 
 
-def _config_flags(parser: argparse.ArgumentParser) -> None:
+def _config_flags(parser: _Parser) -> None:
+    parser.calls = ("--data", "--model", "--binarizer", "--task")
     parser.add_argument("--config", type=Path, help="YAML preset; flags win over it")
     for name, field in RunConfig.model_fields.items():
         shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
@@ -57,12 +66,11 @@ def _config_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _config(args: argparse.Namespace) -> RunConfig:
-    values = _yaml_file(args.config) if args.config else {}
-    for name, field in RunConfig.model_fields.items():
-        given = getattr(args, name)
-        if given is not None:
-            values[name] = given if field.annotation is str or name == "keep" else given.strip("'\"")
-    return make(values)
+    from tbn_bench.sweep import dotted
+
+    preset = dotted.fold(_yaml_file(args.config)) if args.config else {}
+    given = {k: v for k, v in vars(args).items() if v is not None and (k in RunConfig.model_fields or "." in k)}
+    return make(preset | dotted.fold(dotted.from_flags(given), preset))
 
 
 def _store_flag(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +80,10 @@ def _store_flag(parser: argparse.ArgumentParser) -> None:
 def _run_flags(parser: argparse.ArgumentParser, wandb: str) -> None:
     _store_flag(parser)
     parser.add_argument("--wandb", choices=("offline", "online", "off"), default=wandb, help=f"mirror (default: {wandb})")
+    parser.add_argument(
+        "--tracker", action="append", default=[], metavar="NAME",
+        help="a further mirror: tensorboard or mlflow (wandb: as --wandb offline); repeatable, or a list with commas",
+    )  # fmt: skip
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device (default: cpu)")
     parser.add_argument("--channels-last", action="store_true", help="channels innermost in memory: convolutions train faster")
     parser.add_argument(
@@ -85,7 +97,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     config = _config(args)
     options = train.RunOptions(
         args.results, args.sweep, args.wandb, args.device, args.threads, progress=sys.stdout.isatty() and not args.quiet,
-        channels_last=args.channels_last, compile=args.compile, devices=args.devices,
+        channels_last=args.channels_last, compile=args.compile, devices=args.devices, trackers=tuple(args.tracker), trial=args.trial,
     )  # fmt: skip
     if not args.quiet and not options.rank:
         print(assembly.build(config)[2], flush=True)
@@ -106,18 +118,70 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sweep(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench.sweep import local, spec
+    if args.engine != "ray" and (args.address, args.cpus_per_run, args.gpus_per_run) != (None, None, None):
+        raise ValueError("--address, --cpus-per-run and --gpus-per-run need --engine ray")
+    if bool(args.files) == bool(args.fill):
+        raise ValueError("tbn-bench sweep takes sweep files, or --fill NAME")
+    if args.engine == "wandb":
+        return _agent(args)
+    from tbn_bench.sweep import cluster, local, process, spec
+    from tbn_bench.tracking import mirror
 
-    sweep = spec.load_all(args.files)
+    sweep = _missing_seeds(args) if args.fill else spec.load_all(args.files)
     sweep = spec.smoke(sweep) if args.scale == "smoke" else sweep
-    how = local.How(args.jobs, args.wandb, args.device, args.channels_last, args.compile)
-    return local.run(sweep, args.results, how, args.dry_run)
+    how = process.How(
+        args.jobs,
+        args.wandb,
+        args.device,
+        args.channels_last,
+        args.compile,
+        args.retries,
+        args.time_limit,
+        args.memory_limit,
+        args.per_gpu,
+        trackers=tuple(args.tracker),
+    )
+    if not args.dry_run:
+        mirror.check(how.trackers, how.wandb)
+    if args.engine == "ray":
+        share = cluster.Share(1 if args.cpus_per_run is None else args.cpus_per_run, args.gpus_per_run)
+        return cluster.run(sweep, args.results, how, args.address, share, args.dry_run, args.sampler)
+    return local.run(sweep, args.results, how, args.dry_run, args.sampler)
+
+
+def _missing_seeds(args: argparse.Namespace) -> Any:
+    """The sweep of all runs that the groups of a recorded sweep lack. Raises ValueError for an unknown sweep."""
+    from tbn_bench.runs import seeds
+    from tbn_bench.sweep import spec
+
+    store = RunStore(args.results)
+    known = sorted(p.name for p in (args.results / "runs").glob("*") if p.is_dir())
+    if args.files or args.fill not in known:
+        what = "a FILE beside it" if args.files else f"{args.fill!r}{did_you_mean(args.fill, known)}"
+        raise ValueError(f"--fill takes the name of a sweep recorded under {args.results} and no FILE, got {what}")
+    return spec.SweepSpec(args.fill, seeds.missing_configs(store, args.fill))
+
+
+def _agent(args: argparse.Namespace) -> dict[str, Any]:
+    """W&B's server says which configs: its own agent runs the sweep's command, by this environment's tbn-bench."""
+    from tbn_bench.tracking import account
+
+    if len(args.files) != 1 or args.files[0].exists():
+        raise ValueError(f"--engine wandb takes one sweep ID, got {' '.join(map(str, args.files))}; `wandb sweep FILE` makes one")
+    account.require_key("--engine wandb")
+    name, here = str(args.files[0]), str(Path(sys.executable).parent)
+    program = shutil.which("wandb") or shutil.which("wandb", path=here)
+    if program is None:
+        raise ValueError('--engine wandb needs the command wandb on PATH: pip install "tbn-bench"')
+    path = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
+    status = subprocess.run([program, "agent", name], env={**os.environ, "PATH": path}).returncode
+    return {"engine": "wandb", "sweep": name, "failed": status}
 
 
 def _trained_runs(args: argparse.Namespace) -> Path:
     """The folder with the suite's runs and their checkpoints: --results, or `local` in it, where they are trained if they are nowhere."""
     from tbn_bench.latency import networks
-    from tbn_bench.sweep import local, spec
+    from tbn_bench.sweep import local, process, spec
 
     file, here = Path("sweeps") / f"{args.suite}.yaml", args.results / "local"
     for folder in (args.results, here):
@@ -129,7 +193,7 @@ def _trained_runs(args: argparse.Namespace) -> Path:
         else:
             return folder
     print(f"no trained runs of {args.suite} with checkpoints here: training {file} first, into {here}", flush=True)
-    local.run(spec.load(file), here, local.How(device=args.device))
+    local.run(spec.load(file), here, process.How(device=args.device))
     return here
 
 
@@ -164,35 +228,26 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
     return build.report(args.results, args.out)
 
 
-def _score(summary: dict[str, Any] | None) -> str:
-    """Its number alone: the task is in the row."""
-    value = (summary or {}).get(f"test/{score_of(summary)}")
-    return "—" if value is None else SCORES[score_of(summary)].text(value)
-
-
 def _runs(args: argparse.Namespace) -> dict[str, Any]:
-    problems: list[str] = []
-    runs = list(RunStore(args.results).runs(problems))
-    for r in runs:
-        c = r.config
-        print(
-            f"{r.run_id}  {r.status:<11}  {_score(r.summary):>9}  {r.sweep}  {c['data']}  {c['model']}  {c['binarizer']}  seed {c['seed']}"
-        )
-    for problem in problems:
-        print(f"unreadable: {problem}", file=sys.stderr)
-    return {"runs": len(runs), "unreadable": len(problems)}
+    from tbn_bench.runs import flags
+
+    return flags.run(args)
 
 
 def _parser() -> argparse.ArgumentParser:
+    from tbn_bench.runs import flags
+    from tbn_bench.tracking import commands as tracking
+
     parser = _Parser(prog="tbn-bench", description="Train, compare, time and report binary and sub-bit neural networks.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     p = commands.add_parser("train", help="train one network and record it", allow_abbrev=False)
     _config_flags(p)
-    _run_flags(p, "offline")
+    _run_flags(p, "online" if os.environ.get("WANDB_SWEEP_ID") else "offline")  # an agent's runs are the server's
     p.add_argument("--sweep", default="single", help="name of the group of runs (default: single)")
     p.add_argument("--threads", type=int, help="torch threads")
+    p.add_argument("--trial", type=int, help=argparse.SUPPRESS)  # its number in a sweep
     p.add_argument(
         "--devices", type=int, default=1, help="processes that train together, each with a device of its own (default: 1)"
     )
@@ -207,14 +262,35 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(call=_plan)
 
     p = commands.add_parser("sweep", help="run every configuration of a sweep file (W&B's format)", allow_abbrev=False)
-    p.add_argument("files", type=Path, nargs="+", metavar="FILE", help="sweep files; several must have one `name`")
+    p.add_argument("files", type=Path, nargs="*", metavar="FILE", help="sweep files; several must have one `name`")
+    p.add_argument(
+        "--fill", metavar="NAME", help="no FILE: run the seeds that groups of this recorded sweep lack (see: runs seeds)"
+    )
+    p.add_argument("--sampler", choices=("tpe", "gp"), default="tpe", help="of a bayes or custom search (default: tpe)")
     _run_flags(p, "off")
-    p.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
+    p.add_argument("--jobs", type=int, help="runs at once (default: 1, with --device cuda one per GPU slot)")
+    p.add_argument("--per-gpu", type=int, default=1, help="runs that share one GPU (default: 1)")
+    p.add_argument(
+        "--retries", type=int, default=1, help="further attempts of a crashed run, from its last checkpoint (default: 1)"
+    )
+    p.add_argument(
+        "--time-limit", type=float, metavar="SECONDS", help="of one attempt; what passes it is tried again, then failed"
+    )
+    p.add_argument("--memory-limit", type=float, metavar="GB", help="resident memory of one attempt")
     p.add_argument(
         "--scale", choices=("full", "smoke"), default="full",
         help="smoke: one epoch on random samples in the form of the data, seconds per run, recorded as NAME-smoke",
     )  # fmt: skip
     p.add_argument("--dry-run", action="store_true", help="check and list, run nothing")
+    p.add_argument(
+        "--engine", choices=("local", "ray", "wandb"), default="local",
+        help="local processes (default), a Ray cluster (docs/cluster.md), or an agent of W&B: FILE is then a sweep ID",
+    )  # fmt: skip
+    p.add_argument("--address", help="of the Ray cluster, or auto (default: RAY_ADDRESS, else this machine alone)")
+    p.add_argument("--cpus-per-run", type=int, help="with --engine ray: cores, and torch threads, of each run (default: 1)")
+    p.add_argument(
+        "--gpus-per-run", type=float, help="with --engine ray: GPUs of each run, or a fraction (default: 1 / --per-gpu)"
+    )
     p.set_defaults(call=_sweep)
 
     p = commands.add_parser("latency", help="time networks, each gated by a parity check", allow_abbrev=False)
@@ -253,8 +329,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, default=Path("reports"), help="folder to write (default: reports)")
     p.set_defaults(call=_report)
 
-    p = commands.add_parser("runs", help="list recorded runs", allow_abbrev=False)
+    p = commands.add_parser("runs", help="list, show, compare, follow, check, prune and export recorded runs", allow_abbrev=False)
     _store_flag(p)
+    tracking.add_arguments(flags.add(p))
     p.set_defaults(call=_runs)
     return parser
 

@@ -11,6 +11,7 @@ NaN and infinity are written as the strings "NaN", "Infinity", "-Infinity" (JSON
 
 import contextlib
 import fcntl
+import glob
 import json
 import math
 import os
@@ -26,7 +27,7 @@ from typing import Any, TextIO
 
 SCHEMA_VERSION = 1
 FSYNC_ROWS = 10
-STATUSES = ("running", "finished", "failed", "diverged", "interrupted")
+STATUSES = ("running", "finished", "failed", "diverged", "interrupted", "stopped")  # stopped: early, by its sweep
 _PACKAGES = ("tbn-bench", "torch", "pytorch-lightning", "torchvision", "timm", "numpy")
 
 
@@ -263,6 +264,22 @@ class RunStore:
             raise
         return Run(path, lock, header)
 
+    def mark(self, sweep: str, run_id: str, status: str, error: str, config: dict[str, Any]) -> None:
+        """States why a run that nobody holds has no result, e.g. that its launcher stopped it. A finished or held one is left alone."""
+        path = self.path(sweep, run_id)
+        try:
+            if not (path / "run.json").exists():  # it did not get so far as to begin its record
+                if (run := self.claim(sweep, run_id, config, {})) is not None:
+                    run.fail(status, error)
+                return
+            header = read_json(path / "run.json")
+            with (path / "owner.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not self.finished(sweep, run_id):
+                    write_atomic(path / "run.json", header | {"status": status, "error": error})
+        except (OSError, RecordError, RunBusy):
+            return  # held by another process, or not to be written
+
     def read(self, sweep: str, run_id: str) -> RunRecord:
         path = self.path(sweep, run_id)
         header = read_json(path / "run.json")
@@ -286,6 +303,12 @@ class RunStore:
                 if problems is None:
                     raise RecordError(str(error)) from error
                 problems.append(str(error))
+
+    def runs_of(self, sweep: str) -> Iterator[RunRecord]:
+        """Every readable run of one sweep, sorted by id; an unreadable one is as good as none: it is run again."""
+        for path in sorted(self.root.glob(f"runs/{glob.escape(sweep)}/*/")):
+            with contextlib.suppress(RecordError, KeyError):
+                yield self.read(sweep, path.name)
 
     def find(self, run_id: str) -> RunRecord:
         """The one run whose id begins with run_id. Raises RecordError for none or several."""

@@ -1,0 +1,48 @@
+"""tbn-bench runs export: every run as a row of one CSV, whole or not at all."""
+
+import argparse
+import csv
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tbn_bench.records import RecordError, RunStore
+from tbn_bench.runs import filters, index
+from tbn_bench.runs.index import Row
+
+
+def table(rows: list[Row]) -> str:
+    """CSV with a head: identity, config, scores, cost, provenance, then whatever else summaries hold; empty where unknown."""
+    out = io.StringIO()
+    names = index.columns(rows)
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def write(path: Path, content: str) -> None:
+    """By a temporary file and a rename. Raises RecordError where that cannot be."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+        raise RecordError(f"cannot write {path}: {error.strerror}; give another file with --out") from error
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    problems: list[str] = []
+    found = filters.chosen(index.rows(RunStore(args.results), problems), args.filter)
+    write(args.out, table(found))
+    print(f"{len(found)} runs in {args.out}")
+    for problem in problems:
+        print(f"unreadable: {problem}", file=sys.stderr)
+    return {"runs": len(found), "unreadable": len(problems), "file": str(args.out)}
