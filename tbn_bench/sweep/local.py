@@ -1,8 +1,10 @@
-"""Runs a sweep by N processes on this machine. What is finished is skipped, what failed is named and runs again next time."""
+"""The engine for one machine: N processes, retries from checkpoints, limits, early stops. What is finished is skipped, what failed is named.
+
+Nothing is kept but the run directories: a launcher that was killed is rebuilt from them, and several launchers share one folder, since
+a process that trains a run holds its lock.
+"""
 
 import contextlib
-import ctypes
-import os
 import signal
 import subprocess
 import sys
@@ -17,47 +19,17 @@ from rich.live import Live
 from rich.table import Table
 
 from tbn_bench import assembly, catalog, convert
-from tbn_bench.config import RunConfig
-from tbn_bench.records import RecordError, RunStore
+from tbn_bench.config import RunConfig, make
+from tbn_bench.records import RecordError, RunRecord, RunStore
 from tbn_bench.scores import shown
+from tbn_bench.sweep import estimate, process
+from tbn_bench.sweep.planner import Past, Planner, Trial
+from tbn_bench.sweep.process import PATIENCE, Attempt, How
 from tbn_bench.sweep.spec import SweepSpec
 
 BUSY = 75  # exit status of `tbn-bench train` for a run another process holds
-
-
-@dataclass(frozen=True)
-class How:
-    """How the runs of a sweep are carried out: `jobs` at once, the rest as in RunOptions. Raises ValueError for less than one job."""
-
-    jobs: int = 1
-    wandb: str = "off"
-    device: str = "cpu"
-    channels_last: bool = False
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise ValueError(f"--jobs must be at least 1, got {self.jobs}")
-
-    @property
-    def threads(self) -> int:
-        """Each run gets its share of the cores."""
-        return max(1, (os.cpu_count() or 1) // self.jobs)
-
-    @property
-    def flags(self) -> list[str]:
-        """Of `tbn-bench train`."""
-        switches = [flag for flag, on in (("--channels-last", self.channels_last), ("--compile", self.compile)) if on]
-        return [f"--wandb={self.wandb}", f"--device={self.device}", f"--threads={self.threads}", *switches]
-
-
-@dataclass
-class _State:
-    todo: deque[RunConfig]
-    live: dict[str, tuple[subprocess.Popen, RunConfig, float]] = field(default_factory=dict)
-    done: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+_LOOK = 0.1  # seconds between two looks at the processes
+_LOOK_AT_LIMITS = 1.0
 
 
 def check(configs: list[RunConfig]) -> None:
@@ -82,123 +54,234 @@ def check(configs: list[RunConfig]) -> None:
         raise ValueError("\n".join(errors))
 
 
-def run(spec: SweepSpec, results: Path, how: How | None = None, dry_run: bool = False) -> dict[str, Any]:
+@dataclass
+class _Engine:
+    """One launcher's work on one sweep."""
+
+    spec: SweepSpec
+    store: RunStore
+    how: How
+    planner: Planner
+    total: int | None
+    plain: bool
+    live: dict[str, tuple[Trial, Attempt]] = field(default_factory=dict)
+    waiting: deque[tuple[Trial, int]] = field(default_factory=deque)  # to be tried again: (trial, number of the attempt)
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    rows_seen: dict[str, int] = field(default_factory=dict)
+    exhausted: bool = False
+    looked: float = 0.0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.live or self.waiting or not self.exhausted)
+
+    def step(self) -> None:
+        for run_id in list(self.live):
+            self._collect(run_id)
+        if time.monotonic() - self.looked > _LOOK_AT_LIMITS:
+            self.looked = time.monotonic()
+            for trial, attempt in self.live.values():
+                self._watch(trial, attempt)
+        while len(self.live) < len(self.how.slots) and self._next():
+            pass
+
+    def _next(self) -> bool:
+        """Starts one more run, if there is any to start now."""
+        again = self.waiting.popleft() if self.waiting else None
+        trial, number = again or (self.planner.ask(), 1)
+        if trial is None:
+            self.exhausted = True
+            return False
+        run_id = trial.config.run_id
+        if self.spec.is_search and number == 1 and not self._possible(trial):
+            return True
+        if run_id in self.live:  # held by another launcher a moment ago, and waiting twice
+            return True
+        if self.store.finished(self.spec.name, run_id):
+            self.skipped.append(run_id)
+            self._tell(trial, "finished")
+        else:
+            slot = min(set(range(len(self.how.slots))) - {a.slot for _, a in self.live.values()})
+            self.live[run_id] = (
+                trial,
+                process.start(self.spec.name, self.store, trial.config, self.how, slot, number, trial.number),
+            )
+        return True
+
+    def _possible(self, trial: Trial) -> bool:
+        """Whether the network of a drawn config can be built; if not, the point has failed, with the reason in its record."""
+        try:
+            check([trial.config])
+        except ValueError as error:
+            why = " ".join(str(error).split())
+            self._mark(trial, "failed", why)
+            self.failed[trial.config.run_id] = why
+            self._tell(trial, "failed")
+            return False
+        return True
+
+    def _record(self, run_id: str) -> RunRecord | None:
+        try:
+            return self.store.read(self.spec.name, run_id)
+        except (RecordError, KeyError):
+            return None
+
+    def _watch(self, trial: Trial, attempt: Attempt) -> None:
+        """Limits, and the planner's word on what the run has logged so far."""
+        if attempt.over is not None:
+            attempt.stop(attempt.over)
+        elif why := attempt.beyond(self.how):
+            attempt.stop(why)
+        elif self.spec.early_terminate and self._bad(trial):
+            attempt.stop("stopped early")
+
+    def _bad(self, trial: Trial) -> bool:
+        run_id, record = trial.config.run_id, self._record(trial.config.run_id)
+        rows = record.rows() if record else []
+        new = rows[self.rows_seen.get(run_id, 0) :]
+        self.rows_seen[run_id] = len(rows)
+        name = self.spec.metrics[0].name
+        return any([self.planner.report(trial.number, int(row["epoch"]), row.get(name)) for row in new])
+
+    def _collect(self, run_id: str) -> None:
+        """Looks whether a process has ended, and what that means."""
+        trial, attempt = self.live[run_id]
+        code = attempt.process.poll()
+        if code is None:
+            return
+        del self.live[run_id]
+        if code == BUSY:  # another launcher has it: look again when the others are through
+            self.waiting.append((trial, attempt.number))
+            time.sleep(0.5)
+        elif self.store.finished(self.spec.name, run_id):
+            self.done.append(run_id)
+            self._tell(trial, "finished")
+            self._say_finished(trial, attempt)
+        elif attempt.over == "stopped early":
+            self._mark(trial, "stopped", f"stopped early by {self.spec.name}'s early_terminate")
+            self.stopped.append(run_id)
+            self._tell(trial, "stopped")
+        else:
+            self._unfinished(trial, attempt, code)
+
+    def _unfinished(self, trial: Trial, attempt: Attempt, code: int) -> None:
+        run_id = trial.config.run_id
+        if attempt.over:
+            self._mark(trial, "failed", attempt.over)
+        why, record = self._why(run_id, code), self._record(run_id)
+        if attempt.number <= self.how.retries and record is not None and record.status not in ("diverged", "interrupted"):
+            if self.plain:
+                print(f"[again] {run_id}  {why}; attempt {attempt.number + 1}", flush=True)
+            self.waiting.append((trial, attempt.number + 1))
+            return
+        if code < 0 and not attempt.over:
+            self._mark(trial, "failed", f"killed by signal {-code}")
+        self.failed[run_id] = self._why(run_id, code)
+        self._tell(trial, "diverged" if record is not None and record.status == "diverged" else "failed")
+        if self.plain:
+            print(f"[failed] {run_id}  {self.failed[run_id]}", flush=True)
+
+    def _mark(self, trial: Trial, status: str, why: str) -> None:
+        config = trial.config
+        self.store.mark(self.spec.name, config.run_id, status, why, config.model_dump(mode="json"))
+
+    def _tell(self, trial: Trial, state: str) -> None:
+        record = self._record(trial.config.run_id)
+        rows, summary = (record.rows(), record.summary or {}) if record else ([], {})
+        self.planner.tell(trial.number, state, [metric.value(rows, summary) for metric in self.spec.metrics])
+
+    def _say_finished(self, trial: Trial, attempt: Attempt) -> None:
+        if not self.plain:
+            return
+        count, c = len(self.done) + len(self.failed), trial.config
+        of = "" if self.total is None else f"/{self.total}"
+        score = shown(self.store.read(self.spec.name, c.run_id).summary)
+        print(f"[{count}{of}] {c.run_id}  {score}  {attempt.seconds:.0f} s  {c.model}  {c.binarizer}  seed {c.seed}", flush=True)
+
+    def _why(self, run_id: str, code: int) -> str:
+        record = self._record(run_id)
+        if record is not None and record.error:
+            return f"{record.status}: {record.error}"
+        if code < 0:
+            return f"killed by signal {-code}"
+        try:
+            lines = process.log_of(self.store, self.spec.name, run_id).read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return f"exit status {code}: {lines[-1] if lines else 'no output'}"
+
+    def stop(self) -> None:
+        """Interrupts what still runs (they record it, and can go on later) and waits."""
+        for _, attempt in self.live.values():
+            attempt.stop("stopped with the launcher")
+        for _, attempt in self.live.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                attempt.process.wait(PATIENCE)
+            if attempt.process.poll() is None:
+                attempt.process.send_signal(signal.SIGKILL)
+
+    def table(self) -> Table:
+        of = "" if self.total is None else f" of {self.total}"
+        table = Table(title=f"{self.spec.name}: {len(self.done)}{of} finished, {len(self.failed)} failed", title_justify="left")
+        for column in ("run", "model", "binarizer", "seed", "attempt", "seconds"):
+            table.add_column(column)
+        for run_id, (trial, a) in self.live.items():
+            c = trial.config
+            table.add_row(run_id, c.model, c.binarizer, str(c.seed), str(a.number), f"{a.seconds:.0f}")
+        return table
+
+
+def rebuilt(spec: SweepSpec, store: RunStore, sampler: str = "tpe") -> tuple[Planner, list[str], list[str]]:
+    """(the planner as the sweep's records leave it, ids of finished runs, ids of runs stopped early).
+
+    A grid's failed and diverged runs are asked again, a search's are points that failed. Raises what Planner raises.
+    """
+    planner, past = Planner(spec, sampler), []
+    configs = {c.run_id for c in spec.configs}
+    for record in store.runs_of(spec.name):
+        if spec.is_search or record.run_id in configs:
+            again = not spec.is_search and record.status in ("failed", "diverged")
+            past.append(
+                Past(
+                    make(record.config),
+                    "again" if again else record.status,
+                    record.rows(),
+                    record.summary or {},
+                    record.provenance.get("trial"),
+                )
+            )
+    planner.replay(past)
+    return planner, *([p.config.run_id for p in past if p.state == state] for state in ("finished", "stopped"))
+
+
+def run(spec: SweepSpec, results: Path, how: How | None = None, dry_run: bool = False, sampler: str = "tpe") -> dict[str, Any]:
     """Runs what is not finished. Returns counts and ids; raises ValueError before the first start."""
-    how = how or How()
+    how, store = how or How(), RunStore(results)
     check(spec.configs)
-    store = RunStore(results)
-    finished = [c for c in spec.configs if store.finished(spec.name, c.run_id)]
-    state = _State(deque(c for c in spec.configs if c not in finished), skipped=[c.run_id for c in finished])
-    print(f"sweep {spec.name}: {len(spec.configs)} runs, {len(finished)} already finished, {len(state.todo)} to run", flush=True)
+    planner, skipped, stopped = rebuilt(spec, store, sampler)
+    print(f"sweep {spec.name}: {estimate.counts(spec, len(skipped))}", flush=True)
     if dry_run:
-        for c in spec.configs:
-            print(f"{c.run_id}  {'done' if c in finished else 'to run'}  {c.command}")
-        return {"sweep": spec.name, "runs": len(spec.configs), "finished": len(finished), "to_run": len(state.todo)}
-    total = len(state.todo)
+        return estimate.dry_run(spec, store, how)
     console = Console()
-    screen = Live(console=console, refresh_per_second=4) if console.is_terminal else contextlib.nullcontext()
+    to_run = None if spec.is_search else len(spec.configs) - len(skipped) - len(stopped)
+    engine = _Engine(spec, store, how, planner, to_run, not console.is_terminal, skipped=skipped, stopped=stopped)
+    screen = contextlib.nullcontext() if engine.plain else Live(console=console, refresh_per_second=4)
     try:
         with screen as live:
-            while state.todo or state.live:
-                _step(spec.name, store, state, how, total, plain=live is None)
+            while engine.busy:
+                engine.step()
                 if live is not None:
-                    live.update(_table(spec.name, state, total))
-                time.sleep(0.1)
+                    live.update(engine.table())
+                time.sleep(_LOOK)
     finally:
-        _stop(state)
-    for run_id, why in state.failed.items():
+        engine.stop()
+    for run_id, why in engine.failed.items():
         print(f"failed {run_id}: {why}", file=sys.stderr)
     return {
-        "sweep": spec.name, "runs": len(spec.configs), "skipped": len(state.skipped), "finished": len(state.done),
-        "failed": len(state.failed), "failed_ids": sorted(state.failed),
+        "sweep": spec.name, "runs": len(planner.trials) if spec.is_search else len(spec.configs),
+        "skipped": len(engine.skipped), "finished": len(engine.done), "stopped": len(engine.stopped), "failed": len(engine.failed),
+        "failed_ids": sorted(engine.failed),
     }  # fmt: skip
-
-
-def _step(name: str, store: RunStore, state: _State, how: How, total: int, plain: bool) -> None:
-    for run_id, (process, config, started) in list(state.live.items()):
-        code = process.poll()
-        if code is None:
-            continue
-        del state.live[run_id]
-        if code == BUSY:  # another launcher has it: look again when the others are through
-            state.todo.append(config)
-            time.sleep(0.5)
-        elif code == 0 and store.finished(name, run_id):
-            state.done.append(run_id)
-            if plain:
-                score = shown(store.read(name, run_id).summary)
-                count = len(state.done) + len(state.failed)
-                print(
-                    f"[{count}/{total}] {run_id}  {score}  {time.monotonic() - started:.0f} s  "
-                    f"{config.model}  {config.binarizer}  seed {config.seed}",
-                    flush=True,
-                )
-        else:
-            state.failed[run_id] = _why(name, store, run_id, code)
-            if plain:
-                print(f"[failed] {run_id}  {state.failed[run_id]}", flush=True)
-    while state.todo and len(state.live) < how.jobs:
-        config = state.todo.popleft()
-        if store.finished(name, config.run_id):
-            state.skipped.append(config.run_id)
-            continue
-        state.live[config.run_id] = (_start(name, store, config, how), config, time.monotonic())
-
-
-def _log(store: RunStore, name: str, run_id: str) -> Path:
-    return store.root / "logs" / name / f"{run_id}.txt"
-
-
-def _die_with_parent() -> None:
-    """In the child: be terminated when the launcher dies, even by SIGKILL, so that no orphan holds a run (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
-def _start(name: str, store: RunStore, config: RunConfig, how: How) -> subprocess.Popen:
-    flags = [f"--{k}={','.join(v) if k == 'keep' else v}" for k, v in config.non_defaults.items()]
-    command = [
-        sys.executable, "-m", "tbn_bench.cli", "train", "--quiet", f"--sweep={name}", f"--results={store.root}",
-        *how.flags, *flags,
-    ]  # fmt: skip
-    log = _log(store, name, config.run_id)
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as out:
-            return subprocess.Popen(
-                command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent,
-                env={**os.environ, "OMP_NUM_THREADS": str(how.threads)}, start_new_session=True,
-            )  # fmt: skip
-    except OSError as error:
-        raise RecordError(f"cannot write {log}: {error.strerror}; choose another folder with --results") from error
-
-
-def _why(name: str, store: RunStore, run_id: str, code: int) -> str:
-    try:
-        record = store.read(name, run_id)
-        if record.error:
-            return f"{record.status}: {record.error}"
-    except (RecordError, KeyError):
-        pass
-    lines = _log(store, name, run_id).read_text(errors="replace").strip().splitlines()
-    return f"exit status {code}: {lines[-1] if lines else 'no output'}"
-
-
-def _stop(state: _State) -> None:
-    """Interrupts what still runs (they record it) and waits."""
-    for process, _, _ in state.live.values():
-        process.send_signal(signal.SIGINT)
-    for process, _, _ in state.live.values():
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def _table(name: str, state: _State, total: int) -> Table:
-    table = Table(title=f"{name}: {len(state.done)} of {total} finished, {len(state.failed)} failed", title_justify="left")
-    for column in ("run", "model", "binarizer", "seed", "seconds"):
-        table.add_column(column)
-    for run_id, (_, c, started) in state.live.items():
-        table.add_row(run_id, c.model, c.binarizer, str(c.seed), f"{time.monotonic() - started:.0f}")
-    return table

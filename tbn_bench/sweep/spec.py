@@ -1,33 +1,71 @@
-"""A sweep file in W&B's format becomes a list of checked RunConfigs. The same file serves `wandb sweep` unchanged."""
+"""What a sweep file means here: which configs, or which space and metrics a search works on. The same file serves `wandb sweep` unchanged.
+
+A parameter is a field of RunConfig, or an argument of one of its four calls by a dotted name (`binarizer.p`, see dotted.py).
+
+Methods. grid and random list their configs beforehand. bayes is a search on `metric`. custom is W&B's word for other engines: here the same
+search, on `metric` or, for several objectives, on `metrics`; W&B's own engine for such a file is `wandb sweep-scheduler`, which asks for
+`scheduler: {engine: optuna}`. Of that key only this engine without functions of one's own can be carried out here.
+"""
 
 import itertools
-import math
 import random
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tbn_bench.catalog import did_you_mean
 from tbn_bench.config import RunConfig, make
+from tbn_bench.sweep import dotted
+from tbn_bench.sweep.forms import Categorical, Constant, Form
+from tbn_bench.sweep.schema import File, Hyperband, Metric, read
 
-_TOP = (
-    "apiVersion", "command", "controller", "description", "early_terminate", "entity", "image_uri", "job", "kind", "method",
-    "metric", "metrics", "name", "parameters", "program", "project", "run_cap", "scheduler",
-)  # fmt: skip
-_FORM = ("value", "values", "probabilities", "min", "max", "distribution", "q")
-_DISTRIBUTIONS = ("constant", "categorical", "int_uniform", "uniform", "q_uniform", "log_uniform_values")
-_NOT_YET = {"bayes": "bayes search", "custom": "custom schedulers"}
+REPEATS = 1000  # draws in a row that were all there already: the space is taken for used up
+_SMOKE = {"epochs": 1, "batch_size": 8, "seed": 0, "warmup_epochs": 0, "init": None, "teacher": None}
 
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """A sweep: its name (also the folder of its runs) and its configs, in order, without repeats."""
+    """A sweep: its name (also the folder of its runs) and its configs, in order, without repeats.
+
+    `configs` is empty for a search (bayes, custom), whose configs depend on results: planner.Planner gives them one by one, drawn from
+    `space` (parameter -> form) for `metrics`, at most `run_cap`. early_terminate is there for every method.
+    """
 
     name: str
     configs: list[RunConfig]
+    method: str = "grid"
+    space: dict[str, Form] = field(default_factory=dict)
+    metrics: tuple[Metric, ...] = ()
+    early_terminate: Hyperband | None = None
+    run_cap: int | None = None
+    small: bool = False
+
+    @property
+    def is_search(self) -> bool:
+        return self.method in ("bayes", "custom")
+
+    def config(self, point: dict[str, Any]) -> RunConfig:
+        """The run of one point of the space. Raises ValueError for values that RunConfig refuses."""
+        config = make(dotted.fold(point))
+        return _small(config) if self.small else config
+
+    def point(self, config: RunConfig) -> dict[str, Any] | None:
+        """The point whose run is `config`; None where the space has none (the file was changed, or this is a smoke sweep)."""
+        try:
+            values = dotted.unfold(config, self.space)
+            point = {name: _written(name, form, values[name]) for name, form in self.space.items()}
+            return point if self.config(point) == config else None
+        except (ValueError, KeyError, StopIteration):
+            return None
+
+
+def _written(name: str, form: Form, value: Any) -> Any:
+    if isinstance(form, Constant):
+        return form.value
+    return next(v for v in form.values if dotted.same(name, v, value)) if isinstance(form, Categorical) else value
 
 
 def load(path: Path) -> SweepSpec:
@@ -47,129 +85,98 @@ def load(path: Path) -> SweepSpec:
 def load_all(paths: list[Path]) -> SweepSpec:
     """One sweep of several files of one name: grids that are no product, a control of another width, say. Raises ValueError."""
     parts = [load(path) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
     if len({part.name for part in parts}) > 1:
         names = ", ".join(f"{path}: {part.name}" for path, part in zip(paths, parts, strict=True))
         raise ValueError(f"several files make one sweep and must have the same `name`, got {names}; run them one by one")
-    return SweepSpec(parts[0].name, list({c.run_id: c for part in parts for c in part.configs}.values()))
+    if any(part.is_search for part in parts):
+        raise ValueError("several files make one sweep only by grid and random: a search has one space; run them one by one")
+    if any((part.metrics, part.early_terminate) != (parts[0].metrics, parts[0].early_terminate) for part in parts):
+        raise ValueError("several files make one sweep and must have the same metric and early_terminate; run them one by one")
+    configs = {c.run_id: c for part in parts for c in part.configs}
+    return replace(parts[0], configs=list(configs.values()), space={}, run_cap=None)
 
 
 def smoke(spec: SweepSpec) -> SweepSpec:
     """The same sweep in seconds, under a name of its own: random samples in the form of the data, one epoch, one seed, batches of 8."""
-    changes = {"epochs": 1, "batch_size": 8, "seed": 0, "warmup_epochs": 0, "init": None, "teacher": None}
-    small = [make({**c.model_dump(mode="json"), **changes, "data": f"smoke(of={c.data!r})"}) for c in spec.configs]
-    return SweepSpec(f"{spec.name}-smoke", list({c.run_id: c for c in small}.values()))
+    small = list({c.run_id: c for c in map(_small, spec.configs)}.values())
+    return replace(spec, name=f"{spec.name}-smoke", configs=small, small=True)
 
 
-def expand(spec: Any, default_name: str) -> SweepSpec:
-    """The configs of a parsed sweep file; grid order as W&B's: names sorted, the last varies fastest."""
-    _check_top(spec)
-    parameters: dict[str, Any] = spec["parameters"]
-    unknown = [k for k in parameters if k not in RunConfig.model_fields]
-    if unknown:
-        raise ValueError("\n".join(f"unknown parameter {k!r}{did_you_mean(str(k), RunConfig.model_fields)}" for k in unknown))
-    for name, form in parameters.items():
-        _check_form(name, form)
-    points = _grid(parameters) if spec["method"] == "grid" else _random(parameters, spec, default_name)
-    cap = spec.get("run_cap")
-    configs = {c.run_id: c for c in map(make, itertools.islice(points, cap))}
-    name = re.sub(r"[^\w.-]+", "-", str(spec.get("name") or default_name))
-    return SweepSpec(name, list(configs.values()))
+def _small(config: RunConfig) -> RunConfig:
+    return make({**config.model_dump(mode="json"), **_SMOKE, "data": f"smoke(of={config.data!r})"})
 
 
-def _check_top(spec: Any) -> None:
-    if not isinstance(spec, dict):
-        raise ValueError(f"a sweep file must hold a mapping, got {type(spec).__name__}")
-    for key in spec:
-        if key not in _TOP:
-            raise ValueError(f"unknown key {key!r}{did_you_mean(str(key), _TOP)}")
-    method = spec.get("method")
-    if method in _NOT_YET:
-        raise ValueError(f"method: {_NOT_YET[method]} is not supported yet; use grid or random")
-    if method not in ("grid", "random"):
-        raise ValueError(f"method must be grid or random, got {method!r}")
-    if not isinstance(spec.get("parameters"), dict) or not spec["parameters"]:
-        raise ValueError("parameters must be a mapping with at least one parameter")
-    cap = spec.get("run_cap")
-    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):
-        raise ValueError(f"run_cap must be a positive integer, got {cap!r}")
-    if method == "random" and cap is None:
-        raise ValueError("method random needs run_cap: how many runs to draw")
+def expand(value: Any, default_name: str) -> SweepSpec:
+    """The sweep of a parsed file. Raises ValueError, one line per fault.
 
-
-def _check_form(name: str, form: Any) -> None:
-    if not isinstance(form, dict):
-        raise ValueError(f"parameter {name}: expected {{value: ...}} or {{values: [...]}}, got {form!r}")
-    for key in form:
-        if key not in _FORM:
-            raise ValueError(f"parameter {name}: unknown key {key!r}{did_you_mean(str(key), _FORM)}")
-    distribution = form.get("distribution")
-    if distribution is not None and distribution not in _DISTRIBUTIONS:
-        raise ValueError(
-            f"parameter {name}: unknown distribution {distribution!r}{did_you_mean(str(distribution), _DISTRIBUTIONS)}"
+    Grid order is W&B's: names sorted, the last varies fastest. Random draw n depends on (sweep name, n) alone, so that a sweep which is
+    started again, or with a larger run_cap, draws the same runs.
+    """
+    file, space = read(value)
+    faults = dotted.faults(space) or _limits(file, space)
+    if faults:
+        raise ValueError("\n".join(faults))
+    metrics = tuple(file.metrics or ([file.metric] if file.metric else []))
+    name = re.sub(r"[^\w.-]+", "-", file.name or default_name)
+    spec = SweepSpec(name, [], file.method, space, metrics, file.early_terminate, file.run_cap)
+    if file.method == "grid":
+        return replace(spec, configs=_distinct(map(spec.config, _grid(space)), file.run_cap))
+    if file.method == "random":
+        return replace(
+            spec,
+            configs=_distinct(
+                (spec.config(draw(space, f"{file.name or default_name}:{n}")) for n in itertools.count()), file.run_cap
+            ),
         )
-    given = [k for k in ("value", "values", "min") if k in form]
-    if len(given) != 1:
-        raise ValueError(f"parameter {name}: give exactly one of value, values, min with max; got {', '.join(given) or 'none'}")
-    if "values" in form:
-        values, chances = form["values"], form.get("probabilities")
-        if not isinstance(values, list) or not values:
-            raise ValueError(f"parameter {name}: values must be a non-empty list, got {values!r}")
-        if chances is not None and (len(chances) != len(values) or not math.isclose(sum(chances), 1)):
-            raise ValueError(f"parameter {name}: probabilities must match values one by one and sum to 1, got {chances!r}")
-    if "min" in form:
-        low, high = form["min"], form.get("max")
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in (low, high)) or low >= high:
-            raise ValueError(f"parameter {name}: min and max must be numbers with min < max, got {low!r} and {high!r}")
-        if distribution == "log_uniform_values" and low <= 0:
-            raise ValueError(f"parameter {name}: log_uniform_values needs min > 0, got {low!r}")
+    return spec
 
 
-def _whole(form: dict[str, Any]) -> bool:
-    return (
-        form.get("distribution", "int_uniform") == "int_uniform" and isinstance(form["min"], int) and isinstance(form["max"], int)
-    )
+def _limits(file: File, space: dict[str, Form]) -> list[str]:
+    """What W&B's schema lets pass and nobody can carry out, or nobody here."""
+    faults = []
+    if file.method == "grid":
+        faults += [
+            f"parameter {name}: a grid needs value, values without probabilities, int_uniform or q_uniform"
+            for name, form in space.items()
+            if form.grid() is None
+        ]
+    elif file.run_cap is None:
+        faults.append(f"method {file.method} needs run_cap: how many runs to draw")
+    if file.method in ("bayes", "custom"):
+        if not file.metric and not file.metrics:
+            faults.append(f"method {file.method} needs metric: {{name: ..., goal: minimize or maximize}}")
+        if all(isinstance(form, Constant) for form in space.values()):
+            faults.append(f"method {file.method} needs a parameter with more than one value")
+    if file.early_terminate and not file.metric:
+        faults.append("early_terminate needs metric: the one number that runs are compared by")
+    if file.scheduler and (file.scheduler.engine == "ax" or file.scheduler.source):
+        faults.append(
+            "scheduler: tbn-bench runs engine optuna or wandb without source; leave the rest to `wandb sweep-scheduler`"
+        )
+    return faults
 
 
-def _grid_values(name: str, form: dict[str, Any]) -> list[Any]:
-    if "value" in form:
-        return [form["value"]]
-    if "values" in form:
-        if "probabilities" in form:
-            raise ValueError(f"parameter {name}: a grid takes no probabilities")
-        return list(form["values"])
-    if _whole(form):
-        return list(range(form["min"], form["max"] + 1))
-    if form.get("distribution") == "q_uniform":
-        q = form.get("q", 1)
-        return [form["min"] + i * q for i in range(int((form["max"] - form["min"]) / q + 1e-9) + 1)]
-    raise ValueError(f"parameter {name}: a grid needs value, values, int_uniform or q_uniform")
-
-
-def _grid(parameters: dict[str, Any]) -> Any:
-    names = sorted(parameters)
-    for point in itertools.product(*(_grid_values(n, parameters[n]) for n in names)):
+def _grid(space: dict[str, Form]) -> Iterator[dict[str, Any]]:
+    names = sorted(space)
+    for point in itertools.product(*(space[n].grid() or [] for n in names)):
         yield dict(zip(names, point, strict=True))
 
 
-def _draw(form: dict[str, Any], rng: random.Random) -> Any:
-    if "value" in form:
-        return form["value"]
-    if "values" in form:
-        return rng.choices(form["values"], form.get("probabilities"))[0]
-    low, high = form["min"], form["max"]
-    if _whole(form):
-        return rng.randint(low, high)
-    if form.get("distribution") == "log_uniform_values":
-        return math.exp(rng.uniform(math.log(low), math.log(high)))
-    value = rng.uniform(low, high)
-    if form.get("distribution") == "q_uniform":
-        q = form.get("q", 1)
-        return round(value / q) * q
-    return value
+def draw(space: dict[str, Form], seed: str) -> dict[str, Any]:
+    """One random point; the same for the same seed."""
+    rng = random.Random(seed)
+    return {name: space[name].at(rng.random()) for name in sorted(space)}
 
 
-def _random(parameters: dict[str, Any], spec: dict[str, Any], default_name: str) -> Any:
-    """Draw n depends on (sweep name, n) alone, so a sweep that is started again draws the same runs."""
-    for n in itertools.count():
-        rng = random.Random(f"{spec.get('name') or default_name}:{n}")
-        yield {name: _draw(parameters[name], rng) for name in sorted(parameters)}
+def _distinct(configs: Iterator[RunConfig], cap: int | None) -> list[RunConfig]:
+    """The first `cap` different configs; fewer where they end or only repeat themselves."""
+    found: dict[str, RunConfig] = {}
+    repeats = 0
+    for config in configs:
+        repeats = repeats + 1 if config.run_id in found else 0
+        found.setdefault(config.run_id, config)
+        if repeats == REPEATS or len(found) == cap:
+            break
+    return list(found.values())

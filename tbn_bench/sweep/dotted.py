@@ -1,0 +1,104 @@
+"""Dotted names: `binarizer.p: 4` beside `binarizer: tbn` is `binarizer: tbn(p=4)`, in sweep files, presets and flags alike.
+
+RunConfig is flat; what can hold something below it are its four calls. Dotted names are also what `wandb agent` hands on unharmed.
+"""
+
+import ast
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tbn_bench.catalog import did_you_mean, parse
+from tbn_bench.config import RunConfig, make
+
+CALLS = ("data", "model", "binarizer", "task")
+
+
+def faults(names: Iterable[Any]) -> list[str]:
+    """One line for each name that is neither a field of RunConfig nor an argument of one of its calls."""
+    lines = []
+    for name in names:
+        field, dot, argument = str(name).partition(".")
+        if field not in RunConfig.model_fields:
+            lines.append(f"unknown parameter {name!r}{did_you_mean(field, RunConfig.model_fields)}")
+        elif dot and field not in CALLS:
+            lines.append(
+                f"parameter {name}: {field} takes no arguments; only those of {', '.join(CALLS)} can be written with a dot"
+            )
+        elif dot and not argument.isidentifier():
+            lines.append(f"parameter {name}: expected the name of one argument after the dot, got {argument!r}")
+    return lines
+
+
+def fold(values: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`values` with each dotted name written into its call, which is that of `values`, else of `preset`, else the default.
+
+    Raises ValueError for a name that cannot be folded, and for an argument that `values` gives twice.
+    """
+    folded = {k: v for k, v in values.items() if "." not in str(k)}
+    bad = faults(k for k in values if k not in folded)
+    if bad:
+        raise ValueError("\n".join(bad))
+    for name in values:
+        if name not in folded:
+            field, _, argument = name.partition(".")
+            entry, arguments = _parsed(field, folded.get(field, (preset or {}).get(field, RunConfig.model_fields[field].default)))
+            if field in values and argument in _parsed(field, values[field])[1]:
+                raise ValueError(f"{name} is given twice: {field} is {values[field]}; leave it out of one of the two")
+            folded[field] = _written(entry, {**arguments, argument: values[name]})
+    return folded
+
+
+def unfold(config: RunConfig, names: Iterable[str]) -> dict[str, Any]:
+    """The values of `names` in a config, those below a call by their dotted names. Raises KeyError for an argument it does not give."""
+    names = list(names)
+    values: dict[str, Any] = {}
+    for name in names:
+        field, dot, argument = name.partition(".")
+        value = getattr(config, field)
+        if dot:
+            value = parse(value)[1][argument]
+        elif field in CALLS:
+            entry, arguments = parse(value)
+            value = _plain(field, _written(entry, {k: v for k, v in arguments.items() if f"{field}.{k}" not in names}))
+        values[name] = value
+    return values
+
+
+def _plain(field: str, value: Any) -> Any:
+    return getattr(make({field: value}), field)
+
+
+def same(name: str, written: Any, value: Any) -> bool:
+    """Whether `written` in a file means `value` in a config: `tbn( p=4 )` is `tbn(p=4)`, a list is a tuple."""
+    return bool((written if "." in name else _plain(name, written)) == value)
+
+
+def from_flags(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Values of flags as typed or as W&B's ${args} writes them, in Python's notation: [1, 2], None, {'p': 4} for a nested parameter."""
+    values: dict[str, Any] = {}
+    for name, text in texts.items():
+        if name in CALLS and isinstance(_literal(text), dict):
+            values |= {f"{name}.{k}": v for k, v in _literal(text).items()}
+        elif "." in name or (name == "keep" and text.startswith("[")) or (name in ("init", "teacher") and text == "None"):
+            values[name] = _literal(text)
+        else:
+            is_text = RunConfig.model_fields[name].annotation is str or name == "keep"
+            values[name] = text if is_text else text.strip("'\"")
+    return values
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _parsed(field: str, call: Any) -> tuple[str, dict[str, Any]]:
+    if not isinstance(call, str):
+        raise ValueError(f"{field}: expected a call such as tbn(p=4) or a bare name, got {call!r}")
+    return parse(call)
+
+
+def _written(entry: str, arguments: dict[str, Any]) -> str:
+    return f"{entry}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})" if arguments else entry

@@ -1,0 +1,220 @@
+"""The sweep file as W&B defines it: every key, what it holds, which keys exclude or need each other.
+
+Rules: sweeps/config/schema.json and cfg.py of PyPI sweeps 0.3.0. W&B allows no keys but these: resources, retries and engine are flags
+of `tbn-bench sweep`.
+"""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tbn_bench.catalog import did_you_mean
+from tbn_bench.sweep.forms import Count, Form, Number, Whole, is_number
+from tbn_bench.sweep.parameter import form
+
+_MACROS = (
+    "env", "interpreter", "program", "args", "args_no_equals", "args_no_hyphens", "args_no_boolean_flags", "args_json",
+    "args_json_file", "args_append_hydra", "args_override_hydra",
+)  # fmt: skip
+_METHODS_OF = {"wandb": ("grid", "random", "bayes"), "optuna": ("custom",), "ax": ("custom",)}
+_FOREVER = 10**9  # epochs
+
+
+def _above_one(value: Any) -> Any:
+    if value <= 1:
+        raise ValueError(f"must be greater than 1, got {value!r}")
+    return value
+
+
+def _known_macros(command: list[Any]) -> list[Any]:
+    """wandb agent drops an unknown macro without a word, and every run would be the default one."""
+    for word in command:
+        macro = re.fullmatch(r"\$\{(.*)\}", str(word))
+        if macro and macro[1] not in _MACROS and not macro[1].startswith("envvar:"):
+            raise ValueError(f"has an unknown macro {word}{did_you_mean(macro[1], _MACROS)}")
+    return command
+
+
+class _Part(BaseModel):
+    """Keys that are left out are None or W&B's default; a key that is there must have a value."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Metric(_Part):
+    """What a search improves: a key of a run's rows or summary."""
+
+    name: str
+    goal: Literal["minimize", "maximize"] = "minimize"
+    target: Number = None
+    impute: Literal["latest", "best", "worst"] = "worst"
+    impute_while_running: Literal["latest", "best", "worst", "false"] = "false"
+
+    @property
+    def sign(self) -> int:
+        """1 where lower is better, -1 where higher is."""
+        return 1 if self.goal == "minimize" else -1
+
+    def value(self, rows: list[dict[str, Any]], summary: dict[str, Any]) -> float | None:
+        """The best finite value that a run has shown in any epoch or its summary (W&B's run.py, metric_extremum); None without one."""
+        seen = [r[self.name] for r in (*rows, summary) if is_number(r.get(self.name))]
+        return min(seen, key=lambda v: self.sign * v, default=None)
+
+
+class Hyperband(_Part):
+    """Early termination. With both forms given, max_iter and s win, as in W&B's hyperband_stopping.py."""
+
+    type: Literal["hyperband"]
+    min_iter: Count = None
+    max_iter: Whole = None
+    s: Whole = None
+    eta: Annotated[Number, AfterValidator(_above_one)] = 3
+    strict: bool = True
+
+    @model_validator(mode="after")
+    def _brackets_exist(self) -> Self:
+        if (self.max_iter is None) != (self.s is None) or (self.max_iter is None and self.min_iter is None):
+            raise ValueError("give min_iter, or max_iter with s")
+        if not self.brackets:
+            raise ValueError(
+                f"max_iter {self.max_iter}, s {self.s} and eta {self.eta} leave no epoch to stop at; use a larger max_iter or s"
+            )
+        return self
+
+    @property
+    def brackets(self) -> list[int]:
+        """Numbers of epochs after which runs are compared: max_iter / eta^k for k = 1..s, or min_iter * eta^k for k = 0, 1, ..."""
+        if self.max_iter is None:
+            return [int(b) for k in range(100) if (b := self.min_iter * self.eta**k) < _FOREVER]
+        return sorted(int(b) for k in range(1, self.s + 1) if (b := self.max_iter / self.eta**k) >= 1)
+
+
+class Scheduler(_Part):
+    """W&B's newer search engines; tbn_bench itself is one of them (engine optuna, see spec.py)."""
+
+    engine: Literal["optuna", "ax", "wandb"]
+    source: str = ""
+    optimizer: str = ""
+    search_space: str = ""
+
+    @model_validator(mode="after")
+    def _source_given(self) -> Self:
+        if (self.optimizer or self.search_space) and not self.source:
+            raise ValueError("optimizer and search_space need source, the file they are in")
+        return self
+
+
+class Controller(_Part):
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["local", "cloud"]
+
+
+class File(_Part):
+    """All that stands in a sweep file but its parameters."""
+
+    method: Literal["grid", "random", "bayes", "custom"]
+    metric: Metric = Field(default=None)
+    metrics: Annotated[list[Metric], Field(min_length=2)] = Field(default=None)
+    early_terminate: Hyperband = Field(default=None)
+    run_cap: Count = None
+    scheduler: Scheduler = Field(default=None)
+    controller: Controller = Field(default=None)
+    command: Annotated[list[Any], AfterValidator(_known_macros)] = Field(default_factory=list)
+    kind: Literal["sweep"] = "sweep"
+    apiVersion: str = ""
+    name: str = ""
+    description: str = ""
+    program: str = ""
+    project: str = ""
+    entity: str = ""
+    job: str = ""
+    image_uri: str = ""
+
+
+def read(value: Any) -> tuple[File, dict[str, Form]]:
+    """A parsed sweep file: its keys, and its parameters by flat names. Raises ValueError, one line per fault, each naming its key."""
+    if not isinstance(value, dict):
+        raise ValueError(f"a sweep file must hold a mapping, got {type(value).__name__}")
+    faults: list[str] = []
+    file, space = None, _space(value, faults)
+    try:
+        file = File.model_validate({str(k): v for k, v in value.items() if k != "parameters"})
+        faults += _together(file, "parameters" in value)
+    except ValidationError as error:
+        faults = [_line(e) for e in error.errors()] + faults
+    if faults or file is None:
+        raise ValueError("\n".join(faults))
+    return file, space
+
+
+def _space(value: dict[str, Any], faults: list[str]) -> dict[str, Form]:
+    space: dict[str, Form] = {}
+    for name, given in _flat(value["parameters"], "", faults) if "parameters" in value else []:
+        if name in space:
+            faults.append(f"parameter {name}: given twice, once with a dot and once in nested parameters")
+        try:
+            space[name] = form(name, given)
+        except ValueError as error:
+            faults += str(error).splitlines()
+    return space
+
+
+def _flat(parameters: Any, prefix: str, faults: list[str]) -> list[tuple[str, Any]]:
+    """Nested parameters under dotted names."""
+    if not isinstance(parameters, dict) or not parameters:
+        faults.append(f"{prefix}parameters must be a mapping with at least one parameter, got {parameters!r}")
+        return []
+    flat = []
+    for key, given in parameters.items():
+        name = f"{prefix}{key}"
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", str(key)):
+            faults.append(f"parameter {name}: a name is a letter or _, then letters, digits, _, . and -")
+        elif isinstance(given, dict) and "parameters" in given:
+            if len(given) > 1:
+                faults.append(
+                    f"parameter {name}: nested parameters stand alone, got also {', '.join(k for k in given if k != 'parameters')}"
+                )
+            flat += _flat(given["parameters"], f"{name}.", faults)
+        else:
+            flat.append((name, given))
+    return flat
+
+
+def _together(file: File, has_parameters: bool) -> list[str]:
+    """cfg.py, schema_violations_from_proposed_config."""
+    given, scheduler = file.model_fields_set, file.scheduler
+    faults = []
+    if not has_parameters and not (scheduler and scheduler.search_space):
+        faults.append("parameters is missing: a mapping with at least one parameter")
+    if {"metric", "metrics"} <= given:
+        faults.append("metric and metrics cannot both be given: metric for one objective, metrics for several")
+    if "metrics" in given and file.method != "custom":
+        faults.append(f"metrics needs method custom, got {file.method}")
+    if scheduler and "early_terminate" in given:
+        faults.append("early_terminate and scheduler cannot both be given: a scheduler stops runs itself")
+    if scheduler and file.controller and file.controller.type == "local":
+        faults.append("controller of type local and scheduler cannot both be given: leave controller out")
+    if scheduler and file.method not in _METHODS_OF[scheduler.engine]:
+        faults.append(
+            f"scheduler.engine {scheduler.engine} needs method {' or '.join(_METHODS_OF[scheduler.engine])}, got {file.method}"
+        )
+    return faults
+
+
+def _line(error: Any) -> str:
+    key, kind, got = ".".join(map(str, error["loc"])), error["type"], error["input"]
+    if kind == "extra_forbidden":
+        part: Any = {"metric": Metric, "metrics": Metric, "early_terminate": Hyperband, "scheduler": Scheduler}
+        known = part[error["loc"][0]].model_fields if len(error["loc"]) > 1 else (*File.model_fields, "parameters")
+        where = f"{'.'.join(map(str, error['loc'][:-1]))}: " if len(error["loc"]) > 1 else ""
+        return f"{where}unknown key {error['loc'][-1]!r}{did_you_mean(str(error['loc'][-1]), known)}"
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind == "literal_error":
+        known = [w.strip("'") for w in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        return f"{key}: unknown {got!r}{did_you_mean(str(got), known)}"
+    if kind == "value_error":
+        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{key}: {error['msg']}, got {got!r}"
