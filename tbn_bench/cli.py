@@ -121,7 +121,7 @@ def _sweep(args: argparse.Namespace) -> dict[str, Any]:
     if args.engine != "ray" and (args.address, args.cpus_per_run, args.gpus_per_run) != (None, None, None):
         raise ValueError("--address, --cpus-per-run and --gpus-per-run need --engine ray")
     if bool(args.files) == bool(args.fill):
-        raise ValueError("tbn-bench sweep takes sweep files, or --fill NAME")
+        args.parser.error("give sweep files (FILE), or --fill NAME")
     if args.engine == "wandb":
         return _agent(args)
     from tbn_bench.sweep import cluster, local, process, spec
@@ -291,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--gpus-per-run", type=float, help="with --engine ray: GPUs of each run, or a fraction (default: 1 / --per-gpu)"
     )
-    p.set_defaults(call=_sweep)
+    p.set_defaults(call=_sweep, parser=p)
 
     p = commands.add_parser("latency", help="time networks, each gated by a parity check", allow_abbrev=False)
     _config_flags(p)
