@@ -112,6 +112,19 @@ def test_limits_name_themselves(tmp_path, limit, why):
     assert (record.status, record.error.startswith(why)) == ("failed", True)
 
 
+def test_runs_listen_to_interruptions_also_in_the_background():
+    """A script's background job, and all that it starts, has SIGINT ignored; a run must still hear its launcher."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with subprocess.Popen(["sleep", "20"], preexec_fn=process.die_with_parent) as child:
+            status = Path(f"/proc/{child.pid}/status").read_text()
+            child.kill()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    ignored = int(next(line for line in status.splitlines() if line.startswith("SigIgn")).split()[1], 16)
+    assert not ignored & 1 << (signal.SIGINT - 1)
+
+
 def test_a_diverged_run_is_not_tried_again(tmp_path, capsys):
     """A NaN is a result: one attempt, recorded with its reason."""
     sweep = spec.load(sweep_file(tmp_path, lr={"value": 1e30}))

@@ -293,10 +293,15 @@ class _Sweep:
     def settle(self) -> None:
         """Writes into the records of runs whose workers were stopped why they have no result, as soon as the workers are gone."""
         for run_id, mark in list(self.marks.items()):
-            self.store.mark(self.spec.name, run_id, *mark)
-            record = self._record(run_id)
-            if record is None or record.status != "running":
+            if self._is_open(run_id):
+                self.store.mark(self.spec.name, run_id, *mark)
+            if not self._is_open(run_id):
                 del self.marks[run_id]
+
+    def _is_open(self, run_id: str) -> bool:
+        """Whether no process has written how the run ended."""
+        record = self._record(run_id)
+        return record is None or record.status == "running"
 
     def end(self) -> None:
         """The workers have been told to end: waits for them."""

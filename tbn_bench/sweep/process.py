@@ -80,7 +80,9 @@ def log_of(store: RunStore, sweep: str, run_id: str) -> Path:
 
 
 def die_with_parent() -> None:
-    """In the child: be terminated when the launcher dies, even by SIGKILL, so that no orphan holds a run (Linux)."""
+    """In the child: be terminated when the launcher dies, even by SIGKILL, so that no orphan holds a run (Linux); and listen to SIGINT, by
+    which the launcher asks it to end: a launcher in the background of a script was started with that ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
