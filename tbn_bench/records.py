@@ -264,12 +264,15 @@ class RunStore:
             raise
         return Run(path, lock, header)
 
-    def mark(self, sweep: str, run_id: str, status: str, error: str, config: dict[str, Any]) -> None:
-        """States why a run that nobody holds has no result, e.g. that its launcher stopped it. A finished or held one is left alone."""
+    def mark(self, sweep: str, run_id: str, status: str, error: str, config: dict[str, Any], trial: int | None) -> None:
+        """States why a run that nobody holds has no result, e.g. that its launcher stopped it. A finished or held one is left alone.
+
+        config, trial: of a run that did not get so far as to begin its record.
+        """
         path = self.path(sweep, run_id)
         try:
-            if not (path / "run.json").exists():  # it did not get so far as to begin its record
-                if (run := self.claim(sweep, run_id, config, {})) is not None:
+            if not (path / "run.json").exists():
+                if (run := self.claim(sweep, run_id, config, {"trial": trial})) is not None:
                     run.fail(status, error)
                 return
             header = read_json(path / "run.json")

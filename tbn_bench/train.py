@@ -223,10 +223,24 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     data.setup()
     device = torch.cuda.get_device_name() if options.device == "cuda" else None
     source = provenance(config.command, device, torch.get_num_threads()) | {"track": plan.track}
-    source |= {"channels_last": options.channels_last, "compile": options.compile, "devices": options.devices, "trial": options.trial}
+    source |= {
+        "channels_last": options.channels_last,
+        "compile": options.compile,
+        "devices": options.devices,
+        "trial": options.trial,
+    }
     if options.rank:
         _fit(
-            config, options, _Follower(store.path(options.sweep, config.run_id)), Mirrors(), data, model, teacher, plan, total, resume
+            config,
+            options,
+            _Follower(store.path(options.sweep, config.run_id)),
+            Mirrors(),
+            data,
+            model,
+            teacher,
+            plan,
+            total,
+            resume,
         )
         return store.read(options.sweep, config.run_id)
     held = store.claim(options.sweep, config.run_id, config.model_dump(mode="json"), source)

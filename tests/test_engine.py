@@ -170,6 +170,7 @@ def test_a_draw_that_no_layer_can_take_is_a_failed_point(tmp_path):
     errors = [r.error for r in RunStore(tmp_path / "r").runs() if r.status == "failed"]
     assert (said["finished"], said["failed"]) == (2, 1)
     assert "p must divide the number of weights" in errors[0]
+    assert local.run(sweep, tmp_path / "r")["skipped"] == 2  # and is rebuilt with it
 
 
 def test_missing_seeds_are_filled(tmp_path, capsys):

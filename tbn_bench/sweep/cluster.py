@@ -181,7 +181,9 @@ class _Sweep:
     crashes: Counter[str] = field(default_factory=Counter)
     losses: Counter[str] = field(default_factory=Counter)
     condemned: set[str] = field(default_factory=set)
-    marks: dict[str, tuple[str, str, dict[str, Any]]] = field(default_factory=dict)  # to be written once nobody holds the run
+    marks: dict[str, tuple[str, str, dict[str, Any], int]] = field(
+        default_factory=dict
+    )  # to be written once nobody holds the run
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
@@ -288,7 +290,7 @@ class _Sweep:
         )
 
     def _mark(self, trial: Trial, status: str, why: str) -> None:
-        self.marks[trial.config.run_id] = status, why, trial.config.model_dump(mode="json")
+        self.marks[trial.config.run_id] = status, why, trial.config.model_dump(mode="json"), trial.number
 
     def settle(self) -> None:
         """Writes into the records of runs whose workers were stopped why they have no result, as soon as the workers are gone."""

@@ -186,7 +186,7 @@ class _Engine:
 
     def _mark(self, trial: Trial, status: str, why: str) -> None:
         config = trial.config
-        self.store.mark(self.spec.name, config.run_id, status, why, config.model_dump(mode="json"))
+        self.store.mark(self.spec.name, config.run_id, status, why, config.model_dump(mode="json"), trial.number)
 
     def _tell(self, trial: Trial, state: str) -> None:
         record = self._record(trial.config.run_id)
