@@ -158,8 +158,9 @@ class Task(pl.LightningModule):
         self.seen = int(self.all_gather(torch.tensor(self.seen)).sum())
 
     def on_train_epoch_start(self) -> None:
-        if self.trainer.world_size > 1:  # augmentation and dropout differ between processes, and are the same after a resume
-            torch.manual_seed((self.config.seed * 10_007 + self.current_epoch) * 1_009 + self.global_rank)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # augmentation and dropout differ between processes, and are the same after a resume
+            torch.manual_seed((self.config.seed * 10_007 + self.current_epoch) * 1_009 + torch.distributed.get_rank())
         for module in self.model.modules():
             if isinstance(module, WeightBinarizer | ActivationBinarizer):
                 module.begin_epoch(self.current_epoch, self.config.epochs)
