@@ -70,10 +70,10 @@ class Form(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def at(self, u: float) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def position(self, value: Any) -> float:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def grid(self) -> list[Any] | None:
         """All values in W&B's order; None for a form that no grid takes."""
