@@ -15,8 +15,7 @@ import yaml
 
 from tbn_bench import cli
 from tbn_bench.records import RunStore
-from tbn_bench.sweep import cluster, local, spec
-from tbn_bench.sweep.planner import Planner
+from tbn_bench.sweep import cluster, local, spec, worker
 from tbn_bench.sweep.process import How
 
 ONE = {"data": {"value": "synthetic"}, "model": {"value": "mlp(hidden=[8])"}, "epochs": {"value": 40}, "batch_size": {"value": 16},
@@ -262,7 +261,7 @@ def test_shares_are_ray_resources():
 def sweep(tmp_path):
     """A sweep of two runs as Ray's hooks see it, without Ray."""
     loaded = spec.load(sweep_file(tmp_path, seed={"values": [0, 1]}))
-    return cluster._Sweep(loaded, RunStore(tmp_path / "r"), How(retries=1), {}, Planner(loaded), 2, out=io.StringIO())
+    return cluster._Sweep(loaded, RunStore(tmp_path / "r"), How(retries=1), out=io.StringIO())
 
 
 def test_losses_and_crashes_count_apart(sweep):
@@ -285,11 +284,11 @@ def test_losses_and_crashes_count_apart(sweep):
 
 def test_tokens_must_agree(tmp_path):
     """look: None where the launcher's token is seen; else what is wrong."""
-    assert "No such file" in cluster.look(str(tmp_path / "elsewhere"), "t", "n")
+    assert "No such file" in worker.look(str(tmp_path / "elsewhere"), "t", "n")
     (tmp_path / "driver").write_text("t")
-    assert cluster.look(str(tmp_path), "t", "n") is None
+    assert worker.look(str(tmp_path), "t", "n") is None
     assert (tmp_path / "n").read_text() == "t"
-    assert "another token" in cluster.look(str(tmp_path), "u", "n")
+    assert "another token" in worker.look(str(tmp_path), "u", "n")
 
 
 # W&B's agent

@@ -62,21 +62,23 @@ class Block(nn.Module):
 class TimeSeriesTransformer(nn.Module):
     """x: (B, lookback, channels) -> (B, horizon, targets)."""
 
-    def __init__(self, dim: int, depth: int, heads: int, mlp_dim: int, dropout: float, norm: str, in_shape: Sequence[int],
-                 horizon: int, targets: int):  # fmt: skip
+    def __init__(self, dim: int, depth: int, heads: int, mlp_dim: int, dropout: float, norm: str, relative: bool,
+                 in_shape: Sequence[int], horizon: int, targets: int):  # fmt: skip
         super().__init__()
         lookback, channels = in_shape
         window = lookback + horizon
-        self.horizon, self.scale = horizon, math.sqrt(dim)
+        self.horizon, self.targets, self.relative, self.scale = horizon, targets, relative, math.sqrt(dim)
         self.embed, self.drop = nn.Linear(channels, dim), nn.Dropout(dropout)
         self.register_buffer("pos", positions(window, dim), persistent=False)
         self.blocks = nn.Sequential(*(Block(window, dim, heads, mlp_dim, dropout, norm) for _ in range(depth)))
         self.head = nn.Linear(dim, targets)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (0, 0, 0, self.horizon))
+        last = x[:, -1:]
+        x = F.pad(x - last if self.relative else x, (0, 0, 0, self.horizon))
         x = self.blocks(self.drop(self.embed(x) * self.scale + self.pos))
-        return self.head(x[:, -self.horizon :])
+        y = self.head(x[:, -self.horizon :])
+        return y + last[..., -self.targets :] if self.relative else y
 
 
 def ts_transformer(
@@ -86,11 +88,15 @@ def ts_transformer(
     mlp_dim: int = 256,
     dropout: float = 0.1,
     norm: str = "time",
+    relative: bool = False,
     in_shape: Sequence[int] = (199, 7),
     horizon: int = 1,
     targets: int = 7,
 ) -> nn.Module:
     """x: (B, *in_shape) -> (B, horizon, targets), in_shape = (lookback, channels). norm: over "time" (as the source) or "feature".
+
+    relative: what is forecast is the change since the window's last row, which the network sees each row without (Zeng et al., arXiv
+    2205.13504, call it NLinear): the level of a series wanders between training and test rows. The source does not.
 
     Raises ValueError for data that are not windows of rows, an unknown norm, or heads that do not divide dim.
     """
@@ -102,4 +108,4 @@ def ts_transformer(
         raise ValueError(f"norm must be 'time' or 'feature', got {norm!r}")
     if dim % heads:
         raise ValueError(f"heads must divide dim, got heads={heads} for dim={dim}")
-    return TimeSeriesTransformer(dim, depth, heads, mlp_dim, dropout, norm, in_shape, horizon, targets)
+    return TimeSeriesTransformer(dim, depth, heads, mlp_dim, dropout, norm, relative, in_shape, horizon, targets)

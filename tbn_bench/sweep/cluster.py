@@ -1,15 +1,13 @@
 """The engine for a cluster: Ray Tune places runs on nodes and notices dead workers; what runs next, or again, is decided here.
 
-A Ray trial is one attempt of a run. It trains in the worker's process under the run's lock; record and checkpoints lie under the shared
-results path, so that the next attempt goes on from there on whichever node it lands. Ray's own state is thrown away.
+A Ray trial is one attempt of a run (worker.py). Record and checkpoints lie under the shared results path, so that the next attempt goes on
+from there on whichever node it lands. Ray's own state is thrown away.
 """
 
 import contextlib
 import logging
 import os
 import shutil
-import sys
-import threading
 import time
 import uuid
 from collections import Counter, deque
@@ -17,20 +15,19 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TextIO
+from typing import Any
 
-from tbn_bench.config import make
-from tbn_bench.records import RecordError, RunBusy, RunRecord, RunStore, read_rows
-from tbn_bench.scores import shown
-from tbn_bench.sweep import estimate, local, process
-from tbn_bench.sweep.planner import Planner, Trial
+from tbn_bench.records import RecordError, RunStore
+from tbn_bench.sweep import estimate
+from tbn_bench.sweep.launch import Launch, check
+from tbn_bench.sweep.planner import Trial
 from tbn_bench.sweep.process import PATIENCE, How
 from tbn_bench.sweep.spec import SweepSpec
+from tbn_bench.sweep.worker import attempt, look
 
 LOSSES = 3  # times that a run's worker or node may be lost, beyond --retries
 FINISHED = "FINISHED"  # ray.tune.search.Searcher.FINISHED
-_LOOK = 0.2  # seconds between two looks at a run's rows
-_BUSY = 2  # seconds between two attempts to take a run that another process holds
+_LOOK = 0.2  # seconds between two looks at runs whose workers are ending
 _ANSWER = 120  # seconds that a node has to look at the results path
 _AHEAD = "8"  # runs of a list that may wait for a place: Ray's default of one starts them one by one
 _QUIET = {
@@ -79,117 +76,17 @@ class Share:
         }
 
 
-# In a worker's process
-
-
-def look(folder: str, token: str, node: str) -> str | None:
-    """Whether this process sees the driver's token and can write its own; what is wrong, in words."""
-    try:
-        if Path(folder, "driver").read_text() != token:
-            return f"{folder} holds another token than the launcher's"
-        Path(folder, node).write_text(token)
-    except OSError as error:
-        return f"{error.strerror}: {error.filename}"
-    return None
-
-
-def attempt(given: dict[str, Any]) -> None:
-    """One attempt of a run: trains in a thread, reports every row it logs, and at last what went wrong (None if nothing did)."""
-    import ray
-    from ray import tune
-
-    fault = look(given["folder"], given["token"], ray.get_runtime_context().get_node_id())
-    if fault is None and Path(given["cwd"]).is_dir():  # data is looked for from there
-        os.chdir(given["cwd"])
-    errors = [] if fault is None else [f"node {os.uname().nodename} does not see the results path ({fault})"]
-    if not errors:
-        for row in _rows(given, errors):
-            tune.report({"epoch": int(row["epoch"]), "value": row.get(given["metric"])})
-    tune.report({"error": errors[0] if errors else None})
-
-
-def _rows(given: dict[str, Any], errors: list[str]) -> Iterator[dict[str, Any]]:
-    """Rows as they come, until the training thread has ended or has passed a limit."""
-    how, seen, started = How(**given["how"]), 0, time.monotonic()
-    thread = threading.Thread(target=_train, args=(given, how, errors), daemon=True)
-    thread.start()
-    rows_file = RunStore(given["results"]).path(given["sweep"], given["run_id"]) / "metrics.jsonl"
-    while True:
-        alive = thread.is_alive()  # asked before the last look at the rows
-        rows = read_rows(rows_file)
-        yield from rows[seen:]
-        seen = len(rows)
-        if alive and (why := _beyond(how, time.monotonic() - started)):
-            errors.append(why)
-        if errors or not alive:
-            return
-        time.sleep(_LOOK)
-
-
-def _beyond(how: How, seconds: float) -> str | None:
-    """Which limit this process has passed, in words."""
-    if how.time_limit_s is not None and seconds > how.time_limit_s:
-        return f"time limit of {how.time_limit_s:g} s passed"
-    used = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if how.memory_limit_gb else 0
-    if how.memory_limit_gb and used > how.memory_limit_gb * 1e9:
-        return f"memory limit of {how.memory_limit_gb:g} GB passed ({used / 1e9:.2f} GB)"
-    return None
-
-
-def _train(given: dict[str, Any], how: How, errors: list[str]) -> None:
-    """Its output goes to the run's log, as with the local engine."""
-    log = process.log_of(RunStore(given["results"]), given["sweep"], given["run_id"])
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", buffering=1) as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            _train_when_free(given, how)
-    except BaseException as error:  # noqa: BLE001 (a thread has nobody to raise to: the driver is told)
-        errors.append(f"{type(error).__name__}: {error}")
-
-
-def _train_when_free(given: dict[str, Any], how: How) -> None:
-    """A run may still be held by the worker that Ray has just given up, or by another launcher."""
-    from tbn_bench import train
-
-    options = train.RunOptions(
-        Path(given["results"]), given["sweep"], how.wandb, how.device, given["threads"], channels_last=how.channels_last,
-        compile=how.compile, trackers=tuple(how.trackers), trial=given["trial"],
-    )  # fmt: skip
-    while True:
-        try:
-            train.run(make(given["config"]), options)
-            return
-        except RunBusy:
-            time.sleep(_BUSY)
-
-
-# In the launcher
-
-
 @dataclass
-class _Sweep:
-    """The planner as Ray's hooks see it, and what has come of its runs. `key` is Ray's name of an attempt."""
+class _Sweep(Launch):
+    """What has come of the runs, as Ray's hooks see it. `key` is Ray's name of an attempt."""
 
-    spec: SweepSpec
-    store: RunStore
-    how: How
-    order: dict[str, Any]  # what every attempt is told
-    planner: Planner
-    total: int | None
+    order: dict[str, Any] = field(default_factory=dict)  # what every attempt is told
     live: dict[str, Trial] = field(default_factory=dict)
     waiting: deque[Trial] = field(default_factory=deque)  # to be tried again
     crashes: Counter[str] = field(default_factory=Counter)
     losses: Counter[str] = field(default_factory=Counter)
     condemned: set[str] = field(default_factory=set)
-    marks: dict[str, tuple[str, str, dict[str, Any], int]] = field(
-        default_factory=dict
-    )  # to be written once nobody holds the run
-    done: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    stopped: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    exhausted: bool = False
-    out: TextIO = field(default_factory=lambda: sys.stdout)  # Ray talks on the present one
+    marks: dict[str, tuple[Trial, str, str]] = field(default_factory=dict)  # to be written once nobody holds the run
 
     def __reduce__(self) -> tuple[Any, ...]:
         return object, ()  # Ray pickles its hooks into its own state, which nobody reads: the records are the state
@@ -197,31 +94,11 @@ class _Sweep:
     def suggest(self, key: str) -> dict[str, Any] | str | None:
         """Searcher.suggest. None while runs are on their way that may be lost and come again."""
         self.settle()
-        while trial := self._next():
-            config = trial.config
-            if self.store.finished(self.spec.name, config.run_id):
-                self.skipped.append(config.run_id)
-                self._tell(trial, "finished")
-            elif not self.spec.is_search or self._possible(trial):
-                self.live[key] = trial
-                return self.order | {"run_id": config.run_id, "config": config.model_dump(mode="json"), "trial": trial.number}
-        return None if self.live else FINISHED
-
-    def _possible(self, trial: Trial) -> bool:
-        """Whether the network of a drawn config can be built; if not, the point has failed."""
-        try:
-            local.check([trial.config])
-        except ValueError as error:
-            self._again(trial, " ".join(str(error).split()), retry=False)
-            return False
-        return True
-
-    def _next(self) -> Trial | None:
-        if self.waiting:
-            return self.waiting.popleft()
-        trial = None if self.exhausted else self.planner.ask()
-        self.exhausted = trial is None
-        return trial
+        trial = self.waiting.popleft() if self.waiting else None if self.exhausted else self.next()
+        if trial is None:
+            return None if self.live else FINISHED
+        self.live[key], config = trial, trial.config
+        return self.order | {"run_id": config.run_id, "config": config.model_dump(mode="json"), "trial": trial.number}
 
     def report(self, key: str, result: dict[str, Any]) -> bool:
         """Stopper.__call__: whether the run is to be stopped."""
@@ -238,91 +115,52 @@ class _Sweep:
         trial = self.live.pop(key)
         run_id = trial.config.run_id
         if self.store.finished(self.spec.name, run_id):
-            self.done.append(run_id)
-            self._tell(trial, "finished")
-            self._say_finished(trial)
+            self.finish(trial)
         elif run_id in self.condemned:
-            self._mark(trial, "stopped", f"stopped early by {self.spec.name}'s early_terminate")
-            self.stopped.append(run_id)
-            self._tell(trial, "stopped")
+            self.stop_early(trial)
         elif lost is not None:
             self.losses[run_id] += 1
             self._again(trial, f"lost its worker: {lost}", self.losses[run_id] <= self.how.retries + LOSSES)
         else:
-            self._crashed(trial, result.get("error") or "ended without a result")
+            error = result.get("error") or "ended without a result"
+            self.crashes[run_id] += 1
+            self._again(trial, error, not error.startswith("DivergedError") and self.crashes[run_id] <= self.how.retries)
 
-    def _crashed(self, trial: Trial, error: str) -> None:
-        run_id, diverged = trial.config.run_id, error.startswith("DivergedError")
-        self.crashes[run_id] += 1
-        self._again(trial, error, not diverged and self.crashes[run_id] <= self.how.retries, "diverged" if diverged else "failed")
-
-    def _again(self, trial: Trial, why: str, retry: bool, state: str = "failed") -> None:
+    def _again(self, trial: Trial, why: str, retry: bool) -> None:
         run_id = trial.config.run_id
         if retry:
-            number = 1 + self.crashes[run_id] + self.losses[run_id]
-            print(f"[again] {run_id}  {why}; attempt {number}", file=self.out, flush=True)
+            self.say(f"[again] {run_id}  {why}; attempt {1 + self.crashes[run_id] + self.losses[run_id]}")
             self.waiting.append(trial)
-            return
-        self.failed[run_id] = why
-        self._mark(trial, "failed", why)
-        self._tell(trial, state)
-        print(f"[failed] {run_id}  {why}", file=self.out, flush=True)
+        else:
+            self.mark(trial, "failed", why)
+            self.give_up(trial, why)
 
-    def _record(self, run_id: str) -> RunRecord | None:
-        try:
-            return self.store.read(self.spec.name, run_id)
-        except (RecordError, KeyError):
-            return None
-
-    def _tell(self, trial: Trial, state: str) -> None:
-        record = self._record(trial.config.run_id)
-        rows, summary = (record.rows(), record.summary or {}) if record else ([], {})
-        self.planner.tell(trial.number, state, [metric.value(rows, summary) for metric in self.spec.metrics])
-
-    def _say_finished(self, trial: Trial) -> None:
-        count, c = len(self.done) + len(self.failed), trial.config
-        of, summary = "" if self.total is None else f"/{self.total}", self.store.read(self.spec.name, c.run_id).summary or {}
-        seconds = summary.get("seconds", float("nan"))
-        print(
-            f"[{count}{of}] {c.run_id}  {shown(summary)}  {seconds:.0f} s  {c.model}  {c.binarizer}  seed {c.seed}",
-            file=self.out,
-            flush=True,
-        )
-
-    def _mark(self, trial: Trial, status: str, why: str) -> None:
-        self.marks[trial.config.run_id] = status, why, trial.config.model_dump(mode="json"), trial.number
+    def mark(self, trial: Trial, status: str, why: str) -> None:
+        """Later: the run's worker may still be about to end."""
+        self.marks[trial.config.run_id] = trial, status, why
 
     def settle(self) -> None:
-        """Writes into the records of runs whose workers were stopped why they have no result, as soon as the workers are gone."""
+        """Writes the marks of runs whose workers are gone."""
         for run_id, mark in list(self.marks.items()):
             if self._is_open(run_id):
-                self.store.mark(self.spec.name, run_id, *mark)
+                super().mark(*mark)
             if not self._is_open(run_id):
                 del self.marks[run_id]
 
     def _is_open(self, run_id: str) -> bool:
         """Whether no process has written how the run ended."""
-        record = self._record(run_id)
+        record = self.record(run_id)
         return record is None or record.status == "running"
 
     def end(self) -> None:
         """The workers have been told to end: waits for them."""
         for trial in self.live.values():
-            if self._record(trial.config.run_id) is not None:
-                self._mark(trial, "interrupted", "stopped with the launcher")
+            if self.record(trial.config.run_id) is not None:
+                self.mark(trial, "interrupted", "stopped with the launcher")
         limit = time.monotonic() + PATIENCE
         while self.marks and time.monotonic() < limit:
             self.settle()
             time.sleep(_LOOK)
-
-    def said(self) -> dict[str, Any]:
-        for run_id, why in self.failed.items():
-            print(f"failed {run_id}: {why}", file=sys.stderr)
-        return {
-            "sweep": self.spec.name, "runs": len(self.planner.trials) if self.spec.is_search else len(self.spec.configs),
-            "skipped": len(self.skipped),
-            "finished": len(self.done), "stopped": len(self.stopped), "failed": len(self.failed), "failed_ids": sorted(self.failed),
-        }  # fmt: skip
 
 
 def _hooks(sweep: _Sweep) -> tuple[Any, Any, Any]:
@@ -496,20 +334,18 @@ def run(
     """
     how, share, store = how or How(), share or Share(), RunStore(Path(os.path.abspath(results)))
     ray, resources = library(), share.resources(how)
-    local.check(spec.configs)
-    planner, skipped, stopped = local.rebuilt(spec, store, sampler)
-    print(f"sweep {spec.name}: {estimate.counts(spec, len(skipped))}", flush=True)
-    if dry_run:
-        return estimate.dry_run(spec, store, how)
-    to_run = None if spec.is_search else len(spec.configs) - len(skipped) - len(stopped)
+    check(spec.configs)
     order = {
         "results": str(store.root), "sweep": spec.name, "threads": share.cpus, "how": asdict(how), "cwd": str(Path.cwd()),
         "metric": spec.metrics[0].name if spec.metrics else "",
     }  # fmt: skip
-    sweep = _Sweep(spec, store, how, order, planner, to_run, skipped=skipped, stopped=stopped)
-    if to_run != 0:
+    sweep = _Sweep(spec, store, how, sampler, order=order)
+    print(f"sweep {spec.name}: {estimate.counts(spec, len(sweep.skipped))}", flush=True)
+    if dry_run:
+        return estimate.dry_run(spec, store, how)
+    if sweep.total != 0:
         _run(ray, sweep, resources, address)
-    return sweep.said()
+    return sweep.summary()
 
 
 def _run(ray: ModuleType, sweep: _Sweep, resources: dict[str, float], address: str | None) -> None:

@@ -7,7 +7,6 @@ a process that trains a run holds its lock.
 import contextlib
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -18,12 +17,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tbn_bench import assembly, catalog, convert
-from tbn_bench.config import RunConfig, make
-from tbn_bench.records import RecordError, RunRecord, RunStore
-from tbn_bench.scores import shown
+from tbn_bench.records import RunStore
 from tbn_bench.sweep import estimate, process
-from tbn_bench.sweep.planner import Past, Planner, Trial
+from tbn_bench.sweep.launch import Launch, check
+from tbn_bench.sweep.planner import Trial
 from tbn_bench.sweep.process import PATIENCE, Attempt, How
 from tbn_bench.sweep.spec import SweepSpec
 
@@ -32,46 +29,11 @@ _LOOK = 0.1  # seconds between two looks at the processes
 _LOOK_AT_LIMITS = 1.0
 
 
-def check(configs: list[RunConfig]) -> None:
-    """Builds every distinct network on the meta device. Raises ValueError listing every config that no layer can satisfy."""
-    import torch
-
-    errors: dict[str, None] = {}
-    seen: dict[str, Any] = {}
-    for c in configs:
-        key = f"{c.data} | {c.task} | {c.model} | {c.binarizer} | {','.join(c.keep)}"
-        if key in seen:
-            continue
-        seen[key] = True
-        try:
-            data = assembly.data_of(c)
-            with torch.device("meta"):
-                model = catalog.build("models", c.model, **assembly.offered(data))
-                convert.binarize_(model, c.binarizer, c.keep)
-        except ValueError as error:
-            errors |= {f"{c.model} with {c.binarizer}: {line}": None for line in str(error).splitlines()}
-    if errors:
-        raise ValueError("\n".join(errors))
-
-
 @dataclass
-class _Engine:
-    """One launcher's work on one sweep."""
-
-    spec: SweepSpec
-    store: RunStore
-    how: How
-    planner: Planner
-    total: int | None
-    plain: bool
+class _Engine(Launch):
     live: dict[str, tuple[Trial, Attempt]] = field(default_factory=dict)
     waiting: deque[tuple[Trial, int]] = field(default_factory=deque)  # to be tried again: (trial, number of the attempt)
-    done: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    stopped: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
     rows_seen: dict[str, int] = field(default_factory=dict)
-    exhausted: bool = False
     looked: float = 0.0
 
     @property
@@ -85,49 +47,25 @@ class _Engine:
             self.looked = time.monotonic()
             for trial, attempt in self.live.values():
                 self._watch(trial, attempt)
-        while len(self.live) < len(self.how.slots) and self._next():
-            pass
+        while len(self.live) < len(self.how.slots) and (waits := self._next()):
+            self._start(*waits)
 
-    def _next(self) -> bool:
-        """Starts one more run, if there is any to start now."""
-        again = self.waiting.popleft() if self.waiting else None
-        trial, number = again or (self.planner.ask(), 1)
-        if trial is None:
-            self.exhausted = True
-            return False
-        run_id = trial.config.run_id
-        if self.spec.is_search and number == 1 and not self._possible(trial):
-            return True
-        if run_id in self.live:  # held by another launcher a moment ago, and waiting twice
-            return True
-        if self.store.finished(self.spec.name, run_id):
-            self.skipped.append(run_id)
-            self._tell(trial, "finished")
-        else:
-            slot = min(set(range(len(self.how.slots))) - {a.slot for _, a in self.live.values()})
-            self.live[run_id] = (
-                trial,
-                process.start(self.spec.name, self.store, trial.config, self.how, slot, number, trial.number),
-            )
-        return True
+    def _next(self) -> tuple[Trial, int] | None:
+        """(trial, number of the attempt) that can start now."""
+        while self.waiting:
+            trial, number = self.waiting.popleft()
+            if self.store.finished(self.spec.name, trial.config.run_id):  # by another launcher
+                self.skip(trial)
+            else:
+                return trial, number
+        trial = self.next()
+        return None if trial is None else (trial, 1)
 
-    def _possible(self, trial: Trial) -> bool:
-        """Whether the network of a drawn config can be built; if not, the point has failed, with the reason in its record."""
-        try:
-            check([trial.config])
-        except ValueError as error:
-            why = " ".join(str(error).split())
-            self._mark(trial, "failed", why)
-            self.failed[trial.config.run_id] = why
-            self._tell(trial, "failed")
-            return False
-        return True
-
-    def _record(self, run_id: str) -> RunRecord | None:
-        try:
-            return self.store.read(self.spec.name, run_id)
-        except (RecordError, KeyError):
-            return None
+    def _start(self, trial: Trial, number: int) -> None:
+        config = trial.config
+        slot = min(set(range(len(self.how.slots))) - {a.slot for _, a in self.live.values()})
+        attempt = process.start(self.spec.name, self.store, config, self.how, slot, number, trial.number)
+        self.live[config.run_id] = trial, attempt
 
     def _watch(self, trial: Trial, attempt: Attempt) -> None:
         """Limits, and the planner's word on what the run has logged so far."""
@@ -139,7 +77,7 @@ class _Engine:
             attempt.stop("stopped early")
 
     def _bad(self, trial: Trial) -> bool:
-        run_id, record = trial.config.run_id, self._record(trial.config.run_id)
+        run_id, record = trial.config.run_id, self.record(trial.config.run_id)
         rows = record.rows() if record else []
         new = rows[self.rows_seen.get(run_id, 0) :]
         self.rows_seen[run_id] = len(rows)
@@ -157,52 +95,27 @@ class _Engine:
             self.waiting.append((trial, attempt.number))
             time.sleep(0.5)
         elif self.store.finished(self.spec.name, run_id):
-            self.done.append(run_id)
-            self._tell(trial, "finished")
-            self._say_finished(trial, attempt)
+            self.finish(trial)
         elif attempt.over == "stopped early":
-            self._mark(trial, "stopped", f"stopped early by {self.spec.name}'s early_terminate")
-            self.stopped.append(run_id)
-            self._tell(trial, "stopped")
+            self.stop_early(trial)
         else:
             self._unfinished(trial, attempt, code)
 
     def _unfinished(self, trial: Trial, attempt: Attempt, code: int) -> None:
         run_id = trial.config.run_id
         if attempt.over:
-            self._mark(trial, "failed", attempt.over)
-        why, record = self._why(run_id, code), self._record(run_id)
+            self.mark(trial, "failed", attempt.over)
+        why, record = self._why(run_id, code), self.record(run_id)
         if attempt.number <= self.how.retries and record is not None and record.status not in ("diverged", "interrupted"):
-            if self.plain:
-                print(f"[again] {run_id}  {why}; attempt {attempt.number + 1}", flush=True)
+            self.say(f"[again] {run_id}  {why}; attempt {attempt.number + 1}")
             self.waiting.append((trial, attempt.number + 1))
             return
         if code < 0 and not attempt.over:
-            self._mark(trial, "failed", f"killed by signal {-code}")
-        self.failed[run_id] = self._why(run_id, code)
-        self._tell(trial, "diverged" if record is not None and record.status == "diverged" else "failed")
-        if self.plain:
-            print(f"[failed] {run_id}  {self.failed[run_id]}", flush=True)
-
-    def _mark(self, trial: Trial, status: str, why: str) -> None:
-        config = trial.config
-        self.store.mark(self.spec.name, config.run_id, status, why, config.model_dump(mode="json"), trial.number)
-
-    def _tell(self, trial: Trial, state: str) -> None:
-        record = self._record(trial.config.run_id)
-        rows, summary = (record.rows(), record.summary or {}) if record else ([], {})
-        self.planner.tell(trial.number, state, [metric.value(rows, summary) for metric in self.spec.metrics])
-
-    def _say_finished(self, trial: Trial, attempt: Attempt) -> None:
-        if not self.plain:
-            return
-        count, c = len(self.done) + len(self.failed), trial.config
-        of = "" if self.total is None else f"/{self.total}"
-        score = shown(self.store.read(self.spec.name, c.run_id).summary)
-        print(f"[{count}{of}] {c.run_id}  {score}  {attempt.seconds:.0f} s  {c.model}  {c.binarizer}  seed {c.seed}", flush=True)
+            self.mark(trial, "failed", f"killed by signal {-code}")
+        self.give_up(trial, self._why(run_id, code))
 
     def _why(self, run_id: str, code: int) -> str:
-        record = self._record(run_id)
+        record = self.record(run_id)
         if record is not None and record.error:
             return f"{record.status}: {record.error}"
         if code < 0:
@@ -234,40 +147,14 @@ class _Engine:
         return table
 
 
-def rebuilt(spec: SweepSpec, store: RunStore, sampler: str = "tpe") -> tuple[Planner, list[str], list[str]]:
-    """(the planner as the sweep's records leave it, ids of finished runs, ids of runs stopped early).
-
-    A grid's failed and diverged runs are asked again, a search's are points that failed. Raises what Planner raises.
-    """
-    planner, past = Planner(spec, sampler), []
-    configs = {c.run_id for c in spec.configs}
-    for record in store.runs_of(spec.name):
-        if spec.is_search or record.run_id in configs:
-            again = not spec.is_search and record.status in ("failed", "diverged")
-            past.append(
-                Past(
-                    make(record.config),
-                    "again" if again else record.status,
-                    record.rows(),
-                    record.summary or {},
-                    record.provenance.get("trial"),
-                )
-            )
-    planner.replay(past)
-    return planner, *([p.config.run_id for p in past if p.state == state] for state in ("finished", "stopped"))
-
-
 def run(spec: SweepSpec, results: Path, how: How | None = None, dry_run: bool = False, sampler: str = "tpe") -> dict[str, Any]:
     """Runs what is not finished. Returns counts and ids; raises ValueError before the first start."""
-    how, store = how or How(), RunStore(results)
+    how, store, console = how or How(), RunStore(results), Console()
     check(spec.configs)
-    planner, skipped, stopped = rebuilt(spec, store, sampler)
-    print(f"sweep {spec.name}: {estimate.counts(spec, len(skipped))}", flush=True)
+    engine = _Engine(spec, store, how, sampler, not console.is_terminal)
+    print(f"sweep {spec.name}: {estimate.counts(spec, len(engine.skipped))}", flush=True)
     if dry_run:
         return estimate.dry_run(spec, store, how)
-    console = Console()
-    to_run = None if spec.is_search else len(spec.configs) - len(skipped) - len(stopped)
-    engine = _Engine(spec, store, how, planner, to_run, not console.is_terminal, skipped=skipped, stopped=stopped)
     screen = contextlib.nullcontext() if engine.plain else Live(console=console, refresh_per_second=4)
     try:
         with screen as live:
@@ -278,10 +165,4 @@ def run(spec: SweepSpec, results: Path, how: How | None = None, dry_run: bool = 
                 time.sleep(_LOOK)
     finally:
         engine.stop()
-    for run_id, why in engine.failed.items():
-        print(f"failed {run_id}: {why}", file=sys.stderr)
-    return {
-        "sweep": spec.name, "runs": len(planner.trials) if spec.is_search else len(spec.configs),
-        "skipped": len(engine.skipped), "finished": len(engine.done), "stopped": len(engine.stopped), "failed": len(engine.failed),
-        "failed_ids": sorted(engine.failed),
-    }  # fmt: skip
+    return engine.summary()

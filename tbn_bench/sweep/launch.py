@@ -1,0 +1,154 @@
+"""What every engine knows of its work on a sweep: which runs are done, which ended otherwise and why, and what the planner is told."""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from tbn_bench import assembly, catalog, convert
+from tbn_bench.config import RunConfig, make
+from tbn_bench.records import RecordError, RunRecord, RunStore
+from tbn_bench.scores import shown
+from tbn_bench.sweep.planner import Past, Planner, Trial
+from tbn_bench.sweep.process import How
+from tbn_bench.sweep.spec import SweepSpec
+
+
+def check(configs: list[RunConfig]) -> None:
+    """Builds every distinct network on the meta device. Raises ValueError listing every config that no layer can satisfy."""
+    import torch
+
+    errors: dict[str, None] = {}
+    seen: dict[str, Any] = {}
+    for c in configs:
+        key = f"{c.data} | {c.task} | {c.model} | {c.binarizer} | {','.join(c.keep)}"
+        if key in seen:
+            continue
+        seen[key] = True
+        try:
+            data = assembly.data_of(c)
+            with torch.device("meta"):
+                model = catalog.build("models", c.model, **assembly.offered(data))
+                convert.binarize_(model, c.binarizer, c.keep)
+        except ValueError as error:
+            errors |= {f"{c.model} with {c.binarizer}: {line}": None for line in str(error).splitlines()}
+    if errors:
+        raise ValueError("\n".join(errors))
+
+
+@dataclass
+class Launch:
+    """One launcher's work on one sweep, begun where the sweep's records leave it. Raises what Planner raises.
+
+    An engine asks for a trial by `next`, and says what came of it by finish, stop_early or give_up.
+    """
+
+    spec: SweepSpec
+    store: RunStore
+    how: How
+    sampler: str = "tpe"
+    plain: bool = True  # a line for every run, instead of an engine's own screen
+    planner: Planner = field(init=False)
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # finished before this launcher came
+    stopped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  # and why
+    exhausted: bool = False
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+
+    def __post_init__(self) -> None:
+        """A grid's failed and diverged runs are asked again, a search's are points that failed."""
+        self.planner, past = Planner(self.spec, self.sampler), []
+        configs = {c.run_id for c in self.spec.configs}
+        for record in self.store.runs_of(self.spec.name):
+            if self.spec.is_search or record.run_id in configs:
+                again = not self.spec.is_search and record.status in ("failed", "diverged")
+                past.append(
+                    Past(
+                        make(record.config),
+                        "again" if again else record.status,
+                        record.rows(),
+                        record.summary or {},
+                        record.provenance.get("trial"),
+                    )
+                )
+        self.planner.replay(past)
+        self.skipped += [p.config.run_id for p in past if p.state == "finished"]
+        self.stopped += [p.config.run_id for p in past if p.state == "stopped"]
+        self.total = None if self.spec.is_search else len(self.spec.configs) - len(self.skipped) - len(self.stopped)
+
+    def next(self) -> Trial | None:
+        """A run to be made now; None when there are no more. What has finished meanwhile, or cannot be built, is passed over."""
+        while trial := self.planner.ask():
+            if self.store.finished(self.spec.name, trial.config.run_id):
+                self.skip(trial)
+            elif not self.spec.is_search or self._possible(trial):
+                return trial
+        self.exhausted = True
+        return None
+
+    def _possible(self, trial: Trial) -> bool:
+        """Whether the network of a drawn config can be built; if not, the point has failed, with the reason in its record."""
+        try:
+            check([trial.config])
+        except ValueError as error:
+            why = " ".join(str(error).split())
+            self.mark(trial, "failed", why)
+            self.give_up(trial, why)
+            return False
+        return True
+
+    def skip(self, trial: Trial) -> None:
+        self.skipped.append(trial.config.run_id)
+        self._tell(trial, "finished")
+
+    def finish(self, trial: Trial) -> None:
+        """The run is recorded as finished."""
+        c = trial.config
+        self.done.append(c.run_id)
+        self._tell(trial, "finished")
+        count, of = len(self.done) + len(self.failed), "" if self.total is None else f"/{self.total}"
+        summary = self.store.read(self.spec.name, c.run_id).summary or {}
+        seconds = summary.get("seconds", float("nan"))
+        self.say(f"[{count}{of}] {c.run_id}  {shown(summary)}  {seconds:.0f} s  {c.model}  {c.binarizer}  seed {c.seed}")
+
+    def stop_early(self, trial: Trial) -> None:
+        self.mark(trial, "stopped", f"stopped early by {self.spec.name}'s early_terminate")
+        self.stopped.append(trial.config.run_id)
+        self._tell(trial, "stopped")
+
+    def give_up(self, trial: Trial, why: str) -> None:
+        """No further attempt. What the record says (NaN) goes before what the engine saw."""
+        run_id, record = trial.config.run_id, self.record(trial.config.run_id)
+        self.failed[run_id] = why
+        self._tell(trial, "diverged" if record is not None and record.status == "diverged" else "failed")
+        self.say(f"[failed] {run_id}  {why}")
+
+    def mark(self, trial: Trial, status: str, why: str) -> None:
+        """Writes into the record how a run ended that could not say it."""
+        config = trial.config
+        self.store.mark(self.spec.name, config.run_id, status, why, config.model_dump(mode="json"), trial.number)
+
+    def record(self, run_id: str) -> RunRecord | None:
+        try:
+            return self.store.read(self.spec.name, run_id)
+        except (RecordError, KeyError):
+            return None
+
+    def _tell(self, trial: Trial, state: str) -> None:
+        record = self.record(trial.config.run_id)
+        rows, summary = (record.rows(), record.summary or {}) if record else ([], {})
+        self.planner.tell(trial.number, state, [metric.value(rows, summary) for metric in self.spec.metrics])
+
+    def say(self, line: str) -> None:
+        if self.plain:
+            print(line, file=self.out, flush=True)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and ids; names the failed on standard error."""
+        for run_id, why in self.failed.items():
+            print(f"failed {run_id}: {why}", file=sys.stderr)
+        return {
+            "sweep": self.spec.name, "runs": len(self.planner.trials) if self.spec.is_search else len(self.spec.configs),
+            "skipped": len(self.skipped), "finished": len(self.done), "stopped": len(self.stopped), "failed": len(self.failed),
+            "failed_ids": sorted(self.failed),
+        }  # fmt: skip
