@@ -201,6 +201,19 @@ def test_norm_over_time_by_hand():
     torch.testing.assert_close(out.var(1, unbiased=False), torch.ones(2, 8), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("targets", [1, 3])
+def test_relative_forecasts_move_with_the_series(targets):
+    """relative: the same window at another level is forecast the same change; the forecast columns are the last ones. Else it is not."""
+    x, level = torch.randn(2, 15, 3), torch.tensor([5.0, -40.0, 300.0])
+    for relative in (True, False):
+        torch.manual_seed(0)
+        call = f"ts_transformer(dim=8, heads=1, relative={relative})"
+        model = catalog.build("models", call, in_shape=(15, 3), horizon=2, targets=targets).eval()
+        with torch.no_grad():
+            moved = torch.allclose(model(x + level), model(x) + level[-targets:], atol=1e-3)
+        assert moved == relative
+
+
 @pytest.mark.parametrize("model", ["ts_transformer(dim=8, mlp_dim=16)", "mlp(hidden=[8])"])
 def test_a_run_is_judged_by_mse(series, tmp_path, model):
     """Trained, chosen by the lowest held-out MSE, tested once; the record's MSE is that of the checkpoint, recomputed by hand."""

@@ -22,7 +22,12 @@ def add(parser: argparse.ArgumentParser) -> Any:
     _run(p, "run")
     p.add_argument("--follow", action="store_true", help="go on until the run ends (or Ctrl-C)")
     p.add_argument("--lines", type=int, default=10, help="lines of the log, and epochs, to begin with (default: 10)")
-    _action(actions, "verify", "check every record against its schema, its hash and its own numbers; status 1 if any is at fault")
+    p = _action(
+        actions, "verify", "check every record against its schema, its hash and its own numbers; status 1 if any is at fault"
+    )
+    p.add_argument(
+        "--set-aside", action="store_true", help="move damaged runs to RESULTS/set_aside, so that their sweep runs them again"
+    )
     p = _action(actions, "prune", "delete checkpoints of runs that are done")
     p.add_argument(
         "--keep", choices=("best", "none"), default="best", help="what stays (default: best, so that runs can be exported)"

@@ -1,10 +1,11 @@
 """tbn-bench runs verify: every record against its schema, the hash of its config, and its own numbers."""
 
 import argparse
+import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from tbn_bench.config import make
 from tbn_bench.records import SCHEMA_VERSION, RecordError, RunStore, read_json
 from tbn_bench.runs import index, numbers, text
 from tbn_bench.runs.index import STATUSES
-from tbn_bench.runs.lock import held
+from tbn_bench.runs.lock import held, taken
 
-AGAIN = "delete the folder to run it again"
-RESTORE = "restore it (git checkout), or delete the folder to run it again"
+AGAIN = "--set-aside moves it away, so that its sweep runs it again"
+RESTORE = f"restore it (git checkout), or {AGAIN}"
 _HEADER = ("schema_version", "run_id", "sweep", "status", "error", "config", "provenance")
 _PROVENANCE = ("commit", "dirty", "versions", "hardware", "command", "started")
 _OLD_S = 60  # an atomic write takes less
@@ -36,15 +37,42 @@ class Fault:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """One line per fault; `failed` in the last line, the number of paths at fault, makes the exit status 1."""
+    """One line per fault; `failed` in the last line, the number of paths at fault, makes the exit status 1.
+
+    With --set-aside, runs whose records are damaged are moved to <results>/set_aside, so that their sweep makes them again; `failed` counts
+    what is left.
+    """
     store = RunStore(args.results)
     folders = [store.path(*names) for names in index.folders(store.root)]
     if not folders:
         raise ValueError(f"no runs under {args.results}; choose another folder with --results")
     found = [fault for path in folders for fault in faults(path)] + list(_others(store))
-    text.say([*map(str, found), f"{len(folders)} runs, {len(found)} faults"])
     kinds = dict(sorted(Counter(fault.kind for fault in found).items()))
-    return {"runs": len(folders), "faults": len(found), "failed": len({fault.path for fault in found}), "kinds": kinds}
+    moved = set_aside(store, found) if args.set_aside else {}
+    gone = [f"{path} is now {there}" for path, there in moved.items()]
+    text.say([*map(str, found), *gone, f"{len(folders)} runs, {len(found)} faults"])
+    left = {fault.path for fault in found} - set(moved)
+    return {"runs": len(folders), "faults": len(found), "failed": len(left), "kinds": kinds, "set_aside": len(moved)}
+
+
+def set_aside(store: RunStore, found: Iterable[Fault]) -> dict[Path, Path]:
+    """Moves the folders of damaged runs that no process holds to <root>/set_aside/<sweep>/<run id>.<n>. Old path -> new path.
+
+    Raises RecordError where the folder cannot be written.
+    """
+    moved = {}
+    for path in dict.fromkeys(fault.path for fault in found if fault.todo in (AGAIN, RESTORE)):
+        with taken(path) as mine:
+            if mine:
+                folder = store.root / "set_aside" / path.parent.name
+                n = next(n for n in itertools.count(1) if not (folder / f"{path.name}.{n}").exists())
+                moved[path] = folder / f"{path.name}.{n}"
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    path.rename(moved[path])
+                except OSError as error:
+                    raise RecordError(f"cannot move {path} to {moved[path]}: {error.strerror}") from error
+    return moved
 
 
 def faults(path: Path) -> list[Fault]:
@@ -75,7 +103,8 @@ def _faults(path: Path) -> Iterator[Fault]:
         yield from _state(path, header, summary, live)
         done = summary is not None or header["status"] == "finished"
         for kind, what in numbers.faults(path, header["config"], header["status"], summary, live):
-            yield Fault(path, kind, what, RESTORE if done else "the same command starts it again")
+            lost = kind in ("row", "gap", "repeats")  # a torn end is trained again, these stay
+            yield Fault(path, kind, what, RESTORE if done else AGAIN if lost else "the same command starts it again")
 
 
 def _schema(path: Path, header: dict[str, Any]) -> Iterator[Fault]:

@@ -1,6 +1,8 @@
 """What every engine knows of its work on a sweep: which runs are done, which ended otherwise and why, and what the planner is told."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -57,33 +59,45 @@ class Launch:
 
     def __post_init__(self) -> None:
         """A grid's failed and diverged runs are asked again, a search's are points that failed."""
-        self.planner, past = Planner(self.spec, self.sampler), []
-        configs = {c.run_id for c in self.spec.configs}
-        for record in self.store.runs_of(self.spec.name):
-            if self.spec.is_search or record.run_id in configs:
-                again = not self.spec.is_search and record.status in ("failed", "diverged")
-                past.append(
-                    Past(
-                        make(record.config),
-                        "again" if again else record.status,
-                        record.rows(),
-                        record.summary or {},
-                        record.provenance.get("trial"),
-                    )
-                )
+        self.planner = Planner(self.spec, self.sampler)
+        past = list(self._past())
         self.planner.replay(past)
         self.skipped += [p.config.run_id for p in past if p.state == "finished"]
         self.stopped += [p.config.run_id for p in past if p.state == "stopped"]
         self.total = None if self.spec.is_search else len(self.spec.configs) - len(self.skipped) - len(self.stopped)
 
+    def _past(self) -> Iterator[Past]:
+        """What the records say; a damaged one says nothing."""
+        wanted = {c.run_id for c in self.spec.configs}
+        for record in self.store.runs_of(self.spec.name):
+            if self.spec.is_search or record.run_id in wanted:
+                again = not self.spec.is_search and record.status in ("failed", "diverged")
+                state, trial = "again" if again else record.status, record.provenance.get("trial")
+                with contextlib.suppress(RecordError):
+                    yield Past(make(record.config), state, record.rows(), record.summary or {}, trial)
+
     def next(self) -> Trial | None:
         """A run to be made now; None when there are no more. What has finished meanwhile, or cannot be built, is passed over."""
         while trial := self.planner.ask():
-            if self.store.finished(self.spec.name, trial.config.run_id):
+            if why := self._damage(trial.config.run_id):
+                self.give_up(trial, why)
+            elif self.store.finished(self.spec.name, trial.config.run_id):
                 self.skip(trial)
             elif not self.spec.is_search or self._possible(trial):
                 return trial
         self.exhausted = True
+        return None
+
+    def _damage(self, run_id: str) -> str | None:
+        """Why a run can be neither skipped nor continued, in words."""
+        if not (self.store.path(self.spec.name, run_id) / "run.json").exists() and not self.store.finished(
+            self.spec.name, run_id
+        ):
+            return None
+        try:
+            self.store.read(self.spec.name, run_id).rows()
+        except RecordError as error:
+            return f"its record is damaged ({error}); `tbn-bench runs verify --set-aside` moves it away, then run the sweep again"
         return None
 
     def _possible(self, trial: Trial) -> bool:
@@ -135,8 +149,10 @@ class Launch:
             return None
 
     def _tell(self, trial: Trial, state: str) -> None:
-        record = self.record(trial.config.run_id)
-        rows, summary = (record.rows(), record.summary or {}) if record else ([], {})
+        rows, summary = [], {}
+        with contextlib.suppress(RecordError, KeyError):
+            record = self.store.read(self.spec.name, trial.config.run_id)
+            rows, summary = record.rows(), record.summary or {}
         self.planner.tell(trial.number, state, [metric.value(rows, summary) for metric in self.spec.metrics])
 
     def say(self, line: str) -> None:
