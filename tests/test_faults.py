@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_sweep(sweep, calm, small_disk):
 
     def fill():
         while not (rows.exists() and rows.read_bytes().count(b"\n")):
-            pass
+            time.sleep(0.002)
         with ballast.open("wb", buffering=0) as file:
             try:
                 while True:
