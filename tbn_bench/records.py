@@ -55,14 +55,15 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 def write_atomic(path: Path, value: Any) -> None:
     """JSON to path by temporary file, fsync and rename: a reader sees the old file or the new one, whole."""
-    _replace(path, to_json(value, indent=1) + "\n")
+    replace(path, (to_json(value, indent=1) + "\n").encode())
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, content: bytes) -> None:
+    """As write_atomic, for any content. Raises RecordError where it does not fit; the old file is intact."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -169,7 +170,7 @@ class Run:
             self._rows = None
         path = self.path / "metrics.jsonl"
         kept = [row for row in read_rows(path) if row.get("epoch", -1) < epoch] if epoch else []
-        _replace(path, "".join(to_json(row) + "\n" for row in kept))
+        replace(path, "".join(to_json(row) + "\n" for row in kept).encode())
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The run is done: summary first, since its presence is what "finished" means."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import logging
 import os
 import random
@@ -16,13 +17,14 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from tbn_bench.assembly import build, build_task, start_from, trained
 from tbn_bench.config import RunConfig
 from tbn_bench.convert import Plan
 from tbn_bench.cost import Cost
-from tbn_bench.records import RecordError, Run, RunRecord, RunStore, provenance
+from tbn_bench.records import RecordError, Run, RunRecord, RunStore, provenance, replace
 from tbn_bench.scores import SCORES, shown
 from tbn_bench.tasks._base import DivergedError, Task
 from tbn_bench.tracking.mirror import Mirrors
@@ -110,6 +112,17 @@ class _Recorder(Checkpoint):
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
 
 
+class _Checkpoints(TorchCheckpointIO):
+    """Written beside the old one and renamed over it. Lightning writes to the system's temporary folder and moves the file from there, which
+    is a copy where the results lie on another disk: killed in its middle, or on a full disk, that leaves half a checkpoint and no old one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        replace(Path(path), content.getvalue())
+
+
 class _Follower:
     """In the place of Run in the further processes of one run: the first one writes the record."""
 
@@ -134,6 +147,7 @@ def _trainer(config: RunConfig, options: RunOptions, run: Run | _Follower, recor
         use_distributed_sampler=False,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         callbacks=[recorder, best, last],
+        plugins=[_Checkpoints()],
         logger=False,
         enable_progress_bar=options.progress,
         enable_model_summary=False,
@@ -189,6 +203,8 @@ def _check_ranks(task: Task) -> None:
 
 def _resume_point(run: Run | _Follower) -> Path | None:
     last = run.checkpoints / "last.ckpt"
+    for leftover in run.checkpoints.glob(".*.tmp") if isinstance(run, Run) else ():  # of a process that was killed while writing
+        leftover.unlink(missing_ok=True)
     if not last.exists():
         run.rewind(0)
         return None

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import errno
 import io
 import json
 import math
@@ -23,7 +24,7 @@ from tbn_bench import catalog, cli, train
 from tbn_bench.assembly import trained
 from tbn_bench.config import make
 from tbn_bench.convert import binarize_
-from tbn_bench.records import RunBusy, RunStore
+from tbn_bench.records import RecordError, RunBusy, RunStore
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.tables.comparison import comparison
 from tbn_bench.tasks._base import DivergedError, binary_weights
@@ -377,6 +378,21 @@ DAMAGES = {
     "hostile_pickle": lambda path, marker: hostile(path, marker, archive=False),
     "hostile_archive": lambda path, marker: hostile(path, marker, archive=True),
 }
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_old_one(tmp_path, monkeypatch):
+    """Written beside it and renamed: a full disk says so and costs the new one alone."""
+    path, writer = tmp_path / "checkpoints" / "last.ckpt", train._Checkpoints()
+    writer.save_checkpoint({"epoch": 1}, path)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RecordError, match="last.ckpt: No space left on device; free space"):
+        writer.save_checkpoint({"epoch": 2}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
