@@ -1,0 +1,142 @@
+"""Statistics by hand and against scipy; the tables and the figure made of them, on generated records."""
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from tbn_bench.reporting import spread, stats
+
+
+def test_pairs_are_the_seeds_that_both_have():
+    """By seed, in growing order; a seed of one side alone counts nowhere."""
+    got = stats.paired_differences({2: 0.9, 0: 0.5, 7: 0.1}, {0: 0.25, 2: 0.4, 1: 0.3})
+    assert got.tolist() == [0.25, 0.5]
+    assert stats.paired_differences({0: 0.5}, {1: 0.5}).size == 0
+
+
+def test_the_paired_interval_is_that_of_scipy():
+    """The interval of ttest_rel; one pair has none."""
+    a, b = np.random.default_rng(0).normal(size=(2, 6))
+    got = stats.paired_interval(a - b)
+    wanted = scipy_stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (got.mean - got.half, got.mean + got.half) == pytest.approx((wanted.low, wanted.high))
+    assert stats.paired_interval([0.5]) is None
+    assert stats.paired_interval([]) is None
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"), [([1, 2, 3], 2 / 8), ([3, -1, 1], 6 / 8), ([1, -1], 1), ([0, 0, 0], 1), ([1, 0], 1)]
+)
+def test_sign_flips_by_hand(differences, p):
+    """1 2 3: of 8 patterns only two reach 6. 3 1 1: 5 twice, 3 four times, 1 twice, so six reach 3. No difference at all: p is 1."""
+    assert stats.sign_flip_p(differences) == p
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 9])
+def test_sign_flips_agree_with_scipy(n):
+    """scipy's exact permutation test of paired samples."""
+    d = np.random.default_rng(n).normal(0.3, 1, size=n)
+    wanted = scipy_stats.permutation_test((d, np.zeros(n)), lambda x, y, axis: (x - y).mean(axis=axis), vectorized=True,
+                                          permutation_type="samples", n_resamples=np.inf)  # fmt: skip
+    assert stats.sign_flip_p(d) == pytest.approx(wanted.pvalue)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 12])
+def test_no_p_is_smaller_than_stated(n):
+    """All differences of one sign give the smallest p; rounding does not make equal sums unequal."""
+    assert stats.sign_flip_p(0.1 + 0.01 * np.arange(n)) == stats.smallest_p(n)
+    assert stats.sign_flip_p(np.full(n, -0.1)) == stats.smallest_p(n)
+    assert (stats.smallest_p(3), stats.smallest_p(5) > 0.05, stats.smallest_p(6) < 0.05) == (0.25, True, True)
+
+
+def test_what_cannot_be_tested_has_no_p():
+    """One pair, none, or more than are enumerated; not a number is an error."""
+    assert stats.sign_flip_p([0.5]) is None
+    assert stats.sign_flip_p([]) is None
+    assert stats.sign_flip_p(np.ones(stats.MAX_PAIRS + 1)) is None
+    with pytest.raises(ValueError, match="finite"):
+        stats.sign_flip_p([0.1, float("nan")])
+
+
+def test_holm_by_hand():
+    """0.01 x 4, 0.02 x 3, 0.03 x 2 (not under the one before), 0.5 x 1; ties share; never over 1; the order is kept."""
+    assert stats.holm([0.5, 0.01, 0.03, 0.02]).tolist() == pytest.approx([0.5, 0.04, 0.06, 0.06])
+    assert stats.holm([0.25, 0.25, 1.0]).tolist() == [0.75, 0.75, 1.0]
+    assert stats.holm([0.25] * 5).tolist() == [1.0] * 5
+    assert stats.holm([]).size == 0
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        stats.holm([0.1, float("nan")])
+
+
+def _scores(*means: float, seeds: int = 3) -> list[dict[int, float]]:
+    """Scores by seed that move with the seed alike, but for 0.001."""
+    return [{s: m + 0.1 * s + 0.001 * (s * i % 3) for s in range(seeds)} for i, m in enumerate(means)]
+
+
+def test_leaders_only_where_told_apart():
+    """Paired, so a shift of all by the seed hides nothing; what is not separated is not marked, nor is a second without a best."""
+    assert stats.leaders(_scores(0.5, 0.7, 0.6)) == [1, 2]
+    assert stats.leaders(_scores(0.5, 0.7, 0.5003)) == [1]
+    assert stats.leaders(_scores(0.7003, 0.7, 0.5)) == []
+    assert stats.leaders(_scores(0.5, 0.7)) == [1]
+    assert stats.leaders(_scores(0.5)) == stats.leaders([]) == stats.leaders([{}, {}]) == []
+
+
+def test_one_seed_is_never_told_apart():
+    """Neither marked nor beaten: a rival of one seed leaves the best unmarked. Equal differences alone are no evidence either."""
+    assert stats.leaders(_scores(0.5, 0.7, seeds=1)) == []
+    assert stats.leaders([*_scores(0.5, 0.7), {0: 0.1}]) == []
+    assert stats.leaders([{0: 0.5, 1: 0.6}, {0: 0.6, 1: 0.7}]) == []
+
+
+ONES = np.ones(8)
+
+
+def test_interquartile_mean_by_hand_and_as_scipy_trims():
+    """Nine values: the middle 4.5 are 5, 7 and their neighbours by three quarters, here 9. A multiple of 4: scipy's trimmed mean."""
+    assert spread.interquartile_mean(np.arange(1, 18, 2), np.ones(9)) == pytest.approx(9)
+    assert spread.interquartile_mean(np.array([0.0, 1, 2, 3, 100]), np.ones(5)) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
+    x = np.random.default_rng(0).normal(size=(3, 8))
+    assert spread.interquartile_mean(x, ONES) == pytest.approx(scipy_stats.trim_mean(x, 0.25, axis=1))
+    assert spread.interquartile_mean(np.array([0.5]), np.ones(1)) == 0.5
+
+
+def test_every_task_weighs_the_same():
+    """A task of one run counts as much as one of three; the interquartile mean of doubled runs is the same."""
+    values, weights = spread.pooled([np.array([1.0]), np.array([0.0, 0.0, 0.0])])
+    assert spread.mean(values, weights) == pytest.approx(0.5)
+    tasks = [np.array([0.1, 0.4, 0.2]), np.array([0.7, 0.3])]
+    twice = [tasks[0], np.repeat(tasks[1], 2)]
+    assert spread.interquartile_mean(*spread.pooled(tasks)) == pytest.approx(spread.interquartile_mean(*spread.pooled(twice)))
+    with pytest.raises(ValueError, match=r"\[2, 0\] runs"):
+        spread.pooled([np.ones(2), np.ones(0)])
+
+
+def test_the_bootstrap_agrees_with_scipy_in_one_task():
+    """One task, the mean: the percentile interval of scipy, to what 4,000 draws of either allow."""
+    x = np.random.default_rng(0).normal(size=40)
+    got = spread.stratified_bootstrap([x], spread.mean, np.random.default_rng(1), resamples=4000)
+    wanted = scipy_stats.bootstrap((x,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(2))
+    assert got == pytest.approx(wanted.confidence_interval, abs=0.02)
+
+
+def test_the_bootstrap_stays_within_its_tasks():
+    """Tasks without spread of their own have an interval of no width, however far apart; the same generator gives the same numbers."""
+    apart = [np.full(3, 0.2), np.full(3, 0.8)]
+    assert spread.stratified_bootstrap(apart, spread.mean, np.random.default_rng(0)) == pytest.approx((0.5, 0.5))
+    tasks = [np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.9])]
+    first, again = (spread.stratified_bootstrap(tasks, spread.interquartile_mean, np.random.default_rng(0)) for _ in range(2))
+    assert first == again
+    assert first[0] < float(spread.interquartile_mean(*spread.pooled(tasks))) < first[1]
+
+
+def test_a_task_of_one_run_has_no_bootstrap():
+    """Drawing the same run again is no spread."""
+    assert spread.stratified_bootstrap([np.ones(3), np.ones(1)], spread.mean, np.random.default_rng(0)) is None
+
+
+def test_performance_profile_by_hand():
+    """Strictly above, averaged over tasks: 1, then (2/2 + 1/3) / 2, then 0."""
+    tasks = [np.array([0.8, 0.9]), np.array([0.2, 0.4, 0.6])]
+    got = spread.performance_profile(tasks, np.array([0.0, 0.4, 0.8, 0.9]))
+    assert got.tolist() == pytest.approx([1, (1 + 1 / 3) / 2, 1 / 4, 0])
