@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from tbn_bench.reporting import spread, stats
+from tbn_bench.config import make
+from tbn_bench.records import RunStore
+from tbn_bench.reporting import load, spread, stats, style, task_sets, write
+from tbn_bench.reporting.figures import performance_profiles
+from tbn_bench.reporting.tables.aggregate import aggregate
+from tbn_bench.reporting.tables.differences import differences
 
 
 def test_pairs_are_the_seeds_that_both_have():
@@ -140,3 +145,103 @@ def test_performance_profile_by_hand():
     tasks = [np.array([0.8, 0.9]), np.array([0.2, 0.4, 0.6])]
     got = spread.performance_profile(tasks, np.array([0.0, 0.4, 0.8, 0.9]))
     assert got.tolist() == pytest.approx([1, (1 + 1 / 3) / 2, 1 / 4, 0])
+
+
+FULL, SUB = "full_precision", "tbn(p=4)"
+JITTER = (0.0, 0.01, -0.005)  # of a method's seeds, so that differences are not all alike
+
+
+def _write(
+    root, data: str, methods: dict[str, float], seeds: int = 3, score: str = "top1", track: str = "W1A32", **config
+) -> None:
+    """Finished runs of methods with the given scores; a seed moves all of them alike, and every method by its own jitter."""
+    for k, (spec, value) in enumerate(methods.items()):
+        for seed in range(seeds):
+            made = make({"binarizer": spec, "data": data, "seed": seed, **config})
+            run = RunStore(root).claim("s", made.run_id, made.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False})
+            run.log({"epoch": 0, f"val/{score}": 0.5})
+            run.finish({
+                "score": score, f"test/{score}": value + 0.03 * seed + k * JITTER[seed], "weights": 8, "bits_per_weight": 1.5, "stored_bytes": 9,
+                "bits_per_binarized_weight": 0.25 if "tbn" in spec else 1.0, "track": "W32A32" if spec == FULL else track,
+            })  # fmt: skip
+
+
+def test_differences_are_paired_and_corrected_within_the_panel(tmp_path):
+    """bwn against full precision; tbn against both; the shift by the seed cancels; three pairs give 0.25 at best, 0.75 after Holm."""
+    _write(tmp_path, "digits", {FULL: 0.6, "bwn": 0.5, SUB: 0.4})
+    table = differences(load.load(tmp_path))
+    assert [(r["binarizer"], r["baseline"], r["n"]) for r in table.rows] == [("bwn", FULL, 3), (SUB, FULL, 3), (SUB, "bwn", 3)]
+    assert [r["p"] for r in table.rows] == [0.25] * 3
+    assert [r["p_holm"] for r in table.rows] == [0.75] * 3
+    assert table.rows[0]["difference"] == pytest.approx(-0.1 + np.mean(JITTER))
+    wanted = 100 * stats.t_interval(JITTER).half
+    assert write.cells(table)[0][-4:] == [f"\u22129.83 ± {wanted:.2f}", "3", "0.25", "0.75"]
+    assert "with 3 pairs never under 0.25" in table.note
+
+
+def test_holm_counts_the_rows_of_one_panel_alone(tmp_path):
+    """Another data set is another family."""
+    _write(tmp_path, "digits", {FULL: 0.6, "bwn": 0.5})
+    _write(tmp_path, "cifar10", {FULL: 0.6, "bwn": 0.5, SUB: 0.4})
+    assert [r["p_holm"] for r in differences(load.load(tmp_path)).rows] == [0.75, 0.75, 0.75, 0.25]
+
+
+def test_one_seed_makes_no_difference(tmp_path):
+    """Fewer than two pairs are left out, and counted in the note; without any there is no table."""
+    _write(tmp_path, "digits", {FULL: 0.6, "bwn": 0.5}, seeds=1)
+    assert differences(load.load(tmp_path)) is None
+    _write(tmp_path, "cifar10", {FULL: 0.6, "bwn": 0.5})
+    table = differences(load.load(tmp_path))
+    assert [r["data"] for r in table.rows] == ["cifar10"]
+    assert "Left out: 1 comparisons" in table.note
+
+
+def test_a_baseline_of_two_configurations_is_none(tmp_path):
+    """Which of two learning rates is meant is not known; nor do methods with activations stand against bwn."""
+    _write(tmp_path, "digits", {FULL: 0.6, "bwn": 0.5})
+    _write(tmp_path, "digits", {"bwn": 0.5}, lr=0.5)
+    _write(tmp_path, "digits", {SUB: 0.4})
+    _write(tmp_path, "digits", {"snn(activations=True)": 0.4}, track="W1A1")
+    assert {r["baseline"] for r in differences(load.load(tmp_path)).rows} == {FULL}
+
+
+def test_methods_are_aggregated_over_the_tasks_they_share(tmp_path):
+    """bwn ran on three tasks, tbn on two of them: two sets, and bwn is in both; forecasting is in none."""
+    for data in ("digits", "cifar10"):
+        _write(tmp_path, data, {FULL: 0.8, "bwn": 0.4, SUB: 0.2})
+    _write(tmp_path, "mnist", {FULL: 0.8, "bwn": 0.4})
+    _write(tmp_path, "etth1", {FULL: 0.8, "bwn": 0.4}, score="mse", task="forecasting")
+    records = load.load(tmp_path)
+    assert [(len(s.tasks), list(s.scores)) for s in task_sets.task_sets(records)] == [(3, [FULL, "bwn"]), (2, [FULL, "bwn", SUB])]
+    rows = aggregate(records).rows
+    assert [(r["task_set"], r["binarizer"], r["tasks"], r["runs"]) for r in rows] == [
+        (1, "bwn", 3, 9),
+        (2, "bwn", 2, 6),
+        (2, SUB, 2, 6),
+    ]
+    assert rows[0]["mean"] == pytest.approx((0.43 + np.mean(JITTER)) / 0.83)
+    assert all(r["iqm_interval"][0] < r["iqm"] < r["iqm_interval"][1] for r in rows)
+
+
+def test_one_run_of_a_task_takes_the_interval(tmp_path):
+    """The number stays, its bounds go."""
+    _write(tmp_path, "digits", {FULL: 0.8, "bwn": 0.4})
+    _write(tmp_path, "cifar10", {FULL: 0.8, "bwn": 0.4}, seeds=1)
+    (row,) = (table := aggregate(load.load(tmp_path))).rows
+    assert row["iqm_interval"] is None
+    assert "[" not in "".join(write.cells(table)[0])
+
+
+def test_profiles_fall_from_all_to_none(tmp_path):
+    """Drawn for print and for the page; one task has none."""
+    _write(tmp_path, "digits", {FULL: 0.8, "bwn": 0.4})
+    assert performance_profiles.print_figure(load.load(tmp_path)) is performance_profiles.chart(load.load(tmp_path)) is None
+    _write(tmp_path, "cifar10", {FULL: 0.8, "bwn": 0.4})
+    records = load.load(tmp_path)
+    for _, line in performance_profiles.frame(records).groupby("binarizer"):
+        assert (line["share"].iloc[0], line["share"].iloc[-1]) == (pytest.approx(100), 0)
+        assert line["share"].is_monotonic_decreasing
+        assert line["score"].is_monotonic_increasing
+    with style.printing():
+        assert len(performance_profiles.print_figure(records).axes) == 1
+    assert "Task set 1, weights only (W1A32), 2 tasks" in str(performance_profiles.chart(records).to_dict())

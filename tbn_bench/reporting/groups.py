@@ -1,6 +1,6 @@
 """Runs that differ only in seed, as one row: the unit that tables and figures compare."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,7 @@ from tbn_bench.scores import SCORES
 @dataclass(frozen=True)
 class Group:
     """Runs of one configuration over seeds. results: every score of the test set by name; result: the one that the runs are judged by, None
-    where none has finished."""
+    where none has finished; by_seed: the values it is made of."""
 
     sweep: str
     group_id: str
@@ -27,6 +27,7 @@ class Group:
     run_ids: list[str]
     unfinished: list[str]
     first: dict[str, Any]
+    by_seed: dict[int, float] = field(default_factory=dict)
 
     @property
     def result(self) -> Interval | None:
@@ -48,10 +49,12 @@ def groups(records: Records) -> list[Group]:
         results = {
             name: t_interval(values) for name in SCORES if (values := done[f"test/{name}"].dropna().astype(float).tolist())
         }
+        scores = zip(done["seed"], done[f"test/{first['score']}"], strict=True)
+        by_seed = {int(seed): float(value) for seed, value in scores if not pd.isna(value)}
         unfinished = sorted(runs[runs["status"] != "finished"]["run_id"])
         found.append(
             Group(str(sweep), str(group_id), first["data"], first["model"], first["binarizer"],
-                  first["track"], first["score"], results, sorted(done["run_id"]), unfinished, {k: _plain(v) for k, v in first.items()})
+                  first["track"], first["score"], results, sorted(done["run_id"]), unfinished, {k: _plain(v) for k, v in first.items()}, by_seed)
         )  # fmt: skip
     return sorted(found, key=lambda g: (g.sweep, g.data, g.model, order[g.binarizer], g.group_id))
 

@@ -35,8 +35,8 @@ _EQUAL = 1e-9  # relative; sums that differ by rounding alone
 
 
 def paired_differences(method: Mapping[int, float], baseline: Mapping[int, float]) -> np.ndarray:
-    """method - baseline by seed: (n,), over the seeds that both have, in growing order. The seed sets the start, the order of the data
-    and any random split, so what these do alike to both cancels."""
+    """method - baseline by seed: (n,), over the seeds that both have, in growing order. The seed sets the start, the order and the
+    augmentation of the data, so what these do alike to both cancels."""
     return np.array([method[seed] - baseline[seed] for seed in sorted(method.keys() & baseline.keys())], dtype=float)
 
 
