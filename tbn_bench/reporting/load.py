@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tbn_bench.config import make
+from tbn_bench.config import RunConfig, make
 from tbn_bench.records import RecordError, RunRecord, RunStore
 from tbn_bench.reporting import published, tracks
 from tbn_bench.scores import SCORES, score_of
@@ -24,20 +24,23 @@ CURVE_COLUMNS = ("sweep", "run_id", "group_id", "data", "model", "binarizer", "s
 LATENCY_COLUMNS = (
     "device", "case", "data", "model", "sweep", "batch", "threads", "clock", "binarizer", "implementation", "run_id",
     "time_ms_p20", "time_ms_p50", "time_ms_p80", "n", "ratio", "ratio_p20", "ratio_p80", "ratio_compiled", "ratio_ort_int8",
-    "relative_error", "tolerance", "top1", "tile_gmacs", "weight_bytes", "cache", "unavailable", "baseline", "command", "commit", "dirty",
+    "relative_error", "tolerance", "top1", "tile_macs", "tile_gmacs", "weight_bytes", "memory_peak", "ceilings", "cache", "unavailable", "baseline", "command", "commit", "dirty",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Records:
-    """runs: a row per run. curves: a row per run and epoch, val/score being what the epoch is chosen by. latency: a row per timed implementation. published: a row per
-    published number. problems: what could not be read."""
+    """runs: a row per run. curves: a row per run and epoch, val/score being what the epoch is chosen by. latency: a row per timed
+    implementation. published: a row per published number. problems: what could not be read. configs: a row per run, a column per field of
+    RunConfig. plans: (sweep, group id) -> the plan of one finished run, a row per weight."""
 
     runs: pd.DataFrame
     curves: pd.DataFrame
     latency: pd.DataFrame
     published: pd.DataFrame
     problems: list[str]
+    configs: pd.DataFrame
+    plans: dict[tuple[str, str], list[dict[str, Any]]]
 
     @property
     def finished(self) -> pd.DataFrame:
@@ -67,19 +70,34 @@ def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame
     return pd.DataFrame(rows, columns=list(columns))
 
 
+_SAME, _EACH = CURVE_COLUMNS[:7], CURVE_COLUMNS[7:]
+
+
+def _curves(runs: list[dict[str, Any]], rows: list[list[dict[str, Any]]]) -> pd.DataFrame:
+    """CURVE_COLUMNS, by column: a dictionary for each of millions of rows would take most of a report's time."""
+    lengths = [len(r) for r in rows]
+    values = {key: pd.Series([run[key] for run in runs], dtype=object).repeat(lengths).to_numpy() for key in _SAME}
+    for key in _EACH:
+        names = [f"val/{run['score']}" if key == "val/score" else key for run in runs]
+        values[key] = [row.get(name) for name, own in zip(names, rows, strict=True) for row in own]
+    return pd.DataFrame(values, columns=list(CURVE_COLUMNS))
+
+
 def load(results: Path) -> Records:
     """Reads every record, and the published numbers, under `results`. Raises ValueError where there is none."""
     store, problems = RunStore(results), list[str]()
-    runs, curves, latency = [], [], []
+    runs, rows, configs, plans, latency = [], [], [], {}, []
     for run in store.runs(problems):
         try:
-            row, rows = _run_row(run), run.rows()
+            row, own = _run_row(run), run.rows()
         except (ValueError, KeyError, RecordError) as error:
             problems.append(f"{run.path}: {error}")
             continue
         runs.append(row)
-        same = {k: row[k] for k in CURVE_COLUMNS[:7]}
-        curves += [same | {k: r.get(k) for k in CURVE_COLUMNS[7:]} | {"val/score": r.get(f"val/{row['score']}")} for r in rows]
+        rows.append(own)
+        configs.append({"sweep": run.sweep, "run_id": run.run_id, **run.config})
+        if plan := (run.summary or {}).get("plan"):
+            plans.setdefault((run.sweep, row["group_id"]), plan)
     tracks.fill(runs)
     for record in store.latencies(problems):
         info, source = record.case_info, record.provenance
@@ -89,5 +107,7 @@ def load(results: Path) -> Records:
     if not runs and not latency:
         what = f"; unreadable: {problems[0]}" if problems else ""
         raise ValueError(f"no records under {results}{what}; run: tbn-bench sweep sweeps/quickstart.yaml --results {results}")
-    ledger = published.read(results, problems)
-    return Records(_frame(runs, RUN_COLUMNS), _frame(curves, CURVE_COLUMNS), _frame(latency, LATENCY_COLUMNS), ledger, problems)
+    return Records(
+        _frame(runs, RUN_COLUMNS), _curves(runs, rows), _frame(latency, LATENCY_COLUMNS), published.read(results, problems), problems,
+        pd.DataFrame(configs, columns=["sweep", "run_id", *RunConfig.model_fields]), plans,
+    )  # fmt: skip

@@ -92,6 +92,11 @@ def colour(spec: str) -> str:
     return _BLACK if name == "full_precision" else _PALETTE[_place(name)[1] % len(_PALETTE)]
 
 
+def nth_colour(place: int) -> str:
+    """For what is no method, or for variants of one."""
+    return _PALETTE[place % len(_PALETTE)]
+
+
 def _variant(spec: str, specs: Any) -> tuple[str, str, list[int]]:
     name = catalog.parse(spec)[0]
     chosen = _VARIANTS[0 if name == "full_precision" else _place(name)[0]]
@@ -147,6 +152,11 @@ def legend(figure: Figure, labels: list[str]) -> None:
 
 def missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def short(label: str, most: int = 28) -> str:
+    """The beginning of a long label."""
+    return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
 def text(value: Any, form: str = "") -> str:

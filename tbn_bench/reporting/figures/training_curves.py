@@ -72,6 +72,8 @@ def chart(records: Records) -> Any:
     data = frame(records)
     if data.empty:
         return None
+    ids = records.runs.groupby("group_id")["run_id"].agg(lambda found: ", ".join(sorted(set(found))))
+    data["runs"] = data["group"].map(ids)
     specs = style.methods(records.runs["binarizer"])
     names = style.labels(specs)
     drawn = [s for s in specs if s in set(data["binarizer"])]
@@ -88,12 +90,16 @@ def chart(records: Records) -> Any:
         )  # fmt: skip
         line = base.mark_line(clip=True).encode(
             y=alt.Y("score:Q", scale=alt.Scale(domain=_limits(part)), title=f"held-out {part['axis'].iloc[0]}"), strokeDash=strokes,
-            tooltip=["method", "epoch", "score", "low", "high", "seeds"],
+        )  # fmt: skip
+        # a line's own tooltip would always be that of its first epoch
+        hover = base.mark_point(filled=True, size=70, clip=True).encode(
+            y=alt.Y("score:Q", scale=alt.Scale(domain=_limits(part))), opacity=alt.value(0.0),
+            tooltip=["method", "epoch", "score", "low", "high", "seeds", "runs"],
         )  # fmt: skip
         band = base.mark_area(clip=True).encode(
             y=alt.Y("low:Q", scale=alt.Scale(domain=_limits(part))),
             y2="high:Q",
             opacity=alt.condition(chosen, alt.value(0.15), alt.value(0.02)),
         )
-        charts.append((band + line).properties(title=style.wrapped(str(panel)), width=330, height=220))
+        charts.append((band + line + hover).properties(title=style.wrapped(str(panel)), width=330, height=220))
     return alt.concat(*charts, columns=2).add_params(chosen)
