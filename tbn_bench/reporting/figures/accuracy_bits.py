@@ -30,8 +30,9 @@ def frame(records: Records) -> pd.DataFrame:
 
 
 def _compared(marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Empty where all lies at one place: nothing to see that the table does not say."""
-    return marks if len({mark["x"] for mark in marks}) > 1 else []
+    """Empty where there is one method, or published values of one size alone: nothing to see that the table does not say."""
+    places = {mark["x"] if mark.get("published") else mark["binarizer"] for mark in marks}
+    return marks if len(places) > 1 else []
 
 
 def _hollow(panel: str, lines: list[dict[str, Any]], names: dict[str, str]) -> list[dict[str, Any]]:
