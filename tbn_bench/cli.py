@@ -223,9 +223,15 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench.reporting import build
+    if args.every is not None and not args.watch:
+        raise ValueError("--every needs --watch")
+    if args.watch:
+        from tbn_bench.reporting import watch
 
-    return build.report(args.results, args.out)
+        return watch.watch(args.results, args.out, 10.0 if args.every is None else args.every)
+    from tbn_bench.reporting import build, paper
+
+    return paper.of_folder(args.results, args.out) if args.paper else build.report(args.results, args.out)
 
 
 def _runs(args: argparse.Namespace) -> dict[str, Any]:
@@ -327,6 +333,15 @@ def _parser() -> argparse.ArgumentParser:
     p = commands.add_parser("report", help="records to tables, figures and one page", allow_abbrev=False)
     _store_flag(p)
     p.add_argument("--out", type=Path, default=Path("reports"), help="folder to write (default: reports)")
+    p.add_argument(
+        "--watch", action="store_true", help="build again whenever a run begins or ends; the open page follows. Ctrl-C ends it"
+    )
+    p.add_argument("--every", type=float, metavar="SECONDS", help="with --watch: how often to look (default: 10)")
+    p.add_argument(
+        "--paper",
+        action="store_true",
+        help="published numbers beside ours, with a verdict and a command each: OUT/paper.md, paper.csv",
+    )
     p.set_defaults(call=_report)
 
     p = commands.add_parser("runs", help="list, show, compare, follow, check, prune and export recorded runs", allow_abbrev=False)

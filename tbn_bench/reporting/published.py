@@ -1,19 +1,22 @@
 """The ledger of published numbers, results/published/<method>.csv: read, checked, and set beside our rows, never mixed into them.
 
 Fractions (top1, accuracy, iou) as in our records. metric top1 is what the paper, its authors' README or their logs report, or the
-one known re-implementation; top1_rerun what others got beside it; top1_last_epoch an author's log without selection.
-second_hand: quoted by somebody else, not read in the source.
+one known re-implementation; top1_rerun what others got beside it; top1_last_epoch an author's log without selection;
+top1_unfinished a log that stops early. Where the metric is a score of ours (scores.py) it is that score, of the same data; others are
+shown, never compared. second_hand: quoted by somebody else, not read in the source. A note with the word "inferred" says that a part of
+the setting is not stated by the source. Only what was read somewhere is in the ledger: remembered numbers are not.
 """
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tbn_bench import catalog
+from tbn_bench.scores import FIRST, SCORES
 
 COLUMNS = (
     "method",
@@ -30,6 +33,11 @@ COLUMNS = (
 )
 ACTIVATION_BITS = (1, 8, 32)
 DAGGER = "†"
+INFERRED = "‡"
+LEGEND = {
+    DAGGER: "Second-hand: quoted by others, not read in the source.",
+    INFERRED: "A part of the setting was inferred, the source does not state it.",
+}
 _FEW = 3  # reported values that are listed one by one; more are shown as a range
 
 
@@ -81,7 +89,7 @@ def _number(text: str | None) -> float:
 
 
 def is_fraction(metric: str) -> bool:
-    return metric.startswith("top") or metric.endswith(("accuracy", "iou"))
+    return metric.startswith("top") or metric.endswith(("accuracy", "iou")) or (metric in SCORES and SCORES[metric].factor == 100)
 
 
 def _value_faults(row: dict[str, Any]) -> list[str]:
@@ -115,18 +123,42 @@ def _spec_faults(row: dict[str, Any]) -> list[str]:
     return [] if name == row["method"] else [f"spec must be of the method {row['method']!r}, got {row['spec']!r}"]
 
 
-def reported(ledger: pd.DataFrame, binarizer: str, data: str, model: str, activation_bits: int) -> str | None:
-    """The top-1 percentages published for this method, data set and model as a cell: listed, or a range where they are many.
+def marks(line: dict[str, Any]) -> str:
+    """What a reader must know of a value before he trusts it; LEGEND explains them."""
+    return DAGGER * bool(line["second_hand"]) + INFERRED * ("inferred" in (line["note"] or ""))
 
-    A line of the ledger is meant where each option it names has our value; options that only we name are ignored, except sizes of
-    the data set or model, which make another one. None where nothing was published.
+
+def legend(texts: Iterable[str | None]) -> str:
+    """The explanations of the marks that stand in these cells."""
+    used = "".join(text or "" for text in texts)
+    return " ".join(f"{mark} {why}" for mark, why in LEGEND.items() if mark in used)
+
+
+def matching(
+    ledger: pd.DataFrame, binarizer: str, data: str, model: str, activation_bits: int, metric: str = FIRST
+) -> list[dict[str, Any]]:
+    """The lines of one metric that are about this method, data set, model and width of activations.
+
+    A line is meant where each option it names has our value; options that only we name are ignored, except sizes of the data set or
+    model, which make another one.
     """
-    lines = ledger[(ledger["metric"] == "top1") & (ledger["activation_bits"] == activation_bits)].to_dict("records")
-    second_hand: dict[float, bool] = {}
-    for line in lines:
-        if _same(line["spec"], binarizer) and _same(line["dataset"], data, True) and _same(line["model"], model, True):
-            second_hand[line["value"]] = second_hand.get(line["value"], True) and line["second_hand"]
-    return _cell(second_hand) if second_hand else None
+    lines = ledger[(ledger["metric"] == metric) & (ledger["activation_bits"] == activation_bits)].to_dict("records")
+    return [line for line in lines if is_same(line["spec"], binarizer) and is_about(line, data, model)]
+
+
+def is_about(line: dict[str, Any], data: str, model: str) -> bool:
+    """Whether a line's data set and model are these of ours."""
+    return is_same(line["dataset"], data, True) and is_same(line["model"], model, True)
+
+
+def reported(
+    ledger: pd.DataFrame, binarizer: str, data: str, model: str, activation_bits: int, metric: str = FIRST
+) -> str | None:
+    """What `matching` finds as a cell (fractions in percent): listed, or a range where there are many. None where nothing was published."""
+    found: dict[float, str] = {}
+    for line in matching(ledger, binarizer, data, model, activation_bits, metric):
+        found[line["value"]] = min(found.get(line["value"], DAGGER + INFERRED), marks(line), key=len)
+    return _cell([shown(metric, value) + found[value] for value in sorted(found)]) if found else None
 
 
 def _options(call: str) -> tuple[str, dict[str, Any]]:
@@ -136,7 +168,8 @@ def _options(call: str) -> tuple[str, dict[str, Any]]:
     return name, options | ({"p": max(layers)} if layers else {})
 
 
-def _same(theirs: str | None, ours: str, sizes_count: bool = False) -> bool:
+def is_same(theirs: str | None, ours: str, sizes_count: bool = False) -> bool:
+    """Whether a call of the ledger means ours: every option it names has our value; sizes_count: so must every size that only we name."""
     try:
         name, named = _options(theirs or "")
     except ValueError:  # a paper's own name, such as VGG-7, or none
@@ -156,9 +189,14 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.4g}"
 
 
-def _cell(second_hand: dict[float, bool]) -> str:
-    shown = [percent(value) + DAGGER * marked for value, marked in sorted(second_hand.items())]
-    if len(shown) <= _FEW:
-        return ", ".join(shown)
-    inside = f", some {DAGGER}" if any(DAGGER in value for value in shown[1:-1]) else ""
-    return f"{shown[0]} to {shown[-1]} ({len(shown)} values{inside})"
+def shown(metric: str, value: float) -> str:
+    """As its source prints it; fractions in percent."""
+    return percent(value) if is_fraction(metric) else f"{value:g}"
+
+
+def _cell(values: list[str]) -> str:
+    """values: in rising order."""
+    if len(values) <= _FEW:
+        return ", ".join(values)
+    inside = "".join(f", some {mark}" for mark in LEGEND if any(mark in value for value in values[1:-1]))
+    return f"{values[0]} to {values[-1]} ({len(values)} values{inside})"

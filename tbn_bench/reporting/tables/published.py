@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from tbn_bench.reporting import style
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.published import DAGGER, is_fraction, percent
+from tbn_bench.reporting.published import is_fraction, legend, marks, shown
 from tbn_bench.reporting.write import Column, Table, column
 
 
 def _value(row: dict[str, Any]) -> str:
-    mark = DAGGER * row["second_hand"]
-    return f"{percent(row['value'])}{mark} %" if is_fraction(row["metric"]) else style.text(row["value"], "g") + mark
+    return shown(row["metric"], row["value"]) + marks(row) + " %" * is_fraction(row["metric"])
 
 
 def published(records: Records) -> Table | None:
@@ -24,5 +22,6 @@ def published(records: Records) -> Table | None:
         column("note", "note", numeric=False), column("spec", "our spec", numeric=False),
         column("second_hand", "second-hand", numeric=False),
     ]  # fmt: skip
-    note = f"Others' numbers, by their own recipes; none is part of ours. {DAGGER} Second-hand: quoted, not read in the source."
-    return Table("Published numbers", columns, ledger.to_dict("records"), note)
+    rows = ledger.to_dict("records")
+    note = f"Others' numbers, by their own recipes; none is part of ours. {legend(map(marks, rows))}".strip()
+    return Table("Published numbers", columns, rows, note)

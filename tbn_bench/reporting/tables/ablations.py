@@ -1,0 +1,20 @@
+"""What a part of the method does: one alpha or many, from W or A; the smallest tiled layer; global tiling; tile length; layout of copies."""
+
+from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.tables._paper import Scope, of
+from tbn_bench.reporting.write import Table
+
+SCOPE = Scope(
+    "Ablations, published and ours",
+    frozenset(),
+    frozenset(),
+    ablation=True,
+    note=(
+        "min_layer_size=0 tiles every layer (global tiling); alpha='layer' is one alpha, 'tile' many; alpha_source is what alpha is the "
+        "mean magnitude of. Reported are the author's curves and logs, not the printed figure, which is smoothed and shifted."
+    ),
+)
+
+
+def ablations(records: Records) -> Table | None:
+    return of(records, SCOPE)

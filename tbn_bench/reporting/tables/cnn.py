@@ -1,0 +1,16 @@
+"""Convolutional networks on CIFAR and ImageNet, binary weights and real activations (arXiv 2407.12075's first table)."""
+
+from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.tables._paper import Scope, of
+from tbn_bench.reporting.write import Table
+
+SCOPE = Scope(
+    "CNNs, published and ours",
+    frozenset({"resnet_cifar", "resnet", "vgg_small"}),
+    frozenset({"cifar10", "cifar100", "imagenet", "tiny_imagenet"}),
+    note="Methods with binary activations stand in the comparison of their track, runs on other data under Comparison.",
+)
+
+
+def cnn(records: Records) -> Table | None:
+    return of(records, SCOPE)
