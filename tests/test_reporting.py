@@ -122,7 +122,7 @@ def test_comparison_holds_the_recorded_numbers(results):
     assert by_method["tbn(p=4)"]["time_ms_p50_b1"] == 2.0
     text = write.markdown(table)
     row = next(line for line in text.splitlines() if "tbn(p=8)" in line)
-    assert "90.00 |" in row
+    assert "90.00 (1 seed) |" in row
     assert "±" not in row
     assert row.count("—") == 3  # two times, and the multiply-adds, which these records do not have
     raw = list(csv.DictReader(write.comma_separated(table).splitlines()))
@@ -274,8 +274,8 @@ def test_reported_numbers_stand_beside_ours(two_tracks, capsys, tmp_path):
     table = comparison(load.load(two_tracks))
     assert [row["top1"] for row in table.rows] == before
     full, irnet = write.markdown(table).splitlines()[4:6]
-    assert "| 90.00 | — |" in full
-    assert "| 90.00 | 90.8† |" in irnet
+    assert "| 90.00 (1 seed) | — |" in full
+    assert "| 90.00 (1 seed) | 90.8† |" in irnet
     assert "† Second-hand" in table.note
     assert r"90.8$^\dagger$" in write.latex(table)
     assert "reported" not in write.markdown(comparison_w1a1(load.load(two_tracks)))
@@ -330,8 +330,8 @@ def test_the_legend_names_every_method_once_and_outside_the_axes(tmp_path):
 def test_forecasts_have_a_table_and_figures_of_their_own(results, tmp_path):
     """MSE and MAE with intervals, not among accuracies; axes and page say what is drawn and which way is better."""
     store = RunStore(results)
-    for seed, mse in ((0, 0.2), (1, 0.4)):
-        config = make({"data": "etth1", "model": "ts_transformer", "task": "forecasting", "binarizer": "bwn", "seed": seed})
+    for binarizer, seed, mse in (("bwn", 0, 0.2), ("bwn", 1, 0.4), ("full_precision", 0, 0.1)):
+        config = make({"data": "etth1", "model": "ts_transformer", "task": "forecasting", "binarizer": binarizer, "seed": seed})
         run = store.claim(
             "f", config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False, "track": "W1A32"}
         )
@@ -341,7 +341,7 @@ def test_forecasts_have_a_table_and_figures_of_their_own(results, tmp_path):
     assert {row["data"] for row in comparison(records).rows} == {"digits"}
     table = forecasting(records)
     assert [c.header for c in table.columns[3:5]] == ["MSE (95 % interval)", "MAE (95 % interval)"]
-    assert write.cells(table)[0][3:5] == [f"0.3000 ± {scipy_stats.t.ppf(0.975, 1) * 0.1:.4f}", "0.1000 ± 0.0000"]
+    assert write.cells(table)[1][3:5] == [f"0.3000 ± {scipy_stats.t.ppf(0.975, 1) * 0.1:.4f}", "0.1000 ± 0.0000"]
     assert {"MSE, lower is better", "top-1 %, higher is better"} == set(accuracy_bits.frame(records)["axis"])
     build.report(results, tmp_path / "out")
     assert "MSE 0.2000" in (tmp_path / "out" / "index.html").read_text()

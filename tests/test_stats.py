@@ -1,5 +1,7 @@
 """Statistics by hand and against scipy; the tables and the figure made of them, on generated records."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -9,7 +11,9 @@ from tbn_bench.records import RunStore
 from tbn_bench.reporting import load, spread, stats, style, task_sets, write
 from tbn_bench.reporting.figures import performance_profiles
 from tbn_bench.reporting.tables.aggregate import aggregate
+from tbn_bench.reporting.tables.comparison import comparison
 from tbn_bench.reporting.tables.differences import differences
+from tbn_bench.reporting.tables.forecasting import forecasting
 
 
 def test_pairs_are_the_seeds_that_both_have():
@@ -245,3 +249,40 @@ def test_profiles_fall_from_all_to_none(tmp_path):
     with style.printing():
         assert len(performance_profiles.print_figure(records).axes) == 1
     assert "Task set 1, weights only (W1A32), 2 tasks" in str(performance_profiles.chart(records).to_dict())
+
+
+def _marks(table: write.Table) -> dict[str, str]:
+    """Method -> how its score stands out in Markdown."""
+    cells = [line.split(" | ") for line in write.markdown(table).splitlines() if line.startswith("| ")][2:]
+    return {cell[2].split("(")[0]: re.sub(r"[^*]", "", cell[3]) for cell in cells}
+
+
+def test_best_and_second_stand_out_beside_full_precision(tmp_path):
+    """In every format but the CSV, which stays raw."""
+    _write(tmp_path, "digits", {FULL: 0.8, "bwn": 0.6, SUB: 0.4, "sign": 0.2})
+    table = comparison(load.load(tmp_path))
+    assert _marks(table) == {FULL: "", "bwn": "****", "tbn": "**", "sign": ""}
+    page, tex = write.markup(table), write.latex(table)
+    assert re.findall("<(strong|u)>(6|4)", page) == [("strong", "6"), ("u", "4")]
+    assert re.findall(r"\\(textbf|underline)\{(6|4)[^}]+\} &", tex) == [("textbf", "6"), ("underline", "4")]
+    assert not re.search("[\ue000-\uf8ff]", page + tex + write.markdown(table) + write.comma_separated(table))
+    assert "*" not in write.comma_separated(table)
+
+
+def test_nothing_stands_out_that_is_not_told_apart(tmp_path):
+    """Neither a near tie nor single seeds; a rival of one seed leaves the panel without marks, not its neighbour."""
+    _write(tmp_path, "digits", {"bwn": 0.6, SUB: 0.601})
+    _write(tmp_path, "mnist", {"bwn": 0.6, SUB: 0.2}, seeds=1)
+    _write(tmp_path, "cifar10", {"bwn": 0.6, SUB: 0.2})
+    _write(tmp_path, "cifar10", {"sign": 0.1}, seeds=1)
+    _write(tmp_path, "cifar100", {"bwn": 0.6, SUB: 0.2})
+    text = write.markdown(comparison(load.load(tmp_path)))
+    assert re.findall(r"\*\*[^*]+\*\*", text) == ["**63.00 ± 7.45**"]
+    assert next(line for line in text.splitlines() if "**" in line).startswith("| cifar100 ")
+    assert text.count("(1 seed)") == 3
+
+
+def test_the_smallest_error_is_the_best(tmp_path):
+    """Of MSE, lower is better, and only the score that runs are judged by is marked."""
+    _write(tmp_path, "etth1", {"bwn": 0.2, SUB: 0.4}, score="mse", task="forecasting")
+    assert _marks(forecasting(load.load(tmp_path))) == {"bwn": "****", "tbn": ""}

@@ -8,13 +8,14 @@ from typing import Any
 from tbn_bench.reporting import published, style, tracks
 from tbn_bench.reporting.groups import Group, by_track, groups
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.stats import leaders
 from tbn_bench.reporting.write import Column, Table, column
 from tbn_bench.scores import FIRST, SCORES
 
 EXACT = 1e-5  # float32 implementations; the lossy peers (bf16, int8) stand in the latency table
 
 
-def _fastest(records: Records, group: Group, batch: int, device: str | None) -> dict[str, Any]:
+def fastest(records: Records, group: Group, batch: int, device: str | None) -> dict[str, Any]:
     """The fastest exact implementation of any run of the group at this batch, hot, on one thread or a GPU."""
     timed = records.latency
     timed = timed[
@@ -32,16 +33,29 @@ def _fastest(records: Records, group: Group, batch: int, device: str | None) -> 
 
 
 def _result(name: str) -> Column:
-    """Mean and interval of one score."""
+    """Mean and interval of one score; one seed says so."""
     score = SCORES[name]
 
     def show(row: dict[str, Any]) -> str:
         mean, half = row.get(name), row.get(f"{name}_half")
         if mean is None:
             return style.DASH
-        return score.text(mean, False) + (f" ± {score.text(half, False)}" if half is not None else "")
+        return score.text(mean, False) + (f" ± {score.text(half, False)}" if half is not None else " (1 seed)")
 
-    return Column(name, f"{score.label} (95 % interval)", show)
+    return Column(name, f"{score.label} (95 % interval)", show, mark=f"{name}_mark")
+
+
+def _marks(found: list[Group]) -> dict[tuple[str, str], str]:
+    """(sweep, group id) -> "best" or "second" of its panel, full precision aside, where stats.leaders tells them apart."""
+    panels: dict[tuple[Any, ...], list[Group]] = {}
+    for g in found:
+        if g.by_seed and g.track != tracks.REFERENCE:
+            panels.setdefault((g.panel, g.score), []).append(g)
+    out: dict[tuple[str, str], str] = {}
+    for own in panels.values():
+        ahead = leaders([{seed: SCORES[g.score].signed(value) for seed, value in g.by_seed.items()} for g in own])
+        out |= {(own[i].sweep, own[i].group_id): mark for i, mark in zip(ahead, ("best", "second"), strict=False)}
+    return out
 
 
 def comparison(records: Records) -> Table | None:
@@ -67,7 +81,8 @@ def of_groups(records: Records, found: list[Group], results: tuple[str, ...], ti
     timed = records.latency[records.latency["run_id"].isin(ids)]
     device = timed["device"].value_counts().index[0] if len(timed) else None
     batches = sorted({int(b) for b in timed[timed["device"] == device]["batch"]})
-    rows = [_row(records, g, batches, device) for g in found]
+    marks = _marks(found)
+    rows = [_row(records, g, batches, device) | {f"{g.score}_mark": marks.get((g.sweep, g.group_id))} for g in found]
     quoted = [column("reported_top1_percent", "reported top-1 %")] if any(row["reported_top1_percent"] for row in rows) else []
     latency_columns = [
         c
@@ -86,7 +101,10 @@ def of_groups(records: Records, found: list[Group], results: tuple[str, ...], ti
 
 def _note(rows: list[dict[str, Any]], device: str | None, quoted: bool) -> str:
     note = (
-        "On the test set, at the epoch chosen on held-out data; mean over seeds with Student's 95 % interval (none for one seed). "
+        "On the test set, at the epoch chosen on held-out data; mean over seeds with Student's 95 % interval (none for one seed, which is "
+        "said). Bold, then underlined (italic in Markdown): best and second best of a sweep, data set and model beside full precision, and only "
+        "where the 95 % interval of the differences, paired by seed, from every method behind it is above 0; where one of these has one seed "
+        "there is none, so no mark. "
         "Stored bytes: signs, scales, biases, normalisation."
     )
     if quoted:
@@ -94,8 +112,8 @@ def _note(rows: list[dict[str, Any]], device: str | None, quoted: bool) -> str:
             " Reported: what the method's paper, README or authors' logs give for the same data, model and activation bits, by "
             "their own recipe and often at the best test epoch; no part of our numbers (sources under Published numbers)."
         )
-    if any(published.DAGGER in (row["reported_top1_percent"] or "") for row in rows):
-        note += f" {published.DAGGER} Second-hand: quoted by others, not read in the source."
+    if legend := published.legend(row["reported_top1_percent"] for row in rows):
+        note += f" {legend}"
     if device:
         note += f" Latency on {device}: the fastest float32 implementation of each method, one thread, after its parity check (bf16 and int8 stand under Latency); × dense is against full precision in eager torch."
     return note
@@ -112,7 +130,7 @@ def _row(records: Records, g: Group, batches: list[int], device: str | None) -> 
         "run_ids": g.run_ids,
     }  # fmt: skip
     for batch in batches:
-        best = _fastest(records, g, batch, device)
+        best = fastest(records, g, batch, device)
         row |= {f"time_ms_p50_b{batch}": best.get("time_ms_p50"), f"ratio_b{batch}": best.get("ratio")}
     return row
 
