@@ -61,7 +61,8 @@ def _plain(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def frame(records: Records) -> pd.DataFrame:
-    found: list[tuple[str, list[Group]]] = panels([g for g in groups(records) if g.result is not None])
+    all_panels: list[tuple[str, list[Group]]] = panels([g for g in groups(records) if g.result is not None])
+    found = [(title, gs) for title, gs in all_panels if any((p_of(g.binarizer) or 1) > 1 for g in gs)]
     rows: list[dict[str, Any]] = []
     for title, gs in found:
         lines = _plain(_published.of_panel(records, gs[0].data, gs[0].model))

@@ -1,0 +1,181 @@
+"""Guards the figures: every mark comes from a run or a cited source, twice drawn is the same file, and what is computed is right by hand."""
+
+import importlib
+import io
+import pkgutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tbn_bench.config import make
+from tbn_bench.records import LatencyRecord, RunStore
+from tbn_bench.reporting import figures, style
+from tbn_bench.reporting.figures import (
+    _searched,
+    accuracy_bits,
+    accuracy_p,
+    latency_p,
+    memory,
+    parameter_share,
+    sweep_contour,
+    sweep_importance,
+)
+from tbn_bench.reporting.load import load
+
+LEDGER = "method,spec,dataset,model,weight_bits,activation_bits,metric,value,second_hand,source,note\n" + "".join(
+    f"tbn,{spec},digits,resnet_cifar(depth=8),{bits},32,top1,{value},false,log of the authors,\n"
+    for spec, bits, value in (("tbn(p=4)", 0.25, 0.9), ("tbn(p=8)", 0.125, 0.8), ('"tbn(p=8, alpha=\'layer\')"', 0.125, 0.7))
+)  # fmt: skip
+PLAN = [
+    {"name": "conv.weight", "shape": [8, 8, 3, 3], "numel": 576, "binarized": True, "stored_bits": 144},
+    {"name": "point.weight", "shape": [8, 8, 1, 1], "numel": 64, "binarized": False, "stored_bits": 2048},
+    {"name": "fc.weight", "shape": [10, 8], "numel": 80, "binarized": True, "stored_bits": 20},
+]
+CEILINGS = {"lookup_gmacs": 100.0, "read_gb_s": {"0.25 MB": 100.0, "8 MB": 50.0}}
+
+
+def finish(store, top1, sweep="s", **values):
+    config = make({"data": "digits", "model": "resnet_cifar(depth=8)", "epochs": 3, **values})
+    run = store.claim(
+        sweep, config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False, "track": "W1A32"}
+    )
+    for epoch in range(3):
+        run.log({"epoch": epoch, "val/top1": top1, "tile/flip_rate": 0.1, "tile/near_zero": 0.02})
+    run.finish({"test/top1": top1, "bits_per_weight": 0.3, "stored_bytes": 100, "weights": 720, "plan": PLAN})
+    return config.run_id
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Two seeds of four methods, timed; a random sweep of twelve; published values of the same network."""
+    root = tmp_path_factory.mktemp("results")
+    store, rng = RunStore(root), np.random.default_rng(0)
+    ids = {m: min(finish(store, 0.9 + 0.01 * seed, binarizer=m, seed=seed) for seed in (0, 1))
+           for m in ("full_precision", "bwn", "tbn(p=4)", "tbn(p=8)")}  # fmt: skip
+    for n in range(12):
+        lr, decay = 10 ** rng.uniform(-4, 0), rng.uniform(0, 0.1)
+        finish(
+            store, 0.5 + 0.1 * np.log10(lr) / 4, "search", lr=lr, weight_decay=decay, batch_size=int(rng.choice([16, 64])), seed=n
+        )
+    rows = [
+        {"binarizer": m, "implementation": "dense" if m == "full_precision" else "native avx512", "run_id": run_id, "time_ms_p20": 0.9, "time_ms_p50": ms,
+         "time_ms_p80": 3.0, "n": 9, "tolerance": 1e-5, "weight_bytes": 4_000_000, "memory_peak": 5_000_000, "tile_macs": 100_000_000}
+        for (m, run_id), ms in zip(ids.items(), (2.8, 2.0, 1.5, 1.0), strict=True)
+    ]  # fmt: skip
+    info = {"data": "digits", "model": "resnet_cifar(depth=8)", "batch": 64, "threads": 1, "cache": "hot", "ceilings": CEILINGS}
+    store.write_latency(LatencyRecord("resnet-b64", "cpu", rows, info, {"command": "tbn-bench latency", "commit": "c0ffee"}))
+    (root / "published").mkdir()
+    (root / "published" / "tbn.csv").write_text(LEDGER)
+    return load(root)
+
+
+def modules():
+    return [m.name for m in pkgutil.iter_modules(figures.__path__) if not m.name.startswith("_")]
+
+
+def svg(module, records) -> bytes:
+    out = io.BytesIO()
+    with style.printing():
+        module.print_figure(records).savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Automatically deduplicated selection")  # one selection for all panels is what is meant
+@pytest.mark.parametrize("name", modules())
+def test_a_figure_drawn_twice_is_the_same_file(records, name):
+    """From the same records, byte by byte; on the page it is a Vega-Lite chart."""
+    module = importlib.import_module(f"tbn_bench.reporting.figures.{name}")
+    if module.print_figure(records) is None:
+        pytest.skip(f"{name} has nothing to show of these records")
+    assert svg(module, records) == svg(module, records)
+    assert "$schema" in module.chart(records).to_dict()
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in modules() if n not in ("performance_profiles", "training_curves", "sweep_importance")]
+)
+def test_every_mark_names_its_runs_or_its_source(records, name):
+    """No drawn value without a run id, a case or a citation."""
+    data = importlib.import_module(f"tbn_bench.reporting.figures.{name}").frame(records)
+    known = {*records.runs["run_id"], *records.runs["group_id"]}
+    named = data["runs"] if "runs" in data else data["run"]
+    assert len(data) > 0
+    assert all("log of the authors" in said or any(run_id in said for run_id in known) for said in named)
+
+
+def test_published_values_stand_hollow_beside_ours(records):
+    """In the panel of the same data set and model, at their bits, with their source."""
+    data = accuracy_bits.frame(records)
+    hollow = data[data["published"]]
+    assert sorted(set(hollow["y"])) == pytest.approx([70, 80, 90])
+    assert set(hollow["panel"]) <= set(data[~data["published"]]["panel"])
+    assert all(method.endswith(", published") for method in hollow["method"])
+
+
+def test_p_of_a_method():
+    """Binary weights are p = 1; full precision has none; a list counts as its largest."""
+    assert [accuracy_p.p_of(s) for s in ("bwn", "tbn(p=8)", "full_precision", "tbn(per_layer=[1, 4, 16])")] == [
+        1.0,
+        8.0,
+        None,
+        16.0,
+    ]
+    assert (
+        accuracy_p.family("tbn(p=8, copies='shifted')")
+        == accuracy_p.family("tbn(copies='shifted', p=4)")
+        == "tbn(copies='shifted')"
+    )
+
+
+def test_accuracy_against_p_runs_from_binary_to_tiles(records):
+    """bwn at 1, tiles at 4 and 8 on one line, full precision as a level from end to end; variants of an ablation stay out."""
+    data = accuracy_p.frame(records)
+    ours = data[~data["published"]]
+    assert sorted(ours[ours["method"] == "tbn"]["x"]) == [4, 8]
+    assert sorted(ours[ours["method"] == "full_precision"]["x"]) == [1, 8]
+    assert list(ours[ours["method"] == "bwn"]["x"]) == [1]
+    assert sorted(data[data["published"]]["y"]) == pytest.approx([80, 90])
+
+
+def test_ceilings_by_hand(records):
+    """1e8 multiply-adds x 64 samples / 100 G/s = 64 ms, by two threads half of it; 4 MB at the rate of the 8 MB block, 50 GB/s, = 0.08 ms."""
+    data = latency_p.frame(records)
+    found = data[data["kind"] == "ceiling"].groupby("method")["y"].first().to_dict()
+    assert found == pytest.approx({"arithmetic at the lookup peak": 64.0, "weights at memory bandwidth": 0.08})
+    assert set(data[data["kind"] == "level"]["y"]) == {2.8}
+    two = {"tile_macs": 100_000_000, "batch": 64, "threads": 2, "ceilings": CEILINGS}
+    assert latency_p._ceiling("arithmetic at the lookup peak", two) == pytest.approx(32)
+
+
+def test_memory_is_in_megabytes(records):
+    data = memory.frame(records)
+    assert set(zip(data["part"], data["mb"], strict=True)) == {("weights", 4.0), ("process, peak", 5.0)}
+
+
+def test_parameters_by_type_of_layer(records):
+    """576, 64 and 80 of 720 weights; of 2212 stored bits 2048 are those of the layer that was kept."""
+    data = parameter_share.frame(records).set_index(["panel", "type"])["percent"]
+    weights, stored = parameter_share._PANELS
+    assert [data[weights, kind] for kind in parameter_share.TYPES] == pytest.approx([80, 100 * 64 / 720, 100 * 80 / 720])
+    assert data[stored, parameter_share.KEPT] == pytest.approx(100 * 2048 / 2212)
+    assert data[stored, "1x1 convolution"] == 0
+
+
+def test_correlation_ratio_by_hand():
+    """Means 1 and 3 of two groups within 0, 2, 2, 4: 4 of 8; all of it where the groups decide; none where nothing varies."""
+    values = pd.Series([0.0, 2.0, 2.0, 4.0])
+    assert _searched.correlation_ratio(pd.Series(list("aabb")), values) == pytest.approx(0.5)
+    assert _searched.correlation_ratio(pd.Series(list("abbc")), values) == pytest.approx(1.0)
+    assert _searched.correlation_ratio(pd.Series(list("aabb")), values * 0) == 0.0
+
+
+def test_importance_finds_what_moved_the_score(records):
+    """The planted score is a function of the learning rate alone; a sweep without two varied settings is not shown."""
+    data = sweep_importance.frame(records)
+    assert set(data["panel"]) == {"search, digits: top-1 %"}
+    assert data["parameter"].iloc[0] == "lr"
+    assert data["percent"].iloc[0] > 80
+    contour = sweep_contour.frame(records)
+    assert "lr" in {contour["x name"].iloc[0], contour["y name"].iloc[0]}
+    assert contour[f"{'x' if contour['x name'].iloc[0] == 'lr' else 'y'} log"].all()
