@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "train": UP_TO_LEARNING | {"tracking"},
     "latency": UP_TO_LEARNING | {"export"},  # loads a packed file as its user would
     "sweep": UP_TO_LEARNING | {"train"},
-    "reporting": LIGHT,
+    "reporting": LIGHT | {"runs"},  # what a run is, which seeds are missing: said once for command line and page
     "runs": LIGHT,
 }
 ALLOWED["cli"] = set(ALLOWED)

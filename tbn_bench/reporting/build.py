@@ -5,28 +5,26 @@ import json
 import pkgutil
 import warnings
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import vl_convert
-from jinja2 import Environment
+import altair
 
 from tbn_bench import __version__
 from tbn_bench.records import RecordError
-from tbn_bench.reporting import figures, groups, style, tables, write
+from tbn_bench.reporting import figures, style, tables, write
 from tbn_bench.reporting.load import Records, load
-from tbn_bench.scores import SCORES, shown
+from tbn_bench.reporting.page import details, render
 
 _FORMATS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
 _MAIN = "comparison"  # one table per track: comparison, comparison_w1a1, ...
-_FIRST = (_MAIN, "accuracy_bits")
+_FIRST = (_MAIN, "accuracy_bits", "accuracy_latency", "training_curves")
 
 
 def entries(package: Any) -> Iterator[tuple[str, Any]]:
-    """(name, module) of every table or figure; the main one first, then by name."""
+    """(name, module) of every table or figure; the main ones first, then by name."""
     found = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
-    for name in sorted(found, key=lambda n: (n not in _FIRST, n)):
+    for name in sorted(found, key=lambda n: (_FIRST.index(n) if n in _FIRST else len(_FIRST), n)):
         yield name, importlib.import_module(f"{package.__name__}.{name}")
 
 
@@ -57,8 +55,8 @@ def _write_tables(records: Records, folder: Path) -> dict[str, write.Table]:
     return out
 
 
-def _write_figures(records: Records, folder: Path) -> dict[str, tuple[str, str]]:
-    """Files of every figure; returns name -> (title, Vega-Lite specification as JSON)."""
+def _write_figures(records: Records, folder: Path) -> dict[str, render.Drawn]:
+    """Files of every figure; returns name -> (title, Vega-Lite specification)."""
     out = {}
     run_ids = sorted(records.finished["run_id"])
     for name, module in entries(figures):
@@ -71,53 +69,25 @@ def _write_figures(records: Records, folder: Path) -> dict[str, tuple[str, str]]
             for end, metadata in _FORMATS.items():
                 drawn.savefig(folder / f"{name}.{end}", metadata=metadata, dpi=200)
         _sidecar(folder / f"{name}.json", records, run_ids, [])
-        with warnings.catch_warnings():  # one selection for all panels is what is meant
-            warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")
-            out[name] = (module.TITLE, module.chart(records).to_json(indent=None))
+        if (spec := specification(module, records)) is not None:
+            out[name] = (module.TITLE, spec)
     return out
 
 
-def _headline(records: Records) -> list[str]:
-    """One sentence per panel: the smallest network beside full precision, with what was given up."""
-    out = []
-    for title, found in groups.panels([g for g in groups.groups(records) if g.result is not None]):
-        full = next((g for g in found if g.binarizer == "full_precision"), None)
-        small = min(found, key=lambda g: (g.first["bits_per_weight"], -SCORES[g.score].signed(g.result.mean)))
-        if full is None or small is full:
-            continue
-        score = SCORES[full.score]
-        name = style.labels(records.runs["binarizer"])[small.binarizer]
-        times = full.first["stored_bytes"] / small.first["stored_bytes"]
-        out.append(
-            f"{title}: {name} keeps {small.first['bits_per_weight']:.2f} bits per weight and {times:.0f} times fewer bytes than full "
-            f"precision, at {score.label.removesuffix(' %')} {score.text(small.result.mean)} against {score.text(full.result.mean)} "
-            f"(n = {small.result.n} and {full.result.n})."
-        )
-    return out
+def specification(module: Any, records: Records) -> dict[str, Any] | None:
+    """A figure's chart as Vega-Lite, of as many rows as there are."""
+    with altair.data_transformers.enable("default", max_rows=None), warnings.catch_warnings():
+        # one selection for all panels is what is meant
+        warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")
+        chart = module.chart(records)
+        return None if chart is None else chart.to_dict()
 
 
-def _page(records: Records, built: dict[str, write.Table], drawn: dict[str, tuple[str, str]], command: str) -> str:
-    template = files("tbn_bench.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
-    sections = [(name, t.title, write.markup(t)) for name, t in built.items()]
-    runs = records.runs.astype(object).where(records.runs.notna(), None).to_dict("records")
-    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
-        headline=_headline(records),
-        main_tables=[shown for shown in sections if shown[0].startswith(_MAIN)],
-        other_tables=[shown for shown in sections if not shown[0].startswith(_MAIN)],
-        charts=[(name, title, spec.replace("</", "<\\/")) for name, (title, spec) in drawn.items()],
-        runs=runs,
-        text=style.text,
-        problems=records.problems,
-        dirty=int(records.runs["dirty"].eq(True).sum()),
-        command=command,
-        version=__version__,
-        shown=shown,
-        bundle=vl_convert.javascript_bundle().replace("</script", "<\\/script"),
-    )  # fmt: skip
+def report(results: Path, out: Path, watch_s: float | None = None) -> dict[str, Any]:
+    """Writes out/tables, out/figures and out/index.html; prints the comparisons. Raises ValueError where there are no records.
 
-
-def report(results: Path, out: Path) -> dict[str, Any]:
-    """Writes out/tables, out/figures and out/index.html; prints the comparisons. Raises ValueError where there are no records."""
+    watch_s: for a page that looks every so many seconds whether it was written again.
+    """
     records = load(results)
     try:
         for folder in (out / "tables", out / "figures"):
@@ -125,12 +95,13 @@ def report(results: Path, out: Path) -> dict[str, Any]:
         built = _write_tables(records, out / "tables")
         drawn = _write_figures(records, out / "figures")
         command = f"tbn-bench report --results {results} --out {out}"
-        page = out / "index.html"
-        page.write_text(_page(records, built, drawn, command), encoding="utf-8")
+        book = details.book(results)
+        text = render.page(records, built, drawn, book, results, command, _MAIN, watch_s)
+        page = render.write(out, text, book)
     except OSError as error:
         raise RecordError(f"cannot write the report to {out}: {error.strerror}; choose another folder with --out") from error
     for name, table in built.items():
-        if name.startswith(_MAIN):
+        if name.startswith(_MAIN) and not watch_s:
             print(write.markdown(table))
     for problem in records.problems:
         print(f"unreadable, left out: {problem}")

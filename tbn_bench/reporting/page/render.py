@@ -1,0 +1,97 @@
+"""page(records, ...) -> the HTML. Tables are real HTML; rows beyond the first are packed, and so are charts and run details."""
+
+import html
+import re
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+from jinja2 import Environment
+from markupsafe import Markup
+
+from tbn_bench import __version__
+from tbn_bench.records import replace
+from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.page import charts, details, headline, missing, runs
+from tbn_bench.reporting.page.packing import compact, inert, packed
+from tbn_bench.reporting.write import Table, markup
+
+Drawn = tuple[str, dict[str, Any]]  # title, Vega-Lite specification
+
+SHOWN_ROWS = 30  # of a table; the others are packed until the reader asks for them
+_SCRIPTS = ("base.js", "tables.js", "charts.js", "runs.js", "watch.js")
+_NOT_FINISHED = "not_finished"
+_ROW = re.compile(r"<tr\b.*?</tr>", re.S)
+_RUN_CELL = re.compile(r"(<td[^>]*>)([0-9a-f]{12})</td>")
+
+
+def _asset(name: str) -> str:
+    return files("tbn_bench.reporting.page").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and vega-embed, packed to under half of their size."""
+    return packed(vl_convert.javascript_bundle())
+
+
+def block(name: str, table: Table, run_ids: set[str]) -> dict[str, Any]:
+    """A table for the page: its markup with a caption, the first rows in place, the others packed, run ids as links."""
+    whole = _RUN_CELL.sub(lambda m: f'{m[1]}<a href="#run-{m[2]}">{m[2]}</a></td>' if m[2] in run_ids else m[0], markup(table))
+    head, opened, rest = whole.partition("<tbody>")
+    body, closed, tail = rest.rpartition("</tbody>")
+    rows = _ROW.findall(body)
+    head = head.replace("<table>", f'<table><caption class="away">{html.escape(table.title)}</caption>', 1)
+    first = rows if len(rows) <= 1.5 * SHOWN_ROWS else rows[:SHOWN_ROWS]
+    others = "".join(rows[len(first) :])
+    return {
+        "name": name, "title": table.title, "count": len(rows), "markup": Markup(head + opened + "".join(first) + closed + tail),
+        "others": packed(others) if others else "",
+    }  # fmt: skip
+
+
+def page(
+    records: Records, tables: dict[str, Table], drawn: dict[str, Drawn], book: dict[str, Any],
+    results: Path, command: str, main: str, watch_s: float | None = None,
+) -> str:  # fmt: skip
+    """tables, drawn: by name, as built. book: details.book. main: what the names of the tables that come first begin with.
+
+    watch_s: seconds after which the page looks whether it was written again.
+    """
+    ids = set(records.runs["run_id"])
+    blocks = [block(name, t, ids) for name, t in tables.items()]
+    gaps = [b for b in blocks if b["name"] == _NOT_FINISHED]
+    gaps += [block(name, t, ids) for name, t in missing.gaps(records, results).items()]
+    figures = [charts.figure(name, title, spec) for name, (title, spec) in drawn.items()]
+    glance = headline.rows(records)
+    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_asset("index.html.j2")).render(
+        lead=headline.lead(glance),
+        glance=block("glance", headline.table(glance), ids) if glance else None,
+        main_tables=[b for b in blocks if b["name"].startswith(main)],
+        other_tables=[b for b in blocks if not b["name"].startswith(main) and b["name"] != _NOT_FINISHED],
+        gaps=gaps,
+        runs=block("runs", runs.table(records), ids),
+        figures=figures,
+        drawing=packed(compact(charts.drawing(figures, records.runs))),
+        bundle=_bundle() if figures else "",
+        book=Markup(inert(compact({"firsts": book["firsts"], "files": book["files"]}))),
+        run_blocks=[] if book["files"] else book["blocks"],
+        counts={"runs": len(records.runs), "finished": len(records.finished), "methods": records.runs["binarizer"].nunique()},
+        problems=records.problems,
+        dirty=int(records.runs["dirty"].eq(True).sum()),
+        command=command,
+        version=__version__,
+        watch_s=watch_s,
+        css=Markup(_asset("style.css")),
+        scripts=Markup("\n".join(inert(_asset(name)) for name in _SCRIPTS)),
+    )  # fmt: skip
+
+
+def write(out: Path, text: str, book: dict[str, Any]) -> Path:
+    """out/index.html, whole or not at all; run details beside it are there before it and stale ones go after it."""
+    details.write_beside(book, out)
+    replace(out / "index.html", text.encode())
+    details.remove_stale(book, out)
+    return out / "index.html"

@@ -1,0 +1,118 @@
+// A run's own view: #run-ID opens it; its block of details is in the page or in a script beside it.
+const book = JSON.parse(document.getElementById("run-book").textContent);
+const runDialog = document.getElementById("run");
+const blocks = new Map(), waiting = new Map();
+
+/** Called by data/runs-*.js. */
+function runBlock(k, text) { waiting.get(k)?.(text); }
+
+function packedBlock(k) {
+  const inside = document.getElementById(`runs-${k}`);
+  if (inside) return Promise.resolve(inside.textContent);
+  return new Promise((resolve, reject) => {
+    waiting.set(k, resolve);
+    document.head.append(make("script", { src: book.files[k], onerror: () => reject(new Error(`${book.files[k]} is not beside this page`)) }));
+  });
+}
+
+async function recordsOf(id) {
+  const k = book.firsts.findLastIndex(first => first <= id);
+  if (k < 0) return [];
+  if (!blocks.has(k)) blocks.set(k, JSON.parse(await unpack(await packedBlock(k))));
+  return blocks.get(k).filter(record => record.id === id);
+}
+
+const worded = value => (value === null || value === undefined ? "—" : typeof value === "number" && Number.isInteger(value) ? value.toLocaleString("en") : typeof value === "number" ? String(+value.toPrecision(6)) : String(value));
+
+const pairs = found => make("dl", { className: "pairs" }, ...found.map(([key, value]) => make("div", {}, make("dt", { textContent: key }), make("dd", { textContent: worded(value) }))));
+
+function part(title, ...content) { return [make("h3", { textContent: title }), ...content]; }
+
+function commandLine(command) {
+  const code = make("code", { textContent: command });
+  const copy = make("button", { type: "button", textContent: "Copy" });
+  copy.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(command);
+      copy.textContent = "Copied";
+    } catch { // some browsers do not let a page from disk write to the clipboard
+      getSelection().selectAllChildren(code);
+    }
+  });
+  return make("div", { className: "command" }, code, copy);
+}
+
+function planTable({ keys, rows }) {
+  const numeric = rows.length ? rows[0].map((_, i) => rows.some(row => typeof row[i] === "number")) : [];
+  const head = make("tr", {}, ...keys.map((key, i) => make("th", { scope: "col", className: numeric[i] ? "n" : "", textContent: key })));
+  const body = rows.map(row => make("tr", {}, ...row.map((cell, i) => make("td", { className: numeric[i] ? "n" : "", textContent: worded(cell) }))));
+  const table = make("table", {}, make("caption", { className: "away", textContent: "Plan: how each weight is stored" }), make("thead", {}, head), make("tbody", {}, ...body));
+  return make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Plan" }, table);
+}
+
+/** One small chart per kind of value: losses share axes, other names have their own. */
+async function drawCurves(holder, { epoch, ...series }, judged) {
+  const kinds = { loss: ["train/loss", "val/loss"], [judged]: [judged], "tile/flip_rate": ["tile/flip_rate"], lr: ["lr"] };
+  await vegaReady();
+  for (const [title, names] of Object.entries(kinds)) {
+    const drawn = names.filter(name => series[name]);
+    if (!drawn.length) continue;
+    const values = drawn.flatMap(name => epoch.map((e, i) => ({ epoch: e, value: series[name][i], name })).filter(row => row.value !== null));
+    const place = holder.appendChild(make("div"));
+    const spec = {
+      $schema: "https://vega.github.io/schema/vega-lite/v6.json", data: { values }, width: Math.max(200, place.clientWidth - 4), height: 170, autosize: { type: "fit", contains: "padding" },
+      description: `${title} by epoch`, mark: { type: "line", point: { size: 22 }, tooltip: true },
+      encoding: {
+        x: { field: "epoch", type: "quantitative", axis: { tickMinStep: 1, format: "d" } }, y: { field: "value", type: "quantitative", title, scale: { zero: false } },
+        color: { field: "name", type: "nominal", scale: { domain: drawn, range: dark.matches ? ["#85bdf2", "#ff9d5c"] : ["#0072B2", "#D55E00"] }, legend: drawn.length > 1 ? { title: null, orient: "top" } : null },
+      },
+    };
+    await vegaEmbed(place, spec, { actions: false, renderer: "svg", config: chartTheme(), tooltip: { theme: dark.matches ? "dark" : "light" } });
+  }
+}
+
+async function fill(record, holder) {
+  const changed = record.config.filter(pair => !pair[2]), same = record.config.filter(pair => pair[2]);
+  holder.append(make("p", { textContent: `${record.status}, sweep ${record.sweep}${record.error ? `: ${record.error}` : ""}` }));
+  holder.append(...part("Command to reproduce", commandLine(record.command)));
+  if (record.scores.length) holder.append(...part("Result", pairs(record.scores)));
+  const curves = make("div", { className: "curves" });
+  if (record.curves.epoch) holder.append(...part("Curves", curves));
+  if (record.damaged) holder.append(make("p", { className: "warn", textContent: record.damaged }));
+  holder.append(...part("Configuration", pairs(changed), make("details", {}, make("summary", { textContent: `${same.length} defaults` }), pairs(same))));
+  if (record.cost.length) holder.append(...part("Cost", pairs(record.cost)));
+  if (record.plan) holder.append(...part("Plan", planTable(record.plan)));
+  holder.append(...part("Environment", pairs(record.environment)));
+  if (record.curves.epoch) await drawCurves(curves, record.curves, record.judged);
+}
+
+async function openRun(id) {
+  const close = make("button", { type: "button", textContent: "Close", onclick: () => runDialog.close() });
+  const body = make("div");
+  runDialog.replaceChildren(make("header", {}, make("h2", { id: "run-title", textContent: `Run ${id}` }), close), body);
+  if (!runDialog.open) runDialog.showModal();
+  try {
+    const found = await recordsOf(id);
+    if (!found.length) body.append(make("p", { textContent: "No such run is in this report." }));
+    for (const record of found) await fill(record, body);
+  } catch (error) {
+    body.append(make("p", { className: "warn", textContent: `${error.message}; its record in words: tbn-bench runs show ${id}` }));
+  }
+  runDialog.dataset.run = id; // drawn whole
+}
+
+function route() {
+  const match = location.hash.match(/^#run-([0-9a-f]+)$/);
+  if (match) openRun(match[1]);
+  else if (runDialog.open) runDialog.close();
+}
+
+let scrolled = 0; // a closed run leaves the reader where it was opened
+document.addEventListener("click", event => { if (event.target.closest?.('a[href^="#run-"]')) scrolled = scrollY; });
+runDialog.addEventListener("close", () => {
+  delete runDialog.dataset.run;
+  if (location.hash.startsWith("#run-")) history.replaceState(null, "", location.pathname + location.search);
+  scrollTo({ top: scrolled, behavior: "instant" });
+});
+addEventListener("hashchange", route);
+route();

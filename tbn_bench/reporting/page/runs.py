@@ -1,0 +1,28 @@
+"""The table of all runs; its first column opens a run's own view."""
+
+from typing import Any
+
+from tbn_bench.reporting import style
+from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.write import Column, Table, column
+from tbn_bench.scores import shown
+
+
+def table(records: Records) -> Table:
+    rows = records.runs.astype(object).where(records.runs.notna(), None).to_dict("records")
+    names = style.labels(records.runs["binarizer"])
+
+    def result(row: dict[str, Any]) -> str:
+        return shown(row) if row["status"] == "finished" else style.DASH
+
+    columns = [
+        column("run_id", "run", numeric=False), Column("status", "status", _status, numeric=False),
+        Column("result", "test score", result, numeric=False), column("data", "data", numeric=False), column("model", "model", numeric=False),
+        Column("binarizer", "method", lambda r: names[r["binarizer"]], numeric=False), column("seed", "seed", "d"),
+        column("epochs", "epochs", "d"), column("sweep", "sweep", numeric=False),
+    ]  # fmt: skip
+    return Table("Runs", columns, rows)
+
+
+def _status(row: dict[str, Any]) -> str:
+    return f"{row['status']}, changed files" if row["dirty"] else str(row["status"])

@@ -1,0 +1,405 @@
+"""The report's page as its reader has it: opened from disk in Chromium, read through its DOM, used with mouse and keys."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from browser import CHROMIUM, Browser
+from generated_runs import provenance, rows, summary
+
+from tbn_bench.config import make
+from tbn_bench.records import LatencyRecord, RunStore
+from tbn_bench.reporting import build, groups, style
+from tbn_bench.reporting.figures import accuracy_bits, training_curves
+from tbn_bench.reporting.load import load
+from tbn_bench.reporting.page import details, render
+from tbn_bench.reporting.tables.comparison import comparison
+from tbn_bench.reporting.tables.latency import latency
+from tbn_bench.reporting.tables.not_finished import not_finished
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: the page is not tested in a browser")
+BITS = {"full_precision": 32.0, "bwn": 1.0, "tbn(p=4)": 0.25, "tbn(p=8)": 0.125}
+
+
+def _store(root):
+    """Four methods on two models, two seeds of each; one run failed, and one method of the second model has one seed more."""
+    store = RunStore(root)
+    for model in ("mlp", "mlp(hidden=[8])"):
+        for k, (spec, bits) in enumerate(BITS.items()):
+            for seed in (0, 1, 2) if (model, spec) == ("mlp", "bwn") else (0, 1):
+                config = make({"binarizer": spec, "model": model, "seed": seed, "epochs": 3})
+                run = store.claim("s", config.run_id, config.model_dump(mode="json"), provenance(config))
+                for row in rows(config):
+                    run.log(row)
+                if (model, spec, seed) == ("mlp", "tbn(p=8)", 1):
+                    run.fail("diverged", "loss became nan")
+                    continue
+                found = summary(config) | {
+                    "bits_per_weight": bits,
+                    "stored_bytes": int(1000 * bits),
+                    "test/top1": 0.9 - 0.02 * k + 0.001 * seed,
+                }
+                run.finish(found | {"track": "W32A32" if spec == "full_precision" else "W1A32"})
+    first = make({"binarizer": "tbn(p=4)", "epochs": 3}).run_id
+    timed = [
+        {"binarizer": "tbn(p=4)", "implementation": f"kernel{i:02d}", "run_id": first, "weight_bytes": 10 * i, "unavailable": None, "relative_error": 1e-7,
+         "time_ms_p20": 1.0, "time_ms_p50": float((7 * i) % 80), "time_ms_p80": 3.0, "n": 31, "ratio": 1.5}
+        for i in range(80)
+    ]  # fmt: skip
+    info = {"data": "digits", "model": "mlp", "sweep": "s", "batch": 1, "threads": 1, "clock": "wall", "baseline": "dense"}
+    store.write_latency(
+        LatencyRecord("mlp-digits-b1-t1", "cpu", timed, info, {"command": "tbn-bench latency", "commit": "c0ffee"})
+    )
+    return root
+
+
+def _write(results, out, watch_s=None):
+    """The page with the tables and figures that it was made for, without print versions."""
+    records = load(results)
+    tables = {m.__name__: m(records) for m in (comparison, latency, not_finished)}
+    drawn = {m.__name__.rpartition(".")[2]: (m.TITLE, build.specification(m, records)) for m in (accuracy_bits, training_curves)}
+    book = details.book(results)
+    out.mkdir(exist_ok=True)
+    return render.write(out, render.page(records, tables, drawn, book, results, "tbn-bench report", "comparison", watch_s), book)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return _store(tmp_path_factory.mktemp("store") / "results")
+
+
+@pytest.fixture(scope="module")
+def page(results, tmp_path_factory):
+    return _write(results, tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+def _run_id(spec, seed=0, model="mlp"):
+    return make({"binarizer": spec, "seed": seed, "epochs": 3, "model": model}).run_id
+
+
+_CELLS = "[...document.querySelectorAll('[data-name={0}] tbody tr')].map(row => row.cells[{1}].textContent)"
+_POINTS = "[...document.querySelectorAll('#chart-accuracy_bits svg .mark-symbol path')]"
+
+
+def _column(browser, table, index):
+    return browser.run(_CELLS.format(table, index))
+
+
+def _sort(browser, table, head):
+    """Clicks the head of that text; returns its index and aria-sort."""
+    return browser.run(
+        f"(async () => {{ const t = tables.find(t => t.name === '{table}'), heads = [...t.table.tHead.rows[0].cells];"
+        f"const i = heads.findIndex(h => h.textContent === '{head}'); heads[i].querySelector('button').click();"
+        "await new Promise(r => setTimeout(r, 150)); return [i, heads[i].getAttribute('aria-sort')]; })()"
+    )
+
+
+def _opacities(browser, figure, marks="path"):
+    """method (by the mark's own description) -> opacity, of the marks of a figure."""
+    script = f"Object.fromEntries([...document.querySelectorAll('#chart-{figure} svg .mark-symbol path')].map(p => [(p.getAttribute('aria-label').match(/method: ([^;]*)/) ?? [])[1], Number(p.getAttribute('opacity') ?? 1)]))"
+    return browser.run(script)
+
+
+def _line_opacities(browser):
+    return browser.run(
+        "[...document.querySelectorAll('#chart-training_curves svg .mark-line path')].map(p => Number(p.getAttribute('opacity') ?? 1))"
+    )
+
+
+@needs_chromium
+def test_the_page_opens_from_disk_without_a_request_or_an_error(browser, page):
+    """One file, whatever the name servers say; every chart is drawn, in the headings' order, with a text alternative."""
+    browser.open(page)
+    assert browser.requests == [page.resolve().as_uri()]
+    assert browser.errors == []
+    assert browser.run("document.querySelectorAll('.chart svg').length") == 2
+    levels = browser.run("[...document.querySelectorAll('h1,h2,h3')].map(h => Number(h.tagName[1]))")
+    assert levels[0] == 1
+    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert browser.run(
+        "[...document.querySelectorAll('table')].every(t => t.caption && [...t.tHead.rows[0].cells].every(c => c.scope === 'col'))"
+    )
+    assert browser.run(
+        "[...document.querySelectorAll('.chart svg')].every(s => s.getAttribute('aria-label') || s.querySelector('[aria-label]'))"
+    )
+    assert browser.run(
+        "['header','nav','main','footer'].every(tag => document.querySelectorAll('body > ' + tag + ', header > ' + tag).length === 1)"
+    )
+
+
+@needs_chromium
+def test_tables_sort_by_number_also_rows_that_wait(browser, page):
+    """All 80 rows take part, not only those that are shown; aria-sort says the direction."""
+    browser.open(page)
+    assert len(_column(browser, "latency", 0)) == render.SHOWN_ROWS
+    index, sort = _sort(browser, "latency", "ms p50")
+    shown = [float(v) for v in _column(browser, "latency", index)]
+    assert sort == "ascending"
+    assert shown == [float(i) for i in range(render.SHOWN_ROWS)]
+    assert _sort(browser, "latency", "ms p50")[1] == "descending"
+    assert float(_column(browser, "latency", index)[0]) == 79.0
+    assert browser.run("document.querySelectorAll('[data-name=latency] [aria-sort]').length") == 1
+
+
+@needs_chromium
+def test_a_filter_counts_what_it_leaves_and_works_by_keys(browser, page):
+    """Words that must all be there; the count is announced; the buttons of heads are reached by Tab."""
+    browser.open(page)
+    browser.run("document.getElementById('filter-latency').focus()")
+    browser.call("Input.insertText", text="mlp KERNEL0")
+    browser.until("document.querySelectorAll('[data-name=latency] tbody tr').length === 10")
+    assert browser.run("document.querySelector('[data-name=latency] output').textContent") == "10 of 80 rows"
+    assert browser.run("document.querySelector('[data-name=latency] output').getAttribute('aria-live')") == "polite"
+    for _ in range(2):  # past the box that scrolls, to its first head
+        browser.key("Tab", 9)
+    assert browser.run("document.activeElement.closest('th')?.textContent") == "device"
+    browser.key("Enter", 13, "\r")
+    browser.until("document.activeElement.closest('th').getAttribute('aria-sort') === 'ascending'")
+    browser.run("document.querySelector('[data-name=latency] .more').click()")
+    assert browser.errors == []
+
+
+@needs_chromium
+def test_hover_names_the_runs(browser, page):
+    """Over a point: the ids of its runs."""
+    browser.open(page)
+    x, y = browser.run(
+        f"(() => {{ const p = {_POINTS}.find(p => p.getAttribute('aria-label').includes('bwn')); p.scrollIntoView({{block: 'center', behavior: 'instant'}});"
+        "const b = p.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+    )
+    browser.mouse("mouseMoved", x - 3, y)
+    browser.mouse("mouseMoved", x, y)
+    browser.until("document.getElementById('vg-tooltip-element')?.classList.contains('visible')")
+    text = browser.run("document.getElementById('vg-tooltip-element').textContent")
+    assert all(_run_id("bwn", seed) in text for seed in (0, 1, 2))
+
+
+@needs_chromium
+def test_the_legend_singles_a_method_out_in_every_chart(browser, page):
+    """One click, all charts; another choice of panel keeps it; again is back."""
+    browser.open(page)
+    assert set(_opacities(browser, "accuracy_bits").values()) == {1}
+    browser.run("document.querySelector('#legend [data-method=bwn]').click()")
+    browser.until("document.querySelector('#legend [data-method=bwn]').getAttribute('aria-pressed') === 'true'")
+    seen = _opacities(browser, "accuracy_bits")
+    assert seen["bwn"] == 1
+    assert max(v for k, v in seen.items() if k != "bwn") < 0.2
+    assert sorted(v == 1 for v in _line_opacities(browser)) == [False] * 3 + [True]
+    browser.run(
+        "(() => { const s = document.getElementById('panel'); s.selectedIndex = 1; s.dispatchEvent(new Event('change')); })()"
+    )
+    browser.until("plots.views.size === 2 && plots.panel.includes('hidden')")
+    assert _opacities(browser, "accuracy_bits")["bwn"] == 1
+    browser.run("document.querySelector('#selection button').click()")
+    browser.until("!plots.picked.size")
+    assert set(_opacities(browser, "accuracy_bits").values()) == {1}
+
+
+@needs_chromium
+def test_a_brush_marks_the_same_runs_in_the_other_charts(browser, page):
+    """Dragged over the 1-bit point: its runs alone stay in colour, and are named with links."""
+    browser.open(page)
+    x, y = browser.run(
+        f"(() => {{ const p = {_POINTS}.find(p => p.getAttribute('aria-label').includes('bwn')); p.scrollIntoView({{block: 'center', behavior: 'instant'}});"
+        "const b = p.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+    )
+    browser.mouse("mouseMoved", x - 14, y - 14)
+    browser.mouse("mousePressed", x - 14, y - 14, True)
+    browser.mouse("mouseMoved", x, y, True)
+    browser.mouse("mouseMoved", x + 14, y + 14, True)
+    browser.mouse("mouseReleased", x + 14, y + 14)
+    browser.until("plots.marked.size === 3")
+    assert sorted(v == 1 for v in _line_opacities(browser)) == [False] * 3 + [True]
+    links = browser.run("[...document.querySelectorAll('#selection a')].map(a => a.hash)")
+    assert set(links) == {f"#run-{_run_id('bwn', seed)}" for seed in (0, 1, 2)}
+    assert browser.errors == []
+
+
+@needs_chromium
+def test_a_run_has_a_page_of_its_own(browser, page):
+    """By address or link: config, plan, curves, environment and command; Escape leads back."""
+    browser.open(page, f"#run-{_run_id('tbn(p=8)')}")
+    browser.until("document.getElementById('run').dataset.run && document.querySelectorAll('#run svg').length >= 2")
+    text = browser.run("document.getElementById('run').innerText")
+    for part in ("--binarizer=tbn(p=8)", "Configuration", "a.weight", "Environment", "versions.torch", "top1"):
+        assert part in text.replace("'", ""), part
+    browser.key("Escape", 27)
+    browser.until("!document.getElementById('run').open && location.hash === ''")
+    browser.run(f"document.querySelector('#not_finished ~ .table a[href=\"#run-{_run_id('tbn(p=8)', 1)}\"]').click()")
+    browser.until("document.getElementById('run').innerText.includes('loss became nan')")
+    assert browser.errors == []
+    assert len(browser.requests) <= 2  # the page, and itself with another hash
+
+
+@needs_chromium
+def test_a_phone_scrolls_tables_not_the_page(browser, page):
+    browser.open(page, width=390)
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.run("[...document.querySelectorAll('.chart svg')].every(s => s.getBoundingClientRect().width <= 390)")
+    assert browser.run(
+        "(() => { const s = document.querySelector('#latency .scroll'); return s.scrollWidth > s.clientWidth; })()"
+    )
+    assert browser.run("getComputedStyle(document.querySelector('#latency th')).position") == "sticky"
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+def test_light_and_dark_have_enough_contrast_also_in_charts(browser, page, dark):
+    """4.5 to 1 for text, links and axis labels; charts follow a change while the page is open."""
+    browser.open(page, dark=not dark)
+    before = browser.run("document.querySelector('#chart-accuracy_bits svg .role-axis-label text').getAttribute('fill')")
+    browser.dark(dark)
+    browser.until(
+        f"document.querySelector('#chart-accuracy_bits svg .role-axis-label text')?.getAttribute('fill') !== '{before}'"
+    )
+    ratio = """(() => {
+      const probe = document.createElement('i'); document.body.append(probe);
+      const lum = c => { probe.style.color = c; const v = getComputedStyle(probe).color.match(/[0-9.]+/g).slice(0, 3).map(x => { x /= 255; return x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4; }); return .2126 * v[0] + .7152 * v[1] + .0722 * v[2]; };
+      const ratio = (a, b) => { const [x, y] = [lum(a), lum(b)].sort(); return (y + .05) / (x + .05); };
+      const label = document.querySelector('#chart-accuracy_bits svg .role-axis-label text').getAttribute('fill');
+      return Math.min(...['--page', '--tint'].flatMap(ground => ['--ink', '--soft', '--accent'].map(name => css(name)).concat(label).map(c => ratio(c, css(ground)))));
+    })()"""
+    assert browser.run(ratio) >= 4.5
+
+
+@needs_chromium
+def test_what_is_missing_is_on_the_page_with_its_command(browser, page, results):
+    browser.open(page)
+    text = browser.run("document.getElementById('missing').innerText")
+    assert f"tbn-bench sweep --fill s --results {results}" in text
+    assert f"tbn-bench latency --suite s --skip-done --results {results}" in text
+    assert "loss became nan" in text
+    rows = browser.run(
+        "[...document.querySelectorAll('[data-name=missing_seeds] tbody tr')].map(r => [...r.cells].map(c => c.textContent).slice(1, 6))"
+    )
+    assert ["digits", "mlp", "tbn(p=8)", "1", "1, 2"] in rows
+
+
+@needs_chromium
+def test_many_runs_lie_beside_the_page_and_load_from_disk(browser, results, tmp_path, monkeypatch):
+    """Past the limit details are scripts beside the page, fetched when a run is opened; without them the page says so."""
+    monkeypatch.setattr(details, "EMBEDDED", 0)
+    monkeypatch.setattr(details, "BLOCK", 4)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "runs-007-deadbeef.js").write_text("old")
+    page = _write(results, tmp_path)
+    files = sorted(p.name for p in (tmp_path / "data").iterdir())
+    assert len(files) == 5
+    assert "runs-007-deadbeef.js" not in files
+    browser.open(page, f"#run-{_run_id('bwn', 2)}")
+    browser.until("document.getElementById('run').dataset.run")
+    assert "seed" in browser.run("document.getElementById('run').innerText")
+    assert len([r for r in browser.requests if "/data/runs-" in r]) == 1
+    for path in (tmp_path / "data").iterdir():
+        path.unlink()
+    browser.open(page, f"#run-{_run_id('bwn', 2)}")
+    browser.until("document.getElementById('run').dataset.run")
+    assert "tbn-bench runs show" in browser.run("document.getElementById('run').innerText")
+
+
+@needs_chromium
+def test_a_watched_page_follows_and_stays_where_the_reader_was(browser, results, tmp_path):
+    """It loads itself again only when it was written again, and keeps filter, method and place."""
+    page = _write(results, tmp_path, watch_s=0.2)
+    (tmp_path / "data").mkdir()
+    stamp = tmp_path / "data" / "stamp.js"
+    stamp.write_text('reportStamp("1");\n')
+    browser.open(page)
+    browser.run(
+        "(async () => { tables.find(t => t.name === 'latency').words.value = 'kernel1'; await tables.find(t => t.name === 'latency').show(); plots.pick('bwn'); scrollTo({top: 700, behavior: 'instant'}); window.old = true; })()"
+    )
+    time.sleep(0.6)
+    assert browser.run("window.old")
+    stamp.write_text('reportStamp("2");\n')
+    browser.until(
+        "window.old === undefined && typeof plots === 'object' && plots.picked.has('bwn') && Math.abs(scrollY - 700) < 5"
+    )
+    assert browser.run("document.querySelector('[data-name=latency] output').textContent") == "10 of 80 rows"
+
+
+def test_the_page_is_small_and_rows_are_there_once(results, page):
+    """Code under 2 MB, and what is embedded is embedded once."""
+    text = page.read_text()
+    assert len(text.encode()) < 700_000
+    assert text.count("kernel00") == 1
+    assert "kernel79" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
+    assert "<script src" not in text
+    spec = build.specification(training_curves, load(results))
+    assert "DATASETS" not in json.dumps(spec)
+
+
+def test_the_headline_compares_the_smallest_with_full_precision(results):
+    """A row per panel, the numbers of the groups."""
+    from tbn_bench.reporting.page import headline
+
+    records = load(results)
+    found = headline.rows(records)
+    assert [row["method"] for row in found] == ["tbn(p=8)"] * 2
+    assert found[0]["times"] == 256
+    assert {row["panel"] for row in found} == {title for title, _ in groups.panels(groups.groups(records))}
+    assert "256 to 256" not in headline.lead(found)
+
+
+def test_every_shape_of_a_method_has_an_outline(results):
+    """The legend draws each marker as the charts do: no name of Vega's is left."""
+    from tbn_bench.reporting.page import charts
+
+    specs = [f"{name}(p={p})" for name in ("tbn", "xnor", "new") for p in range(1, 9)]
+    assert all(m["path"].startswith("M") for m in charts.methods(specs))
+    assert len(charts.methods(specs)) == len(style.methods(specs))
+
+
+def test_watch_builds_again_when_a_record_changed_and_ends_with_0(results, tmp_path):
+    """A half-written record does not stop it; what stays behind is an ordinary page."""
+    import shutil
+
+    shutil.copytree(results, tmp_path / "results")
+    code = "import sys; from tbn_bench.reporting import build; build._write_figures = build._write_tables = lambda *a: {}; from tbn_bench.cli import main; sys.exit(main())"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "report",
+        "--watch",
+        "--every",
+        "0.2",
+        "--results",
+        str(tmp_path / "results"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    stamp, page = tmp_path / "out" / "data" / "stamp.js", tmp_path / "out" / "index.html"
+    try:
+        _until(stamp.exists)
+        first = stamp.read_text()
+        assert '<meta name="watch" content="0.2">' in page.read_text()
+        broken = next((tmp_path / "results" / "runs" / "s").iterdir()) / "run.json"
+        broken.write_text('{"schema_version": 1, "run_')
+        _until(lambda: stamp.read_text() != first)
+        assert "could not be read" in page.read_text()
+    finally:
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert json.loads(said.splitlines()[-1])["builds"] == 2
+    assert 'name="watch"' not in page.read_text()
+    assert not stamp.exists()
+
+
+def _until(holds, seconds=60):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "never came true"
+        time.sleep(0.1)
