@@ -161,6 +161,15 @@ def test_the_csv_has_timms_columns_first(root):
     assert (row["reported_sources"], float(row["value"]), row["n"]) == ("A", pytest.approx(0.93), "3")
 
 
+def test_timings_have_timms_names_and_units(committed):
+    """Samples per second, milliseconds per step and the batch agree with each other."""
+    rows = list(csv.DictReader(write.comma_separated(kernels(committed)).splitlines()))
+    assert list(rows[0])[:4] == ["model", "infer_samples_per_sec", "infer_step_time", "infer_batch_size"]
+    for row in rows:
+        rate = 1000 * int(row["infer_batch_size"]) / float(row["infer_step_time"])
+        assert float(row["infer_samples_per_sec"]) == pytest.approx(rate, abs=0.01)
+
+
 def test_each_score_of_a_task_has_its_own_row_and_source(tmp_path):
     """An overlap never stands beside an accuracy."""
     _run(

@@ -53,7 +53,7 @@ def paper(records: Records, repository: Path = Path()) -> tuple[list[Table], Cou
     """(a table per published table, why lines of the ledger are in none): a row per published value and group of ours that it is about."""
     settings = _settings(repository)
     found = groups.groups(records)
-    sections: dict[str, list[dict[str, Any]]] = {scope.title: [] for scope in _SCOPES} | {_REST: []}
+    sections: dict[str, list[dict[str, Any]]] = {title: [] for title in (*(scope.title for scope in _SCOPES), _REST)}
     cells, left = _cells(records.published.to_dict("records"))
     for lines in cells:
         title = next((scope.title for scope in _SCOPES if scope.has_line(lines[0])), _REST)

@@ -15,7 +15,7 @@ from tbn_bench.scores import FIRST, SCORES
 _ABLATIONS = ("ablation", "tile_size", "copies")  # sweeps that vary a part of a method
 _VARIED = {"alpha", "alpha_source", "min_layer_size", "tile_length", "copies"}  # options that such a study names
 _PIXELS = {"cifar10": 32, "cifar100": 32, "mnist": 28, "fashion_mnist": 28, "digits": 8, "imagenet": 224}
-_TIMM = ("model", "img_size", "top1", "top1_err", "param_count")
+TIMM = ("model", "img_size", "top1", "top1_err", "param_count")
 _OWN = ("data", "binarizer", "score", "value", "half", "n", "epochs", "bits_per_weight", "mbit", "reported", "reported_bits_per_weight",
         "reported_mbit", "reported_sources", "sweep", "group_id")  # fmt: skip
 NOTE = (
@@ -83,7 +83,7 @@ def of(records: Records, scope: Scope, apart: Iterable[dict[str, Any]] = ()) -> 
     legend = published.legend(row[key] for row in rows for key in ("reported", "reported_bits_per_weight"))
     ids = sorted({run_id for row in rows for run_id in row["run_ids"]})
     note = " ".join(part for part in (scope.note, NOTE, legend) if part)
-    return Table(scope.title, _columns(rows, scope), rows, note, ids, sources=sources, raw=(*_TIMM, *_OWN))
+    return Table(scope.title, _columns(rows, scope), rows, note, ids, sources=sources, raw=(*TIMM, *_OWN))
 
 
 def _own_rows(records: Records, scope: Scope, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ def _own_row(g: Group, score: str, lines: list[dict[str, Any]]) -> dict[str, Any
     result, first = g.results.get(score), g.first
     row = _row(g.data, g.model, g.binarizer, score, lines)
     if result is not None:
-        row |= {"value": result.mean, "half": result.half, "n": result.n} | (_timm(result.mean) if score == FIRST else {})
+        row |= {"value": result.mean, "half": result.half, "n": result.n} | (timm(result.mean) if score == FIRST else {})
     bits = first["stored_bits_weights"]
     return row | {
         "epochs": first["epochs"], "bits_per_weight": first["bits_per_weight"], "mbit": None if style.missing(bits) else bits / 1e6,
@@ -119,14 +119,14 @@ def _own_row(g: Group, score: str, lines: list[dict[str, Any]]) -> dict[str, Any
     }  # fmt: skip
 
 
-def _timm(top1: float) -> dict[str, float]:
-    """In percent, as timm's results."""
+def timm(top1: float) -> dict[str, float]:
+    """TIMM's accuracies, in percent as in timm's results; elsewhere they are fractions."""
     return {"top1": round(100 * top1, 3), "top1_err": round(100 - 100 * top1, 3)}
 
 
 def _row(data: str, model: str, spec: str, score: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """A row without anything of ours: those keys are None."""
-    row = dict.fromkeys((*_TIMM, *_OWN)) | {"run_ids": [], "lines": lines}
+    row = dict.fromkeys((*TIMM, *_OWN)) | {"run_ids": [], "lines": lines}
     size = catalog.parse(data)[1].get("size") if name_of(data) else None
     return row | {
         "data": data,

@@ -7,6 +7,8 @@ from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.write import Column, Table, column
 
+_RAW = ("model", "param_count", "data", "binarizer", "tile_bits", "alpha_bits", "codebook_bits", "float_bits", "side_bits", "bias_bits",
+        "norm_bits", "other_bits", "padding_bits", "stored_bytes", "bits_per_weight")  # fmt: skip
 _SIDES = ("bias_bits", "norm_bits", "other_bits")
 
 
@@ -35,7 +37,8 @@ def bits(records: Records) -> Table | None:
         "Bits, from the records; the parts and the padding to whole bytes add up to 8 x bytes. Signs: tiles, or a bit per weight where "
         "p = 1; codes of ternary weights and of codebooks. Bits/weight: signs, scales, codebooks and weights kept in float, over all weights."
     )
-    return Table("Stored bits by part", columns, found, note, sorted({run_id for row in found for run_id in row["run_ids"]}))
+    ids = sorted({run_id for row in found for run_id in row["run_ids"]})
+    return Table("Stored bits by part", columns, found, note, ids, raw=_RAW)
 
 
 def _row(g: Group, plan: list[dict[str, Any]]) -> dict[str, Any]:
@@ -44,6 +47,7 @@ def _row(g: Group, plan: list[dict[str, Any]]) -> dict[str, Any]:
     stored, of_weights, size = (_whole(first.get(key)) for key in ("stored_bits", "stored_bits_weights", "stored_bytes"))
     return {
         "data": g.data, "model": g.model, "binarizer": g.binarizer,
+        "param_count": None if style.missing(first["weights"]) else round(first["weights"] / 1e6, 2),  # timm's unit
         "tile_bits": _whole(first.get("tile_bits")),
         "alpha_bits": _sum(plan, "alpha_bits"), "codebook_bits": _sum(plan, "codebook_bits"),
         "float_bits": sum(int(row["weight_bits"]) for row in plan if not row["binarized"]) if plan else None,

@@ -9,6 +9,10 @@ from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.tables.comparison import EXACT
 from tbn_bench.reporting.write import Column, Table, column
 
+# timm's names and units (its benchmark's CSVs), then ours
+_RAW = ("model", "infer_samples_per_sec", "infer_step_time", "infer_batch_size", "device", "case", "data", "binarizer", "implementation",
+        "run_id", "time_ms_p20", "time_ms_p50", "time_ms_p80", "n", "ratio", "relative_error", "weight_bytes", "memory_peak")  # fmt: skip
+
 
 def kernels(records: Records) -> Table | None:
     """A row per device, case and method, on one thread or a GPU, caches hot. None where nothing was timed."""
@@ -28,9 +32,8 @@ def kernels(records: Records) -> Table | None:
         "fresh process on a CPU."
     )
     ids = sorted({row["run_id"] for row in rows if row["run_id"]})
-    return Table(
-        "Kernels: latency and memory", columns, rows, note, ids, sorted({row["command"] for row in rows if row["command"]})
-    )
+    commands = sorted({row["command"] for row in rows if row["command"]})
+    return Table("Kernels: latency and memory", columns, rows, note, ids, commands, raw=_RAW)
 
 
 def _rows(latency: pd.DataFrame) -> list[dict[str, Any]]:
@@ -49,7 +52,12 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     row = {key: None if style.missing(value) else value for key, value in row.items()}
     counts = {key: None if row[key] is None else int(row[key]) for key in ("batch", "n", "weight_bytes")}
     peak = row.get("memory_peak")
-    return row | counts | {"process_peak_mib": None if peak is None else peak / 2**20}
+    timm = {
+        "infer_step_time": row["time_ms_p50"],
+        "infer_samples_per_sec": round(1000 * row["batch"] / row["time_ms_p50"], 2),
+        "infer_batch_size": counts["batch"],
+    }
+    return row | counts | timm | {"process_peak_mib": None if peak is None else peak / 2**20}
 
 
 def _what(row: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 from tbn_bench.reporting import published, style
 from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.tables._paper import cite, name_of, ours
+from tbn_bench.reporting.tables._paper import TIMM, cite, name_of, ours, timm
 from tbn_bench.reporting.write import Column, Table, column
 from tbn_bench.scores import FIRST
 
@@ -39,18 +39,40 @@ def microcontroller(records: Records) -> Table | None:
         note,
         sorted({i for row in rows for i in row["run_ids"]}),
         sources=sources,
+        raw=(
+            *TIMM,
+            "data",
+            "binarizer",
+            "reported",
+            "value",
+            "half",
+            "n",
+            "epochs",
+            "stored_bytes",
+            "frames_per_s",
+            "peak_bytes",
+        ),
     )
 
 
 def _blank(model: str, spec: str) -> dict[str, Any]:
-    keys = ("value", "half", "n", "epochs", "stored_bytes", "frames_per_s", "peak_bytes", "reported")
-    return dict.fromkeys(keys) | {"data": _DATA, "model": model, "binarizer": spec, "score": FIRST, "run_ids": [], "lines": {}}
+    keys = (*TIMM, "value", "half", "n", "epochs", "stored_bytes", "frames_per_s", "peak_bytes", "reported")
+    return dict.fromkeys(keys) | {
+        "data": _DATA,
+        "model": model,
+        "binarizer": spec,
+        "score": FIRST,
+        "img_size": 28,
+        "run_ids": [],
+        "lines": {},
+    }
 
 
 def _own(g: Group) -> dict[str, Any]:
     row = _blank(g.model, g.binarizer) | {"epochs": g.first["epochs"], "run_ids": g.run_ids}
     if g.result is not None:
         size = g.first["stored_bytes"]
+        row |= timm(g.result.mean) | {"param_count": round(g.first["weights"] / 1e6, 2)}
         row |= {
             "value": g.result.mean,
             "half": g.result.half,
