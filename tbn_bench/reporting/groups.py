@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tbn_bench.reporting import style, tracks
@@ -41,20 +42,23 @@ class Group:
 
 def groups(records: Records) -> list[Group]:
     """All groups, by sweep, data, model, then method in reading order."""
-    order = {spec: i for i, spec in enumerate(style.methods(records.runs["binarizer"]))}
+    runs = records.runs
+    order = {spec: i for i, spec in enumerate(style.methods(runs["binarizer"]))}
+    # Columns as arrays: a frame for each of thousands of groups would take most of a report's time.
+    values = {name: runs[f"test/{name}"].to_numpy(dtype=float) for name in SCORES}
+    finished, ids, seeds = (runs[key].to_numpy() for key in ("status", "run_id", "seed"))
+    finished = finished == "finished"
     found = []
-    for (sweep, group_id), runs in records.runs.groupby(["sweep", "group_id"], sort=True):
-        done = runs[runs["status"] == "finished"]
-        first = (done if len(done) else runs).iloc[0]
-        results = {
-            name: t_interval(values) for name in SCORES if (values := done[f"test/{name}"].dropna().astype(float).tolist())
-        }
-        scores = zip(done["seed"], done[f"test/{first['score']}"], strict=True)
-        by_seed = {int(seed): float(value) for seed, value in scores if not pd.isna(value)}
-        unfinished = sorted(runs[runs["status"] != "finished"]["run_id"])
+    for (sweep, group_id), rows in runs.groupby(["sweep", "group_id"]).indices.items():
+        done, open_ = rows[finished[rows]], rows[~finished[rows]]
+        first = runs.iloc[done[0] if len(done) else rows[0]]
+        known = {name: column[done][~np.isnan(column[done])].tolist() for name, column in values.items()}
+        results = {name: t_interval(scores) for name, scores in known.items() if scores}
+        own = values[first["score"]]
+        by_seed = {int(seeds[i]): float(own[i]) for i in done if not np.isnan(own[i])}
         found.append(
             Group(str(sweep), str(group_id), first["data"], first["model"], first["binarizer"],
-                  first["track"], first["score"], results, sorted(done["run_id"]), unfinished, {k: _plain(v) for k, v in first.items()}, by_seed)
+                  first["track"], first["score"], results, sorted(ids[done]), sorted(ids[open_]), {k: _plain(v) for k, v in first.items()}, by_seed)
         )  # fmt: skip
     return sorted(found, key=lambda g: (g.sweep, g.data, g.model, order[g.binarizer], g.group_id))
 
