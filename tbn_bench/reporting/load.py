@@ -28,7 +28,7 @@ LATENCY_COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is like no other: groups() remembers what it made of it
 class Records:
     """runs: a row per run. curves: a row per run and epoch, val/score being what the epoch is chosen by. latency: a row per timed
     implementation. published: a row per published number. problems: what could not be read. configs: a row per run, a column per field of

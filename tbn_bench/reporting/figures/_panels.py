@@ -4,18 +4,26 @@ A frame has a row per mark: panel (title), method (what the legend says), binari
 axis (y's title), seeds, runs (ids or, for a published number, its source), published (hollow), and optionally line (rows that are joined).
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tbn_bench.reporting import style
-from tbn_bench.reporting.groups import Group
+from tbn_bench.reporting.groups import Group, groups, panels
+from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.stats import half_widths
 from tbn_bench.scores import SCORES
 
 COLUMNS = ("panel", "method", "binarizer", "x", "y", "low", "high", "axis", "seeds", "runs", "published", "line")
+
+
+Limits = Callable[[pd.DataFrame], tuple[float, float]]
 
 
 def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -24,6 +32,39 @@ def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     for name, value in (("low", data["y"]), ("high", data["y"]), ("published", False), ("seeds", 0), ("line", data["binarizer"])):
         data[name] = data[name].where(data[name].notna(), value)
     return data.infer_objects()
+
+
+MOST = 40  # groups in a panel: a legend of more is read by nobody
+
+
+def drawn(records: Records, unfinished: bool = False) -> list[tuple[str, list[Group]]]:
+    """(title, groups with a result) of every panel; of more than MOST the best, and full precision, and the title says so."""
+    out = []
+    for title, gs in panels([g for g in groups(records) if unfinished or g.result is not None]):
+        if len(gs) > MOST:
+            kept = {id(g) for g in sorted(gs, key=_rank)[:MOST]}
+            title, gs = f"{title}, best {MOST} of {len(gs)}", [g for g in gs if id(g) in kept]
+        out.append((title, gs))
+    return out
+
+
+def _rank(g: Group) -> tuple[bool, float]:
+    """Full precision first, then by result, what has none last."""
+    return g.binarizer != "full_precision", math.inf if g.result is None else -SCORES[g.score].signed(g.result.mean)
+
+
+def by_epoch(records: Records, key: str, chosen: list[Group]) -> dict[tuple[str, str], list[tuple[int, float, float, int]]]:
+    """(sweep, group id) -> (epoch, mean, half of the 95 % interval, n) of a column of the curves, over the runs that reached the epoch."""
+    curves = records.curves.dropna(subset=[key])
+    wanted = {(g.sweep, g.group_id) for g in chosen}
+    curves = curves[np.array([pair in wanted for pair in zip(curves["sweep"], curves["group_id"], strict=True)], dtype=bool)]
+    values = curves.assign(value=pd.to_numeric(curves[key], errors="coerce")).dropna(subset=["value"])
+    by = values.groupby(["sweep", "group_id", "epoch"], sort=True)["value"].agg(["mean", "std", "count"])
+    halves = half_widths(by["std"].to_numpy(), by["count"].to_numpy())
+    out: dict[tuple[str, str], list[tuple[int, float, float, int]]] = {}
+    for (sweep, group_id, epoch), mean, half, n in zip(by.index, by["mean"], halves, by["count"], strict=True):
+        out.setdefault((sweep, group_id), []).append((int(epoch), float(mean), float(half), int(n)))
+    return out
 
 
 def scored(g: Group) -> dict[str, Any]:
@@ -36,10 +77,11 @@ def scored(g: Group) -> dict[str, Any]:
 
 
 def print_panels(
-    data: pd.DataFrame, specs: list[str], x: str, log: float | None = None, joined: bool = False, variants: bool = False
-) -> Figure | None:
+    data: pd.DataFrame, specs: list[str], x: str, log: float | None = None, joined: bool = False, variants: bool = False,
+    limits: Limits | None = None,
+) -> Figure | None:  # fmt: skip
     """x: the axis' title. log: base of a logarithmic x axis. joined: rows of one line are joined in the order of x. variants: each spec has
-    a colour of its own, where all are of one family. None without rows.
+    a colour of its own, where all are of one family. limits: of the y axis, from a panel's rows. None without rows.
 
     specs: every binarizer of the report, so that a method looks the same in all figures.
     """
@@ -53,6 +95,8 @@ def print_panels(
             spec = line["binarizer"].iloc[0]
             colour = style.nth_colour(specs.index(spec)) if variants else style.colour(spec)
             _draw(axes, line.sort_values("x"), colour, style.marker(spec, specs), label, bool(published), joined)
+        if limits:
+            axes.set_ylim(*limits(panel))
         if log:
             axes.set_xscale("log", base=log)
             for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
@@ -93,8 +137,9 @@ def _thinned(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def chart_panels(
-    data: pd.DataFrame, specs: list[str], x: str, log: float | None = None, joined: bool = False, variants: bool = False
-) -> Any:
+    data: pd.DataFrame, specs: list[str], x: str, log: float | None = None, joined: bool = False, variants: bool = False,
+    limits: Limits | None = None,
+) -> Any:  # fmt: skip
     """As print_panels, with the legend as a filter and the runs of each mark under the pointer."""
     if data.empty:
         return None
@@ -110,7 +155,8 @@ def chart_panels(
         base = alt.Chart(part.drop(columns=["panel", "axis", "binarizer"])).encode(
             x=alt.X("x:Q", scale=scale, title=x), color=colours, opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.12))
         )
-        y = alt.Y("y:Q", scale=alt.Scale(zero=False), title=str(part["axis"].iloc[0]))
+        within = alt.Scale(domain=list(limits(part)), clamp=True) if limits else alt.Scale(zero=False)
+        y = alt.Y("y:Q", scale=within, title=str(part["axis"].iloc[0]))
         marks = base.mark_point(size=70).encode(
             y=y,
             shape=shapes,

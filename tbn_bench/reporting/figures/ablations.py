@@ -10,7 +10,6 @@ from tbn_bench import catalog
 from tbn_bench.reporting import style
 from tbn_bench.reporting.figures import _panels, _published
 from tbn_bench.reporting.figures.accuracy_p import family, p_of
-from tbn_bench.reporting.groups import groups, panels
 from tbn_bench.reporting.load import Records
 
 TITLE = "Ablations: variants of the tile"
@@ -31,7 +30,7 @@ def _rows(title: str, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def frame(records: Records) -> pd.DataFrame:
-    found = panels([g for g in groups(records) if g.result is not None])
+    found = _panels.drawn(records)
     rows: list[dict[str, Any]] = []
     for title, gs in found:
         rows += _rows(title, list(map(_panels.scored, gs)))

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from tbn_bench.reporting import style
 from tbn_bench.reporting.figures import _panels, _published
-from tbn_bench.reporting.groups import groups, panels
 from tbn_bench.reporting.load import Records
 
 TITLE = "Accuracy against bits per weight"
@@ -18,7 +17,7 @@ _X = "bits per weight, lower is better"
 
 
 def frame(records: Records) -> pd.DataFrame:
-    found = panels([g for g in groups(records) if g.result is not None])
+    found = _panels.drawn(records)
     names = style.labels([*records.runs["binarizer"], *_published.lines(records)["spec"]])
     rows: list[dict[str, Any]] = []
     for title, gs in found:

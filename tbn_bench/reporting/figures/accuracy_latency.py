@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 
 from tbn_bench.reporting import style
 from tbn_bench.reporting.figures import _panels
-from tbn_bench.reporting.groups import groups, panels
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.tables.comparison import fastest
 
@@ -18,7 +17,7 @@ _X = "ms per call, lower is better"
 def frame(records: Records) -> pd.DataFrame:
     names = style.labels(records.runs["binarizer"])
     rows: list[dict[str, Any]] = []
-    for title, gs in panels([g for g in groups(records) if g.result is not None]):
+    for title, gs in _panels.drawn(records):
         timed = records.latency[records.latency["run_id"].isin([i for g in gs for i in g.run_ids])]
         for device, batch in sorted({(str(d), int(b)) for d, b in zip(timed["device"], timed["batch"], strict=True)}):
             panel = f"{title}, batch {batch}, {device}"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from tbn_bench import catalog
 from tbn_bench.reporting import style
 from tbn_bench.reporting.figures import _panels, _published
-from tbn_bench.reporting.groups import Group, groups, panels
+from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 
 TITLE = "Accuracy against p"
@@ -61,7 +61,7 @@ def _plain(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def frame(records: Records) -> pd.DataFrame:
-    all_panels: list[tuple[str, list[Group]]] = panels([g for g in groups(records) if g.result is not None])
+    all_panels: list[tuple[str, list[Group]]] = _panels.drawn(records)
     found = [(title, gs) for title, gs in all_panels if any((p_of(g.binarizer) or 1) > 1 for g in gs)]
     rows: list[dict[str, Any]] = []
     for title, gs in found:

@@ -76,9 +76,14 @@ def chart(records: Records) -> Any:
     chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend")
     charts = []
     for panel, part in data.groupby("panel", sort=False):
-        line = alt.Chart(part).mark_line(interpolate="step-after").encode(
-            x=alt.X("score:Q", scale=alt.Scale(zero=False), title=_X), y=alt.Y("share:Q", title=_Y), color=colours, strokeDash=strokes,
-            opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.12)), tooltip=["method", "score", "share", "tasks", "runs"],
-        )  # fmt: skip
-        charts.append(line.properties(title=style.wrapped(str(panel)), width=330, height=240))
+        base = alt.Chart(part).encode(
+            x=alt.X("score:Q", scale=alt.Scale(zero=False), title=_X), y=alt.Y("share:Q", title=_Y), color=colours
+        )
+        faded = alt.condition(chosen, alt.value(1.0), alt.value(0.12))
+        line = base.mark_line(interpolate="step-after").encode(strokeDash=strokes, opacity=faded)
+        # a line's own tooltip would always be that of its first point
+        hover = base.mark_point(filled=True, size=70).encode(
+            opacity=alt.value(0.0), tooltip=["method", "score", "share", "tasks", "runs"]
+        )
+        charts.append((line + hover).properties(title=style.wrapped(str(panel)), width=330, height=240))
     return alt.concat(*charts, columns=2).add_params(chosen)

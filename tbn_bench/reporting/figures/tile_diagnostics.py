@@ -1,4 +1,5 @@
-"""How a tile settles: share of its signs that flipped since the epoch before, and of weights close to a flip, by epoch; mean over seeds."""
+"""How a tile settles: share of its signs that flipped since the epoch before, and of weights close to a flip, by epoch; mean over seeds,
+band = Student's 95 % interval."""
 
 from typing import Any
 
@@ -8,7 +9,6 @@ from matplotlib.figure import Figure
 from tbn_bench import catalog
 from tbn_bench.reporting import style
 from tbn_bench.reporting.figures import _panels
-from tbn_bench.reporting.groups import groups, panels
 from tbn_bench.reporting.load import Records
 
 TITLE = "Tile diagnostics"
@@ -17,21 +17,16 @@ _SHOWN = {"tile/flip_rate": "signs flipped, %", "tile/near_zero": "weights near 
 
 
 def frame(records: Records) -> pd.DataFrame:
-    """Mean, and from least to most over seeds."""
     names = style.labels(records.runs["binarizer"])
-    titles = {(g.sweep, g.group_id): (title, g) for title, gs in panels(groups(records)) for g in gs}
+    shown = [(title, [g for g in gs if catalog.parse(g.binarizer)[0] in _METHODS]) for title, gs in _panels.drawn(records)]
     rows: list[dict[str, Any]] = []
     for key, axis in _SHOWN.items():
-        curves = records.curves[records.curves["binarizer"].map(lambda spec: catalog.parse(spec)[0] in _METHODS)].dropna(
-            subset=[key]
-        )
-        values = curves.assign(value=100 * pd.to_numeric(curves[key], errors="coerce"))
-        by = values.groupby(["sweep", "group_id", "epoch"], sort=True)["value"].agg(["mean", "min", "max", "count"])
-        for (sweep, group_id, epoch), found in zip(by.index, by.itertuples(index=False), strict=True):
-            title, g = titles[sweep, group_id]
-            rows.append({"panel": f"{title}: {axis.removesuffix(', %')}", "method": names[g.binarizer], "binarizer": g.binarizer, "x": epoch + 1, "y": found.mean,
-                         "low": found.min, "high": found.max, "axis": axis, "seeds": found.count, "line": group_id,
-                         "runs": f"{sweep}/{group_id}"})  # fmt: skip
+        found = _panels.by_epoch(records, key, [g for _, gs in shown for g in gs])
+        for title, g in ((title, g) for title, gs in shown for g in gs):
+            for epoch, mean, half, n in found.get((g.sweep, g.group_id), []):
+                rows.append({"panel": f"{title}: {axis.removesuffix(', %')}", "method": names[g.binarizer], "binarizer": g.binarizer, "line": g.group_id,
+                             "x": epoch + 1, "y": 100 * mean, "low": 100 * (mean - half), "high": 100 * (mean + half), "axis": axis, "seeds": n,
+                             "runs": f"{g.sweep}/{g.group_id}"})  # fmt: skip
     return _panels.frame(rows)
 
 
