@@ -65,6 +65,7 @@ class Plots {
 
   async draw() {
     const seen = new Set();
+    this.looks = new Map();
     for (const figure of this.drawing.figures) {
       const holder = document.getElementById(`chart-${figure.name}`), panel = this.#panelOf(figure, holder);
       this.views.get(figure.name)?.view.finalize();
@@ -85,13 +86,32 @@ class Plots {
     this.#say();
   }
 
-  /** Whether the page's legend says what this channel means: methods in the colours, shapes and dashes that they have everywhere. */
-  #isOurs(channel) {
-    if (channel?.field !== "method") return false;
-    const { domain, range } = channel.scale ?? {};
-    const colours = Array.isArray(range) && range.every(value => typeof value === "string" && value.startsWith("#"));
-    const own = label => { const c = this.methods.get(label)?.colour; return c === "#000000" ? css("--ink") : c; };
-    return !colours || domain.every((label, i) => own(label) === range[i]);
+  /** Whether the page's legend shows this label in this colour. */
+  #isOurs(label, colour) {
+    const own = this.methods.get(label)?.colour;
+    return own !== undefined && (colour === undefined || colour === (own === "#000000" ? css("--ink") : own));
+  }
+
+  /** Markers and dashes of the legend are those of the first chart that draws the method. */
+  #learn(channel, what, change) {
+    if (channel?.field !== "method") return;
+    (channel.scale?.domain ?? []).forEach((label, i) => {
+      const look = this.looks.get(label) ?? {};
+      if (channel.scale.range?.[i]) this.looks.set(label, { [what]: change(channel.scale.range[i]), ...look });
+    });
+  }
+
+  /** Of methods, a chart's legend keeps those alone that the page's does not show, and none of other panels. Returns how many. */
+  #trimLegends(parts, rows) {
+    const here = new Set(rows.map(row => row.method)), channels = parts.flatMap(part => Object.values(part.encoding ?? {})).filter(channel => channel?.field === "method" && channel.scale);
+    for (const part of parts) this.#learn(part.encoding?.shape, "path", shape => this.drawing.paths[shape] ?? shape);
+    for (const part of parts) this.#learn(part.encoding?.strokeDash, "dash", dash => dash);
+    const kept = new Set();
+    for (const { scale: { domain = [], range = [] } } of channels) {
+      domain.forEach((label, i) => { if (here.has(label) && !this.#isOurs(label, /^#[0-9a-f]{6}$/i.test(range[i]) ? range[i] : undefined)) kept.add(label); });
+    }
+    for (const channel of channels) channel.legend = kept.size ? { ...channel.legend, title: null, values: [...kept] } : null;
+    return [...kept];
   }
 
   #prepare(panel, figure, names, width) {
@@ -100,9 +120,10 @@ class Plots {
       const own = param => param.bind === "legend" || (selectionType(param) === "interval" && param.bind !== "scales");
       part.params?.filter(own).forEach(param => dropped.add(param.name));
       part.params = part.params?.filter(param => !own(param)).map(({ views, ...param }) => param);
-      for (const channel of Object.values(part.encoding ?? {})) if (this.#isOurs(channel)) channel.legend = null;
     }
-    const many = new Set(names.flatMap(name => figure.datasets[name]).map(row => row.method)).size > 6;
+    const rows = names.flatMap(name => figure.datasets[name]), many = new Set(rows.map(row => row.method)).size > 6;
+    const kept = this.#trimLegends([spec, ...found], rows), columns = Math.max(1, Math.floor(width / (30 + 6 * Math.max(10, ...kept.map(label => label.length)))));
+    spec.config = { ...spec.config, legend: { ...spec.config?.legend, orient: "bottom", columns } };
     for (const unit of found) dim(unit, dropped, many);
     const target = found.find(unit => ["point", "circle", "line", "square"].includes(markType(unit)) && unit.encoding?.x?.field && unit.encoding?.y?.field);
     if (target) target.params = [...(target.params ?? []), { name: "brush", select: { type: "interval" } }];
@@ -111,7 +132,7 @@ class Plots {
     spec.description = `${figure.title}. ${panel.title}`;
     const single = !["concat", "hconcat", "vconcat", "facet", "repeat", "spec"].some(key => key in spec);
     if ("concat" in spec) spec.columns = Math.max(1, Math.floor(width / 420));
-    if (single && typeof spec.width !== "object") Object.assign(spec, { width: Math.max(220, width - 4), height: Math.max(spec.height ?? 0, 270), autosize: { type: "fit", contains: "padding" } });
+    if (single && typeof spec.width !== "object") Object.assign(spec, { width: Math.max(220, width - 4), height: Math.max(spec.height ?? 0, 270) + 14 * Math.ceil(kept.length / columns), autosize: { type: "fit", contains: "padding" } });
     return spec;
   }
 
@@ -171,7 +192,7 @@ class Plots {
     for (const label of [...this.picked]) if (!labels.includes(label)) this.picked.delete(label);
     document.getElementById("legend").replaceChildren(...labels.map(label => {
       const button = make("button", { type: "button", "data-method": label, "aria-pressed": this.picked.has(label), onclick: () => this.pick(label) });
-      button.append(swatch(this.methods.get(label)), label);
+      button.append(swatch({ ...this.methods.get(label), ...this.looks.get(label) }), label);
       return button;
     }));
   }
@@ -219,6 +240,7 @@ function dim(unit, dropped, many) {
   const set = unit.encoding.opacity?.value ?? (typeof unit.mark === "object" ? unit.mark.opacity : undefined);
   const full = typeof set === "number" ? set : 1;
   if (unit.encoding.opacity?.field) return;
+  for (const axis of [unit.encoding.x, unit.encoding.y]) if (axis?.scale?.type === "log") axis.stack = null; // stacks begin at 0, which logs lack
   const test = "(!isValid(datum.method) || !picked.length || indexof(picked, datum.method) >= 0) && (!marked || test(regexp(marked), datum.runs || datum.run_id || ''))";
   const shown = many && markType(unit) === "area" ? `(picked.length || marked) && ${test}` : test;
   unit.encoding.opacity = { condition: { test: shown, value: full }, value: markType(unit) === "area" ? 0 : full * 0.12 };

@@ -37,7 +37,7 @@ def drawing(figures: list[dict[str, Any]], runs: pd.DataFrame) -> dict[str, Any]
     named = {row.get("runs") for f in figures for rows in f["datasets"].values() for row in rows}
     ids = runs.groupby(["sweep", "group_id"])["run_id"].agg(lambda found: ", ".join(sorted(found)))
     groups = {name: ids[sweep, group] for sweep, group in ids.index if (name := f"{sweep}/{group}") in named}
-    return {"figures": figures, "methods": methods(runs["binarizer"]), "groups": groups}
+    return {"figures": figures, "methods": methods(runs["binarizer"]), "groups": groups, "paths": _PATHS}
 
 
 def methods(binarizers: Any) -> list[dict[str, Any]]:

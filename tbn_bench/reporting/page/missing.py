@@ -70,14 +70,21 @@ def _missing_latency(records: Records, results: Path) -> Table:
     """A row per sweep, data set and model with finished groups of which no run was timed."""
     timed = set(records.latency["run_id"].dropna())
     names = style.labels(records.runs["binarizer"])
-    without: dict[tuple[str, str, str], dict[str, None]] = {}
+    panels: dict[tuple[str, str, str], dict[str, bool]] = {}
     for g in groups(records):
-        if g.result is not None and not timed & set(g.run_ids):
-            without.setdefault(g.panel, {})[names[g.binarizer]] = None
+        if g.result is not None:
+            panels.setdefault(g.panel, {})[names[g.binarizer]] = bool(timed & set(g.run_ids))
+    without = {panel: _said(found) for panel, found in panels.items() if not all(found.values())}
     rows = [
-        {"sweep": sweep, "data": data, "model": model, "method": ", ".join(methods),
+        {"sweep": sweep, "data": data, "model": model, "method": methods,
          "command": f"tbn-bench latency --suite {shlex.quote(sweep)} --skip-done{_in(results)}"}
         for (sweep, data, model), methods in without.items()
     ]  # fmt: skip
     note = "The command times all trained networks of the sweep; runs whose checkpoint is not on this machine are trained first."
     return _table("Methods without a latency", note, rows, [])
+
+
+def _said(timed: dict[str, bool]) -> str:
+    """Names of the methods that were not timed."""
+    lacking = [name for name, done in timed.items() if not done]
+    return f"all {len(lacking)}" if len(lacking) == len(timed) > 1 else ", ".join(lacking)

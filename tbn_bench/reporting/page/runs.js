@@ -29,7 +29,8 @@ const pairs = found => make("dl", { className: "pairs" }, ...found.map(([key, va
 function part(title, ...content) { return [make("h3", { textContent: title }), ...content]; }
 
 function commandLine(command) {
-  const code = make("code", { textContent: command });
+  const code = make("code"); // lines break between flags, not at their hyphens
+  code.append(...command.split(" ").flatMap(word => [make("span", { textContent: word }), " "]));
   const copy = make("button", { type: "button", textContent: "Copy" });
   copy.addEventListener("click", async () => {
     try {
@@ -54,11 +55,11 @@ function planTable({ keys, rows }) {
 async function drawCurves(holder, { epoch, ...series }, judged) {
   const kinds = { loss: ["train/loss", "val/loss"], [judged]: [judged], "tile/flip_rate": ["tile/flip_rate"], lr: ["lr"] };
   await vegaReady();
-  for (const [title, names] of Object.entries(kinds)) {
-    const drawn = names.filter(name => series[name]);
-    if (!drawn.length) continue;
+  const charts = Object.entries(kinds).map(([title, names]) => ({ title, drawn: names.filter(name => series[name]) })).filter(chart => chart.drawn.length);
+  const places = charts.map(() => holder.appendChild(make("div"))); // all of them first: they share the width
+  for (const [k, { title, drawn }] of charts.entries()) {
     const values = drawn.flatMap(name => epoch.map((e, i) => ({ epoch: e, value: series[name][i], name })).filter(row => row.value !== null));
-    const place = holder.appendChild(make("div"));
+    const place = places[k];
     const spec = {
       $schema: "https://vega.github.io/schema/vega-lite/v6.json", data: { values }, width: Math.max(200, place.clientWidth - 4), height: 170, autosize: { type: "fit", contains: "padding" },
       description: `${title} by epoch`, mark: { type: "line", point: { size: 22 }, tooltip: true },
