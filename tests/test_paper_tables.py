@@ -302,6 +302,14 @@ def test_report_paper_writes_both_files_and_a_summary(root, tmp_path, capsys, mo
     assert "| 93.1 [1] | 93.00 ± 2.48 | 3 | reproduced within ± 2.48, 3 epochs |" in (out / "paper.md").read_text()
 
 
+def test_a_broken_sweep_file_is_named(root, tmp_path):
+    """The commands are read from it, so it is not passed over."""
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "bad.yaml").write_text("a: [1")
+    with pytest.raises(ValueError, match="bad.yaml"):
+        paper.paper(load.load(root), tmp_path)
+
+
 def test_commands_name_files_that_exist(committed):
     found, _ = paper.paper(committed, ROOT)
     commands = {row["command"] for table in found for row in table.rows}

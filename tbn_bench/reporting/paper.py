@@ -123,16 +123,23 @@ def judged(score: str, value: float, result: Interval, epochs: int) -> tuple[str
 
 
 def _settings(repository: Path) -> list[tuple[str, dict[str, Any]]]:
-    """(command, parameter -> its values) of every sweep, then of every recipe."""
+    """(command, parameter -> its values) of every sweep, then of every recipe. Raises ValueError for a file that is not YAML."""
     out = []
     for path in sorted(repository.glob("sweeps/*.yaml")):
-        parameters = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("parameters", {})
-        values = {key: _listed(p.get("values", p.get("value"))) for key, p in parameters.items()}
+        parameters = _mapping(path).get("parameters") or {}
+        values = {key: _listed(p.get("values", p.get("value"))) for key, p in parameters.items() if isinstance(p, dict)}
         out.append((f"tbn-bench sweep {path.relative_to(repository)}", values))
     for path in sorted(repository.glob("recipes/*.yaml")):
-        values = {key: [value] for key, value in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).items()}
-        out.append((f"tbn-bench train --config {path.relative_to(repository)}", values))
+        out.append((f"tbn-bench train --config {path.relative_to(repository)}", {k: [v] for k, v in _mapping(path).items()}))
     return out
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read {path}: {error}; correct or remove it") from error
+    return value if isinstance(value, dict) else {}
 
 
 def _listed(value: Any) -> list[Any]:

@@ -11,7 +11,7 @@ SCOPE = Scope(
     ablation=True,
     note=(
         "min_layer_size=0 tiles every layer (global tiling); alpha='layer' is one alpha, 'tile' many; alpha_source is what alpha is the "
-        "mean magnitude of. Reported are the author's curves and logs, not the printed figure, which is smoothed and shifted."
+        "mean magnitude of. Reported are the author's raw curves and logs: the script that draws the figure smooths them and shifts one."
     ),
 )
 
