@@ -225,6 +225,8 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 def _report(args: argparse.Namespace) -> dict[str, Any]:
     if args.every is not None and not args.watch:
         raise ValueError("--every needs --watch")
+    if args.watch and args.paper:
+        raise ValueError("--watch builds the page, --paper another file; give one of them")
     if args.watch:
         from tbn_bench.reporting import watch
 
