@@ -11,9 +11,10 @@ import pytest
 from browser import CHROMIUM, Browser
 from generated_runs import provenance, rows, summary
 
+from tbn_bench import cli
 from tbn_bench.config import make
 from tbn_bench.records import LatencyRecord, RunStore
-from tbn_bench.reporting import build, groups, style
+from tbn_bench.reporting import build, groups, style, watch
 from tbn_bench.reporting.figures import accuracy_bits, training_curves
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.page import details, render
@@ -396,6 +397,27 @@ def test_watch_builds_again_when_a_record_changed_and_ends_with_0(results, tmp_p
     assert json.loads(said.splitlines()[-1])["builds"] == 2
     assert 'name="watch"' not in page.read_text()
     assert not stamp.exists()
+
+
+def test_every_needs_watch(capsys, tmp_path):
+    """A flag without effect is an error, and so is an interval of nothing."""
+    assert cli.main(["report", "--every", "5", "--results", str(tmp_path)]) == 1
+    assert "--every needs --watch" in capsys.readouterr().err
+    assert cli.main(["report", "--watch", "--every", "0", "--results", str(tmp_path)]) == 1
+    assert "more than 0 seconds" in capsys.readouterr().err
+
+
+def test_a_watch_waits_for_the_first_record(tmp_path, monkeypatch, capsys):
+    """An empty folder is said, not an end."""
+    looks = iter([None, None])
+
+    def sleep(_):
+        if next(looks, "end") == "end":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch.time, "sleep", sleep)
+    assert watch.watch(tmp_path, tmp_path / "out", 1)["builds"] == 0
+    assert capsys.readouterr().out.count("not built this time: no records") == 1
 
 
 def _until(holds, seconds=60):

@@ -264,4 +264,7 @@ function swatch({ colour, path, dash }) {
 }
 
 const plots = new Plots();
-const plotsReady = plots.start();
+const plotsReady = plots.start().catch(error => {
+  console.error(error);
+  document.querySelectorAll(".chart").forEach(holder => holder.replaceChildren(make("p", { className: "warn", textContent: `Not drawn: ${error.message}. The print versions are in figures/.` })));
+});

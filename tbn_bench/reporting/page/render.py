@@ -84,6 +84,7 @@ def page(
         command=command,
         version=__version__,
         watch_s=watch_s,
+        shown_rows=SHOWN_ROWS,
         css=Markup(_asset("style.css")),
         scripts=Markup("\n".join(inert(_asset(name)) for name in _SCRIPTS)),
     )  # fmt: skip
