@@ -93,6 +93,14 @@ _CELLS = "[...document.querySelectorAll('[data-name={0}] tbody tr')].map(row => 
 _POINTS = "[...document.querySelectorAll('#chart-accuracy_bits svg .mark-symbol path')]"
 
 
+def _middle_of(method):
+    """Script: brings the point of a method into the middle of the window and says where it is."""
+    return (
+        f"(() => {{ const p = {_POINTS}.find(p => p.getAttribute('aria-label').includes('{method}')); p.scrollIntoView({{block: 'center', behavior: 'instant'}});"
+        "const b = p.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+    )
+
+
 def _column(browser, table, index):
     return browser.run(_CELLS.format(table, index))
 
@@ -106,7 +114,7 @@ def _sort(browser, table, head):
     )
 
 
-def _opacities(browser, figure, marks="path"):
+def _opacities(browser, figure):
     """method (by the mark's own description) -> opacity, of the marks of a figure."""
     script = f"Object.fromEntries([...document.querySelectorAll('#chart-{figure} svg .mark-symbol path')].map(p => [(p.getAttribute('aria-label').match(/method: ([^;]*)/) ?? [])[1], Number(p.getAttribute('opacity') ?? 1)]))"
     return browser.run(script)
@@ -175,10 +183,7 @@ def test_a_filter_counts_what_it_leaves_and_works_by_keys(browser, page):
 def test_hover_names_the_runs(browser, page):
     """Over a point: the ids of its runs."""
     browser.open(page)
-    x, y = browser.run(
-        f"(() => {{ const p = {_POINTS}.find(p => p.getAttribute('aria-label').includes('bwn')); p.scrollIntoView({{block: 'center', behavior: 'instant'}});"
-        "const b = p.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
-    )
+    x, y = browser.run(_middle_of("bwn"))
     browser.mouse("mouseMoved", x - 3, y)
     browser.mouse("mouseMoved", x, y)
     browser.until("document.getElementById('vg-tooltip-element')?.classList.contains('visible')")
@@ -211,10 +216,7 @@ def test_the_legend_singles_a_method_out_in_every_chart(browser, page):
 def test_a_brush_marks_the_same_runs_in_the_other_charts(browser, page):
     """Dragged over the 1-bit point: its runs alone stay in colour, and are named with links."""
     browser.open(page)
-    x, y = browser.run(
-        f"(() => {{ const p = {_POINTS}.find(p => p.getAttribute('aria-label').includes('bwn')); p.scrollIntoView({{block: 'center', behavior: 'instant'}});"
-        "const b = p.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
-    )
+    x, y = browser.run(_middle_of("bwn"))
     browser.mouse("mouseMoved", x - 14, y - 14)
     browser.mouse("mousePressed", x - 14, y - 14, True)
     browser.mouse("mouseMoved", x, y, True)
@@ -225,6 +227,27 @@ def test_a_brush_marks_the_same_runs_in_the_other_charts(browser, page):
     links = browser.run("[...document.querySelectorAll('#selection a')].map(a => a.hash)")
     assert set(links) == {f"#run-{_run_id('bwn', seed)}" for seed in (0, 1, 2)}
     assert browser.errors == []
+
+
+@needs_chromium
+def test_a_finger_scrolls_over_charts_and_marks_by_touching_a_point(browser, page):
+    """Dragging is scrolling on a phone, so no brush stands in its way."""
+    browser.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    try:
+        browser.open(page, width=390)
+        x, y = browser.run(_middle_of("bwn"))
+        browser.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        browser.until("plots.marked.size === 3")
+        before = browser.run("scrollY")
+        browser.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        for step in range(1, 9):
+            browser.call("Input.dispatchTouchEvent", type="touchMove", touchPoints=[{"x": x, "y": y + 20 * step}])
+        browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        browser.until(f"scrollY < {before} - 50")
+        assert browser.run("plots.marked.size") == 3
+    finally:
+        browser.call("Emulation.setTouchEmulationEnabled", enabled=False)
 
 
 @needs_chromium

@@ -124,9 +124,14 @@ class Plots {
     const rows = names.flatMap(name => figure.datasets[name]), many = new Set(rows.map(row => row.method)).size > 6;
     const kept = this.#trimLegends([spec, ...found], rows), columns = Math.max(1, Math.floor(width / (30 + 6 * Math.max(10, ...kept.map(label => label.length)))));
     spec.config = { ...spec.config, legend: { ...spec.config?.legend, orient: "bottom", columns } };
-    for (const unit of found) dim(unit, dropped, many);
+    for (const unit of found) {
+      dim(unit, dropped, many);
+      const axis = unit.encoding.y?.axis; // long names leave room for what they name
+      if (axis?.labelLimit) axis.labelLimit = Math.min(axis.labelLimit, Math.round(0.4 * width));
+    }
     const target = found.find(unit => ["point", "circle", "line", "square"].includes(markType(unit)) && unit.encoding?.x?.field && unit.encoding?.y?.field);
-    if (target) target.params = [...(target.params ?? []), { name: "brush", select: { type: "interval" } }];
+    // a finger that drags means to scroll; it marks runs by touching a point
+    if (target && !matchMedia("(pointer: coarse)").matches) target.params = [...(target.params ?? []), { name: "brush", select: { type: "interval" } }];
     spec.params = [...(spec.params ?? []), { name: "picked", value: [...this.picked] }, { name: "marked", value: this.#pattern() }];
     spec.datasets = Object.fromEntries(names.map(name => [name, figure.datasets[name]]));
     spec.description = `${figure.title}. ${panel.title}`;
@@ -142,6 +147,7 @@ class Plots {
       if (!ranges.length) return [];
       return rows.filter(row => ranges.every(([field, low, high]) => row[field] >= low && row[field] <= high)).flatMap(runsOf);
     };
+    view.addEventListener("click", (_, item) => { if (item?.datum && runsOf(item.datum).length) this.mark(runsOf(item.datum), name); });
     try {
       view.addSignalListener("brush", (_, value) => this.mark(brushed(value), name));
     } catch { /* a chart without points or lines has no brush */ }
