@@ -136,6 +136,7 @@ def test_the_page_opens_from_disk_without_a_request_or_an_error(browser, page):
     levels = browser.run("[...document.querySelectorAll('h1,h2,h3')].map(h => Number(h.tagName[1]))")
     assert levels[0] == 1
     assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert browser.run("(ids => ids.length === new Set(ids).size)([...document.querySelectorAll('main [id]')].map(e => e.id))")
     assert browser.run(
         "[...document.querySelectorAll('table')].every(t => t.caption && [...t.tHead.rows[0].cells].every(c => c.scope === 'col'))"
     )
