@@ -88,6 +88,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is empty or torn
+    with contextlib.suppress(ValueError):  # all at once is three times as fast
+        rows = json.loads(b"[" + b",".join(lines) + b"]")
+        if len(rows) == len(lines):
+            return list(rows)
     try:
         return [json.loads(line) for line in lines]
     except ValueError as error:

@@ -1,6 +1,6 @@
 """Records without training: intact in every number that `tbn-bench runs verify` checks.
 
-python tests/generated_runs.py FOLDER [N]      a store of N finished runs (10,000), seeds 0..4 of N / 5 configs
+python tests/generated_runs.py FOLDER [N [EPOCHS]]      a store of N finished runs (10,000) of EPOCHS rows (3), seeds 0..4 of N / 5 configs
 """
 
 import json
@@ -59,17 +59,17 @@ def write(root: Path, config: RunConfig, sweep: str) -> None:
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(config)))
 
 
-def store(root: Path, count: int) -> None:
+def store(root: Path, count: int, epochs: int = EPOCHS) -> None:
     """`count` finished runs in sweeps of 1,000."""
     for k in range(count):
         values = {
             "binarizer": f"tbn(p={2 ** (k // SEEDS % 4)})",
             "lr": 0.001 * (1 + k // SEEDS),
             "seed": k % SEEDS,
-            "epochs": EPOCHS,
+            "epochs": epochs,
         }
         write(root, make(values), f"sweep{k // 1000}")
 
 
 if __name__ == "__main__":
-    store(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 10_000)
+    store(Path(sys.argv[1]), *map(int, sys.argv[2:] or ["10000"]))

@@ -1,5 +1,6 @@
 """Guards the figures: every mark comes from a run or a cited source, twice drawn is the same file, and what is computed is right by hand."""
 
+import dataclasses
 import importlib
 import io
 import pkgutil
@@ -10,7 +11,7 @@ import pytest
 
 from tbn_bench.config import make
 from tbn_bench.records import LatencyRecord, RunStore
-from tbn_bench.reporting import figures, style
+from tbn_bench.reporting import figures, protocol, style
 from tbn_bench.reporting.figures import (
     _searched,
     accuracy_bits,
@@ -179,3 +180,29 @@ def test_importance_finds_what_moved_the_score(records):
     contour = sweep_contour.frame(records)
     assert "lr" in {contour["x name"].iloc[0], contour["y name"].iloc[0]}
     assert contour[f"{'x' if contour['x name'].iloc[0] == 'lr' else 'y'} log"].all()
+
+
+def test_mixed_protocols_and_lost_networks_are_flagged(records, tmp_path):
+    """Runs of other test sets in one panel, a timing whose run is not there, and files that were changed: a sentence each; else none."""
+    assert protocol.flags(records) == ()
+    runs = records.runs.copy()
+    first = runs.index[runs["sweep"] == "s"][0]
+    runs["test_samples"] = 100.0
+    runs.loc[first, "test_samples"] = 99.0
+    runs.loc[first, "dirty"] = True
+    said = protocol.flags(dataclasses.replace(records, runs=runs[runs["run_id"] != records.latency["run_id"].iloc[-1]]))
+    assert any("runs of 99, 100 test samples stand in one panel" in line for line in said)
+    assert any(line.startswith("1 of ") and "differ from their commit" in line for line in said)
+    assert any(line.startswith("resnet-b64: timed network") for line in said)
+    assert len(said) == 3
+
+
+def test_a_sidecar_names_what_its_figure_draws(records):
+    """Run ids of every group that a curve stands for, and the sources of hollow marks; nothing else."""
+    ids, cited = protocol.origins(accuracy_bits.frame(records), records)
+    assert (ids, cited) == (sorted(records.runs["run_id"]), ["log of the authors"])
+    ids, cited = protocol.origins(latency_p.frame(records), records)
+    assert ids == sorted(set(records.latency["run_id"][records.latency["binarizer"] != "x"]))
+    assert cited == []
+    ids, _ = protocol.origins(sweep_contour.frame(records), records)
+    assert set(ids) == set(records.runs[records.runs["sweep"] == "search"]["run_id"])

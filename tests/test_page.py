@@ -63,7 +63,7 @@ def _write(results, out, watch_s=None):
     records = load(results)
     tables = {m.__name__: m(records) for m in (comparison, latency, not_finished)}
     drawn = {m.__name__.rpartition(".")[2]: (m.TITLE, build.specification(m, records)) for m in (accuracy_bits, training_curves)}
-    book = details.book(results)
+    book = details.book(results, records.curves)
     out.mkdir(exist_ok=True)
     return render.write(out, render.page(records, tables, drawn, book, results, "tbn-bench report", "comparison", watch_s), book)
 

@@ -12,7 +12,7 @@ import altair
 
 from tbn_bench import __version__
 from tbn_bench.records import RecordError
-from tbn_bench.reporting import figures, style, tables, write
+from tbn_bench.reporting import figures, protocol, style, tables, write
 from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.page import details, render
 
@@ -28,10 +28,14 @@ def entries(package: Any) -> Iterator[tuple[str, Any]]:
         yield name, importlib.import_module(f"{package.__name__}.{name}")
 
 
-def _sidecar(path: Path, records: Records, run_ids: list[str], commands: list[str]) -> None:
+def _sidecar(path: Path, records: Records, run_ids: list[str], commands: list[str], sources: list[str]) -> None:
+    """run_ids and config_ids are hashes of configs, with and without the seed."""
     used = records.runs[records.runs["run_id"].isin(run_ids)]
     value = {
         "run_ids": run_ids,
+        "config_ids": sorted(set(used["group_id"])),
+        "published": sources,
+        "flags": protocol.flags(records),
         "commits": sorted(set(used["commit"].dropna())),
         "from_changed_files": sorted(used[used["dirty"].eq(True)]["run_id"]),
         "commands": commands or sorted(used["command"]),
@@ -50,7 +54,7 @@ def _write_tables(records: Records, folder: Path) -> dict[str, write.Table]:
             continue
         for end, writer in (("md", write.markdown), ("csv", write.comma_separated), ("tex", write.latex)):
             (folder / f"{name}.{end}").write_text(writer(table), encoding="utf-8")
-        _sidecar(folder / f"{name}.json", records, table.run_ids, table.commands)
+        _sidecar(folder / f"{name}.json", records, table.run_ids, table.commands, table.sources)
         out[name] = table
     return out
 
@@ -58,7 +62,6 @@ def _write_tables(records: Records, folder: Path) -> dict[str, write.Table]:
 def _write_figures(records: Records, folder: Path) -> dict[str, render.Drawn]:
     """Files of every figure; returns name -> (title, Vega-Lite specification)."""
     out = {}
-    run_ids = sorted(records.finished["run_id"])
     for name, module in entries(figures):
         for old in folder.glob(f"{name}.*"):
             old.unlink()
@@ -66,9 +69,12 @@ def _write_figures(records: Records, folder: Path) -> dict[str, render.Drawn]:
             drawn = module.print_figure(records)
             if drawn is None:
                 continue
+            drawn.draw_without_rendering()
+            drawn.set_layout_engine("none")  # laid out once, not once for each format
             for end, metadata in _FORMATS.items():
                 drawn.savefig(folder / f"{name}.{end}", metadata=metadata, dpi=200)
-        _sidecar(folder / f"{name}.json", records, run_ids, [])
+        run_ids, sources = protocol.origins(module.frame(records), records)
+        _sidecar(folder / f"{name}.json", records, run_ids, [], sources)
         if (spec := specification(module, records)) is not None:
             out[name] = (module.TITLE, spec)
     return out
@@ -95,7 +101,7 @@ def report(results: Path, out: Path, watch_s: float | None = None) -> dict[str, 
         built = _write_tables(records, out / "tables")
         drawn = _write_figures(records, out / "figures")
         command = f"tbn-bench report --results {results} --out {out}"
-        book = details.book(results)
+        book = details.book(results, records.curves)
         text = render.page(records, built, drawn, book, results, command, _MAIN, watch_s)
         page = render.write(out, text, book)
     except OSError as error:

@@ -34,7 +34,9 @@ def half_widths(deviations: np.ndarray, counts: np.ndarray, confidence: float = 
     """t_interval's half for many groups at once; 0 where a group has one value. deviations: (m,), with n - 1; counts: (m,) -> (m,)."""
     many = counts > 1
     freedom = np.where(many, counts - 1, 1)
-    return np.where(many, stdtrit(freedom, (1 + confidence) / 2) * np.nan_to_num(deviations) / np.sqrt(np.maximum(counts, 1)), 0.0)
+    return np.where(
+        many, stdtrit(freedom, (1 + confidence) / 2) * np.nan_to_num(deviations) / np.sqrt(np.maximum(counts, 1)), 0.0
+    )
 
 
 MAX_PAIRS = 20  # 2^20 sign patterns are 8 MB

@@ -4,6 +4,7 @@ from typing import Any
 
 import altair as alt
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -12,13 +13,16 @@ from tbn_bench.reporting.figures import _searched
 from tbn_bench.reporting.load import Records
 
 TITLE = "Sweeps: parallel coordinates"
-_MAP, _PAGE_RUNS = "viridis", 300
+_MAP, _MOST = "viridis", 300  # runs: of more, a share that is spread evenly over the scores
 
 
 def frame(records: Records) -> pd.DataFrame:
     """A row per sweep, run and parameter: its place in [0, 1] and its value; the score comes last, as one more."""
     out = []
     for title, score, table, varied in _searched.sweeps(records):
+        if len(table) > _MOST:
+            chosen = np.linspace(0, len(table) - 1, _MOST).round().astype(int)
+            title, table = f"{title}, {_MOST} of {len(table)} runs", table.sort_values("score", kind="stable").iloc[chosen]
         for name in (*varied, "score"):
             places, _ = _searched.place(table[name])
             shown = table[name].map(lambda v: f"{v:.5g}" if isinstance(v, float) else str(v))
@@ -57,7 +61,6 @@ def chart(records: Records) -> Any:
         return None
     charts = []
     for panel, part in data.groupby("panel", sort=False):
-        part = part[part["run"].isin(part["run"].drop_duplicates().head(_PAGE_RUNS))]
         charts.append(
             alt.Chart(part.drop(columns=["panel", "axis"]).round({"place": 3, "score": 3})).mark_line(opacity=0.5).encode(
                 x=alt.X("parameter:N", sort=list(dict.fromkeys(part["parameter"])), title=None, axis=alt.Axis(labelAngle=0)),

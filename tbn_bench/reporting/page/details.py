@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records import RecordError, RunRecord, RunStore
+import numpy as np
+import pandas as pd
+
+from tbn_bench.records import RunRecord, RunStore
 from tbn_bench.reporting.page.packing import compact, packed
 from tbn_bench.runs import show, text
 from tbn_bench.runs.index import COSTS, FIELDS
@@ -14,11 +17,13 @@ from tbn_bench.scores import FIRST
 
 BLOCK = 64  # runs
 EMBEDDED = 400_000  # bytes of blocks that the page itself may hold; more lie beside it, as scripts, which work from disk
+POINTS = 100  # of a curve
 _PLAN = ("name", "shape", "numel", "p", "q", "code", "weight_bits", "alpha_bits", "activation_bits", "stored_bits", "reason")
 _CURVES = ("train/loss", "val/loss", "tile/flip_rate", "tile/near_zero", "lr")
 
 
-def detail(record: RunRecord) -> dict[str, Any]:
+def detail(record: RunRecord, rows: pd.DataFrame) -> dict[str, Any]:
+    """rows: of the run in Records.curves."""
     summary = record.summary or {}
     judged = f"val/{summary.get('score', FIRST)}"
     dead = record.status == "running" and not held(record.path)
@@ -30,10 +35,7 @@ def detail(record: RunRecord) -> dict[str, Any]:
         "cost": [[k, summary[k]] for k in COSTS if k in summary],
         "environment": show.flat(record.provenance), "plan": _plan(summary.get("plan")), "judged": judged,
     }  # fmt: skip
-    try:
-        return found | {"curves": _curves(record.rows(), (*_CURVES, judged))}
-    except RecordError as error:
-        return found | {"curves": {}, "damaged": str(error)}
+    return found | {"curves": _curves(rows.rename(columns={"val/score": judged}), (*_CURVES, judged))}
 
 
 def _config(config: dict[str, Any]) -> list[list[Any]]:
@@ -50,30 +52,32 @@ def _plan(layers: Any) -> dict[str, Any] | None:
     return {"keys": keys, "rows": cells}
 
 
-def _curves(rows: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, list[Any]]:
-    """Columns by name; what is no finite number is None."""
-    epochs = [row for row in rows if isinstance(row.get("epoch"), int)]
-    columns = {name: [v if isinstance(v := row.get(name), int | float) else None for row in epochs] for name in names}
-    found = {name: values for name, values in columns.items() if any(v is not None for v in values)}
-    return {"epoch": [row["epoch"] + 1 for row in epochs], **found} if found else {}
+def _curves(rows: pd.DataFrame, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Columns by name, (n,) floats, of at most POINTS epochs and the last; what is no number is NaN."""
+    every = -(-len(rows) // POINTS)
+    chosen = rows.iloc[sorted({*range(0, len(rows), every or 1), *([len(rows) - 1] if len(rows) else [])})]
+    columns = {name: pd.to_numeric(chosen[name], errors="coerce").to_numpy(float) for name in names}
+    found = {name: values for name, values in columns.items() if np.isfinite(values).any()}
+    return {"epoch": chosen["epoch"].to_numpy(float) + 1, **found} if found else {}
 
 
-def _blocks(store: RunStore) -> Iterator[list[dict[str, Any]]]:
+def _blocks(store: RunStore, curves: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
     """By run id, so that the first ids of the blocks are index enough; runs of one id (in several sweeps) stay together."""
     block: list[dict[str, Any]] = []
+    places = curves.groupby(["sweep", "run_id"]).indices if len(curves) else {}
     for record in sorted(store.runs([]), key=lambda r: (r.run_id, r.sweep)):
         if len(block) >= BLOCK and block[-1]["id"] != record.run_id:
             yield block
             block = []
-        block.append(detail(record))
+        block.append(detail(record, curves.iloc[places.get((record.sweep, record.run_id), [])]))
     if block:
         yield block
 
 
-def book(results: Path) -> dict[str, Any]:
+def book(results: Path, curves: pd.DataFrame) -> dict[str, Any]:
     """firsts: the first run id of each block. blocks: the packed blocks. files: their names beside the page, empty where it holds them."""
     firsts, blocks = [], []
-    for block in _blocks(RunStore(results)):
+    for block in _blocks(RunStore(results), curves):
         firsts.append(block[0]["id"])
         blocks.append(packed(compact(block)))
     inside = sum(map(len, blocks)) <= EMBEDDED

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from tbn_bench import __version__
 from tbn_bench.records import replace
+from tbn_bench.reporting import protocol
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.page import charts, details, headline, missing, runs
 from tbn_bench.reporting.page.packing import compact, inert, packed
@@ -80,7 +81,7 @@ def page(
         run_blocks=[] if book["files"] else book["blocks"],
         counts={"runs": len(records.runs), "finished": len(records.finished), "methods": records.runs["binarizer"].nunique()},
         problems=records.problems,
-        dirty=int(records.runs["dirty"].eq(True).sum()),
+        flags=protocol.flags(records),
         command=command,
         version=__version__,
         watch_s=watch_s,

@@ -79,7 +79,6 @@ async function fill(record, holder) {
   if (record.scores.length) holder.append(...part("Result", pairs(record.scores)));
   const curves = make("div", { className: "curves" });
   if (record.curves.epoch) holder.append(...part("Curves", curves));
-  if (record.damaged) holder.append(make("p", { className: "warn", textContent: record.damaged }));
   holder.append(...part("Configuration", pairs(changed), make("details", {}, make("summary", { textContent: `${same.length} defaults` }), pairs(same))));
   if (record.cost.length) holder.append(...part("Cost", pairs(record.cost)));
   if (record.plan) holder.append(...part("Plan", planTable(record.plan)));
