@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tbn_bench.config import RunConfig, make
@@ -76,7 +77,10 @@ _SAME, _EACH = CURVE_COLUMNS[:7], CURVE_COLUMNS[7:]
 def _curves(runs: list[dict[str, Any]], rows: list[list[dict[str, Any]]]) -> pd.DataFrame:
     """CURVE_COLUMNS, by column: a dictionary for each of millions of rows would take most of a report's time."""
     lengths = [len(r) for r in rows]
-    values = {key: pd.Series([run[key] for run in runs], dtype=object).repeat(lengths).to_numpy() for key in _SAME}
+    values: dict[str, Any] = {"seed": np.repeat([run["seed"] for run in runs], lengths)}
+    for key in (key for key in _SAME if key != "seed"):
+        codes, names = pd.factorize(pd.Series([run[key] for run in runs], dtype=object))
+        values[key] = pd.Categorical.from_codes(np.repeat(codes, lengths), names)
     for key in _EACH:
         names = [f"val/{run['score']}" if key == "val/score" else key for run in runs]
         values[key] = [row.get(name) for name, own in zip(names, rows, strict=True) for row in own]

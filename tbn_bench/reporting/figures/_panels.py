@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import altair as alt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -56,10 +55,9 @@ def _rank(g: Group) -> tuple[bool, float]:
 def by_epoch(records: Records, key: str, chosen: list[Group]) -> dict[tuple[str, str], list[tuple[int, float, float, int]]]:
     """(sweep, group id) -> (epoch, mean, half of the 95 % interval, n) of a column of the curves, over the runs that reached the epoch."""
     curves = records.curves.dropna(subset=[key])
-    wanted = {(g.sweep, g.group_id) for g in chosen}
-    curves = curves[np.array([pair in wanted for pair in zip(curves["sweep"], curves["group_id"], strict=True)], dtype=bool)]
+    curves = curves[curves["sweep"].isin([g.sweep for g in chosen]) & curves["group_id"].isin([g.group_id for g in chosen])]
     values = curves.assign(value=pd.to_numeric(curves[key], errors="coerce")).dropna(subset=["value"])
-    by = values.groupby(["sweep", "group_id", "epoch"], sort=True)["value"].agg(["mean", "std", "count"])
+    by = values.groupby(["sweep", "group_id", "epoch"], sort=True, observed=True)["value"].agg(["mean", "std", "count"])
     halves = half_widths(by["std"].to_numpy(), by["count"].to_numpy())
     out: dict[tuple[str, str], list[tuple[int, float, float, int]]] = {}
     for (sweep, group_id, epoch), mean, half, n in zip(by.index, by["mean"], halves, by["count"], strict=True):

@@ -1,6 +1,7 @@
 """How a tile settles: share of its signs that flipped since the epoch before, and of weights close to a flip, by epoch; mean over seeds,
 band = Student's 95 % interval."""
 
+import functools
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ _METHODS = ("tbn", "frozen_tile", "repeated_filters", "bwn")  # those with a til
 _SHOWN = {"tile/flip_rate": "signs flipped, %", "tile/near_zero": "weights near zero, %"}
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     names = style.labels(records.runs["binarizer"])
     shown = [(title, [g for g in gs if catalog.parse(g.binarizer)[0] in _METHODS]) for title, gs in _panels.drawn(records)]

@@ -1,5 +1,6 @@
 """Held-out score by epoch: mean over seeds, band = Student's 95 % interval (no band for one seed)."""
 
+import functools
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from tbn_bench.scores import SCORES
 TITLE = "Training curves"
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     """A row per panel, method and epoch that at least one run reached: mean, low, high as shown, n. Runs without a result are drawn too."""
     names, shown = style.labels(records.runs["binarizer"]), _panels.drawn(records, unfinished=True)

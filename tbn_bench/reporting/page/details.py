@@ -22,8 +22,8 @@ _PLAN = ("name", "shape", "numel", "p", "q", "code", "weight_bits", "alpha_bits"
 _CURVES = ("train/loss", "val/loss", "tile/flip_rate", "tile/near_zero", "lr")
 
 
-def detail(record: RunRecord, rows: pd.DataFrame) -> dict[str, Any]:
-    """rows: of the run in Records.curves."""
+def detail(record: RunRecord, curves: dict[str, np.ndarray]) -> dict[str, Any]:
+    """curves: columns of the run in Records.curves."""
     summary = record.summary or {}
     judged = f"val/{summary.get('score', FIRST)}"
     dead = record.status == "running" and not held(record.path)
@@ -35,7 +35,7 @@ def detail(record: RunRecord, rows: pd.DataFrame) -> dict[str, Any]:
         "cost": [[k, summary[k]] for k in COSTS if k in summary],
         "environment": show.flat(record.provenance), "plan": _plan(summary.get("plan")), "judged": judged,
     }  # fmt: skip
-    return found | {"curves": _curves(rows.rename(columns={"val/score": judged}), (*_CURVES, judged))}
+    return found | {"curves": {judged if name == "val/score" else name: values for name, values in _thinned(curves).items()}}
 
 
 def _config(config: dict[str, Any]) -> list[list[Any]]:
@@ -52,24 +52,25 @@ def _plan(layers: Any) -> dict[str, Any] | None:
     return {"keys": keys, "rows": cells}
 
 
-def _curves(rows: pd.DataFrame, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Columns by name, (n,) floats, of at most POINTS epochs and the last; what is no number is NaN."""
-    every = -(-len(rows) // POINTS)
-    chosen = rows.iloc[sorted({*range(0, len(rows), every or 1), *([len(rows) - 1] if len(rows) else [])})]
-    columns = {name: pd.to_numeric(chosen[name], errors="coerce").to_numpy(float) for name in names}
-    found = {name: values for name, values in columns.items() if np.isfinite(values).any()}
-    return {"epoch": chosen["epoch"].to_numpy(float) + 1, **found} if found else {}
+def _thinned(curves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """(n,) floats, of at most POINTS epochs and the last; columns without a number are left out."""
+    n = len(curves["epoch"])
+    chosen = sorted({*range(0, n, -(-n // POINTS) or 1), n - 1}) if n else []
+    found = {name: values[chosen] for name, values in curves.items() if name != "epoch" and np.isfinite(values).any()}
+    return {"epoch": curves["epoch"][chosen] + 1, **found} if found else {}
 
 
 def _blocks(store: RunStore, curves: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
     """By run id, so that the first ids of the blocks are index enough; runs of one id (in several sweeps) stay together."""
     block: list[dict[str, Any]] = []
-    places = curves.groupby(["sweep", "run_id"]).indices if len(curves) else {}
+    places = curves.groupby(["sweep", "run_id"], observed=True).indices if len(curves) else {}
+    columns = {name: pd.to_numeric(curves[name], errors="coerce").to_numpy(float) for name in ("epoch", "val/score", *_CURVES)}
     for record in sorted(store.runs([]), key=lambda r: (r.run_id, r.sweep)):
         if len(block) >= BLOCK and block[-1]["id"] != record.run_id:
             yield block
             block = []
-        block.append(detail(record, curves.iloc[places.get((record.sweep, record.run_id), [])]))
+        own = places.get((record.sweep, record.run_id), [])
+        block.append(detail(record, {name: values[own] for name, values in columns.items()}))
     if block:
         yield block
 
