@@ -390,7 +390,7 @@ def test_watch_builds_again_when_a_record_changed_and_ends_with_0(results, tmp_p
     import shutil
 
     shutil.copytree(results, tmp_path / "results")
-    code = "import sys; from tbn_bench.reporting import build; build._write_figures = build._write_tables = lambda *a: {}; from tbn_bench.cli import main; sys.exit(main())"
+    code = "import sys; from tbn_bench.reporting import build; build._write_figure = lambda *a: None; build._write_tables = lambda *a: {}; from tbn_bench.cli import main; sys.exit(main())"
     command = [
         sys.executable,
         "-c",

@@ -1,10 +1,14 @@
 """report(results, out): every table and figure as files, with a provenance sidecar each, and one self-contained page."""
 
+import contextlib
 import importlib
 import json
+import os
 import pkgutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.page import details, render
 
 _FORMATS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
+MANY = 100  # runs
 _MAIN = "comparison"  # one table per track: comparison, comparison_w1a1, ...
 _FIRST = (_MAIN, "accuracy_bits", "accuracy_latency", "training_curves")
 
@@ -59,25 +64,47 @@ def _write_tables(records: Records, folder: Path) -> dict[str, write.Table]:
     return out
 
 
-def _write_figures(records: Records, folder: Path) -> dict[str, render.Drawn]:
-    """Files of every figure; returns name -> (title, Vega-Lite specification)."""
-    out = {}
-    for name, module in entries(figures):
-        for old in folder.glob(f"{name}.*"):
-            old.unlink()
-        with style.printing():
-            drawn = module.print_figure(records)
-            if drawn is None:
-                continue
-            drawn.draw_without_rendering()
-            drawn.set_layout_engine("none")  # laid out once, not once for each format
-            for end, metadata in _FORMATS.items():
-                drawn.savefig(folder / f"{name}.{end}", metadata=metadata, dpi=200)
-        run_ids, sources = protocol.origins(module.frame(records), records)
-        _sidecar(folder / f"{name}.json", records, run_ids, [], sources)
-        if (spec := specification(module, records)) is not None:
-            out[name] = (module.TITLE, spec)
-    return out
+def _write_figure(name: str, records: Records, folder: Path) -> render.Drawn | None:
+    """Its files; returns (title, Vega-Lite specification), None where there is nothing to draw."""
+    module = importlib.import_module(f"{figures.__name__}.{name}")
+    for old in folder.glob(f"{name}.*"):
+        old.unlink()
+    with style.printing():
+        drawn = module.print_figure(records)
+        if drawn is None:
+            return None
+        drawn.draw_without_rendering()
+        drawn.set_layout_engine("none")  # laid out once, not once for each format
+        for end, metadata in _FORMATS.items():
+            drawn.savefig(folder / f"{name}.{end}", metadata=metadata, dpi=200)
+    run_ids, sources = protocol.origins(module.frame(records), records)
+    _sidecar(folder / f"{name}.json", records, run_ids, [], sources)
+    spec = specification(module, records)
+    return None if spec is None else (module.TITLE, spec)
+
+
+_given: list[Any] = []  # in a process that draws: records and folder
+
+
+def _take(*given: Any) -> None:
+    _given[:] = given
+
+
+def _write_given(name: str) -> render.Drawn | None:
+    return _write_figure(name, *_given)
+
+
+@contextlib.contextmanager
+def _drawing(records: Records, folder: Path) -> Iterator[Callable[[], dict[str, render.Drawn]]]:
+    """Yields what gives name -> figure when all are drawn. Of many runs they are drawn meanwhile, by processes that take two seconds to start."""
+    names = [name for name, _ in entries(figures)]
+    if len(records.runs) < MANY:
+        yield lambda: {name: made for name in names if (made := _write_figure(name, records, folder))}
+        return
+    workers = max(1, min(4, os.cpu_count() or 1))
+    with ProcessPoolExecutor(workers, get_context("spawn"), _take, (records, folder)) as others:
+        made = others.map(_write_given, names)
+        yield lambda: {name: one for name, one in zip(names, made, strict=True) if one}
 
 
 def specification(module: Any, records: Records) -> dict[str, Any] | None:
@@ -98,10 +125,11 @@ def report(results: Path, out: Path, watch_s: float | None = None) -> dict[str, 
     try:
         for folder in (out / "tables", out / "figures"):
             folder.mkdir(parents=True, exist_ok=True)
-        built = _write_tables(records, out / "tables")
-        drawn = _write_figures(records, out / "figures")
+        with _drawing(records, out / "figures") as figures_of:
+            built = _write_tables(records, out / "tables")
+            book = details.book(results, records.curves)
+            drawn = figures_of()
         command = f"tbn-bench report --results {results} --out {out}"
-        book = details.book(results, records.curves)
         text = render.page(records, built, drawn, book, results, command, _MAIN, watch_s)
         page = render.write(out, text, book)
     except OSError as error:
