@@ -147,7 +147,7 @@ def chart_panels(
     colours = alt.Color("method:N", scale=alt.Scale(domain=domain, range=used), legend=style.CHART_LEGEND)
     shapes = alt.Shape("method:N", scale=alt.Scale(domain=domain, range=[style.shape(s, specs) for s in looks["binarizer"]]))
     chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend")
-    scale = alt.Scale(type="log", base=log, padding=18) if log else alt.Scale(padding=18, zero=False)
+    scale = alt.Scale(type="log", base=log, padding=18) if log else alt.Scale(padding=6 if joined else 18, zero=False, nice=False)
     charts = []
     for panel, part in data.groupby("panel", sort=False):
         base = alt.Chart(part.drop(columns=["panel", "axis", "binarizer"])).encode(
