@@ -159,6 +159,21 @@ def test_search_by_bayes_is_rebuilt_from_the_records(tmp_path):
     assert len({r.config["lr"] for r in RunStore(tmp_path / "r").runs()}) == 4
 
 
+def test_a_search_with_a_damaged_trial_does_not_go_on(tmp_path):
+    """Its number would be drawn again as another config: the run is named, and restored the search goes on."""
+    pytest.importorskip("optuna")
+    top = {"method": "bayes", "run_cap": 3, "metric": {"name": "val/loss"}}
+    sweep = spec.load(sweep_file(tmp_path, top, lr={"min": 0.01, "max": 0.5}, epochs={"value": 1}))
+    local.run(sweep, tmp_path / "r")
+    victim = next(r.path / "summary.json" for r in RunStore(tmp_path / "r").runs())
+    content = victim.read_text()
+    victim.write_text(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=rf"run {victim.parent.name}: its record cannot be used .*runs verify"):
+        local.run(sweep, tmp_path / "r")
+    victim.write_text(content)
+    assert local.run(sweep, tmp_path / "r")["skipped"] == 3
+
+
 def test_a_draw_that_no_layer_can_take_is_a_failed_point(tmp_path):
     """Its reason is in its record, and the search goes on."""
     pytest.importorskip("optuna")

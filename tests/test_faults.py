@@ -123,7 +123,7 @@ def test_a_truncated_record_is_found_and_made_again(sweep, calm, tmp_path, capsy
     if name != "metrics.jsonl":  # rows that are missing at the end are a matter for verify
         counted = local.run(spec.load(sweep), results)
         assert (counted["skipped"], counted["failed_ids"]) == (1, [victim.name])
-        assert "runs verify --set-aside" in capsys.readouterr().err
+        assert "runs verify` (--set-aside" in capsys.readouterr().err
     assert cli.main(["runs", "verify", "--set-aside", f"--results={results}"]) == 0
     assert (results / "set_aside" / "faults" / f"{victim.name}.1" / name).read_bytes() == content[: int(len(content) * keep)]
     assert local.run(spec.load(sweep), results)["finished"] == 1

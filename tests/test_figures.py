@@ -13,6 +13,7 @@ from tbn_bench.config import make
 from tbn_bench.records import LatencyRecord, RunStore
 from tbn_bench.reporting import figures, protocol, style
 from tbn_bench.reporting.figures import (
+    _published,
     _searched,
     accuracy_bits,
     accuracy_p,
@@ -22,6 +23,7 @@ from tbn_bench.reporting.figures import (
     sweep_contour,
     sweep_importance,
 )
+from tbn_bench.reporting.groups import groups
 from tbn_bench.reporting.load import load
 
 LEDGER = "method,spec,dataset,model,weight_bits,activation_bits,metric,value,second_hand,source,note\n" + "".join(
@@ -163,12 +165,14 @@ def test_parameters_by_type_of_layer(records):
     assert data[stored, "1x1 convolution"] == 0
 
 
-def test_correlation_ratio_by_hand():
-    """Means 1 and 3 of two groups within 0, 2, 2, 4: 4 of 8; all of it where the groups decide; none where nothing varies."""
+def test_explained_variance_by_hand():
+    """Means 1 and 3 of two groups within 0, 2, 2, 4: eta^2 = 4 / 8, less what two groups explain by chance: 1 - 0.5 x 3 / 2. All of it where the
+    groups decide; none where nothing varies, nor where every value is a group."""
     values = pd.Series([0.0, 2.0, 2.0, 4.0])
-    assert _searched.correlation_ratio(pd.Series(list("aabb")), values) == pytest.approx(0.5)
-    assert _searched.correlation_ratio(pd.Series(list("abbc")), values) == pytest.approx(1.0)
-    assert _searched.correlation_ratio(pd.Series(list("aabb")), values * 0) == 0.0
+    assert _searched.explained(pd.Series(list("aabb")), values) == pytest.approx(0.25)
+    assert _searched.explained(pd.Series(list("abbc")), values) == pytest.approx(1.0)
+    assert _searched.explained(pd.Series(list("abcd")), values) == 0.0
+    assert _searched.explained(pd.Series(list("aabb")), values * 0) == 0.0
 
 
 def test_importance_finds_what_moved_the_score(records):
@@ -206,3 +210,29 @@ def test_a_sidecar_names_what_its_figure_draws(records):
     assert cited == []
     ids, _ = protocol.origins(sweep_contour.frame(records), records)
     assert set(ids) == set(records.runs[records.runs["sweep"] == "search"]["run_id"])
+
+
+def test_scatter_figures_lose_no_point_on_the_page(tmp_path):
+    """Twenty configurations of one spec in one panel: as many marks on the page as in the frame, and no line joins them."""
+    for n in range(20):
+        for binarizer in ("tbn(p=4)", "tbn(p=8)"):
+            finish(RunStore(tmp_path), 0.5 + 0.01 * n, binarizer=binarizer, lr=0.001 * (n + 1))
+    found = load(tmp_path)
+    data = accuracy_bits.frame(found)
+    chart = accuracy_bits.chart(found).to_dict()
+    assert len(data) == 40
+    assert sum(len(rows) for rows in chart["datasets"].values()) == 40
+    joined = accuracy_p.frame(found)
+    assert joined.groupby("line").size().max() == 1
+
+
+def test_published_points_stay_in_their_track(records):
+    """A panel of binary activations shows what was published with binary activations, and full precision."""
+    ledger = records.published.copy()
+    one = ledger.iloc[0].to_dict()
+    extra = [one | {"method": "xnor", "spec": "xnor", "activation_bits": 1, "value": 0.5},
+             one | {"method": "full_precision", "spec": "full_precision", "activation_bits": 32, "value": 0.95}]  # fmt: skip
+    ledger = pd.concat([ledger, pd.DataFrame(extra)], ignore_index=True)
+    gs = [dataclasses.replace(g, track="W1A1") for g in groups(records) if g.binarizer == "bwn"]
+    found = _published.of_panel(dataclasses.replace(records, published=ledger), gs)
+    assert [r["method"] for r in found] == ["xnor", "full_precision"]

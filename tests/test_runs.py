@@ -670,6 +670,18 @@ def test_a_planted_fault_is_found_and_named(call, store, name):
     assert any(f": {kind}: " in line and said in line for line in lines)
 
 
+def test_whole_records_are_not_set_aside(call, store):
+    """A config that another version wrote is a fault, and no damage: the run stays where it is."""
+    path = finish(store, seed=1)
+    change(
+        path / "run.json",
+        provenance=json.loads((path / "run.json").read_text())["provenance"] | {"command": "tbn-bench train --new=1"},
+    )
+    code, _, last, _ = call("verify", "--set-aside")
+    assert (code, last["kinds"], last["set_aside"]) == (1, {"command": 1}, 0)
+    assert path.exists()
+
+
 @pytest.mark.parametrize(
     ("make_run", "kind", "said"),
     [

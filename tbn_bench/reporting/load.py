@@ -10,7 +10,7 @@ import pandas as pd
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records import RecordError, RunRecord, RunStore
 from tbn_bench.reporting import published, tracks
-from tbn_bench.scores import SCORES, score_of
+from tbn_bench.scores import FIRST, SCORES, score_of
 
 _SUMMARY = (
     *(f"test/{name}" for name in SCORES), "best_epoch", "test_samples", "seconds", "weights", "stored_bits", "stored_bytes",
@@ -87,6 +87,15 @@ def _curves(runs: list[dict[str, Any]], rows: list[list[dict[str, Any]]]) -> pd.
     return pd.DataFrame(values, columns=list(CURVE_COLUMNS))
 
 
+def _fill_scores(runs: list[dict[str, Any]], rows: list[list[dict[str, Any]]], tasks: list[str]) -> None:
+    """Gives runs without a result the score of finished ones of their task, else the first that their own rows have."""
+    known = {task: run["score"] for run, task in zip(runs, tasks, strict=True) if run["status"] == "finished"}
+    for run, own, task in zip(runs, rows, tasks, strict=True):
+        if run["status"] != "finished":
+            logged = next((name for name in SCORES if own and f"val/{name}" in own[0]), FIRST)
+            run["score"] = known.get(task, logged)
+
+
 def load(results: Path) -> Records:
     """Reads every record, and the published numbers, under `results`. Raises ValueError where there is none."""
     store, problems = RunStore(results), list[str]()
@@ -103,6 +112,7 @@ def load(results: Path) -> Records:
         if plan := (run.summary or {}).get("plan"):
             plans.setdefault((run.sweep, row["group_id"]), plan)
     tracks.fill(runs)
+    _fill_scores(runs, rows, [config["task"] for config in configs])
     for record in store.latencies(problems):
         info, source = record.case_info, record.provenance
         same = {"device": record.device, "case": record.case, "command": source.get("command"), "commit": source.get("commit"),

@@ -44,11 +44,11 @@ def _timed(records: Records) -> Iterator[str]:
 
 def origins(data: pd.DataFrame, records: Records) -> tuple[list[str], list[str]]:
     """(run ids, cited sources) of what a figure's frame draws. Its column runs names run ids, or SWEEP/GROUP ID for all runs of a group (whose
-    id is that of its run of seed 0), or, for a published mark, the source."""
+    id is that of its run of seed 0), or, for a published mark, the source. Where runs are only counted, the frame's attrs have run_ids."""
+    if "run_ids" in data.attrs:
+        return sorted(data.attrs["run_ids"]), []
     column = data["runs"] if "runs" in data else data["run"]
     cited = data["published"].astype(bool) if "published" in data else pd.Series(False, index=data.index)
-    if pd.api.types.is_numeric_dtype(column):  # a count of all the runs that have a result
-        return sorted(records.finished["run_id"]), []
     said = set(column[~cited].astype(str))
     groups_named = {text for text in said if re.fullmatch(r".*/[0-9a-f]{12}", text)}
     words = {word for text in said - groups_named for word in re.findall(r"\b[0-9a-f]{12}\b", text)}

@@ -20,6 +20,7 @@ AGAIN = "--set-aside moves it away, so that its sweep runs it again"
 RESTORE = f"restore it (git checkout), or {AGAIN}"
 _HEADER = ("schema_version", "run_id", "sweep", "status", "error", "config", "provenance")
 _PROVENANCE = ("commit", "dirty", "versions", "hardware", "command", "started")
+_READABLE = ("name", "config", "hash", "command")  # whole records that say other than their folder, or that another version wrote
 _OLD_S = 60  # an atomic write takes less
 
 
@@ -61,7 +62,7 @@ def set_aside(store: RunStore, found: Iterable[Fault]) -> dict[Path, Path]:
     Raises RecordError where the folder cannot be written.
     """
     moved = {}
-    for path in dict.fromkeys(fault.path for fault in found if fault.todo in (AGAIN, RESTORE)):
+    for path in dict.fromkeys(fault.path for fault in found if fault.todo in (AGAIN, RESTORE) and fault.kind not in _READABLE):
         with taken(path) as mine:
             if mine:
                 folder = store.root / "set_aside" / path.parent.name

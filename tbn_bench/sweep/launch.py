@@ -69,12 +69,24 @@ class Launch:
     def _past(self) -> Iterator[Past]:
         """What the records say; a damaged one says nothing."""
         wanted = {c.run_id for c in self.spec.configs}
+        if self.spec.is_search:
+            self._refuse_damage()
         for record in self.store.runs_of(self.spec.name):
             if self.spec.is_search or record.run_id in wanted:
                 again = not self.spec.is_search and record.status in ("failed", "diverged")
-                state, trial = "again" if again else record.status, record.provenance.get("trial")
+                state, trial = "again" if again else record.status, (record.provenance or {}).get("trial")
+                try:
+                    config = make(record.config)
+                except ValueError as error:
+                    raise ValueError(f"{record.path}: this version refuses its config: {error}") from error
                 with contextlib.suppress(RecordError):
-                    yield Past(make(record.config), state, record.rows(), record.summary or {}, trial)
+                    yield Past(config, state, record.rows(), record.summary or {}, trial)
+
+    def _refuse_damage(self) -> None:
+        """A search without one of its trials would draw another config by that number. Raises ValueError naming the runs."""
+        folders = sorted(path.name for path in self.store.path(self.spec.name, "x").parent.glob("*/"))
+        if damaged := {run_id: why for run_id in folders if (why := self._damage(run_id))}:
+            raise ValueError("\n".join(f"run {run_id}: {why}" for run_id, why in damaged.items()))
 
     def next(self) -> Trial | None:
         """A run to be made now; None when there are no more. What has finished meanwhile, or cannot be built, is passed over."""
@@ -97,7 +109,7 @@ class Launch:
         try:
             self.store.read(self.spec.name, run_id).rows()
         except RecordError as error:
-            return f"its record is damaged ({error}); `tbn-bench runs verify --set-aside` moves it away, then run the sweep again"
+            return f"its record cannot be used ({error}); see `tbn-bench runs verify` (--set-aside moves damaged runs away), then run the sweep again"
         return None
 
     def _possible(self, trial: Trial) -> bool:

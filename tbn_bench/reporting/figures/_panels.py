@@ -123,25 +123,28 @@ _PAGE_POINTS = 15  # of one curve on the page; print draws all
 
 
 def _thinned(data: pd.DataFrame) -> pd.DataFrame:
-    """Every n-th point of long lines, and the last one; four digits more than anyone reads: the page stays small."""
+    """Every n-th point of long curves, and the last one: the page stays small."""
     ranks, lengths = (
         data.groupby(["panel", "line", "published"]).cumcount(),
         data.groupby(["panel", "line", "published"])["x"].transform("size"),
     )
-    kept = data[(ranks % (1 + lengths // _PAGE_POINTS) == 0) | (ranks == lengths - 1)].copy()
-    for name in ("x", "y", "low", "high"):
-        kept[name] = [float(f"{value:.5g}") for value in kept[name]]
-    return kept
+    return data[(ranks % (1 + lengths // _PAGE_POINTS) == 0) | (ranks == lengths - 1)]
+
+
+def _rounded(data: pd.DataFrame) -> pd.DataFrame:
+    """Five digits are more than anyone reads."""
+    return data.assign(**{name: [float(f"{value:.5g}") for value in data[name]] for name in ("x", "y", "low", "high")})
 
 
 def chart_panels(
     data: pd.DataFrame, specs: list[str], x: str, log: float | None = None, joined: bool = False, variants: bool = False,
     limits: Limits | None = None,
+    thin: bool = False,
 ) -> Any:  # fmt: skip
-    """As print_panels, with the legend as a filter and the runs of each mark under the pointer."""
+    """As print_panels, with the legend as a filter and the runs of each mark under the pointer. thin: lines are curves over epochs."""
     if data.empty:
         return None
-    data, looks = _thinned(data), data.drop_duplicates("method")
+    data, looks = _rounded(_thinned(data) if thin else data), data.drop_duplicates("method")
     domain = list(looks["method"])
     used = [style.nth_colour(specs.index(s)) if variants else style.colour(s) for s in looks["binarizer"]]
     colours = alt.Color("method:N", scale=alt.Scale(domain=domain, range=used), legend=style.CHART_LEGEND)

@@ -40,16 +40,20 @@ def place(values: pd.Series) -> tuple[np.ndarray, list[str] | None]:
     return values.astype(str).map(labels.index).to_numpy(float) / max(1, len(labels) - 1), labels
 
 
-def correlation_ratio(groups: pd.Series, values: pd.Series) -> float:
-    """eta^2: share of the variance of values (n,) that the means of their groups (n,) explain; 0 where values do not vary.
+def explained(groups: pd.Series, values: pd.Series) -> float:
+    """epsilon^2 (Kelley 1935): 1 - (1 - eta^2) (n - 1) / (n - k), not below 0, where eta^2 is the share of the variance of values (n,) that the
+    means of their k groups (n,) explain. What one parameter explains by itself; a name of many values has no advantage by chance.
 
-    Fisher's; numbers are cut into at most four groups of equal size first. It is what one parameter explains by itself, without interplay.
+    Numbers are cut into at most four groups of equal size first. 0 where values do not vary, or every group has one.
     """
     keys = (
         pd.qcut(groups, 4, duplicates="drop")
         if pd.api.types.is_numeric_dtype(groups) and groups.nunique() > 4
         else groups.astype(str)
     )
-    total = float(((values - values.mean()) ** 2).sum())
+    n, k, total = len(values), keys.nunique(), float(((values - values.mean()) ** 2).sum())
+    if n == k or not total:
+        return 0.0
     means = values.groupby(keys, observed=True).transform("mean")
-    return float(((means - values.mean()) ** 2).sum()) / total if total else 0.0
+    eta2 = float(((means - values.mean()) ** 2).sum()) / total
+    return max(0.0, 1 - (1 - eta2) * (n - 1) / (n - k))

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from tbn_bench import catalog
 from tbn_bench.reporting import style
 from tbn_bench.reporting.figures import _panels, _published
-from tbn_bench.reporting.figures.accuracy_p import family, p_of
+from tbn_bench.reporting.figures.accuracy_p import apart, family, p_of
 from tbn_bench.reporting.load import Records
 
 TITLE = "Ablations: variants of the tile"
@@ -26,7 +26,7 @@ def _rows(title: str, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if name == _METHOD and p is not None and (key not in best or m["y"] > best[key]["y"]):
             best[key] = m
     rows = [{**m, "panel": title, "x": p, "binarizer": spec, "line": spec} for (spec, p, _), m in best.items()]
-    return rows if len({row["binarizer"] for row in rows}) > 1 else []
+    return apart(rows) if len({row["binarizer"] for row in rows}) > 1 else []
 
 
 def frame(records: Records) -> pd.DataFrame:

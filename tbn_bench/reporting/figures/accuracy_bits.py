@@ -22,7 +22,7 @@ def frame(records: Records) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for title, gs in found:
         own = [_panels.scored(g) | {"panel": title, "method": names[g.binarizer], "x": g.first["bits_per_weight"]} for g in gs]
-        rows += _compared([*own, *_hollow(title, _published.of_panel(records, gs[0].data, gs[0].model), names)])
+        rows += _compared([*own, *_hollow(title, _published.of_panel(records, gs), names)])
     for data, model, lines in _published.others(records, [(gs[0].data, gs[0].model) for _, gs in found]):
         rows += _compared(_hollow(f"{data}, {model}, published", lines, names))
     return _panels.frame(rows)

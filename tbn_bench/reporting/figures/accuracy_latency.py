@@ -24,7 +24,10 @@ def frame(records: Records) -> pd.DataFrame:
             for g in gs:
                 if best := fastest(records, g, batch, device):
                     mark = _panels.scored(g) | {"panel": panel, "method": names[g.binarizer], "x": best["time_ms_p50"]}
-                    rows.append(mark | {"runs": f"{best['run_id']}, {best['implementation']}, n = {best['n']:.0f}"})
+                    rows.append(
+                        mark
+                        | {"runs": f"{mark['runs']}; timed: {best['implementation']} of {best['run_id']}, n = {best['n']:.0f}"}
+                    )
     return _panels.frame(rows)
 
 

@@ -3,6 +3,7 @@
 Published values stand hollow in the panel of the same data set and model, or in one of their own where we have no run (the paper's teaser).
 """
 
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -52,7 +53,14 @@ def _rows(title: str, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         line = f"published {i}" if m.get("published") else spec
         for x in (min(places), max(places)) if spec == _LEVEL else (p,) if p is not None else ():
             rows.append({**m, "panel": title, "x": x, "binarizer": spec, "line": line})
-    return rows
+    return apart(rows)
+
+
+def apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Several configurations of one spec (rates, epochs) are no curve: where a line has two marks at one p, each is a line of its own."""
+    count = Counter((row["line"], row["x"]) for row in rows)
+    double = {line for (line, _), n in count.items() if n > 1}
+    return [row | {"line": f"{row['line']} {row['runs']}"} if row["line"] in double else row for row in rows]
 
 
 def _plain(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -65,7 +73,7 @@ def frame(records: Records) -> pd.DataFrame:
     found = [(title, gs) for title, gs in all_panels if any((p_of(g.binarizer) or 1) > 1 for g in gs)]
     rows: list[dict[str, Any]] = []
     for title, gs in found:
-        lines = _plain(_published.of_panel(records, gs[0].data, gs[0].model))
+        lines = _plain(_published.of_panel(records, gs))
         rows += _rows(title, [*map(_panels.scored, gs), *map(_published.mark, lines)])
     for data, model, lines in _published.others(records, [(gs[0].data, gs[0].model) for _, gs in found]):
         rows += _rows(f"{data}, {model}, published", list(map(_published.mark, _plain(lines))))

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tbn_bench.reporting import style
-from tbn_bench.reporting.figures.accuracy_p import p_of
+from tbn_bench.reporting.figures.accuracy_p import family, p_of
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.tables.comparison import EXACT
 
@@ -29,7 +29,9 @@ def _ceiling(name: str, row: dict[str, Any]) -> float | None:
         )
     rates = {float(k.removesuffix(" MB")): v for k, v in (peaks.get("read_gb_s") or {}).items()}
     size = min((k for k in rates if k * 1e6 >= row["weight_bytes"]), default=max(rates, default=None))
-    return None if size is None or style.missing(row["weight_bytes"]) else row["weight_bytes"] / rates[size] / 1e6
+    return (
+        None if size is None or style.missing(row["weight_bytes"]) else row["weight_bytes"] / row["threads"] / rates[size] / 1e6
+    )
 
 
 def _level(dense: pd.DataFrame) -> dict[str, Any] | None:
@@ -49,14 +51,14 @@ def frame(records: Records) -> pd.DataFrame:
             continue
         first = part.iloc[0]
         panel = f"{first['model']}, batch {first['batch']}, {first['threads']} {'thread' if first['threads'] == 1 else 'threads'}, {device}"
-        best = {
-            (row["implementation"], row["p"]): row for row in sorted(tiled, key=lambda r: -r["time_ms_p50"])
-        }  # the fastest stays
-        for (line, p), row in best.items():
-            rows.append(_mark(panel, line, p, row, "measured"))
+        several = len({family(row["binarizer"]) for row in tiled if row["p"] > 1}) > 1
+        for row in tiled:
+            p, line = row["p"], row["implementation"]
+            which = f", {family(row['binarizer'])}" if several and p > 1 else ""
+            rows.append(_mark(panel, line + which, p, row, "measured"))
             for name in _CEILINGS if line.startswith("native") and row.get("tile_macs") else ():
                 if (ms := _ceiling(name, row)) is not None:
-                    rows.append({**_mark(panel, name, p, row, "ceiling"), "y": ms, "low": ms, "high": ms})
+                    rows.append({**_mark(panel, name + which, p, row, "ceiling"), "y": ms, "low": ms, "high": ms})
         dense = _level(part[part["binarizer"] == "full_precision"])
         if dense is not None:
             rows += [_mark(panel, f"best dense: {dense['implementation']}", x, dense, "level") for x in (places[0], places[-1])]
@@ -73,7 +75,7 @@ def _looks(data: pd.DataFrame) -> dict[str, str]:
     kinds = data.drop_duplicates("method").set_index("method")["kind"]
     lines = sorted(kinds[kinds == "measured"].index)
     return {
-        m: style.nth_colour(lines.index(m)) if k == "measured" else "#000000" if k == "level" else _GREYS[m]
+        m: style.nth_colour(lines.index(m)) if k == "measured" else "#000000" if k == "level" else _GREYS[m.partition(",")[0]]
         for m, k in kinds.items()
     }
 
@@ -98,7 +100,14 @@ def print_figure(records: Records) -> Figure | None:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set(title="\n".join(style.wrapped(str(panel))), xlabel=_X, ylabel=_Y)
     measured = data[data["kind"] != "level"]
-    style.legend(figure, [*sorted(measured[measured["kind"] == "measured"]["method"].unique()), "best dense", *_CEILINGS])
+    style.legend(
+        figure,
+        [
+            *sorted(measured[measured["kind"] == "measured"]["method"].unique()),
+            "best dense",
+            *sorted(data[data["kind"] == "ceiling"]["method"].unique()),
+        ],
+    )
     return figure
 
 

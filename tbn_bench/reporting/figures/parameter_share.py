@@ -14,7 +14,7 @@ from tbn_bench.reporting.load import Records
 TITLE = "Parameters and stored bits by type of layer"
 TYPES = ("convolution", "1x1 convolution", "linear")
 KEPT = "kept in full precision"
-_PANELS = ("weights, %", "stored bits of its smallest tiled version, %")
+_PANELS = ("weights, %", "stored bits of the weights, smallest tiled version, %")
 
 
 def layer_type(row: dict[str, Any]) -> str:

@@ -38,7 +38,9 @@ def frame(records: Records) -> pd.DataFrame:
                     "tasks": group.names, "runs": sum(map(len, scores))}  # fmt: skip
             shares = performance_profile(scores, steps)
             rows += [same | {"score": 100 * float(x), "share": 100 * float(y)} for x, y in zip(steps, shares, strict=True)]
-    return pd.DataFrame(rows)
+    data = pd.DataFrame(rows)
+    data.attrs["run_ids"] = sorted({run_id for group in task_sets(records) for run_id in group.run_ids})
+    return data
 
 
 def print_figure(records: Records) -> Figure | None:

@@ -6,6 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.tri import Triangulation
 
 from tbn_bench.reporting import style
 from tbn_bench.reporting.figures import _searched
@@ -20,7 +21,7 @@ def frame(records: Records) -> pd.DataFrame:
     out = []
     for title, score, table, varied in _searched.sweeps(records):
         numbers = [n for n in varied if pd.api.types.is_numeric_dtype(table[n]) and table[n].nunique() > 2]
-        names = sorted(numbers, key=lambda n: -_searched.correlation_ratio(table[n], table["score"]))[:2]
+        names = sorted(numbers, key=lambda n: -_searched.explained(table[n], table["score"]))[:2]
         if len(names) == 2:
             x, y = (table[n].astype(float) for n in names)
             out.append(pd.DataFrame({"panel": title, "run": table["run_id"], "x": x, "y": y, "x name": names[0], "y name": names[1], "score": table["score"],
@@ -43,11 +44,11 @@ def print_figure(records: Records) -> Figure | None:
         first = part.iloc[0]
         at = [np.log(part[k]) if first[f"{k} log"] else part[k] for k in ("x", "y")]
         if np.linalg.matrix_rank(np.column_stack([v - v.mean() for v in at])) == 2:  # else the points lie on a line
-            axes.tricontourf(*at, part["score"], levels=10, cmap=_MAP, alpha=0.6)
-        drawn = axes.scatter(*at, c=part["score"], cmap=_MAP, s=8, edgecolors="black", linewidths=0.3)
-        for axis, k in ((axes.xaxis, "x"), (axes.yaxis, "y")):
-            if first[f"{k} log"]:
-                axis.set_major_formatter(lambda value, _: f"{np.exp(value):.1g}")
+            triangles = Triangulation(*at).triangles
+            axes.tricontourf(part["x"], part["y"], triangles, part["score"], levels=10, cmap=_MAP, alpha=0.6)
+        drawn = axes.scatter(part["x"], part["y"], c=part["score"], cmap=_MAP, s=8, edgecolors="black", linewidths=0.3)
+        axes.set_xscale("log" if first["x log"] else "linear")
+        axes.set_yscale("log" if first["y log"] else "linear")
         axes.set(title="\n".join(style.wrapped(title)), xlabel=first["x name"], ylabel=first["y name"])
         figure.colorbar(drawn, ax=axes, label=first["axis"])
     return figure

@@ -1,4 +1,4 @@
-"""Which parameter of a sweep moved the score: the share of its variance that each explains by itself (correlation ratio)."""
+"""Which parameter of a sweep moved the score: the share of its variance that each explains by itself (epsilon squared)."""
 
 from typing import Any
 
@@ -16,12 +16,15 @@ _X = "variance of the score explained alone, %"
 
 def frame(records: Records) -> pd.DataFrame:
     """A row per sweep and parameter: percent, in falling order."""
-    rows = []
+    rows, ids = [], set()
     for title, score, table, varied in _searched.sweeps(records):
-        found = {name: 100 * _searched.correlation_ratio(table[name], table["score"]) for name in varied}
+        ids |= set(table["run_id"])
+        found = {name: 100 * _searched.explained(table[name], table["score"]) for name in varied}
         for name in sorted(found, key=lambda n: -found[n]):
             rows.append({"panel": f"{title}: {score.label}", "parameter": name, "percent": found[name], "runs": len(table)})
-    return pd.DataFrame(rows)
+    data = pd.DataFrame(rows)
+    data.attrs["run_ids"] = sorted(ids)
+    return data
 
 
 def print_figure(records: Records) -> Figure | None:

@@ -37,4 +37,4 @@ def print_figure(records: Records) -> Figure | None:
 
 
 def chart(records: Records) -> Any:
-    return _panels.chart_panels(frame(records), style.methods(records.runs["binarizer"]), "epoch", joined=True)
+    return _panels.chart_panels(frame(records), style.methods(records.runs["binarizer"]), "epoch", joined=True, thin=True)

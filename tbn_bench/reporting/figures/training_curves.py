@@ -44,4 +44,6 @@ def print_figure(records: Records) -> Figure | None:
 
 
 def chart(records: Records) -> Any:
-    return _panels.chart_panels(frame(records), style.methods(records.runs["binarizer"]), "epoch", joined=True, limits=limits)
+    return _panels.chart_panels(
+        frame(records), style.methods(records.runs["binarizer"]), "epoch", joined=True, limits=limits, thin=True
+    )

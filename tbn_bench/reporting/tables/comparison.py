@@ -50,7 +50,7 @@ def _marks(found: list[Group]) -> dict[tuple[str, str], str]:
     panels: dict[tuple[Any, ...], list[Group]] = {}
     for g in found:
         if g.by_seed and g.track != tracks.REFERENCE:
-            panels.setdefault((g.panel, g.score), []).append(g)
+            panels.setdefault((g.panel, g.track, g.score), []).append(g)
     out: dict[tuple[str, str], str] = {}
     for own in panels.values():
         ahead = leaders([{seed: SCORES[g.score].signed(value) for seed, value in g.by_seed.items()} for g in own])
@@ -90,19 +90,22 @@ def of_groups(records: Records, found: list[Group], results: tuple[str, ...], ti
         for c in (column(f"time_ms_p50_b{b}", f"ms, batch {b}", ".3f"), column(f"ratio_b{b}", f"× dense, batch {b}", ".2f"))
     ]
     names = style.labels(records.runs["binarizer"])
+    several = len({g.track for g in found} - {tracks.REFERENCE}) > 1
     columns = [
-        column("data", "data", numeric=False), column("model", "model", numeric=False),
+        column("data", "data", numeric=False), column("model", "model", numeric=False), *([column("track", "track", numeric=False)] if several else []),
         Column("binarizer", "method", lambda r: names[r["binarizer"]], numeric=False),
         *(_result(name) for name in results if name == FIRST or any(name in row for row in rows)), *quoted, column("n", "seeds", "d"),
         column("bits_per_weight", "bits per weight", ".3f"), column("stored_bytes", "stored bytes", ",d"), column("distinct_macs", "distinct MACs", ",d"), *latency_columns,
     ]  # fmt: skip
-    return Table(title, columns, rows, _note(rows, device, bool(quoted)), sorted(ids), sorted(set(timed["command"])))
+    raw = [key for c in columns for key in ((c.key, f"{c.key}_half") if c.key in SCORES else (c.key,))]
+    commands = sorted({*timed["command"], *records.runs[records.runs["run_id"].isin(ids)]["command"]})
+    return Table(title, columns, rows, _note(rows, device, bool(quoted)), sorted(ids), commands, raw=("sweep", *raw))
 
 
 def _note(rows: list[dict[str, Any]], device: str | None, quoted: bool) -> str:
     note = (
         "On the test set, at the epoch chosen on held-out data; mean over seeds with Student's 95 % interval (none for one seed, which is "
-        "said). Bold, then underlined (italic in Markdown): best and second best of a sweep, data set and model beside full precision, and only "
+        "said). Bold, then underlined (italic in Markdown): best and second best of a sweep, data set, model and track beside full precision, and only "
         "where the 95 % interval of the differences, paired by seed, from every method behind it is above 0; where one of these has one seed "
         "there is none, so no mark. "
         "Stored bytes: signs, scales, biases, normalisation."
@@ -122,7 +125,7 @@ def _note(rows: list[dict[str, Any]], device: str | None, quoted: bool) -> str:
 def _row(records: Records, g: Group, batches: list[int], device: str | None) -> dict[str, Any]:
     bits = tracks.activation_bits(g.track)
     row = {
-        "sweep": g.sweep, "group_id": g.group_id, "data": g.data, "model": g.model, "binarizer": g.binarizer,
+        "sweep": g.sweep, "group_id": g.group_id, "data": g.data, "model": g.model, "binarizer": g.binarizer, "track": g.track,
         **{name: i.mean for name, i in g.results.items()}, **{f"{name}_half": i.half for name, i in g.results.items()},
         "n": g.result.n if g.result else 0,
         "bits_per_weight": g.first["bits_per_weight"], "stored_bytes": _whole(g.first["stored_bytes"]), "distinct_macs": _whole(g.first["distinct_macs"]),
