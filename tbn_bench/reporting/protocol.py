@@ -54,4 +54,4 @@ def origins(data: pd.DataFrame, records: Records) -> tuple[list[str], list[str]]
     words = {word for text in said - groups_named for word in re.findall(r"\b[0-9a-f]{12}\b", text)}
     runs = records.runs
     used = runs["run_id"].isin(words) | (runs["sweep"] + "/" + runs["group_id"]).isin(groups_named)
-    return sorted(runs[used]["run_id"]), sorted(set(column[cited].astype(str)))
+    return sorted(set(runs[used]["run_id"])), sorted(set(column[cited].astype(str)))
