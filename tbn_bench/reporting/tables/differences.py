@@ -37,7 +37,8 @@ def differences(records: Records) -> Table | None:
         column("p", "exact p", ".3g"), column("p_holm", "p, Holm", ".3g"),
     ]  # fmt: skip
     ids = sorted({run_id for row in rows for run_id in row["run_ids"]})
-    return Table("Differences from the baselines, paired by seed", columns, rows, _note(rows, few), ids)
+    raw = ("sweep", "data", "model", "track", "binarizer", "baseline", "score", "difference", "difference_half", "n", "p", "p_holm")  # fmt: skip
+    return Table("Differences from the baselines, paired by seed", columns, rows, _note(rows, few), ids, raw=raw)
 
 
 def _baselines(g: Group, found: list[Group]) -> list[Group]:
