@@ -1,4 +1,4 @@
-"""tbn-bench train | sweep | plan | bench | latency | export | report | runs. Heavy imports happen inside commands: --help needs no torch."""
+"""tbn-bench train | sweep | plan | bench | latency | export | mcu | report | runs. Heavy imports happen inside commands: --help needs no torch."""
 
 import argparse
 import os
@@ -217,9 +217,19 @@ def _bench(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:
+    if args.format == "c":
+        from tbn_bench.mcu import commands
+
+        return commands.export(args)
     from tbn_bench import export
 
     return export.export(RunStore(args.results).find(args.run), args.format, args.out)
+
+
+def _mcu(args: argparse.Namespace) -> dict[str, Any]:
+    from tbn_bench.mcu import commands
+
+    return commands.run(args)
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:
@@ -243,6 +253,7 @@ def _runs(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from tbn_bench.mcu import commands as mcu
     from tbn_bench.runs import flags
     from tbn_bench.tracking import commands as tracking
 
@@ -328,9 +339,20 @@ def _parser() -> argparse.ArgumentParser:
     p = commands.add_parser("export", help="write a trained run as a file, checked against the trained model", allow_abbrev=False)
     p.add_argument("run", help="run id, or its beginning (see: tbn-bench runs)")
     _store_flag(p)
-    p.add_argument("--format", default="safetensors", help="safetensors, pt2 or onnx (default: safetensors)")
-    p.add_argument("--out", type=Path, help="file to write (default: RUN.FORMAT here)")
+    p.add_argument(
+        "--format",
+        default="safetensors",
+        help="safetensors, pt2, onnx, or c: a library for microcontrollers (default: safetensors)",
+    )
+    p.add_argument("--out", type=Path, help="file (format c: folder) to write (default: RUN.FORMAT here)")
+    mcu.add_export_flags(p)
     p.set_defaults(call=_export)
+
+    p = commands.add_parser(
+        "mcu", help="build, run and measure exported C libraries on simulated microcontrollers", allow_abbrev=False
+    )
+    mcu.add(p)
+    p.set_defaults(call=_mcu)
 
     p = commands.add_parser("report", help="records to tables, figures and one page", allow_abbrev=False)
     _store_flag(p)

@@ -5,6 +5,7 @@
                                  summary.json   final numbers; its presence = finished    atomic
                                  owner.lock     locked by the process that runs it; checkpoints/, wandb/ (not committed)
     <root>/latency/<device>/<case>.json                                                   atomic
+    <root>/mcu/<device>/<case>.json      one network on a simulated microcontroller       atomic
 
 NaN and infinity are written as the strings "NaN", "Infinity", "-Infinity" (JSON has none).
 """
@@ -18,12 +19,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 SCHEMA_VERSION = 1
 FSYNC_ROWS = 10
@@ -230,6 +231,19 @@ class LatencyRecord:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class McuRecord:
+    """One exported network on one core, by one compiler and simulator. info: bytes, instructions or cycles, accuracy by the C code."""
+
+    case: str
+    device: str
+    info: dict[str, Any]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+_Measured = TypeVar("_Measured", LatencyRecord, McuRecord)
+
+
 class RunStore:
     """All records under one folder. Raises RecordError where the folder cannot be made or written."""
 
@@ -326,7 +340,19 @@ class RunStore:
         return self.read(hits[0].parent.name, hits[0].name)
 
     def write_latency(self, record: LatencyRecord) -> Path:
-        folder = self.root / "latency" / record.device
+        return self._write("latency", record)
+
+    def latencies(self, problems: list[str] | None = None) -> Iterator[LatencyRecord]:
+        return self._measured("latency", LatencyRecord, problems)
+
+    def write_mcu(self, record: McuRecord) -> Path:
+        return self._write("mcu", record)
+
+    def mcus(self, problems: list[str] | None = None) -> Iterator[McuRecord]:
+        return self._measured("mcu", McuRecord, problems)
+
+    def _write(self, kind: str, record: LatencyRecord | McuRecord) -> Path:
+        folder = self.root / kind / record.device
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -334,12 +360,13 @@ class RunStore:
         write_atomic(folder / f"{record.case}.json", {"schema_version": SCHEMA_VERSION, **asdict(record)})
         return folder / f"{record.case}.json"
 
-    def latencies(self, problems: list[str] | None = None) -> Iterator[LatencyRecord]:
-        for path in sorted(self.root.glob("latency/*/*.json")):
+    def _measured(self, kind: str, record: Callable[..., _Measured], problems: list[str] | None) -> Iterator[_Measured]:
+        """Every readable record of a kind, sorted by path; what cannot be read is appended to `problems`, or raised without it."""
+        for path in sorted(self.root.glob(f"{kind}/*/*.json")):
             try:
                 value = read_json(path)
                 value.pop("schema_version")
-                yield LatencyRecord(**value)
+                yield record(**value)
             except (RecordError, KeyError, TypeError) as error:
                 if problems is None:
                     raise RecordError(f"{path}: {error}") from error

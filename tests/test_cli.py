@@ -14,7 +14,7 @@ from tbn_bench.records import RunStore
 from tbn_bench.sweep.local import BUSY
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("train", "plan", "sweep", "latency", "bench", "export", "report", "runs")
+COMMANDS = ("train", "plan", "sweep", "latency", "bench", "export", "mcu", "report", "runs")
 HEAVY = ("torch", "pytorch_lightning", "wandb", "timm", "pandas", "matplotlib", "scipy")
 TINY = ("--data", "digits", "--model", "mlp(hidden=[30])")  # 64-30-10: weights of 1920 and 300
 

@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "cost": UP_TO_SHELVES | {"convert"},
     "data": UP_TO_VERBS,
     "tasks": UP_TO_VERBS,
-    "mcu": UP_TO_VERBS,
+    "mcu": UP_TO_LEARNING,  # exports a trained run, and runs its test set
     "assembly": UP_TO_VERBS,  # reaches data through the catalogue
     "export": UP_TO_LEARNING,
     "tracking": UP_TO_LEARNING,

@@ -15,6 +15,7 @@ MODELS = {
     "resnet_cifar": "resnet_cifar(depth=8, width=4)",
     "resnet": "resnet(width=4)",
     "vgg_small": "vgg_small(width=4)",
+    "micro_cnn": "micro_cnn(channels=[4, 8])",
     "vit": "vit(dim=16, depth=1, heads=2, head_dim=8, mlp_dim=16, dropout=0.0)",
     "swin": "swin(hidden=8, layers=[2, 2], heads=[1, 2], head_dim=8, downscale=[2, 2])",
     "mlp_mixer": "mlp_mixer(dim=16, depth=1, token_dim=8, channel_dim=8)",

@@ -201,7 +201,7 @@ def find(candidates: Sequence[Path]) -> Path | None:
 class IdxImages(ImageDataModule):
     """MNIST and its look-alikes: four IDX files under <root>/<folder>/<NAME>/raw or <root>/<NAME>/raw, plain or .gz.
 
-    normalise=False leaves pixels in 0 to 1, as a microcontroller gets them.
+    normalise=False leaves pixels in 0 to 1, as a microcontroller gets them; crop_padding: pixels by which training images are shifted at most.
     """
 
     num_classes = 10
@@ -211,9 +211,11 @@ class IdxImages(ImageDataModule):
     torchvision_name: str
 
     def __init__(
-        self, normalise: bool = True, batch_size: int = 128, seed: int = 0, split_seed: int = 0, val_size: int | None = None
-    ):
+        self, normalise: bool = True, crop_padding: int = 0, batch_size: int = 128, seed: int = 0, split_seed: int = 0,
+        val_size: int | None = None,
+    ):  # fmt: skip
         super().__init__(batch_size, seed, split_seed, val_size=val_size)
+        self.crop_padding = crop_padding
         if not normalise:
             self.mean, self.std = (0.0,), (1.0,)
 

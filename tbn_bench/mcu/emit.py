@@ -1,0 +1,401 @@
+"""An exported network as text: one folder that is an Arduino library, a PlatformIO library and a CMake target."""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbn_bench import __version__
+from tbn_bench.mcu import emulate, layout
+from tbn_bench.mcu.program import Op, Program
+from tbn_bench.records import replace
+
+Array = NDArray[Any]
+HERE = Path(__file__).parent / "c"
+RUNTIME = ("tbn_rt.h", "tbn_rt.c")
+_LINE = 8
+
+
+def crc(table: Array) -> int:
+    """CRC-32 of the little-endian words."""
+    return zlib.crc32(table.astype("<u4").tobytes())
+
+
+def _array(kind: str, name: str, values: Any, text: Any, comment: str = "") -> str:
+    items = [text(v) for v in values]
+    lines = ",\n".join("    " + ", ".join(items[i : i + _LINE]) for i in range(0, len(items), _LINE))
+    return f"{comment}static const TBN_ROM {kind} {name}[{len(items)}] = {{\n{lines}}};\n"
+
+
+def _hex(v: Any) -> str:
+    return f"0x{int(v):08X}u"
+
+
+def float_text(v: float) -> str:
+    """A C float literal that gives exactly this float32."""
+    text = f"{np.float32(v):.9g}"
+    return f"{text if any(ch in text for ch in '.en') else text + '.0'}f"
+
+
+def header(name: str, prog: Program) -> str:
+    upper, kind = name.upper(), _types(prog)
+    return f"""/* {name}: a network exported by tbn_bench {__version__}. Copy nothing by hand: the tables and this header belong together.
+ *
+ * {prog.input_len} inputs ({_shape(prog)}), {kind[0]}; {prog.output_len} outputs, {kind[1]}.
+ * Real value of input u: {upper}_INPUT_SCALE * (u - {upper}_INPUT_OFFSET); of output v: {upper}_OUTPUT_SCALE * v.
+ *
+ *     static uint32_t arena[{upper}_ARENA_BYTES / 4];
+ *     tbn_ctx ctx;
+ *     if ({name}_init(&ctx, arena, sizeof arena) != TBN_OK) ...
+ *     fill {name}_input(&ctx)[0 .. {prog.input_len - 1}]      before every run: a run overwrites its input
+ *     {name}_run(&ctx);
+ *     use {name}_argmax(&ctx), {name}_output(&ctx)
+ *
+ * Any number of contexts may be in use at once, each with an arena of its own. */
+#ifndef {upper}_H
+#define {upper}_H
+
+#include "tbn_rt.h"
+
+#if TBN_RT_VERSION != 1
+#error "{name} was exported for version 1 of tbn_rt; export it again, or use the tbn_rt.h and tbn_rt.c beside it"
+#endif
+
+#define {upper}_ARENA_BYTES {prog.arena_bytes}u
+#define {upper}_INPUT_LEN {prog.input_len}u
+#define {upper}_OUTPUT_LEN {prog.output_len}u
+#define {upper}_INPUT_SCALE {float_text(prog.input.scale)}
+#define {upper}_INPUT_OFFSET {float_text(prog.input.offset)}
+#define {upper}_OUTPUT_SCALE {float_text(prog.output_scale)}
+#define {upper}_CRC32 {_hex(crc(prog.table))}
+#define {upper}_LAYOUT {layout.LAYOUTS[prog.layout]} /* {prog.layout}, version {layout.VERSION} */
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+/* arena: {upper}_ARENA_BYTES bytes, beginning at a multiple of 4; nothing is copied or allocated. */
+tbn_status {name}_init(tbn_ctx *c, void *arena, uint32_t bytes);
+/* Where inputs go: {upper}_INPUT_LEN values{_order(prog)}. */
+{kind[0]} *{name}_input(tbn_ctx *c);
+tbn_status {name}_run(tbn_ctx *c);
+/* {upper}_OUTPUT_LEN values, valid until the next run. */
+const {kind[1]} *{name}_output(const tbn_ctx *c);
+/* The largest output; of equal ones the first. */
+uint32_t {name}_argmax(const tbn_ctx *c);
+/* Checks the tables and what every layer computes; overwrites the arena. Not linked unless called. */
+tbn_status {name}_selftest(tbn_ctx *c);
+void {name}_info(tbn_info *info);
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif
+"""
+
+
+def _types(prog: Program) -> tuple[str, str]:
+    return ("uint8_t", "int32_t") if prog.activations == "u8" else ("float", "float")
+
+
+def _shape(prog: Program) -> str:
+    return " x ".join(str(n) for n in prog.graph.shapes[0])
+
+
+def _order(prog: Program) -> str:
+    return ", (height, width, channels)" if prog.graph.shapes[0][0] > 1 else ""
+
+
+def source(name: str, prog: Program) -> str:
+    parts = [f'/* {name}: tables and functions; see {name}.h. */\n#include "{name}.h"\n']
+    parts.append(_array("uint32_t", "table", prog.table, _hex, "/* Weights, scales and biases of all layers. */\n"))
+    at, layers, windows, ops = 0, [], [], []
+    for i, op in enumerate(prog.ops):
+        layers.append(_layer(op, at))
+        at += len(op.table)
+        if op.function == "tbn_window_op":
+            ops.append((op, i, len(windows)))
+            windows.append(_window(prog, op))
+        else:
+            ops.append((op, i, -1))
+    parts.append("static const TBN_ROM tbn_layer layers[] = {\n" + ",\n".join(layers) + "};\n")
+    if windows:
+        parts.append("static const TBN_ROM tbn_window windows[] = {\n" + ",\n".join(windows) + "};\n")
+    parts.append("static const TBN_ROM tbn_op ops[] = {\n" + ",\n".join(_op(*o) for o in ops) + "};\n")
+    parts.append(_functions(name, prog))
+    return "\n".join(parts)
+
+
+def _pointer(length: int, at: int) -> str:
+    return f"table + {at}" if length else "0"
+
+
+def _layer(op: Op, at: int) -> str:
+    node = op.node
+    sizes = [len(op.weights), len(op.scales), 0 if op.biases is None else len(op.biases)]
+    where = [_pointer(n, at + sum(sizes[:i])) for i, n in enumerate(sizes)]
+    tiled = node.kind == "tiled"
+    numbers = [
+        op.run,
+        op.bias_unit,
+        node.columns,
+        node.rows,
+        node.segment if tiled else 0,
+        node.per_input if tiled else 1,
+        node.per_tile if tiled else 0,
+    ]
+    if node.kind == "add":
+        numbers[2:4] = [0, 0]
+    flags = [int(op.per_row), int(op.wide), int(node.relu)]
+    return f"    /* {node.name}, {node.kind} */\n    {{{', '.join(where)}, {', '.join(map(str, numbers + flags))}}}"
+
+
+def _window(prog: Program, op: Op) -> str:
+    w = op.node.window
+    assert w is not None
+    pixel = op.out_bytes // (w.out[0] * w.out[1])
+    numbers = [
+        *w.shape,
+        *w.out,
+        *w.kernel,
+        *w.stride,
+        *w.dilation,
+        *w.padding,
+        pixel,
+        prog.element,
+        int(w.channels_first),
+        op.pad,
+        op.patch_at,
+    ]
+    return f"    /* {op.node.name} */\n    {{{', '.join(f'{n}u' for n in numbers)}}}"
+
+
+def _op(op: Op, layer: int, window: int) -> str:
+    row, place = op.row or "0", f"windows + {window}" if window >= 0 else "0"
+    offsets = ", ".join(f"{n}u" for n in (op.in_at, op.out_at, op.scratch_at, op.in_bytes, op.out_bytes))
+    return f"    {{{op.function}, {row}, layers + {layer}, {place}, {offsets}}}"
+
+
+def _functions(name: str, prog: Program) -> str:
+    upper, kind = name.upper(), _types(prog)
+    out_at, short = prog.ops[-1].out_at, "i32" if prog.activations == "u8" else "f32"
+    return f"""static const TBN_ROM tbn_model model = {{ops, table, {len(prog.table)}u, {upper}_CRC32, {upper}_ARENA_BYTES, {len(prog.ops)}u, {int(prog.activations == "f32")}u}};
+
+tbn_status {name}_init(tbn_ctx *c, void *arena, uint32_t bytes)
+{{
+    return tbn_init(c, &model, arena, bytes);
+}}
+
+{kind[0]} *{name}_input(tbn_ctx *c)
+{{
+    return ({kind[0]} *)(void *)(c->arena + {prog.ops[0].in_at}u);
+}}
+
+tbn_status {name}_run(tbn_ctx *c)
+{{
+    return tbn_run(c, &model);
+}}
+
+const {kind[1]} *{name}_output(const tbn_ctx *c)
+{{
+    return (const {kind[1]} *)(const void *)(c->arena + {out_at}u);
+}}
+
+uint32_t {name}_argmax(const tbn_ctx *c)
+{{
+    return tbn_argmax_{short}({name}_output(c), {upper}_OUTPUT_LEN);
+}}
+
+void {name}_info(tbn_info *info)
+{{
+    info->rt_version = TBN_RT_VERSION;
+    info->layout = {upper}_LAYOUT;
+    info->crc32 = {upper}_CRC32;
+    info->arena_bytes = {upper}_ARENA_BYTES;
+    info->input_len = {upper}_INPUT_LEN;
+    info->output_len = {upper}_OUTPUT_LEN;
+    info->input_scale = {upper}_INPUT_SCALE;
+    info->input_offset = {upper}_INPUT_OFFSET;
+    info->output_scale = {upper}_OUTPUT_SCALE;
+}}
+
+/* Here and not in a file of its own: the tables are static. Checksums of what each operation computes. */
+static const TBN_ROM uint32_t expected[{len(prog.ops)}] = {{{", ".join(_hex(v) for v in emulate.checksums(prog))}}};
+
+tbn_status {name}_selftest(tbn_ctx *c)
+{{
+    return tbn_selftest(c, &model, expected);
+}}
+"""
+
+
+def vectors(prog: Program, x: Array) -> str:
+    """The harness's test vectors: inputs and the outputs that Python computes for them."""
+    y = emulate.run(prog, x)
+    ints = prog.activations == "u8"
+    kinds = ("MODEL_INPUT_T", "int32_t") if ints else ("MODEL_INPUT_T", "uint32_t")
+
+    def rows(values: Array, text: Any) -> str:
+        return ",\n".join("    {" + ", ".join(text(v) for v in row) + "}" for row in values)
+
+    inputs = rows(x, str if ints else float_text)
+    outputs = rows(y, _int32) if ints else rows(y.view(np.uint32), _hex)
+    return (
+        f"/* Test vectors and the outputs they must give{'' if ints else ', as bits'}. */\n#define VECTORS {len(x)}\n"
+        f"static const TBN_ROM {kinds[0]} vectors[VECTORS][MODEL_INPUT_LEN] = {{\n{inputs}}};\n"
+        f"static const TBN_ROM {kinds[1]} expected[VECTORS][MODEL_OUTPUT_LEN] = {{\n{outputs}}};\n"
+    )
+
+
+def _int32(v: Any) -> str:
+    return "-2147483647 - 1" if int(v) == -(2**31) else str(int(v))
+
+
+def model_header(name: str, prog: Program) -> str:
+    upper, kind = name.upper(), _types(prog)
+    return f"""/* What test/main.c calls. */
+#include "../src/{name}.h"
+#define MODEL(function) {name}_##function
+#define MODEL_ARENA_BYTES {upper}_ARENA_BYTES
+#define MODEL_INPUT_LEN {upper}_INPUT_LEN
+#define MODEL_OUTPUT_LEN {upper}_OUTPUT_LEN
+#define MODEL_INPUT_T {kind[0]}
+#define MODEL_OUTPUT_T {kind[1]}
+#define MODEL_F32 {int(prog.activations == "f32")}
+"""
+
+
+_BOARDS = {"m4": "Cortex-M4, M7 and M33", "generic": "any core", "m55": "Cortex-M55", "avr": "AVR"}
+
+
+def write(folder: Path, name: str, prog: Program, target: str, x: Array, about: dict[str, Any]) -> None:
+    """Writes the folder. x: (n, input_len) test vectors; about: what extras/model.json says beside the numbers of the program."""
+    files = {
+        "src/tbn_rt.h": (HERE / "tbn_rt.h").read_text(),
+        "src/tbn_rt.c": (HERE / "tbn_rt.c").read_text(),
+        f"src/{name}.h": header(name, prog),
+        f"src/{name}.c": source(name, prog),
+        "test/model.h": model_header(name, prog),
+        "test/vectors.h": vectors(prog, x),
+        f"examples/{name}_demo/{name}_demo.ino": _sketch(name, prog),
+        "library.properties": _arduino(name, target),
+        "library.json": json.dumps(_platformio(name), indent=2) + "\n",
+        "CMakeLists.txt": _cmake(name),
+        "README.md": _readme(name, prog, target, about),
+        "LICENSE": _license(),
+        "extras/model.json": json.dumps({"name": name, "target": target, **about}, indent=1) + "\n",
+        "extras/vectors.json": json.dumps({"inputs": x.tolist(), "outputs": emulate.run(prog, x).tolist()}) + "\n",
+    }  # fmt: skip
+    for path in sorted((HERE / "test").rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            files[f"test/{path.relative_to(HERE / 'test')}"] = path.read_text()
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        replace(folder / path, text.encode())
+
+
+def _license() -> str:
+    return """MIT License, for the runtime (src/tbn_rt.*, test/). The tables of the network belong to whoever trained it.
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files (the
+"Software"), to deal in the Software without restriction, including without limitation the rights to use, copy, modify, merge, publish,
+distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is furnished to do so, subject to the
+following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
+MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY
+CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE
+SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+"""
+
+
+def _arduino(name: str, target: str) -> str:
+    return f"""name={name}
+version={__version__}
+author=tbn_bench
+maintainer=tbn_bench
+sentence=A binary neural network as C, exported by tbn_bench.
+paragraph=No malloc, no libc, no globals; weights stay in flash as bits.
+category=Data Processing
+url=https://arxiv.org/abs/2407.12075
+architectures={"avr" if target == "avr" else "*"}
+includes={name}.h
+"""
+
+
+def _platformio(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "version": __version__,
+        "description": "A binary neural network as C, exported by tbn_bench",
+        "frameworks": "*",
+        "platforms": "*",
+        "headers": f"{name}.h",
+        "build": {"srcDir": "src", "includeDir": "src", "flags": ["-ffp-contract=off"]},
+    }
+
+
+def _cmake(name: str) -> str:
+    return f"""cmake_minimum_required(VERSION 3.13)
+project({name} C)
+add_library({name} STATIC src/{name}.c src/tbn_rt.c)
+target_include_directories({name} PUBLIC src)
+set_target_properties({name} PROPERTIES C_STANDARD 99)
+if(CMAKE_C_COMPILER_ID MATCHES "GNU|Clang")
+  target_compile_options({name} PRIVATE -Wall -Wextra -Wconversion -ffp-contract=off -ffunction-sections -fdata-sections)
+endif()
+"""
+
+
+def _sketch(name: str, prog: Program) -> str:
+    upper = name.upper()
+    zero = prog.input.zero if prog.activations == "u8" else 0
+    return f"""// Runs {name} on an empty input and prints the class and the time of one run.
+#include <{name}.h>
+
+static uint32_t arena[{upper}_ARENA_BYTES / 4];
+static tbn_ctx ctx;
+
+void setup() {{
+  Serial.begin(115200);
+  tbn_status status = {name}_init(&ctx, arena, sizeof arena);
+  if (status == TBN_OK) status = {name}_selftest(&ctx);
+  Serial.print("self-test: ");
+  Serial.println((int)status);  // 0 is TBN_OK
+}}
+
+void loop() {{
+  for (uint32_t i = 0; i < {upper}_INPUT_LEN; i++) {name}_input(&ctx)[i] = {zero};  // your sensor here
+  const unsigned long start = micros();
+  {name}_run(&ctx);
+  const unsigned long end = micros();
+  Serial.print("class ");
+  Serial.print((unsigned long){name}_argmax(&ctx));
+  Serial.print(", microseconds ");
+  Serial.println(end - start);
+  delay(1000);
+}}
+"""
+
+
+def _readme(name: str, prog: Program, target: str, about: dict[str, Any]) -> str:
+    flags = "" if prog.activations == "u8" else "\nFloat results are the same on every target as long as `-ffast-math` is off."
+    return f"""# {name}
+
+A network exported by tbn_bench {__version__} for {_BOARDS[target]} ({prog.activations} activations): {about.get("binarizer", "")} {about.get("model", "")}.
+{prog.input_len} inputs ({_shape(prog)}), {prog.output_len} outputs, {4 * len(prog.table):,} bytes of tables, {prog.arena_bytes:,} bytes of RAM.
+
+- **Arduino**: put this folder into `libraries/`, open *Examples > {name}*.
+- **PlatformIO**: put it into `lib/`.
+- **CMake**: `add_subdirectory({name})`, `target_link_libraries(app {name})`.
+- **Anything else**: compile `src/*.c` with `-Isrc`; link with `--gc-sections`.
+
+The functions are in `src/{name}.h`. `{name}_selftest` checks the tables and what every layer computes on this very chip; it is not linked unless
+it is called. `make -C test host` compares the code with the outputs that Python computed (`extras/vectors.json`).{flags}
+"""
