@@ -21,6 +21,9 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
         "--target", choices=TARGETS, default="generic", help="format c: order of the weight bits (default: generic, any core)"
     )
     parser.add_argument("--name", help="format c: name of the library and prefix of its functions")
+    parser.add_argument(
+        "--amalgamate", action="store_true", help="format c: NAME_single.h beside the folder, all of it in one header"
+    )
     parser.add_argument("--zip", action="store_true", help="format c: the folder as a .zip too, as the Arduino IDE takes it")
 
 
@@ -59,7 +62,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def export(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.mcu import export
 
-    report = export.export(RunStore(args.results).find(args.run), args.activations, args.target, args.out, args.name, args.zip)
+    report = export.export(
+        RunStore(args.results).find(args.run), args.activations, args.target, args.out, args.name, args.zip, args.amalgamate
+    )
     print(export.show(report))
     print(f"{report['path']}: an Arduino, PlatformIO and CMake library; try: tbn-bench mcu run {report['path']}")
     return {k: v for k, v in report.items() if k != "layers"}

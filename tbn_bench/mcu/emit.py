@@ -112,32 +112,32 @@ def _order(prog: Program) -> str:
 
 def source(name: str, prog: Program) -> str:
     parts = [f'/* {name}: tables and functions; see {name}.h. */\n#include "{name}.h"\n']
-    parts.append(_array("uint32_t", "table", prog.table, _hex, "/* Weights, scales and biases of all layers. */\n"))
+    parts.append(_array("uint32_t", f"{name}_table", prog.table, _hex, "/* Weights, scales and biases of all layers. */\n"))
     at, layers, windows, ops = 0, [], [], []
     for i, op in enumerate(prog.ops):
-        layers.append(_layer(op, at))
+        layers.append(_layer(name, op, at))
         at += len(op.table)
         if op.function == "tbn_window_op":
             ops.append((op, i, len(windows)))
             windows.append(_window(prog, op))
         else:
             ops.append((op, i, -1))
-    parts.append("static const TBN_ROM tbn_layer layers[] = {\n" + ",\n".join(layers) + "};\n")
+    parts.append(f"static const TBN_ROM tbn_layer {name}_layers[] = {{\n" + ",\n".join(layers) + "};\n")
     if windows:
-        parts.append("static const TBN_ROM tbn_window windows[] = {\n" + ",\n".join(windows) + "};\n")
-    parts.append("static const TBN_ROM tbn_op ops[] = {\n" + ",\n".join(_op(*o) for o in ops) + "};\n")
+        parts.append(f"static const TBN_ROM tbn_window {name}_windows[] = {{\n" + ",\n".join(windows) + "};\n")
+    parts.append(f"static const TBN_ROM tbn_op {name}_ops[] = {{\n" + ",\n".join(_op(name, *o) for o in ops) + "};\n")
     parts.append(_functions(name, prog))
     return "\n".join(parts)
 
 
-def _pointer(length: int, at: int) -> str:
-    return f"table + {at}" if length else "0"
+def _pointer(name: str, length: int, at: int) -> str:
+    return f"{name}_table + {at}" if length else "0"
 
 
-def _layer(op: Op, at: int) -> str:
+def _layer(name: str, op: Op, at: int) -> str:
     node = op.node
     sizes = [len(op.weights), len(op.scales), 0 if op.biases is None else len(op.biases)]
-    where = [_pointer(n, at + sum(sizes[:i])) for i, n in enumerate(sizes)]
+    where = [_pointer(name, n, at + sum(sizes[:i])) for i, n in enumerate(sizes)]
     tiled = node.kind == "tiled"
     numbers = [
         op.run,
@@ -174,20 +174,20 @@ def _window(prog: Program, op: Op) -> str:
     return f"    /* {op.node.name} */\n    {{{', '.join(f'{n}u' for n in numbers)}}}"
 
 
-def _op(op: Op, layer: int, window: int) -> str:
-    row, place = op.row or "0", f"windows + {window}" if window >= 0 else "0"
+def _op(name: str, op: Op, layer: int, window: int) -> str:
+    row, place = op.row or "0", f"{name}_windows + {window}" if window >= 0 else "0"
     offsets = ", ".join(f"{n}u" for n in (op.in_at, op.out_at, op.scratch_at, op.in_bytes, op.out_bytes))
-    return f"    {{{op.function}, {row}, layers + {layer}, {place}, {offsets}}}"
+    return f"    {{{op.function}, {row}, {name}_layers + {layer}, {place}, {offsets}}}"
 
 
 def _functions(name: str, prog: Program) -> str:
     upper, kind = name.upper(), _types(prog)
     out_at, short = prog.ops[-1].out_at, "i32" if prog.activations == "u8" else "f32"
-    return f"""static const TBN_ROM tbn_model model = {{ops, table, {len(prog.table)}u, {upper}_CRC32, {upper}_ARENA_BYTES, {len(prog.ops)}u, {int(prog.activations == "f32")}u}};
+    return f"""static const TBN_ROM tbn_model {name}_model = {{{name}_ops, {name}_table, {len(prog.table)}u, {upper}_CRC32, {upper}_ARENA_BYTES, {len(prog.ops)}u, {int(prog.activations == "f32")}u}};
 
 tbn_status {name}_init(tbn_ctx *c, void *arena, uint32_t bytes)
 {{
-    return tbn_init(c, &model, arena, bytes);
+    return tbn_init(c, &{name}_model, arena, bytes);
 }}
 
 {kind[0]} *{name}_input(tbn_ctx *c)
@@ -197,7 +197,7 @@ tbn_status {name}_init(tbn_ctx *c, void *arena, uint32_t bytes)
 
 tbn_status {name}_run(tbn_ctx *c)
 {{
-    return tbn_run(c, &model);
+    return tbn_run(c, &{name}_model);
 }}
 
 const {kind[1]} *{name}_output(const tbn_ctx *c)
@@ -224,13 +224,29 @@ void {name}_info(tbn_info *info)
 }}
 
 /* Here and not in a file of its own: the tables are static. Checksums of what each operation computes. */
-static const TBN_ROM uint32_t expected[{len(prog.ops)}] = {{{", ".join(_hex(v) for v in emulate.checksums(prog))}}};
+static const TBN_ROM uint32_t {name}_expected[{len(prog.ops)}] = {{{", ".join(_hex(v) for v in emulate.checksums(prog))}}};
 
 tbn_status {name}_selftest(tbn_ctx *c)
 {{
-    return tbn_selftest(c, &model, expected);
+    return tbn_selftest(c, &{name}_model, {name}_expected);
 }}
 """
+
+
+def single(name: str, prog: Program) -> str:
+    """All of a library in one header: to be included anywhere, and in one C file with NAME_IMPLEMENTATION defined before it."""
+    upper = name.upper()
+    runtime = [(HERE / file).read_text() for file in RUNTIME]
+    parts = [_without_includes(text) for text in (runtime[0], header(name, prog), runtime[1], source(name, prog))]
+    return (
+        f'/* {name} in one file. In exactly one C file:\n *     #define {upper}_IMPLEMENTATION\n *     #include "{name}_single.h" */\n'
+        f"{parts[0]}\n{parts[1]}\n#ifdef {upper}_IMPLEMENTATION\n#ifndef TBN_RT_IMPLEMENTED\n#define TBN_RT_IMPLEMENTED\n{parts[2]}\n#endif\n"
+        f"{parts[3]}\n#endif\n"
+    )
+
+
+def _without_includes(text: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith('#include "'))
 
 
 def vectors(prog: Program, x: Array) -> str:

@@ -43,6 +43,8 @@ def one(prog: Program, op: Op, values: list[Any]) -> tuple[Array, Array]:
     if node.kind == "max":
         out = reference.reduced(node, x)
         return (np.where(node.relu & ~(out > 0), np.float32(0), out) if prog.activations == "f32" else out), nothing
+    if node.kind == "pad":
+        return reference.padded(node, x, op.bias_unit if prog.activations == "u8" else np.float32(0)), nothing
     if node.kind == "mean":
         return _mean(op, x), nothing
     return _bytes(op, x, prog.layout) if prog.activations == "u8" else _floats(op, x)

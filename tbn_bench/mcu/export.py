@@ -5,6 +5,7 @@ import hashlib
 import re
 import shutil
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ def export(
     out: Path | None = None,
     name: str | None = None,
     zipped: bool = False,
+    amalgamated: bool = False,
 ) -> dict[str, Any]:
     """Writes the folder of one trained run and returns its report (also FOLDER/report.json).
 
@@ -141,6 +143,9 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     report["path"] = str(folder)
+    if amalgamated:
+        report["single"] = str(folder.parent / f"{name}_single.h")
+        replace(Path(report["single"]), emit.single(name, prog).encode())
     if zipped:
         report["zip"] = shutil.make_archive(str(folder), "zip", folder.parent, folder.name)
     return report
@@ -177,10 +182,11 @@ def _fill(
     report = about | {
         "name": name, "target": target, "table_bytes": 4 * len(prog.table), "model_sha256": hashlib.sha256(prog.table.astype("<u4").tobytes()).hexdigest(),
         "test_samples": len(y), "computed_by": by, "top1_torch": float((torch_class == y).mean()), "top1_c": float((found == y).mean()),
-        "agreement": float((found == torch_class).mean()), "input_crc32": int(__import__("zlib").crc32(u.tobytes())), "warnings": prog.warnings,
+        "agreement": float((found == torch_class).mean()), "input_crc32": zlib.crc32(u.tobytes()), "warnings": prog.warnings,
         "source_sha256": hashlib.sha256((folder / "src" / f"{name}.c").read_bytes()).hexdigest(),
     }  # fmt: skip
-    if report["top1_torch"] - report["top1_c"] > MAX_DROP + 1e-9 or report["agreement"] < MIN_AGREEMENT:
+    one = 1.5 / len(y)  # of small test sets a sample may differ
+    if report["top1_torch"] - report["top1_c"] > max(MAX_DROP + 1e-9, one) or report["agreement"] < min(MIN_AGREEMENT, 1 - one):
         raise McuError(
             f"the C code reaches {report['top1_c']:.2%} where torch reaches {report['top1_torch']:.2%}, with the same class for "
             f"{report['agreement']:.2%} of {len(y)} test samples (allowed: a drop of {MAX_DROP:.1%}, at least {MIN_AGREEMENT:.1%}); use --activations f32"

@@ -1,7 +1,7 @@
 """A network as a list of nodes that a microcontroller can run: traced, batch normalisation and ReLU folded, maps as (height, width, channels).
 
 Known: Linear, Conv1d and Conv2d (plain, or depthwise), packed or in full precision; batch normalisation, ReLU, max and average pooling,
-flatten, residual sums, dropout. Anything else is refused by name.
+flatten, residual sums with their shortcuts, dropout. Anything else is refused by name.
 """
 
 import math
@@ -46,7 +46,7 @@ class Window:
 class Node:
     """y = relu(scale * (W x) + shift) at each pixel, or a pooling of x.
 
-    kind: tiled | dense | depthwise | max | mean | affine | add. tile: (q,) of +-1, reused p times with alphas (k,), each covering N / k
+    kind: tiled | dense | depthwise | max | mean | affine | add | pad (channels of zeros). tile: (q,) of +-1, reused p times with alphas (k,), each covering N / k
     weights; dense: (rows, inputs of a row) in the patch's order, depthwise: (kernel positions, channels). scale, shift: (outputs,).
     inputs, output: values by index.
     """
@@ -65,6 +65,7 @@ class Node:
     scale: Array | None = None
     shift: Array | None = None
     relu: bool = False
+    front: int = 0  # channels of zeros before the input's
     method: str = ""  # how the weights are stored, for the report
 
     @property
@@ -147,7 +148,7 @@ class _Walk:
         return self.value[arg]
 
     def _refuse(self, node: fx.Node, what: str) -> McuError:
-        known = "Linear, Conv1d, Conv2d, batch normalisation, ReLU, max and average pooling, flatten, sums of two maps, dropout"
+        known = "Linear, Conv1d, Conv2d, batch normalisation, ReLU, max and average pooling, flatten, sums of two maps, steps over pixels, channels of zeros, dropout"
         return McuError(f"{node.name}: {what} cannot run on a microcontroller yet; known are {known}")
 
     def _node(self, node: fx.Node) -> int:
@@ -162,6 +163,10 @@ class _Walk:
             return self._flatten(self._of(node.args[0], node))
         if target == "mean" and self._axes(node) in ({2, 3}, {-1, -2}):
             return self._pool(node, "mean", self._of(node.args[0], node), None)
+        if target == "getitem":
+            return self._steps(node)
+        if target == "pad":
+            return self._pad_channels(node)
         if target in ("dropout", "contiguous"):
             return self._of(node.args[0], node)
         raise self._refuse(node, target)
@@ -263,6 +268,34 @@ class _Walk:
         self.graph.nodes.append(Node(node.name, kind, (x,), out, c, window.patch, window))
         return out
 
+    def _steps(self, node: fx.Node) -> int:
+        """x[:, :, ::s, ::t]: a pooling of single pixels."""
+        x, where = self._of(node.args[0], node), node.args[1]
+        whole = slice(None)
+        if not isinstance(where, tuple) or len(where) != 4 or where[:2] != (whole, whole):
+            raise self._refuse(node, f"indexing by {where!r}")
+        steps = [w.step or 1 if isinstance(w, slice) and w.start is None and w.stop is None else 0 for w in where[2:]]
+        if not all(isinstance(s, int) and s > 0 for s in steps):
+            raise self._refuse(node, f"indexing by {where!r}")
+        h, w, c = self.graph.shapes[x]
+        window = Window((h, w, c), (1, 1), (-(-h // steps[0]), -(-w // steps[1])), (steps[0], steps[1]))
+        out = self._new(node.name, (*window.out, c))
+        self.graph.nodes.append(Node(node.name, "max", (x,), out, c, c, window))
+        return out
+
+    def _pad_channels(self, node: fx.Node) -> int:
+        """F.pad that adds channels of zeros."""
+        x, amounts = self._of(node.args[0], node), node.args[1] if len(node.args) == 2 else ()
+        zeros = node.kwargs.get("mode", "constant") == "constant" and not node.kwargs.get("value")
+        if not zeros or not isinstance(amounts, tuple | list) or len(amounts) != 6 or any(amounts[:4]) or min(amounts) < 0:
+            raise self._refuse(node, f"padding by {amounts!r}")
+        h, w, c = self.graph.shapes[x]
+        out = self._new(node.name, (h, w, c + amounts[4] + amounts[5]))
+        made = Node(node.name, "pad", (x,), out, c + amounts[4] + amounts[5], c, Window((h, w, c), (1, 1), (h, w)))
+        made.front = amounts[4]
+        self.graph.nodes.append(made)
+        return out
+
     def _flatten(self, x: int) -> int:
         self.flat.add(x)
         return x
@@ -334,7 +367,9 @@ class _Walk:
 
 _FUNCTIONS: dict[Any, str] = {
     F.relu: "relu", torch.relu: "relu", operator.add: "add", operator.iadd: "add", torch.add: "add", torch.flatten: "flatten",
-    torch.mean: "mean", F.dropout: "dropout",
+    torch.mean: "mean",
+    F.pad: "pad",
+    operator.getitem: "getitem", F.dropout: "dropout",
 }  # fmt: skip
 
 

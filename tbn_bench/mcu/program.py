@@ -175,6 +175,10 @@ def _byte_op(graph: Graph, node: Node, quants: dict[int, Quant | None], values: 
         count = node.columns // node.rows
         scales = np.array([], np.int64) if node.kind == "max" else np.array([round(2**32 / count)], np.int64)
         return Op(node, "tbn_window_op", f"tbn_{node.kind}_u8", np.zeros(0, np.int64), scales, None)
+    if node.kind == "pad":
+        quants[node.output] = source
+        none = np.zeros(0, np.int64)
+        return Op(node, "tbn_window_op", "tbn_pad_u8", none, none, None, run=node.front, bias_unit=source.zero)
     if node.kind == "add":
         return _add_op(node, quants, values)
     weights, real, per_row, run = _integers(node, form)
@@ -328,6 +332,8 @@ def _float_op(node: Node) -> Op:
         return Op(node, "tbn_window_op", "tbn_max_f32", none, none, None, pad=int(np.float32(-np.inf).view(np.uint32)))
     if node.kind == "mean":
         return Op(node, "tbn_window_op", "tbn_mean_f32", none, np.array([node.rows / node.columns], np.float32), None)
+    if node.kind == "pad":
+        return Op(node, "tbn_window_op", "tbn_pad_f32", none, none, None, run=node.front)
     if node.kind == "add":
         return Op(node, "tbn_add_f32", "", none, none, None)
     assert node.scale is not None

@@ -55,6 +55,11 @@ def reduced(node: Node, x: Array) -> Array:
     return parts.mean(-2)
 
 
+def padded(node: Node, x: Array, zero: Any) -> Array:
+    """(.., columns) -> (.., rows): channels of `zero` before and after."""
+    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(node.front, node.rows - node.columns - node.front)], constant_values=zero)
+
+
 def forward(graph: Graph, x: Array) -> list[Array]:
     """x: (B, h, w, c) as the model sees it -> every value, float64."""
     values: list[Array | None] = [None] * len(graph.shapes)
@@ -75,6 +80,8 @@ def _node(node: Node, values: list[Array | None]) -> Array:
     x = inputs_of(node, values, -np.inf if node.kind == "max" else 0.0)
     if node.kind in ("max", "mean"):
         return reduced(node, x)
+    if node.kind == "pad":
+        return padded(node, x, 0.0)
     if node.kind == "affine":
         out = x
     elif node.kind == "depthwise":

@@ -50,7 +50,7 @@ class Result:
     core: str
     version: str  # of the simulator
     status: int  # what the program ended with
-    selftest: int  # tbn_status
+    selftest: int  # tbn_status; 0 too where the program was built without
     outputs: np.ndarray  # (images, outputs) int32 or float32
     seconds: float
     mismatches: int | None = None  # embedded vectors with other outputs than expected; None for given inputs
@@ -123,6 +123,18 @@ def run(
     return _result(build, sim, status, text, written, seconds, count)
 
 
+def program_output(build: Build, sim: str, timeout: float = SECONDS) -> tuple[int, str]:
+    """(exit status, text) of a build whose test program is another than ours. Raises SimulationError."""
+    if (reason := missing(build.core, sim)) is not None:
+        raise SimulationError(reason)
+    with tempfile.TemporaryDirectory() as folder:
+        if sim == "unicorn":
+            status, text, _ = _unicorn(build, None, False, timeout)
+        else:
+            status, text, _ = _program(build, sim, None, False, timeout, Path(folder))
+    return status, text
+
+
 def _is_f32(build: Build) -> bool:
     return build.model["activations"] == "f32"
 
@@ -160,7 +172,8 @@ def _program(build: Build, sim: str, raw: bytes | None, count: bool, timeout: fl
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout
         )
     except subprocess.TimeoutExpired as error:
-        raise SimulationError(_hang(build, sim, timeout, (error.stdout or b"").decode(errors="replace"))) from error
+        said = (error.stdout or b"").decode(errors="replace")
+        raise SimulationError(_hang(build, sim, timeout, _uart(said) if sim == "simavr" else said)) from error
     except OSError as error:
         raise SimulationError(f"{command[0]} could not be started: {error}") from error
     text, status = done.stdout.decode(errors="replace"), done.returncode
@@ -195,7 +208,7 @@ def _result(build: Build, sim: str, status: int, text: str, written: bytes, seco
     if "done" not in said:
         raise SimulationError(f"{build.elf} on {sim} ended with status {status} before it was done; {_last(text)}")
     common: dict[str, Any] = {
-        "sim": sim, "core": build.core, "version": version(sim), "status": status, "selftest": int(said["selftest"][0][0]),
+        "sim": sim, "core": build.core, "version": version(sim), "status": status, "selftest": int(said.get("selftest", [["0"]])[0][0]),
         "seconds": seconds, "text": text,
     }  # fmt: skip
     if "images" in said:

@@ -8,6 +8,7 @@ zig   clang from the pip package ziglang, for host and Cortex-M
 
 import importlib.util
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -155,7 +156,7 @@ class Sizes:
     constants: int
     data: int  # 0 in a library without globals
     bss: int
-    helpers: int  # routines of the compiler that it calls: division, floating point on cores without; None is part of code
+    helpers: int  # the compiler's routines that it calls, e.g. floating point on cores without; 0 on a host
     flash: int  # the whole program with test program and vectors
     ram: int  # static, without stack
 
@@ -246,18 +247,34 @@ def _link(core: Core, cc: str) -> list[str]:
 
 def _run(command: list[str], what: str, cwd: Path | None = None) -> str:
     try:
-        done = subprocess.run(command, cwd=cwd, env=os.environ | {"LC_ALL": "C"}, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS)
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=os.environ | {"LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=COMPILE_SECONDS,
+        )
     except subprocess.TimeoutExpired as error:
         raise ToolchainError(f"{what} took more than {COMPILE_SECONDS} s; run it by hand: {' '.join(command)}") from error
     except OSError as error:
         raise ToolchainError(f"{what} could not be started: {error}") from error
     if done.returncode:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip() and "collect2:" not in line]
+        by_hand = f"the command, run in {cwd or '.'}: {' '.join(command)}"
+        if full := next((line for line in lines if _FULL.search(line)), None):
+            raise ToolchainError(
+                f"{what}: the program does not fit the board's memory; a smaller network would: {full}\n{by_hand}"
+            )
         first = next(
             (line for line in lines if "error" in line.lower() or "undefined" in line), lines[0] if lines else "no message"
         )
-        raise ToolchainError(f"{what} failed: {first.strip()}\nthe command, run in {cwd or '.'}: {' '.join(command)}")
+        raise ToolchainError(f"{what} failed: {first}\n{by_hand}")
     return done.stdout
+
+
+_FULL = re.compile(r"will not fit|overflowed by|not within region|RAM is full")  # what GNU ld, lld and cortex_m.ld say
 
 
 class Section(NamedTuple):

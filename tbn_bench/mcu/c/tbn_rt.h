@@ -123,6 +123,8 @@ void tbn_max_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void
 void tbn_mean_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch);
 void tbn_mean_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch);
 void tbn_affine_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch);
+void tbn_pad_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch);
+void tbn_pad_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch);
 void tbn_affine_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch);
 
 #ifdef __cplusplus

@@ -254,8 +254,10 @@ int main(int argc, char **argv)
     SAY("init");
     failed = say_status(MODEL(init)(&ctx, arena.bytes, MODEL_ARENA_BYTES));
     if (failed) port_exit(1); /* nothing may be called before init has succeeded */
+#ifndef TEST_WITHOUT_SELFTEST /* to see what the library weighs without it */
     SAY("selftest");
     failed |= say_status(MODEL(selftest)(&ctx));
+#endif
 #if PORT_FILES
     if (port_files())
         failed |= run_files();

@@ -22,7 +22,8 @@ void port_exit(int status);            /* ends the program and the simulation; n
 
 #if PORT_COUNTS
 /* Time between start and stop in ticks. `second` chooses the second of two ways to count: the same clock again on Cortex-M, which
-   must give the same number; a clock 1024 times slower on AVR, since the quick one counts only to 65535. UINT32_MAX: it went on for too long. */
+   must give the same number; a clock 1024 times slower on AVR, since the quick one counts only to 65535. UINT32_MAX: it went on for
+   too long. */
 void port_start(uint8_t second);
 uint32_t port_stop(void);
 uint32_t port_loop(void); /* does work of exactly known length; returns the length in instructions (Cortex-M) or cycles (AVR) */

@@ -25,7 +25,8 @@ void fault(void);
 void tick(void);
 
 __attribute__((section(".vectors"), used)) static void (*const table[16])(void) = {
-    (void (*)(void))ld_stack_top, reset, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, tick,
+    (void (*)(void))ld_stack_top, reset, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault,
+    tick,
 };
 
 /* ---- what a compiler may call in a program without libc; the empty asm keeps each loop from becoming a call of itself ---- */
