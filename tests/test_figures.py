@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tbn_bench.config import make
-from tbn_bench.records import LatencyRecord, RunStore
+from tbn_bench.records import LatencyRecord, McuRecord, RunStore
 from tbn_bench.reporting import figures, protocol, style
 from tbn_bench.reporting.figures import (
     _published,
@@ -50,7 +50,7 @@ def finish(store, top1, sweep="s", **values):
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """Two seeds of four methods, timed, of two of them in another sweep too; a random sweep of twelve; published values of the same network."""
+    """Two seeds of four methods, timed and simulated, of two of them in another sweep too; a random sweep of twelve; published values of the same network."""
     root = tmp_path_factory.mktemp("results")
     store, rng = RunStore(root), np.random.default_rng(0)
     ids = {m: min(finish(store, 0.9 + 0.01 * seed, binarizer=m, seed=seed) for seed in (0, 1))
@@ -69,6 +69,19 @@ def records(tmp_path_factory):
     ]  # fmt: skip
     info = {"data": "digits", "model": "resnet_cifar(depth=8)", "batch": 64, "threads": 1, "cache": "hot", "ceilings": CEILINGS}
     store.write_latency(LatencyRecord("resnet-b64", "cpu", rows, info, {"command": "tbn-bench latency", "commit": "c0ffee"}))
+    library = {
+        "data": "digits",
+        "model": "resnet_cifar(depth=8)",
+        "activations": "u8",
+        "target": "m4",
+        "core": "m4",
+        "sim": "qemu",
+    }
+    for m, run_id in ids.items():
+        info = library | {"binarizer": m, "run_id": run_id, "table_bytes": 1000, "top1_c": 0.9}
+        store.write_mcu(
+            McuRecord(f"{run_id}-u8", "m4-gcc-O2", info, {"command": "tbn-bench mcu run", "commit": "c0ffee", "dirty": False})
+        )
     (root / "published").mkdir()
     (root / "published" / "tbn.csv").write_text(LEDGER)
     return load(root)
@@ -197,7 +210,8 @@ def test_mixed_protocols_and_lost_networks_are_flagged(records, tmp_path):
     assert any("runs of 99, 100 test samples stand in one panel" in line for line in said)
     assert any(line.startswith("1 of ") and "differ from their commit" in line for line in said)
     assert any(line.startswith("resnet-b64: timed network") for line in said)
-    assert len(said) == 3
+    assert any(line.startswith("networks on simulated microcontrollers without a record") for line in said)
+    assert len(said) == 4
 
 
 def test_a_sidecar_names_what_its_figure_draws(records):

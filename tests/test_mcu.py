@@ -548,14 +548,14 @@ def record(method, activations, count, **more):
 def test_ratios_name_their_bars_and_what_is_missing():
     records = [record("bwn", "u8", 99_000, table_bytes=390), record("tbn(min_layer_size=0, p=4)", "u8", 30_000)]
     lines = {line.what: line for line in table.ratios(records)}
-    assert lines["instructions, binary / tbn p=4"].value == pytest.approx(3.3)
-    assert "reached" in lines["instructions, binary / tbn p=4"].text()
-    assert lines["table bytes, binary / tbn p=4"].value == pytest.approx(3.9)
-    assert lines["instructions, binary / tbn p=8"].value is None
-    assert "not measured" in lines["instructions, binary / tbn p=8"].text()
-    assert lines["instructions, int8 library, recorded / tbn p=4"].value == pytest.approx(197_690 / 30_000)
+    assert lines["instructions, binary / tbn p=4 (all layers)"].value == pytest.approx(3.3)
+    assert "reached" in lines["instructions, binary / tbn p=4 (all layers)"].text()
+    assert lines["table bytes, binary / tbn p=4 (all layers)"].value == pytest.approx(3.9)
+    assert lines["instructions, binary / tbn p=8 (all layers)"].value is None
+    assert "not measured" in lines["instructions, binary / tbn p=8 (all layers)"].text()
+    assert lines["instructions, int8 library, recorded / tbn p=4 (all layers)"].value == pytest.approx(197_690 / 30_000)
     slow = {line.what: line for line in table.ratios([*records, record("tbn(min_layer_size=0, p=8)", "u8", 50_000)])}
-    assert "NOT reached" in slow["instructions, binary / tbn p=8"].text()
+    assert "NOT reached" in slow["instructions, binary / tbn p=8 (all layers)"].text()
     assert "est. FPS: an estimate, instructions at 64 MHz" in table.text(records)
 
 

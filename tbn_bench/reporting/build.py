@@ -36,13 +36,14 @@ def entries(package: Any) -> Iterator[tuple[str, Any]]:
 def _sidecar(path: Path, records: Records, run_ids: list[str], commands: list[str], sources: list[str]) -> None:
     """run_ids and config_ids are hashes of configs, with and without the seed."""
     used = records.runs[records.runs["run_id"].isin(run_ids)]
+    simulated = records.mcu[records.mcu["command"].isin(commands) & records.mcu["run_id"].isin(run_ids)]
     value = {
         "run_ids": run_ids,
         "config_ids": sorted(set(used["group_id"])),
         "published": sources,
         "flags": protocol.flags(records),
-        "commits": sorted(set(used["commit"].dropna())),
-        "from_changed_files": sorted(used[used["dirty"].eq(True)]["run_id"]),
+        "commits": sorted({*used["commit"].dropna(), *simulated["commit"].dropna()}),
+        "from_changed_files": sorted({run_id for made in (used, simulated) for run_id in made[made["dirty"].eq(True)]["run_id"]}),
         "commands": commands or sorted(used["command"]),
         "written_by": f"tbn-bench {__version__}",
     }
@@ -77,8 +78,9 @@ def _write_figure(name: str, records: Records, folder: Path) -> render.Drawn | N
         drawn.set_layout_engine("none")  # laid out once, not once for each format
         for end, metadata in _FORMATS.items():
             drawn.savefig(folder / f"{name}.{end}", metadata=metadata, dpi=200)
-    run_ids, sources = protocol.origins(module.frame(records), records)
-    _sidecar(folder / f"{name}.json", records, run_ids, [], sources)
+    frame = module.frame(records)
+    run_ids, sources = protocol.origins(frame, records)
+    _sidecar(folder / f"{name}.json", records, run_ids, frame.attrs.get("commands", []), sources)
     spec = specification(module, records)
     return None if spec is None else (module.TITLE, spec)
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records import RecordError, RunRecord, RunStore
+from tbn_bench.records import McuRecord, RecordError, RunRecord, RunStore
 from tbn_bench.reporting import published, tracks
 from tbn_bench.scores import FIRST, SCORES, score_of
 
@@ -27,17 +28,26 @@ LATENCY_COLUMNS = (
     "time_ms_p20", "time_ms_p50", "time_ms_p80", "n", "ratio", "ratio_p20", "ratio_p80", "ratio_compiled", "ratio_ort_int8",
     "relative_error", "tolerance", "top1", "tile_macs", "tile_gmacs", "weight_bytes", "memory_peak", "ceilings", "cache", "unavailable", "baseline", "command", "commit", "dirty",
 )  # fmt: skip
+_MCU_NAMES = ("data", "model", "binarizer", "activations", "target", "core", "sim")  # without which a measurement says nothing
+_MCU_NUMBERS = (
+    "top1_c", "top1_torch", "agreement", "test_samples", "table_bytes", "code_bytes", "constant_bytes", "flash_bytes",
+    "flash_with_selftest_bytes", "arena_bytes", "stack_bytes", "ram_bytes", "vectors", "count", "clock_hz", "frames_per_s_estimate",
+)  # fmt: skip
+_MCU_WORDS = ("run_id", "sweep", "compiler", "optimize", "simulator", "computed_by", "unit", "fused_multiply_add", "model_sha256")
+MCU_COLUMNS = ("device", "case", *_MCU_NAMES, *_MCU_NUMBERS, *_MCU_WORDS, "command", "commit", "dirty")
 
 
 @dataclass(frozen=True, eq=False)  # one is like no other: groups() remembers what it made of it
 class Records:
     """runs: a row per run. curves: a row per run and epoch, val/score being what the epoch is chosen by. latency: a row per timed
-    implementation. published: a row per published number. problems: what could not be read. configs: a row per run, a column per field of
-    RunConfig. plans: (sweep, group id) -> the plan of one finished run, a row per weight."""
+    implementation. mcu: a row per network on a simulated microcontroller, None where unknown. published: a row per published
+    number. problems: what could not be read. configs: a row per run, a column per field of RunConfig. plans: (sweep, group id) -> the plan
+    of one finished run, a row per weight."""
 
     runs: pd.DataFrame
     curves: pd.DataFrame
     latency: pd.DataFrame
+    mcu: pd.DataFrame
     published: pd.DataFrame
     problems: list[str]
     configs: pd.DataFrame
@@ -65,6 +75,32 @@ def _run_row(run: RunRecord) -> dict[str, Any]:
         "score": score_of(summary),
         **{k: summary.get(k) for k in _SUMMARY},
     }
+
+
+def _mcu_row(record: McuRecord) -> dict[str, Any]:
+    """MCU_COLUMNS of a measurement. Raises ValueError for one that lacks a name or has text where a number must be."""
+    info, source = record.info, record.provenance
+    if not isinstance(info, dict) or not isinstance(source, dict):
+        raise ValueError("info and provenance must be objects")
+    if lacking := [key for key in _MCU_NAMES if not isinstance(info.get(key), str)]:
+        raise ValueError(f"info lacks {', '.join(lacking)}")
+    if texts := [key for key in _MCU_NUMBERS if not isinstance(info.get(key), int | float | None)]:
+        raise ValueError(f"info must have numbers for {', '.join(texts)}")
+    catalog.parse(info["binarizer"])
+    return {"device": record.device, "case": record.case} | {key: info.get(key) for key in (*_MCU_NAMES, *_MCU_NUMBERS, *_MCU_WORDS)} | {
+        key: source.get(key) for key in ("command", "commit", "dirty")
+    }  # fmt: skip
+
+
+def _mcu(store: RunStore, problems: list[str]) -> pd.DataFrame:
+    rows = []
+    for record in store.mcus(problems):
+        try:
+            rows.append(_mcu_row(record))
+        except ValueError as error:
+            path = store.root / "mcu" / str(record.device) / f"{record.case}.json"
+            problems.append(f"{path}: {error}; remove it, then measure it again by tbn-bench mcu run")
+    return pd.DataFrame(rows, columns=list(MCU_COLUMNS), dtype=object)  # None stays None
 
 
 def _frame(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
@@ -118,10 +154,11 @@ def load(results: Path) -> Records:
         same = {"device": record.device, "case": record.case, "command": source.get("command"), "commit": source.get("commit"),
                 "dirty": source.get("dirty")}  # fmt: skip
         latency += [info | same | row for row in record.rows]
-    if not runs and not latency:
+    mcu = _mcu(store, problems)
+    if not runs and not latency and mcu.empty:
         what = f"; unreadable: {problems[0]}" if problems else ""
         raise ValueError(f"no records under {results}{what}; run: tbn-bench sweep sweeps/quickstart.yaml --results {results}")
     return Records(
-        _frame(runs, RUN_COLUMNS), _curves(runs, rows), _frame(latency, LATENCY_COLUMNS), published.read(results, problems), problems,
+        _frame(runs, RUN_COLUMNS), _curves(runs, rows), _frame(latency, LATENCY_COLUMNS), mcu, published.read(results, problems), problems,
         pd.DataFrame(configs, columns=["sweep", "run_id", *RunConfig.model_fields]), plans,
     )  # fmt: skip

@@ -16,7 +16,7 @@ _SAME = {"test_samples": "test samples", "epochs": "epochs"}  # of all runs in a
 @functools.lru_cache(maxsize=2)
 def flags(records: Records) -> tuple[str, ...]:
     """One sentence each, empty where all is well. Every sidecar asks."""
-    return (*_mixed(records), *_changed(records), *_timed(records))
+    return (*_mixed(records), *_changed(records), *_timed(records), *_simulated(records))
 
 
 def _mixed(records: Records) -> Iterator[str]:
@@ -31,7 +31,7 @@ def _mixed(records: Records) -> Iterator[str]:
 
 
 def _changed(records: Records) -> Iterator[str]:
-    for what, frame in (("runs", records.runs), ("timings", records.latency)):
+    for what, frame in (("runs", records.runs), ("timings", records.latency), ("measurements on simulators", records.mcu)):
         if count := int(frame["dirty"].eq(True).sum()):
             yield f"{count} of {len(frame)} {what} were made by files that differ from their commit"
 
@@ -40,6 +40,12 @@ def _timed(records: Records) -> Iterator[str]:
     known, timed = set(records.runs["run_id"]), records.latency[records.latency["run_id"].notna()]
     for (case, run_id), _ in timed[~timed["run_id"].isin(known)].groupby(["case", "run_id"], sort=True):
         yield f"{case}: timed network {run_id} has no record here"
+
+
+def _simulated(records: Records) -> Iterator[str]:
+    lost = sorted(set(records.mcu["run_id"].dropna()) - set(records.runs["run_id"]))
+    if lost:
+        yield f"networks on simulated microcontrollers without a record of their training here: {', '.join(lost)}"
 
 
 def origins(data: pd.DataFrame, records: Records) -> tuple[list[str], list[str]]:
@@ -54,4 +60,5 @@ def origins(data: pd.DataFrame, records: Records) -> tuple[list[str], list[str]]
     words = {word for text in said - groups_named for word in re.findall(r"\b[0-9a-f]{12}\b", text)}
     runs = records.runs
     used = runs["run_id"].isin(words) | (runs["sweep"] + "/" + runs["group_id"]).isin(groups_named)
-    return sorted(set(runs[used]["run_id"])), sorted(set(column[cited].astype(str)))
+    simulated = words & set(records.mcu["run_id"].dropna())
+    return sorted({*runs[used]["run_id"], *simulated}), sorted(set(column[cited].astype(str)))

@@ -38,6 +38,7 @@ LEGEND = {
     DAGGER: "Second-hand: quoted by others, not read in the source.",
     INFERRED: "A part of the setting was inferred, the source does not state it.",
 }
+FLASH = "stored_kB"  # metric: flash for the weights, in kB as printed
 _FEW = 3  # reported values that are listed one by one; more are shown as a range
 
 
@@ -149,6 +150,17 @@ def matching(
 def is_about(line: dict[str, Any], data: str, model: str) -> bool:
     """Whether a line's data set and model are these of ours."""
     return is_same(line["dataset"], data, True) and is_same(line["model"], model, True)
+
+
+def networks(ledger: pd.DataFrame, data: str, activation_bits: int | None) -> list[dict[str, Any]]:
+    """Networks with both a top-1 and a FLASH, each a value under its metric, on a data set by its name alone: at any resolution."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for line in ledger.to_dict("records"):
+        named = line["dataset"] and line["model"] and line["dataset"].partition("(")[0] == data.partition("(")[0]
+        if named and line["activation_bits"] == activation_bits and line["metric"] in (FIRST, FLASH):
+            key = tuple(line[k] for k in ("method", "dataset", "model", "source"))
+            found.setdefault(key, {k: line[k] for k in ("method", "dataset", "model", "source")})[line["metric"]] = line["value"]
+    return [network for network in found.values() if FIRST in network and FLASH in network]
 
 
 def reported(

@@ -14,9 +14,9 @@ _DAMAGE = (ValueError, OSError, KeyError, TypeError, AttributeError)  # what a r
 
 
 def stamp(results: Path) -> dict[str, list[int]]:
-    """Changes with every run that begins or ends, every timing and every published number."""
+    """Changes with every run that begins or ends, every measurement and every published number."""
     found = {f"{sweep}/{run_id}": index.stamp(f"{results}/runs/{sweep}/{run_id}") for sweep, run_id in index.folders(results)}
-    for path in [*results.glob("latency/*/*.json"), *results.glob("published/*.csv")]:
+    for path in [*results.glob("latency/*/*.json"), *results.glob("mcu/*/*.json"), *results.glob("published/*.csv")]:
         try:
             stat = os.stat(path)
         except OSError:  # replaced just now: seen at the next look
