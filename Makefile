@@ -31,6 +31,14 @@ test-all: .venv/done
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not gpu"
 
+# Trained MNIST networks -> C -> simulated Cortex-M4 and Arduino Uno -> the table. Trains what is missing (half an hour on 2 cores), needs
+# the tools that it names where they are absent.
+mcu: .venv/done
+	$(BIN)/tbn-bench mcu run --suite mnist_mcu
+	$(BIN)/tbn-bench mcu run --suite mnist_mcu --core uno
+	$(BIN)/tbn-bench mcu run --suite mnist_cnn
+	$(BIN)/tbn-bench mcu report
+
 # All that waits for a GPU; resumable: finished runs are skipped.
 gpu: .venv/done
 	$(BIN)/pytest -m gpu
@@ -39,4 +47,4 @@ gpu: .venv/done
 	$(BIN)/tbn-bench sweep sweeps/cifar10_resnet18.yaml --device cuda --jobs 1 --channels-last
 	$(BIN)/tbn-bench latency --suite cifar10_resnet18 --device cuda
 
-.PHONY: venv quickstart test test-all gpu
+.PHONY: venv quickstart test test-all mcu gpu

@@ -229,7 +229,24 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 def _mcu(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.mcu import commands
 
+    if args.action == "run" and args.suite and not args.what and not commands.finished(args):
+        _train_first_seed(args)
     return commands.run(args)
+
+
+def _train_first_seed(args: argparse.Namespace) -> None:
+    """The runs of a suite's first seed, into --trained or `local` in --results. Raises ValueError for a sweep that is not there."""
+    from tbn_bench.sweep import local, process, spec
+
+    file, here = Path("sweeps") / f"{args.suite}.yaml", args.trained or args.results / "local"
+    if not file.exists():
+        raise ValueError(f"no finished runs of {args.suite} with checkpoints under {here}, and no {file} to train them by")
+    sweep = spec.load(file)
+    first = min(config.seed for config in sweep.configs)
+    print(
+        f"no trained runs of {args.suite} with checkpoints here: training seed {first} of {file} first, into {here}", flush=True
+    )
+    local.run(spec.SweepSpec(sweep.name, [c for c in sweep.configs if c.seed == first]), here, process.How(jobs=2))
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:

@@ -249,7 +249,18 @@ def faulty(tmp_path, name, change, activations="u8", target="m4", crc=False):
         header = tmp_path / "src" / "net.h"
         header.write_text(re.sub(r"(NET_CRC32) 0x\w+", rf"\1 0x{emit.crc(values):08X}u", header.read_text()))
     path.write_text(text)
-    return check.Library(tmp_path, "net", prog).selftest()
+    main = tmp_path / "main.c"  # a program of its own, with room around the arena: what is wrong may write anywhere
+    main.write_text(
+        '#include "net.h"\nstatic uint32_t room[1 << 18];\nint main(void) { tbn_ctx c;\n'
+        "return net_init(&c, room + (1 << 17), NET_ARENA_BYTES) ? 99 : (int)net_selftest(&c); }\n"
+    )
+    sources = [main, path, tmp_path / "src" / "tbn_rt.c"]
+    subprocess.run(
+        [check.compiler(), "-O1", f"-I{tmp_path / 'src'}", *map(str, sources), "-o", str(tmp_path / "faulty")],
+        check=True,
+        timeout=60,
+    )
+    return subprocess.run([str(tmp_path / "faulty")], timeout=60).returncode
 
 
 def flipped(word, bit):

@@ -98,18 +98,22 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench.mcu import measure, table
+    from tbn_bench.mcu import measure, table, toolchain
 
     if bool(args.what) == bool(args.suite):
         raise ValueError("give runs or exported folders, or --suite NAME")
-    reason = measure.missing_tools(args.core or measure.DEFAULT_CORE[args.target or "m4"], args.cc, args.sim)
-    if reason:
+    core = args.core or measure.DEFAULT_CORE[args.target or "m4"]
+    if reason := measure.missing_tools(core, args.cc, args.sim):
         raise ValueError(reason)
-    store, records, failed = RunStore(args.results), [], 0
-    for folder in _folders(args):
+    store, records, failed, too_large = RunStore(args.results), [], 0, 0
+    for folder in _folders(args, core):
         command = shlex.join(["tbn-bench", *sys.argv[1:]])
         try:
             record = measure.measure(folder, args.core, args.cc, args.sim, args.optimize, provenance(command, "simulator"))
+        except toolchain.DoesNotFit as error:
+            print(f"{folder}: {str(error).splitlines()[0]}\n", flush=True)
+            too_large += 1
+            continue
         except (ValueError, RuntimeError) as error:
             print(f"{folder}: {error}", file=sys.stderr, flush=True)
             failed += 1
@@ -118,10 +122,13 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             store.write_mcu(record)
         records.append(record)
     print(table.text(records))
-    return {"action": "run", "recorded": [f"{r.device}/{r.case}" for r in records], "failed": failed}
+    return {"action": "run", "recorded": [f"{r.device}/{r.case}" for r in records], "failed": failed, "too_large": too_large}
 
 
-def _folders(args: argparse.Namespace) -> list[Path]:
+_TARGET = {"m4": "m4", "m7": "m4", "m33": "m4", "m55": "m55", "uno": "avr"}  # core -> target, else generic
+
+
+def _folders(args: argparse.Namespace, core: str) -> list[Path]:
     """The folders to run: those given, and what the given runs, or the suite's, are exported to."""
     found = []
     for what in _suite(args) if args.suite else args.what:
@@ -130,39 +137,51 @@ def _folders(args: argparse.Namespace) -> list[Path]:
                 raise ValueError(f"{what} is exported already: --target and --activations are for runs")
             found.append(Path(what))
             continue
-        record = _store(args).find(what) if isinstance(what, str) else what
-        found += [
-            _exported(record, activations, args) for activations in ([args.activations] if args.activations else ACTIVATIONS)
-        ]
+        record = _find(what, args) if isinstance(what, str) else what
+        kinds = (args.activations,) if args.activations else ACTIVATIONS[:1] if core == "uno" else ACTIVATIONS
+        found += [_exported(record, activations, args.target or _TARGET.get(core, "generic"), args) for activations in kinds]
     return found
 
 
-def _exported(record: RunRecord, activations: str, args: argparse.Namespace) -> Path:
+def _exported(record: RunRecord, activations: str, target: str, args: argparse.Namespace) -> Path:
     from tbn_bench.mcu import export
 
-    target = args.target or "m4"
     name = args.name or f"net_{record.run_id[:6]}_{activations}"
     args.out.mkdir(parents=True, exist_ok=True)
-    report = export.export(record, activations, target, args.out / f"{name}_{target}", name)
+    report = export.export(record, activations, target, args.out / f"{name}_{target}", name, keep_inputs=True)
     print(f"{record.config['binarizer']}: {report['path']}", flush=True)
     print(export.show(report), end="\n\n", flush=True)
     return Path(report["path"])
 
 
-def _store(args: argparse.Namespace) -> RunStore:
-    """Where the runs with checkpoints are."""
-    if args.trained:
-        return RunStore(args.trained)
-    here = args.results / "local"
-    return RunStore(here if here.is_dir() and not any(args.results.glob("runs/*/*/checkpoints/best.ckpt")) else args.results)
+def _stores(args: argparse.Namespace) -> list[RunStore]:
+    """Where runs with checkpoints may be: --trained, or the records' folder and `local` in it."""
+    return [RunStore(folder) for folder in ([args.trained] if args.trained else [args.results, args.results / "local"])]
+
+
+def _find(run_id: str, args: argparse.Namespace) -> RunRecord:
+    """The run of this id, where its checkpoint is. Raises RecordError where there is none or several."""
+    found = [store for store in _stores(args) if any(store.root.glob(f"runs/*/{run_id}*/checkpoints/best.ckpt"))]
+    return (found or _stores(args))[0].find(run_id)
+
+
+def finished(args: argparse.Namespace) -> list[RunRecord]:
+    """The finished classifiers of a suite that have their checkpoint."""
+    runs = [run for store in _stores(args) for run in store.runs_of(args.suite)]
+    return [
+        r
+        for r in runs
+        if r.summary is not None and score_of(r.summary) == FIRST and (r.path / "checkpoints" / "best.ckpt").exists()
+    ]
 
 
 def _suite(args: argparse.Namespace) -> list[RunRecord]:
-    """The finished runs of a sweep, of its first finished seed. Raises ValueError where there is none."""
-    runs = [r for r in _store(args).runs_of(args.suite) if r.summary is not None and score_of(r.summary) == FIRST]
+    """The finished runs of a sweep, for each method the lowest seed. Raises ValueError where there is none."""
+    runs = finished(args)
     if not runs:
+        folders = " and ".join(str(store.root) for store in _stores(args))
         raise ValueError(
-            f"no finished runs of {args.suite} under {_store(args).root}; run: tbn-bench sweep sweeps/{args.suite}.yaml --results {_store(args).root}"
+            f"no finished runs of {args.suite} with checkpoints under {folders}; run: tbn-bench sweep sweeps/{args.suite}.yaml"
         )
     first: dict[tuple[str, str, str], RunRecord] = {}
     for run in sorted(runs, key=lambda r: r.config["seed"]):

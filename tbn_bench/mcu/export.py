@@ -23,6 +23,7 @@ from tbn_bench.scores import FIRST, score_of
 TARGETS = {"generic": "nat", "m4": "lane4", "m55": "nat", "avr": "nat"}  # target -> order of the weight bits
 CALIBRATION = 512  # training samples whose ranges set the scales
 VECTORS = 4
+WHOLE = "build/test_set.npz"  # in the folder: inputs and outputs of the whole test set, for simulators
 MAX_DROP, MIN_AGREEMENT = 0.002, 0.995  # of top-1 as a fraction; of equal classes
 
 
@@ -116,12 +117,14 @@ def export(
     name: str | None = None,
     zipped: bool = False,
     amalgamated: bool = False,
+    keep_inputs: bool = False,
 ) -> dict[str, Any]:
     """Writes the folder of one trained run and returns its report (also FOLDER/report.json).
 
     The test set runs through the C code, compiled for this machine where there is a compiler, else through the bit-exact emulation of it.
     Raises McuError for a run that is no classifier or whose network C cannot run, and where the C code loses more than 0.2 points of
-    accuracy or gives another class than torch for more than 0.5 % of the samples: the folder is then removed.
+    accuracy or gives another class than torch for more than 0.5 % of the samples: the folder is then removed. keep_inputs: the test set
+    lies in FOLDER/build too, for mcu run.
     """
     from tbn_bench.mcu import check
 
@@ -136,7 +139,7 @@ def export(
         raise McuError(f"{folder} exists and is no exported library; choose another --out")
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent if folder.parent.is_dir() else None))
     try:
-        report = _fill(temporary, record, data, model, prog, name, activations, target, check)
+        report = _fill(temporary, record, data, model, prog, name, activations, target, check, keep_inputs)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -161,6 +164,7 @@ def _fill(
     activations: str,
     target: str,
     check: Any,
+    keep_inputs: bool,
 ) -> dict[str, Any]:
     raw, labels = data.splits["test"]
     exact = source_of(data) is not None and activations == "u8"
@@ -191,6 +195,9 @@ def _fill(
             f"the C code reaches {report['top1_c']:.2%} where torch reaches {report['top1_torch']:.2%}, with the same class for "
             f"{report['agreement']:.2%} of {len(y)} test samples (allowed: a drop of {MAX_DROP:.1%}, at least {MIN_AGREEMENT:.1%}); use --activations f32"
         )
+    if keep_inputs:
+        (folder / "build").mkdir()
+        np.savez(folder / WHOLE, inputs=u, outputs=outputs)
     replace(folder / "report.json", (to_json(report, indent=1) + "\n").encode())
     return report
 

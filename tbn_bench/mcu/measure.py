@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tbn_bench.mcu import simulate, toolchain
+from tbn_bench.mcu.export import WHOLE
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.mcu.toolchain import ToolchainError
 from tbn_bench.records import McuRecord, read_json
@@ -32,6 +33,7 @@ def measure(folder: Path, core: str | None, cc: str, sim: str | None, optimize: 
             f"{folder} on {core} ({result.sim}): status {result.status}, self-test {result.selftest}, {result.mismatches} of its vectors with "
             "other outputs than Python's; nothing was recorded"
         )
+    samples = _whole_test_set(folder, built, sim)
     lean = toolchain.build(folder, core, cc, folder / "build" / f"{core}-{cc}-lean", ("-DTEST_WITHOUT_SELFTEST",), optimize)
     fused = _fused(folder, core, cc, sim, optimize, result.outputs, model)
     counted = fused or result
@@ -44,7 +46,7 @@ def measure(folder: Path, core: str | None, cc: str, sim: str | None, optimize: 
         "code_bytes": lean.sizes.code + lean.sizes.helpers, "constant_bytes": lean.sizes.constants, "data_bytes": lean.sizes.data,
         "bss_bytes": lean.sizes.bss, "flash_bytes": lean.sizes.library_flash, "flash_with_selftest_bytes": built.sizes.library_flash,
         "stack_bytes": counted.stack, "ram_bytes": None if counted.stack is None else model["arena_bytes"] + counted.stack,
-        "vectors": len(result.outputs), "unit": unit, "count": None if cost is None else float(np.median(cost)),
+        "vectors": len(result.outputs), "samples_on_core": samples, "unit": unit, "count": None if cost is None else float(np.median(cost)),
         "count_least": None if cost is None else min(cost), "count_most": None if cost is None else max(cost),
         "clock_hz": CLOCK.get(core), "frames_per_s_estimate": None if cost is None else CLOCK[core] / float(np.median(cost)),
         "fits": [{"board": f.product.name, "fits": f.fits} for f in toolchain.fits(core, lean.sizes.library_flash, model["arena_bytes"] + (counted.stack or 0))],
@@ -78,9 +80,19 @@ def _fused(folder: Path, core: str, cc: str, sim: str | None, optimize: str, out
     return result
 
 
-def whole_test_set(folder: Path, core: str, cc: str, sim: str | None, inputs: Any) -> Any:
-    """Outputs of every input by the program on the simulator, without counting. Raises as measure."""
-    return simulate.run(toolchain.build(folder, core, cc), sim, inputs, count=False).outputs
+def _whole_test_set(folder: Path, built: toolchain.Build, sim: str | None) -> int | None:
+    """How many test samples the program on the simulator gave the very outputs for that the C code gave at export; None where the folder has
+    no test set, or the core no files. Raises McuError where an output differs."""
+    path = folder / WHOLE
+    if not path.exists() or built.core == "uno":
+        return None
+    with np.load(path) as kept:
+        inputs, outputs = kept["inputs"], kept["outputs"]
+    found = simulate.run(built, sim, inputs, count=False, timeout=600).outputs
+    if not np.array_equal(found, outputs):
+        wrong = int((found != outputs).any(axis=1).sum())
+        raise McuError(f"{folder} on {built.core}: other outputs than on this machine for {wrong} of {len(inputs)} test samples")
+    return len(inputs)
 
 
 def missing_tools(core: str | None, cc: str, sim: str | None) -> str | None:

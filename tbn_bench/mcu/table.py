@@ -93,7 +93,7 @@ def ratios(records: Sequence[McuRecord]) -> list[Ratio]:
     by = {(r.info["binarizer"], r.info["activations"]): r.info for r in records}
     found = []
     for scope, four, eight in _TILED:
-        if (four, "u8") in by or (eight, "u8") in by or not found:
+        if (four, "u8") in by or (eight, "u8") in by:
             found += _of(by, info["core"], scope, four, eight)
     return found
 

@@ -32,6 +32,10 @@ class ToolchainError(RuntimeError):
     """A tool is missing, or a compiler or linker refused; says what to do or what the tool said first."""
 
 
+class DoesNotFit(ToolchainError):
+    """The program is larger than the flash or RAM of the board."""
+
+
 class Core(NamedTuple):
     """A processor that a model can be built for. board: QEMU's machine, ticks: of its SysTick in a 64 ns instruction (-icount shift=6)."""
 
@@ -264,9 +268,7 @@ def _run(command: list[str], what: str, cwd: Path | None = None) -> str:
         lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip() and "collect2:" not in line]
         by_hand = f"the command, run in {cwd or '.'}: {' '.join(command)}"
         if full := next((line for line in lines if _FULL.search(line)), None):
-            raise ToolchainError(
-                f"{what}: the program does not fit the board's memory; a smaller network would: {full}\n{by_hand}"
-            )
+            raise DoesNotFit(f"{what}: the program does not fit the board's memory; a smaller network would: {full}\n{by_hand}")
         first = next(
             (line for line in lines if "error" in line.lower() or "undefined" in line), lines[0] if lines else "no message"
         )
@@ -274,7 +276,9 @@ def _run(command: list[str], what: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-_FULL = re.compile(r"will not fit|overflowed by|not within region|RAM is full")  # what GNU ld, lld and cortex_m.ld say
+_FULL = re.compile(
+    r"will not fit|overflowed by|not within region|RAM is full|size of array .* is too large"
+)  # what GNU ld, lld, cortex_m.ld and avr-gcc say
 
 
 class Section(NamedTuple):

@@ -34,6 +34,18 @@ static uint32_t tbn_load(const uint8_t *p)
     return v;
 }
 
+/* Short copies: a call of memcpy costs more than they do. */
+static uint8_t *tbn_copy(uint8_t *to, const uint8_t *from, uint32_t n)
+{
+#if defined(__ARM_FEATURE_UNALIGNED)
+    for (; n >= 4; n -= 4, to += 4, from += 4)
+        TBN_COPY(to, from, 4);
+#endif
+    while (n--)
+        *to++ = *from++;
+    return to;
+}
+
 static float tbn_float(uint32_t bits)
 {
     union { uint32_t u; float f; } v;
@@ -309,11 +321,21 @@ void tbn_tiled_u8_nat(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x,
 #if TBN_DSP
 
 /* Doubles the four lanes of a word of weights; where a lane's top bit falls out, its byte of x is added to a sum. UADD8 leaves the carries
- * in the GE flags, by which SEL picks: three instructions for four products. In one statement, since compilers do not know of GE. */
-#define TBN_ROW(w, a) "uadd8 %[" w "], %[" w "], %[" w "]\n\tsel %[t], %[x], %[z]\n\tusada8 %[" a "], %[t], %[z], %[" a "]\n\t"
-#define TBN_STEP4(at) "ldr %[x], [%[p], #" at "]\n\t" TBN_ROW("w0", "a0") TBN_ROW("w1", "a1") TBN_ROW("w2", "a2") TBN_ROW("w3", "a3")
-#define TBN_STEP1(at) "ldr %[x], [%[p], #" at "]\n\t" TBN_ROW("w", "a")
-#define TBN_EIGHT(step) step("0") step("4") step("8") step("12") step("16") step("20") step("24") step("28")
+ * in the GE flags, by which SEL picks: three instructions for four products. Each in one statement with its reader, since compilers do not
+ * know of GE; two rows in one, which leaves registers to every compiler and level. */
+#define TBN_ROW(w, a) "uadd8 %" w ", %" w ", %" w "\n\tsel %4, %5, %6\n\tusada8 %" a ", %4, %6, %" a "\n\t"
+#define TBN_TWO(wa, aa, wb, ab, x)                                                                      \
+    do {                                                                                                \
+        uint32_t t_;                                                                                    \
+        __asm__(TBN_ROW("0", "1") TBN_ROW("2", "3")                                                     \
+                : "+&r"(wa), "+&r"(aa), "+&r"(wb), "+&r"(ab), "=&r"(t_) : "r"(x), "r"(zero));           \
+    } while (0)
+#define TBN_STEP4(at)                          \
+    do {                                       \
+        const uint32_t x_ = tbn_load(p + (at)); \
+        TBN_TWO(w0, a0, w1, a1, x_);           \
+        TBN_TWO(w2, a2, w3, a3, x_);           \
+    } while (0)
 
 static uint32_t tbn_total4(const uint8_t *x, uint32_t n)
 {
@@ -327,34 +349,42 @@ static uint32_t tbn_total4(const uint8_t *x, uint32_t n)
     return total + tbn_total(x, n);
 }
 
-/* Sums under the set bits of four interleaved segments; bits: their next word. */
-static void tbn_four(const uint32_t *bits, const uint8_t *p, const uint8_t *end, uint32_t *a)
+/* Sums under the set bits of four interleaved segments; bits: their next word. The last word of a segment stops at its inputs' end. */
+__attribute__((noinline)) static void tbn_four(const uint32_t *bits, const uint8_t *p, uint32_t segment, uint32_t *a)
 {
-    uint32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0, x, t;
+    uint32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0, w0, w1, w2, w3;
     const uint32_t zero = 0;
-    do {
-        uint32_t w0 = bits[0], w1 = bits[1], w2 = bits[2], w3 = bits[3];
-        __asm__(TBN_EIGHT(TBN_STEP4)
-                : [a0] "+&r"(a0), [a1] "+&r"(a1), [a2] "+&r"(a2), [a3] "+&r"(a3), [w0] "+&r"(w0), [w1] "+&r"(w1), [w2] "+&r"(w2),
-                  [w3] "+&r"(w3), [x] "=&r"(x), [t] "=&r"(t)
-                : [p] "r"(p), [z] "r"(zero), "m"(*(const uint8_t (*)[32])p));
-        bits += 4;
-        p += 32;
-    } while (p != end);
+    const uint8_t *const whole = p + (segment & ~31u), *const end = p + segment;
+    for (; p != whole; p += 32, bits += 4) {
+        w0 = bits[0], w1 = bits[1], w2 = bits[2], w3 = bits[3];
+        TBN_STEP4(0);
+        TBN_STEP4(4);
+        TBN_STEP4(8);
+        TBN_STEP4(12);
+        TBN_STEP4(16);
+        TBN_STEP4(20);
+        TBN_STEP4(24);
+        TBN_STEP4(28);
+    }
+    if (p != end) {
+        w0 = bits[0], w1 = bits[1], w2 = bits[2], w3 = bits[3];
+        for (; p < end; p += 4)
+            TBN_STEP4(0);
+    }
     a[0] = a0, a[1] = a1, a[2] = a2, a[3] = a3;
 }
 
-static uint32_t tbn_one(const uint32_t *bits, const uint8_t *p, const uint8_t *end)
+static uint32_t tbn_one(const uint32_t *bits, const uint8_t *p, uint32_t segment)
 {
-    uint32_t a = 0, x, t;
+    uint32_t a = 0, t, w = 0, step = 0;
     const uint32_t zero = 0;
-    do {
-        uint32_t w = *bits++;
-        __asm__(TBN_EIGHT(TBN_STEP1)
-                : [a] "+&r"(a), [w] "+&r"(w), [x] "=&r"(x), [t] "=&r"(t)
-                : [p] "r"(p), [z] "r"(zero), "m"(*(const uint8_t (*)[32])p));
-        p += 32;
-    } while (p != end);
+    const uint8_t *const end = p + segment;
+    for (; p < end; p += 4, step++) {
+        const uint32_t x = tbn_load(p);
+        if (step % 8 == 0)
+            w = *bits++;
+        __asm__("uadd8 %0, %0, %0\n\tsel %2, %3, %4\n\tusada8 %1, %2, %4, %1" : "+&r"(w), "+&r"(a), "=&r"(t) : "r"(x), "r"(zero));
+    }
     return a;
 }
 
@@ -375,21 +405,23 @@ static uint32_t tbn_step(uint32_t w, const uint8_t *p)
     return s;
 }
 
-static void tbn_four(const TBN_ROM uint32_t *bits, const uint8_t *p, const uint8_t *end, uint32_t *a)
+static uint32_t tbn_one(const TBN_ROM uint32_t *bits, const uint8_t *p, uint32_t segment)
 {
+    const uint8_t *const end = p + segment;
+    uint32_t a = 0;
+    for (; p < end; p += 32)
+        a += tbn_step(*bits++, p);
+    return a;
+}
+
+static void tbn_four(const TBN_ROM uint32_t *bits, const uint8_t *p, uint32_t segment, uint32_t *a)
+{
+    const uint8_t *const end = p + segment;
     a[0] = a[1] = a[2] = a[3] = 0;
-    for (; p != end; p += 32, bits += 4) {
+    for (; p < end; p += 32, bits += 4) {
         a[0] += tbn_step(bits[0], p), a[1] += tbn_step(bits[1], p);
         a[2] += tbn_step(bits[2], p), a[3] += tbn_step(bits[3], p);
     }
-}
-
-static uint32_t tbn_one(const TBN_ROM uint32_t *bits, const uint8_t *p, const uint8_t *end)
-{
-    uint32_t a = 0;
-    for (; p != end; p += 32)
-        a += tbn_step(*bits++, p);
-    return a;
 }
 
 #endif
@@ -401,15 +433,14 @@ static void tbn_dot_lane4(const TBN_ROM tbn_layer *layer, const uint8_t *x, int3
     for (k = layer->per_input; k; k--, x += segment) {
         const TBN_ROM uint32_t *bits = layer->weights;
         const uint32_t total = tbn_total4(x, segment);
-        const uint8_t *const end = x + 32 * words;
         for (c = layer->per_tile; c >= 4; c -= 4, bits += 4 * words) { /* four segments share each load of inputs */
-            tbn_four(bits, x, end, a);
+            tbn_four(bits, x, segment, a);
             d[0] = (int32_t)(2 * a[0] - total), d[1] = (int32_t)(2 * a[1] - total);
             d[2] = (int32_t)(2 * a[2] - total), d[3] = (int32_t)(2 * a[3] - total);
             d += 4;
         }
         for (; c; c--, bits += words)
-            *d++ = (int32_t)(2 * tbn_one(bits, x, end) - total);
+            *d++ = (int32_t)(2 * tbn_one(bits, x, segment) - total);
     }
 }
 
@@ -768,8 +799,7 @@ static uint8_t *tbn_patch_row(const TBN_ROM tbn_window *w, const uint8_t *map, i
         } else { /* as many pixels as lie beside one another */
             const uint32_t inside = (uint32_t)(w->in_w - at), rest = w->kernel_w - x;
             const uint32_t n = w->dilation_w > 1 ? 1 : inside < rest ? inside : rest;
-            TBN_COPY(p, map + (uint32_t)at * pixel, n * pixel);
-            p += n * pixel;
+            p = tbn_copy(p, map + (uint32_t)at * pixel, n * pixel);
             x += n;
         }
     }
