@@ -340,3 +340,11 @@ def test_a_folder_builds_by_its_own_makefile(folders):
     done = subprocess.run(["make", "-C", str(folder / "test"), "host"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "mismatch 0" in done.stdout
+
+
+@pytest.mark.parametrize("level", ["-O0", "-O1", "-O3", "-Os"])
+def test_every_level_of_the_compiler_gives_the_same_bits(folders, tmp_path, level):
+    """Inline assembly that a compiler cannot place, or that reads the wrong register, shows here: Arduino builds with -Os, debuggers with -O0."""
+    need("apt", "m4", "gcc", "qemu")
+    built = toolchain.build(folders("tiled", "u8", "m4"), "m4", "gcc", tmp_path, (level,))
+    assert simulate.run(built, "qemu", count=False).passed
