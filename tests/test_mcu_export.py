@@ -308,6 +308,8 @@ def test_mcu_run_records_and_reports(trained, tmp_path, capsys, monkeypatch):
     (record,) = RunStore(kept).mcus()
     assert record.info["unit"] == "instructions"
     assert record.info["count_least"] <= record.info["count"] <= record.info["count_most"]
+    layers = sum(layer["count"] for layer in record.info["layers"])
+    assert layers <= record.info["count"] <= layers + 100  # what is left is the loop over operations
     assert record.info["flash_bytes"] > record.info["table_bytes"]
     assert record.info["flash_with_selftest_bytes"] > record.info["flash_bytes"]
     assert record.info["top1_c"] == read_json(Path("build/mcu") / f"net_{ids['tiled'][:6]}_u8_m4" / "report.json")["top1_c"]

@@ -282,6 +282,8 @@ def model_header(name: str, prog: Program) -> str:
 #define MODEL_INPUT_T {kind[0]}
 #define MODEL_OUTPUT_T {kind[1]}
 #define MODEL_F32 {int(prog.activations == "f32")}
+#define MODEL_SOURCE "../src/{name}.c"
+#define MODEL_OPS {name}_ops
 """
 
 

@@ -37,11 +37,15 @@ def measure(folder: Path, core: str | None, cc: str, sim: str | None, optimize: 
     lean = toolchain.build(folder, core, cc, folder / "build" / f"{core}-{cc}-lean", ("-DTEST_WITHOUT_SELFTEST",), optimize)
     fused = _fused(folder, core, cc, sim, optimize, result.outputs, model)
     counted = fused or result
+    flags = (*FMA, toolchain.LAYERS) if fused else (toolchain.LAYERS,)
+    per_layer = _per_layer(
+        simulate.run(toolchain.build(folder, core, cc, folder / "build" / f"{core}-{cc}-layers", flags, optimize), sim)
+    )
     report = read_json(folder / "report.json") if (folder / "report.json").exists() else {}
     cost = counted.instructions or counted.cycles
     unit = "instructions" if counted.instructions else "cycles" if counted.cycles else None
     info = {
-        **{k: report.get(k, model.get(k)) for k in _OF_MODEL}, "core": core, "compiler": built.version, "optimize": optimize,
+        **{k: report.get(k, model.get(k)) for k in _OF_MODEL}, "layers": _counted(model.get("layers", ()), per_layer), "core": core, "compiler": built.version, "optimize": optimize,
         "simulator": result.version, "sim": result.sim, "fused_multiply_add": fused is not None,
         "code_bytes": lean.sizes.code + lean.sizes.helpers, "constant_bytes": lean.sizes.constants, "data_bytes": lean.sizes.data,
         "bss_bytes": lean.sizes.bss, "flash_bytes": lean.sizes.library_flash, "flash_with_selftest_bytes": built.sizes.library_flash,
@@ -59,9 +63,18 @@ def measure(folder: Path, core: str | None, cc: str, sim: str | None, optimize: 
     )
 
 
+def _per_layer(result: simulate.Result) -> tuple[int, ...]:
+    return result.instructions or result.cycles or ()
+
+
+def _counted(layers: Any, counts: tuple[int, ...]) -> list[dict[str, Any]]:
+    """The lines of the size table, each with its own instructions or cycles; without a counter as they are."""
+    return [row | {"count": n} for row, n in zip(layers, counts, strict=True)] if counts else list(layers)
+
+
 _OF_MODEL = (
     "name", "run_id", "sweep", "data", "model", "binarizer", "activations", "target", "layout", "table_bytes", "arena_bytes", "test_samples",
-    "computed_by", "top1_torch", "top1_c", "agreement", "model_sha256", "layers",
+    "computed_by", "top1_torch", "top1_c", "agreement", "model_sha256",
 )  # fmt: skip
 
 

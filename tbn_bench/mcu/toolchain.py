@@ -23,6 +23,7 @@ from tbn_bench.records import RecordError, read_json
 COMPILERS = ("gcc", "zig")
 OPTIMIZE = ("-O2", "-Os")
 PIP_INSTALL = "pip install 'tbn-bench[mcu]'"
+LAYERS = "-DTEST_LAYERS"  # a test program that counts each operation by itself
 COMPILE_SECONDS = 300  # zig builds its runtime once, at its first use for a target
 _COMMON = ("-ffunction-sections", "-fdata-sections", "-ffp-contract=off")
 _STRICT = ("-Wall", "-Wextra", "-Wconversion", "-Werror")
@@ -202,6 +203,8 @@ def build(
         raise ValueError(
             f"{folder} is not an exported C folder (src/*.c and test/main.c expected); make one with: tbn-bench mcu export"
         )
+    if LAYERS in extra_flags:  # test/main.c includes the model's source
+        sources = [path for path in sources if path.name == "tbn_rt.c"]
     command = compiler(core, cc)
     flags = [optimize, *_flags(known, cc), *extra_flags]
     out = Path(out).resolve() if out is not None else folder / "build" / f"{core}-{cc}"
