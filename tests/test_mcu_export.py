@@ -276,6 +276,8 @@ def test_reuse_is_worth_its_ratio_on_a_simulated_m4(tmp_path):
         counts[spec] = result.instructions[0]
         shutil.rmtree(folder)
     binary, four, eight = counts.values()
+    if cc == "gcc" and " 12." in toolchain.version("m4", "gcc"):  # a slower kernel is seen here, whatever the ratios
+        assert np.allclose([binary, four, eight], [97_566, 28_019, 17_053], rtol=0.02)
     assert binary / four >= 3.3
     assert binary / eight >= 5.5
     assert 197_690 / four >= 6.0  # the int8 library's recorded count; 6.5 with gcc, see the report
