@@ -82,7 +82,7 @@ static int wrong(void)
     const uint32_t n = 1 + next(FUZZ_INPUTS), m = 1 + next(FUZZ_OUTPUTS), kind = next(3); /* nat, lane4, float */
     uint32_t p = 1 + next(9), q, g, alphas, per_row, per_alpha, i, r, count = 0;
     tbn_layer layer = {table, scales, biases, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0};
-    tbn_ctx c = {0, 0, 0};
+    tbn_ctx c = {0, 0, 0, 0};
     int bad = 0;
     while (n * m % p)
         p--;

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from tbn_bench import catalog, convert, packed
 from tbn_bench.mcu import check, emit, emulate, export, layout, table
@@ -181,6 +182,248 @@ def test_c_equals_emulation_and_torch(name, activations, target, folder):
         expected = packed.dense(model)(x).numpy()
     error = np.abs(found * prog.output_scale - expected).max() / np.abs(expected).max()
     assert error < (1e-5 if activations == "f32" else 0.06)
+
+
+class _Graph(nn.Module):
+    """conv -> how -> linear: values with several readers, aliases, operations in place."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first, self.second, self.how = nn.Conv2d(2, 6, 3), nn.Conv2d(2, 6, 3), how
+        self.norm, self.pool, self.dropout, self.relu = nn.BatchNorm2d(6), nn.MaxPool2d(2), nn.Dropout(), nn.ReLU(inplace=True)
+        self.mean, self.unused = nn.AvgPool2d(2), nn.Conv2d(6, 3, 1)
+        self.last = nn.LazyLinear(5)
+
+    def forward(self, x, mask=None):
+        return self.last(torch.flatten(self.how(self, x), 1))
+
+
+def _in_place_sum(m, x):
+    y = m.first(x)
+    y += m.second(x)
+    return y
+
+
+GRAPHS = {
+    "a ReLU behind dropout, and the value before it": lambda m, x: (y := m.first(x)) + F.relu(m.dropout(y)),
+    "a normalisation behind an identity, and the value before it": lambda m, x: (
+        (y := m.first(x)) + m.norm(F.dropout(y, training=False))
+    ),
+    "a pool with ReLU, and a pool of the same layer": lambda m, x: F.relu(m.pool(y := m.first(x))) + m.mean(y),
+    "a pool with normalisation, and a pool of the same layer": lambda m, x: m.norm(m.pool(y := m.first(x))) + m.mean(y),
+    "a ReLU that all read": lambda m, x: (y := F.relu(m.first(x))) + m.norm(y),
+    "a branch that nothing needs": lambda m, x: (y := m.first(x), m.unused(y))[0],
+    "the input in two branches": lambda m, x: m.first(x) + F.relu(m.second(x)),
+    "a ReLU in place": lambda m, x: m.relu(m.first(x)),
+    "a sum in place": _in_place_sum,
+}
+REFUSED = {
+    "a ReLU in place of what others read": (lambda m, x: (y := m.first(x)) + m.relu(y), "changes in place what other layers read too"),
+    "a weighted sum": (lambda m, x: torch.add(m.first(x), m.second(x), alpha=2.0), r"add\(alpha=...\) cannot run"),
+    "a partial flatten": (lambda m, x: torch.flatten(m.first(x), 2), "flatten of axes 2 to -1 cannot run"),
+    "a sum in place seen under another name": (lambda m, x: (_twice(m, x)), "the graph read from the network differs from it"),
+}  # fmt: skip
+
+
+def _twice(m, x):
+    b = m.first(x)
+    b += m.second(x)
+    d = b
+    d += m.first(x)
+    return d + b
+
+
+def _graph_model(how):
+    model = _Graph(how).eval()
+    x = torch.rand(30, 2, 9, 9) - 0.3
+    nn.init.uniform_(model.norm.weight, 0.5, 2)
+    model.norm.running_mean.normal_()
+    model(x[:1])  # LazyLinear takes its shape
+    return model, x
+
+
+@pytest.mark.parametrize("activations", ["u8", "f32"])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_values_with_several_readers(name, activations):
+    """What is folded into a layer must not be seen by the layer's other readers, whatever names they know it by."""
+    model, x = _graph_model(GRAPHS[name])
+    with torch.no_grad():
+        expected = model(x.clone()).numpy()
+    prog = export.compile_(model, x.clone(), activations, "m4")
+    found = emulate.run(prog, export.quantised(prog, None, x)) * prog.output_scale
+    assert np.abs(found - expected).max() / np.abs(expected).max() < (1e-5 if activations == "f32" else 0.06)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_be_another_network_is_refused(name):
+    how, said = REFUSED[name]
+    model, x = _graph_model(how)
+    with pytest.raises(McuError, match=said):
+        export.compile_(model, x.clone(), "f32", "generic")
+
+
+@pytest.mark.parametrize(
+    ("pool", "size"),
+    [
+        (nn.MaxPool2d(2, 2, 1, ceil_mode=True), 7),
+        (nn.MaxPool2d(2, 5, ceil_mode=True), 10),
+        (nn.MaxPool2d(3, 2, 1, ceil_mode=True), 8),
+    ],
+)
+def test_pools_that_round_up_as_torch_does(pool, size):
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), pool, nn.Flatten(), nn.LazyLinear(4)).eval()
+    x = torch.rand(20, 1, size, size) - 0.5
+    with torch.no_grad():
+        expected = model(x).numpy()
+    prog = export.compile_(model, x, "f32", "generic")
+    assert np.abs(emulate.run(prog, export.quantised(prog, None, x)) - expected).max() < 1e-5
+
+
+def test_an_empty_row_costs_the_others_nothing():
+    """A class whose weights are all 0 has a scale of its own, which must not become the layer's."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8)).eval()
+    with torch.no_grad():
+        model[1].weight.mul_(0.05)
+        model[1].weight[3] = 0
+    x = torch.rand(40, 1, 6, 6)
+    prog = export.compile_(model, x, "u8", "m4")
+    expected = model(x).detach().numpy()
+    found = emulate.run(prog, export.quantised(prog, None, x)) * prog.output_scale
+    assert np.abs(found - expected).max() / np.abs(expected).max() < 0.01
+
+
+def _random_layer(rng, c):
+    def two(low, high):
+        return tuple(int(v) for v in rng.integers(low, high, 2))
+
+    kind = rng.integers(6)
+    if kind == 0:
+        return nn.Conv2d(c, int(rng.integers(1, 9)), two(1, 4), two(1, 3), two(0, 2), two(1, 3), bias=bool(rng.integers(2)))
+    if kind == 1:
+        return nn.Conv2d(c, c, 3, int(rng.integers(1, 3)), 1, groups=c)
+    if kind == 2:
+        return nn.MaxPool2d(2, int(rng.integers(1, 3)), int(rng.integers(0, 2)), ceil_mode=bool(rng.integers(2)))
+    return (nn.AvgPool2d(2, 1), nn.BatchNorm2d(c), nn.ReLU())[kind - 3]
+
+
+def _random_network(seed):
+    """(network, shape of its input) of a few random layers."""
+    rng = np.random.default_rng(seed)
+    channels, height = int(rng.integers(1, 5)), int(rng.integers(6, 13))
+    shape = (channels, height, height + int(rng.integers(0, 3)))
+    layers, x = [], torch.zeros(2, *shape)
+    while len(layers) < 4:
+        layer = _random_layer(rng, x.shape[1])
+        try:
+            y = layer.eval()(x)
+        except RuntimeError:
+            continue
+        if min(y.shape[2:]) < 2:
+            break
+        x = y
+        layers.append(layer)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(x[0].numel(), 5)).eval(), shape
+
+
+@needs_cc
+@pytest.mark.parametrize("seed", range(12))
+def test_random_networks_under_sanitizers(tmp_path, seed):
+    """Every operation in an arena of exactly its size: nothing is read or written outside, twice the same, and what torch computes."""
+    torch.manual_seed(seed)
+    model, shape = _random_network(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            nn.init.uniform_(module.weight, -1, 2)
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    p = next(p for p in (3, 2, 1) if all(w.numel() % p == 0 for w in weights))
+    convert.binarize_(model, f"tbn(p={p}, min_layer_size=0)" if seed % 3 else "bwn")
+    activations, target = KINDS[seed % 3]
+    x = torch.rand(12, *shape) - 0.3
+    prog = export.compile_(model.eval(), x, activations, target)
+    u = export.quantised(prog, None, x)
+    with torch.no_grad():
+        expected = packed.dense(model)(x).numpy()
+    error = np.abs(emulate.run(prog, u) * prog.output_scale - expected).max() / np.abs(expected).max()
+    assert error < (1e-5 if activations == "f32" else 0.1)
+    emit.write(tmp_path, "net", prog, target, u[:4], {})
+    (tmp_path / "main.c").write_text(
+        """#include "test/model.h"
+#include "test/vectors.h"
+#include <stdlib.h>
+#include <string.h>
+int main(void) {
+    void *arena = malloc(MODEL_ARENA_BYTES);
+    tbn_ctx c;
+    int wrong = net_init(&c, arena, MODEL_ARENA_BYTES) != TBN_OK;
+    for (int again = 0; again < 2; again++) {
+        wrong |= net_selftest(&c) != TBN_OK;
+        for (int i = 0; i < VECTORS; i++) {
+            memcpy(net_input(&c), vectors[i], sizeof vectors[i]);
+            net_run(&c);
+            wrong |= memcmp(net_output(&c), expected[i], sizeof expected[i]) != 0;
+        }
+    }
+    free(arena);
+    return wrong;
+}
+"""
+    )
+    sources = [tmp_path / "main.c", tmp_path / "src" / "net.c", tmp_path / "src" / "tbn_rt.c"]
+    sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    command = [
+        check.compiler(),
+        "-std=c99",
+        "-O1",
+        *sanitizers,
+        f"-I{tmp_path}",
+        f"-I{tmp_path / 'src'}",
+        *map(str, sources),
+        "-o",
+        str(tmp_path / "net"),
+    ]
+    subprocess.run(command, check=True, timeout=60)
+    done = subprocess.run([str(tmp_path / "net")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[:500]
+
+
+@needs_cc
+def test_two_libraries_live_in_one_program(tmp_path):
+    """Each brings its own copy of the runtime, as Arduino links them."""
+    objects = []
+    for name in ("one", "two"):
+        _, prog, _, u = compiled("mlp, one scale")
+        emit.write(tmp_path / name, name, prog, "m4", u[:2], {})
+        for source in (name, "tbn_rt"):
+            objects.append(tmp_path / f"{name}_{source}.o")
+            subprocess.run(
+                [check.compiler(), *STRICT, "-c", str(tmp_path / name / "src" / f"{source}.c"), "-o", str(objects[-1])],
+                check=True,
+                timeout=60,
+            )
+    main = tmp_path / "main.c"
+    main.write_text(
+        '#include "one/src/one.h"\n#include "two/src/two.h"\nint main(void) { static uint32_t a[ONE_ARENA_BYTES / 4], b[TWO_ARENA_BYTES / 4];\n'
+        "tbn_ctx c, d; return one_init(&c, a, sizeof a) || two_init(&d, b, sizeof b) || one_selftest(&c) || two_selftest(&d)\n"
+        "    || one_run(&d) != TBN_E_ARG || two_selftest(&c) != TBN_E_ARG; }\n"
+    )
+    subprocess.run(
+        [check.compiler(), *STRICT, str(main), *map(str, objects), "-o", str(tmp_path / "both")], check=True, timeout=60
+    )
+    assert subprocess.run([str(tmp_path / "both")], timeout=20).returncode == 0
+
+
+@needs_cc
+@pytest.mark.parametrize("place", range(3))
+def test_an_operation_that_reads_elsewhere_is_caught(tmp_path, place):
+    """Each operation alone is right; the whole is not."""
+
+    def elsewhere(text):
+        ops = list(re.finditer(r"(net_windows \+ \d+|0), (\d+)u, (\d+)u, ", text))
+        op = ops[place + 1]
+        return text[: op.start(2)] + str(int(op.group(2)) + 4) + text[op.end(2) :]
+
+    assert faulty(tmp_path, "micro_cnn", elsewhere) == 5
 
 
 @needs_cc

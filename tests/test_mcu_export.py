@@ -136,11 +136,20 @@ def test_a_library_that_loses_accuracy_is_not_kept(trained, tmp_path, capsys, mo
 
 
 @needs_cc
-def test_c_that_differs_from_its_emulation_is_not_kept(trained, tmp_path, monkeypatch):
-    """One wrong sum in the runtime: the export stops."""
+def test_a_self_test_that_fails_stops_the_export(trained, tmp_path, monkeypatch):
     results, ids = trained
     monkeypatch.setattr(emulate, "checksums", lambda prog: [0] * len(prog.ops))
     with pytest.raises(McuError, match="selftest gives status 5 on this machine"):
+        export.export(RunStore(results).find(ids["tiled"]), out=tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_cc
+def test_outputs_that_are_not_the_emulations_stop_the_export(trained, tmp_path, monkeypatch):
+    results, ids = trained
+    original = emulate.run
+    monkeypatch.setattr(emulate, "run", lambda prog, x: original(prog, x) + 1)
+    with pytest.raises(McuError, match="does not give what its emulation gives"):
         export.export(RunStore(results).find(ids["tiled"]), out=tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
 
@@ -211,7 +220,9 @@ def test_simulated_cores_give_the_same_bits(folders, tier, core, cc, sim, name, 
         pytest.skip("more RAM than an Uno has, or float arithmetic that is not IEEE's to the last bit")
     target = "m4" if core in ("m4", "m7", "m33") and activations == "u8" else "generic"
     folder = folders(name, activations, target)
-    result = simulate.run(toolchain.build(folder, core, cc), sim)
+    built = toolchain.build(folder, core, cc)
+    assert (built.sizes.data, built.sizes.bss) == (0, 0)  # no globals
+    result = simulate.run(built, sim)
     assert result.passed
     expected = json.loads((folder / "extras" / "vectors.json").read_text())
     assert np.array_equal(result.outputs.astype(np.float64), np.array(expected["outputs"], np.float64))

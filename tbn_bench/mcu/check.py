@@ -36,9 +36,8 @@ class Library:
             command = [program, *flags, f"-I{folder / 'src'}", *map(str, sorted((folder / "src").glob("*.c"))), "-o", str(target)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
             if done.returncode:
-                raise McuError(
-                    f"{folder} does not compile: {done.stderr.strip().splitlines()[0] if done.stderr.strip() else program}"
-                )
+                lines = done.stderr.strip().splitlines() or [program]
+                raise McuError(f"{folder} does not compile: {next((line for line in lines if 'error' in line), lines[0])}")
             self.library = ctypes.CDLL(str(target))
         self.arena = np.zeros(prog.arena_bytes // 4, np.uint32)
         self.context = (ctypes.c_uint64 * 4)()

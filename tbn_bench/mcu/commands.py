@@ -4,6 +4,9 @@ import argparse
 import re
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,20 +105,22 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
     if bool(args.what) == bool(args.suite):
         raise ValueError("give runs or exported folders, or --suite NAME")
-    core = args.core or measure.DEFAULT_CORE[args.target or "m4"]
-    if reason := measure.missing_tools(core, args.cc, args.sim):
-        raise ValueError(reason)
+    jobs = _jobs(args)
+    for core in sorted({job.core for job in jobs}):
+        if reason := measure.missing_tools(core, args.cc, args.sim):
+            raise ValueError(reason)
     store, records, failed, too_large = RunStore(args.results), [], 0, 0
-    for folder in _folders(args, core):
-        command = shlex.join(["tbn-bench", *sys.argv[1:]])
+    command = shlex.join(["tbn-bench", *sys.argv[1:]])
+    for job in jobs:
         try:
-            record = measure.measure(folder, args.core, args.cc, args.sim, args.optimize, provenance(command, "simulator"))
+            folder = job.folder()
+            record = measure.measure(folder, job.core, args.cc, args.sim, args.optimize, provenance(command, "simulator"))
         except toolchain.DoesNotFit as error:
-            print(f"{folder}: {str(error).splitlines()[0]}\n", flush=True)
+            print(f"{job.what}: {str(error).splitlines()[0]}\n", flush=True)
             too_large += 1
             continue
         except (ValueError, RuntimeError) as error:
-            print(f"{folder}: {error}", file=sys.stderr, flush=True)
+            print(f"{job.what}: {error}", file=sys.stderr, flush=True)
             failed += 1
             continue
         if record.info["run_id"]:
@@ -128,25 +133,40 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 _TARGET = {"m4": "m4", "m7": "m4", "m33": "m4", "m55": "m55", "uno": "avr"}  # core -> target, else generic
 
 
-def _folders(args: argparse.Namespace, core: str) -> list[Path]:
-    """The folders to run: those given, and what the given runs, or the suite's, are exported to."""
+@dataclass(frozen=True)
+class _Job:
+    """One measurement: what it is called, on which core, and its exported folder, made when it is asked for."""
+
+    what: str
+    core: str
+    folder: Callable[[], Path]
+
+
+def _jobs(args: argparse.Namespace) -> list[_Job]:
+    """The folders given, and what the given runs, or the suite's, are exported to."""
+    from tbn_bench.mcu import measure, toolchain
+
     found = []
     for what in _suite(args) if args.suite else args.what:
         if isinstance(what, str) and ((Path(what) / "extras" / "model.json").exists() or not _RUN_ID.fullmatch(what)):
             if args.target or args.activations:
                 raise ValueError(f"{what} is exported already: --target and --activations are for runs")
-            found.append(Path(what))
+            core = args.core or measure.DEFAULT_CORE[toolchain.describe(what)["target"]]
+            found.append(_Job(what, core, partial(Path, what)))
             continue
         record = _find(what, args) if isinstance(what, str) else what
-        kinds = (args.activations,) if args.activations else ACTIVATIONS[:1] if core == "uno" else ACTIVATIONS
-        found += [_exported(record, activations, args.target or _TARGET.get(core, "generic"), args) for activations in kinds]
+        core = args.core or measure.DEFAULT_CORE[args.target or "m4"]
+        target = args.target or _TARGET.get(core, "generic")
+        for activations in (args.activations,) if args.activations else ACTIVATIONS[:1] if core == "uno" else ACTIVATIONS:
+            label = f"{record.config['binarizer']}, {activations}"
+            found.append(_Job(label, core, partial(_exported, record, activations, target, args)))
     return found
 
 
 def _exported(record: RunRecord, activations: str, target: str, args: argparse.Namespace) -> Path:
     from tbn_bench.mcu import export
 
-    name = args.name or f"net_{record.run_id[:6]}_{activations}"
+    name = f"{args.name or 'net'}_{record.run_id[:6]}_{activations}"
     args.out.mkdir(parents=True, exist_ok=True)
     report = export.export(record, activations, target, args.out / f"{name}_{target}", name, keep_inputs=True)
     print(f"{record.config['binarizer']}: {report['path']}", flush=True)

@@ -41,13 +41,13 @@ def float_text(v: float) -> str:
 
 
 def header(name: str, prog: Program) -> str:
-    upper, kind = name.upper(), _types(prog)
+    upper, kind, arena = name.upper(), _types(prog), _arena(prog)
     return f"""/* {name}: a network exported by tbn_bench {__version__}. Copy nothing by hand: the tables and this header belong together.
  *
  * {prog.input_len} inputs ({_shape(prog)}), {kind[0]}; {prog.output_len} outputs, {kind[1]}.
  * Real value of input u: {upper}_INPUT_SCALE * (u - {upper}_INPUT_OFFSET); of output v: {upper}_OUTPUT_SCALE * v.
  *
- *     static uint32_t arena[{upper}_ARENA_BYTES / 4];
+ *     static {arena} arena[{upper}_ARENA_BYTES / 4];
  *     tbn_ctx ctx;
  *     if ({name}_init(&ctx, arena, sizeof arena) != TBN_OK) ...
  *     fill {name}_input(&ctx)[0 .. {prog.input_len - 1}]      before every run: a run overwrites its input
@@ -102,6 +102,11 @@ def _types(prog: Program) -> tuple[str, str]:
     return ("uint8_t", "int32_t") if prog.activations == "u8" else ("float", "float")
 
 
+def _arena(prog: Program) -> str:
+    """The type of the arena: what lies in it, so that a compiler may reason by types."""
+    return "uint32_t" if prog.activations == "u8" else "float"
+
+
 def _shape(prog: Program) -> str:
     return " x ".join(str(n) for n in prog.graph.shapes[0])
 
@@ -112,6 +117,8 @@ def _order(prog: Program) -> str:
 
 def source(name: str, prog: Program) -> str:
     parts = [f'/* {name}: tables and functions; see {name}.h. */\n#include "{name}.h"\n']
+    if prog.activations == "f32":
+        parts.append(_STRICT_FLOAT)
     parts.append(_array("uint32_t", f"{name}_table", prog.table, _hex, "/* Weights, scales and biases of all layers. */\n"))
     at, layers, windows, ops = 0, [], [], []
     for i, op in enumerate(prog.ops):
@@ -128,6 +135,12 @@ def source(name: str, prog: Program) -> str:
     parts.append(f"static const TBN_ROM tbn_op {name}_ops[] = {{\n" + ",\n".join(_op(name, *o) for o in ops) + "};\n")
     parts.append(_functions(name, prog))
     return "\n".join(parts)
+
+
+_STRICT_FLOAT = """#if defined(__FAST_MATH__) || (defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0 && __FLT_EVAL_METHOD__ != 16)
+#error "float results are the same on every target without -ffast-math and with float arithmetic in float; for i386 add -msse2 -mfpmath=sse"
+#endif
+"""
 
 
 def _pointer(name: str, length: int, at: int) -> str:
@@ -182,8 +195,8 @@ def _op(name: str, op: Op, layer: int, window: int) -> str:
 
 def _functions(name: str, prog: Program) -> str:
     upper, kind = name.upper(), _types(prog)
-    out_at, short = prog.ops[-1].out_at, "i32" if prog.activations == "u8" else "f32"
-    return f"""static const TBN_ROM tbn_model {name}_model = {{{name}_ops, {name}_table, {len(prog.table)}u, {upper}_CRC32, {upper}_ARENA_BYTES, {len(prog.ops)}u, {int(prog.activations == "f32")}u}};
+    out, short = prog.output_op, "i32" if prog.activations == "u8" else "f32"
+    return f"""static const TBN_ROM tbn_model {name}_model = {{{name}_ops, {name}_table, {len(prog.table)}u, {upper}_CRC32, {upper}_ARENA_BYTES, {out.out_at}u, {out.out_bytes}u, {len(prog.ops)}u, {int(prog.activations == "f32")}u}};
 
 tbn_status {name}_init(tbn_ctx *c, void *arena, uint32_t bytes)
 {{
@@ -202,7 +215,7 @@ tbn_status {name}_run(tbn_ctx *c)
 
 const {kind[1]} *{name}_output(const tbn_ctx *c)
 {{
-    return (const {kind[1]} *)(const void *)(c->arena + {out_at}u);
+    return (const {kind[1]} *)(const void *)(c->arena + {out.out_at}u);
 }}
 
 uint32_t {name}_argmax(const tbn_ctx *c)
@@ -224,7 +237,7 @@ void {name}_info(tbn_info *info)
 }}
 
 /* Here and not in a file of its own: the tables are static. Checksums of what each operation computes. */
-static const TBN_ROM uint32_t {name}_expected[{len(prog.ops)}] = {{{", ".join(_hex(v) for v in emulate.checksums(prog))}}};
+static const TBN_ROM uint32_t {name}_expected[{len(prog.ops) + 1}] = {{{", ".join(_hex(v) for v in emulate.checksums(prog))}}};
 
 tbn_status {name}_selftest(tbn_ctx *c)
 {{
@@ -372,12 +385,12 @@ endif()
 
 
 def _sketch(name: str, prog: Program) -> str:
-    upper = name.upper()
+    upper, arena = name.upper(), _arena(prog)
     zero = prog.input.zero if prog.activations == "u8" else 0
     return f"""// Runs {name} on an empty input and prints the class and the time of one run.
 #include <{name}.h>
 
-static uint32_t arena[{upper}_ARENA_BYTES / 4];
+static {arena} arena[{upper}_ARENA_BYTES / 4];
 static tbn_ctx ctx;
 
 void setup() {{

@@ -41,8 +41,7 @@ def one(prog: Program, op: Op, values: list[Any]) -> tuple[Array, Array]:
     outside = op.pad if prog.activations == "u8" else -np.inf if node.kind == "max" else 0
     x = reference.inputs_of(node, values, outside)
     if node.kind == "max":
-        out = reference.reduced(node, x)
-        return (np.where(node.relu & ~(out > 0), np.float32(0), out) if prog.activations == "f32" else out), nothing
+        return reference.reduced(node, x), nothing
     if node.kind == "pad":
         return reference.padded(node, x, op.bias_unit if prog.activations == "u8" else np.float32(0)), nothing
     if node.kind == "mean":
@@ -205,7 +204,8 @@ def _gathered(op: Op, sums: Array) -> Array:
 
 
 def checksums(prog: Program) -> list[int]:
-    """What tbn_selftest expects of each op: CRC-32 over its sums and outputs on PROBES dense inputs of its own."""
+    """What tbn_selftest expects: of each op the CRC-32 over its sums and outputs on PROBES dense inputs of its own, then that over the
+    outputs of the whole network for one more."""
     found, state = [], 1
     for op in prog.ops:
         crc = 0
@@ -218,7 +218,9 @@ def checksums(prog: Program) -> list[int]:
             crc = zlib.crc32(np.ascontiguousarray(sums).tobytes(), crc)  # pixel by pixel
             crc = zlib.crc32(_stored(op, out, prog.activations).tobytes(), crc)
         found.append(crc)
-    return found
+    filled, state = _fill(prog.input_len, prog.activations == "f32", state)
+    out = _values(prog, filled.reshape(1, -1))[prog.graph.output]
+    return [*found, zlib.crc32(_stored(prog.output_op, out, prog.activations).tobytes())]
 
 
 def _stored(op: Op, out: Array, activations: str) -> Array:

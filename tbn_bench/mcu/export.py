@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tbn_bench import __version__, assembly, packed
-from tbn_bench.mcu import emit, graph, layout, memory, program
+from tbn_bench.mcu import emit, graph, layout, memory, program, reference
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.mcu.program import Program, Quant
 from tbn_bench.records import RunRecord, replace, to_json
@@ -24,6 +25,7 @@ TARGETS = {"generic": "nat", "m4": "lane4", "m55": "nat", "avr": "nat"}  # targe
 CALIBRATION = 512  # training samples whose ranges set the scales
 VECTORS = 4
 WHOLE = "build/test_set.npz"  # in the folder: inputs and outputs of the whole test set, for simulators
+GRAPH_TOLERANCE = 1e-4  # of the largest output, float64 against torch's float32
 MAX_DROP, MIN_AGREEMENT = 0.002, 0.995  # of top-1 as a fraction; of equal classes
 
 
@@ -38,12 +40,27 @@ def compile_(model: nn.Module, x: Tensor, activations: str, target: str, source:
     if any(hasattr(m, "parametrizations") for m in small.modules()):
         packed.pack_(small)
     network = graph.trace(small, tuple(x.shape[1:]))
+    _check_graph(network, model, x)
     form = TARGETS[target] if activations == "u8" else "nat"
     prog = program.build(network, activations, form, maps(x.numpy(), network), source)
     memory.plan(prog)
     _check_sizes(prog)
     prog.warnings += _warnings(prog)
     return prog
+
+
+def _check_graph(network: graph.Graph, model: nn.Module, x: Tensor) -> None:
+    """The graph that was read must be the network: in float64 it gives torch's outputs."""
+    with torch.no_grad():
+        y = packed.dense(model).eval()(x[:64].clone())  # the network may change it in place
+    expected = (y.permute(0, 2, 3, 1) if y.dim() == 4 else y).reshape(len(y), -1).numpy()
+    found = reference.forward(network, maps(x[:64].numpy(), network))[network.output].reshape(expected.shape)
+    error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+    if not error <= GRAPH_TOLERANCE:
+        raise McuError(
+            f"the graph read from the network differs from it by {error:.1e} of the largest output (allowed {GRAPH_TOLERANCE:.0e}): it does "
+            "something that is not seen, e.g. changes a value in place; please report this network"
+        )
 
 
 def maps(x: Any, network: graph.Graph) -> Any:
@@ -104,9 +121,55 @@ def quantised(prog: Program, raw: Any, prepared: Any) -> Any:
 
 
 def c_name(text: str) -> str:
-    """A valid C identifier."""
-    name = re.sub(r"\W+", "_", text.lower()).strip("_")
-    return name if name and not name[0].isdigit() else f"net_{name}"
+    """A valid C identifier that clashes with nothing of the runtime."""
+    name = re.sub(r"\W+", "_", text.lower(), flags=re.ASCII).strip("_")
+    return f"net_{name}" if not name or name[0].isdigit() or name.startswith("tbn") or name in _C_WORDS else name
+
+
+_C_WORDS = frozenset(
+    [
+        "auto",
+        "break",
+        "case",
+        "char",
+        "const",
+        "continue",
+        "default",
+        "do",
+        "double",
+        "else",
+        "enum",
+        "extern",
+        "float",
+        "for",
+        "goto",
+        "if",
+        "inline",
+        "int",
+        "long",
+        "register",
+        "restrict",
+        "return",
+        "short",
+        "signed",
+        "sizeof",
+        "static",
+        "struct",
+        "switch",
+        "typedef",
+        "union",
+        "unsigned",
+        "void",
+        "volatile",
+        "while",
+        "class",
+        "new",
+        "delete",
+        "this",
+        "main",
+        "test",
+    ]
+)
 
 
 def export(
@@ -137,7 +200,9 @@ def export(
     folder = out or Path(name)
     if folder.exists() and not (folder / "extras" / "model.json").exists() and any(folder.iterdir()):
         raise McuError(f"{folder} exists and is no exported library; choose another --out")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent if folder.parent.is_dir() else None))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary.chmod(0o777 & ~_umask())  # mkdtemp's is for its owner alone
     try:
         report = _fill(temporary, record, data, model, prog, name, activations, target, check, keep_inputs)
         if folder.exists():
@@ -200,6 +265,12 @@ def _fill(
         np.savez(folder / WHOLE, inputs=u, outputs=outputs)
     replace(folder / "report.json", (to_json(report, indent=1) + "\n").encode())
     return report
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _layer(op: program.Op) -> dict[str, Any]:

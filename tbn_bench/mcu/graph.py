@@ -134,13 +134,40 @@ class _Walk:
         self.flat: set[int] = set()  # values that torch sees as (channels * height * width,)
         for node in traced.nodes:
             if node.op == "placeholder":
-                c, h, w = {3: in_shape, 2: (in_shape[0], 1, in_shape[-1]), 1: (in_shape[0], 1, 1)}[len(in_shape)]
-                self.graph.shapes.append((h, w, c))
-                self.value[node] = 0
+                self._input(node, in_shape)
             elif node.op == "output":
                 self.graph.output = self._of(node.args[0], node)
             else:
                 self.value[node] = self._node(node)
+        self._end()
+
+    def _input(self, node: fx.Node, in_shape: tuple[int, ...]) -> None:
+        if self.graph.shapes:
+            if node.users:
+                raise McuError(f"{node.name}: a second input; networks of one input are known")
+            return
+        c, h, w = {3: in_shape, 2: (in_shape[0], 1, in_shape[-1]), 1: (in_shape[0], 1, 1)}[len(in_shape)]
+        self.graph.shapes.append((h, w, c))
+        self.value[node] = 0
+
+    def _end(self) -> None:
+        """Nodes that the output does not need are left out."""
+        h, w, c = self.graph.shapes[self.graph.output]
+        if self.graph.output in self.flat and h * w > 1 and c > 1:
+            raise McuError(f"the network ends in a flattened map of {h} x {w} x {c}, whose order differs in C; end it in a layer")
+        needed, kept = {self.graph.output}, list[Node]()
+        for node in reversed(self.graph.nodes):
+            if node.output in needed:
+                needed |= set(node.inputs)
+                kept.append(node)
+        self.graph.nodes = kept[::-1]
+        if not kept:
+            raise McuError("the network has no layer")
+
+    def _readers(self, value: int) -> set[fx.Node]:
+        """Who reads a value, under whatever name torch has for it."""
+        names = {node for node, found in self.value.items() if found == value}
+        return {user for node in names for user in node.users} - names
 
     def _of(self, arg: Any, node: fx.Node) -> int:
         if not isinstance(arg, fx.Node) or arg not in self.value:
@@ -152,15 +179,25 @@ class _Walk:
         return McuError(f"{node.name}: {what} cannot run on a microcontroller yet; known are {known}")
 
     def _node(self, node: fx.Node) -> int:
+        if not node.args:
+            raise McuError(f"{node.name}: its input is given by keyword; give it by position")
         if node.op == "call_module":
             return self._module(node, self.modules[node.target], self._of(node.args[0], node))
+        if node.op == "get_attr":
+            raise self._refuse(node, "a constant")
         target = node.target if isinstance(node.target, str) else _FUNCTIONS.get(node.target, str(node.target))
-        if target == "add" and len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args):
-            return self._add(node)
+        unknown = set(node.kwargs) - _KEYWORDS.get(target, set())
+        if unknown:
+            raise self._refuse(node, f"{target}({', '.join(sorted(unknown))}=...)")
+        if target in ("add", "iadd") and len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args):
+            return self._add(node, target == "iadd")
         if target == "relu":
-            return self._relu(self._of(node.args[0], node), node)
+            return self._relu(self._of(node.args[0], node), node, bool(node.kwargs.get("inplace")))
         if target == "flatten":
-            return self._flatten(self._of(node.args[0], node))
+            given = [*node.args[1:], *[None] * 2]
+            start = node.kwargs.get("start_dim", 0 if given[0] is None else given[0])
+            end = node.kwargs.get("end_dim", -1 if given[1] is None else given[1])
+            return self._flatten(node, self._of(node.args[0], node), start, end)
         if target == "mean" and self._axes(node) in ({2, 3}, {-1, -2}):
             return self._pool(node, "mean", self._of(node.args[0], node), None)
         if target == "getitem":
@@ -184,9 +221,9 @@ class _Walk:
         if isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d):
             return x
         if isinstance(module, nn.ReLU):
-            return self._relu(x, node)
-        if isinstance(module, nn.Flatten) and module.start_dim == 1:
-            return self._flatten(x)
+            return self._relu(x, node, module.inplace)
+        if isinstance(module, nn.Flatten):
+            return self._flatten(node, x, module.start_dim, module.end_dim)
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             return self._batch_norm(module, x, node)
         if isinstance(module, nn.MaxPool2d | nn.MaxPool1d):
@@ -239,11 +276,12 @@ class _Walk:
 
     @staticmethod
     def _window(shape: tuple[int, int, int], kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool = False) -> Window:
-        round_ = math.ceil if ceil else math.floor
-        h, w = (
-            round_((n + 2 * pad - d * (k - 1) - 1) / s) + 1
-            for n, k, s, pad, d in zip(shape[:2], kernel, stride, padding, dilation, strict=True)
-        )
+        out = []
+        for n, k, s, pad, d in zip(shape[:2], kernel, stride, padding, dilation, strict=True):
+            rest = n + 2 * pad - d * (k - 1) - 1
+            steps = (-(-rest // s) if ceil else rest // s) + 1
+            out.append(steps - (ceil and (steps - 1) * s >= n + pad))  # torch: no window begins behind the map
+        h, w = out
         return Window(shape, kernel, (h, w), stride, padding, dilation)
 
     def _pool(self, node: fx.Node, kind: str, x: int, module: Any) -> int:
@@ -253,11 +291,7 @@ class _Walk:
         else:
             pair = _pair if isinstance(module, nn.MaxPool1d) else _square
             kernel, stride = pair(module.kernel_size), pair(module.stride)
-            padding = (
-                (0, int(module.padding))
-                if isinstance(module, nn.MaxPool1d) and isinstance(module.padding, int)
-                else _square(module.padding)
-            )
+            padding = (0, _pair(module.padding)[1]) if isinstance(module, nn.MaxPool1d) else _square(module.padding)
             dilation = pair(getattr(module, "dilation", 1))
             if kind == "mean" and (module.ceil_mode or padding != (0, 0) or module.divisor_override):
                 raise McuError(f"{node.name}: average pooling with padding, ceil_mode or divisor_override is not known")
@@ -296,17 +330,28 @@ class _Walk:
         self.graph.nodes.append(made)
         return out
 
-    def _flatten(self, x: int) -> int:
+    def _flatten(self, node: fx.Node, x: int, start: int, end: int) -> int:
+        if (start, end) != (1, -1):
+            raise self._refuse(node, f"flatten of axes {start} to {end}")
         self.flat.add(x)
         return x
 
-    def _add(self, node: fx.Node) -> int:
+    def _add(self, node: fx.Node, in_place: bool) -> int:
         a, b = (self._of(v, node) for v in node.args)
+        if in_place:
+            self._check_in_place(a, node)
         if self.graph.shapes[a] != self.graph.shapes[b]:
             raise McuError(f"{node.name}: a sum of maps {self.graph.shapes[a]} and {self.graph.shapes[b]}; shapes must agree")
         out = self._new(node.name, self.graph.shapes[a])
         self.graph.nodes.append(Node(node.name, "add", (a, b), out, self.graph.size(a)))
+        if a in self.flat:
+            self.flat.add(out)
         return out
+
+    def _check_in_place(self, x: int, node: fx.Node) -> None:
+        """What is changed in place must have no other reader: torch would show it the changed values."""
+        if self._readers(x) != {node}:
+            raise McuError(f"{node.name}: changes in place what other layers read too; use an operation that is not in place")
 
     def _new(self, name: str, shape: tuple[int, int, int]) -> int:
         if min(shape) < 1:
@@ -317,21 +362,20 @@ class _Walk:
     # -- folding
 
     def _maker(self, value: int, node: fx.Node) -> Node | None:
-        """The node whose result `value` is, where nobody else has read it."""
-        source = node.args[0]
-        alone = isinstance(source, fx.Node) and len(source.users) == 1
-        made = next((n for n in self.graph.nodes if n.output == value), None)
-        return made if alone and sum(value in n.inputs for n in self.graph.nodes) == 0 else None
+        """The node whose result `value` is, where `node` alone reads it."""
+        if self._readers(value) != {node}:
+            return None
+        return next((n for n in self.graph.nodes if n.output == value), None)
 
     def _before_max(self, made: Node | None) -> Node | None:
-        """The layer before a max pooling: what is monotone may be done before or after it."""
-        if made is None or made.kind != "max" or made.window is None:
+        """The layer before a max pooling, if nothing else reads it: what is monotone may be done before or after the pooling."""
+        if made is None or made.kind != "max" or len(self._readers(made.inputs[0])) != 1:
             return made
-        (x,) = made.inputs
-        readers = sum(x in n.inputs for n in self.graph.nodes)
-        return next((n for n in self.graph.nodes if n.output == x and readers == 1), made)
+        return next((n for n in self.graph.nodes if n.output == made.inputs[0]), made)
 
-    def _relu(self, x: int, node: fx.Node) -> int:
+    def _relu(self, x: int, node: fx.Node, in_place: bool) -> int:
+        if in_place:
+            self._check_in_place(x, node)
         made = self._maker(x, node)
         target = self._before_max(made)
         if target is not None and target.kind in ("tiled", "dense", "depthwise", "affine", "add"):
@@ -346,6 +390,11 @@ class _Walk:
         scale = scale * (1.0 if module.weight is None else module.weight.detach().double().cpu().numpy())
         shift = -module.running_mean.double().cpu().numpy() * scale
         shift = shift + (0.0 if module.bias is None else module.bias.detach().double().cpu().numpy())
+        if len(scale) != self.graph.shapes[x][2]:
+            h, w, c = self.graph.shapes[x]
+            raise McuError(
+                f"{node.target}: batch normalisation of {len(scale)} values on a map of {h} x {w} x {c}; put it before flattening"
+            )
         made = self._maker(x, node)
         target = self._before_max(made) if (scale > 0).all() else made
         if target is not None and (target.has_weights or target.kind == "affine") and not target.relu:
@@ -355,8 +404,6 @@ class _Walk:
 
     def _affine(self, node: fx.Node, x: int, scale: Array, shift: Array, relu: bool) -> int:
         h, w, c = self.graph.shapes[x]
-        if len(scale) != c:
-            raise McuError(f"{node.name}: {len(scale)} channels on a map of {h} x {w} x {c}")
         out = self._new(node.name, (h, w, c))
         window = Window((h, w, c), (1, 1), (h, w))
         self.graph.nodes.append(Node(node.name, "affine", (x,), out, c, c, window, scale=scale, shift=shift, relu=relu))
@@ -366,11 +413,15 @@ class _Walk:
 
 
 _FUNCTIONS: dict[Any, str] = {
-    F.relu: "relu", torch.relu: "relu", operator.add: "add", operator.iadd: "add", torch.add: "add", torch.flatten: "flatten",
+    F.relu: "relu", torch.relu: "relu", operator.add: "add", operator.iadd: "iadd", torch.add: "add", torch.flatten: "flatten",
     torch.mean: "mean",
     F.pad: "pad",
     operator.getitem: "getitem", F.dropout: "dropout",
 }  # fmt: skip
+
+
+_KEYWORDS = {"relu": {"inplace"}, "flatten": {"start_dim", "end_dim"}, "mean": {"dim", "keepdim"}, "pad": {"mode", "value"},
+             "dropout": {"p", "training", "inplace"}}  # fmt: skip
 
 
 def _weights(name: str, module: Any, shape: tuple[int, ...], groups: int, window: Window | None) -> Node:

@@ -99,6 +99,10 @@ class Program:
         return self.graph.size(self.graph.output)
 
     @property
+    def output_op(self) -> Op:
+        return next(op for op in self.ops if op.node.output == self.graph.output)
+
+    @property
     def element(self) -> int:
         return 1 if self.activations == "u8" else 4
 
@@ -146,7 +150,7 @@ def build(graph: Graph, activations: str, form: str, calibration: Array, source:
 
 def _end_in_numbers(graph: Graph) -> None:
     """The last node puts out int32: one that cannot is followed by an affine one."""
-    last = graph.nodes[-1]
+    last = next(node for node in graph.nodes if node.output == graph.output)
     if (last.has_weights or last.kind == "affine") and not last.relu:
         return
     h, w, c = shape = graph.shapes[graph.output]
@@ -215,7 +219,7 @@ def _integers(node: Node, form: str) -> tuple[Array, Array, bool, int]:
     assert node.dense is not None
     rows = node.dense.T if node.kind == "depthwise" else node.dense  # a row of weights per output
     step = np.array([_step(row) for row in rows])
-    whole = np.round(rows / step[:, None]).astype(np.int64)
+    whole = np.round(rows / np.where(step, step, 1.0)[:, None]).astype(np.int64)
     return (whole.T if node.kind == "depthwise" else whole), step * node.scale, True, 1
 
 
@@ -223,7 +227,7 @@ def _step(row: Array) -> float:
     """int8 per row, symmetric; a row of one magnitude (and zeros) is exact."""
     sizes = np.abs(row[row != 0])
     if not len(sizes):
-        return 1.0
+        return 0.0  # or its scale would be the layer's largest
     return float(sizes[0] if np.all(sizes == sizes[0]) else sizes.max() / 127)
 
 
@@ -243,12 +247,14 @@ def _target(values: Array, multipliers: Array, last: bool, node: Node) -> Quant:
     """How a layer's outputs are stored: by their range, but no finer than its own steps; the last one's as they come."""
     largest = float(np.abs(multipliers).max())
     if last:
-        return Quant(4 * largest if node.kind != "affine" else largest / 64)
-    found = _range(values)
-    if node.kind != "affine" and largest / found.scale > _LARGEST:
-        scale = largest / _LARGEST
-        found = Quant(scale, float(np.round(found.offset * found.scale / scale)))
-    return found
+        steps = 4 * largest if node.kind != "affine" else largest / 64
+        return Quant(steps or float(np.abs(values).max()) / 2**20 or 1.0)
+    return _no_finer(_range(values), largest / (_LARGEST if node.kind != "affine" else 64))
+
+
+def _no_finer(found: Quant, scale: float) -> Quant:
+    """found, or the same range in steps of `scale`: values that hardly vary need no multiplier that does not fit."""
+    return found if found.scale >= scale else Quant(scale, float(np.round(found.offset * found.scale / scale)))
 
 
 def _row_sums(node: Node, weights: Array, real: Array) -> Array:
@@ -289,7 +295,7 @@ def _add_op(node: Node, quants: dict[int, Quant | None], values: list[Array]) ->
     a, b = (quants[i] for i in node.inputs)
     assert a is not None
     assert b is not None
-    target = quants[node.output] = _range(values[node.output])
+    target = quants[node.output] = _no_finer(_range(values[node.output]), max(a.scale, b.scale) / 64)
     scales = np.round(np.array([a.scale, b.scale]) / target.scale * 2.0**24).astype(np.int64)
     bias = target.offset - (a.scale * a.offset + b.scale * b.offset) / target.scale
     biases, unit = _fixed(np.array([bias]), node.name)

@@ -60,14 +60,14 @@ def padded(node: Node, x: Array, zero: Any) -> Array:
     return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(node.front, node.rows - node.columns - node.front)], constant_values=zero)
 
 
-def forward(graph: Graph, x: Array) -> list[Array]:
-    """x: (B, h, w, c) as the model sees it -> every value, float64."""
+def forward(graph: Graph, x: Array) -> list[Any]:
+    """x: (B, h, w, c) as the model sees it -> every value, float64, by index; None for what the output does not need."""
     values: list[Array | None] = [None] * len(graph.shapes)
     values[0] = x.astype(np.float64)
     for node in graph.nodes:
         out = _node(node, values)
         values[node.output] = out.reshape(len(x), *graph.shapes[node.output])
-    return [v for v in values if v is not None]
+    return values
 
 
 def _node(node: Node, values: list[Array | None]) -> Array:

@@ -42,9 +42,14 @@ def text(records: Sequence[McuRecord]) -> str:
             f"count: {unit} of one run; est. FPS: an estimate, {unit} at {clock / 1e6:.0f} MHz{', one cycle each' if unit == 'instructions' else ''}"
         )
         parts.append(_table(found))
-        parts += [line.text() for line in ratios(found)]
+        parts += [line.text() for target in _targets(found) for line in ratios([r for r in found if r.info["target"] == target])]
         parts.append("")
     return "\n".join(parts).rstrip()
+
+
+def _targets(records: list[McuRecord]) -> list[str]:
+    """Orders of weight bits for which ratios are stated: each is compared with itself alone."""
+    return sorted({r.info["target"] for r in records} & {"m4", "avr"})
 
 
 def _table(records: list[McuRecord]) -> str:
@@ -88,9 +93,11 @@ def ratios(records: Sequence[McuRecord]) -> list[Ratio]:
     """Of one core, compiler and network: with all layers tiled, as the bars are stated (784-128-10, Cortex-M4F, gcc -O2; Arduino Uno), and
     with the first layer alone, as published."""
     info = records[0].info
-    if info["model"] != _NETWORK or info["core"] not in ("m4", "uno"):
+    if info["model"] != _NETWORK or not str(info["data"]).startswith("mnist") or info["core"] not in ("m4", "uno"):
         return []
-    by = {(r.info["binarizer"], r.info["activations"]): r.info for r in records}
+    by: dict[tuple[str, str], dict[str, Any]] = {}
+    for r in records:  # of several runs of a method the first, by their order on disk
+        by.setdefault((r.info["binarizer"], r.info["activations"]), r.info)
     found = []
     for scope, four, eight in _TILED:
         if (four, "u8") in by or (eight, "u8") in by:

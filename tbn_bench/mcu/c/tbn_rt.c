@@ -16,7 +16,14 @@
 #if defined(__clang__)
 #pragma clang fp contract(off)
 #elif defined(__GNUC__) && !defined(__AVR__)
+#pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
+#endif
+
+#if defined(__GNUC__)
+#define TBN_SHARED __attribute__((weak)) /* each exported library brings these along */
+#else
+#define TBN_SHARED
 #endif
 
 #if defined(__ARM_FEATURE_MVE)
@@ -304,7 +311,7 @@ static void tbn_dot_nat(const TBN_ROM tbn_layer *layer, const uint8_t *x, int32_
 #endif
 #endif
 
-void tbn_tiled_u8_nat(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_tiled_u8_nat(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     int32_t *d = (int32_t *)scratch;
     tbn_dot_nat(layer, (const uint8_t *)x, d);
@@ -444,7 +451,7 @@ static void tbn_dot_lane4(const TBN_ROM tbn_layer *layer, const uint8_t *x, int3
     }
 }
 
-void tbn_tiled_u8_lane4(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_tiled_u8_lane4(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     int32_t *d = (int32_t *)scratch;
     tbn_dot_lane4(layer, (const uint8_t *)x, d);
@@ -505,7 +512,7 @@ static void tbn_dot_f32(const TBN_ROM tbn_layer *layer, const float *x, float *d
     }
 }
 
-void tbn_tiled_f32_nat(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_tiled_f32_nat(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     float *d = (float *)scratch;
     tbn_dot_f32(layer, (const float *)x, d);
@@ -547,7 +554,7 @@ static void tbn_dense_put(tbn_ctx *c, const TBN_ROM tbn_layer *layer, uint32_t r
 }
 
 /* Weights: four to a word; words of four rows interleaved, the remaining rows one after another. */
-void tbn_dense_i8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_dense_i8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     const TBN_ROM uint32_t *w = layer->weights;
     const uint8_t *const begin = (const uint8_t *)x, *const end = begin + ((layer->inputs + 3u) & ~3u);
@@ -594,7 +601,7 @@ static void tbn_put_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, uint32_t row
 }
 
 /* Weights: float bits; of four rows interleaved, the remaining rows one after another. */
-void tbn_dense_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_dense_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     const TBN_ROM uint32_t *w = layer->weights;
     const float *const begin = (const float *)x, *const end = begin + layer->inputs;
@@ -623,7 +630,7 @@ void tbn_dense_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, vo
 }
 
 /* Weights as the patch: (kernel_h, kernel_w, channels), one filter per channel; bytes four to a word. */
-void tbn_depthwise_i8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_depthwise_i8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     const uint8_t *p = (const uint8_t *)x;
     uint32_t channel, i;
@@ -636,7 +643,7 @@ void tbn_depthwise_i8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x,
     }
 }
 
-void tbn_depthwise_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_depthwise_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     const float *p = (const float *)x;
     uint32_t channel, i;
@@ -651,7 +658,7 @@ void tbn_depthwise_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x
 
 /* ---- pooling, normalisation by itself: per channel, over the patch; scales of the latter and of sums are M / 2^24 ---- */
 
-void tbn_max_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_max_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     const uint8_t *p = (const uint8_t *)x;
     uint8_t *out = (uint8_t *)y;
@@ -665,7 +672,7 @@ void tbn_max_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void 
     }
 }
 
-void tbn_max_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_max_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     const float *p = (const float *)x;
     float *out = (float *)y;
@@ -675,11 +682,11 @@ void tbn_max_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void
         float v = p[channel];
         for (i = channel + layer->outputs; i < layer->inputs; i += layer->outputs)
             v = p[i] > v ? p[i] : v;
-        out[channel] = layer->relu && !(v > 0.0f) ? 0.0f : v;
+        out[channel] = v;
     }
 }
 
-void tbn_mean_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_mean_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     const uint8_t *p = (const uint8_t *)x;
     uint32_t channel, i;
@@ -692,7 +699,7 @@ void tbn_mean_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void
     }
 }
 
-void tbn_mean_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_mean_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     const float *p = (const float *)x;
     uint32_t channel, i;
@@ -705,7 +712,7 @@ void tbn_mean_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, voi
     }
 }
 
-void tbn_affine_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_affine_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     const uint8_t *p = (const uint8_t *)x;
     uint32_t channel;
@@ -714,7 +721,7 @@ void tbn_affine_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, vo
         tbn_put(layer, y, channel, tbn_bias(layer, channel) + (int64_t)p[channel] * 256 * (int32_t)layer->scales[channel]);
 }
 
-void tbn_affine_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_affine_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     const float *p = (const float *)x;
     uint32_t channel;
@@ -727,14 +734,14 @@ void tbn_affine_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, v
 }
 
 /* `run` channels of zeros, the input's, and zeros again; bias_unit: the byte that stands for 0. */
-void tbn_pad_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_pad_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     (void)c, (void)scratch;
     TBN_SET(y, (int)layer->bias_unit, layer->outputs);
     TBN_COPY((uint8_t *)y + layer->run, x, layer->inputs);
 }
 
-void tbn_pad_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+TBN_SHARED void tbn_pad_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
 {
     (void)c, (void)scratch;
     TBN_SET(y, 0, 4u * layer->outputs);
@@ -743,13 +750,13 @@ void tbn_pad_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void
 
 /* ---- operations ---- */
 
-void tbn_linear(tbn_ctx *c, const TBN_ROM tbn_op *op)
+TBN_SHARED void tbn_linear(tbn_ctx *c, const TBN_ROM tbn_op *op)
 {
     op->row(c, op->layer, c->arena + op->in, c->arena + op->out, c->arena + op->scratch);
 }
 
 /* y = a * scales[0] + b * scales[1] + biases[0]; the second summand lies at `scratch`. */
-void tbn_add_u8(tbn_ctx *c, const TBN_ROM tbn_op *op)
+TBN_SHARED void tbn_add_u8(tbn_ctx *c, const TBN_ROM tbn_op *op)
 {
     const TBN_ROM tbn_layer *layer = op->layer;
     const uint8_t *a = c->arena + op->in, *b = c->arena + op->scratch;
@@ -759,7 +766,7 @@ void tbn_add_u8(tbn_ctx *c, const TBN_ROM tbn_op *op)
                                           + (int64_t)b[i] * 256 * (int32_t)layer->scales[1]);
 }
 
-void tbn_add_f32(tbn_ctx *c, const TBN_ROM tbn_op *op)
+TBN_SHARED void tbn_add_f32(tbn_ctx *c, const TBN_ROM tbn_op *op)
 {
     const float *a = (const float *)(const void *)(c->arena + op->in), *b = (const float *)(const void *)(c->arena + op->scratch);
     float *y = (float *)(void *)(c->arena + op->out);
@@ -821,7 +828,7 @@ static void tbn_patch_channels_first(const TBN_ROM tbn_window *w, const uint8_t 
             }
 }
 
-void tbn_window_op(tbn_ctx *c, const TBN_ROM tbn_op *op)
+TBN_SHARED void tbn_window_op(tbn_ctx *c, const TBN_ROM tbn_op *op)
 {
     const TBN_ROM tbn_window *w = op->window;
     const uint8_t *const map = c->arena + op->in;
@@ -851,11 +858,12 @@ void tbn_window_op(tbn_ctx *c, const TBN_ROM tbn_op *op)
 
 /* ---- models ---- */
 
-tbn_status tbn_init(tbn_ctx *c, const TBN_ROM tbn_model *model, void *arena, uint32_t bytes)
+TBN_SHARED tbn_status tbn_init(tbn_ctx *c, const TBN_ROM tbn_model *model, void *arena, uint32_t bytes)
 {
     if (c == 0)
         return TBN_E_ARG;
     c->arena = 0;
+    c->model = 0;
     c->probing = 0;
     c->crc = 0;
     if (arena == 0)
@@ -868,14 +876,15 @@ tbn_status tbn_init(tbn_ctx *c, const TBN_ROM tbn_model *model, void *arena, uin
 #endif
     TBN_SET(arena, 0, model->arena_bytes);
     c->arena = (uint8_t *)arena;
+    c->model = model;
     return TBN_OK;
 }
 
-tbn_status tbn_run(tbn_ctx *c, const TBN_ROM tbn_model *model)
+TBN_SHARED tbn_status tbn_run(tbn_ctx *c, const TBN_ROM tbn_model *model)
 {
     const TBN_ROM tbn_op *op = model->ops;
     uint16_t i;
-    if (c == 0 || c->arena == 0)
+    if (c == 0 || c->arena == 0 || c->model != model)
         return TBN_E_ARG;
     for (i = model->op_count; i; i--, op++)
         op->run(c, op);
@@ -900,12 +909,13 @@ static uint32_t tbn_fill(uint8_t *p, uint32_t bytes, uint8_t f32, uint32_t state
     return state;
 }
 
-/* expected: one checksum per operation, over what it sums up and puts out on four inputs of its own. The arena is overwritten. */
-tbn_status tbn_selftest(tbn_ctx *c, const TBN_ROM tbn_model *model, const TBN_ROM uint32_t *expected)
+/* expected: a checksum per operation, over what it sums up and puts out on four inputs of its own, then one over the outputs of the whole
+ * network, which sees wrong places in the arena too. The arena is overwritten. */
+TBN_SHARED tbn_status tbn_selftest(tbn_ctx *c, const TBN_ROM tbn_model *model, const TBN_ROM uint32_t *expected)
 {
     uint32_t i, crc = 0xFFFFFFFFu, state = 1;
     uint8_t probe;
-    if (c == 0 || c->arena == 0)
+    if (c == 0 || c->arena == 0 || c->model != model)
         return TBN_E_ARG;
     for (i = 0; i < model->table_words; i++) {
         const uint32_t v = model->table[i];
@@ -929,10 +939,17 @@ tbn_status tbn_selftest(tbn_ctx *c, const TBN_ROM tbn_model *model, const TBN_RO
         if (~c->crc != expected[i])
             return TBN_E_SELFTEST;
     }
-    return TBN_OK;
+    TBN_SET(c->arena, 0, model->arena_bytes);
+    tbn_fill(c->arena + model->ops->in, model->ops->in_bytes, model->f32, state);
+    tbn_run(c, model);
+    c->crc = 0xFFFFFFFFu;
+    c->probing = 1;
+    tbn_probe(c, c->arena + model->out, model->out_bytes);
+    c->probing = 0;
+    return ~c->crc == expected[model->op_count] ? TBN_OK : TBN_E_SELFTEST;
 }
 
-uint32_t tbn_argmax_i32(const int32_t *v, uint32_t n)
+TBN_SHARED uint32_t tbn_argmax_i32(const int32_t *v, uint32_t n)
 {
     uint32_t i, best = 0;
     for (i = 1; i < n; i++)
@@ -941,7 +958,7 @@ uint32_t tbn_argmax_i32(const int32_t *v, uint32_t n)
     return best;
 }
 
-uint32_t tbn_argmax_f32(const float *v, uint32_t n)
+TBN_SHARED uint32_t tbn_argmax_f32(const float *v, uint32_t n)
 {
     uint32_t i, best = 0;
     for (i = 1; i < n; i++)
@@ -949,3 +966,7 @@ uint32_t tbn_argmax_f32(const float *v, uint32_t n)
             best = i;
     return best;
 }
+
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__AVR__)
+#pragma GCC pop_options
+#endif

@@ -9,13 +9,20 @@
  * the same bits on every target with IEEE float32.
  *
  * Deviations from MISRA C:2012: right shift of negative numbers is arithmetic (10.1), words are read from byte arrays by memcpy, an object
- * is read as float through a union (19.2), pointers to the arena are cast to the type that lies there (11.3). */
+ * is read as float through a union (19.2), pointers to the arena are cast to the type that lies there (11.3).
+ *
+ * The functions are weak symbols where the compiler has them: several exported libraries in one program share one runtime. On AVR tables
+ * must lie in the first 64 KB of flash. */
 #ifndef TBN_RT_H
 #define TBN_RT_H
 
 #include <stdint.h>
 
 #define TBN_RT_VERSION 1
+
+#if defined(__BYTE_ORDER__) && defined(__ORDER_BIG_ENDIAN__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#error "tables and self-test are for little-endian machines"
+#endif
 
 /* Orders of weight bits in a 32-bit word; each segment of a tile begins a word and is filled with clear bits (tbn_bench/mcu/layout.py). */
 #define TBN_LAYOUT_NAT 1   /* bit l is the weight of input l */
@@ -33,7 +40,7 @@ extern "C" {
 
 typedef enum tbn_status {
     TBN_OK = 0,
-    TBN_E_ARG = 1,      /* a null pointer, or a context that init has not seen */
+    TBN_E_ARG = 1,      /* a null pointer, or a context that this model's init has not made */
     TBN_E_ARENA = 2,    /* the arena is smaller than NAME_ARENA_BYTES */
     TBN_E_ALIGN = 3,    /* the arena does not begin at a multiple of 4 */
     TBN_E_CRC = 4,      /* a weight table has changed since it was exported */
@@ -43,6 +50,7 @@ typedef enum tbn_status {
 /* One user of a model. Treat as opaque. */
 typedef struct tbn_ctx {
     uint8_t *arena;
+    const TBN_ROM struct tbn_model *model;
     uint32_t crc;
     uint8_t probing;
 } tbn_ctx;
@@ -93,6 +101,7 @@ typedef struct tbn_model {
     const TBN_ROM tbn_op *ops;
     const TBN_ROM uint32_t *table;    /* all weights, scales and biases */
     uint32_t table_words, crc32, arena_bytes;
+    uint32_t out, out_bytes; /* the outputs: arena offset */
     uint16_t op_count;
     uint8_t f32;
 } tbn_model;
