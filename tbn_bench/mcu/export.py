@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tbn_bench import __version__, assembly, packed
-from tbn_bench.mcu import emit, graph, layout, memory, program, reference
+from tbn_bench.mcu import check, emit, graph, layout, memory, program, reference
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.mcu.program import Program, Quant
 from tbn_bench.records import RunRecord, replace, to_json
@@ -126,50 +126,11 @@ def c_name(text: str) -> str:
     return f"net_{name}" if not name or name[0].isdigit() or name.startswith("tbn") or name in _C_WORDS else name
 
 
-_C_WORDS = frozenset(
-    [
-        "auto",
-        "break",
-        "case",
-        "char",
-        "const",
-        "continue",
-        "default",
-        "do",
-        "double",
-        "else",
-        "enum",
-        "extern",
-        "float",
-        "for",
-        "goto",
-        "if",
-        "inline",
-        "int",
-        "long",
-        "register",
-        "restrict",
-        "return",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "struct",
-        "switch",
-        "typedef",
-        "union",
-        "unsigned",
-        "void",
-        "volatile",
-        "while",
-        "class",
-        "new",
-        "delete",
-        "this",
-        "main",
-        "test",
-    ]
-)
+_C_WORDS = {
+    "auto", "break", "case", "char", "class", "const", "continue", "default", "delete", "do", "double", "else", "enum", "extern", "float",
+    "for", "goto", "if", "inline", "int", "long", "main", "new", "register", "restrict", "return", "short", "signed", "sizeof", "static",
+    "struct", "switch", "this", "typedef", "union", "unsigned", "void", "volatile", "while",
+}  # fmt: skip
 
 
 def export(
@@ -189,8 +150,6 @@ def export(
     accuracy or gives another class than torch for more than 0.5 % of the samples: the folder is then removed. keep_inputs: the test set
     lies in FOLDER/build too, for mcu run.
     """
-    from tbn_bench.mcu import check
-
     if record.summary is None or score_of(record.summary) != FIRST:
         raise McuError(f"run {record.run_id} is no finished classifier; C libraries are made of classifiers")
     data, model, _ = assembly.trained(record)
@@ -204,7 +163,7 @@ def export(
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     temporary.chmod(0o777 & ~_umask())  # mkdtemp's is for its owner alone
     try:
-        report = _fill(temporary, record, data, model, prog, name, activations, target, check, keep_inputs)
+        report = _fill(temporary, record, data, model, prog, name, activations, target, keep_inputs)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -228,7 +187,6 @@ def _fill(
     name: str,
     activations: str,
     target: str,
-    check: Any,
     keep_inputs: bool,
 ) -> dict[str, Any]:
     raw, labels = data.splits["test"]
