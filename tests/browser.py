@@ -15,6 +15,19 @@ _FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "-
           "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe")  # fmt: skip
 
 
+_LEFT = (
+    "Inspected target navigated or closed",
+    "Execution context was destroyed",
+    "Cannot find context",
+    "Cannot find default execution",
+    "Promise was collected",
+)
+
+
+class PageLeft(RuntimeError):
+    """The page was left while a command waited for its answer."""
+
+
 class Browser:
     """One process, one tab. errors: exceptions and console errors. requests: addresses asked for since the last open()."""
 
@@ -66,7 +79,8 @@ class Browser:
             answer = self._next(end)
             if answer.get("id") == self._last:
                 if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']}")
+                    left = answer["error"].get("message", "").startswith(_LEFT)
+                    raise (PageLeft if left else RuntimeError)(f"{method}: {answer['error']}")
                 return answer["result"]  # type: ignore[no-any-return]
         raise TimeoutError(method)
 
@@ -117,12 +131,18 @@ class Browser:
         return answer["result"].get("value")
 
     def until(self, expression: str, seconds: float = 30) -> None:
-        """Waits for a condition. Raises TimeoutError."""
+        """Waits for a condition, also over a page that loads itself again meanwhile. Raises TimeoutError."""
         end = time.monotonic() + seconds
-        while not self.run(f"Boolean({expression})"):
+        while not self._true(expression):
             if time.monotonic() > end:
                 raise TimeoutError(f"never true: {expression}; errors: {self.errors}")
             time.sleep(0.05)
+
+    def _true(self, expression: str) -> bool:
+        try:
+            return self.run(f"(async () => Boolean({expression}))()") is True
+        except PageLeft:
+            return False
 
     def mouse(self, kind: str, x: float, y: float, pressed: bool = False) -> None:
         """kind: mouseMoved, mousePressed or mouseReleased, in pixels of the window."""

@@ -334,6 +334,19 @@ def test_many_runs_lie_beside_the_page_and_load_from_disk(browser, results, tmp_
 
 
 @needs_chromium
+def test_waiting_survives_a_page_that_leaves(browser, tmp_path):
+    """A condition is asked of whatever page is there; other failures of the page still raise."""
+    page = tmp_path / "leaves.html"
+    page.write_text("""<script>const loads = Number(location.hash.slice(1));
+        if (loads < 8) setTimeout(() => { location.hash = loads + 1; location.reload(); }, 20);</script>""")
+    browser.call("Page.navigate", url=page.as_uri())
+    slow = "new Promise(done => setTimeout(() => done(true), 60))"
+    browser.until(f"await {slow} && location.hash === '#8'")
+    with pytest.raises(RuntimeError, match="nothing is not defined"):
+        browser.until("nothing")
+
+
+@needs_chromium
 def test_a_watched_page_follows_and_stays_where_the_reader_was(browser, results, tmp_path):
     """It loads itself again only when it was written again, and keeps filter, method and place."""
     page = _write(results, tmp_path, watch_s=0.2)
