@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from tbn_bench import tracing
 from tbn_bench.kernels import _native
 from tbn_bench.kernels._native import NativeUnavailable
-from tbn_bench.lowering import Lowering, Region, Tracer, call_node
+from tbn_bench.lowering import Lowering, Region, call_node
 
 POINT_GROUP = 64  # images that go together through a network without spatial extent: weights are read once for all of them
 
@@ -66,24 +67,35 @@ def _empty(shape: tuple[int, ...], channels_last: bool) -> Tensor:
     return torch.empty(shape, memory_format=torch.channels_last if channels_last and len(shape) == 4 else torch.contiguous_format)
 
 
+def _lowered(model: nn.Module, image: Tensor, level: str) -> tuple[nn.Module, fx.Graph, Lowering]:
+    """By the first way of tracing that goes through to the end."""
+    reasons = []
+    for trace in tracing.WAYS:
+        try:
+            root, graph = trace(model, image)
+            return root, graph, Lowering(graph, root, image, level)
+        except NativeUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - anybody's forward may raise anything
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reasons.append(f"{(trace.__doc__ or '').split(':')[0]}: {lines[0]}")
+    raise ValueError(f"{type(model).__name__} cannot be traced; run it in torch. {'. '.join(reasons)}")
+
+
 class Executor:
     """Runs `model` (packed or dense, in eval mode) on inputs shaped like `example`, any batch size, with native kernels.
 
-    Raises NativeUnavailable where the library or the level is missing, ValueError for a model that torch.fx cannot trace or in which
-    no layer can run natively.
+    Raises NativeUnavailable where the library or the level is missing, ValueError for a model that neither torch.fx nor torch.export can
+    trace, or in which no layer can run natively.
     """
 
     def __init__(self, model: nn.Module, example: Tensor, level: str | None = None, threads: int = 1, precision: str = "f32"):
         self.level, self.threads, self.precision = _native.level(level), threads, precision
-        model = model.eval()
-        try:
-            graph = Tracer().trace(model)
-        except Exception as error:
-            raise ValueError(f"torch.fx cannot trace {type(model).__name__}: {error}; run it in torch") from error
-        example = example[:1].detach().float().cpu().expand(2, *example.shape[1:])
-        lowered = Lowering(graph, model, example, self.level)
-        self._model, self._output = model, lowered.output
-        self._steps, self._input = lowered.steps, next(n for n in graph.nodes if n.op == "placeholder")
+        image = example[:1].detach().float().cpu()
+        self._model, graph, lowered = _lowered(model.eval(), image, self.level)
+        self._output, self._steps = lowered.output, lowered.steps
+        self._kept = {n for n in graph.nodes if n.op == "placeholder" or any(u.op == "output" for u in n.users)}
+        self._input = next(n for n in graph.nodes if n.op == "placeholder")
         self.native_layers = lowered.native_layers
         self.torch_nodes = [n.name for n in self._steps if isinstance(n, fx.Node) and n.op != "get_attr"]
         regions = [s for s in self._steps if isinstance(s, Region)]
@@ -97,7 +109,7 @@ class Executor:
 
     def _finish(self, region: Region) -> None:
         inside = set(region.nodes)
-        region.outputs = [n for n in region.nodes if n is self._output or any(u not in inside for u in n.users)]
+        region.outputs = [n for n in region.nodes if any(u not in inside for u in n.users)]
         outputs = list(dict.fromkeys(region.of_node[n] for n in region.outputs))
         inputs = list(region.inputs.values())
         points = all(region.values[op.output].shape[:2] == (1, 1) for op in region.ops if op.kind == _native.CONV)
@@ -123,8 +135,10 @@ class Executor:
         return sum(s.plan.weight_bytes() for s in self._steps if isinstance(s, Region))
 
     def _run_region(self, region: Region, env: dict[fx.Node, Any]) -> None:
-        n = env[self._input].shape[0]
+        n = env[self._input].shape[0] * region.factor
         arrays = [env[node].detach() for node, _ in region.inputs]
+        if any(len(a) != n for a in arrays):
+            raise RuntimeError(f"expected {n} images in each input of a native region, got {[len(a) for a in arrays]}")
         images = [a for a in arrays if a.dim() == 4]
         nhwc = bool(images) and all(_channels_last(a) for a in images)  # kept as it comes, as torch does
         plan = region.plan_nhwc if nhwc else region.plan
@@ -140,7 +154,7 @@ class Executor:
         for node in region.outputs:
             env[node] = by_value[region.of_node[node]]
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Any:
         if x.device.type != "cpu" or x.dtype != torch.float32:
             raise ValueError(f"expected a float32 tensor on the CPU, got {x.dtype} on {x.device}")
         env: dict[fx.Node, Any] = {self._input: x}
@@ -151,9 +165,7 @@ class Executor:
                 else:
                     args, kwargs = fx.node.map_arg((step.args, step.kwargs), env.__getitem__)
                     env[step] = call_node(step, self._model, args, kwargs)
-                for node in [
-                    n for n, last in self._last_use.items() if last == i and n is not self._input and n is not self._output
-                ]:
+                for node in [n for n, last in self._last_use.items() if last == i and n not in self._kept]:
                     env.pop(node, None)
             return fx.node.map_arg(self._output, env.__getitem__)
 

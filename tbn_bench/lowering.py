@@ -4,6 +4,7 @@ Layers are fused where they are read once: convolution or linear layer, batch no
 part of its scale. A node that is not known closes the region and stays in torch.
 """
 
+import math
 import operator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.ops import aten
 
 from tbn_bench import packed
-from tbn_bench.inputs import BinaryInput
 from tbn_bench.kernels import _cpu, _native
 from tbn_bench.kernels._native import Op
 
@@ -26,7 +27,7 @@ class _Unsupported(Exception):
 
 @dataclass
 class Value:
-    """(H, W, C) in the arena; `last` where torch has channels last (tokens), `rank` as torch sees it."""
+    """(H, W, C) in the arena, of one image; `last` where torch has channels last (tokens), `rank` as torch sees it."""
 
     shape: tuple[int, int, int]
     rank: int
@@ -40,13 +41,17 @@ class Value:
 
 @dataclass
 class Region:
-    """Ops in order over values by index; inputs: (node, channels last?) -> value; of_node: what each lowered node became."""
+    """Ops in order over values by index; inputs: (node, channels last?) -> value; of_node: what each lowered node became.
+
+    factor: images of the region to one of the network, more than 1 between windows or patches that were put into the batch.
+    """
 
     ops: list[Op] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     inputs: dict[tuple[fx.Node, bool], int] = field(default_factory=dict)
     of_node: dict[fx.Node, int] = field(default_factory=dict)
     nodes: list[fx.Node] = field(default_factory=list)
+    factor: int = 0
     plan: Any = None
     plan_nhwc: Any = None  # the same with images as channels last outside
     outputs: list[fx.Node] = field(default_factory=list)
@@ -56,9 +61,7 @@ class Region:
         return len(self.values) - 1
 
 
-class Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, packed._Packed | BinaryInput) or super().is_leaf_module(module, name)
+BATCH = 13  # of the shapes that are propagated: a size that no layer has
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -66,18 +69,23 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 class Lowering:
-    """Walks the graph once, turning nodes into ops of the open region; a node it does not know closes the region."""
+    """Walks the graph once, turning nodes into ops of the open region; a node it does not know closes the region.
 
-    def __init__(self, graph: fx.Graph, model: nn.Module, example: Tensor, level: str):
+    graph: of tracing.py, over the modules of `model`. image: (1, ...), one input.
+    """
+
+    def __init__(self, graph: fx.Graph, model: nn.Module, image: Tensor, level: str):
         self.modules, self.level = dict(model.named_modules()), level
         self.fake: dict[fx.Node, Any] = {}
         self.steps: list[Region | fx.Node] = []
         self.region: Region | None = None
         self.native_layers = 0
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.batched: set[fx.Node] = set()  # what depends on the input; parameters have a first size of their own
         for node in graph.nodes:
             if node.op == "placeholder":
-                self.fake[node] = self.mode.from_tensor(example)
+                self.fake[node] = self.mode.from_tensor(image.expand(BATCH, *image.shape[1:]))
+                self.batched.add(node)
             elif node.op != "output":
                 self._node(node, model)
             else:
@@ -85,22 +93,33 @@ class Lowering:
         self._close()
 
     def _node(self, node: fx.Node, model: nn.Module) -> None:
+        if any(n in self.batched for n in node.all_input_nodes):
+            self.batched.add(node)
+        if self._lowered(node):
+            return
+        if self.region is not None:
+            self._close()
+            if self._lowered(node):  # it did not fit the region before, by its layout, say
+                return
+        self.steps.append(node)
+        self.fake[node] = self._run_fake(node, model)
+
+    def _lowered(self, node: fx.Node) -> bool:
+        """Whether the node became part of the open region, or of a new one."""
         region = self.region or Region()
-        marks = len(region.ops), len(region.values), dict(region.inputs), list(region.ops)
+        marks = len(region.values), dict(region.inputs), list(region.ops), region.factor
         try:
             value = self._lower(region, node)
         except _Unsupported:
-            del region.values[marks[1] :]
-            region.inputs, region.ops[:] = marks[2], marks[3]
-            self._close()
-            self.steps.append(node)
-            self.fake[node] = self._run_fake(node, model)
-            return
+            del region.values[marks[0] :]
+            region.inputs, region.ops[:], region.factor = marks[1], marks[2], marks[3]
+            return False
         self.region = region
         region.of_node[node] = value
         region.nodes.append(node)
         with self.mode:
-            self.fake[node] = torch.empty(region.values[value].torch_shape(2))
+            self.fake[node] = torch.empty(region.values[value].torch_shape(BATCH * region.factor))
+        return True
 
     def _close(self) -> None:
         region, self.region = self.region, None
@@ -131,8 +150,12 @@ class Lowering:
                 raise _Unsupported
             return index
         fake = self.fake[node]
-        if not isinstance(fake, Tensor) or fake.dtype != torch.float32 or not 2 <= fake.dim() <= 4 or fake.shape[0] != 2:
+        if node not in self.batched or not isinstance(fake, Tensor) or fake.dtype != torch.float32 or not 2 <= fake.dim() <= 4:
             raise _Unsupported
+        factor, rest = divmod(fake.shape[0], BATCH)
+        if rest or factor == 0 or region.factor not in (0, factor):
+            raise _Unsupported
+        region.factor = factor
         if last is None:
             last = fake.dim() == 3
         if (node, last) not in region.inputs:
@@ -188,7 +211,7 @@ class Lowering:
         if isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d):
             return self._value(region, x)
         if isinstance(module, nn.ReLU):
-            return self._relu(region, x)
+            return self._relu(region, self._alone(x) if module.inplace else x)
         if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
             return self._flatten(region, x)
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
@@ -340,13 +363,29 @@ class Lowering:
 
     # -- functions and methods, by name
 
+    def _alone(self, x: Any) -> Any:
+        """x, to be written over: only where nobody else reads it, who would see the new values."""
+        if not self._only_reader(x):
+            raise _Unsupported
+        return x
+
     def _do_relu(self, region: Region, node: fx.Node) -> int:
-        return self._relu(region, node.args[0])
+        in_place = node.kwargs.get("inplace") or any(node.args[1:])
+        return self._relu(region, self._alone(node.args[0]) if in_place else node.args[0])
 
     def _do_add(self, region: Region, node: fx.Node) -> int:
         if len(node.args) != 2 or node.kwargs:
             raise _Unsupported
+        if node.target is operator.iadd:
+            self._alone(node.args[0])
         return self._add(region, *node.args)
+
+    def _do_view(self, region: Region, node: fx.Node) -> int:
+        """A view of everything but the batch in one row, as torch.export writes flatten."""
+        shape, source = getattr(node.meta.get("val"), "shape", ()), self.fake[node.args[0]]
+        if len(shape) != 2 or not isinstance(source, Tensor) or shape[1] != math.prod(source.shape[1:]):
+            raise _Unsupported
+        return self._flatten(region, node.args[0])
 
     def _do_flatten(self, region: Region, node: fx.Node) -> int:
         if [*node.args[1:], *node.kwargs.values()] not in ([1], [1, -1]):
@@ -362,7 +401,7 @@ class Lowering:
 
     def _do_amax(self, region: Region, node: fx.Node) -> int:
         """x.amax(2) of (B, C, L): one window as long as the signal; behind a layer the extremes of its R rows are enough, its copies come after."""
-        if list(node.args[1:]) not in ([2], [-1]) or node.kwargs or self.fake[node.args[0]].dim() != 3:
+        if list(node.args[1:]) not in ([2], [-1], [[2]], [[-1]]) or node.kwargs or self.fake[node.args[0]].dim() != 3:
             raise _Unsupported
         index = self._value(region, node.args[0], last=False)
         _, length, channels = region.values[index].shape
@@ -418,6 +457,8 @@ class Lowering:
 _FUNCTIONS: dict[Any, str] = {
     F.relu: "relu", torch.relu: "relu", operator.add: "add", operator.iadd: "add", torch.add: "add",
     torch.flatten: "flatten", operator.getitem: "getitem", F.pad: "pad",
+    aten.relu.default: "relu", aten.add.Tensor: "add", aten.view.default: "view", aten.mean.dim: "mean", aten.amax.default: "amax",
+    aten.pad.default: "pad",
 }  # fmt: skip
 
 

@@ -14,7 +14,18 @@ GROUND = {"tiling", "bits", "copies", "storage", "config", "records", "scores", 
 SHELVES = {"binarizers", "models", "kernels"}
 LIGHT = {"config", "records", "scores", "catalog"}  # what cli and reporting may see before a command has been chosen
 UP_TO_SHELVES = GROUND | SHELVES
-UP_TO_VERBS = UP_TO_SHELVES | {"features", "inputs", "reuse", "convert", "artifact", "packed", "lowering", "executor", "cost"}
+UP_TO_VERBS = UP_TO_SHELVES | {
+    "features",
+    "inputs",
+    "reuse",
+    "convert",
+    "artifact",
+    "packed",
+    "tracing",
+    "lowering",
+    "executor",
+    "cost",
+}
 UP_TO_LEARNING = UP_TO_VERBS | {"data", "tasks", "assembly"}
 
 # part -> the parts it may import; its own files are always allowed. A new part must be placed here before it passes.
@@ -37,8 +48,9 @@ ALLOWED: dict[str, set[str]] = {
     "reuse": UP_TO_SHELVES | {"features"},
     "artifact": {"bits", "copies", "storage"},
     "packed": UP_TO_SHELVES | {"features", "artifact"},
-    "lowering": UP_TO_SHELVES | {"inputs", "packed"},
-    "executor": UP_TO_SHELVES | {"lowering"},
+    "tracing": UP_TO_SHELVES | {"inputs", "packed"},
+    "lowering": UP_TO_SHELVES | {"packed"},
+    "executor": UP_TO_SHELVES | {"tracing", "lowering"},
     "convert": UP_TO_SHELVES | {"inputs", "reuse"},
     "cost": UP_TO_SHELVES | {"convert"},
     "data": UP_TO_VERBS,

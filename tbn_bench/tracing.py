@@ -1,0 +1,228 @@
+"""The graph of a network: torch.fx where its code allows that, torch.export where it does not (control flow over shapes, timm's layers).
+
+Both end in one form: modules that lowering.py knows are call_module nodes, everything else are functions that torch runs.
+"""
+
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, library, nn
+from torch.ops import aten
+from torch.utils import _pytree as pytree
+
+from tbn_bench import packed
+from tbn_bench.inputs import BinaryInput
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, packed._Packed | BinaryInput) or super().is_leaf_module(module, name)
+
+
+def by_fx(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
+    """torch.fx: (model, its graph); nothing runs. Raises what torch.fx raises."""
+    return model, _Tracer().trace(model)
+
+
+# -- torch.export: packed layers pass through it as one opaque operator each
+
+
+@library.custom_op("tbn_bench::packed_layer", mutates_args=())
+def _packed_layer(x: Tensor, index: int, shape: list[int], conv: list[int]) -> Tensor:
+    raise RuntimeError("stands for a packed layer while a network is exported; it does not run")
+
+
+@_packed_layer.register_fake
+def _(x: Tensor, index: int, shape: list[int], conv: list[int]) -> Tensor:
+    if len(shape) == 2:
+        return x.new_empty((*x.shape[:-1], shape[0]))
+    n = len(shape) - 2
+    stride, padding, dilation = conv[:n], conv[n : 2 * n], conv[2 * n :]
+    sizes = [
+        (size + 2 * pad - d * (k - 1) - 1) // step + 1
+        for size, k, step, pad, d in zip(x.shape[-n:], shape[2:], stride, padding, dilation, strict=True)
+    ]
+    return x.new_empty((*x.shape[:-n][:-1], shape[0], *sizes))
+
+
+def _geometry(layer: Any) -> list[int]:
+    """Stride, padding and dilation in one list; empty for a linear layer. Raises ValueError for padding by name."""
+    if len(layer.shape) == 2:
+        return []
+    if isinstance(layer.padding, str) or getattr(layer, "padding_mode", "zeros") != "zeros":
+        raise ValueError(f"padding {layer.padding!r} of a packed layer cannot be exported; give it as a number")
+    return [*layer.stride, *layer.padding, *layer.dilation]
+
+
+@contextmanager
+def _opaque(layers: dict[str, nn.Module]) -> Iterator[None]:
+    """Each layer's forward is the operator, for as long as the network is exported."""
+    for index, layer in enumerate(layers.values()):
+        arguments = index, list(layer.shape), _geometry(layer)
+        layer.forward = lambda x, arguments=arguments: _packed_layer(x, *arguments)
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            layer.__dict__.pop("forward", None)
+
+
+def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
+    """torch.export: (modules and parameters, the graph over them) for batches of any size. image: (1, ...).
+
+    Raises ValueError where a layer cannot pass, and what torch.export raises where the network's code depends on values or on the batch.
+    """
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, packed._Packed)}
+    with _opaque(layers), torch.no_grad():
+        example = image.expand(2, *image.shape[1:])
+        exported = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        exported = exported.run_decompositions({})  # without mutation, nothing else taken apart
+        module = exported.module(check_guards=False)
+    graph, names = module.graph, list(layers)
+    for node in list(graph.nodes):
+        if node.target == torch.ops.tbn_bench.packed_layer.default:
+            name = names[node.args[1]]
+            _replace(module, node, name, layers[name])
+        elif node.op == "call_function" and (make := _LAYERS.get(node.target)):
+            layer = make(node, lambda n: _constant(module, n))
+            if layer is not None:
+                node = _first(node)
+                _replace(module, node, f"{node.name}_layer", layer.eval().requires_grad_(False))
+        elif node.op == "output":
+            leaves, _ = pytree.tree_flatten(node.args[0])
+            node.args = (pytree.tree_unflatten(leaves, exported.call_spec.out_spec),)
+    graph.set_codegen(fx.graph.CodeGen())
+    graph.eliminate_dead_code()
+    return module, graph
+
+
+def _replace(root: fx.GraphModule, node: fx.Node, name: str, layer: nn.Module) -> None:
+    root.add_submodule(name, layer)
+    with root.graph.inserting_before(node):
+        node.replace_all_uses_with(root.graph.call_module(name, (node.args[0],)))
+    root.graph.erase_node(node)
+
+
+def _first(node: fx.Node) -> fx.Node:
+    """The node, or the only result that is read of one with several, which then takes its input."""
+    if not isinstance(node.meta["val"], list | tuple):
+        return node
+    first = next(u for u in node.users if u.args[1] == 0)
+    first.args = (node.args[0], 0)
+    return first
+
+
+def _constant(module: nn.Module, node: Any) -> Tensor | None:
+    """The parameter or buffer that a node reads; None for None. Raises LookupError for what is computed."""
+    if node is None:
+        return None
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        raise LookupError
+    value: Tensor = operator.attrgetter(node.target)(module)
+    return value
+
+
+# -- functions over parameters, as the modules that lowering.py knows
+
+Constant = Callable[[Any], Tensor | None]
+
+
+def _arguments(node: fx.Node, *defaults: Any) -> list[Any]:
+    """Positional arguments, filled up. Raises LookupError for keywords."""
+    if node.kwargs:
+        raise LookupError
+    return [*node.args, *defaults[len(node.args) :]]
+
+
+def _with(layer: nn.Module, **tensors: Tensor | None) -> nn.Module:
+    for name, tensor in tensors.items():
+        if tensor is None:
+            setattr(layer, name, None)
+        elif name in layer._buffers:
+            setattr(layer, name, tensor.detach())
+        else:
+            setattr(layer, name, nn.Parameter(tensor.detach(), requires_grad=False))
+    return layer
+
+
+def _linear(node: fx.Node, constant: Constant) -> nn.Module | None:
+    _, weight, bias = (constant(a) if i else a for i, a in enumerate(_arguments(node, None, None, None)))
+    return _with(nn.Linear(weight.shape[1], weight.shape[0], device="meta"), weight=weight, bias=bias)
+
+
+def _conv(kind: type[nn.Module]) -> Callable[[fx.Node, Constant], nn.Module | None]:
+    def make(node: fx.Node, constant: Constant) -> nn.Module | None:
+        _, weight, bias, stride, padding, dilation, groups = _arguments(node, None, None, None, 1, 0, 1, 1)
+        weight, bias = constant(weight), constant(bias)
+        n = weight.dim() - 2
+        stride, padding, dilation = (tuple(v) * n if len(v) == 1 else tuple(v) for v in map(_listed, (stride, padding, dilation)))
+        layer = kind(
+            weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), stride, padding, dilation, groups, device="meta"
+        )
+        return _with(layer, weight=weight, bias=bias)
+
+    return make
+
+
+def _listed(value: Any) -> list[int]:
+    return [value] if isinstance(value, int) else list(value)
+
+
+def _batch_norm(node: fx.Node, constant: Constant) -> nn.Module | None:
+    """_native_batch_norm_legit_no_training, of whose three results inference reads the first."""
+    _, weight, bias, mean, variance, _, eps = _arguments(node)
+    mean = constant(mean)
+    if mean is None or [u.args[1:] for u in node.users] != [(0,)]:
+        return None
+    layer = nn.BatchNorm2d(len(mean), eps, device="meta")
+    return _with(layer, weight=constant(weight), bias=constant(bias), running_mean=mean, running_var=constant(variance))
+
+
+def _layer_norm(node: fx.Node, constant: Constant) -> nn.Module | None:
+    _, shape, weight, bias, eps, *_ = _arguments(node, None, None, None, None, 1e-5, True)
+    return _with(nn.LayerNorm(tuple(shape), eps, device="meta"), weight=constant(weight), bias=constant(bias))
+
+
+def _max_pool(node: fx.Node, constant: Constant) -> nn.Module | None:
+    _, kernel, stride, padding, dilation, ceil = _arguments(node, None, None, [], 0, 1, False)
+    return nn.MaxPool2d(kernel, stride or kernel, padding, dilation, ceil_mode=ceil)
+
+
+def _avg_pool(node: fx.Node, constant: Constant) -> nn.Module | None:
+    _, kernel, stride, padding, ceil, include, divisor = _arguments(node, None, None, [], 0, False, True, None)
+    return nn.AvgPool2d(kernel, stride or kernel, padding, ceil, include, divisor)
+
+
+def _adaptive(node: fx.Node, constant: Constant) -> nn.Module | None:
+    return nn.AdaptiveAvgPool2d(_arguments(node)[1])
+
+
+def _dropout(node: fx.Node, constant: Constant) -> nn.Module | None:
+    return None if _arguments(node)[2] else nn.Identity()
+
+
+def _known(make: Callable[[fx.Node, Constant], nn.Module | None]) -> Callable[[fx.Node, Constant], nn.Module | None]:
+    """None where the node is more than the module is: its weight is computed, say."""
+
+    def attempt(node: fx.Node, constant: Constant) -> nn.Module | None:
+        try:
+            return make(node, constant)
+        except LookupError:
+            return None
+
+    return attempt
+
+
+_LAYERS: dict[Any, Callable[[fx.Node, Constant], nn.Module | None]] = {
+    target: _known(make)
+    for target, make in {
+        aten.linear.default: _linear, aten.conv1d.default: _conv(nn.Conv1d), aten.conv2d.default: _conv(nn.Conv2d),
+        aten._native_batch_norm_legit_no_training.default: _batch_norm, aten.layer_norm.default: _layer_norm, aten.max_pool2d.default: _max_pool,
+        aten.avg_pool2d.default: _avg_pool, aten.adaptive_avg_pool2d.default: _adaptive, aten.dropout.default: _dropout,
+    }.items()
+}  # fmt: skip
+
+WAYS = (by_fx, by_export)
