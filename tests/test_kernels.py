@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tbn_bench import bits
-from tbn_bench.kernels import _native, _tile, tiled_conv2d, tiled_linear
+from tbn_bench.kernels import _native, _tile, binary_linear, dense_linear, tiled_conv2d, tiled_linear
 
 try:
     _native.load()
@@ -84,6 +84,50 @@ def test_unaligned_tiles_use_fewer_products():
     with FlopCounterMode(display=False) as counter:
         tiled_linear.tiled_linear(x, tile_bits, alphas, bias, shape, p, "torch")
     assert counter.get_total_flops() == 2 * 4 * 10 * 512 // 2
+
+
+@pytest.mark.parametrize("case", binary_linear.CASES, ids=str)
+@pytest.mark.parametrize("implementation", EXACT)
+def test_binary_linear(case, implementation):
+    """Against the sum written out with the signs, not against the tiled reference."""
+    lead, rows, columns, k = case
+    sign_bits, scales, bias = stored(rows * columns, 1, k, rows)
+    x = torch.randn(*lead, columns)
+    signs = torch.from_numpy(bits.unpack(sign_bits.numpy(), rows * columns)).double().reshape(max(1, k), -1)
+    weight = (signs * scales.double()[:, None] if k else signs).reshape(rows, columns)
+    for b in (bias, None):
+        expected = dense_linear.dense_linear(x.double(), weight, b, "reference")
+        got = binary_linear.binary_linear(x, sign_bits, scales, b, rows, implementation)
+        assert error(got, expected) <= binary_linear.TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("case", dense_linear.CASES, ids=str)
+@pytest.mark.parametrize(("implementation", "dtype"), [
+    *((i, torch.float32) for i in EXACT), *((i, t) for i in EXACT[:2] for t in (torch.float64, torch.bfloat16, torch.float16)),
+])  # fmt: skip
+def test_dense_linear(case, implementation, dtype):
+    lead, rows, columns = case
+    x, weight, bias = torch.randn(*lead, columns).to(dtype), torch.randn(rows, columns).to(dtype), torch.randn(rows)
+    for b in (bias, None):
+        exact = x.double() @ weight.double().T + (0 if b is None else b.to(dtype).double())
+        assert error(dense_linear.dense_linear(x, weight, b, implementation), exact) <= dense_linear.TOLERANCE[dtype]
+
+
+def test_a_changed_dense_weight_is_noticed_and_wrong_ones_are_refused():
+    x, weight = torch.randn(3, 8), torch.randn(4, 8)
+    for implementation in EXACT[1:]:
+        before = dense_linear.dense_linear(x, weight, None, implementation)
+        weight += 1
+        assert error(dense_linear.dense_linear(x, weight, None, implementation), x.double() @ weight.double().T) < 1e-5
+        assert not torch.equal(before, dense_linear.dense_linear(x, weight, None, implementation))
+    for arguments, message in [
+        ((x[:, :3], weight, None), "expected floating-point x"), ((x, weight.double(), None), "of one type"),
+        ((x, weight, torch.zeros(3)), r"expected bias of shape \(4,\)"), ((x, weight, None, "triton"), "must be one of"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            dense_linear.dense_linear(*arguments)
+    with pytest.raises(ValueError, match="expected uint8 tile_bits"):
+        binary_linear.binary_linear(x, torch.zeros(3, dtype=torch.uint8), torch.ones(0), None, 4)
 
 
 @pytest.mark.parametrize("case", tiled_conv2d.CASES, ids=str)

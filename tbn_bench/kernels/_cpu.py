@@ -10,6 +10,8 @@ from torch import Tensor
 from tbn_bench import bits
 from tbn_bench.kernels import _native, _tile
 
+GROUP = 64  # vectors that go through a linear layer together
+
 
 def weights(
     tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int, groups: int, level: str
@@ -40,6 +42,16 @@ def kept_weights(
 def check(x: Tensor) -> None:
     if x.device.type != "cpu" or x.dtype != torch.float32:
         raise ValueError(f"implementation 'cpu' takes float32 on the CPU, got {x.dtype} on {x.device.type}; use 'torch'")
+
+
+def linear(x: Tensor, weights: list, copies: int, scale: np.ndarray, bias: Tensor | None, level: str) -> Tensor:
+    """One linear layer. x: (..., K) -> (..., rows); scale: (rows,)."""
+    rows, columns = len(scale), x.shape[-1]
+    shift = np.zeros(rows) if bias is None else bias.detach().double().numpy()
+    op = _native.Op(_native.CONV, 0, 1, p=copies, rows=rows // copies, weights=weights, scale=scale, shift=shift)
+    plan = _native.Plan([op], [(1, 1, columns), (1, 1, rows)], level=level, group=GROUP)
+    flat = x.detach().reshape(-1, columns).contiguous()
+    return run(plan, flat, flat.new_empty(len(flat), rows)).reshape(*x.shape[:-1], rows)
 
 
 def run(plan: _native.Plan, x: Tensor, out: Tensor) -> Tensor:
