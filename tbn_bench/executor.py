@@ -112,7 +112,8 @@ class Executor:
         region.outputs = [n for n in region.nodes if any(u not in inside for u in n.users)]
         outputs = list(dict.fromkeys(region.of_node[n] for n in region.outputs))
         inputs = list(region.inputs.values())
-        points = all(region.values[op.output].shape[:2] == (1, 1) for op in region.ops if op.kind == _native.CONV)
+        made = [region.values[op.output] for op in region.ops if op.kind == _native.CONV]
+        points = all(v.rank == 2 or v.shape[:2] == (1, 1) for v in made)
         region.plan, region.plan_nhwc = (
             _native.Plan(
                 region.ops, [v.shape for v in region.values], inputs, outputs,

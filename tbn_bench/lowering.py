@@ -239,6 +239,8 @@ class Lowering:
         h, w, _ = source.shape
         ho = (h + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
         wo = (w + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
+        if getattr(module, "segment", 0):
+            return self._segments(region, x, module)
         weights, p, scale = self._weights(module, weight_shape, groups, kh, kw)
         shift = np.zeros(weight_shape[0]) if module.bias is None else module.bias.detach().double().cpu().numpy()
         out = region.new((ho, wo, weight_shape[0]), source.rank, source.last)
@@ -246,6 +248,24 @@ class Lowering:
             _native.CONV, x, out, kernel=(kh, kw), stride=stride, padding=padding, dilation=dilation, p=p,
             rows=weight_shape[0] // groups // p, weights=weights, scale=scale, shift=shift,
         ))  # fmt: skip
+        self.native_layers += 1
+        return out
+
+    def _segments(self, region: Region, x: int, module: packed.PackedLinear) -> int:
+        """A linear layer whose tiles end inside rows: products of pieces, and their sums."""
+        (h, w, columns), rank, last = region.values[x].shape, region.values[x].rank, region.values[x].last
+        bits, alphas = module.tile_bits.cpu(), module.alphas.cpu()
+        weights, coefficients = _cpu.segments(bits, alphas, module.shape, module.p, module.segment, self.level)
+        pieces = columns // module.segment
+        cut = region.new((h, w * pieces, module.segment), rank, last)
+        products = region.new((h, w * pieces, weights.rows), rank, last)
+        out = region.new((h, w, module.shape[0]), rank, last)
+        shift = np.zeros(module.shape[0]) if module.bias is None else module.bias.detach().double().cpu().numpy()
+        region.ops.append(Op(_native.COPY, x, cut))
+        region.ops.append(Op(_native.CONV, cut, products, rows=weights.rows, weights=[weights]))
+        region.ops.append(
+            Op(_native.GATHER, products, out, coefficients=coefficients, scale=np.ones(module.shape[0]), shift=shift)
+        )
         self.native_layers += 1
         return out
 
@@ -269,7 +289,7 @@ class Lowering:
         scale = scale * (1.0 if module.weight is None else module.weight.detach().double().cpu().numpy())
         shift = -module.running_mean.double().cpu().numpy() * scale
         shift = shift + (0.0 if module.bias is None else module.bias.detach().double().cpu().numpy())
-        before = self._producer(region, node.args[0], (_native.CONV, _native.AFFINE))
+        before = self._producer(region, node.args[0], (_native.CONV, _native.AFFINE, _native.GATHER))
         if before is not None and before.residual < 0:
             before.scale, before.shift = before.scale * scale, before.shift * scale + shift
             return before.output
@@ -290,7 +310,7 @@ class Lowering:
         return out
 
     def _relu(self, region: Region, x: Any) -> int:
-        before = self._producer(region, x, (_native.CONV, _native.ADD, _native.AFFINE))
+        before = self._producer(region, x, (_native.CONV, _native.ADD, _native.AFFINE, _native.GATHER))
         if before is None:
             return self._unary(region, _native.RELU, x)
         before.relu = True

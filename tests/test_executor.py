@@ -175,19 +175,35 @@ def test_signals_of_one_dimension():
     assert check(Signal(), (4, 16), "tbn(p=4, min_layer_size=0)").torch_nodes == []
 
 
-class ScaleInsideARow(nn.Module):
-    """p = 3 does not divide 4 rows: tiles, and their alphas, begin inside a row."""
+class Unaligned(nn.Module):
+    """Tiles, and their alphas, end inside rows: of a vector, of tokens, before batch normalisation and ReLU, and where pieces save nothing."""
 
     def __init__(self):
         super().__init__()
-        self.layer = nn.Linear(6, 4)
+        self.a, self.b, self.head = nn.Linear(96, 50), nn.Linear(50, 30), nn.Linear(90, 6)
+        self.norm = nn.BatchNorm1d(30)
 
     def forward(self, x):
-        return self.layer(x)
+        y = torch.relu(self.a(x))
+        z = torch.relu(self.norm(self.b(y[:, 0]) + y[:, 1, :30]))
+        return self.head(torch.cat([z, self.b(y).flatten(1)], 1))
 
 
-def test_tiles_that_do_not_align_with_rows():
-    check(ScaleInsideARow(), (6,), "tbn(p=3, min_layer_size=0)")
+@pytest.mark.parametrize(
+    "spec", ["tbn(p=4, min_layer_size=0)", "tbn(p=4, alpha='layer', min_layer_size=0)", "tbn(p=3, min_layer_size=0)"]
+)
+@pytest.mark.parametrize("level", LEVELS)
+def test_tiles_that_do_not_align_with_rows(spec, level):
+    check(Unaligned(), (2, 96), spec, level)
+
+
+def test_unaligned_tiles_stay_bits():
+    """A classifier of 1000 x 768 at p = 16: its 48,000 bits and a coefficient for each of 2,000 pieces, not 3 MB of float32."""
+    network = nn.Sequential(nn.Linear(768, 1000), nn.ReLU())
+    run = check(network, (768,), "tbn(p=16, min_layer_size=0)")
+    assert run.torch_nodes == []
+    assert run.weight_bytes() < 8000 + 4 * 2000 + 8 * 1000 + 1000
+    assert network[0].factor is None or not network[0].reuses
 
 
 def test_memory_format_is_kept_as_torch_keeps_it():

@@ -271,6 +271,32 @@ def test_extremes_are_a_maximum_behind_the_copies(relu):
     assert np.isnan(Plan([op], [(2, 9, 70), (1, 1, 210)])(x)[1, 4::70]).all()
 
 
+@pytest.mark.parametrize("relu", [False, True])
+def test_gather_sums_the_pieces_of_rows(relu):
+    """Against the sum written out: 5 rows of 3 pieces out of 4 kinds, at 2 x 2 positions."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 2, 6, 4), dtype=np.float32)  # (n, H, W pieces, kinds)
+    coefficients, scale, shift = (rng.standard_normal(n, dtype=np.float32) for n in (15, 5, 5))
+    op = Op(_native.GATHER, 0, 1, coefficients=coefficients, scale=scale, shift=shift, relu=relu)
+    got = Plan([op], [(2, 6, 4), (2, 2, 5)], nhwc=[0, 1])(x)
+    expected = np.zeros((2, 2, 2, 5))
+    for n, h, w, r in np.ndindex(expected.shape):
+        y = (
+            sum(float(coefficients[r * 3 + b]) * float(x[n, h, w * 3 + b, (r * 3 + b) % 4]) for b in range(3)) * scale[r]
+            + shift[r]
+        )
+        expected[n, h, w, r] = max(y, 0) if relu else y
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_coefficients_that_do_not_fit_are_refused():
+    for shapes, count in (([(1, 6, 4), (1, 2, 5)], 14), ([(1, 6, 4), (1, 4, 5)], 15), ([(1, 6, 4), (2, 2, 5)], 15)):
+        with pytest.raises(ValueError, match="coefficients do not take"):
+            Plan([Op(_native.GATHER, 0, 1, coefficients=np.ones(count))], shapes)
+    with pytest.raises(ValueError, match="coefficients do not take"):
+        Plan([Op(_native.GATHER, 0, 1)], [(1, 6, 4), (1, 2, 5)])
+
+
 def test_wrong_weights_and_inputs_are_refused():
     with pytest.raises(ValueError, match="expected uint8 bits of shape"):
         _native.SignWeights(np.zeros(3, np.uint8), 16, 16)

@@ -30,6 +30,19 @@ def weights(
     return [_native.SignWeights(bits.pack(s), rows, channels, kh, kw, level) for s in signs], 1, scale
 
 
+def segments(
+    tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int, g: int, level: str
+) -> tuple[_native.SignWeights, np.ndarray]:
+    """(the tile as rows of g columns, a coefficient for each piece of each row) of a linear layer whose tiles end inside rows.
+
+    The dot products of K / g pieces of the input with q / g pieces of the tile are made once (CONV), rows are sums of them (GATHER).
+    """
+    total, pieces = prod(shape), prod(shape) // g
+    weights = _native.SignWeights(tile_bits.numpy(), total // p // g, g, name=level)
+    scales = alphas.float().numpy() if len(alphas) else np.ones(1, np.float32)
+    return weights, np.repeat(scales, pieces // len(scales))
+
+
 def kept_weights(
     tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int, groups: int
 ) -> tuple[list, int, np.ndarray, str]:
@@ -50,6 +63,24 @@ def linear(x: Tensor, weights: list, copies: int, scale: np.ndarray, bias: Tenso
     shift = np.zeros(rows) if bias is None else bias.detach().double().numpy()
     op = _native.Op(_native.CONV, 0, 1, p=copies, rows=rows // copies, weights=weights, scale=scale, shift=shift)
     plan = _native.Plan([op], [(1, 1, columns), (1, 1, rows)], level=level, group=GROUP)
+    flat = x.detach().reshape(-1, columns).contiguous()
+    return run(plan, flat, flat.new_empty(len(flat), rows)).reshape(*x.shape[:-1], rows)
+
+
+def unaligned_linear(
+    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int, g: int
+) -> Tensor:
+    """One linear layer by segments of g weights. x: (..., K) -> (..., rows)."""
+    (rows, columns), level = shape, _native.level()
+    key = (tuple(shape), p, "segments", level)
+    weights, coefficients = _tile.kept(tile_bits, alphas, key, lambda: segments(tile_bits, alphas, shape, p, g, level))
+    products = _native.Op(_native.CONV, 0, 1, rows=weights.rows, weights=[weights])
+    shift = None if bias is None else bias.detach().double().numpy()
+    gather = _native.Op(_native.GATHER, 1, 2, coefficients=coefficients, shift=shift)
+    pieces = columns // g
+    plan = _native.Plan(
+        [products, gather], [(1, pieces, g), (1, pieces, weights.rows), (1, 1, rows)], level=level, group=GROUP, nhwc=[0]
+    )
     flat = x.detach().reshape(-1, columns).contiguous()
     return run(plan, flat, flat.new_empty(len(flat), rows)).reshape(*x.shape[:-1], rows)
 

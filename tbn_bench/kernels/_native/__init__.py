@@ -20,7 +20,7 @@ import numpy as np
 
 LEVEL_VARIABLE = "TBN_BENCH_LEVEL"
 LIBRARY_VARIABLE = "TBN_BENCH_LIBRARY"  # path of another build, e.g. one with sanitizers
-CONV, ADD, RELU, MAX_POOL, AVG_POOL, MEAN, AFFINE, PAD_CHANNELS, CHW, LAYER_NORM, COPY, EXTREMES = range(12)
+CONV, ADD, RELU, MAX_POOL, AVG_POOL, MEAN, AFFINE, PAD_CHANNELS, CHW, LAYER_NORM, COPY, EXTREMES, GATHER = range(13)
 _NAMES = ("libtbn_bench.so", "libtbn_bench.dylib")
 PRECISIONS = {"f32": 3, "a14": 14, "bf16x2": 2, "bf16": 1}  # name -> Plan.planes of the C library
 SELF_TEST_TOLERANCE = 1e-5  # of the largest value, between two float32 summation orders
@@ -96,7 +96,7 @@ def load() -> ctypes.CDLL:
     lib.tbn_peak.restype = ctypes.c_int64
     lib.tbn_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     lib.tbn_read.restype = ctypes.c_double
-    same = hasattr(lib, "tbn_op_kinds") and lib.tbn_op_kinds() == EXTREMES + 1
+    same = hasattr(lib, "tbn_op_kinds") and lib.tbn_op_kinds() == GATHER + 1
     for name, structure in (("op", _Op), ("value", _Value), ("plan", _Plan)):
         same = same and getattr(lib, f"tbn_sizeof_{name}")() == ctypes.sizeof(structure)
     if not same:
@@ -196,7 +196,10 @@ class FloatWeights(_Weights):
 
 @dataclass
 class Op:
-    """One step of a plan: out = kind(in, ...), values by index. Convolutions take the value `residual` too (-1: none)."""
+    """One step of a plan: out = kind(in, ...), values by index. Convolutions take the value `residual` too (-1: none).
+
+    coefficients: of GATHER, (rows * pieces,), one for each piece of each row.
+    """
 
     kind: int
     input: int
@@ -213,6 +216,7 @@ class Op:
     scale: np.ndarray | None = None
     shift: np.ndarray | None = None
     eps: float = 0.0
+    coefficients: np.ndarray | None = None
 
 
 class Plan:
@@ -258,7 +262,11 @@ class Plan:
 
     def _op(self, op: Op) -> _Op:
         handles = (ctypes.c_void_p * max(1, len(op.weights)))(*(w.handle for w in op.weights))
-        channels = self.shapes[op.output][2]
+        pointer, channels = ctypes.addressof(handles), self.shapes[op.output][2]
+        if op.kind == GATHER:
+            coefficients = self._coefficients(op)
+            pointer = coefficients.ctypes.data
+            self._keep.append(coefficients)
         vectors = []
         for values, default in ((op.scale, 1.0), (op.shift, 0.0)):
             vector = np.full(channels, default, np.float32) if values is None else np.ascontiguousarray(values, np.float32)
@@ -275,14 +283,26 @@ class Plan:
         self._keep += [handles, *vectors, *op.weights]
         return _Op(
             op.kind, op.input, op.residual, op.output, *op.kernel, *op.stride, *op.padding, *op.dilation,
-            max(1, len(op.weights)), op.p, int(op.relu), op.rows, ctypes.addressof(handles), *(v.ctypes.data for v in vectors),
+            max(1, len(op.weights)), op.p, int(op.relu), op.rows, pointer, *(v.ctypes.data for v in vectors),
             op.eps, 0.0,
         )  # fmt: skip
 
+    def _coefficients(self, op: Op) -> np.ndarray:
+        """Of GATHER, checked against its values."""
+        (h, w, _), (ho, wo, rows) = self.shapes[op.input], self.shapes[op.output]
+        coefficients = np.ascontiguousarray([] if op.coefficients is None else op.coefficients, np.float32)
+        if h != ho or w % wo or coefficients.shape != (rows * (w // wo),):
+            raise ValueError(f"{coefficients.shape} coefficients do not take {(h, w)} pieces to {(ho, wo)} times {rows} rows")
+        return coefficients
+
     def weight_bytes(self) -> int:
         """Bytes of weights (as laid out) with their scales and shifts."""
-        return sum(w.nbytes for op in self.ops for w in op.weights) + sum(
-            8 * self.shapes[op.output][2] for op in self.ops if op.kind in (CONV, AFFINE, LAYER_NORM, EXTREMES)
+        laid_out = sum(w.nbytes for op in self.ops for w in op.weights)
+        coefficients = sum(4 * len(op.coefficients) for op in self.ops if op.coefficients is not None)
+        return (
+            laid_out
+            + coefficients
+            + sum(8 * self.shapes[op.output][2] for op in self.ops if op.kind in (CONV, AFFINE, LAYER_NORM, EXTREMES, GATHER))
         )
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int], n: int, threads: int = 1) -> None:

@@ -41,13 +41,13 @@ struct Arena : Scratch {
 
 // Op kinds of a plan; values are (G, H, W, C) float32 at `offset` floats per image into the arena.
 enum OpKind { OP_CONV = 0, OP_ADD = 1, OP_RELU = 2, OP_MAX_POOL = 3, OP_AVG_POOL = 4, OP_MEAN = 5, OP_AFFINE = 6, OP_PAD_CHANNELS = 7,
-              OP_CHW = 8, OP_LAYER_NORM = 9, OP_COPY = 10, OP_EXTREMES = 11, OP_KINDS };
+              OP_CHW = 8, OP_LAYER_NORM = 9, OP_COPY = 10, OP_EXTREMES = 11, OP_GATHER = 12, OP_KINDS };
 
 struct Op {
   int32_t kind, in, in2, out;              // value ids; in2 = -1 where there is none
   int32_t kh, kw, sh, sw, ph, pw, dh, dw;  // geometry of convolutions and pools; for PAD_CHANNELS sh, sw = subsampling, ph = channels in front
   int32_t groups, p, relu, R;              // R rows per group
-  const void* weights;                     // one Weights* per group
+  const void* weights;                     // one Weights* per group; of GATHER one coefficient per piece of every row
   const float *scale, *shift;              // (out channels)
   float eps, reserved;                     // of LAYER_NORM
 };
@@ -183,6 +183,25 @@ void extremes(const Plan* plan, const Op& op, float* base, int G) {
     }
 }
 
+// (H, W pieces, kinds) -> (H, W, rows): a row of a tile that ends inside rows is a sum of its pieces' products, each with its alpha; piece b
+// of row r is the tile's piece (r pieces + b) modulo kinds.
+void gather(const Plan* plan, const Op& op, float* base, int G) {
+  const Value &in = plan->value[op.in], &out = plan->value[op.out];
+  const float *x = base + in.offset * G, *coefficient = (const float*)op.weights;
+  float* y = base + out.offset * G;
+  long kinds = in.C, pieces = (long)in.W / out.W;
+  for (long i = 0; i < (long)G * out.H * out.W; i++, x += pieces * kinds, y += out.C)
+    for (long r = 0, kind = 0; r < out.C; r++) {
+      float sum = 0.f;
+      for (long b = 0; b < pieces; b++) {
+        sum += coefficient[r * pieces + b] * x[b * kinds + kind];
+        if (++kind == kinds) kind = 0;
+      }
+      float v = sum * op.scale[r] + op.shift[r];
+      y[r] = op.relu && v < 0 ? 0.f : v;
+    }
+}
+
 void mean(const Plan* plan, const Op& op, float* base, int G) {
   const Value &in = plan->value[op.in], &out = plan->value[op.out];
   long pixels = (long)in.H * in.W;
@@ -278,6 +297,7 @@ void run_op(const Plan* plan, const Op& op, float* base, int G, Arena* arena) {
     case OP_CONV: conv(plan, op, base, G, arena, 0, 1); break;
     case OP_MAX_POOL: case OP_AVG_POOL: pool(plan, op, base, G); break;
     case OP_EXTREMES: extremes(plan, op, base, G); break;
+    case OP_GATHER: gather(plan, op, base, G); break;
     case OP_MEAN: mean(plan, op, base, G); break;
     case OP_PAD_CHANNELS: pad_channels(plan, op, base, G); break;
     case OP_CHW: chw(plan, op, base, G); break;
