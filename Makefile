@@ -39,11 +39,12 @@ mcu: .venv/done
 	$(BIN)/tbn-bench mcu run --suite mnist_cnn
 	$(BIN)/tbn-bench mcu report
 
-# All that waits for a GPU; resumable: finished runs are skipped.
+# All that waits for a GPU, what takes least first; resumable: finished runs are skipped, timings are made again.
 gpu: .venv/done
 	$(BIN)/pytest -m gpu
 	$(BIN)/tbn-bench latency --suite linear --device cuda --batch 1 64 4096
 	$(BIN)/tbn-bench bench --device cuda --batch 256
+	$(BIN)/tbn-bench latency --suite vit --device cuda
 	$(BIN)/tbn-bench sweep sweeps/cifar10_resnet18.yaml --device cuda --jobs 1 --channels-last
 	$(BIN)/tbn-bench latency --suite cifar10_resnet18 --device cuda
 

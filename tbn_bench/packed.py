@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from tbn_bench import artifact, bits, features
 from tbn_bench.artifact import Artifact, ArtifactError, Weight
 from tbn_bench.binarizers._base import ActivationBinarizer
-from tbn_bench.kernels import _tile
+from tbn_bench.kernels import _tile, tiled_conv2d, tiled_linear
 from tbn_bench.kernels.tiled_linear.torch import copies, segments
 from tbn_bench.storage import KERNEL, TRITS, Form
 
@@ -67,6 +67,7 @@ class _Packed(nn.Module):
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
         self.input_binarizer: ActivationBinarizer | None = getattr(layer, "input_binarizer", None)
         self.in_graph = False
+        self.by_kernel = False
         for name in ("factor", "row_scales"):
             self.register_buffer(name, None, persistent=False)
 
@@ -128,8 +129,8 @@ class _Packed(nn.Module):
         return tile, _tile.row_scales(scales, self.shape[0]).reshape(self.p, -1, *[1] * (len(self.shape) - 2))
 
     def materialize_(self) -> None:
-        """Derives what forward multiplies by, on the device of the bits; a second call does nothing."""
-        if self.factor is None:
+        """Derives what forward multiplies by, on the device of the bits; a second call does nothing, nor does one where kernels read bits."""
+        if self.factor is None and not self.by_kernel:
             self.factor, self.row_scales = self._derived()
 
     def unpack_in_forward_(self) -> None:
@@ -143,6 +144,14 @@ class _Packed(nn.Module):
         else:
             self.materialize_()
 
+    def why_no_kernel(self) -> str:
+        """Why implement_ leaves this layer to torch; empty where the kernels take it on every device."""
+        if not self.form.plain:
+            return "its weight is not p copies of one tile of signs"
+        if self.form.scales and self.shape[0] % self.form.scales:
+            return "a scale changes inside a row"
+        return ""
+
     def _factors(self) -> tuple[Tensor, Tensor | None]:
         if self.in_graph:
             return self._derived()
@@ -150,7 +159,9 @@ class _Packed(nn.Module):
         return self.factor, self.row_scales
 
     def weight_bytes(self) -> int:
-        """Bytes of weights that one forward reads: the float tile with its row scales, or the expanded weight."""
+        """Bytes of weights that one forward reads: bits and scales, the float tile with its row scales, or the expanded weight."""
+        if self.by_kernel:
+            return self.tile_bits.numel() + 4 * self.alphas.numel()
         self.materialize_()
         read = [self.factor] if self.row_scales is None else [self.factor, self.row_scales]
         return sum(t.numel() * t.element_size() for t in read)
@@ -168,6 +179,8 @@ class PackedLinear(_Packed):
     """nn.Linear from bits. x: (..., in_features) -> (..., out_features)."""
 
     def _multiply(self, x: Tensor) -> Tensor:
+        if self.by_kernel:
+            return tiled_linear.operator(x, self.tile_bits, self.alphas, self.bias, self.shape, self.p)
         weight, scales = self._factors()
         if self.segment:
             return segments(x, weight, self.alphas, self.bias, self.shape, self.segment)
@@ -191,7 +204,18 @@ class _PackedConv(_Packed):
         self._reversed_padding_repeated_twice = layer._reversed_padding_repeated_twice  # by torch's name: xnor reads it too
         self.pad_by_hand = self._reversed_padding_repeated_twice if self.padding_mode != "zeros" else None
 
+    def why_no_kernel(self) -> str:
+        if len(self.shape) != 4:
+            return "the kernels have convolutions of images only"
+        if self.groups != 1 or self.pad_by_hand is not None or isinstance(self.padding, str):
+            return "it has groups, or padding by name or with other values than zeros"
+        return super().why_no_kernel()
+
     def _multiply(self, x: Tensor) -> Tensor:
+        if self.by_kernel:
+            return tiled_conv2d.operator(
+                x, self.tile_bits, self.alphas, self.bias, self.shape, self.p, self.stride, self.padding, self.dilation, 1
+            )
         weight, scales = self._factors()
         padding = self.padding
         if self.pad_by_hand is not None:
@@ -222,6 +246,24 @@ class PackedConv1d(_PackedConv):
 
 class PackedConv2d(_PackedConv):
     """nn.Conv2d from bits. x: (B, C, H, W) or (C, H, W)."""
+
+
+def implement_(model: nn.Module) -> dict[str, str]:
+    """From now on packed layers multiply by the kernels, which read the bits and keep nothing derived in floating point: Triton on a GPU, the
+    native library on a CPU (one plan for the whole network is faster there: executor.py). Inference only.
+
+    Returns the layers that stay with torch, and why: name -> reason.
+    """
+    left = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, _Packed):
+            why = layer.why_no_kernel()
+            layer.by_kernel = not why
+            if why:
+                left[name] = why
+            else:
+                layer.factor, layer.row_scales = None, None
+    return left
 
 
 _KINDS = {nn.Linear: PackedLinear, nn.Conv1d: PackedConv1d, nn.Conv2d: PackedConv2d}

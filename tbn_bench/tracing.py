@@ -17,14 +17,14 @@ from tbn_bench import packed
 from tbn_bench.inputs import BinaryInput
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, packed._Packed | BinaryInput) or super().is_leaf_module(module, name)
 
 
 def by_fx(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
     """torch.fx: (model, its graph); nothing runs. Raises what torch.fx raises."""
-    return model, _Tracer().trace(model)
+    return model, Tracer().trace(model)
 
 
 # -- torch.export: packed layers pass through it as one opaque operator each

@@ -206,3 +206,72 @@ def test_operators_stay_whole_under_compile():
     torch._dynamo.reset()
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), network(x))
+
+
+class Mixed(torch.nn.Module):
+    """Layers that the kernels take, and four that they leave to torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (
+            torch.nn.Conv2d(3, 16, 3, padding=1, stride=2),
+            torch.nn.Conv2d(16, 32, (3, 1), dilation=(1, 2), bias=False),
+        )
+        self.grouped, self.same = torch.nn.Conv2d(32, 16, 1, groups=2), torch.nn.Conv2d(16, 16, 3, padding="same")
+        self.reflected = torch.nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect")
+        self.line, self.odd, self.head = torch.nn.Conv1d(16, 16, 1), torch.nn.Linear(16, 10), torch.nn.Linear(16, 12)
+
+    def forward(self, x):
+        y = self.reflected(self.same(self.grouped(torch.relu(self.b(torch.relu(self.a(x)))))))
+        z = self.line(y.flatten(2)).mean(2)
+        return self.head(z), self.odd(z)
+
+
+@pytest.mark.skipif(not NATIVE, reason="no native library")
+@pytest.mark.parametrize(
+    "spec", ["tbn(p=4, min_layer_size=0)", "tbn(p=2, alpha='layer', min_layer_size=0)", "bwn", "sign", "twn"]
+)
+def test_packed_layers_by_the_kernels(spec):
+    """The same outputs from nothing but bits; what the kernels do not take is named with its reason."""
+    from tbn_bench import packed
+    from tbn_bench.convert import binarize_
+
+    network = Mixed()
+    binarize_(network, spec)
+    reference = packed.dense(network).double()
+    packed.pack_(network)
+    x, before = torch.randn(3, 3, 12, 12), {k: v.clone() for k, v in network.state_dict().items()}
+    with torch.no_grad():
+        network(x)  # derives float tiles, which implement_ lets go
+        left = packed.implement_(network)
+        for got, expected in zip(network(x), reference(x.double()), strict=True):
+            assert error(got, expected) < 1e-5
+    named = {"line": "images only", "grouped": "groups", "same": "groups, or padding", "reflected": "groups, or padding"}
+    if spec == "twn":
+        assert set(left) == {name for name, m in network.named_modules() if isinstance(m, packed._Packed)}
+        assert "not p copies" in left["a"]
+    else:
+        assert set(left) == {*named, *(["odd"] if spec.startswith("tbn(p=4") else [])}
+        assert all(why in left[name] for name, why in named.items())
+        assert all(m.factor is None for name, m in network.named_modules() if isinstance(m, packed._Packed) and name not in left)
+        assert network.a.weight_bytes() == network.a.tile_bits.numel() + 4 * network.a.alphas.numel()
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+@pytest.mark.gpu
+def test_a_packed_network_runs_from_its_bits_on_a_gpu():
+    """ResNet-8 by Triton: the outputs of its float64 copy, and at rest less memory than by float tiles."""
+    from tbn_bench import catalog, packed
+    from tbn_bench.convert import binarize_
+    from tbn_bench.latency import memory
+
+    network = catalog.build("models", "resnet_cifar(depth=8, width=64)", num_classes=8, in_shape=(3, 16, 16)).eval()
+    binarize_(network, "tbn(p=4, min_layer_size=0)")
+    reference = packed.dense(network).double().cuda()
+    packed.pack_(network)
+    tiles = memory.on_gpu(network, torch.zeros(1, 3, 16, 16))
+    assert packed.implement_(network) == {}
+    bits_only, x = memory.on_gpu(network, torch.zeros(1, 3, 16, 16)), torch.randn(5, 3, 16, 16, device="cuda")
+    assert bits_only["gpu_resting_bytes"] < tiles["gpu_resting_bytes"] <= tiles["gpu_peak_bytes"]
+    with torch.no_grad():
+        assert error(network(x), reference(x.double())) < 1e-5

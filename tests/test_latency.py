@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -58,6 +59,52 @@ def test_attention_is_packed_without_changing_it():
     with torch.no_grad():
         torch.testing.assert_close(layer.eval()(x), expected, rtol=1e-5, atol=1e-5)
     assert not any(isinstance(m, WeightBinarizer) for m in layer.modules())
+
+
+def test_a_foreign_engine_that_is_wrong_is_a_row_that_says_so():
+    """The others are timed; one of ours that is wrong still stops everything."""
+    layer, exact, x = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3), torch.randn(2, 4)
+    exact.load_state_dict(layer.state_dict())
+    good = timing.Variant("full_precision", "dense", layer, exact, 0)
+    wrong = timing.Variant("full_precision", "elsewhere", lambda x: layer(x) + 1, exact, 0, foreign=True)
+    assert set(timing.gate([good, wrong], x)) == {good.name}
+    assert "differs from its float64 reference" in wrong.unavailable
+    record = timing.time_case("c", [good, wrong], x, 1, "cpu", {}, "command")
+    assert [row["unavailable"] is None for row in record.rows] == [True, False]
+    with pytest.raises(timing.ParityError, match="elsewhere"):
+        timing.gate([good, timing.Variant("full_precision", "elsewhere", wrong.call, exact, 0)], x)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_gpu_sample_is_the_time_between_its_events(monkeypatch, cold):
+    """Hot: all calls between one pair of events. Cold: each call between its own, what flushes the caches outside."""
+    order, ticks = [], itertools.count()
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = next(ticks)
+            order.append("event")
+
+        def elapsed_time(self, end):
+            return float(end.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+
+    def call():
+        order.append("call")
+        next(ticks), next(ticks)
+
+    def flush():
+        order.append("flush")
+        next(ticks)
+
+    each = timing._one_sample_cuda(call, 4, lambda: 0.0, flush if cold else None)
+    assert order == (["flush", "event", "call", "event"] * 4 if cold else ["event", *["call"] * 4, "event"])
+    assert each == (3.0 if cold else 9 / 4)
 
 
 def test_one_flipped_bit_fails_the_gate():

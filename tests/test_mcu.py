@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tbn_bench import catalog, convert, packed
-from tbn_bench.mcu import check, emit, emulate, export, layout, table
+from tbn_bench.mcu import bundle, check, emit, emulate, export, layout, table
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.records import McuRecord
 
@@ -160,7 +160,7 @@ def folder(tmp_path):
     """Writes a program as folder `net` and loads it, with bytes behind the arena that nothing may touch."""
 
     def make(prog, u, target="m4", flags=check._FLAGS):
-        emit.write(
+        bundle.write(
             tmp_path / "net", "net", prog, target, u[:2], {"activations": prog.activations, "arena_bytes": prog.arena_bytes}
         )
         return check.Library(tmp_path / "net", "net", prog, flags)
@@ -346,7 +346,7 @@ def test_random_networks_under_sanitizers(tmp_path, seed):
         expected = packed.dense(model)(x).numpy()
     error = np.abs(emulate.run(prog, u) * prog.output_scale - expected).max() / np.abs(expected).max()
     assert error < (1e-5 if activations == "f32" else 0.1)
-    emit.write(tmp_path, "net", prog, target, u[:4], {})
+    bundle.write(tmp_path, "net", prog, target, u[:4], {})
     (tmp_path / "main.c").write_text(
         """#include "test/model.h"
 #include "test/vectors.h"
@@ -393,7 +393,7 @@ def test_two_libraries_live_in_one_program(tmp_path):
     objects = []
     for name in ("one", "two"):
         _, prog, _, u = compiled("mlp, one scale")
-        emit.write(tmp_path / name, name, prog, "m4", u[:2], {})
+        bundle.write(tmp_path / name, name, prog, "m4", u[:2], {})
         for source in (name, "tbn_rt"):
             objects.append(tmp_path / f"{name}_{source}.o")
             subprocess.run(
@@ -481,7 +481,7 @@ def test_what_is_wrong_has_a_status(folder):
 def faulty(tmp_path, name, change, activations="u8", target="m4", crc=False):
     """The self-test's status after `change` to the C source; crc: with the tables' checksum made right again."""
     _, prog, _, u = compiled(name, activations, target)
-    emit.write(tmp_path, "net", prog, target, u[:2], {})
+    bundle.write(tmp_path, "net", prog, target, u[:2], {})
     path = tmp_path / "src" / "net.c"
     before = path.read_text()
     text = change(before)
@@ -635,7 +635,7 @@ def test_the_fuzz_sees_a_wrong_runtime(tmp_path, mutation):
 def test_the_folder_compiles_without_a_warning(tmp_path, activations, target):
     """As strict C99, with its headers in C++11; with no symbol from outside but memcpy and memset."""
     _, prog, _, u = compiled("unaligned", activations, target)
-    emit.write(tmp_path, "net", prog, target, u[:2], {})
+    bundle.write(tmp_path, "net", prog, target, u[:2], {})
     objects = []
     for path in sorted((tmp_path / "src").glob("*.c")):
         objects.append(tmp_path / f"{path.stem}.o")
@@ -669,7 +669,7 @@ def test_the_folder_compiles_without_a_warning(tmp_path, activations, target):
 def test_the_folder_is_a_library_of_three_kinds(tmp_path):
     """Arduino's 1.5 layout (fields, src/, an example named as its folder), PlatformIO's manifest, a CMake target."""
     _, prog, _, u = compiled("mlp, one scale")
-    emit.write(tmp_path, "net", prog, "m4", u[:2], {"model": "mlp"})
+    bundle.write(tmp_path, "net", prog, "m4", u[:2], {"model": "mlp"})
     fields = dict(line.split("=", 1) for line in (tmp_path / "library.properties").read_text().splitlines())
     assert {"name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url", "architectures"} <= set(fields)
     assert fields["category"] in {

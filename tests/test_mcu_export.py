@@ -11,7 +11,7 @@ import pytest
 
 from tbn_bench import cli, train
 from tbn_bench.config import make
-from tbn_bench.mcu import check, emit, emulate, export, layout, simulate, toolchain
+from tbn_bench.mcu import bundle, check, emit, emulate, export, layout, simulate, toolchain
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.records import RunStore, read_json
 
@@ -273,7 +273,7 @@ def test_reuse_is_worth_its_ratio_on_a_simulated_m4(tmp_path):
         x = torch.rand(50, 1, 28, 28)
         prog = export.compile_(model.eval(), x, "u8", "m4")
         folder = tmp_path / spec[:7]
-        emit.write(
+        bundle.write(
             folder,
             "net",
             prog,

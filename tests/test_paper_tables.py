@@ -216,6 +216,23 @@ def test_kernels_show_the_fastest_exact_implementation(root):
     ]
 
 
+def test_gpu_memory_of_ours_is_that_of_the_smallest_implementation(root):
+    """In MiB, beside what is published; nothing measured is an em dash and the note says so."""
+    table = gpu_memory(load.load(root))
+    assert table is None or "Ours was not run" in table.note
+    blank = {"binarizer": "tbn(p=4)", "run_id": None, "weight_bytes": 10, "unavailable": None, "time_ms_p50": 1.0}
+    rows = [
+        blank | {"implementation": "tile reuse", "gpu_resting_bytes": 2**23, "gpu_peak_bytes": 2**24},
+        blank | {"implementation": "triton, CUDA graph", "gpu_resting_bytes": 2**20, "gpu_peak_bytes": 3 * 2**20},
+        blank | {"implementation": "untold"},
+    ]
+    info = {"data": "digits", "model": "vit", "sweep": None, "batch": 1}
+    RunStore(root).write_latency(LatencyRecord("vit-b1", "h200", rows, info, {"command": "c", "commit": "c0ffee"}))
+    table = gpu_memory(load.load(root))
+    assert "not run" not in table.note
+    assert ("tbn(p=4)", "3.00", "1.00", "triton") in _cells(table, "binarizer", "ours", "ours_resting", "implementation")
+
+
 def test_the_parts_of_stored_bits_add_up(committed):
     """Signs, scales, codebooks, float weights, the rest and the padding are 8 times the bytes of the file."""
     rows = bits(committed).rows

@@ -52,6 +52,25 @@ def measure(path: Path, engine: str) -> dict[str, int]:
     return {"grown": _status("RssAnon") - before, "peak": _status("VmHWM") - (_status("VmRSS") - _status("RssAnon")) - before}
 
 
+def on_gpu(network: Any, x: Any) -> dict[str, int]:
+    """Bytes of CUDA memory that a network in eval mode takes: at rest, after a first pass over x, and at the peak of the next one.
+
+    Both count everything torch allocates for it: weights, what kernels keep of them, and, at the peak, activations.
+    """
+    import torch
+
+    before = torch.cuda.memory_allocated()
+    network, x = network.eval().to("cuda"), x.to("cuda")
+    with torch.no_grad():
+        network(x)
+        torch.cuda.synchronize()
+        resting = torch.cuda.memory_allocated() - before
+        torch.cuda.reset_peak_memory_stats()
+        network(x)
+        torch.cuda.synchronize()
+    return {"gpu_resting_bytes": resting, "gpu_peak_bytes": torch.cuda.max_memory_allocated() - before}
+
+
 def in_fresh_process(path: Path, engine: str) -> dict[str, int] | None:
     """measure() in a process of its own; None where that cannot be measured."""
     command = [sys.executable, "-m", "tbn_bench.latency.memory", str(path), engine]

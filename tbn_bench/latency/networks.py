@@ -49,7 +49,7 @@ def variants_of(
     small = copy.deepcopy(model)
     rows = packed.pack_(small)
     small = small.eval().to(x.device)
-    native = _native(config, small, reference, x, run_id, threads, macs)
+    native = _native(config, small, reference, x, run_id, threads, macs) + _triton(config, small, reference, x, run_id)
     if not any(row.how == "tile reuse" for row in rows):
         return native
     for module in small.modules():
@@ -85,6 +85,26 @@ def _native(
         found.append(
             Variant(config.binarizer, name, run, reference, run.weight_bytes(), run_id, tolerance=tolerance, extra=extra)
         )
+    return found
+
+
+def _triton(config: RunConfig, small: nn.Module, reference: nn.Module, x: Tensor, run_id: str | None) -> list[Variant]:
+    """The packed network on a GPU with nothing but its bits, each layer by a Triton kernel; alone, as a CUDA graph, and that in bfloat16."""
+    if x.device.type != "cuda":
+        return []
+    network = copy.deepcopy(small)
+    left = packed.implement_(network)
+    read = peers.weights_read(network)
+    found = [
+        peers.peer(config.binarizer, "triton", lambda: network, reference, read, run_id),
+        peers.peer(config.binarizer, "triton, CUDA graph", lambda: peers.graphed(network, x), reference, read, run_id),
+        peers.peer(
+            config.binarizer, "triton bf16, CUDA graph", lambda: peers.graphed(peers.bf16(network, x, False), x), reference, read,
+            run_id, peers.BF16_TOLERANCE,
+        ),
+    ]  # fmt: skip
+    for variant in found:
+        variant.extra["in_torch"] = sorted(left)
     return found
 
 
@@ -143,7 +163,7 @@ def suite(
         wanted = [
             (batch, cold, f"{slug(model_call)}-{slug(data_call)}-b{batch}-t{threads}{'-cold' if cold else ''}")
             for batch in batches
-            for cold in ((False, True) if batch == 1 and device == "cpu" else (False,))
+            for cold in ((False, True) if batch == 1 else (False,))
         ]
         if skip_done:
             done = _recorded(store, {r.run_id for r in chosen})
@@ -155,9 +175,14 @@ def suite(
         for _, data, _ in loaded:
             data.setup()
         accuracy = _accuracy_check(loaded, device)
-        measured = device == "cpu" and not few
-        footprint = {run.run_id: _footprint(run, model) for run, _, model in loaded} if measured else {}
         data = loaded[0][1]
+        footprint = {}
+        if not few:
+            one = data.first("test", 1)
+            footprint = {
+                run.run_id: _footprint(run, model) if device == "cpu" else _gpu_footprint(run, model, one)
+                for run, _, model in loaded
+            }
         calibration = data.first("train", CALIBRATION)
         variants, built_for = [], None
         for batch, cold, case in wanted:
@@ -197,10 +222,27 @@ def _footprint(run: RunRecord, model: nn.Module) -> dict[str, dict[str, Any]]:
         }
 
 
+def _gpu_footprint(run: RunRecord, model: nn.Module, x: Tensor) -> dict[str, dict[str, Any]]:
+    """First word of the implementation -> bytes of GPU memory at rest (weights and what is derived from them) and at the peak of a forward
+    pass of x."""
+    if run.config["binarizer"] == "full_precision":
+        return {"dense": memory.on_gpu(copy.deepcopy(model), x)}
+    network = copy.deepcopy(model)
+    packed.pack_(network)
+    kernel = copy.deepcopy(network)
+    packed.implement_(kernel)
+    return {"tile": memory.on_gpu(network, x), "triton": memory.on_gpu(kernel, x)}
+
+
 def _show_footprint(loaded: list[Any], footprint: dict[str, dict[str, dict[str, Any]]]) -> None:
     """File and memory of each network, in bytes."""
     for run, _, _ in loaded:
         for name, sizes in footprint.get(run.run_id, {}).items():
+            if "gpu_peak_bytes" in sizes:
+                print(
+                    f"{run.config['binarizer']} [{name}]: {sizes['gpu_resting_bytes']:,} B on the GPU at rest, {sizes['gpu_peak_bytes']:,} B at the peak"
+                )
+                continue
             grown, peak = (f"{sizes[k]:,}" if k in sizes else "—" for k in ("memory_grown", "memory_peak"))
             print(
                 f"{run.config['binarizer']} [{name}]: file {sizes['file_bytes']:,} B, a fresh process grows by {grown} B (peak {peak} B)"
@@ -224,6 +266,9 @@ def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str)
             packed.pack_(network)
         network = network.eval().to(device)
         calls = {"dense" if run.config["binarizer"] == "full_precision" else "tile": network}
+        if device == "cuda" and "tile" in calls:
+            calls["triton"] = copy.deepcopy(network)
+            packed.implement_(calls["triton"])
         first = data.first("test", 1)
         for precision in PRECISIONS if device == "cpu" else ():
             native, _ = executor.executor(network, first, precision=precision)

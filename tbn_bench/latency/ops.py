@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbn_bench import packed
+from tbn_bench import bits, packed
 from tbn_bench.config import make
 from tbn_bench.convert import binarize_
 from tbn_bench.cost import cost
+from tbn_bench.kernels import _tile
 from tbn_bench.kernels.tiled_linear import tiled_linear
 from tbn_bench.latency.networks import variants_of
-from tbn_bench.latency.peers import BF16_TOLERANCE, peer
+from tbn_bench.latency.peers import BF16_TOLERANCE, INT8_TOLERANCE, compiled, graphed, peer
 from tbn_bench.latency.timing import Variant, prepare, show, time_case
 from tbn_bench.records import RunStore
 
@@ -74,55 +75,60 @@ def _addmm(layer: nn.Linear, reference: nn.Module, x: Tensor) -> Variant:
     )
 
 
-def _graphed(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
-    """call captured in a CUDA graph: one launch instead of several, which is what batch 1 on a large GPU is about."""
-    static = x.clone()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call(static)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = call(static)
+def _gemlite(layer: packed.PackedLinear) -> Callable[[Tensor], Tensor]:
+    """GemLite's 1-bit weights, one scale per row: (bit - 1/2) (2 alpha). Raises ImportError where it is not installed."""
+    from gemlite.helper import A16W1_HQQ_INT
 
-    def replay(batch: Tensor) -> Tensor:
-        static.copy_(batch)
-        graph.replay()
-        return out
+    signs = torch.from_numpy(bits.unpack(layer.tile_bits.cpu().numpy(), layer.numel)).reshape(layer.shape)
+    scales = 2 * _tile.row_scales(layer.alphas.cpu(), layer.shape[0])[:, None]
+    made = A16W1_HQQ_INT(device="cuda", dtype=torch.bfloat16).from_weights(
+        (signs > 0).to(torch.uint8), scales.bfloat16(), torch.full_like(scales, 0.5).bfloat16(), layer.bias
+    )
+    return lambda x: made(x)
 
-    return replay
+
+def _torchao_weights(plain: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """torchao's 8-bit weights with bfloat16 activations, compiled."""
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    small = nn.Sequential(copy.deepcopy(plain))
+    quantize_(small, Int8WeightOnlyConfig())
+    return compiled(small, x)
 
 
 def _cuda_variants(layer: nn.Linear, x: Tensor) -> list[Variant]:
     """bfloat16 on a GPU: cuBLAS, tile reuse on it, and the Triton kernels, each also as a CUDA graph. x: (M, K) bfloat16."""
     plain = copy.deepcopy(layer).bfloat16().cuda()
     size = 2 * layer.weight.numel()
-    calls = [("full_precision", "dense", plain, nn.Sequential(copy.deepcopy(plain)), size)]
+    exact = nn.Sequential(copy.deepcopy(plain))
+    calls = [("full_precision", "dense", plain, exact, size)]
+    foreign = [("full_precision", "torchao int8 weights", functools.partial(_torchao_weights, plain, x), exact, size // 2)]
     for spec in SPECS[1:]:
         network = nn.Sequential(copy.deepcopy(layer))
         binarize_(network, spec)
         reference = packed.dense(network).cuda()
         packed.pack_(network)
-        bits = network.cuda()[0]
-        stored = bits.tile_bits.numel() + 4 * bits.alphas.numel()
-        for implementation, name in (("torch", "tile reuse"), ("triton", "triton")):
-            call = functools.partial(_packed_linear, bits, implementation)
-            calls.append(
-                (spec, name, call, reference, stored if implementation == "triton" else 2 * layer.weight.numel() // bits.p)
-            )
+        stored = network.cuda()[0]
+        read = stored.tile_bits.numel() + 4 * stored.alphas.numel()
+        calls += [
+            (spec, "tile reuse", copy.deepcopy(network).bfloat16()[0], reference, 2 * layer.weight.numel() // stored.p),
+            (spec, "triton", functools.partial(_by_triton, stored), reference, read),
+        ]
+        if stored.p == 1:
+            foreign.append((spec, "GemLite", functools.partial(_gemlite, stored), reference, read))
     found = []
     for spec, name, call, reference, read in calls:
         found.append(peer(spec, name, lambda call=call: call, reference, read, None, BF16_TOLERANCE))
-        found.append(
-            peer(spec, f"{name}, CUDA graph", lambda call=call: _graphed(call, x), reference, read, None, BF16_TOLERANCE)
-        )
+        found.append(peer(spec, f"{name}, CUDA graph", lambda call=call: graphed(call, x), reference, read, None, BF16_TOLERANCE))
+    for spec, name, build, reference, read in foreign:
+        found.append(peer(spec, name, build, reference, read, None, INT8_TOLERANCE, True))
+        as_graph = functools.partial(lambda build: graphed(build(), x), build)
+        found.append(peer(spec, f"{name}, CUDA graph", as_graph, reference, read, None, INT8_TOLERANCE, True))
     return found
 
 
-def _packed_linear(layer: packed.PackedLinear, implementation: str, x: Tensor) -> Tensor:
-    return tiled_linear(x, layer.tile_bits, layer.alphas, layer.bias, layer.shape, layer.p, implementation)
+def _by_triton(layer: packed.PackedLinear, x: Tensor) -> Tensor:
+    return tiled_linear(x, layer.tile_bits, layer.alphas, layer.bias, layer.shape, layer.p, "triton")
 
 
 def _cuda_suite(results: Path, batches: Iterable[int]) -> dict[str, Any]:
@@ -137,10 +143,12 @@ def _cuda_suite(results: Path, batches: Iterable[int]) -> dict[str, Any]:
                 variants = _cuda_variants(layer, x)
             info = {"data": None, "model": f"linear_{size}x{size}", "sweep": None, "dtype": "bfloat16"}
             command = f"tbn-bench latency --suite linear --device cuda --batch {batch}"
-            record = time_case(f"op-linear_{size}x{size}-bf16-b{batch}", variants, x, 1, "cuda", info, command)
-            store.write_latency(record)
-            show(record)
-            done.append(record.case)
+            for cold in (False, True) if batch == 1 else (False,):
+                case = f"op-linear_{size}x{size}-bf16-b{batch}{'-cold' if cold else ''}"
+                record = time_case(case, variants, x, 1, "cuda", info, command, cold)
+                store.write_latency(record)
+                show(record)
+                done.append(record.case)
     return {"suite": "linear", "cases": done}
 
 

@@ -46,7 +46,29 @@ def compiled(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
     return call
 
 
-def _bf16(model: nn.Module, x: Tensor, compile_it: bool) -> Callable[[Tensor], Tensor]:
+def graphed(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
+    """call captured in a CUDA graph: one launch for all kernels, which is what batch 1 on a large GPU is about."""
+    static = x.clone()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.no_grad(), torch.cuda.stream(side):
+        for _ in range(3):
+            call(static)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        out = call(static)
+
+    def replay(batch: Tensor) -> Tensor:
+        static.copy_(batch)
+        graph.replay()
+        return out
+
+    return replay
+
+
+def bf16(model: nn.Module, x: Tensor, compile_it: bool) -> Callable[[Tensor], Tensor]:
+    """float32 in and out, everything between in bfloat16."""
     half = copy.deepcopy(model).bfloat16()
     call = compiled(half, x.bfloat16()) if compile_it else half
     return lambda batch: call(batch.bfloat16()).float()
@@ -128,8 +150,8 @@ def dense_peers(
     makers: list[tuple[str, Callable[[], Callable[[Tensor], Tensor]], float, int]] = [
         ("dense", lambda: model, 1e-5, size),
         ("dense, torch.compile", lambda: compiled(model, x), 1e-5, size),
-        ("dense bf16", lambda: _bf16(model, x, False), BF16_TOLERANCE, size // 2),
-        ("dense bf16, torch.compile", lambda: _bf16(model, x, True), BF16_TOLERANCE, size // 2),
+        ("dense bf16", lambda: bf16(model, x, False), BF16_TOLERANCE, size // 2),
+        ("dense bf16, torch.compile", lambda: bf16(model, x, True), BF16_TOLERANCE, size // 2),
     ]
     if x.dim() == 4:
         makers.insert(1, ("dense, channels last", lambda: _channels_last(model), 1e-5, size))
@@ -137,10 +159,18 @@ def dense_peers(
         makers += [
             ("ONNX Runtime f32", lambda: _ort(model, x, calibration, threads, False), 1e-5, size),
             ("ONNX Runtime int8", lambda: _ort(model, x, calibration, threads, True), INT8_TOLERANCE, size // 4),
-            ("torchao int8, torch.compile", lambda: _torchao(model, x), INT8_TOLERANCE, size // 4),
         ]
+    else:
+        makers += [
+            ("dense, CUDA graph", lambda: graphed(model, x), 1e-5, size),
+            ("dense bf16, CUDA graph", lambda: graphed(bf16(model, x, False), x), BF16_TOLERANCE, size // 2),
+        ]
+    makers.append(("torchao int8, torch.compile", lambda: _torchao(model, x), INT8_TOLERANCE, size // 4))
     wanted = [m for m in makers if m[0] in FEW] if few else makers
-    return [peer("full_precision", name, make, reference, read, run_id, tolerance) for name, make, tolerance, read in wanted]
+    return [
+        peer("full_precision", name, make, reference, read, run_id, tolerance, name != "dense")
+        for name, make, tolerance, read in wanted
+    ]
 
 
 def peer(
@@ -151,12 +181,13 @@ def peer(
     read: int,
     run_id: str | None,
     tolerance: float = 1e-5,
+    foreign: bool = False,
 ) -> Variant:
-    """The variant that `make` builds, or the row that says why it cannot be had."""
+    """The variant that `make` builds, or the row that says why it cannot be had. foreign: somebody else's engine."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             call, why = make(), None
         except Exception as error:  # noqa: BLE001 (no compiler, package missing, unsupported network, ...: the row says which)
             call, why = reference, _why(error)
-    return Variant(binarizer, name, call, reference, read, run_id, why, tolerance)
+    return Variant(binarizer, name, call, reference, read, run_id, why, tolerance, foreign=foreign)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tbn_bench import __version__, assembly, packed
-from tbn_bench.mcu import check, emit, graph, layout, memory, program, reference
+from tbn_bench.mcu import bundle, check, emit, graph, layout, memory, program, reference
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.mcu.program import Program, Quant
 from tbn_bench.records import RunRecord, replace, to_json
@@ -199,7 +199,7 @@ def _fill(
         "input_offset": prog.input.offset, "output_scale": prog.output_scale, "table_crc32": emit.crc(prog.table),
         "producer": f"tbn_bench {__version__}", "layers": [_layer(op) for op in prog.ops],
     }  # fmt: skip
-    emit.write(folder, name, prog, target, u[:VECTORS], about)
+    bundle.write(folder, name, prog, target, u[:VECTORS], about)
     with torch.no_grad():
         plain = packed.dense(model).eval()
         torch_class = torch.cat([plain(data.prepare(part)).argmax(1) for part in raw.split(1000)]).numpy()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from tbn_bench import bits, packed
-from tbn_bench.lowering import Tracer
+from tbn_bench.tracing import Tracer
 
 Array = NDArray[Any]
 

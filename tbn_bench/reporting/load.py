@@ -26,7 +26,8 @@ CURVE_COLUMNS = ("sweep", "run_id", "group_id", "data", "model", "binarizer", "s
 LATENCY_COLUMNS = (
     "device", "case", "data", "model", "sweep", "batch", "threads", "clock", "binarizer", "implementation", "run_id",
     "time_ms_p20", "time_ms_p50", "time_ms_p80", "n", "ratio", "ratio_p20", "ratio_p80", "ratio_compiled", "ratio_ort_int8",
-    "relative_error", "tolerance", "top1", "tile_macs", "tile_gmacs", "weight_bytes", "memory_peak", "ceilings", "cache", "unavailable", "baseline", "command", "commit", "dirty",
+    "relative_error", "tolerance", "top1", "tile_macs", "tile_gmacs", "weight_bytes", "memory_peak",
+    "gpu_resting_bytes", "gpu_peak_bytes", "ceilings", "cache", "unavailable", "baseline", "command", "commit", "dirty",
 )  # fmt: skip
 _MCU_NAMES = ("data", "model", "binarizer", "activations", "target", "core", "sim")  # without which a measurement says nothing
 _MCU_NUMBERS = (
