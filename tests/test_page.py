@@ -383,10 +383,44 @@ def test_the_headline_compares_the_smallest_with_full_precision(results):
 
     records = load(results)
     found = headline.rows(records)
-    assert [row["method"] for row in found] == ["tbn(p=8)"] * 2
-    assert found[0]["times"] == 256
+    assert [row["small_method"] for row in found] == ["tbn(p=8)"] * 2
+    assert found[0]["small_times"] == 256
     assert {row["panel"] for row in found} == {title for title, _ in groups.panels(groups.groups(records))}
     assert "256 to 256" not in headline.lead(found)
+
+
+@pytest.mark.parametrize(
+    ("score", "values", "close"),
+    [
+        ("top1", {"full_precision": 0.98, "bwn": 0.97, "tbn(p=4)": 0.962, "tbn(p=8)": 0.677}, "tbn(p=4)"),
+        ("top1", {"full_precision": 0.98, "bwn": 0.95, "tbn(p=4)": 0.90, "tbn(p=8)": 0.85}, None),
+        ("mse", {"full_precision": 0.100, "bwn": 0.109, "tbn(p=4)": 0.12, "tbn(p=8)": 0.2}, "bwn"),
+        ("mse", {"full_precision": 0.100, "bwn": 0.2, "tbn(p=4)": 0.2, "tbn(p=8)": 0.09}, "tbn(p=8)"),
+    ],
+)
+def test_a_network_that_failed_is_no_headline(monkeypatch, score, values, close):
+    """The smallest of all is named with its score; beside it the smallest that stays close to full precision, or an em dash."""
+    from types import SimpleNamespace as Some
+
+    from tbn_bench.reporting.page import headline
+    from tbn_bench.reporting.write import cells
+
+    bits = {"full_precision": 32, "bwn": 1, "tbn(p=4)": 0.25, "tbn(p=8)": 0.125}
+    gs = [
+        Some(binarizer=spec, score=score, first={"bits_per_weight": bits[spec], "stored_bytes": 100 * bits[spec]}, result=Some(mean=v, n=3))
+        for spec, v in values.items()
+    ]  # fmt: skip
+    monkeypatch.setattr(headline.groups, "groups", lambda records: gs)
+    monkeypatch.setattr(headline.groups, "panels", lambda gs: [("digits", list(gs))])
+    found = headline.rows(Some(runs={"binarizer": list(values)}))
+    (row,) = found
+    assert row["small_method"] == "tbn(p=8)"
+    assert row["small_times"] == 256
+    assert row.get("close_method") == close
+    assert ("none stays within" in headline.lead(found)) == (close is None)
+    assert cells(headline.table(found))[0][2:5] == (
+        ["—"] * 3 if close is None else [close, row["close_score"], f"{32 / bits[close]:.0f}×"]
+    )
 
 
 def test_every_shape_of_a_method_has_an_outline(results):
