@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -355,6 +356,44 @@ def test_a_folder_builds_by_its_own_makefile(folders):
     done = subprocess.run(["make", "-C", str(folder / "test"), "host"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "mismatch 0" in done.stdout
+
+
+ARDUINO = Path("/usr/share/arduino/hardware")  # of the packages arduino-core-avr and arduino-builder
+
+
+def test_arduino_builds_the_example_and_an_uno_runs_it(folders, tmp_path):
+    """By Arduino's own build system from a libraries/ folder: no warning of ours; simulated, the self-test passes and a vector has its class."""
+    need("avr", "uno", "gcc", "simavr")
+    if not shutil.which("arduino-builder") or not ARDUINO.exists():
+        pytest.skip(
+            "Arduino's build system is not installed; run: apt-get install --no-install-recommends arduino-builder arduino-core-avr"
+        )
+    library = tmp_path / "libraries" / "anything"
+    shutil.copytree(folders("tiled", "u8", "avr"), library)
+    sketch = next(library.glob("examples/*/*.ino"))
+    vectors = json.loads((library / "extras" / "vectors.json").read_text())
+    text = sketch.read_text()
+    text, changed = re.subn(r" = \d+;  // your sensor here", " = pgm_read_byte(&vector[i]);", sketch.read_text())
+    assert changed == 1
+    values = ", ".join(map(str, vectors["inputs"][1]))
+    sketch.write_text(text.replace("static tbn_ctx", f"static const uint8_t vector[] PROGMEM = {{{values}}};\nstatic tbn_ctx"))
+    for place in ("build", "tools"):
+        (tmp_path / place).mkdir()
+    command = [
+        "arduino-builder", "-compile", "-hardware", ARDUINO, "-hardware", "/usr/share/arduino-builder", "-tools", tmp_path / "tools",
+        "-libraries", tmp_path / "libraries", "-fqbn", "arduino:avr:uno", "-build-path", tmp_path / "build", "-warnings", "all",
+        "-prefs=runtime.tools.avr-gcc.path=/usr", "-prefs=compiler.cpp.extra_flags=-DDECIMAL_DIG=9", sketch,
+    ]  # fmt: skip # Debian's avr-gcc lacks DECIMAL_DIG, which Arduino's String wants
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if "warning:" in line and not line.startswith(str(ARDUINO))]
+    elf = next((tmp_path / "build").glob("*.elf"))
+    command = ["simavr", "-m", "atmega328p", "-f", "16000000", str(elf)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as simulated:
+        lines = [simulated.stdout.readline() for _ in range(2)]
+        simulated.kill()
+    assert "self-test: 0" in lines[0], lines
+    assert f"class {int(np.argmax(vectors['outputs'][1]))}, microseconds" in lines[1], lines
 
 
 @pytest.mark.parametrize("level", ["-O0", "-O1", "-O3", "-Os"])

@@ -419,7 +419,7 @@ def test_a_network_that_failed_is_no_headline(monkeypatch, score, values, close)
     assert row.get("close_method") == close
     assert ("none stays within" in headline.lead(found)) == (close is None)
     assert cells(headline.table(found))[0][2:5] == (
-        ["—"] * 3 if close is None else [close, row["close_score"], f"{32 / bits[close]:.0f}×"]
+        ["—"] * 3 if close is None else [close, row["close_score"], f"{32 / bits[close]:.0f}\u00d7"]
     )
 
 
