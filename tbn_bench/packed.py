@@ -159,9 +159,11 @@ class _Packed(nn.Module):
         return self.factor, self.row_scales
 
     def weight_bytes(self) -> int:
-        """Bytes of weights that one forward reads: bits and scales, the float tile with its row scales, or the expanded weight."""
+        """Bytes of weights that one forward reads: the float tile with its row scales, the expanded weight, or, by Triton, words of 32 signs of
+        one channel run per tap (of all rows where the copies are not whole rows) with a scale per row."""
         if self.by_kernel:
-            return self.tile_bits.numel() + 4 * self.alphas.numel()
+            rows = self.shape[0] // (self.p if _tile.aligned(self.shape[0], self.p, self.form.scales) else 1)
+            return 4 * rows * math.prod(self.shape[2:]) * -(-self.shape[1] // 32) + 4 * self.shape[0]
         self.materialize_()
         read = [self.factor] if self.row_scales is None else [self.factor, self.row_scales]
         return sum(t.numel() * t.element_size() for t in read)
@@ -213,9 +215,11 @@ class _PackedConv(_Packed):
 
     def _multiply(self, x: Tensor) -> Tensor:
         if self.by_kernel:
-            return tiled_conv2d.operator(
-                x, self.tile_bits, self.alphas, self.bias, self.shape, self.p, self.stride, self.padding, self.dilation, 1
+            whole = x if x.dim() == 4 else x.unsqueeze(0)
+            y = tiled_conv2d.operator(
+                whole, self.tile_bits, self.alphas, self.bias, self.shape, self.p, self.stride, self.padding, self.dilation, 1
             )
+            return y if x.dim() == 4 else y.squeeze(0)
         weight, scales = self._factors()
         padding = self.padding
         if self.pad_by_hand is not None:
@@ -249,8 +253,8 @@ class PackedConv2d(_PackedConv):
 
 
 def implement_(model: nn.Module) -> dict[str, str]:
-    """From now on packed layers multiply by the kernels, which read the bits and keep nothing derived in floating point: Triton on a GPU, the
-    native library on a CPU (one plan for the whole network is faster there: executor.py). Inference only.
+    """From now on packed layers multiply by the kernels, which lay the bits out once in words of their own and keep no weight in floating
+    point: Triton on a GPU, the native library on a CPU (one plan for the whole network is faster there: executor.py). Inference only.
 
     Returns the layers that stay with torch, and why: name -> reason.
     """

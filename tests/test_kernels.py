@@ -1,5 +1,7 @@
 """Guards the contract of the tiled layers: every implementation equals the float64 reference on the contract's own cases."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -254,7 +256,10 @@ def test_packed_layers_by_the_kernels(spec):
         assert set(left) == {*named, *(["odd"] if spec.startswith("tbn(p=4") else [])}
         assert all(why in left[name] for name, why in named.items())
         assert all(m.factor is None for name, m in network.named_modules() if isinstance(m, packed._Packed) and name not in left)
-        assert network.a.weight_bytes() == network.a.tile_bits.numel() + 4 * network.a.alphas.numel()
+        rows = 16 // (network.a.p if network.a.how == "tile reuse" else 1)
+        assert network.a.weight_bytes() == 4 * rows * 9 * 1 + 4 * 16
+        with torch.no_grad():
+            assert torch.equal(network.a(x[0]), network.a(x[:1])[0])  # (C, H, W)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
@@ -269,9 +274,15 @@ def test_a_packed_network_runs_from_its_bits_on_a_gpu():
     binarize_(network, "tbn(p=4, min_layer_size=0)")
     reference = packed.dense(network).double().cuda()
     packed.pack_(network)
-    tiles = memory.on_gpu(network, torch.zeros(1, 3, 16, 16))
-    assert packed.implement_(network) == {}
-    bits_only, x = memory.on_gpu(network, torch.zeros(1, 3, 16, 16)), torch.randn(5, 3, 16, 16, device="cuda")
-    assert bits_only["gpu_resting_bytes"] < tiles["gpu_resting_bytes"] <= tiles["gpu_peak_bytes"]
+    x, image, copied = torch.randn(5, 3, 16, 16, device="cuda"), torch.zeros(1, 3, 16, 16), copy.deepcopy(network)
+    memory.on_gpu(copy.deepcopy(network), image)  # workspaces of libraries, which stay
+    tiles = memory.on_gpu(network, image)
+    assert packed.implement_(copied) == {}
+    bits_only, network = memory.on_gpu(copied, image), copied
+    weights = sum(m.numel for m in network.modules() if isinstance(m, packed._Packed))
+    assert (
+        tiles["gpu_resting_bytes"] - bits_only["gpu_resting_bytes"] > weights // 4 * 3
+    )  # float tiles of p = 4, less a second set of bits
+    assert bits_only["gpu_peak_bytes"] <= tiles["gpu_peak_bytes"]
     with torch.no_grad():
         assert error(network(x), reference(x.double())) < 1e-5

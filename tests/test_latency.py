@@ -1,3 +1,4 @@
+import functools
 import itertools
 import math
 
@@ -8,10 +9,14 @@ from torch import nn
 from tbn_bench import packed
 from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.convert import binarize_
-from tbn_bench.latency import timing
+from tbn_bench.latency import peers, timing
 
 SPECS = ("sign", "bwn", "tbn(p=1)", "tbn(p=4, min_layer_size=0)", "tbn(p=4, min_layer_size=0, alpha='layer')",
          "tbn(p=2, min_layer_size=0, alpha_source='W')", "tbn(p=3, min_layer_size=0)")  # fmt: skip
+
+
+def _by(clock):
+    return functools.partial(timing._one_sample, clock)
 
 
 def _net() -> nn.Module:
@@ -75,6 +80,36 @@ def test_a_foreign_engine_that_is_wrong_is_a_row_that_says_so():
         timing.gate([good, timing.Variant("full_precision", "elsewhere", wrong.call, exact, 0)], x)
 
 
+def test_a_foreign_engine_that_raises_is_a_row_that_says_so():
+    layer, exact, x = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3), torch.randn(2, 4)
+    exact.load_state_dict(layer.state_dict())
+    good = timing.Variant("full_precision", "dense", layer, exact, 0)
+
+    def broken(x):
+        raise NotImplementedError("no kernel for this\nand more")
+
+    foreign = timing.Variant("full_precision", "elsewhere", broken, exact, 0, foreign=True)
+    assert set(timing.gate([good, foreign], x)) == {good.name}
+    assert foreign.unavailable == "NotImplementedError: no kernel for this"
+    with pytest.raises(NotImplementedError):
+        timing.gate([timing.Variant("bwn", "ours", broken, exact, 0)], x)
+
+
+def test_a_compiled_network_stays_frozen_when_others_are_compiled(monkeypatch):
+    """Compiled once each, with freezing on; calling the first again compiles nothing."""
+    import torch._inductor.compile_fx as inductor
+
+    frozen, original = [], inductor.compile_fx
+    monkeypatch.setattr(inductor, "compile_fx", lambda *a, **k: (frozen.append(inductor.config.freezing), original(*a, **k))[1])
+    x = torch.randn(2, 8)
+    layers = [nn.Linear(8, 8).eval() for _ in range(3)]
+    calls = [peers.compiled(layer, x) for layer in layers]
+    with torch.no_grad():
+        for layer, call in zip(layers, calls, strict=True):
+            torch.testing.assert_close(call(x), layer(x))
+    assert frozen == [True] * 3
+
+
 @pytest.mark.parametrize("cold", [False, True])
 def test_a_gpu_sample_is_the_time_between_its_events(monkeypatch, cold):
     """Hot: all calls between one pair of events. Cold: each call between its own, what flushes the caches outside."""
@@ -102,7 +137,7 @@ def test_a_gpu_sample_is_the_time_between_its_events(monkeypatch, cold):
         order.append("flush")
         next(ticks)
 
-    each = timing._one_sample_cuda(call, 4, lambda: 0.0, flush if cold else None)
+    each = timing._one_sample_cuda(call, 4, flush if cold else None)
     assert order == (["flush", "event", "call", "event"] * 4 if cold else ["event", *["call"] * 4, "event"])
     assert each == (3.0 if cold else 9 / 4)
 
@@ -131,7 +166,7 @@ def test_the_gate_refuses_nan_and_wrong_shapes():
 def test_interleaving_rotates_and_pairs():
     """Every round times every variant once; the first place rotates; the ratio is the median of ratios within rounds."""
     order, clock = [], iter(range(10_000))
-    samples = timing.interleave({n: lambda n=n: order.append(n) for n in "ab"}, lambda: float(next(clock)), rounds=4).times
+    samples = timing.interleave({n: lambda n=n: order.append(n) for n in "ab"}, _by(lambda: float(next(clock))), rounds=4).times
     assert [len(s) for s in samples.values()] == [4, 4]
     assert "".join(order[6:]) == "abbaabba"
     row = timing.statistics_of([1.0, 2.0, 4.0], [2.0, 2.0, 2.0])
@@ -145,7 +180,7 @@ def test_quantile_by_hand():
 def test_a_disturbed_sample_is_taken_again_and_counted():
     """With several threads, a sample during which a thread waited for a processor does not count."""
     waits, clock = iter([0.0, 1.0, 1.0, 1.0] + [1.0] * 1000), iter(range(10_000))
-    samples = timing.interleave({"a": lambda: None}, lambda: float(next(clock)), rounds=3, wait=lambda: next(waits))
+    samples = timing.interleave({"a": lambda: None}, _by(lambda: float(next(clock))), rounds=3, wait=lambda: next(waits))
     assert len(samples.times["a"]) == 3
     assert samples.rejected == pytest.approx(1 / 4)
 
@@ -153,7 +188,7 @@ def test_a_disturbed_sample_is_taken_again_and_counted():
 def test_a_machine_that_is_never_quiet_gives_no_numbers():
     total = iter(range(100_000))
     with pytest.raises(RuntimeError, match="disturbed"):
-        timing.interleave({"a": lambda: None}, lambda: next(total) * 1e-4, rounds=3, wait=lambda: float(next(total)))
+        timing.interleave({"a": lambda: None}, _by(lambda: next(total) * 1e-4), rounds=3, wait=lambda: float(next(total)))
 
 
 def test_lossy_peers_carry_their_own_tolerance():

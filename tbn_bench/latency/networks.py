@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tbn_bench import assembly, executor, packed
 from tbn_bench.config import RunConfig, make
+from tbn_bench.kernels import _native
 from tbn_bench.latency import memory, peers
 from tbn_bench.latency.timing import (
     ParityError,
@@ -45,11 +46,11 @@ def variants_of(
     reference = copy.deepcopy(plain)
     if config.binarizer == "full_precision":
         found = peers.dense_peers(plain, reference, x, calibration, threads, run_id, few)
-        return found + _native(config, plain, reference, x, run_id, threads, macs)
+        return found + _by_plan(config, plain, reference, x, run_id, threads, macs)
     small = copy.deepcopy(model)
     rows = packed.pack_(small)
     small = small.eval().to(x.device)
-    native = _native(config, small, reference, x, run_id, threads, macs) + _triton(config, small, reference, x, run_id)
+    native = _by_plan(config, small, reference, x, run_id, threads, macs) + _triton(config, small, reference, x, run_id)
     if not any(row.how == "tile reuse" for row in rows):
         return native
     for module in small.modules():
@@ -66,7 +67,7 @@ def variants_of(
 PRECISIONS = {"f32": 1e-5, "a14": 1e-3}  # of activations -> tolerance; a14 where this CPU has it
 
 
-def _native(
+def _by_plan(
     config: RunConfig, network: nn.Module, reference: nn.Module, x: Tensor, run_id: str | None, threads: int, macs: dict[str, Any]
 ) -> list[Variant]:
     """The plan executor in each precision; full precision has signs nowhere and runs in float32 alone."""
@@ -94,10 +95,13 @@ def _triton(config: RunConfig, small: nn.Module, reference: nn.Module, x: Tensor
         return []
     network = copy.deepcopy(small)
     left = packed.implement_(network)
-    read = peers.weights_read(network)
+    for module in network.modules():
+        if isinstance(module, packed._Packed):
+            module.materialize_()  # those left to torch
+    read, exact = peers.weights_read(network), peers.EXACT["cuda"]
     found = [
-        peers.peer(config.binarizer, "triton", lambda: network, reference, read, run_id),
-        peers.peer(config.binarizer, "triton, CUDA graph", lambda: peers.graphed(network, x), reference, read, run_id),
+        peers.peer(config.binarizer, "triton", lambda: _called(network, x), reference, read, run_id, exact),
+        peers.peer(config.binarizer, "triton, CUDA graph", lambda: peers.graphed(network, x), reference, read, run_id, exact),
         peers.peer(
             config.binarizer, "triton bf16, CUDA graph", lambda: peers.graphed(peers.bf16(network, x, False), x), reference, read,
             run_id, peers.BF16_TOLERANCE,
@@ -106,6 +110,13 @@ def _triton(config: RunConfig, small: nn.Module, reference: nn.Module, x: Tensor
     for variant in found:
         variant.extra["in_torch"] = sorted(left)
     return found
+
+
+def _called(network: nn.Module, x: Tensor) -> nn.Module:
+    """The network, once called: what its kernels cannot do becomes its row's reason."""
+    with torch.no_grad():
+        network(x)
+    return network
 
 
 def native_name(run: executor.Executor) -> str:
@@ -166,7 +177,7 @@ def suite(
             for cold in ((False, True) if batch == 1 else (False,))
         ]
         if skip_done:
-            done = _recorded(store, {r.run_id for r in chosen})
+            done = _recorded(store, {r.run_id for r in chosen}, slug(device_name(device)))
             cases += [case for *_, case in wanted if case in done]
             wanted = [entry for entry in wanted if entry[2] not in done]
         if not wanted:
@@ -192,10 +203,8 @@ def suite(
                 for run, _, model in loaded:
                     made = variants_of(model, make(run.config), x, run.run_id, threads, calibration, run.summary or {}, few)
                     for v in made:
-                        v.extra |= accuracy.get(
-                            (run.run_id, v.implementation), accuracy.get((run.run_id, v.implementation.split()[0]), {})
-                        )
-                        v.extra |= footprint.get(run.run_id, {}).get(v.implementation.split()[0], {})
+                        v.extra |= accuracy.get((run.run_id, v.implementation), {})
+                        v.extra |= footprint.get(run.run_id, {}).get(v.implementation, {})
                     variants += made
             info = {"data": data_call, "model": model_call, "sweep": name, "tile_macs": True}
             record = time_case(case, variants, x, threads, device, info, f"{command} --batch {batch}", cold)
@@ -207,7 +216,7 @@ def suite(
 
 
 def _footprint(run: RunRecord, model: nn.Module) -> dict[str, dict[str, Any]]:
-    """First word of the implementation -> bytes of the file, and what a fresh process grows by when it loads and runs it."""
+    """Implementation -> bytes of the file, and what a fresh process grows by when it loads and runs it."""
     network = copy.deepcopy(model)
     full = run.config["binarizer"] == "full_precision"
     if not full:
@@ -215,7 +224,9 @@ def _footprint(run: RunRecord, model: nn.Module) -> dict[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.safetensors"
         size = packed.save(network, path, run.config)
-        engines = {"dense": "dense", "native": "native"} if full else {"native": "native"}
+        engines = {"dense": "dense"} if full else {}
+        with contextlib.suppress(_native.NativeUnavailable):
+            engines[f"native {_native.level()}"] = "native"
         return {
             name: {"file_bytes": size, **{f"memory_{k}": v for k, v in (memory.in_fresh_process(path, e) or {}).items()}}
             for name, e in engines.items()
@@ -223,7 +234,7 @@ def _footprint(run: RunRecord, model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def _gpu_footprint(run: RunRecord, model: nn.Module, x: Tensor) -> dict[str, dict[str, Any]]:
-    """First word of the implementation -> bytes of GPU memory at rest (weights and what is derived from them) and at the peak of a forward
+    """Implementation -> bytes of GPU memory at rest (weights and what is derived from them) and at the peak of a forward
     pass of x."""
     if run.config["binarizer"] == "full_precision":
         return {"dense": memory.on_gpu(copy.deepcopy(model), x)}
@@ -231,7 +242,7 @@ def _gpu_footprint(run: RunRecord, model: nn.Module, x: Tensor) -> dict[str, dic
     packed.pack_(network)
     kernel = copy.deepcopy(network)
     packed.implement_(kernel)
-    return {"tile": memory.on_gpu(network, x), "triton": memory.on_gpu(kernel, x)}
+    return {"tile reuse": memory.on_gpu(network, x), "triton": memory.on_gpu(kernel, x)}
 
 
 def _show_footprint(loaded: list[Any], footprint: dict[str, dict[str, dict[str, Any]]]) -> None:
@@ -249,15 +260,19 @@ def _show_footprint(loaded: list[Any], footprint: dict[str, dict[str, dict[str, 
             )
 
 
-def _recorded(store: RunStore, run_ids: set[str]) -> set[str]:
-    """Cases recorded for exactly these runs."""
-    return {r.case for r in store.latencies([]) if {row["run_id"] for row in r.rows if row["run_id"]} == run_ids}
+def _recorded(store: RunStore, run_ids: set[str], device: str) -> set[str]:
+    """Cases recorded on this device for exactly these runs."""
+    return {
+        r.case
+        for r in store.latencies([])
+        if r.device == device and {row["run_id"] for row in r.rows if row["run_id"]} == run_ids
+    }
 
 
 def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str) -> dict[tuple[str, str], dict[str, float]]:
     """The packed network, by each of our kernels, must do on the whole test set as well as the record says, before it is timed.
 
-    (run id, implementation or its first word) -> {score: recomputed, "agreement": share of samples (or points) classed as by torch}.
+    (run id, implementation) -> {score: recomputed, "agreement": share of samples (or points) classed as by torch}.
     """
     found = {}
     for run, data, model in loaded:
@@ -265,8 +280,8 @@ def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str)
         with contextlib.suppress(ValueError):  # full precision has nothing to pack
             packed.pack_(network)
         network = network.eval().to(device)
-        calls = {"dense" if run.config["binarizer"] == "full_precision" else "tile": network}
-        if device == "cuda" and "tile" in calls:
+        calls = {"dense" if run.config["binarizer"] == "full_precision" else "tile reuse": network}
+        if device == "cuda" and "tile reuse" in calls:
             calls["triton"] = copy.deepcopy(network)
             packed.implement_(calls["triton"])
         first = data.first("test", 1)

@@ -7,6 +7,7 @@ clock, and a sample counts only if this process's threads waited less than 2 % o
 samples is recorded. CUDA is timed by its own events. Batch 1 is timed hot and with the caches flushed before each call.
 """
 
+import functools
 import logging
 import math
 import os
@@ -82,7 +83,14 @@ def gate(variants: Iterable[Variant], x: Tensor) -> dict[str, float]:
         with torch.no_grad():
             if id(variant.reference) not in expected:
                 expected[id(variant.reference)] = variant.reference.double()(x.double())
-            error = relative_error(variant.call(x), expected[id(variant.reference)])
+            try:
+                got = variant.call(x)
+            except Exception as error:
+                if not variant.foreign:
+                    raise
+                variant.unavailable = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+                continue
+            error = relative_error(got, expected[id(variant.reference)])
         if not error <= variant.tolerance:
             why = f"{variant.name} differs from its float64 reference by {error:.2e} (allowed {variant.tolerance:.0e}); not timed"
             if not variant.foreign:
@@ -91,15 +99,6 @@ def gate(variants: Iterable[Variant], x: Tensor) -> dict[str, float]:
             continue
         errors[variant.name] = error
     return errors
-
-
-def clock_for(device: str, threads: int) -> tuple[str, Callable[[], float]]:
-    """(its name, seconds) of the clock that a case is timed by."""
-    if device == "cuda":
-        return "CUDA events", time.perf_counter  # the clock only says how many calls make a sample
-    if threads == 1:
-        return "thread CPU time", time.thread_time
-    return "wall clock, quiet samples only", time.perf_counter
 
 
 def run_queue_wait() -> float:
@@ -124,6 +123,15 @@ def flush_caches(device: str = "cpu") -> None:
 _flush: dict[str, Any] = {}
 
 
+def clock_for(device: str, threads: int) -> tuple[str, Callable[..., float]]:
+    """(name of the clock that a case is timed by, what takes a sample with it: milliseconds per call)."""
+    if device == "cuda":
+        return "CUDA events", _one_sample_cuda
+    if threads == 1:
+        return "thread CPU time", functools.partial(_one_sample, time.thread_time)
+    return "wall clock, quiet samples only", functools.partial(_one_sample, time.perf_counter)
+
+
 @dataclass
 class Samples:
     """Milliseconds per call by name, one per accepted round, and the share of samples that were rejected."""
@@ -132,7 +140,7 @@ class Samples:
     rejected: float = 0.0
 
 
-def _one_sample(call: Callable[[], Any], n: int, clock: Callable[[], float], before: Callable[[], None] | None) -> float:
+def _one_sample(clock: Callable[[], float], call: Callable[[], Any], n: int, before: Callable[[], None] | None) -> float:
     if before is None:
         start = clock()
         for _ in range(n):
@@ -147,7 +155,7 @@ def _one_sample(call: Callable[[], Any], n: int, clock: Callable[[], float], bef
     return 1e3 * total / n
 
 
-def _one_sample_cuda(call: Callable[[], Any], n: int, clock: Callable[[], float], before: Callable[[], None] | None) -> float:
+def _one_sample_cuda(call: Callable[[], Any], n: int, before: Callable[[], None] | None) -> float:
     """By events on the stream: what the host does between calls is not in it, as long as the GPU has work."""
     pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(n if before else 1)]
     torch.cuda.synchronize()
@@ -164,13 +172,12 @@ def _one_sample_cuda(call: Callable[[], Any], n: int, clock: Callable[[], float]
 
 def interleave(
     calls: dict[str, Callable[[], Any]],
-    clock: Callable[[], float],
+    sample: Callable[..., float],
     rounds: int = ROUNDS,
     before: Callable[[], None] | None = None,
     wait: Callable[[], float] | None = None,
-    sample: Callable[..., float] = _one_sample,
 ) -> Samples:
-    """Every round times every name once, starting one further each time.
+    """Every round times every name once, starting one further each time. sample: of clock_for.
 
     before: run, untimed, in front of each call. wait: cumulative seconds in run queues; a sample that waited more than MAX_WAIT of its
     time is taken again, up to RETRIES times, and then the round is dropped.
@@ -178,7 +185,7 @@ def interleave(
     repeats, slowest = {}, 0.0
     for name, call in calls.items():
         call(), call()  # warm up
-        once = sample(call, 1, clock, before)
+        once = sample(call, 1, before)
         slowest = max(slowest, once)
         repeats[name] = 1 if before else max(1, math.ceil(MIN_SAMPLE_MS / max(1e-3, once)))
     if slowest > SLOW_MS:
@@ -189,7 +196,7 @@ def interleave(
         for name in names[shift:] + names[:shift]:
             for _ in range(RETRIES + 1):
                 waited = wait() if wait else 0.0
-                value = sample(calls[name], repeats[name], clock, before)
+                value = sample(calls[name], repeats[name], before)
                 taken += 1
                 if wait is None or wait() - waited <= MAX_WAIT * value * repeats[name] / 1e3:
                     row[name] = value
@@ -259,14 +266,13 @@ def time_case(
     case += f"-{forced}" if forced else ""
     errors = gate([v for v in variants if v.unavailable is None], x)
     usable = [v for v in variants if v.unavailable is None]
-    clock_name, clock = clock_for(device, threads)
+    clock_name, sample = clock_for(device, threads)
     with torch.no_grad():
         samples = interleave(
             {v.name: lambda v=v: v.call(x) for v in usable},
-            clock,
+            sample,
             before=(lambda: flush_caches(device)) if cold else None,
             wait=run_queue_wait if threads > 1 and device == "cpu" else None,
-            sample=_one_sample_cuda if device == "cuda" else _one_sample,
         )
     peers = {key: samples.times.get(f"full_precision [{name}]") for key, name in PEERS.items()}
     rows = []

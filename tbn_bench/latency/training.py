@@ -80,7 +80,7 @@ def training_steps(results: Path, ps: list[int], batch: int, threads: int, devic
     """
     prepare(device, threads)
     store, cases = RunStore(results), []
-    clock_name, clock = clock_for(device, threads)
+    clock_name, sample = clock_for(device, threads)
     command = f"tbn-bench bench --p {' '.join(map(str, ps))} --batch {batch} --threads {threads} --device {device}"
     for channels, size in _RESNET18_CONVS:
         layers = _conv_layers(channels, ps, device)
@@ -91,7 +91,7 @@ def training_steps(results: Path, ps: list[int], batch: int, threads: int, devic
             for spec, layer in layers.items():
                 errors[spec, format_name] = _check_gradients(f"{spec} {format_name}", layer, x, grad)
                 steps[spec, format_name] = _step(copy.deepcopy(layer), x, grad)
-        samples = interleave(steps, clock, rounds=15).times
+        samples = interleave(steps, sample, rounds=15).times
         baseline = min((samples["full_precision", f] for f in _FORMATS), key=statistics.median)
         rows = [
             {"binarizer": spec, "implementation": f"training step, {format_name}", "run_id": None,
