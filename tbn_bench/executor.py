@@ -92,6 +92,7 @@ class Executor:
     def __init__(self, model: nn.Module, example: Tensor, level: str | None = None, threads: int = 1, precision: str = "f32"):
         self.level, self.threads, self.precision = _native.level(level), threads, precision
         image = example[:1].detach().float().cpu()
+        self._in_shape = tuple(image.shape[1:])
         self._model, graph, lowered = _lowered(model.eval(), image, self.level)
         self._output, self._steps = lowered.output, lowered.steps
         self._kept = {n for n in graph.nodes if n.op == "placeholder" or any(u.op == "output" for u in n.users)}
@@ -103,6 +104,7 @@ class Executor:
             raise ValueError(f"no layer of {type(model).__name__} can run natively")
         for region in regions:
             self._finish(region)
+        self._steps = [s for s in self._steps if not isinstance(s, Region) or s.outputs]  # what nobody reads is not run
         self._last_use = self._uses()
         self.keep_output = False  # results are then written into one buffer, which the next call overwrites
         self._outs: dict[tuple[int, bool], list[Tensor]] = {}
@@ -110,6 +112,8 @@ class Executor:
     def _finish(self, region: Region) -> None:
         inside = set(region.nodes)
         region.outputs = [n for n in region.nodes if any(u not in inside for u in n.users)]
+        if not region.outputs:
+            return
         outputs = list(dict.fromkeys(region.of_node[n] for n in region.outputs))
         inputs = list(region.inputs.values())
         made = [region.values[op.output] for op in region.ops if op.kind == _native.CONV]
@@ -137,13 +141,17 @@ class Executor:
 
     def _run_region(self, region: Region, env: dict[fx.Node, Any]) -> None:
         n = env[self._input].shape[0] * region.factor
-        arrays = [env[node].detach() for node, _ in region.inputs]
-        if any(len(a) != n for a in arrays):
-            raise RuntimeError(f"expected {n} images in each input of a native region, got {[len(a) for a in arrays]}")
-        images = [a for a in arrays if a.dim() == 4]
-        nhwc = bool(images) and all(_channels_last(a) for a in images)  # kept as it comes, as torch does
+        arrays, sources = [env[node].detach() for node, _ in region.inputs], [region.values[i] for i in region.inputs.values()]
+        if any(tuple(a.shape) != v.torch_shape(n) for a, v in zip(arrays, sources, strict=True)):
+            raise RuntimeError(
+                f"expected {[v.torch_shape(n) for v in sources]} in a native region, got {[tuple(a.shape) for a in arrays]}"
+            )
+        images = [v.rank == 4 and not v.last for v in sources]
+        nhwc = any(images) and all(
+            _channels_last(a) for a, image in zip(arrays, images, strict=True) if image
+        )  # kept as it comes, as torch does
         plan = region.plan_nhwc if nhwc else region.plan
-        arrays = [a if nhwc and a.dim() == 4 else a.contiguous() for a in arrays]
+        arrays = [a if nhwc and image else a.contiguous() for a, image in zip(arrays, images, strict=True)]
         values = [region.values[i] for i in plan.outputs]
         outs = self._outs.get((id(region), nhwc)) if self.keep_output else None
         if outs is None or outs[0].shape[0] != n:
@@ -158,6 +166,10 @@ class Executor:
     def __call__(self, x: Tensor) -> Any:
         if x.device.type != "cpu" or x.dtype != torch.float32:
             raise ValueError(f"expected a float32 tensor on the CPU, got {x.dtype} on {x.device}")
+        if tuple(x.shape[1:]) != self._in_shape:
+            raise ValueError(
+                f"expected inputs of shape (B, {', '.join(map(str, self._in_shape))}), got {tuple(x.shape)}; make another Executor for it"
+            )
         env: dict[fx.Node, Any] = {self._input: x}
         with torch.no_grad():
             for i, step in enumerate(self._steps):

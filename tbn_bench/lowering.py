@@ -6,6 +6,7 @@ part of its scale. A node that is not known closes the region and stays in torch
 
 import math
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,11 +62,14 @@ class Region:
         return len(self.values) - 1
 
 
-BATCH = 13  # of the shapes that are propagated: a size that no layer has
+BATCHES = (
+    13,
+    17,
+)  # of the shapes that are propagated: what is k times as long as both is k images to one, and grows with nothing else
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
+    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[-1]))
 
 
 class Lowering:
@@ -76,16 +80,15 @@ class Lowering:
 
     def __init__(self, graph: fx.Graph, model: nn.Module, image: Tensor, level: str):
         self.modules, self.level = dict(model.named_modules()), level
-        self.fake: dict[fx.Node, Any] = {}
+        self.fakes: dict[int, dict[fx.Node, Any]] = {batch: {} for batch in BATCHES}
+        self.fake = self.fakes[BATCHES[0]]
         self.steps: list[Region | fx.Node] = []
         self.region: Region | None = None
         self.native_layers = 0
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.batched: set[fx.Node] = set()  # what depends on the input; parameters have a first size of their own
         for node in graph.nodes:
             if node.op == "placeholder":
-                self.fake[node] = self.mode.from_tensor(image.expand(BATCH, *image.shape[1:]))
-                self.batched.add(node)
+                self._fake(node, lambda batch: torch.empty(batch, *image.shape[1:]))
             elif node.op != "output":
                 self._node(node, model)
             else:
@@ -93,8 +96,6 @@ class Lowering:
         self._close()
 
     def _node(self, node: fx.Node, model: nn.Module) -> None:
-        if any(n in self.batched for n in node.all_input_nodes):
-            self.batched.add(node)
         if self._lowered(node):
             return
         if self.region is not None:
@@ -102,7 +103,19 @@ class Lowering:
             if self._lowered(node):  # it did not fit the region before, by its layout, say
                 return
         self.steps.append(node)
-        self.fake[node] = self._run_fake(node, model)
+        module = self.modules.get(node.target) if node.op == "call_module" else None
+        if isinstance(module, packed._Packed):
+            module.materialize_()  # in real tensors: what it derives from its bits outlives this
+        self._fake(node, lambda batch: call_node(node, model, *self._arguments(node, batch)))
+
+    def _arguments(self, node: fx.Node, batch: int) -> Any:
+        return fx.node.map_arg((node.args, node.kwargs), lambda n: self.fakes[batch][n])
+
+    def _fake(self, node: fx.Node, make: Callable[[int], Any]) -> None:
+        """make(batch) without memory, for every batch."""
+        with self.mode, torch.no_grad():
+            for batch, known in self.fakes.items():
+                known[node] = make(batch)
 
     def _lowered(self, node: fx.Node) -> bool:
         """Whether the node became part of the open region, or of a new one."""
@@ -117,8 +130,7 @@ class Lowering:
         self.region = region
         region.of_node[node] = value
         region.nodes.append(node)
-        with self.mode:
-            self.fake[node] = torch.empty(region.values[value].torch_shape(BATCH * region.factor))
+        self._fake(node, lambda batch: torch.empty(region.values[value].torch_shape(batch * region.factor)))
         return True
 
     def _close(self) -> None:
@@ -129,14 +141,6 @@ class Lowering:
             self.steps.append(region)
         else:
             self.steps += region.nodes
-
-    def _run_fake(self, node: fx.Node, model: nn.Module) -> Any:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.fake[n])
-        module = self.modules.get(node.target) if node.op == "call_module" else None
-        if isinstance(module, packed._Packed):
-            module.materialize_()  # in real tensors: what it derives from its bits outlives this
-        with self.mode, torch.no_grad():
-            return call_node(node, model, args, kwargs)
 
     # -- operands
 
@@ -150,10 +154,11 @@ class Lowering:
                 raise _Unsupported
             return index
         fake = self.fake[node]
-        if node not in self.batched or not isinstance(fake, Tensor) or fake.dtype != torch.float32 or not 2 <= fake.dim() <= 4:
+        if not isinstance(fake, Tensor) or fake.dtype != torch.float32 or not 2 <= fake.dim() <= 4:
             raise _Unsupported
-        factor, rest = divmod(fake.shape[0], BATCH)
-        if rest or factor == 0 or region.factor not in (0, factor):
+        factor = fake.shape[0] // BATCHES[0]
+        images = all(known[node].shape == (batch * factor, *fake.shape[1:]) for batch, known in self.fakes.items())
+        if not factor or not images or region.factor not in (0, factor):
             raise _Unsupported
         region.factor = factor
         if last is None:
@@ -165,12 +170,13 @@ class Lowering:
             region.inputs[node, last] = region.new((h, w, channels), fake.dim(), last)
         return region.inputs[node, last]
 
-    def _only_reader(self, node: Any) -> bool:
-        return isinstance(node, fx.Node) and len(node.users) == 1
+    def _alone(self, region: Region, index: int) -> bool:
+        """Whether one node reads this value, by whatever names it has: identities and views of a row share theirs."""
+        return all(len(n.users) == 1 for n, value in region.of_node.items() if value == index)
 
     def _producer(self, region: Region, node: Any, kinds: tuple[int, ...]) -> Op | None:
         """The op whose result `node` is, if that is read here only and can still be changed."""
-        if not self._only_reader(node) or node not in region.of_node:
+        if not isinstance(node, fx.Node) or node not in region.of_node or not self._alone(region, region.of_node[node]):
             return None
         index = region.of_node[node]
         op = next((op for op in region.ops if op.output == index), None)
@@ -181,7 +187,8 @@ class Lowering:
     def _lower(self, region: Region, node: fx.Node) -> int:
         if node.op == "call_module":
             module = self.modules[node.target]
-            if module.training or len(node.args) != 1 or node.kwargs:
+            hooked = module._forward_hooks or module._forward_pre_hooks
+            if module.training or hooked or len(node.args) != 1 or node.kwargs:
                 raise _Unsupported
             return self._module(region, node, module)
         if node.op not in ("call_function", "call_method"):
@@ -211,7 +218,7 @@ class Lowering:
         if isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d):
             return self._value(region, x)
         if isinstance(module, nn.ReLU):
-            return self._relu(region, self._alone(x) if module.inplace else x)
+            return self._relu(region, x)
         if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
             return self._flatten(region, x)
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
@@ -290,7 +297,8 @@ class Lowering:
         shift = -module.running_mean.double().cpu().numpy() * scale
         shift = shift + (0.0 if module.bias is None else module.bias.detach().double().cpu().numpy())
         before = self._producer(region, node.args[0], (_native.CONV, _native.AFFINE, _native.GATHER))
-        if before is not None and before.residual < 0:
+        value = region.values[before.output] if before is not None else None
+        if before is not None and before.residual < 0 and (value.rank == 2 or not value.last):
             before.scale, before.shift = before.scale * scale, before.shift * scale + shift
             return before.output
         x = self._value(region, node.args[0], last=False)
@@ -383,21 +391,12 @@ class Lowering:
 
     # -- functions and methods, by name
 
-    def _alone(self, x: Any) -> Any:
-        """x, to be written over: only where nobody else reads it, who would see the new values."""
-        if not self._only_reader(x):
-            raise _Unsupported
-        return x
-
     def _do_relu(self, region: Region, node: fx.Node) -> int:
-        in_place = node.kwargs.get("inplace") or any(node.args[1:])
-        return self._relu(region, self._alone(node.args[0]) if in_place else node.args[0])
+        return self._relu(region, node.args[0])
 
     def _do_add(self, region: Region, node: fx.Node) -> int:
         if len(node.args) != 2 or node.kwargs:
             raise _Unsupported
-        if node.target is operator.iadd:
-            self._alone(node.args[0])
         return self._add(region, *node.args)
 
     def _do_view(self, region: Region, node: fx.Node) -> int:
@@ -408,14 +407,16 @@ class Lowering:
         return self._flatten(region, node.args[0])
 
     def _do_flatten(self, region: Region, node: fx.Node) -> int:
-        if [*node.args[1:], *node.kwargs.values()] not in ([1], [1, -1]):
+        given = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
+        if (given.get("start_dim", 0), given.get("end_dim", -1)) != (1, -1):
             raise _Unsupported
         return self._flatten(region, node.args[0])
 
     def _do_mean(self, region: Region, node: fx.Node) -> int:
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         keepdim = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-        if not isinstance(dims, list | tuple) or sorted(d % 4 for d in dims) != [2, 3]:
+        known = len(node.args) <= 3 and set(node.kwargs) <= {"dim", "keepdim"}
+        if not known or not isinstance(dims, list | tuple) or sorted(d % 4 for d in dims) != [2, 3]:
             raise _Unsupported
         return self._mean(region, node.args[0], bool(keepdim))
 
@@ -440,9 +441,8 @@ class Lowering:
     def _plain_layer(self, region: Region, index: int) -> Op | None:
         """The layer that makes this value, if what follows its dot products can be put off: one reader, one group, no residual."""
         op = next((op for op in region.ops if op.output == index), None)
-        alone = all(len(n.users) == 1 for n, value in region.of_node.items() if value == index)
         plain = op is not None and op.kind == _native.CONV and op.residual < 0 and len(op.weights) == 1
-        return op if plain and alone else None
+        return op if plain and self._alone(region, index) else None
 
     def _do_getitem(self, region: Region, node: fx.Node) -> int:
         """x[:, :, ::s, ::t]: subsampling."""
@@ -477,7 +477,7 @@ class Lowering:
 _FUNCTIONS: dict[Any, str] = {
     F.relu: "relu", torch.relu: "relu", operator.add: "add", operator.iadd: "add", torch.add: "add",
     torch.flatten: "flatten", operator.getitem: "getitem", F.pad: "pad",
-    aten.relu.default: "relu", aten.add.Tensor: "add", aten.view.default: "view", aten.mean.dim: "mean", aten.amax.default: "amax",
+    aten.relu.default: "relu", aten.add.Tensor: "add", aten.reshape.default: "view", aten.mean.dim: "mean", aten.amax.default: "amax",
     aten.pad.default: "pad",
 }  # fmt: skip
 

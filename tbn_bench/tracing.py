@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, library, nn
 from torch.ops import aten
 from torch.utils import _pytree as pytree
@@ -16,15 +17,72 @@ from torch.utils import _pytree as pytree
 from tbn_bench import packed
 from tbn_bench.inputs import BinaryInput
 
+_OVERWRITING = {name: getattr(operator, name) for name in ("iadd", "isub", "imul", "itruediv", "iand", "ior", "ixor")}
+
+
+class _Proxy(fx.Proxy):
+    """Records y += x as what it is; torch.fx by itself takes it for y = y + x."""
+
+
+for _name, _function in _OVERWRITING.items():
+    setattr(
+        _Proxy, f"__{_name}__", lambda self, other, f=_function: self.tracer.create_proxy("call_function", f, (self, other), {})
+    )
+
 
 class Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, packed._Packed | BinaryInput) or super().is_leaf_module(module, name)
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
 
 def by_fx(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
-    """torch.fx: (model, its graph); nothing runs. Raises what torch.fx raises."""
-    return model, Tracer().trace(model)
+    """torch.fx: (model, its graph); nothing runs. Raises what torch.fx raises, and ValueError where a value is written over that is not
+    new and read there alone: regions copy what torch only views."""
+    graph, modules = Tracer().trace(model), dict(model.named_modules())
+    harmless: set[fx.Node] = set()
+    for node in graph.nodes:
+        if _overwrites(node, modules):
+            target = node.args[0] if node.args else None
+            own = isinstance(target, fx.Node) and len(target.users) == 1 and (target in harmless or _fresh(target, modules))
+            if not own or "out" in node.kwargs:
+                raise ValueError(f"{node.name} writes over a value that others may read")
+            harmless.add(node)
+    return model, graph
+
+
+def _overwrites(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules[node.target], "inplace", False))
+    if node.op == "call_method":
+        return node.target.endswith("_") and not node.target.endswith("__")
+    if node.op != "call_function":
+        return False
+    name = getattr(node.target, "__name__", "")
+    named = name.endswith("_") and not name.endswith("__")
+    flagged = node.kwargs.get("inplace") or "out" in node.kwargs or (node.target is F.relu and any(node.args[1:]))
+    return bool(named or flagged or node.target in _OVERWRITING.values())
+
+
+_FRESH = (
+    packed._Packed, nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d,
+)  # fmt: skip
+
+
+def _fresh(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether its result is memory of its own, not a view of something."""
+    if node.op == "call_module":
+        return isinstance(modules[node.target], _FRESH)
+    return node.op == "call_function" and node.target in (
+        operator.add,
+        operator.sub,
+        operator.mul,
+        operator.matmul,
+        torch.add,
+        torch.cat,
+    )
 
 
 # -- torch.export: packed layers pass through it as one opaque operator each
@@ -60,10 +118,10 @@ def _geometry(layer: Any) -> list[int]:
 @contextmanager
 def _opaque(layers: dict[str, nn.Module]) -> Iterator[None]:
     """Each layer's forward is the operator, for as long as the network is exported."""
-    for index, layer in enumerate(layers.values()):
-        arguments = index, list(layer.shape), _geometry(layer)
-        layer.forward = lambda x, arguments=arguments: _packed_layer(x, *arguments)
+    arguments = [(index, list(layer.shape), _geometry(layer)) for index, layer in enumerate(layers.values())]
     try:
+        for layer, given in zip(layers.values(), arguments, strict=True):
+            layer.forward = lambda x, given=given: _packed_layer(x, *given)
         yield
     finally:
         for layer in layers.values():
@@ -73,11 +131,14 @@ def _opaque(layers: dict[str, nn.Module]) -> Iterator[None]:
 def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
     """torch.export: (modules and parameters, the graph over them) for batches of any size. image: (1, ...).
 
-    Raises ValueError where a layer cannot pass, and what torch.export raises where the network's code depends on values or on the batch.
+    Raises ValueError where a layer cannot pass, or batches of one and of three do not give what the network gives, and what torch.export
+    raises where the network's code depends on values.
     """
     layers = {name: m for name, m in model.named_modules() if isinstance(m, packed._Packed)}
+    if hooked := [name for name, m in layers.items() if m._forward_hooks or m._forward_pre_hooks]:
+        raise ValueError(f"packed layers with hooks cannot be exported: {', '.join(hooked)}")
     with _opaque(layers), torch.no_grad():
-        example = image.expand(2, *image.shape[1:])
+        example = image.repeat(2, *[1] * (image.dim() - 1))
         exported = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         exported = exported.run_decompositions({})  # without mutation, nothing else taken apart
         module = exported.module(check_guards=False)
@@ -86,6 +147,8 @@ def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
         if node.target == torch.ops.tbn_bench.packed_layer.default:
             name = names[node.args[1]]
             _replace(module, node, name, layers[name])
+        elif node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default  # strides may be others than those of the example
         elif node.op == "call_function" and (make := _LAYERS.get(node.target)):
             layer = make(node, lambda n: _constant(module, n))
             if layer is not None:
@@ -96,7 +159,33 @@ def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
             node.args = (pytree.tree_unflatten(leaves, exported.call_spec.out_spec),)
     graph.set_codegen(fx.graph.CodeGen())
     graph.eliminate_dead_code()
+    module.recompile()
+    _compare(model, module, image, list(layers.values()))
     return module, graph
+
+
+def _compare(model: nn.Module, module: nn.Module, image: Tensor, layers: list[packed._Packed]) -> None:
+    """torch.export takes a batch for two or more, and asks for no reason: both must agree on one image and on three. Raises ValueError."""
+    derived = [(layer.factor, layer.row_scales) for layer in layers]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for batch in (1, 3):
+            x = torch.randn(batch, *image.shape[1:], generator=generator)
+            with torch.no_grad():
+                got, wanted = (pytree.tree_leaves(call(x)) for call in (module, model))
+            same = len(got) == len(wanted) and all(_alike(a, b) for a, b in zip(got, wanted, strict=True))
+            if not same:
+                raise ValueError(f"its code does something else for a batch of {batch}")
+    finally:
+        for layer, (factor, scales) in zip(layers, derived, strict=True):
+            layer.factor, layer.row_scales = factor, scales
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return bool(a == b)
+    largest = float(b.abs().max()) if b.numel() and b.is_floating_point() else 0.0
+    return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=0, atol=1e-4 * largest, equal_nan=True)
 
 
 def _replace(root: fx.GraphModule, node: fx.Node, name: str, layer: nn.Module) -> None:
@@ -177,7 +266,10 @@ def _batch_norm(node: fx.Node, constant: Constant) -> nn.Module | None:
     mean = constant(mean)
     if mean is None or [u.args[1:] for u in node.users] != [(0,)]:
         return None
-    layer = nn.BatchNorm2d(len(mean), eps, device="meta")
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}.get(node.args[0].meta["val"].dim())
+    if kind is None:
+        return None
+    layer = kind(len(mean), eps, device="meta")
     return _with(layer, weight=constant(weight), bias=constant(bias), running_mean=mean, running_var=constant(variance))
 
 

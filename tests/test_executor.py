@@ -299,7 +299,7 @@ def test_windows_in_the_batch_run_natively_and_parameters_do_not_count_as_images
 
 
 class Overwritten(nn.Module):
-    """ReLU and a sum in place, while others still read what is written over."""
+    """ReLU and sums in place, while others still read what is written over."""
 
     def __init__(self):
         super().__init__()
@@ -310,13 +310,205 @@ class Overwritten(nn.Module):
         y = self.a(x)
         z = self.b(self.relu(y)) + y
         w = self.c(z)
+        kept = w
         w += z
         torch.relu_(z)
-        return torch.nn.functional.relu(w, inplace=True) + z + w
+        return torch.nn.functional.relu(w, inplace=True) + z + w + kept
 
 
 def test_what_is_written_over_is_seen_by_its_readers():
     check(Overwritten(), (4, 5, 5), "bwn")
+
+
+class Written(nn.Module):
+    """Torchvision's way of a block: sums and ReLU in place on what nobody else reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.norm, self.relu = (
+            nn.Conv2d(4, 4, 1),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x):
+        out = self.norm(self.b(self.relu(self.a(x))))
+        out += x
+        return self.relu(out)
+
+
+def test_harmless_writing_stays_with_torch_fx():
+    run = check(Written(), (4, 5, 5), "bwn")
+    assert run.torch_nodes == []
+    assert isinstance(run._model, Written)
+
+
+class Layers(nn.Module):
+    """A convolution, batch normalisation over its channels, and a linear layer over them; `way` says how they meet."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.conv, self.other, self.norm = way, nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6)
+        self.drop, self.same, self.line, self.long = nn.Dropout(0.5), nn.Identity(), nn.Linear(6, 6), nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        return getattr(self, self.way)(x)
+
+    def dropped(self, x):
+        y = self.conv(x)
+        return torch.relu(self.drop(y)) + y
+
+    def normed(self, x):
+        y = self.conv(x)
+        return self.norm(self.same(y)) + y
+
+    def moved(self, x):
+        y = self.conv(x)
+        return self.same(y) + self.other(x) + self.line(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def rows(self, x):
+        y = self.line(self.conv(x).mean((2, 3)))
+        return torch.relu(y.flatten(1)) + y
+
+    def viewed(self, x):
+        y = self.line(self.conv(x).mean((2, 3)))
+        if x.shape[-1] > 2:
+            y = y * 1
+        y = self.line(y)
+        return torch.relu(y.view(y.shape[0], -1)) + y
+
+    def other_axis(self, x):
+        tokens = self.line(self.conv(x).flatten(2)[..., :6].transpose(1, 2))
+        return self.long(tokens)
+
+    def channels_last(self, x):
+        return self.line(self.conv(x).permute(0, 2, 3, 1))
+
+    def overwritten_view(self, x):
+        y = self.conv(x)
+        half = y[:, :3]
+        torch.relu_(half)
+        return y + half.mean()
+
+    def overwritten_part(self, x):
+        y = self.conv(x)
+        z = y[:, :, ::2, ::2]
+        y.mul_(2)
+        return self.norm(z)
+
+    def kept(self, x):
+        y = self.conv(x)
+        outs = [y]
+        y += self.other(x)
+        return torch.cat([*outs, y], 1)
+
+    def partly_flat(self, x):
+        return torch.flatten(self.conv(x), end_dim=1).sum(0) + torch.flatten(self.norm(self.conv(x)), 1, 2).mean()
+
+    def in_double(self, x):
+        return self.conv(x).mean((2, 3), dtype=torch.float64)
+
+    def own_products(self, x):
+        y = self.conv(x).mean((2, 3))
+        return self.line(y).sum() + torch.relu(y @ y.T)
+
+    def turned(self, x):
+        y = self.conv(x).mean((2, 3))
+        return (self.line(torch.relu(torch.ones(6, 13) + y.mean(0)[:, None]).T).sum(), y)
+
+    def pooled(self, x):
+        return torch.nn.functional.max_pool2d(self.conv(x) if x.shape[1] else x, [2], stride=[2])
+
+    def reshaped(self, x):
+        return self.conv(x if x.shape[1] else -x).reshape(x.shape[0], 2, -1)
+
+    def whole_batch(self, x):
+        return self.line(self.conv(x).permute(0, 2, 3, 1).reshape(-1, 6)).view(x.shape[0], -1)
+
+    def normed_alone(self, x):
+        y = self.conv(x).mean((2, 3)).sin()
+        return self.line(self.long(y if x.shape[1] else -y).sin())
+
+
+WAYS = [name for name in vars(Layers) if not name.startswith("_") and name != "forward"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_no_way_of_writing_a_network_changes_its_numbers(way, memory):
+    """Each was wrong, or crashed, in some version of the executor: aliases, other axes, values written over, sizes that look like a batch."""
+    network = Layers(way)
+    binarize_(network, "bwn")
+    network = network.eval()
+    for norm in (network.norm, network.long):
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+    reference = packed.dense(network)
+    packed.pack_(network)
+    run = Executor(network, torch.zeros(1, 4, 6, 6))
+    for batch in (1, 2, 5, 13, 26):
+        x = torch.randn(batch, 4, 6, 6).to(memory_format=memory)
+        with torch.no_grad():
+            got, expected = (
+                run(x.clone(memory_format=torch.preserve_format)),
+                reference(x.clone(memory_format=torch.preserve_format)),
+            )
+        pairs = zip(got, expected, strict=True) if isinstance(expected, tuple) else [(got, expected)]
+        for ours, theirs in pairs:
+            assert ours.dtype == theirs.dtype
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_what_cannot_be_followed_is_refused():
+    """Code that does something else for a batch of one; hooks on exported layers; inputs of another size; and the network stays usable."""
+
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.line = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.line(x) * 2 if x.shape[0] == 1 else self.line(x)
+
+    network = nn.Sequential(Single())
+    binarize_(network, "bwn")
+    packed.pack_(network)
+    made, why = executor(network.eval(), torch.zeros(1, 4))
+    assert made is None
+    assert "something else for a batch of 1" in why
+    named = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding="same"), Branching())
+    binarize_(named, "bwn")
+    packed.pack_(named)
+    made, why = executor(named.eval(), torch.zeros(1, 3, 6, 6))
+    assert made is None
+    assert named(torch.zeros(1, 3, 6, 6)).shape == (1, 4, 6, 6)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)).eval()
+    run = Executor(plain, torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match=r"expected inputs of shape \(B, 3, 64, 64\), got \(1, 3, 8, 8\)"):
+        run(torch.zeros(1, 3, 8, 8))
+
+
+def test_hooks_are_called_and_dead_layers_are_not_run():
+    class Dead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            self.a(x)
+            y = self.b(x).sin()
+            self.a(y)
+            return self.b(y)
+
+    network = Dead().eval()
+    network.b.register_forward_hook(lambda module, args, out: out + 1)
+    x = torch.randn(3, 4)
+    with torch.no_grad():
+        expected = network(x)
+    run = Executor(network, x)
+    run.keep_output = True
+    for _ in range(2):
+        torch.testing.assert_close(run(x), expected)
 
 
 def test_networks_of_timm():

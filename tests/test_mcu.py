@@ -221,7 +221,10 @@ REFUSED = {
     "a ReLU in place of what others read": (lambda m, x: (y := m.first(x)) + m.relu(y), "changes in place what other layers read too"),
     "a weighted sum": (lambda m, x: torch.add(m.first(x), m.second(x), alpha=2.0), r"add\(alpha=...\) cannot run"),
     "a partial flatten": (lambda m, x: torch.flatten(m.first(x), 2), "flatten of axes 2 to -1 cannot run"),
-    "a sum in place seen under another name": (lambda m, x: (_twice(m, x)), "the graph read from the network differs from it"),
+    "a sum in place seen under another name": (lambda m, x: (_twice(m, x)), "changes in place what other layers read too"),
+    "a network that shows another face while it is traced": (
+        lambda m, x: m.first(x) if isinstance(x, torch.fx.Proxy) else m.second(x), "the graph read from the network differs from it",
+    ),
 }  # fmt: skip
 
 
