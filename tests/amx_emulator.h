@@ -40,16 +40,30 @@ static inline void emulated_dpbf16(int c, int a, int b) {
     }
 }
 
+static inline void emulated_dpbssd(int c, int a, int b) {
+  for (int m = 0; m < 16; m++)
+    for (int n = 0; n < 16; n++) {
+      int32_t sum;
+      memcpy(&sum, emulated[c].row[m] + 4 * n, 4);
+      for (int k = 0; k < 16; k++)
+        for (int part = 0; part < 4; part++)
+          sum += (int8_t)emulated[a].row[m][4 * k + part] * (int8_t)emulated[b].row[k][4 * n + part];
+      memcpy(emulated[c].row[m] + 4 * n, &sum, 4);
+    }
+}
+
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_zero
 #undef _tile_dpbf16ps
+#undef _tile_dpbssd
 #undef _tile_loadconfig
 #undef _tile_release
 #define _tile_loadd(t, from, stride) emulated_load(t, from, stride)
 #define _tile_stored(t, to, stride) emulated_store(t, to, stride)
 #define _tile_zero(t) memset(&emulated[t], 0, sizeof(EmulatedTile))
 #define _tile_dpbf16ps(c, a, b) emulated_dpbf16(c, a, b)
+#define _tile_dpbssd(c, a, b) emulated_dpbssd(c, a, b)
 #define _tile_loadconfig(config) (void)(config)
 #define _tile_release() (void)0
 #define TBN_EMULATED_AMX 1

@@ -142,6 +142,18 @@ def test_rounded_activations_keep_their_bound(level, precision):
     assert np.allclose(*zeros, atol=1e-6)
 
 
+@pytest.mark.skipif(not {("amx", "a14"), ("avx512", "a14")} <= set(lossy()), reason="needs AMX and AVX-512 VNNI")
+def test_rounded_activations_give_the_same_sums_at_every_level():
+    """Both levels round alike and sum integers exactly: what is left is the last multiply-add."""
+    for channels, kernel, stride in ((64, 3, 1), (131, 3, 2), (20, 3, 1), (300, 1, 1)):
+        x, signs = images(3, channels, 8, 8), signs_of(40, channels, kernel, kernel)
+        found = [
+            run_conv(level, x, signs, 2, (stride, stride), (kernel // 2, kernel // 2), precision="a14")[0]
+            for level in ("amx", "avx512")
+        ]
+        assert np.abs(found[0] - found[1]).max() <= 1e-6 * np.abs(found[1]).max()
+
+
 def test_a_precision_that_is_not_there_is_an_error():
     with pytest.raises(_native.NativeUnavailable, match="generic has no precision a14"):
         run_conv("generic", images(1, 8, 4, 4), signs_of(16, 8, 1, 1), precision="a14")
@@ -156,6 +168,44 @@ def test_linear_layers_of_any_size(level, columns):
     for n, group in ((1, 1), (3, 8), (8, 8), (21, 64)):
         x, signs = images(n, columns, 1, 1), signs_of(33, columns, 1, 1)
         assert close(*run_conv(level, x, signs, 2, group=group)), (n, group)
+
+
+@pytest.mark.parametrize("precision", ["f32", "a14"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_positions_and_rows_of_any_count(level, precision):
+    """Tiles of 16 positions by 16 rows have ends, alone and in blocks; long lists of pixels are cut."""
+    if precision != "f32" and (level, precision) not in lossy():
+        pytest.skip(f"level {level} has no precision {precision} here")
+    for columns, rows, n in [(64, r, m) for r in (1, 16, 17, 48, 70) for m in (6, 16, 17, 33, 70)] + [(3000, 33, 70)]:
+        x, signs = images(n, columns, 1, 1), signs_of(rows, columns, 1, 1)
+        got, expected = run_conv(level, x, signs, 3, group=80, precision=precision)
+        bound = TOLERANCE if precision == "f32" else ERROR[precision]
+        assert np.abs(got - expected).max() <= bound * np.abs(expected).max(), (columns, rows, n)
+    for channels, rows, size in [(64, r, s) for r in (16, 40, 80) for s in (3, 4, 5, 8, 9)] + [(100, 33, 13)]:
+        x, signs = images(2, channels, size, size), signs_of(rows, channels, 3, 3)
+        got, expected = run_conv(level, x, signs, 2, padding=(1, 1), precision=precision)
+        assert np.abs(got - expected).max() <= bound * np.abs(expected).max(), (channels, rows, size)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_outputs_over_inputs_and_memory_of_any_alignment(level):
+    """A plan works on its caller's memory where it lies right, writes nothing beside it, and copies where an output lies over an input."""
+    signs = signs_of(24, 24, 3, 3)
+    weights = _native.SignWeights(bits.pack(signs), 24, 24, 3, 3, level)
+    op = Op(_native.CONV, 0, 1, kernel=(3, 3), padding=(1, 1), rows=24, weights=[weights])
+    x = images(3, 7, 5, 24)  # (n, H, W, C)
+    plan = Plan([op], [(7, 5, 24), (7, 5, 24)], nhwc=[0, 1], level=level)
+    expected = plan(x)
+    for threads in (1, 2, 5):
+        room = np.full(x.size + 32, np.nan, np.float32)
+        inside = room[3 : 3 + x.size].reshape(x.shape)  # 12 bytes off
+        plan.run([x.ctypes.data], [inside.ctypes.data], len(x), threads)
+        assert close(inside, expected)
+        assert np.isnan(room[:3]).all()
+        assert np.isnan(room[3 + x.size :]).all()
+        inside[...] = x
+        plan.run([inside.ctypes.data], [inside.ctypes.data], len(x), threads)
+        assert close(inside, expected)
 
 
 @pytest.mark.parametrize("level", LEVELS)

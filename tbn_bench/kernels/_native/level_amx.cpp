@@ -1,6 +1,9 @@
-// AMX (bfloat16) on Intel, exact for float32: an activation is the sum of three bfloat16 numbers (8 + 8 + 8 bits of its 24-bit
-// significand, by truncation), a sign is +-1 in bfloat16, so every product is exact and sums are float32. Three passes of the matrix
-// unit, about 16 times as fast as fused multiply-adds, still beat them five times over. Fewer planes are faster and less exact.
+// Intel's matrix unit (AMX). A sign is +-1 and an activation a sum of few small numbers ("planes"), so that every product is exact:
+// float32 is the sum of three bfloat16 numbers (8 + 8 + 8 bits of its 24-bit significand, by truncation), summed in float32;
+// 14-bit activations (PLANES_A14) are 128 * high + low in int8, summed in int32. One or two bfloat16 planes are faster and less exact.
+//
+// Weights stay one bit each. The rows of the first operand are positions, [group of channels][position][plane][64 bytes]; a tap of a
+// kernel is an offset in positions. The second operand, 16 rows of signs, is decoded into a small panel while the unit multiplies.
 #include <immintrin.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +17,9 @@ extern "C" const Level tbn_level_avx512;
 
 namespace {
 
-const long FEW_PIXELS = 6;
+// Fewer pixels than these of a 1 x 1 layer are looked up: the unit takes 16 at a time, however few there are.
+const long FEW_PIXELS = 8, FEW_PIXELS_A14 = 4;
+const float LIMIT = 8191.f;  // of 14-bit activations, as in lookup512.inc
 
 int ask() {
 #if defined(TBN_EMULATED_AMX)  // tests/amx_emulator.h
@@ -22,8 +27,8 @@ int ask() {
 #elif defined(__linux__)
   unsigned a, b, c, d;
   __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
-  int bf16 = (d >> 22) & 1, tile = (d >> 24) & 1;
-  if (!bf16 || !tile || !tbn_level_avx512.available()) return 0;
+  int bf16 = (d >> 22) & 1, tile = (d >> 24) & 1, int8 = (d >> 25) & 1;
+  if (!bf16 || !tile || !int8 || !tbn_level_avx512.available()) return 0;
   return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
 #else
   return 0;
@@ -36,6 +41,8 @@ int available() {
   return known;
 }
 
+#define ORDERED() __asm__ volatile("" ::: "memory")  // the tile intrinsics do not tell the compiler what memory they read
+
 struct alignas(64) Config {
   uint8_t palette, start, reserved[14];
   uint16_t bytes[16];
@@ -47,314 +54,518 @@ void configure() {
   memset(&c, 0, sizeof c);
   c.palette = 1;
   for (int i = 0; i < 8; i++) c.bytes[i] = 64, c.rows[i] = 16;
+  ORDERED();
   _tile_loadconfig(&c);
 }
 
 long round_up(long n, long to) { return (n + to - 1) / to * to; }
 
-// K in chunks of 32: per tap where C is a multiple of 32, else over the whole of kh * kw * C ("columns" form only).
-int per_tap(const Weights* w) { return w->C % 32 == 0; }
-long chunks_of(const Weights* w) { return (w->K + 31) / 32; }
+// ---- weights: as level avx512 lays them out, [R/16][tap][C/32][16] words; bit s of a row's word is column 32 * chunk + s of the tap.
 
-int prepare(Weights* w, const uint8_t* bits, const float* dense) {
-  if (w->kind == KIND_FLOAT) return tbn_level_avx512.prepare(w, bits, dense);
-  long blocks = (w->R + 15) / 16, taps = (long)w->kh * w->kw, chunks = chunks_of(w);
-  w->rows = 0;
-  long looked_up = 0;
-  if (taps == 1) {  // few pixels are looked up: the matrix unit needs 16 of them to be worth its while
-    if (tbn_level_avx512.prepare(w, bits, dense)) return 1;
-    w->rows = (uint32_t*)w->data, looked_up = w->bytes;
-  }
-  w->bytes = looked_up + blocks * chunks * 64;
-  if (posix_memalign(&w->data, 64, blocks * chunks * 64)) return 1;
-  uint32_t* to = (uint32_t*)w->data;  // [R/16][K/32][16 pairs of k]: bit 2 * j + h is the sign of row j at k = 2 * pair + h
-  memset(to, 0, blocks * chunks * 64);
-  for (long r = 0; r < w->R; r++)
-    for (long t = 0; t < taps; t++)
-      for (long c = 0; c < w->C; c++)
-        if (sign_bit(bits, (r * w->C + c) * taps + t)) {
-          long k = t * w->C + c;
-          to[((r / 16) * chunks + k / 32) * 16 + (k % 32) / 2] |= 1u << (2 * (r % 16) + k % 2);
-        }
-  return 0;
+// 32 columns of 16 rows (16 words) as +-1 in bfloat16, [column / 2][row][2]: two bits of a row's word name one of four pairs.
+inline void decode_bf16(const uint32_t* from, char* to) {
+  const __m512i pairs = _mm512_set4_epi32(0x3f803f80, (int)0x3f80bf80u, (int)0xbf803f80u, (int)0xbf80bf80u);
+  __m512i word = _mm512_load_si512(from);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++, word = _mm512_srli_epi32(word, 2)) _mm512_store_si512(to + 64 * i, _mm512_permutexvar_epi32(word, pairs));
 }
 
-// words: [chunks][16] of each of `tiles` row blocks, `block` words apart -> panel [chunks][tiles][512] of +-1 in bfloat16.
-void decode(const uint32_t* words, long block, long chunks, int tiles, uint16_t* panel) {
-  __m512i plus = _mm512_set1_epi16(0x3f80), minus = _mm512_set1_epi16((short)0xbf80);
-  for (long q = 0; q < chunks; q++)
-    for (int n = 0; n < tiles; n++) {
-      const uint32_t* from = words + n * block + q * 16;
-      uint16_t* to = panel + (q * tiles + n) * 512;
-      for (int i = 0; i < 16; i++) _mm512_store_si512(to + 32 * i, _mm512_mask_blend_epi16((__mmask32)from[i], minus, plus));
-    }
-}
-
-// x: (n) float32 -> planes of n bfloat16 each, zero up to `padded` (a multiple of 32).
-inline void split(const float* x, long n, long padded, uint16_t* const* planes, int count) {
-  const __m512i high = _mm512_set1_epi32((int)0xffff0000u);
-  static const uint16_t odd[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
-                                   33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-  const __m512i pick = _mm512_loadu_si512(odd);  // the upper half of each of 32 float32
-  for (long k = 0; k < padded; k += 32) {
-    long left = n - k;
-    __m512 a, b;
-    if (left >= 32) {
-      a = _mm512_loadu_ps(x + k), b = _mm512_loadu_ps(x + k + 16);
-    } else {
-      __mmask16 ma = left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0, mb = left > 16 ? (1u << (left - 16)) - 1 : 0;
-      a = _mm512_maskz_loadu_ps(ma, x + k), b = _mm512_maskz_loadu_ps(mb, x + k + 16);
-    }
-    for (int q = 0; q < count; q++) {
-      __m512i ia = _mm512_castps_si512(a), ib = _mm512_castps_si512(b);
-      _mm512_storeu_si512(planes[q] + k, _mm512_permutex2var_epi16(ia, pick, ib));
-      a = _mm512_sub_ps(a, _mm512_castsi512_ps(_mm512_and_si512(ia, high)));
-      b = _mm512_sub_ps(b, _mm512_castsi512_ps(_mm512_and_si512(ib, high)));
-    }
+// 64 columns (32 words) as +-1 in int8, [column / 4][row][4].
+inline void decode_int8(const uint32_t* from, char* to) {
+  const __m512i fours = _mm512_setr_epi32(-1, (int)0xffffff01u, (int)0xffff01ffu, (int)0xffff0101u, (int)0xff01ffffu, (int)0xff01ff01u,
+      (int)0xff0101ffu, (int)0xff010101u, 0x01ffffff, 0x01ffff01, 0x01ff01ff, 0x01ff0101, 0x0101ffff, 0x0101ff01, 0x010101ff, 0x01010101);
+  for (int half = 0; half < 2; half++) {
+    __m512i word = _mm512_load_si512(from + 16 * half);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++, word = _mm512_srli_epi32(word, 4))
+      _mm512_store_si512(to + 512 * half + 64 * i, _mm512_permutexvar_epi32(word, fours));
   }
 }
 
-// One block of MT x NT tiles: acc[m][n] (16 pixels x 16 rows) = sum over chunks and planes of A[m] B[n].
-struct Block {
-  const uint16_t* planes[3];  // at this block's first position
-  const long* offsets;        // of each chunk, in elements
-  long chunks, row;           // row: elements from one position to the next
-  const uint16_t* panel;
-  int planes_used;
-  float* out;                 // [MT][NT][256]
+// ---- products
+
+struct Step { long at, word; };  // 32 (int8: 64) columns: bytes into a position's rows, words into a row block's
+
+struct Block {                   // some tiles of 16 positions x 16 rows
+  const char* rows;              // the first position
+  long row;                      // bytes from one position to the next
+  const Step* steps;
+  long count;
+  const uint32_t* words;         // of the first row block
+  long block;                    // words from one row block to the next
+  char* panel;                   // [RING steps][row block][1024]
+  char* sums;                    // (positions, rows), int8: int32 of high planes and, `low` bytes on, of low ones
+  long pitch, low;               // bytes from one position's sums to the next
 };
 
-#define A_TILE(reg, q, m) _tile_loadd(reg, b.planes[q] + off + (m) * 16 * b.row, bytes)
+#define SUMS(reg, m, n) _tile_stored(reg, b.sums + (m) * 16 * b.pitch + (n) * 64, b.pitch)
+#define SUMS_LOW(reg, m, n) _tile_stored(reg, b.sums + b.low + (m) * 16 * b.pitch + (n) * 64, b.pitch)
+#define A_TILE(reg, q, m) _tile_loadd(reg, from + (q) * 64 + (m) * 16 * b.row, b.row)
 
+enum { INT8 = 0, RING = 4, AHEAD = 2 };  // INT8 in place of a number of planes
+
+template <int PLANES, int NT>
+inline void decode(const Block& b, long k) {
+  if (k >= b.count) return;
+  char* to = b.panel + k % RING * NT * 1024;
+  for (int n = 0; n < NT; n++) {
+    const uint32_t* words = b.words + n * b.block + b.steps[k].word;
+    if (PLANES == INT8) decode_int8(words, to + n * 1024);
+    else decode_bf16(words, to + n * 1024);
+  }
+  ORDERED();
+}
+
+// In each block signs are decoded some steps ahead of the unit, which hides it: the panel need not be kept for the next block.
+template <int PLANES>
 void block_2x2(const Block& b) {
-  long bytes = b.row * 2;
   _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-  for (long k = 0; k < b.chunks; k++) {
-    long off = b.offsets[k];
-    _tile_loadd(4, b.panel + k * 1024, 64); _tile_loadd(5, b.panel + k * 1024 + 512, 64);
-    for (int q = 0; q < b.planes_used; q++) {
+  for (int k = 0; k < AHEAD; k++) decode<PLANES, 2>(b, k);
+  for (long k = 0; k < b.count; k++) {
+    const char *from = b.rows + b.steps[k].at, *panel = b.panel + k % RING * 2048;
+    decode<PLANES, 2>(b, k + AHEAD);
+    _tile_loadd(4, panel, 64); _tile_loadd(5, panel + 1024, 64);
+#pragma GCC unroll 3
+    for (int q = 0; q < PLANES; q++) {
       A_TILE(6, q, 0); A_TILE(7, q, 1);
       _tile_dpbf16ps(0, 6, 4); _tile_dpbf16ps(1, 6, 5); _tile_dpbf16ps(2, 7, 4); _tile_dpbf16ps(3, 7, 5);
     }
   }
-  _tile_stored(0, b.out, 64); _tile_stored(1, b.out + 256, 64); _tile_stored(2, b.out + 512, 64); _tile_stored(3, b.out + 768, 64);
+  SUMS(0, 0, 0); SUMS(1, 0, 1); SUMS(2, 1, 0); SUMS(3, 1, 1);
 }
 
+template <int PLANES>
 void block_4x1(const Block& b) {
-  long bytes = b.row * 2;
   _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-  for (long k = 0; k < b.chunks; k++) {
-    long off = b.offsets[k];
-    _tile_loadd(4, b.panel + k * 512, 64);
-    for (int q = 0; q < b.planes_used; q++) {
+  for (int k = 0; k < AHEAD; k++) decode<PLANES, 1>(b, k);
+  for (long k = 0; k < b.count; k++) {
+    const char* from = b.rows + b.steps[k].at;
+    decode<PLANES, 1>(b, k + AHEAD);
+    _tile_loadd(4, b.panel + k % RING * 1024, 64);
+#pragma GCC unroll 3
+    for (int q = 0; q < PLANES; q++) {
       A_TILE(5, q, 0); A_TILE(6, q, 1); A_TILE(7, q, 2);
       _tile_dpbf16ps(0, 5, 4); _tile_dpbf16ps(1, 6, 4); _tile_dpbf16ps(2, 7, 4);
       A_TILE(5, q, 3);
       _tile_dpbf16ps(3, 5, 4);
     }
   }
-  _tile_stored(0, b.out, 64); _tile_stored(1, b.out + 256, 64); _tile_stored(2, b.out + 512, 64); _tile_stored(3, b.out + 768, 64);
+  SUMS(0, 0, 0); SUMS(1, 1, 0); SUMS(2, 2, 0); SUMS(3, 3, 0);
 }
 
+#define TIMES_PLANES(acc)                                                     \
+  _tile_dpbf16ps(acc, 5, 4);                                                  \
+  if (PLANES > 1) _tile_dpbf16ps(acc, 6, 4);                                  \
+  if (PLANES > 2) _tile_dpbf16ps(acc, 7, 4);
+
+template <int PLANES>
 void block_1x4(const Block& b) {
-  long bytes = b.row * 2;
   _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-  for (long k = 0; k < b.chunks; k++) {
-    long off = b.offsets[k];
-    const uint16_t* p = b.panel + k * 2048;
-    for (int q = 0; q < b.planes_used; q++) {
-      A_TILE(4, q, 0);
-      _tile_loadd(5, p, 64); _tile_loadd(6, p + 512, 64); _tile_loadd(7, p + 1024, 64);
-      _tile_dpbf16ps(0, 4, 5); _tile_dpbf16ps(1, 4, 6); _tile_dpbf16ps(2, 4, 7);
-      _tile_loadd(5, p + 1536, 64);
-      _tile_dpbf16ps(3, 4, 5);
-    }
+  for (int k = 0; k < AHEAD; k++) decode<PLANES, 4>(b, k);
+  for (long k = 0; k < b.count; k++) {
+    const char *from = b.rows + b.steps[k].at, *panel = b.panel + k % RING * 4096;
+    decode<PLANES, 4>(b, k + AHEAD);
+    A_TILE(5, 0, 0);
+    if (PLANES > 1) A_TILE(6, 1, 0);
+    if (PLANES > 2) A_TILE(7, 2, 0);
+    _tile_loadd(4, panel, 64);
+    TIMES_PLANES(0)
+    _tile_loadd(4, panel + 1024, 64);
+    TIMES_PLANES(1)
+    _tile_loadd(4, panel + 2048, 64);
+    TIMES_PLANES(2)
+    _tile_loadd(4, panel + 3072, 64);
+    TIMES_PLANES(3)
   }
-  _tile_stored(0, b.out, 64); _tile_stored(1, b.out + 256, 64); _tile_stored(2, b.out + 512, 64); _tile_stored(3, b.out + 768, 64);
+  SUMS(0, 0, 0); SUMS(1, 0, 1); SUMS(2, 0, 2); SUMS(3, 0, 3);
 }
 
-// One row of pixels tiles against `tiles` (1 to 4) row blocks of a panel that is `tiles` wide.
-void block_1xn(const Block& b, int tiles) {
-  long bytes = b.row * 2;
-  for (int n = 0; n < tiles; n++) {
-    _tile_zero(0); _tile_zero(1); _tile_zero(2);
-    for (long k = 0; k < b.chunks; k++) {
-      long off = b.offsets[k];
-      _tile_loadd(4, b.panel + (k * tiles + n) * 512, 64);
-      A_TILE(5, 0, 0);
-      _tile_dpbf16ps(0, 5, 4);
-      if (b.planes_used > 1) { A_TILE(6, 1, 0); _tile_dpbf16ps(1, 6, 4); }
-      if (b.planes_used > 2) { A_TILE(7, 2, 0); _tile_dpbf16ps(2, 7, 4); }
-    }
-    alignas(64) float part[3][256];
-    _tile_stored(0, part[0], 64); _tile_stored(1, part[1], 64); _tile_stored(2, part[2], 64);
-    for (int i = 0; i < 256; i += 16) {  // small terms first
-      __m512 low = _mm512_add_ps(_mm512_load_ps(part[2] + i), _mm512_load_ps(part[1] + i));
-      _mm512_store_ps(b.out + n * 256 + i, _mm512_add_ps(low, _mm512_load_ps(part[0] + i)));
-    }
+// A sum per plane, or the unit would wait for itself.
+template <int PLANES>
+void block_1x1(const Block& b) {
+  _tile_zero(0); _tile_zero(1); _tile_zero(2);
+  for (int k = 0; k < AHEAD; k++) decode<PLANES, 1>(b, k);
+  for (long k = 0; k < b.count; k++) {
+    const char* from = b.rows + b.steps[k].at;
+    decode<PLANES, 1>(b, k + AHEAD);
+    _tile_loadd(4, b.panel + k % RING * 1024, 64);
+    A_TILE(5, 0, 0);
+    _tile_dpbf16ps(0, 5, 4);
+    if (PLANES > 1) { A_TILE(6, 1, 0); _tile_dpbf16ps(1, 6, 4); }
+    if (PLANES > 2) { A_TILE(7, 2, 0); _tile_dpbf16ps(2, 7, 4); }
+  }
+  alignas(64) float part[3][256];
+  _tile_stored(0, part[0], 64); _tile_stored(1, part[1], 64); _tile_stored(2, part[2], 64);
+  for (int m = 0; m < 16; m++) {  // small terms first
+    __m512 low = _mm512_add_ps(_mm512_load_ps(part[2] + 16 * m), _mm512_load_ps(part[1] + 16 * m));
+    _mm512_store_ps(b.sums + m * b.pitch, _mm512_add_ps(low, _mm512_load_ps(part[0] + 16 * m)));
   }
 }
 
-void epilogue(const Conv* c, const float* acc, const int32_t* map, int row) {  // acc: 16 positions x 16 rows
-  int R = c->weights->R, lanes = R - row < 16 ? R - row : 16;
-  __mmask16 mask = (__mmask16)((1u << lanes) - 1);
-  __m512 floor = _mm512_set1_ps(c->relu ? 0.f : -__builtin_inff());
-  for (int i = 0; i < c->p; i++) {
-    int ch = i * R + row;
-    __m512 scale = _mm512_maskz_loadu_ps(mask, c->scale + ch), shift = _mm512_maskz_loadu_ps(mask, c->shift + ch);
-    for (int m = 0; m < 16; m++) {
-      if (map[m] < 0) continue;
-      long at = (long)map[m] * c->out_stride + ch;
-      __m512 y = _mm512_fmadd_ps(_mm512_load_ps(acc + 16 * m), scale, shift);
-      if (c->residual) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, c->residual + at));
-      _mm512_mask_storeu_ps(c->out + at, mask, _mm512_max_ps(floor, y));  // a NaN in y is kept
-    }
+void block_1x2_int8(const Block& b) {
+  _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+  for (int k = 0; k < AHEAD; k++) decode<INT8, 2>(b, k);
+  for (long k = 0; k < b.count; k++) {
+    const char *from = b.rows + b.steps[k].at, *panel = b.panel + k % RING * 2048;
+    decode<INT8, 2>(b, k + AHEAD);
+    _tile_loadd(4, panel, 64); _tile_loadd(5, panel + 1024, 64);
+    A_TILE(6, 0, 0); A_TILE(7, 1, 0);
+    _tile_dpbssd(0, 6, 4); _tile_dpbssd(1, 7, 4); _tile_dpbssd(2, 6, 5); _tile_dpbssd(3, 7, 5);
   }
+  SUMS(0, 0, 0); SUMS_LOW(1, 0, 0); SUMS(2, 0, 1); SUMS_LOW(3, 0, 1);
 }
+
+void block_2x1_int8(const Block& b) {
+  _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+  for (int k = 0; k < AHEAD; k++) decode<INT8, 1>(b, k);
+  for (long k = 0; k < b.count; k++) {
+    const char* from = b.rows + b.steps[k].at;
+    decode<INT8, 1>(b, k + AHEAD);
+    _tile_loadd(4, b.panel + k % RING * 1024, 64);
+    A_TILE(5, 0, 0); A_TILE(6, 1, 0); A_TILE(7, 0, 1);
+    _tile_dpbssd(0, 5, 4); _tile_dpbssd(1, 6, 4); _tile_dpbssd(2, 7, 4);
+    A_TILE(5, 1, 1);
+    _tile_dpbssd(3, 5, 4);
+  }
+  SUMS(0, 0, 0); SUMS_LOW(1, 0, 0); SUMS(2, 1, 0); SUMS_LOW(3, 1, 0);
+}
+
+// ---- activations
 
 struct Input {
-  const uint16_t* planes[3];
-  long* offsets;      // per chunk
-  int32_t* map;
-  long positions, row;
+  char* rows;        // [group of columns][position][planes][64 bytes]
+  long row, group;   // bytes from one position, and one group, to the next
+  Step* steps;
+  long count;
+  int32_t* map;      // position -> output pixel, or -1
+  float* step;       // of 14-bit activations: what one unit of a position's sums is worth
+  long positions;
 };
 
 void* slot(const Conv* c, int n, long bytes) { return c->scratch->get(c->scratch, n, bytes); }
 
-void plane_pointers(const Conv* c, long elements, uint16_t** planes) {
-  uint16_t* base = (uint16_t*)slot(c, 0, c->planes * elements * 2);
-  for (int q = 0; q < c->planes; q++) planes[q] = base + q * elements;
+inline __m512 some(const float* x, long left) {
+  return left >= 16 ? _mm512_loadu_ps(x) : _mm512_maskz_loadu_ps(left > 0 ? (__mmask16)((1u << left) - 1) : 0, x);
 }
 
-// Every output pixel's K inputs in a row: no waste on borders, copied kh * kw times.
-Input columns(const Conv* c) {
-  const Weights* w = c->weights;
-  long M = (long)c->G * c->Ho * c->Wo, width = chunks_of(w) * 32, rows = round_up(M, 64);
-  uint16_t* planes[3] = {};
-  plane_pointers(c, rows * width, planes);
-  int direct = w->kh * w->kw == 1;
-  float* line = direct ? 0 : (float*)slot(c, 3, w->K * 4 + 64);
-  Input in;
-  in.map = (int32_t*)slot(c, 1, rows * 4);
-  long i = 0;
-  for (int g = 0; g < c->G; g++)
-    for (int y = 0; y < c->Ho; y++)
-      for (int x = 0; x < c->Wo; x++, i++) {
-        const float* from = line;
-        if (direct && c->ph == 0 && c->pw == 0) {
-          from = c->in + (((long)g * c->H + (long)y * c->sh) * c->W + (long)x * c->sw) * c->in_stride;
-        } else {
-          if (direct) from = line = (float*)slot(c, 3, w->K * 4 + 64);
-          for (int ky = 0; ky < w->kh; ky++)
-            for (int kx = 0; kx < w->kw; kx++) {
-              int Y = y * c->sh + ky * c->dh - c->ph, X = x * c->sw + kx * c->dw - c->pw;
-              float* to = line + (long)(ky * w->kw + kx) * w->C;
-              if (Y < 0 || Y >= c->H || X < 0 || X >= c->W) memset(to, 0, w->C * 4);
-              else memcpy(to, c->in + (((long)g * c->H + Y) * c->W + X) * c->in_stride, w->C * 4);
-            }
-        }
-        uint16_t* to[3];
-        for (int q = 0; q < c->planes; q++) to[q] = planes[q] + i * width;
-        split(from, w->K, width, to, c->planes);
-        in.map[i] = (int32_t)i;
+template <int PLANES>
+struct Form {
+  enum { planes = PLANES, unit = 32 };  // unit: columns in 64 bytes
+  // x: (n) float32 -> planes of bfloat16, at to, to + group, ...
+  static inline void put(const float* x, long n, float, char* to, long group) {
+    const __m512i high = _mm512_set1_epi32((int)0xffff0000u);
+    alignas(64) static const uint16_t odd[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                 33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    const __m512i pick = _mm512_load_si512(odd);  // the upper half of each of 32 float32
+    for (long k = 0; k < n; k += 32, to += group) {
+      __m512 a = some(x + k, n - k), b = some(x + k + 16, n - k - 16);
+#pragma GCC unroll 3
+      for (int q = 0; q < PLANES; q++) {
+        __m512i ia = _mm512_castps_si512(a), ib = _mm512_castps_si512(b);
+        _mm512_store_si512(to + 64 * q, _mm512_permutex2var_epi16(ia, pick, ib));
+        a = _mm512_sub_ps(a, _mm512_castsi512_ps(_mm512_and_si512(ia, high)));
+        b = _mm512_sub_ps(b, _mm512_castsi512_ps(_mm512_and_si512(ib, high)));
       }
-  for (; i < rows; i++) in.map[i] = -1;
-  for (int q = 0; q < c->planes; q++) memset(planes[q] + M * width, 0, (rows - M) * width * 2);
-  in.offsets = (long*)slot(c, 4, chunks_of(w) * sizeof(long));
-  for (long k = 0; k < chunks_of(w); k++) in.offsets[k] = 32 * k;
-  for (int q = 0; q < 3; q++) in.planes[q] = planes[q < c->planes ? q : 0];
-  in.positions = M, in.row = width;
-  return in;
-}
-
-// Every input pixel once; a tap is an offset. Computes some positions that are no output.
-Input flat(const Conv* c, const Flat& f) {
-  const Weights* w = c->weights;
-  long C = w->C, size = (long)f.phases_x * f.phases_y * f.phase_size;
-  uint16_t* planes[3] = {};
-  plane_pointers(c, size * C, planes);
-  if (f.phases_x * f.phases_y > 1) {
-    for (int q = 0; q < c->planes; q++) memset(planes[q], 0, size * C * 2);
-  } else {  // only what lies between the pixels
-    long done = 0;
-    for (int g = 0; g <= c->G; g++)
-      for (int y = 0; y < (g < c->G ? c->H : 1); y++) {
-        long at = g < c->G ? pixel_position(c, &f, g, y, 0) : size;
-        for (int q = 0; q < c->planes; q++) memset(planes[q] + done * C, 0, (at - done) * C * 2);
-        done = at + c->W;
-      }
-  }
-  for (int g = 0; g < c->G; g++)
-    for (int y = 0; y < c->H; y++)
-      for (int x = 0; x < c->W; x++) {
-        uint16_t* to[3];
-        long at = pixel_position(c, &f, g, y, x);
-        for (int q = 0; q < c->planes; q++) to[q] = planes[q] + at * C;
-        split(c->in + (((long)g * c->H + y) * c->W + x) * c->in_stride, C, C, to, c->planes);
-      }
-  Input in;
-  long rows = round_up(f.positions, 64);
-  in.map = (int32_t*)slot(c, 1, rows * 4);
-  output_map(c, &f, in.map, rows);
-  in.offsets = (long*)slot(c, 4, chunks_of(w) * sizeof(long));
-  long k = 0;
-  for (int ky = 0; ky < w->kh; ky++)
-    for (int kx = 0; kx < w->kw; kx++)
-      for (long ch = 0; ch < C; ch += 32) in.offsets[k++] = tap_offset(c, &f, ky, kx) * C + ch;
-  for (int q = 0; q < 3; q++) in.planes[q] = planes[q < c->planes ? q : 0];
-  in.positions = f.positions, in.row = C;
-  return in;
-}
-
-int use_columns(const Conv* c, const Flat& f) {
-  const Weights* w = c->weights;
-  if (!per_tap(w) || w->kh * w->kw == 1) return 1;
-  long M = (long)c->G * c->Ho * c->Wo, tiles = (w->R + 15) / 16, exact = round_up(M, 16) / 16, more = round_up(f.positions, 16) / 16;
-  long products = chunks_of(w) * tiles * c->planes * 16;  // cycles per 16 positions
-  return exact * products + M * chunks_of(w) * 8 < more * products;
-}
-
-void run(const Conv* c, const Input& in) {
-  const Weights* w = c->weights;
-  long chunks = chunks_of(w), blocks = (w->R + 15) / 16, m_tiles = (in.positions + 15) / 16;
-  const uint32_t* words = (const uint32_t*)w->data;
-  int wide = m_tiles == 1 ? 4 : blocks == 1 ? 1 : 2;
-  uint16_t* panel = (uint16_t*)slot(c, 2, chunks * wide * 1024);
-  alignas(64) float acc[4 * 256];
-  Block b;
-  b.offsets = in.offsets, b.chunks = chunks, b.row = in.row, b.planes_used = c->planes, b.out = acc, b.panel = panel;
-  for (long n = 0; n < blocks; n += wide) {
-    int tiles = blocks - n < wide ? (int)(blocks - n) : wide;
-    decode(words + n * chunks * 16, chunks * 16, chunks, tiles, panel);
-    for (long m = 0; m < m_tiles;) {
-      for (int q = 0; q < 3; q++) b.planes[q] = in.planes[q] + m * 16 * in.row;
-      int mt = 1;
-      if (tiles == 4) block_1x4(b);
-      else if (tiles == 2 && m_tiles - m >= 2) block_2x2(b), mt = 2;
-      else if (tiles == 1 && m_tiles - m >= 4) block_4x1(b), mt = 4;
-      else block_1xn(b, tiles);
-      for (int i = 0; i < mt; i++)
-        for (int j = 0; j < tiles; j++) epilogue(c, acc + (i * tiles + j) * 256, in.map + (m + i) * 16, (int)(n + j) * 16);
-      m += mt;
     }
   }
+};
+
+template <>
+struct Form<INT8> {
+  enum { planes = 2, unit = 64 };
+  // x: (n) float32 -> round(x * inverse) = 128 * high + low in int8.
+  static inline void put(const float* x, long n, float inverse, char* to, long group) {
+    const __m512 scale = _mm512_set1_ps(inverse);
+    const __m512i low = _mm512_set1_epi32(127);
+    for (long k = 0; k < n; k += 64, to += group)
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) {
+        __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(some(x + k + 16 * i, n - k - 16 * i), scale));
+        _mm_store_si128((__m128i*)(to + 16 * i), _mm512_cvtepi32_epi8(_mm512_srai_epi32(q, 7)));
+        _mm_store_si128((__m128i*)(to + 64 + 16 * i), _mm512_cvtepi32_epi8(_mm512_and_si512(q, low)));
+      }
+  }
+};
+
+// 14-bit activations have a step per pixel where pixels are on their own, else one per image.
+int moves(const Conv* c) { return c->weights->K == c->weights->C && c->sh == 1 && c->sw == 1 && !c->ph && !c->pw; }
+
+// (inverse, step) of every unit, [2][units].
+float* steps_of(const Conv* c) {
+  long n = moves(c) ? (long)c->G * c->H * c->W : c->G, pixels = moves(c) ? 1 : (long)c->H * c->W, C = c->weights->C;
+  float* inverse = (float*)slot(c, 5, 2 * n * 4 + 64);
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);  // as integers, magnitudes are in order, and NaN is the largest
+  for (long u = 0; u < n; u++) {
+    __m512i top = _mm512_setzero_si512();
+    for (long i = 0; i < pixels; i++)
+      for (long k = 0; k < C; k += 16)
+        top = _mm512_max_epu32(top, _mm512_and_si512(_mm512_castps_si512(some(c->in + (u * pixels + i) * c->in_stride + k, C - k)),
+                                                     magnitude));
+    uint32_t bits = _mm512_reduce_max_epu32(top);
+    float largest;
+    memcpy(&largest, &bits, 4);
+    int broken = bits >= 0x7f800000u;  // NaN or infinity: the whole unit becomes NaN, so that it shows
+    inverse[u] = broken || !(largest > 0) ? 0.f : LIMIT / largest;
+    inverse[n + u] = broken ? __builtin_nanf("") : largest / LIMIT;
+  }
+  return inverse;
 }
+
+// Begins an input of `size` positions of which `positions` are computed; returns each unit's inverse step, or NULL in float32.
+template <int FORM>
+const float* begin(const Conv* c, Input* in, long size, long positions) {
+  long rows = round_up(positions, 64), planes = Form<FORM>::planes, unit = Form<FORM>::unit;
+  in->row = 64 * planes;
+  in->group = (size * planes | 1) * 64;  // an odd number of lines, so that groups meet different sets of the cache
+  in->rows = (char*)slot(c, 0, in->group * ((c->weights->C + unit - 1) / unit));
+  in->positions = positions;
+  in->map = (int32_t*)slot(c, 1, rows * 4);
+  in->count = 0, in->step = 0;
+  for (long i = 0; i < rows; i++) in->map[i] = -1;
+  if (FORM != INT8) return 0;
+  in->step = (float*)slot(c, 6, rows * 4);
+  return steps_of(c);
+}
+
+// Output pixels of row y of image g lie at `position` and on.
+void place(const Conv* c, Input* in, int g, int y, long position, const float* inverse) {
+  long pixel = ((long)g * c->Ho + y) * c->Wo, own = moves(c), n = own ? (long)c->G * c->H * c->W : c->G;
+  for (int x = 0; x < c->Wo; x++) {
+    in->map[position + x] = (int32_t)(pixel + x);
+    if (inverse) in->step[position + x] = inverse[n + (own ? pixel + x : g)];
+  }
+}
+
+void zero(const Input& in, long groups, long from, long count) {
+  for (long n = 0; n < groups; n++) memset(in.rows + n * in.group + from * in.row, 0, count * in.row);
+}
+
+// One step per tap and unit of channels; tap (ky, kx) begins at position ky * down + kx * right (of phase ky * dh % sh, which lies
+// `phase` positions further for each). Channels are outermost: what one unit's taps share stays in the first-level cache.
+template <int FORM>
+void walk(const Conv* c, Input* in, long pitch, long right, long phase) {
+  const Weights* w = c->weights;
+  long taps = (long)w->kh * w->kw, unit = Form<FORM>::unit, groups = (w->C + unit - 1) / unit, chunks = (w->C + 31) / 32;
+  in->steps = (Step*)slot(c, 4, taps * groups * sizeof(Step));
+  for (long n = 0; n < groups; n++)
+    for (long t = 0; t < taps; t++) {
+      long y = t / w->kw * c->dh, at = y % c->sh * phase + y / c->sh * pitch + t % w->kw * right;
+      in->steps[in->count++] = {n * in->group + at * in->row, (t * chunks + n * unit / 32) * 16};
+    }
+}
+
+// 1 x 1 layers without padding: the columns of each output pixel.
+template <int FORM>
+Input columns(const Conv* c) {
+  long M = (long)c->G * c->Ho * c->Wo, unit = Form<FORM>::unit, C = c->weights->C, own = moves(c);
+  Input in;
+  const float* inverse = begin<FORM>(c, &in, round_up(M, 64), M);
+  for (int g = 0; g < c->G; g++)
+    for (int y = 0; y < c->Ho; y++) place(c, &in, g, y, ((long)g * c->Ho + y) * c->Wo, inverse);
+  for (long k = 0; k < C; k += 256) {  // some columns of all pixels: what is written lies close together
+    long i = 0, count = C - k < 256 ? C - k : 256;
+    for (int g = 0; g < c->G; g++)
+      for (int y = 0; y < c->Ho; y++) {
+        const float* from = c->in + ((long)g * c->H + (long)y * c->sh) * c->W * c->in_stride + k;
+        for (int x = 0; x < c->Wo; x++, i++, from += (long)c->sw * c->in_stride)
+          Form<FORM>::put(from, count, inverse ? inverse[own ? i : g] : 0.f, in.rows + k / unit * in.group + i * in.row, in.group);
+      }
+  }
+  walk<FORM>(c, &in, 0, 0, 0);
+  return in;
+}
+
+// Stride 1: every input pixel once, a margin of zeros between rows and images. Computes the margin's positions for nothing.
+template <int FORM>
+Input flat(const Conv* c, const Flat& f) {
+  const Weights* w = c->weights;
+  long unit = Form<FORM>::unit, groups = (w->C + unit - 1) / unit, done = 0;
+  Input in;
+  const float* inverse = begin<FORM>(c, &in, f.phase_size, f.positions);
+  for (int g = 0; g < c->G; g++) {
+    for (int y = 0; y < c->H; y++) {
+      long at = ((long)g * f.image_rows + y + c->ph) * f.pitch + c->pw;
+      zero(in, groups, done, at - done);
+      done = at + c->W;
+      const float* from = c->in + ((long)g * c->H + y) * c->W * c->in_stride;
+      for (int x = 0; x < c->W; x++)
+        Form<FORM>::put(from + (long)x * c->in_stride, w->C, inverse ? inverse[g] : 0.f, in.rows + (at + x) * in.row, in.group);
+    }
+    for (int y = 0; y < c->Ho; y++) place(c, &in, g, y, ((long)g * f.image_rows + y) * f.pitch, inverse);
+  }
+  long end = f.phase_size - 96;  // what lies further is read for no output
+  if (end > done) zero(in, groups, done, end - done);
+  walk<FORM>(c, &in, f.pitch, c->dw, 0);
+  return in;
+}
+
+// Any stride: what column kx of the kernel meets lies on its own, [kx][row modulo stride][image][row / stride][output column]. No
+// position is computed for nothing (but rows between images), and each input pixel is there about kw / stride times.
+template <int FORM>
+Input spread(const Conv* c) {
+  const Weights* w = c->weights;
+  long unit = Form<FORM>::unit, groups = (w->C + unit - 1) / unit;
+  long height = (c->H + 2 * c->ph + c->sh - 1) / c->sh, need = c->Ho + (long)(w->kh - 1) * c->dh / c->sh;
+  if (height < need) height = need;
+  long phase = c->G * height * c->Wo, at = 0;
+  Input in;
+  const float* inverse = begin<FORM>(c, &in, w->kw * c->sh * phase + 64, (c->G - 1) * height * c->Wo + (long)c->Ho * c->Wo);
+  for (int kx = 0; kx < w->kw; kx++)
+    for (int sy = 0; sy < c->sh; sy++)
+      for (int g = 0; g < c->G; g++)
+        for (int row = 0; row < height; row++, at += c->Wo) {
+          long y = (long)row * c->sh + sy - c->ph;
+          if (y < 0 || y >= c->H) {
+            zero(in, groups, at, c->Wo);
+            continue;
+          }
+          const float* from = c->in + ((long)g * c->H + y) * c->W * c->in_stride;
+          for (int i = 0; i < c->Wo; i++) {
+            long x = (long)i * c->sw + kx * c->dw - c->pw;
+            if (x < 0 || x >= c->W) zero(in, groups, at + i, 1);
+            else Form<FORM>::put(from + x * c->in_stride, w->C, inverse ? inverse[g] : 0.f, in.rows + (at + i) * in.row, in.group);
+          }
+        }
+  for (int g = 0; g < c->G; g++)
+    for (int y = 0; y < c->Ho; y++) place(c, &in, g, y, (g * height + y) * c->Wo, inverse);
+  walk<FORM>(c, &in, c->Wo, c->sh * phase, phase);
+  return in;
+}
+
+// Whether the margins of flat() cost more products than spread() costs copies: cycles for each plane of a unit of channels.
+int margins_cost(const Conv* c, const Flat& f) {
+  long blocks = (c->weights->R + 15) / 16, taps = (long)c->weights->kh * c->weights->kw;
+  long more = (f.positions + 15) / 16 - ((long)c->G * c->Ho * c->Wo + 15) / 16;
+  return more * blocks * taps * 16 > 5L * (c->weights->kw - 1) * c->G * c->H * c->W;
+}
+
+template <int FORM>
+Input input_of(const Conv* c) {
+  const Weights* w = c->weights;
+  if (w->K == w->C && !c->ph && !c->pw) return columns<FORM>(c);
+  if (c->sh > 1 || c->sw > 1) return spread<FORM>(c);
+  Flat f = flat_of(c);
+  return margins_cost(c, f) ? spread<FORM>(c) : flat<FORM>(c, f);
+}
+
+// ---- results
+
+template <int FORM>
+inline __m512 sum_at(const char* sums, long low, float step) {
+  if (FORM != INT8) return _mm512_load_ps(sums);
+  __m512i whole = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums), 7), _mm512_load_si512(sums + low));
+  return _mm512_mul_ps(_mm512_cvtepi32_ps(whole), _mm512_set1_ps(step));
+}
+
+// The sums of `count` positions from `first` on -> their output channels. Where there are many rows, copy by copy: what is written one
+// after the other then lies side by side.
+template <int FORM>
+void finish(const Conv* c, const Input& in, const char* sums, long pitch, long low, long first, long count) {
+  const long R = c->weights->R, p = c->p;
+  const float *scale = c->scale, *shift = c->shift, *residual = c->residual;
+  const __m512 floor = _mm512_set1_ps(c->relu ? 0.f : -__builtin_inff());
+  float* const out = c->out;
+  const long stride = c->out_stride;
+  auto put = [=](__m512 sum, long channel, long at, __mmask16 mask) {
+    __m512 y = _mm512_fmadd_ps(sum, _mm512_maskz_loadu_ps(mask, scale + channel), _mm512_maskz_loadu_ps(mask, shift + channel));
+    if (residual) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, residual + at));
+    _mm512_mask_storeu_ps(out + at, mask, _mm512_max_ps(floor, y));  // a NaN in y is kept
+  };
+  auto mask_of = [=](long r) { return R - r < 16 ? (__mmask16)((1u << (R - r)) - 1) : (__mmask16)0xffff; };
+  const int32_t* map = in.map + first;
+  if (R <= 64) {
+    for (long r = 0; r < R; r += 16) {
+      __mmask16 mask = mask_of(r);
+      for (long m = 0; m < count; m++) {
+        if (map[m] < 0) continue;
+        __m512 sum = sum_at<FORM>(sums + m * pitch + r * 4, low, FORM == INT8 ? in.step[first + m] : 0.f);
+        long at = (long)map[m] * stride + r;
+        for (long i = 0; i < p; i++) put(sum, i * R + r, at + i * R, mask);
+      }
+    }
+    return;
+  }
+  for (long m = 0; m < count; m++) {
+    if (map[m] < 0) continue;
+    long at = (long)map[m] * stride;
+    for (long i = 0; i < p; i++, at += R)
+      for (long r = 0; r < R; r += 16)
+        put(sum_at<FORM>(sums + m * pitch + r * 4, low, FORM == INT8 ? in.step[first + m] : 0.f), i * R + r, at + r, mask_of(r));
+  }
+}
+
+template <int FORM>
+void multiply(const Conv* c, const Input& in) {
+  const Weights* w = c->weights;
+  long blocks = (w->R + 15) / 16, tiles = (in.positions + 15) / 16;
+  int widest = blocks == 1 ? 1 : FORM != INT8 && tiles == 1 ? 4 : 2, tallest = FORM == INT8 ? 3 - widest : 4 / widest;
+  alignas(64) char panel[RING * 4 * 1024];
+  Block b;
+  b.row = in.row, b.steps = in.steps, b.count = in.count, b.block = (long)w->kh * w->kw * ((w->C + 31) / 32) * 16, b.panel = panel;
+  b.pitch = blocks * 64, b.low = (FORM == INT8 ? 2 : tallest) * 16 * b.pitch;  // the last row block of int8 takes two tiles
+  char* sums = (char*)slot(c, 2, (FORM == INT8 ? 2 : 1) * b.low);
+  for (long m = 0; m < tiles;) {
+    int tall = tiles - m >= tallest || FORM == INT8 ? tallest : 1;  // of an int8 block the second tile may be of no use
+    b.rows = in.rows + m * 16 * in.row;
+    for (long n = 0; n < blocks;) {
+      int wide = widest;
+      while (n + wide > blocks) wide /= 2;
+      b.words = (const uint32_t*)w->data + n * b.block, b.sums = sums + n * 64;
+      if (FORM == INT8 && wide == 2) block_1x2_int8(b);
+      else if (FORM == INT8) block_2x1_int8(b);
+      else if (wide == 4) block_1x4<FORM>(b);
+      else if (wide == 2 && tall == 2) block_2x2<FORM>(b);
+      else if (tall == 4) block_4x1<FORM>(b);
+      else
+        for (int i = 0; i < tall * wide; i++) {
+          Block one = b;
+          one.rows += i / wide * 16 * in.row, one.words += i % wide * b.block;
+          one.sums += i / wide * 16 * b.pitch + i % wide * 64;
+          block_1x1<FORM>(one);
+        }
+      n += wide;
+    }
+    ORDERED();
+    long first = m * 16, count = in.positions - first < tall * 16 ? in.positions - first : tall * 16;
+    finish<FORM>(c, in, sums, b.pitch, b.low, first, count);
+    m += tall;
+  }
+}
+
+template <int FORM>
+void run(const Conv* c) { multiply<FORM>(c, input_of<FORM>(c)); }
+
+// A list of pixels, some at a time: what the unit reads again for each row block should stay in the second-level cache.
+template <int FORM>
+void run_pixels(const Conv* c) {
+  const long BYTES = 512 << 10, some = BYTES / (round_up(c->weights->K, 64) * Form<FORM>::planes * (FORM == INT8 ? 1 : 2)) & ~31L;
+  long step = some < 32 ? 32 : some, pixels = (long)c->G * c->H * c->W;
+  Conv part = *c;
+  part.G = part.H = part.Ho = 1;
+  for (long i = 0; i < pixels; i += step) {
+    part.W = part.Wo = (int)(pixels - i < step ? pixels - i : step);
+    run<FORM>(&part);
+    part.in += step * c->in_stride, part.out += step * c->out_stride;
+    if (part.residual) part.residual += step * c->out_stride;
+  }
+}
+
+template <int FORM>
+void run_any(const Conv* c) { moves(c) ? run_pixels<FORM>(c) : run<FORM>(c); }
 
 void conv(const Conv* c) {
   const Weights* w = c->weights;
-  if (w->kind == KIND_FLOAT) return tbn_level_avx512.conv(c);
-  if (w->rows && (long)c->G * c->Ho * c->Wo < FEW_PIXELS) {
-    Weights looked_up = *w;
-    looked_up.data = w->rows;
-    Conv same = *c;
-    same.weights = &looked_up;
-    return tbn_level_avx512.conv(&same);
-  }
-  Flat f = flat_of(c);
+  long pixels = (long)c->G * c->Ho * c->Wo, few = c->planes == PLANES_A14 ? FEW_PIXELS_A14 : FEW_PIXELS;
+  if (w->kind == KIND_FLOAT || (w->K == w->C && pixels < few)) return tbn_level_avx512.conv(c);
   configure();
-  run(c, use_columns(c, f) ? columns(c) : flat(c, f));
+  if (c->planes == PLANES_A14) run_any<INT8>(c);
+  else if (c->planes == 3) run_any<3>(c);
+  else if (c->planes == 2) run_any<2>(c);
+  else run_any<1>(c);
   _tile_release();
 }
+
+int prepare(Weights* w, const uint8_t* bits, const float* dense) { return tbn_level_avx512.prepare(w, bits, dense); }
 
 long peak(int kind, long n) { return tbn_level_avx512.peak(kind, n); }
 

@@ -48,7 +48,8 @@ void conv_pixel(const Conv* c, const float* x, long pixel) {
     }
     v16 y;
     memcpy(&y, sums, 64);
-    epilogue(c, y, pixel, (int)row, w->R - row < 16 ? (int)(w->R - row) : 16);
+    int32_t one = (int32_t)pixel;
+    epilogue(c, &y, &one, 1, (int)row, w->R - row < 16 ? (int)(w->R - row) : 16);
   }
 }
 

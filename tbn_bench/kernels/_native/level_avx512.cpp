@@ -17,13 +17,12 @@ int available512() {
 
 // Signs as [R/16][tap][C/32][16] words: bit s of a row's word is column 32 * chunk + s of that tap. Columns beyond C meet zeros.
 int prepare_lookup(Weights* w, const uint8_t* bits, const float* dense) {
-  if (w->kind == KIND_FLOAT) return prepare(w, bits, dense);
+  if (w->kind == KIND_FLOAT) return prepare(w, dense);
   long blocks = (w->R + 15) / 16, taps = (long)w->kh * w->kw, chunks = (w->C + 31) / 32;
-  w->rows = 0;
   w->bytes = blocks * taps * chunks * 64;
-  if (posix_memalign(&w->data, 64, w->bytes)) return 1;
+  if (posix_memalign(&w->data, 64, w->bytes + 64)) return 1;  // level amx reads chunks in pairs
   uint32_t* to = (uint32_t*)w->data;
-  memset(to, 0, w->bytes);
+  memset(to, 0, w->bytes + 64);
   for (long r = 0; r < w->R; r++)
     for (long c = 0; c < w->C; c++)
       for (long t = 0; t < taps; t++)

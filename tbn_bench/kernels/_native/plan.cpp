@@ -22,7 +22,7 @@ const Level* const kLevels[] = {
 
 struct Arena : Scratch {
   struct Part { void* data = nullptr; long bytes = 0; };
-  Part parts[8];
+  Part parts[9];
   static void* grow(Scratch* self, int slot, long bytes) {
     Part& part = static_cast<Arena*>(self)->parts[slot];
     if (part.bytes < bytes) {
@@ -71,7 +71,8 @@ API int tbn_level_available(int i) { return kLevels[i]->available(); }
 // Whether a level can run with this number of planes (PLANES_A14: activations of 14 bits).
 API int tbn_planes_available(int level, int planes) {
 #if defined(__x86_64__)
-  if (planes == PLANES_A14) return kLevels[level] == &tbn_level_avx512 && tbn_level_avx512.available() && tbn_a14_available();
+  int wide = kLevels[level] == &tbn_level_avx512 || kLevels[level] == &tbn_level_amx;
+  if (planes == PLANES_A14) return wide && kLevels[level]->available() && tbn_a14_available();
   if (kLevels[level] == &tbn_level_amx) return planes >= 1 && planes <= 3;
 #endif
   (void)level;
@@ -90,7 +91,7 @@ API int64_t tbn_weight_bytes(const void* weights) { return weights ? ((const Wei
 
 API void tbn_free(void* weights) {
   Weights* w = (Weights*)weights;
-  if (w) free(w->data), free(w->rows), free(w);
+  if (w) free(w->data), free(w);
 }
 
 namespace {
@@ -110,7 +111,7 @@ void cut(Conv* c, int y0, int y1) {
 }
 
 // part of parts: its share of the output rows of a single image (G == 1).
-void conv(const Plan* plan, const Op& op, float* base, int G, Arena* scratch, int part, int parts) {
+void conv(const Plan* plan, const Op& op, float* const* at, int G, Arena* scratch, int part, int parts) {
   const Value &in = plan->value[op.in], &out = plan->value[op.out];
   int y0 = (int)((long)out.H * part / parts), y1 = (int)((long)out.H * (part + 1) / parts);
   if (y0 == y1) return;
@@ -119,13 +120,13 @@ void conv(const Plan* plan, const Op& op, float* base, int G, Arena* scratch, in
   c.G = G, c.in_stride = in.C, c.out_stride = out.C;
   c.sh = op.sh, c.sw = op.sw, c.pw = op.pw, c.dh = op.dh, c.dw = op.dw;
   c.p = op.p, c.relu = op.relu, c.planes = plan->planes, c.scratch = scratch;
-  const float* residual = op.in2 < 0 ? nullptr : base + plan->value[op.in2].offset * G;
+  const float* residual = op.in2 < 0 ? nullptr : at[op.in2];
   for (int g = 0; g < op.groups; g++) {
     c.weights = ((Weights* const*)op.weights)[g];
     long first = (long)g * op.R * op.p;
     c.H = in.H, c.W = in.W, c.Ho = out.H, c.Wo = out.W, c.ph = op.ph;
-    c.in = base + in.offset * G + (long)g * c.weights->C;
-    c.out = base + out.offset * G + first;
+    c.in = at[op.in] + (long)g * c.weights->C;
+    c.out = at[op.out] + first;
     c.residual = residual ? residual + first : nullptr;
     c.scale = op.scale + first, c.shift = op.shift + first;
     if (parts > 1) cut(&c, y0, y1);
@@ -133,10 +134,10 @@ void conv(const Plan* plan, const Op& op, float* base, int G, Arena* scratch, in
   }
 }
 
-void pool(const Plan* plan, const Op& op, float* base, int G) {
+void pool(const Plan* plan, const Op& op, float* const* at, int G) {
   const Value &in = plan->value[op.in], &out = plan->value[op.out];
-  const float* x = base + in.offset * G;
-  float* y = base + out.offset * G;
+  const float* x = at[op.in];
+  float* y = at[op.out];
   int C = in.C, max = op.kind == OP_MAX_POOL;
   for (long i = 0; i < (long)G * out.H * out.W; i++) {
     int g = (int)(i / (out.H * out.W)), oy = (int)(i / out.W % out.H), ox = (int)(i % out.W);
@@ -156,15 +157,15 @@ void pool(const Plan* plan, const Op& op, float* base, int G) {
 
 // (H, W, R) -> 1 x 1 x (p R): the largest value of each of R channels over all positions, p times, scaled and shifted; the smallest where
 // the scale is negative. It is what a layer of p copies and a maximum over its positions give, with 1 / p of the stores in between.
-void extremes(const Plan* plan, const Op& op, float* base, int G) {
+void extremes(const Plan* plan, const Op& op, float* const* at, int G) {
   const int B = 64;
   const Value& in = plan->value[op.in];
   long pixels = (long)in.H * in.W;
   int R = in.C;
   for (int g = 0; g < G; g++)
     for (int first = 0; first < R; first += B) {
-      const float* x = base + in.offset * G + g * pixels * R + first;
-      float* y = base + plan->value[op.out].offset * G + (long)g * op.p * R + first;
+      const float* x = at[op.in] + g * pixels * R + first;
+      float* y = at[op.out] + (long)g * op.p * R + first;
       int n = R - first < B ? R - first : B, falling = 0;
       float high[B], low[B];
       for (int k = 0; k < op.p; k++)
@@ -185,10 +186,10 @@ void extremes(const Plan* plan, const Op& op, float* base, int G) {
 
 // (H, W pieces, kinds) -> (H, W, rows): a row of a tile that ends inside rows is a sum of its pieces' products, each with its alpha; piece b
 // of row r is the tile's piece (r pieces + b) modulo kinds.
-void gather(const Plan* plan, const Op& op, float* base, int G) {
+void gather(const Plan* plan, const Op& op, float* const* at, int G) {
   const Value &in = plan->value[op.in], &out = plan->value[op.out];
-  const float *x = base + in.offset * G, *coefficient = (const float*)op.weights;
-  float* y = base + out.offset * G;
+  const float *x = at[op.in], *coefficient = (const float*)op.weights;
+  float* y = at[op.out];
   long kinds = in.C, pieces = (long)in.W / out.W;
   for (long i = 0; i < (long)G * out.H * out.W; i++, x += pieces * kinds, y += out.C)
     for (long r = 0, kind = 0; r < out.C; r++) {
@@ -202,12 +203,12 @@ void gather(const Plan* plan, const Op& op, float* base, int G) {
     }
 }
 
-void mean(const Plan* plan, const Op& op, float* base, int G) {
-  const Value &in = plan->value[op.in], &out = plan->value[op.out];
+void mean(const Plan* plan, const Op& op, float* const* at, int G) {
+  const Value& in = plan->value[op.in];
   long pixels = (long)in.H * in.W;
   for (int g = 0; g < G; g++) {
-    const float* x = base + in.offset * G + (long)g * pixels * in.C;
-    float* y = base + out.offset * G + (long)g * in.C;
+    const float* x = at[op.in] + (long)g * pixels * in.C;
+    float* y = at[op.out] + (long)g * in.C;
     for (int c = 0; c < in.C; c++) y[c] = 0.f;
     for (long i = 0; i < pixels; i++)
       for (int c = 0; c < in.C; c++) y[c] += x[i * in.C + c];
@@ -215,21 +216,21 @@ void mean(const Plan* plan, const Op& op, float* base, int G) {
   }
 }
 
-void pad_channels(const Plan* plan, const Op& op, float* base, int G) {
+void pad_channels(const Plan* plan, const Op& op, float* const* at, int G) {
   const Value &in = plan->value[op.in], &out = plan->value[op.out];
-  float* y = base + out.offset * G;
+  float* y = at[op.out];
   memset(y, 0, (long)G * out.H * out.W * out.C * 4);
   for (long i = 0; i < (long)G * out.H * out.W; i++) {
     int g = (int)(i / (out.H * out.W)), oy = (int)(i / out.W % out.H), ox = (int)(i % out.W);
-    const float* x = base + in.offset * G + (((long)g * in.H + (long)oy * op.sh) * in.W + (long)ox * op.sw) * in.C;
+    const float* x = at[op.in] + (((long)g * in.H + (long)oy * op.sh) * in.W + (long)ox * op.sw) * in.C;
     memcpy(y + i * out.C + op.ph, x, in.C * 4);
   }
 }
 
-void pointwise(const Plan* plan, const Op& op, float* base, int G) {
+void pointwise(const Plan* plan, const Op& op, float* const* at, int G) {
   const Value& out = plan->value[op.out];
-  const float *a = base + plan->value[op.in].offset * G, *b = op.in2 < 0 ? nullptr : base + plan->value[op.in2].offset * G;
-  float* y = base + out.offset * G;
+  const float *a = at[op.in], *b = op.in2 < 0 ? nullptr : at[op.in2];
+  float* y = at[op.out];
   long n = (long)G * out.H * out.W * out.C;
   if (op.kind == OP_ADD)
     for (long i = 0; i < n; i++) { float v = a[i] + b[i]; y[i] = op.relu && v < 0 ? 0.f : v; }
@@ -248,6 +249,11 @@ void pointwise(const Plan* plan, const Op& op, float* base, int G) {
 // x: (rows, columns) -> y: (columns, rows), in blocks that read and write whole cache lines.
 void transpose(const float* x, long rows, long columns, float* y) {
   const long B = 16;
+  if (rows < B) {  // the few channels of a picture
+    for (long r = 0; r < rows; r++)
+      for (long c = 0; c < columns; c++) y[c * rows + r] = x[r * columns + c];
+    return;
+  }
   float block[B][B];
   for (long r = 0; r < rows; r += B)
     for (long c = 0; c < columns; c += B) {
@@ -258,10 +264,10 @@ void transpose(const float* x, long rows, long columns, float* y) {
     }
 }
 
-void chw(const Plan* plan, const Op& op, float* base, int G) {  // (H, W, C) -> 1 x 1 x (C, H, W)
+void chw(const Plan* plan, const Op& op, float* const* at, int G) {  // (H, W, C) -> 1 x 1 x (C, H, W)
   const Value& in = plan->value[op.in];
-  const float* x = base + in.offset * G;
-  float* y = base + plan->value[op.out].offset * G;
+  const float* x = at[op.in];
+  float* y = at[op.out];
   long pixels = (long)in.H * in.W;
   for (int g = 0; g < G; g++, x += pixels * in.C, y += pixels * in.C) transpose(x, pixels, in.C, y);
 }
@@ -279,10 +285,10 @@ float sum_of(const float* x, int n, float center, int squared) {  // 16 sums sid
   return total;
 }
 
-void layer_norm(const Plan* plan, const Op& op, float* base, int G) {  // over channels; biased variance, as torch
+void layer_norm(const Plan* plan, const Op& op, float* const* at, int G) {  // over channels; biased variance, as torch
   const Value& in = plan->value[op.in];
-  const float* x = base + in.offset * G;
-  float* y = base + plan->value[op.out].offset * G;
+  const float* x = at[op.in];
+  float* y = at[op.out];
   for (long i = 0; i < (long)G * in.H * in.W; i++, x += in.C, y += in.C) {
     float mean = sum_of(x, in.C, 0.f, 0) / (float)in.C;
     float inverse = 1.f / sqrtf(sum_of(x, in.C, mean, 1) / (float)in.C + op.eps);
@@ -292,53 +298,89 @@ void layer_norm(const Plan* plan, const Op& op, float* base, int G) {  // over c
 
 long size_of(const Value& v) { return (long)v.H * v.W * v.C; }
 
-void run_op(const Plan* plan, const Op& op, float* base, int G, Arena* arena) {
+void run_op(const Plan* plan, const Op& op, float* const* at, int G, Arena* arena) {
   switch (op.kind) {
-    case OP_CONV: conv(plan, op, base, G, arena, 0, 1); break;
-    case OP_MAX_POOL: case OP_AVG_POOL: pool(plan, op, base, G); break;
-    case OP_EXTREMES: extremes(plan, op, base, G); break;
-    case OP_GATHER: gather(plan, op, base, G); break;
-    case OP_MEAN: mean(plan, op, base, G); break;
-    case OP_PAD_CHANNELS: pad_channels(plan, op, base, G); break;
-    case OP_CHW: chw(plan, op, base, G); break;
-    case OP_LAYER_NORM: layer_norm(plan, op, base, G); break;
-    default: pointwise(plan, op, base, G);
+    case OP_CONV: conv(plan, op, at, G, arena, 0, 1); break;
+    case OP_MAX_POOL: case OP_AVG_POOL: pool(plan, op, at, G); break;
+    case OP_EXTREMES: extremes(plan, op, at, G); break;
+    case OP_GATHER: gather(plan, op, at, G); break;
+    case OP_MEAN: mean(plan, op, at, G); break;
+    case OP_PAD_CHANNELS: pad_channels(plan, op, at, G); break;
+    case OP_CHW: chw(plan, op, at, G); break;
+    case OP_LAYER_NORM: layer_norm(plan, op, at, G); break;
+    default: pointwise(plan, op, at, G);
   }
 }
 
-float* values_of(const Plan* plan, Arena* arena) { return (float*)arena->get(arena, 7, plan->floats * plan->group * 4); }
+// Images [i, i + G) of the inputs and outputs of a call. What lies outside as it would lie inside is read and written there, unless an
+// output lies over an input.
+struct Call {
+  const Plan* plan;
+  const float* const* in;
+  float* const* out;
+  bool apart;  // no output lies over an input
 
-void copy_in(const Plan* plan, const float* const* in, int64_t i, int G, float* base) {
-  for (int k = 0; k < plan->inputs; k++) {
-    const Value& v = plan->value[plan->input[k]];
-    long size = size_of(v), pixels = (long)v.H * v.W;
-    const float* x = in[k] + i * size;
-    float* y = base + v.offset * G;
-    if (plan->input_is_nhwc[k] || pixels == 1 || v.C == 1) memcpy(y, x, size * G * 4);
-    else
-      for (int g = 0; g < G; g++) transpose(x + g * size, v.C, pixels, y + g * size);
+  Call(const Plan* plan, const float* const* in, float* const* out, int64_t n) : plan(plan), in(in), out(out), apart(true) {
+    for (int k = 0; k < plan->inputs; k++)
+      for (int j = 0; j < plan->outputs; j++) {
+        const float *x = in[k], *y = out[j];
+        if (x < y + n * size_of(plan->value[plan->output[j]]) && y < x + n * size_of(plan->value[plan->input[k]])) apart = false;
+      }
   }
-}
 
-void copy_out(const Plan* plan, float* const* out, int64_t i, int G, const float* base) {
-  for (int k = 0; k < plan->outputs; k++) {
-    const Value& v = plan->value[plan->output[k]];
-    long size = size_of(v), pixels = (long)v.H * v.W;
-    const float* x = base + v.offset * G;
-    float* y = out[k] + i * size;
-    if (plan->output_is_nhwc[k] || pixels == 1 || v.C == 1) memcpy(y, x, size * G * 4);
-    else
-      for (int g = 0; g < G; g++) transpose(x + g * size, pixels, v.C, y + g * size);
+  bool same(int value, int nhwc) const {
+    const Value& v = plan->value[value];
+    return nhwc || v.H * v.W == 1 || v.C == 1;
   }
-}
 
-void run_images(const Plan* plan, const float* const* in, float* const* out, int64_t from, int64_t to, Arena* arena) {
+  // Where every value of these images lies: outside, or in the arena.
+  float** places(int64_t i, int G, Arena* arena) const {
+    float* base = (float*)arena->get(arena, 7, plan->floats * plan->group * 4);
+    float** at = (float**)arena->get(arena, 8, plan->values * sizeof(float*));
+    for (int v = 0; v < plan->values; v++) at[v] = base + plan->value[v].offset * G;
+    for (int k = plan->outputs - 1; k >= 0 && apart; k--)
+      if (same(plan->output[k], plan->output_is_nhwc[k])) at[plan->output[k]] = out[k] + i * size_of(plan->value[plan->output[k]]);
+    for (int k = plan->inputs - 1; k >= 0 && apart; k--)
+      if (same(plan->input[k], plan->input_is_nhwc[k]))
+        at[plan->input[k]] = const_cast<float*>(in[k]) + i * size_of(plan->value[plan->input[k]]);  // no op writes to an input
+    return at;
+  }
+
+  void copy_in(int64_t i, int G, float* const* at) const {
+    for (int k = 0; k < plan->inputs; k++) {
+      const Value& v = plan->value[plan->input[k]];
+      long size = size_of(v), pixels = (long)v.H * v.W;
+      const float* x = in[k] + i * size;
+      float* y = at[plan->input[k]];
+      if (x == y) continue;
+      if (same(plan->input[k], plan->input_is_nhwc[k])) memcpy(y, x, size * G * 4);
+      else
+        for (int g = 0; g < G; g++) transpose(x + g * size, v.C, pixels, y + g * size);
+    }
+  }
+
+  void copy_out(int64_t i, int G, float* const* at) const {
+    for (int k = 0; k < plan->outputs; k++) {
+      const Value& v = plan->value[plan->output[k]];
+      long size = size_of(v), pixels = (long)v.H * v.W;
+      const float* x = at[plan->output[k]];
+      float* y = out[k] + i * size;
+      if (x == y) continue;
+      if (same(plan->output[k], plan->output_is_nhwc[k])) memcpy(y, x, size * G * 4);
+      else
+        for (int g = 0; g < G; g++) transpose(x + g * size, pixels, v.C, y + g * size);
+    }
+  }
+};
+
+void run_images(const Call& call, int64_t from, int64_t to, Arena* arena) {
+  const Plan* plan = call.plan;
   for (int64_t i = from; i < to; i += plan->group) {
     int G = (int)(to - i < plan->group ? to - i : plan->group);
-    float* base = values_of(plan, arena);
-    copy_in(plan, in, i, G, base);
-    for (int k = 0; k < plan->ops; k++) run_op(plan, plan->op[k], base, G, arena);
-    copy_out(plan, out, i, G, base);
+    float* const* at = call.places(i, G, arena);
+    call.copy_in(i, G, at);
+    for (int k = 0; k < plan->ops; k++) run_op(plan, plan->op[k], at, G, arena);
+    call.copy_out(i, G, at);
   }
 }
 
@@ -359,10 +401,10 @@ void give(Arena* a) {
   g_free.push_back(a);
 }
 
-int guarded(const Plan* plan, const float* const* in, float* const* out, int64_t from, int64_t to) {
+int guarded(const Call& call, int64_t from, int64_t to) {
   try {
     Arena* a = take();
-    try { run_images(plan, in, out, from, to, a); } catch (...) { delete a; throw; }
+    try { run_images(call, from, to, a); } catch (...) { delete a; throw; }
     give(a);
     return 0;
   } catch (const std::bad_alloc&) { return 1; }
@@ -424,11 +466,11 @@ Pool* pool_of() {
   return made;
 }
 
-struct Share { const Plan* plan; const float* const* in; float* const* out; int64_t n; int parts; std::atomic<int> failed; };
+struct Share { const Call& call; int64_t n; int parts; std::atomic<int> failed; };
 
 void part(void* arg, int i) {
   Share* s = (Share*)arg;
-  if (guarded(s->plan, s->in, s->out, s->n * i / s->parts, s->n * (i + 1) / s->parts)) s->failed = 1;
+  if (guarded(s->call, s->n * i / s->parts, s->n * (i + 1) / s->parts)) s->failed = 1;
 }
 
 }  // namespace
@@ -438,11 +480,11 @@ namespace {
 // Fewer images than threads: every thread takes its rows of each convolution, and waits for the others before the next step.
 struct Team {
   const Plan* plan;
-  float* base;
+  float* const* at;
   int parts;
   std::atomic<int> waiting{0}, turn{0}, failed{0};
 
-  Team(const Plan* plan, float* base, int parts) : plan(plan), base(base), parts(parts) {}
+  Team(const Plan* plan, float* const* at, int parts) : plan(plan), at(at), parts(parts) {}
 
   void wait() {  // steps last microseconds, so look for a while before giving the processor away
     int now = turn.load();
@@ -463,26 +505,26 @@ void team_part(void* arg, int i) {
   for (int k = 0; k < t->plan->ops; k++) {
     const Op& op = t->plan->op[k];
     try {
-      if (arena && op.kind == OP_CONV) conv(t->plan, op, t->base, 1, arena, i, t->parts);
-      else if (arena && i == 0) run_op(t->plan, op, t->base, 1, arena);
+      if (arena && op.kind == OP_CONV) conv(t->plan, op, t->at, 1, arena, i, t->parts);
+      else if (arena && i == 0) run_op(t->plan, op, t->at, 1, arena);
     } catch (const std::bad_alloc&) { t->failed = 1; }  // the others still count on this thread at every step
     t->wait();
   }
   if (arena) give(arena);
 }
 
-int run_team(const Plan* plan, const float* const* in, float* const* out, int64_t n, int threads) {
+int run_team(const Call& call, int64_t n, int threads) {
   Arena* own = nullptr;
   int failed = 0;
   try {
     own = take();
-    float* base = values_of(plan, own);
     for (int64_t i = 0; i < n && !failed; i++) {
-      copy_in(plan, in, i, 1, base);
-      Team team(plan, base, threads);
+      float* const* at = call.places(i, 1, own);
+      call.copy_in(i, 1, at);
+      Team team(call.plan, at, threads);
       pool_of()->run(threads, team_part, &team);
       failed = team.failed;
-      copy_out(plan, out, i, 1, base);
+      call.copy_out(i, 1, at);
     }
   } catch (const std::bad_alloc&) { failed = 1; }
   if (own) give(own);
@@ -493,9 +535,10 @@ int run_team(const Plan* plan, const float* const* in, float* const* out, int64_
 
 // n images; in and out hold one pointer per input and output. Returns 0, or 1 when out of memory.
 API int tbn_run(const Plan* plan, const float* const* in, float* const* out, int64_t n, int threads) {
-  if (threads <= 1 || n < 1) return guarded(plan, in, out, 0, n);
-  if (n < threads) return run_team(plan, in, out, n, threads);
-  Share s{plan, in, out, n, threads, {0}};
+  Call call(plan, in, out, n);
+  if (threads <= 1 || n < 1) return guarded(call, 0, n);
+  if (n < threads) return run_team(call, n, threads);
+  Share s{call, n, threads, {0}};
   pool_of()->run(s.parts, part, &s);
   return s.failed;
 }

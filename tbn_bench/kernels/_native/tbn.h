@@ -12,8 +12,7 @@ struct Weights {       // made by prepare(); owned by the plan
   int kind, R, C, kh, kw;
   long K;              // kh * kw * C
   void* data;          // level's own layout
-  long bytes;          // of data and rows
-  uint32_t* rows;      // signs in lookup order [R/16][K/32][16], for few pixels (NULL unless 1 x 1)
+  long bytes;          // of data
 };
 
 struct Scratch {       // per thread; grows, never shrinks
