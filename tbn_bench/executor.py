@@ -105,7 +105,7 @@ class Executor:
         for region in regions:
             self._finish(region)
         self._steps = [s for s in self._steps if not isinstance(s, Region) or s.outputs]  # what nobody reads is not run
-        self._last_use = self._uses()
+        self._done_with = self._last_uses()
         self.keep_output = False  # results are then written into one buffer, which the next call overwrites
         self._outs: dict[tuple[int, bool], list[Tensor]] = {}
 
@@ -128,12 +128,13 @@ class Executor:
             for channels_last in (False, True)
         )  # fmt: skip
 
-    def _uses(self) -> dict[fx.Node, int]:
+    def _last_uses(self) -> list[list[fx.Node]]:
+        """What no step behind this one reads, for every step."""
         last: dict[fx.Node, int] = {}
         for i, step in enumerate(self._steps):
             for node in [n for n, _ in step.inputs] if isinstance(step, Region) else step.all_input_nodes:
                 last[node] = i
-        return last
+        return [[n for n, at in last.items() if at == i and n not in self._kept] for i in range(len(self._steps))]
 
     def weight_bytes(self) -> int:
         """Bytes of weights, scales and shifts the native part reads."""
@@ -172,13 +173,13 @@ class Executor:
             )
         env: dict[fx.Node, Any] = {self._input: x}
         with torch.no_grad():
-            for i, step in enumerate(self._steps):
+            for step, done_with in zip(self._steps, self._done_with, strict=True):
                 if isinstance(step, Region):
                     self._run_region(step, env)
                 else:
                     args, kwargs = fx.node.map_arg((step.args, step.kwargs), env.__getitem__)
                     env[step] = call_node(step, self._model, args, kwargs)
-                for node in [n for n, last in self._last_use.items() if last == i and n not in self._kept]:
+                for node in done_with:
                     env.pop(node, None)
             return fx.node.map_arg(self._output, env.__getitem__)
 

@@ -157,10 +157,12 @@ def test_ceilings_by_hand(records):
     """1e8 multiply-adds x 64 samples / 100 G/s = 64 ms, by two threads half of it; 4 MB at the rate of the 8 MB block, 50 GB/s, = 0.08 ms."""
     data = latency_p.frame(records)
     found = data[data["kind"] == "ceiling"].groupby("method")["y"].first().to_dict()
-    assert found == pytest.approx({"arithmetic at the lookup peak": 64.0, "weights at memory bandwidth": 0.08})
+    assert found == pytest.approx({"arithmetic at the measured peak": 64.0, "weights at memory bandwidth": 0.08})
     assert set(data[data["kind"] == "level"]["y"]) == {2.8}
     two = {"tile_macs": 100_000_000, "batch": 64, "threads": 2, "ceilings": CEILINGS}
-    assert latency_p._ceiling("arithmetic at the lookup peak", two) == pytest.approx(32)
+    assert latency_p._ceiling("arithmetic at the measured peak", two) == pytest.approx(32)
+    matrix = {**two, "ceilings": CEILINGS | {"matrix_gmacs": 400.0}}
+    assert latency_p._ceiling("arithmetic at the measured peak", matrix) == pytest.approx(8)
 
 
 def test_memory_is_in_megabytes(records):

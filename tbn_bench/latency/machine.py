@@ -8,7 +8,8 @@ from tbn_bench.kernels import _native
 
 @functools.cache
 def ceilings() -> dict[str, Any]:
-    """Of one thread: multiply-adds (1e9 / s) by FMA and by table lookup, read bandwidth (GB / s) by size; {} without the native library."""
+    """Of one thread: multiply-adds (1e9 / s) by FMA, by table lookup and by the matrix unit (None: this level has none), read bandwidth
+    (GB / s) by size; {} without the native library."""
     try:
         level = _native.level()
     except _native.NativeUnavailable:
@@ -18,5 +19,7 @@ def ceilings() -> dict[str, Any]:
         "levels": _native.levels(),
         "fma_gmacs": _native.peak("fma"),
         "lookup_gmacs": _native.peak("lookup"),
+        "matrix_gmacs": _native.peak("matrix"),
+        "matrix_a14_gmacs": _native.peak("matrix_a14"),
         "read_gb_s": {f"{mb:g} MB": round(_native.bandwidth(mb), 1) for mb in (0.25, 8, 256)},
     }

@@ -309,9 +309,10 @@ def show(record: LatencyRecord) -> None:
     print(f"\n{record.case}  ({info['clock']}, {info['threads']} thread(s), {info.get('cache', 'hot')})")
     if info.get("ceilings"):
         c = info["ceilings"]
-        lookup = f", lookup {c['lookup_gmacs']:.0f}" if c["lookup_gmacs"] else ""
+        names = {"lookup_gmacs": "lookup", "matrix_gmacs": "matrix unit in float32", "matrix_a14_gmacs": "in 14 bits"}
+        others = "".join(f", {name} {c[key]:.0f}" for key, name in names.items() if c.get(key))
         reads = ", ".join(f"{v} GB/s from {k}" for k, v in c["read_gb_s"].items())
-        print(f"this machine, one thread: {c['fma_gmacs']:.0f} GMAC/s by FMA{lookup}; reads {reads}; native level {c['level']}")
+        print(f"this machine, one thread: {c['fma_gmacs']:.0f} GMAC/s by FMA{others}; reads {reads}; native level {c['level']}")
     print(
         f"{'method [implementation]':<66}{'p50 ms':>9}{'p20':>9}{'p80':>9}{'n':>4}{'x eager':>9}{'x compil':>9}{'x int8':>9}"
         f"{'weights':>14}{'error':>9}{'x FMA':>7}"

@@ -334,9 +334,9 @@ class Plan:
 
 
 def peak(kind: str, name: str | None = None, seconds: float = 0.2) -> float | None:
-    """Multiply-adds per second of one thread, in 1e9, with data for free; the best of several tries. kind: "fma" or "lookup" (exact table
-    lookups of AVX-512). None where the level has no such arithmetic."""
-    index, number, n, best = _index(level(name)), ("fma", "lookup").index(kind), 20_000, 0.0
+    """Multiply-adds per second of one thread, in 1e9, with data for free; the best of several tries. kind: "fma", "lookup" (exact table
+    lookups of AVX-512), "matrix" or "matrix_a14" (AMX, float32 in three passes, 14 bits in two). None where the level has no such arithmetic."""
+    index, number, n, best = _index(level(name)), ("fma", "lookup", "matrix", "matrix_a14").index(kind), 20_000, 0.0
     stop = time.perf_counter() + seconds
     while time.perf_counter() < stop:
         start = time.thread_time()

@@ -41,7 +41,7 @@ struct Level {
 
 enum { PLANES_A14 = 14 };  // activations rounded to 14 bits
 
-enum Peak { PEAK_FMA = 0, PEAK_LOOKUP = 1 };
+enum Peak { PEAK_FMA = 0, PEAK_LOOKUP = 1, PEAK_MATRIX = 2, PEAK_MATRIX_A14 = 3 };  // of the matrix unit: activations in float32, in 14 bits
 
 extern "C" {
 extern const Level tbn_level_generic;

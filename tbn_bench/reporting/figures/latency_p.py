@@ -14,7 +14,7 @@ from tbn_bench.reporting.tables.comparison import EXACT
 
 TITLE = "Latency against p, with its ceilings"
 _X, _Y = "p: weights per stored sign (1: binary weights)", "ms per call, lower is better"
-_CEILINGS = {"arithmetic at the lookup peak": "lookup_gmacs", "weights at memory bandwidth": "read_gb_s"}
+_CEILINGS = {"arithmetic at the measured peak": "gmacs", "weights at memory bandwidth": "read_gb_s"}
 
 _GREYS = dict(zip(_CEILINGS, ("#6E6E6E", "#B8B8B8"), strict=True))
 
@@ -23,10 +23,9 @@ def _ceiling(name: str, row: dict[str, Any]) -> float | None:
     """Milliseconds that the case cannot fall below, by the peaks of one core measured beside it: tile_macs are of one sample; bytes are read
     at the rate of the next larger block."""
     peaks = row["ceilings"] if isinstance(row["ceilings"], dict) else {}
-    if _CEILINGS[name] == "lookup_gmacs":
-        return (
-            row["tile_macs"] * row["batch"] / row["threads"] / peaks["lookup_gmacs"] / 1e6 if peaks.get("lookup_gmacs") else None
-        )
+    if _CEILINGS[name] == "gmacs":
+        peak = peaks.get("matrix_gmacs") or peaks.get("lookup_gmacs")
+        return row["tile_macs"] * row["batch"] / row["threads"] / peak / 1e6 if peak else None
     rates = {float(k.removesuffix(" MB")): v for k, v in (peaks.get("read_gb_s") or {}).items()}
     size = min((k for k in rates if k * 1e6 >= row["weight_bytes"]), default=max(rates, default=None))
     return (
