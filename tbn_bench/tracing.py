@@ -191,7 +191,9 @@ def _alike(a: Any, b: Any) -> bool:
 def _replace(root: fx.GraphModule, node: fx.Node, name: str, layer: nn.Module) -> None:
     root.add_submodule(name, layer)
     with root.graph.inserting_before(node):
-        node.replace_all_uses_with(root.graph.call_module(name, (node.args[0],)))
+        call = root.graph.call_module(name, (node.args[0],))
+    call.meta = dict(node.meta)
+    node.replace_all_uses_with(call)
     root.graph.erase_node(node)
 
 
@@ -205,11 +207,11 @@ def _first(node: fx.Node) -> fx.Node:
 
 
 def _constant(module: nn.Module, node: Any) -> Tensor | None:
-    """The parameter or buffer that a node reads; None for None. Raises LookupError for what is computed."""
+    """The parameter or buffer that a node reads; None for None. Raises _More for what is computed."""
     if node is None:
         return None
     if not isinstance(node, fx.Node) or node.op != "get_attr":
-        raise LookupError
+        raise _More
     value: Tensor = operator.attrgetter(node.target)(module)
     return value
 
@@ -219,10 +221,14 @@ def _constant(module: nn.Module, node: Any) -> Tensor | None:
 Constant = Callable[[Any], Tensor | None]
 
 
+class _More(Exception):
+    """The node is more than the module: its weight is computed, say."""
+
+
 def _arguments(node: fx.Node, *defaults: Any) -> list[Any]:
-    """Positional arguments, filled up. Raises LookupError for keywords."""
+    """Positional arguments, filled up. Raises _More for keywords."""
     if node.kwargs:
-        raise LookupError
+        raise _More
     return [*node.args, *defaults[len(node.args) :]]
 
 
@@ -289,7 +295,7 @@ def _avg_pool(node: fx.Node, constant: Constant) -> nn.Module | None:
 
 
 def _adaptive(node: fx.Node, constant: Constant) -> nn.Module | None:
-    return nn.AdaptiveAvgPool2d(_arguments(node)[1])
+    return nn.AdaptiveAvgPool2d(tuple(_arguments(node)[1]))
 
 
 def _dropout(node: fx.Node, constant: Constant) -> nn.Module | None:
@@ -297,12 +303,12 @@ def _dropout(node: fx.Node, constant: Constant) -> nn.Module | None:
 
 
 def _known(make: Callable[[fx.Node, Constant], nn.Module | None]) -> Callable[[fx.Node, Constant], nn.Module | None]:
-    """None where the node is more than the module is: its weight is computed, say."""
+    """None where the node is more than the module is."""
 
     def attempt(node: fx.Node, constant: Constant) -> nn.Module | None:
         try:
             return make(node, constant)
-        except LookupError:
+        except _More:
             return None
 
     return attempt
