@@ -72,6 +72,17 @@ def _pair(value: Any) -> tuple[int, int]:
     return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[-1]))
 
 
+def _padding(module: Any) -> tuple[int, ...]:
+    """Of a convolution, also where it is given by name; uneven padding is not supported."""
+    if not isinstance(module.padding, str):
+        return tuple(module.padding)
+    kernel = (module.shape if isinstance(module, packed._Packed) else module.weight.shape)[2:]
+    both = [d * (k - 1) * (module.padding == "same") for k, d in zip(kernel, module.dilation, strict=True)]
+    if any(total % 2 for total in both):
+        raise _Unsupported
+    return tuple(total // 2 for total in both)
+
+
 class Lowering:
     """Walks the graph once, turning nodes into ops of the open region; a node it does not know closes the region.
 
@@ -206,7 +217,7 @@ class Lowering:
         if isinstance(module, packed.PackedLinear | nn.Linear):
             return self._layer(region, self._value(region, x, last=True), module)
         if isinstance(module, packed.PackedConv1d | packed.PackedConv2d | nn.Conv1d | nn.Conv2d):
-            if getattr(module, "padding_mode", "zeros") != "zeros" or isinstance(module.padding, str):
+            if getattr(module, "padding_mode", "zeros") != "zeros":
                 raise _Unsupported
             if isinstance(self.fake[x], Tensor) and self.fake[x].dim() != len(module.stride) + 2:
                 raise _Unsupported
@@ -219,6 +230,8 @@ class Lowering:
             return self._value(region, x)
         if isinstance(module, nn.ReLU):
             return self._relu(region, x)
+        if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+            return self._clamp(region, x, module.min_val, module.max_val)
         if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
             return self._flatten(region, x)
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
@@ -241,7 +254,7 @@ class Lowering:
         stride, padding, dilation = (1, 1), (0, 0), (1, 1)
         if len(weight_shape) > 2:
             stride, padding, dilation = (
-                tuple(v) if two else (d, v[0]) for v, d in ((module.stride, 1), (module.padding, 0), (module.dilation, 1))
+                tuple(v) if two else (d, v[0]) for v, d in ((module.stride, 1), (_padding(module), 0), (module.dilation, 1))
             )
         h, w, _ = source.shape
         ho = (h + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
@@ -253,7 +266,7 @@ class Lowering:
         out = region.new((ho, wo, weight_shape[0]), source.rank, source.last)
         region.ops.append(Op(
             _native.CONV, x, out, kernel=(kh, kw), stride=stride, padding=padding, dilation=dilation, p=p,
-            rows=weight_shape[0] // groups // p, weights=weights, scale=scale, shift=shift,
+            rows=weights[0].rows, weights=weights, scale=scale, shift=shift,
         ))  # fmt: skip
         self.native_layers += 1
         return out
@@ -280,14 +293,19 @@ class Lowering:
         """(one weight per group, p, scale per output channel)."""
         rows, channels = shape[0] // groups, shape[1]
         if not isinstance(module, packed._Packed):
-            dense = module.weight.detach().float().cpu().numpy().reshape(groups, rows, channels, kh, kw)
-            return [_native.FloatWeights(w, self.level) for w in dense], 1, np.ones(shape[0])
+            return self._dense(module.weight.detach(), groups, (rows, channels, kh, kw))
         signs = module.sign_form()
         if signs is None:
-            dense = module.expanded().float().cpu().numpy().reshape(groups, rows, channels, kh, kw)
-            return [_native.FloatWeights(w, self.level) for w in dense], 1, np.ones(shape[0])
+            return self._dense(module.expanded(), groups, (rows, channels, kh, kw))
         tile_bits, alphas, p = signs
         return _cpu.weights(tile_bits.cpu(), alphas.cpu(), shape, p, groups, self.level)
+
+    def _dense(self, weight: Tensor, groups: int, shape: tuple[int, int, int, int]) -> tuple[list[Any], int, np.ndarray]:
+        """_weights of float32 weights; shape: of one group."""
+        dense, ones = weight.float().cpu().numpy().reshape(groups, *shape), np.ones(groups * shape[0])
+        if groups > 1 and shape[:2] == (1, 1):
+            return [_native.DepthwiseWeights(dense[:, 0], self.level)], 1, ones
+        return [_native.FloatWeights(w, self.level) for w in dense], 1, ones
 
     def _batch_norm(self, region: Region, node: fx.Node, module: nn.Module) -> int:
         if module.running_mean is None:
@@ -324,12 +342,15 @@ class Lowering:
         before.relu = True
         return before.output
 
-    def _unary(self, region: Region, kind: int, x: Any) -> int:
+    def _unary(self, region: Region, kind: int, x: Any, **options: float) -> int:
         index = self._value(region, x)
         source = region.values[index]
         out = region.new(source.shape, source.rank, source.last)
-        region.ops.append(Op(kind, index, out))
+        region.ops.append(Op(kind, index, out, **options))
         return out
+
+    def _clamp(self, region: Region, x: Any, low: float, high: float) -> int:
+        return self._unary(region, _native.CLAMP, x, eps=float(low), high=float(high))
 
     def _add(self, region: Region, a: Any, b: Any) -> int:
         if not isinstance(a, fx.Node) or not isinstance(b, fx.Node):
@@ -393,6 +414,17 @@ class Lowering:
 
     def _do_relu(self, region: Region, node: fx.Node) -> int:
         return self._relu(region, node.args[0])
+
+    def _do_hardtanh(self, region: Region, node: fx.Node) -> int:
+        given = dict(zip(("min_val", "max_val", "inplace"), node.args[1:], strict=False)) | node.kwargs
+        if given.pop("inplace", False) or not all(isinstance(v, int | float) for v in given.values()):
+            raise _Unsupported
+        return self._clamp(region, node.args[0], given.get("min_val", -1.0), given.get("max_val", 1.0))
+
+    def _do_relu6(self, region: Region, node: fx.Node) -> int:
+        if len(node.args) != 1 or node.kwargs.get("inplace"):
+            raise _Unsupported
+        return self._clamp(region, node.args[0], 0.0, 6.0)
 
     def _do_add(self, region: Region, node: fx.Node) -> int:
         if len(node.args) != 2 or node.kwargs:
@@ -475,10 +507,10 @@ class Lowering:
 
 
 _FUNCTIONS: dict[Any, str] = {
-    F.relu: "relu", torch.relu: "relu", operator.add: "add", operator.iadd: "add", torch.add: "add",
+    F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", F.hardtanh: "hardtanh", operator.add: "add", operator.iadd: "add", torch.add: "add",
     torch.flatten: "flatten", operator.getitem: "getitem", F.pad: "pad",
     aten.relu.default: "relu", aten.add.Tensor: "add", aten.reshape.default: "view", aten.mean.dim: "mean", aten.amax.default: "amax",
-    aten.pad.default: "pad",
+    aten.pad.default: "pad", aten.hardtanh.default: "hardtanh",
 }  # fmt: skip
 
 

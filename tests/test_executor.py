@@ -239,6 +239,31 @@ def test_the_model_is_left_as_it_was():
     assert network[1].factor is None, "the native path must not derive float weights"
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_depthwise_layers_clamps_and_padding_by_name(level):
+    """MobileNet's block, at 13 and 35 channels: a kernel per channel, alone and packed, stride 2, dilation, ReLU6, a residual sum."""
+
+    class Block(nn.Module):
+        def __init__(self, channels: int, binary: bool):
+            super().__init__()
+            self.wide = nn.Conv2d(3, channels, 1)
+            self.deep = nn.Conv2d(channels, channels, 3, padding="same", dilation=2, groups=channels, bias=False)
+            self.down = nn.Conv2d(channels, channels, (3, 5), 2, (1, 0), groups=channels)
+            self.norm, self.head = nn.BatchNorm2d(channels), nn.Linear(channels, 5)
+            self.binary = binary
+
+        def forward(self, x):
+            y = torch.nn.functional.hardtanh(self.wide(x), -0.5, 2.0) if self.binary else nn.functional.relu6(self.wide(x))
+            y = torch.relu(self.norm(self.deep(y)) + y)
+            return self.head(nn.functional.hardtanh(self.down(y)).mean((2, 3)))
+
+    for channels in (13, 35):
+        for binary in (True, False):
+            network = Block(channels, binary)
+            run = check(network, (3, 9, 11), f"tbn(p=1, min_layer_size={0 if binary else 200})", level)
+            assert [name for name in run.torch_nodes if not name.startswith("sym_size")] == []
+
+
 class Classic(nn.Module):
     """A residual block and a pooled classifier, as timm writes them, behind a question that torch.fx cannot answer."""
 

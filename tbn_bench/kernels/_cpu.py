@@ -16,9 +16,14 @@ GROUP = 64  # vectors that go through a linear layer together
 def weights(
     tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int, groups: int, level: str
 ) -> tuple[list, int, np.ndarray]:
-    """(one weight per group, copies, scale per output row) of a layer for one level. shape: (rows, channels / groups[, kh, kw])."""
+    """(one weight per group, copies, scale per output row) of a layer for one level; one for all groups of one channel each.
+
+    shape: (rows, channels / groups[, kh, kw])."""
     rows, channels = shape[0] // groups, shape[1]
     kh, kw = (1, 1, *shape[2:])[-2:] if len(shape) > 2 else (1, 1)
+    if groups == shape[0] and channels == 1 and groups > 1:  # a kernel per channel: too few columns to look anything up
+        dense = _tile.expand(tile_bits, alphas, shape, p).numpy().reshape(groups, 1, kh, kw)
+        return [_native.DepthwiseWeights(dense, level)], 1, np.ones(groups)
     if shape[0] % max(1, len(alphas)):  # a scale changes inside a row
         dense = _tile.expand(tile_bits, alphas, shape, p).numpy().reshape(groups, rows, channels, kh, kw)
         return [_native.FloatWeights(w, level) for w in dense], 1, np.ones(shape[0])

@@ -20,7 +20,7 @@ import numpy as np
 
 LEVEL_VARIABLE = "TBN_BENCH_LEVEL"
 LIBRARY_VARIABLE = "TBN_BENCH_LIBRARY"  # path of another build, e.g. one with sanitizers
-CONV, ADD, RELU, MAX_POOL, AVG_POOL, MEAN, AFFINE, PAD_CHANNELS, CHW, LAYER_NORM, COPY, EXTREMES, GATHER = range(13)
+CONV, ADD, RELU, MAX_POOL, AVG_POOL, MEAN, AFFINE, PAD_CHANNELS, CHW, LAYER_NORM, COPY, EXTREMES, GATHER, CLAMP = range(14)
 _NAMES = ("libtbn_bench.so", "libtbn_bench.dylib")
 PRECISIONS = {"f32": 3, "a14": 14, "bf16x2": 2, "bf16": 1}  # name -> Plan.planes of the C library
 SELF_TEST_TOLERANCE = 1e-5  # of the largest value, between two float32 summation orders
@@ -38,7 +38,7 @@ class _Op(ctypes.Structure):
         ),
         *((n, ctypes.c_void_p) for n in ("weights", "scale", "shift")),
         ("eps", ctypes.c_float),
-        ("reserved", ctypes.c_float),
+        ("high", ctypes.c_float),
     ]
 
 
@@ -96,7 +96,7 @@ def load() -> ctypes.CDLL:
     lib.tbn_peak.restype = ctypes.c_int64
     lib.tbn_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     lib.tbn_read.restype = ctypes.c_double
-    same = hasattr(lib, "tbn_op_kinds") and lib.tbn_op_kinds() == GATHER + 1
+    same = hasattr(lib, "tbn_op_kinds") and lib.tbn_op_kinds() == CLAMP + 1
     for name, structure in (("op", _Op), ("value", _Value), ("plan", _Plan)):
         same = same and getattr(lib, f"tbn_sizeof_{name}")() == ctypes.sizeof(structure)
     if not same:
@@ -199,11 +199,21 @@ class FloatWeights(_Weights):
         super().__init__(1, *weight.shape, None, np.ascontiguousarray(weight, np.float32), name)
 
 
+class DepthwiseWeights(_Weights):
+    """float32 kernels of shape (channels, 1, kh, kw), one for each channel, laid out for one level."""
+
+    def __init__(self, weight: np.ndarray, name: str | None = None):
+        if weight.ndim != 4 or weight.shape[1] != 1:
+            raise ValueError(f"expected kernels of shape (channels, 1, kh, kw), got {weight.shape}")
+        channels, _, kh, kw = weight.shape
+        super().__init__(2, channels, channels, kh, kw, None, np.ascontiguousarray(weight, np.float32), name)
+
+
 @dataclass
 class Op:
     """One step of a plan: out = kind(in, ...), values by index. Convolutions take the value `residual` too (-1: none).
 
-    coefficients: of GATHER, (rows * pieces,), one for each piece of each row.
+    coefficients: of GATHER, (rows * pieces,), one for each piece of each row. CLAMP keeps values between eps and high.
     """
 
     kind: int
@@ -221,6 +231,7 @@ class Op:
     scale: np.ndarray | None = None
     shift: np.ndarray | None = None
     eps: float = 0.0
+    high: float = 0.0
     coefficients: np.ndarray | None = None
 
 
@@ -289,7 +300,7 @@ class Plan:
         return _Op(
             op.kind, op.input, op.residual, op.output, *op.kernel, *op.stride, *op.padding, *op.dilation,
             max(1, len(op.weights)), op.p, int(op.relu), op.rows, pointer, *(v.ctypes.data for v in vectors),
-            op.eps, 0.0,
+            op.eps, op.high,
         )  # fmt: skip
 
     def _coefficients(self, op: Op) -> np.ndarray:

@@ -556,7 +556,7 @@ void run_any(const Conv* c) { moves(c) ? run_pixels<FORM>(c) : run<FORM>(c); }
 void conv(const Conv* c) {
   const Weights* w = c->weights;
   long pixels = (long)c->G * c->Ho * c->Wo, few = c->planes == PLANES_A14 ? FEW_PIXELS_A14 : FEW_PIXELS;
-  if (w->kind == KIND_FLOAT || (w->K == w->C && pixels < few)) return tbn_level_avx512.conv(c);
+  if (w->kind != KIND_SIGNS || (w->K == w->C && pixels < few)) return tbn_level_avx512.conv(c);
   configure();
   if (c->planes == PLANES_A14) run_any<INT8>(c);
   else if (c->planes == 3) run_any<3>(c);

@@ -17,7 +17,7 @@ int available512() {
 
 // Signs as [R/16][tap][C/32][16] words: bit s of a row's word is column 32 * chunk + s of that tap. Columns beyond C meet zeros.
 int prepare_lookup(Weights* w, const uint8_t* bits, const float* dense) {
-  if (w->kind == KIND_FLOAT) return prepare(w, dense);
+  if (w->kind != KIND_SIGNS) return prepare(w, dense);
   long blocks = (w->R + 15) / 16, taps = (long)w->kh * w->kw, chunks = (w->C + 31) / 32;
   w->bytes = blocks * taps * chunks * 64;
   if (posix_memalign(&w->data, 64, w->bytes + 64)) return 1;  // level amx reads chunks in pairs
@@ -32,7 +32,7 @@ int prepare_lookup(Weights* w, const uint8_t* bits, const float* dense) {
 }
 
 void conv512(const Conv* c) {
-  if (c->weights->kind == KIND_FLOAT) return conv(c);
+  if (c->weights->kind != KIND_SIGNS) return conv(c);
   if (c->planes == PLANES_A14) return tbn_conv_a14(c);
   conv_lookup(c);
 }

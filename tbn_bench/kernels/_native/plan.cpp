@@ -41,7 +41,7 @@ struct Arena : Scratch {
 
 // Op kinds of a plan; values are (G, H, W, C) float32 at `offset` floats per image into the arena.
 enum OpKind { OP_CONV = 0, OP_ADD = 1, OP_RELU = 2, OP_MAX_POOL = 3, OP_AVG_POOL = 4, OP_MEAN = 5, OP_AFFINE = 6, OP_PAD_CHANNELS = 7,
-              OP_CHW = 8, OP_LAYER_NORM = 9, OP_COPY = 10, OP_EXTREMES = 11, OP_GATHER = 12, OP_KINDS };
+              OP_CHW = 8, OP_LAYER_NORM = 9, OP_COPY = 10, OP_EXTREMES = 11, OP_GATHER = 12, OP_CLAMP = 13, OP_KINDS };
 
 struct Op {
   int32_t kind, in, in2, out;              // value ids; in2 = -1 where there is none
@@ -49,7 +49,7 @@ struct Op {
   int32_t groups, p, relu, R;              // R rows per group
   const void* weights;                     // one Weights* per group; of GATHER one coefficient per piece of every row
   const float *scale, *shift;              // (out channels)
-  float eps, reserved;                     // of LAYER_NORM
+  float eps, high;                         // of LAYER_NORM; of CLAMP both ends
 };
 
 struct Value { int32_t H, W, C, pad; int64_t offset; };
@@ -236,6 +236,11 @@ void pointwise(const Plan* plan, const Op& op, float* const* at, int G) {
     for (long i = 0; i < n; i++) { float v = a[i] + b[i]; y[i] = op.relu && v < 0 ? 0.f : v; }
   else if (op.kind == OP_RELU)
     for (long i = 0; i < n; i++) y[i] = a[i] < 0 ? 0.f : a[i];
+  else if (op.kind == OP_CLAMP)
+    for (long i = 0; i < n; i++) {
+      float v = a[i] < op.eps ? op.eps : a[i];
+      y[i] = v > op.high ? op.high : v;  // a NaN stays
+    }
   else if (op.kind == OP_COPY)
     memcpy(y, a, n * 4);
   else

@@ -16,7 +16,7 @@ def tiled_conv2d(
     shift = np.zeros(rows) if bias is None else bias.detach().double().numpy()
     op = _native.Op(
         _native.CONV, 0, 1, kernel=tuple(shape[2:]), stride=tuple(stride), padding=tuple(padding), dilation=tuple(dilation),
-        p=copies, rows=rows // groups // copies, weights=weights, scale=scale, shift=shift,
+        p=copies, rows=weights[0].rows, weights=weights, scale=scale, shift=shift,
     )  # fmt: skip
     plan = _native.Plan([op], [(*x.shape[2:], x.shape[1]), (ho, wo, rows)], level=level)
     return _cpu.run(plan, x.detach().contiguous(), x.new_empty(len(x), rows, ho, wo))
