@@ -17,7 +17,7 @@ from tbn_bench.lowering import Lowering, Region, call_node
 
 POINT_GROUP = 64  # images that go together through a network without spatial extent: weights are read once for all of them
 
-_IN_PLACE = (_native.ADD, _native.RELU, _native.AFFINE, _native.COPY, _native.CLAMP)
+_IN_PLACE = (_native.ADD, _native.RELU, _native.AFFINE, _native.COPY, _native.CLAMP, _native.GELU)
 
 
 def _shared(region: Region, dies: dict[int, int], kept: set[int]) -> dict[int, int]:

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.ops import aten
 
-from tbn_bench import packed
+from tbn_bench import packed, patterns
 from tbn_bench.kernels import _cpu, _native
 from tbn_bench.kernels._native import Op
 
@@ -162,7 +162,7 @@ class Lowering:
         if node in region.of_node:
             index = region.of_node[node]
             if last is not None and region.values[index].last != last and region.values[index].rank != 2:
-                raise _Unsupported
+                return self._turned(region, index)
             return index
         fake = self.fake[node]
         if not isinstance(fake, Tensor) or fake.dtype != torch.float32 or not 2 <= fake.dim() <= 4:
@@ -180,6 +180,15 @@ class Lowering:
             h, w = {0: (1, 1), 1: (1, *sizes), 2: tuple(sizes)}[len(sizes)]
             region.inputs[node, last] = region.new((h, w, channels), fake.dim(), last)
         return region.inputs[node, last]
+
+    def _turned(self, region: Region, index: int) -> int:
+        """The same tensor with its last two axes the other way round in memory."""
+        source = region.values[index]
+        if source.rank != 3:
+            raise _Unsupported
+        out = region.new((1, source.shape[2], source.shape[1]), 3, not source.last)
+        region.ops.append(Op(_native.CHW, index, out))
+        return out
 
     def _alone(self, region: Region, index: int) -> bool:
         """Whether one node reads this value, by whatever names it has: identities and views of a row share theirs."""
@@ -204,6 +213,8 @@ class Lowering:
             return self._module(region, node, module)
         if node.op not in ("call_function", "call_method"):
             raise _Unsupported
+        if isinstance(node.target, patterns.Pattern):
+            return getattr(self, f"_do_{type(node.target).__name__}")(region, node)
         name = node.target if isinstance(node.target, str) else _FUNCTIONS.get(node.target)
         rule = getattr(self, f"_do_{name}", None)
         if rule is None:
@@ -230,6 +241,10 @@ class Lowering:
             return self._value(region, x)
         if isinstance(module, nn.ReLU):
             return self._relu(region, x)
+        if isinstance(module, nn.ZeroPad2d) and not any(module.padding[::2]):
+            return self._pad(region, x, below=module.padding[3], right=module.padding[1])
+        if isinstance(module, nn.GELU) and module.approximate == "none":
+            return self._unary(region, _native.GELU, x)
         if isinstance(module, nn.Hardtanh):  # ReLU6 is one
             return self._clamp(region, x, module.min_val, module.max_val)
         if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
@@ -363,8 +378,9 @@ class Lowering:
             source.rank == other.rank == 2 and source.shape == other.shape
         ):
             raise _Unsupported
-        for node, value in ((first, right), (second, left)):
-            conv = self._producer(region, node, (_native.CONV,)) if first is not second else None
+        for node, own, value in ((first, left, right), (second, right, left)):
+            as_made = first is not second and region.of_node.get(node) == own
+            conv = self._producer(region, node, (_native.CONV,)) if as_made else None
             if conv is not None and conv.residual < 0:  # nobody else reads it: it may run last, when the other summand is there
                 region.ops.remove(conv)
                 region.ops.append(conv)
@@ -415,6 +431,64 @@ class Lowering:
     def _do_relu(self, region: Region, node: fx.Node) -> int:
         return self._relu(region, node.args[0])
 
+    def _do_gelu(self, region: Region, node: fx.Node) -> int:
+        if len(node.args) != 1 or node.kwargs.get("approximate", "none") != "none":
+            raise _Unsupported
+        return self._unary(region, _native.GELU, node.args[0])
+
+    def _do_SelfAttention(self, region: Region, node: fx.Node) -> int:
+        heads, x = node.target.heads, self._value(region, node.args[0], last=True)
+        (h, w, channels), rank = region.values[x].shape, region.values[x].rank
+        if rank != 3 or channels % (3 * heads):
+            raise _Unsupported
+        out = region.new((h, w, channels // 3), 3, True)
+        region.ops.append(Op(_native.ATTENTION, x, out, rows=heads, eps=(channels // (3 * heads)) ** -0.5))
+        return out
+
+    def _do_Patches(self, region: Region, node: fx.Node) -> int:
+        patch, x = node.target.patch, self._value(region, node.args[0], last=False)
+        (h, w, c), rank = region.values[x].shape, region.values[x].rank
+        if rank != 4 or h % patch or w % patch:
+            raise _Unsupported
+        out = region.new((1, h // patch * (w // patch), patch * patch * c), 3, True)
+        region.ops.append(Op(_native.PATCHES, x, out, stride=(patch, patch)))
+        return out
+
+    def _do_Tokens(self, region: Region, node: fx.Node) -> int:
+        front, table = (t[0].float().cpu() for t in (node.target.front, node.target.table))
+        x = self._value(region, node.args[0], last=True)
+        (_, before, channels), rank = region.values[x].shape, region.values[x].rank
+        if rank != 3 or front.shape[1] != channels or table.shape != (len(front) + before, channels):
+            raise _Unsupported
+        out = region.new((1, len(table), channels), 3, True)
+        added = torch.cat([table[: len(front)] + front, table[len(front) :]]).numpy()
+        region.ops.append(Op(_native.TOKENS, x, out, rows=len(front), coefficients=added))
+        return out
+
+    def _do_transpose(self, region: Region, node: fx.Node) -> int:
+        """Of tokens and channels: only what the axes are called changes."""
+        index = self._value(region, node.args[0])
+        source = region.values[index]
+        if source.rank != 3 or node.kwargs or sorted(d % 3 if isinstance(d, int) else 3 for d in node.args[1:]) != [1, 2]:
+            raise _Unsupported
+        out = region.new(source.shape, 3, not source.last)
+        region.ops.append(Op(_native.COPY, index, out))
+        return out
+
+    def _select(self, region: Region, x: Any, position: Any) -> int:
+        index = self._value(region, x, last=True)
+        source = region.values[index]
+        if source.rank != 3 or not isinstance(position, int) or not -source.shape[1] <= position < source.shape[1]:
+            raise _Unsupported
+        out = region.new((1, 1, source.shape[2]), 2, False)
+        region.ops.append(Op(_native.SELECT, index, out, rows=position % source.shape[1]))
+        return out
+
+    def _do_select(self, region: Region, node: fx.Node) -> int:
+        if len(node.args) != 3 or node.args[1] != 1:
+            raise _Unsupported
+        return self._select(region, node.args[0], node.args[2])
+
     def _do_hardtanh(self, region: Region, node: fx.Node) -> int:
         given = dict(zip(("min_val", "max_val", "inplace"), node.args[1:], strict=False)) | node.kwargs
         if given.pop("inplace", False) or not all(isinstance(v, int | float) for v in given.values()):
@@ -448,9 +522,17 @@ class Lowering:
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         keepdim = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
         known = len(node.args) <= 3 and set(node.kwargs) <= {"dim", "keepdim"}
+        if known and not keepdim and dims in (1, [1], (1,)) and self.fake[node.args[0]].dim() == 3:
+            return self._mean_of_tokens(region, node.args[0])
         if not known or not isinstance(dims, list | tuple) or sorted(d % 4 for d in dims) != [2, 3]:
             raise _Unsupported
         return self._mean(region, node.args[0], bool(keepdim))
+
+    def _mean_of_tokens(self, region: Region, x: Any) -> int:
+        index = self._value(region, x, last=True)
+        out = region.new((1, 1, region.values[index].shape[2]), 2, False)
+        region.ops.append(Op(_native.MEAN, index, out))
+        return out
 
     def _do_amax(self, region: Region, node: fx.Node) -> int:
         """x.amax(2) of (B, C, L): one window as long as the signal; behind a layer the extremes of its R rows are enough, its copies come after."""
@@ -477,15 +559,17 @@ class Lowering:
         return op if plain and self._alone(region, index) else None
 
     def _do_getitem(self, region: Region, node: fx.Node) -> int:
-        """x[:, :, ::s, ::t]: subsampling."""
+        """x[:, :, ::s, ::t], subsampling, and x[:, i], one token."""
         x, where = node.args
         whole = slice(None)
+        if isinstance(where, tuple) and len(where) == 2 and where[0] == whole:
+            return self._select(region, x, where[1])
         if not isinstance(where, tuple) or len(where) != 4 or where[:2] != (whole, whole):
             raise _Unsupported
         steps = [w.step or 1 if isinstance(w, slice) and w.start is None and w.stop is None else 0 for w in where[2:]]
         if min(steps) < 1:
             raise _Unsupported
-        return self._pad_channels(region, x, tuple(steps), 0, 0)
+        return self._pad(region, x, tuple(steps))
 
     def _do_pad(self, region: Region, node: fx.Node) -> int:
         """F.pad that adds zero channels only."""
@@ -493,24 +577,35 @@ class Lowering:
         zeros = node.kwargs.get("mode", "constant") == "constant" and not node.kwargs.get("value")
         if not zeros or len(node.args) > 2 or not isinstance(amounts, tuple | list) or len(amounts) != 6 or any(amounts[:4]):
             raise _Unsupported
-        return self._pad_channels(region, node.args[0], (1, 1), *amounts[4:])
+        return self._pad(region, node.args[0], front=amounts[4], back=amounts[5])
 
-    def _pad_channels(self, region: Region, x: Any, steps: tuple[int, int], front: int, back: int) -> int:
+    def _pad(
+        self,
+        region: Region,
+        x: Any,
+        steps: tuple[int, int] = (1, 1),
+        front: int = 0,
+        back: int = 0,
+        below: int = 0,
+        right: int = 0,
+    ) -> int:
+        """Every steps-th position, zero channels in front of the others and behind them, zeros below and to the right."""
         index = self._value(region, x, last=False)
         source = region.values[index]
-        if source.rank != 4 or min(front, back) < 0:
+        if source.rank != 4 or min(front, back, below, right) < 0:
             raise _Unsupported
         h, w, c = source.shape
-        out = region.new((-(-h // steps[0]), -(-w // steps[1]), front + c + back), 4, False)
+        out = region.new((-(-h // steps[0]) + below, -(-w // steps[1]) + right, front + c + back), 4, False)
         region.ops.append(Op(_native.PAD_CHANNELS, index, out, stride=steps, padding=(front, 0)))
         return out
 
 
 _FUNCTIONS: dict[Any, str] = {
-    F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", F.hardtanh: "hardtanh", operator.add: "add", operator.iadd: "add", torch.add: "add",
+    F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", F.hardtanh: "hardtanh", F.gelu: "gelu", operator.add: "add", operator.iadd: "add", torch.add: "add",
     torch.flatten: "flatten", operator.getitem: "getitem", F.pad: "pad",
     aten.relu.default: "relu", aten.add.Tensor: "add", aten.reshape.default: "view", aten.mean.dim: "mean", aten.amax.default: "amax",
-    aten.pad.default: "pad", aten.hardtanh.default: "hardtanh",
+    aten.pad.default: "pad", aten.hardtanh.default: "hardtanh", aten.gelu.default: "gelu", aten.transpose.int: "transpose",
+    aten.select.int: "select",
 }  # fmt: skip
 
 

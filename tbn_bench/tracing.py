@@ -14,7 +14,7 @@ from torch import Tensor, fx, library, nn
 from torch.ops import aten
 from torch.utils import _pytree as pytree
 
-from tbn_bench import packed
+from tbn_bench import packed, patterns
 from tbn_bench.inputs import BinaryInput
 
 _OVERWRITING = {name: getattr(operator, name) for name in ("iadd", "isub", "imul", "itruediv", "iand", "ior", "ixor")}
@@ -50,6 +50,7 @@ def by_fx(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
             if not own or "out" in node.kwargs:
                 raise ValueError(f"{node.name} writes over a value that others may read")
             harmless.add(node)
+    patterns.simplify(graph, model)
     return model, graph
 
 
@@ -159,6 +160,7 @@ def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
             node.args = (pytree.tree_unflatten(leaves, exported.call_spec.out_spec),)
     graph.set_codegen(fx.graph.CodeGen())
     graph.eliminate_dead_code()
+    patterns.simplify(graph, module)
     module.recompile()
     _compare(model, module, image, list(layers.values()))
     return module, graph

@@ -264,6 +264,47 @@ def test_depthwise_layers_clamps_and_padding_by_name(level):
             assert [name for name in run.torch_nodes if not name.startswith("sym_size")] == []
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [
+        ("vit(dim=48, depth=2, heads=3, head_dim=16, mlp_dim=40)", (3, 12, 12)),
+        ("vit(dim=40, depth=1, heads=2, head_dim=70, mlp_dim=33, patch=2)", (1, 24, 16)),  # 97 tokens; heads wider than a vector
+        ("mlp_mixer(dim=24, depth=2, token_dim=20, channel_dim=36)", (3, 12, 8)),
+        ("conv_mixer(dim=20, depth=2, kernel=8)", (3, 9, 10)),
+        ("conv_mixer(dim=36, depth=2, kernel=5, patch=2)", (3, 12, 16)),
+    ],
+)
+def test_transformers_and_mixers_are_one_native_call(spec, shape, level):
+    """Patches, tokens, attention, GELU, the turn from tokens to channels, means, uneven padding: nothing is left to torch."""
+    run = check(catalog.build("models", spec, num_classes=7, in_shape=shape), shape, "tbn(p=4, min_layer_size=0)", level)
+    assert len(run._steps) == 1
+    assert isinstance(run._steps[0], Region)
+
+
+def test_attention_that_is_not_plain_stays_in_torch():
+    """A mask, dropout, another scale, thirds in another order, a result that is read twice: none is the pattern."""
+
+    class Heads(nn.Module):
+        def __init__(self, way: str):
+            super().__init__()
+            self.qkv, self.proj, self.way = nn.Linear(12, 72), nn.Linear(24, 12), way
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+            options = {"causal": {"is_causal": True}, "scale": {"scale": 0.5}}.get(self.way, {})
+            if self.way == "order":
+                q, k = k, q
+            out = nn.functional.scaled_dot_product_attention(q, k, v, **options)
+            if self.way == "twice":
+                return self.proj(out.transpose(1, 2).flatten(2)) + out.mean()
+            return self.proj(out.transpose(1, 2).flatten(2))
+
+    for way in ("plain", "causal", "scale", "order", "twice"):
+        run = check(Heads(way), (5, 12), "tbn(p=4, min_layer_size=0)")
+        assert (run.torch_nodes == []) == (way == "plain"), way
+
+
 class Classic(nn.Module):
     """A residual block and a pooled classifier, as timm writes them, behind a question that torch.fx cannot answer."""
 

@@ -308,6 +308,35 @@ def test_the_other_ops(kind, reference, options):
     assert close(Plan([Op(kind, 0, 1, **options)], shapes)(x), expected)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_gelu_at_every_level(level):
+    """The error function's own GELU: small, large, far, not a number; and ends that fill no vector."""
+    x = np.concatenate([np.linspace(-9, 9, 4001), [0.0, -0.0, 1e-30, -1e-30, 80.0, -80.0, np.nan]]).astype(np.float32)
+    plan = Plan([Op(_native.GELU, 0, 1)], [(1, 1, len(x)), (1, 1, len(x))], level=level)
+    got = plan(x.reshape(1, -1, 1, 1)).reshape(-1)
+    expected = F.gelu(torch.from_numpy(x).double()).numpy()
+    assert np.isnan(got[-1])
+    assert (np.abs(got - expected)[:-1] <= 5e-7 * np.maximum(np.abs(x[:-1]), 1e-3)).all()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("tokens", "heads", "depth"), [(1, 1, 1), (5, 2, 3), (16, 1, 16), (65, 8, 64), (70, 3, 65)])
+def test_attention_at_every_level(level, tokens, heads, depth):
+    """Any number of tokens, any depth."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3 * heads * depth, 1, tokens), dtype=np.float32)
+    shapes = [(1, tokens, 3 * heads * depth), (1, tokens, heads * depth)]
+    got = Plan([Op(_native.ATTENTION, 0, 1, rows=heads, eps=depth**-0.5)], shapes, level=level, group=2)(x)
+    q, k, v = torch.from_numpy(x[:, :, 0]).double().unflatten(1, (3, heads, depth)).permute(1, 0, 2, 4, 3)
+    expected = F.scaled_dot_product_attention(q, k, v).permute(0, 1, 3, 2).flatten(1, 2)[:, :, None].numpy()
+    assert close(got, expected)
+
+
+def test_a_table_of_tokens_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="does not take 4 tokens and 1 more"):
+        Plan([Op(_native.TOKENS, 0, 1, rows=1, coefficients=np.ones((4, 6)))], [(1, 4, 6), (1, 5, 6)])
+
+
 @pytest.mark.parametrize("relu", [False, True])
 def test_extremes_are_a_maximum_behind_the_copies(relu):
     """p scaled and shifted copies of R channels, then the maximum over positions: with scales of both signs, and more than one block."""

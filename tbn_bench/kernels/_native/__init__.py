@@ -20,7 +20,27 @@ import numpy as np
 
 LEVEL_VARIABLE = "TBN_BENCH_LEVEL"
 LIBRARY_VARIABLE = "TBN_BENCH_LIBRARY"  # path of another build, e.g. one with sanitizers
-CONV, ADD, RELU, MAX_POOL, AVG_POOL, MEAN, AFFINE, PAD_CHANNELS, CHW, LAYER_NORM, COPY, EXTREMES, GATHER, CLAMP = range(14)
+(
+    CONV,
+    ADD,
+    RELU,
+    MAX_POOL,
+    AVG_POOL,
+    MEAN,
+    AFFINE,
+    PAD_CHANNELS,
+    CHW,
+    LAYER_NORM,
+    COPY,
+    EXTREMES,
+    GATHER,
+    CLAMP,
+    GELU,
+    ATTENTION,
+    PATCHES,
+    TOKENS,
+    SELECT,
+) = range(19)
 _NAMES = ("libtbn_bench.so", "libtbn_bench.dylib")
 PRECISIONS = {"f32": 3, "a14": 14, "bf16x2": 2, "bf16": 1}  # name -> Plan.planes of the C library
 SELF_TEST_TOLERANCE = 1e-5  # of the largest value, between two float32 summation orders
@@ -96,7 +116,7 @@ def load() -> ctypes.CDLL:
     lib.tbn_peak.restype = ctypes.c_int64
     lib.tbn_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     lib.tbn_read.restype = ctypes.c_double
-    same = hasattr(lib, "tbn_op_kinds") and lib.tbn_op_kinds() == CLAMP + 1
+    same = hasattr(lib, "tbn_op_kinds") and lib.tbn_op_kinds() == SELECT + 1
     for name, structure in (("op", _Op), ("value", _Value), ("plan", _Plan)):
         same = same and getattr(lib, f"tbn_sizeof_{name}")() == ctypes.sizeof(structure)
     if not same:
@@ -213,7 +233,8 @@ class DepthwiseWeights(_Weights):
 class Op:
     """One step of a plan: out = kind(in, ...), values by index. Convolutions take the value `residual` too (-1: none).
 
-    coefficients: of GATHER, (rows * pieces,), one for each piece of each row. CLAMP keeps values between eps and high.
+    coefficients: of GATHER, (rows * pieces,), one for each piece of each row; of TOKENS, (T, C), what is added to all tokens, of which the
+    first `rows` are new. CLAMP keeps values between eps and high; ATTENTION has `rows` heads and the scale eps; SELECT takes position `rows`.
     """
 
     kind: int
@@ -279,8 +300,8 @@ class Plan:
     def _op(self, op: Op) -> _Op:
         handles = (ctypes.c_void_p * max(1, len(op.weights)))(*(w.handle for w in op.weights))
         pointer, channels = ctypes.addressof(handles), self.shapes[op.output][2]
-        if op.kind == GATHER:
-            coefficients = self._coefficients(op)
+        if op.kind in (GATHER, TOKENS):
+            coefficients = self._coefficients(op) if op.kind == GATHER else self._table(op)
             pointer = coefficients.ctypes.data
             self._keep.append(coefficients)
         vectors = []
@@ -311,10 +332,18 @@ class Plan:
             raise ValueError(f"{coefficients.shape} coefficients do not take {(h, w)} pieces to {(ho, wo)} times {rows} rows")
         return coefficients
 
+    def _table(self, op: Op) -> np.ndarray:
+        """Of TOKENS, checked against its values."""
+        table = np.ascontiguousarray([] if op.coefficients is None else op.coefficients, np.float32)
+        (_, before, channels), after = self.shapes[op.input], self.shapes[op.output]
+        if after != (1, op.rows + before, channels) or table.shape != after[1:]:
+            raise ValueError(f"a table of {table.shape} does not take {before} tokens and {op.rows} more to {after}")
+        return table
+
     def weight_bytes(self) -> int:
         """Bytes of weights (as laid out) with their scales and shifts."""
         laid_out = sum(w.nbytes for op in self.ops for w in op.weights)
-        coefficients = sum(4 * len(op.coefficients) for op in self.ops if op.coefficients is not None)
+        coefficients = sum(4 * op.coefficients.size for op in self.ops if op.coefficients is not None)
         return (
             laid_out
             + coefficients

@@ -592,8 +592,11 @@ long peak(int kind, long n) {
   return kind == PEAK_MATRIX ? n * 4 * 16 * 16 * 32 / 3 : n * 4 * 16 * 16 * 64 / 2;  // three planes of bfloat16, two of int8
 }
 
+void gelu(const float* x, float* y, long n) { tbn_level_avx512.gelu(x, y, n); }
+void attention(const Attention* a) { tbn_level_avx512.attention(a); }
+
 }  // namespace
 
 extern "C" {
-extern const Level tbn_level_amx = {"amx", available, prepare, conv, peak};
+extern const Level tbn_level_amx = {"amx", available, prepare, conv, gelu, attention, peak};
 }

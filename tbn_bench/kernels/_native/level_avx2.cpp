@@ -6,6 +6,7 @@
 #define VECTORS 3
 #include "fma.inc"
 #include "lut.inc"
+#include "transformer.inc"
 
 namespace {
 
@@ -64,5 +65,5 @@ void conv_avx2(const Conv* c) {
 }  // namespace
 
 extern "C" {
-extern const Level tbn_level_avx2 = {"avx2", available, prepare_lut, conv_avx2, peak};
+extern const Level tbn_level_avx2 = {"avx2", available, prepare_lut, conv_avx2, gelu, attention, peak};
 }

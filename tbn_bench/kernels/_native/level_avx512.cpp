@@ -5,6 +5,7 @@
 #define LANES 16
 #define BLOCK 12
 #include "fma.inc"
+#include "transformer.inc"
 #define A14 0
 #include "lookup512.inc"
 
@@ -58,5 +59,5 @@ long peak512(int kind, long n) {
 }  // namespace
 
 extern "C" {
-extern const Level tbn_level_avx512 = {"avx512", available512, prepare_lookup, conv512, peak512};
+extern const Level tbn_level_avx512 = {"avx512", available512, prepare_lookup, conv512, gelu, attention, peak512};
 }

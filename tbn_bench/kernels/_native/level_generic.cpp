@@ -5,8 +5,9 @@
 #define VECTORS 3
 #include "fma.inc"
 #include "lut.inc"
+#include "transformer.inc"
 
 static int available() { return 1; }
 extern "C" {
-extern const Level tbn_level_generic = {"generic", available, prepare_lut, conv_lut, peak};
+extern const Level tbn_level_generic = {"generic", available, prepare_lut, conv_lut, gelu, attention, peak};
 }

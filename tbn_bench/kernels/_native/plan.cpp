@@ -39,20 +39,25 @@ struct Arena : Scratch {
 
 }  // namespace
 
+struct Value { int32_t H, W, C, pad; int64_t offset; };
+
+namespace {
+long size_of(const Value& v) { return (long)v.H * v.W * v.C; }
+}
+
 // Op kinds of a plan; values are (G, H, W, C) float32 at `offset` floats per image into the arena.
 enum OpKind { OP_CONV = 0, OP_ADD = 1, OP_RELU = 2, OP_MAX_POOL = 3, OP_AVG_POOL = 4, OP_MEAN = 5, OP_AFFINE = 6, OP_PAD_CHANNELS = 7,
-              OP_CHW = 8, OP_LAYER_NORM = 9, OP_COPY = 10, OP_EXTREMES = 11, OP_GATHER = 12, OP_CLAMP = 13, OP_KINDS };
+              OP_CHW = 8, OP_LAYER_NORM = 9, OP_COPY = 10, OP_EXTREMES = 11, OP_GATHER = 12, OP_CLAMP = 13, OP_GELU = 14, OP_ATTENTION = 15, OP_PATCHES = 16, OP_TOKENS = 17,
+              OP_SELECT = 18, OP_KINDS };
 
 struct Op {
   int32_t kind, in, in2, out;              // value ids; in2 = -1 where there is none
   int32_t kh, kw, sh, sw, ph, pw, dh, dw;  // geometry of convolutions and pools; for PAD_CHANNELS sh, sw = subsampling, ph = channels in front
-  int32_t groups, p, relu, R;              // R rows per group
-  const void* weights;                     // one Weights* per group; of GATHER one coefficient per piece of every row
+  int32_t groups, p, relu, R;              // R rows per group; of ATTENTION heads, of SELECT the position
+  const void* weights;                     // one Weights* per group; of GATHER one coefficient per piece of every row, of TOKENS what is added
   const float *scale, *shift;              // (out channels)
-  float eps, high;                         // of LAYER_NORM; of CLAMP both ends
+  float eps, high;                         // of LAYER_NORM; of CLAMP both ends; of ATTENTION the scale
 };
-
-struct Value { int32_t H, W, C, pad; int64_t offset; };
 
 struct Plan {
   int32_t ops, values, inputs, outputs, planes, level;
@@ -222,6 +227,7 @@ void pad_channels(const Plan* plan, const Op& op, float* const* at, int G) {
   memset(y, 0, (long)G * out.H * out.W * out.C * 4);
   for (long i = 0; i < (long)G * out.H * out.W; i++) {
     int g = (int)(i / (out.H * out.W)), oy = (int)(i / out.W % out.H), ox = (int)(i % out.W);
+    if (oy * op.sh >= in.H || ox * op.sw >= in.W) continue;  // zeros below and to the right
     const float* x = at[op.in] + (((long)g * in.H + (long)oy * op.sh) * in.W + (long)ox * op.sw) * in.C;
     memcpy(y + i * out.C + op.ph, x, in.C * 4);
   }
@@ -301,7 +307,41 @@ void layer_norm(const Plan* plan, const Op& op, float* const* at, int G) {  // o
   }
 }
 
-long size_of(const Value& v) { return (long)v.H * v.W * v.C; }
+
+void attention(const Plan* plan, const Op& op, float* const* at, int G, Arena* arena) {  // (1, T, 3 heads depth) -> (1, T, heads depth)
+  const Value &in = plan->value[op.in], &out = plan->value[op.out];
+  for (int g = 0; g < G; g++) {
+    Attention a = {at[op.in] + g * size_of(in), at[op.out] + g * size_of(out), (long)in.H * in.W, op.R, in.C / (3 * op.R), op.eps, arena};
+    kLevels[plan->level]->attention(&a);
+  }
+}
+
+void patches(const Plan* plan, const Op& op, float* const* at, int G) {  // (H, W, C) -> (1, patches, sh sw C), row by row of a patch
+  const Value &in = plan->value[op.in], &out = plan->value[op.out];
+  float* y = at[op.out];
+  long line = (long)op.sw * in.C, across = in.W / op.sw;
+  for (long i = 0; i < (long)G * out.W; i++) {
+    long g = i / out.W, py = i % out.W / across, px = i % across;
+    for (int row = 0; row < op.sh; row++, y += line) memcpy(y, at[op.in] + g * size_of(in) + (py * op.sh + row) * in.W * in.C + px * line, line * 4);
+  }
+}
+
+void tokens(const Plan* plan, const Op& op, float* const* at, int G) {  // (1, T, C) -> (1, R + T, C): R further tokens in front, all plus a table
+  const Value &in = plan->value[op.in], &out = plan->value[op.out];
+  const float* table = (const float*)op.weights;
+  long front = (long)op.R * in.C, rest = size_of(in);
+  for (int g = 0; g < G; g++) {
+    const float* x = at[op.in] + g * rest;
+    float* y = at[op.out] + g * size_of(out);
+    memcpy(y, table, front * 4);
+    for (long i = 0; i < rest; i++) y[front + i] = x[i] + table[front + i];
+  }
+}
+
+void select(const Plan* plan, const Op& op, float* const* at, int G) {  // one position -> (1, 1, C)
+  const Value& in = plan->value[op.in];
+  for (int g = 0; g < G; g++) memcpy(at[op.out] + (long)g * in.C, at[op.in] + g * size_of(in) + (long)op.R * in.C, in.C * 4);
+}
 
 void run_op(const Plan* plan, const Op& op, float* const* at, int G, Arena* arena) {
   switch (op.kind) {
@@ -313,6 +353,11 @@ void run_op(const Plan* plan, const Op& op, float* const* at, int G, Arena* aren
     case OP_PAD_CHANNELS: pad_channels(plan, op, at, G); break;
     case OP_CHW: chw(plan, op, at, G); break;
     case OP_LAYER_NORM: layer_norm(plan, op, at, G); break;
+    case OP_GELU: kLevels[plan->level]->gelu(at[op.in], at[op.out], G * size_of(plan->value[op.in])); break;
+    case OP_ATTENTION: attention(plan, op, at, G, arena); break;
+    case OP_PATCHES: patches(plan, op, at, G); break;
+    case OP_TOKENS: tokens(plan, op, at, G); break;
+    case OP_SELECT: select(plan, op, at, G); break;
     default: pointwise(plan, op, at, G);
   }
 }

@@ -31,11 +31,21 @@ struct Conv {
   Scratch* scratch;
 };
 
+struct Attention {
+  const float* qkv;    // (T, 3, heads, depth)
+  float* out;          // (T, heads, depth)
+  long T, heads, depth;
+  float scale;
+  Scratch* scratch;
+};
+
 struct Level {
   const char* name;
   int (*available)();
   int (*prepare)(Weights* w, const uint8_t* bits, const float* dense);  // bits: flat LSB-first in (R, C, kh, kw) order
   void (*conv)(const Conv* c);
+  void (*gelu)(const float* x, float* y, long n);
+  void (*attention)(const Attention* a);
   long (*peak)(int kind, long n);  // runs n steps of pure arithmetic and returns their multiply-adds, or 0; see PEAK_*
 };
 
