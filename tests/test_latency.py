@@ -9,7 +9,7 @@ from torch import nn
 from tbn_bench import packed
 from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.convert import binarize_
-from tbn_bench.latency import peers, timing
+from tbn_bench.latency import networks, peers, timing
 
 SPECS = ("sign", "bwn", "tbn(p=1)", "tbn(p=4, min_layer_size=0)", "tbn(p=4, min_layer_size=0, alpha='layer')",
          "tbn(p=2, min_layer_size=0, alpha_source='W')", "tbn(p=3, min_layer_size=0)")  # fmt: skip
@@ -202,3 +202,11 @@ def test_lossy_peers_carry_their_own_tolerance():
         lossy.tolerance = timing.TOLERANCE
         with pytest.raises(timing.ParityError):
             timing.gate([lossy], x)
+
+
+def test_rounded_activations_may_change_one_class_in_500():
+    """4 of 2,000 changed pass and 5 do not; one of 100 passes, since there is no smaller change, and two do not."""
+    assert networks._agrees(1996 / 2000, 2000)
+    assert not networks._agrees(1995 / 2000, 2000)
+    assert networks._agrees(0.99, 100)
+    assert not networks._agrees(0.98, 100)
