@@ -72,17 +72,6 @@ def _pair(value: Any) -> tuple[int, int]:
     return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[-1]))
 
 
-def _padding(module: Any) -> tuple[int, ...]:
-    """Of a convolution, also where it is given by name; uneven padding is not supported."""
-    if not isinstance(module.padding, str):
-        return tuple(module.padding)
-    kernel = (module.shape if isinstance(module, packed._Packed) else module.weight.shape)[2:]
-    both = [d * (k - 1) * (module.padding == "same") for k, d in zip(kernel, module.dilation, strict=True)]
-    if any(total % 2 for total in both):
-        raise _Unsupported
-    return tuple(total // 2 for total in both)
-
-
 class Lowering:
     """Walks the graph once, turning nodes into ops of the open region; a node it does not know closes the region.
 
@@ -228,7 +217,7 @@ class Lowering:
         if isinstance(module, packed.PackedLinear | nn.Linear):
             return self._layer(region, self._value(region, x, last=True), module)
         if isinstance(module, packed.PackedConv1d | packed.PackedConv2d | nn.Conv1d | nn.Conv2d):
-            if getattr(module, "padding_mode", "zeros") != "zeros":
+            if getattr(module, "padding_mode", "zeros") != "zeros" or packed.padding_of(module) is None:
                 raise _Unsupported
             if isinstance(self.fake[x], Tensor) and self.fake[x].dim() != len(module.stride) + 2:
                 raise _Unsupported
@@ -269,7 +258,8 @@ class Lowering:
         stride, padding, dilation = (1, 1), (0, 0), (1, 1)
         if len(weight_shape) > 2:
             stride, padding, dilation = (
-                tuple(v) if two else (d, v[0]) for v, d in ((module.stride, 1), (_padding(module), 0), (module.dilation, 1))
+                tuple(v) if two else (d, v[0])
+                for v, d in ((module.stride, 1), (packed.padding_of(module), 0), (module.dilation, 1))
             )
         h, w, _ = source.shape
         ho = (h + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1

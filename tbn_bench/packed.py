@@ -252,6 +252,15 @@ class PackedConv2d(_PackedConv):
     """nn.Conv2d from bits. x: (B, C, H, W) or (C, H, W)."""
 
 
+def padding_of(layer: Any) -> tuple[int, ...] | None:
+    """Of a convolution, packed or not, also where it is given by name; None where it would be uneven."""
+    if not isinstance(layer.padding, str):
+        return tuple(layer.padding)
+    kernel = (layer.shape if isinstance(layer, _Packed) else layer.weight.shape)[2:]
+    both = [d * (k - 1) * (layer.padding == "same") for k, d in zip(kernel, layer.dilation, strict=True)]
+    return None if any(total % 2 for total in both) else tuple(total // 2 for total in both)
+
+
 def implement_(model: nn.Module) -> dict[str, str]:
     """From now on packed layers multiply by the kernels, which lay the bits out once in words of their own and keep no weight in floating
     point: Triton on a GPU, the native library on a CPU (one plan for the whole network is faster there: executor.py). Inference only.

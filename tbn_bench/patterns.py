@@ -114,10 +114,13 @@ def _attention(node: fx.Node, root: nn.Module) -> tuple[fx.Node, Any, fx.Node]:
         _only(permuted, unbound)
         cut = _is(permuted, "permute", 2, 0, 3, 1, 4)
         qkv = _is(cut, "reshape", ..., ..., 3, ..., ...)
-        heads = _flat(cut.args[1:])[3]
         _is(last, "reshape", ..., ..., ...)
         _is(last.args[0], "transpose", 1, 2)
-        if last.meta["val"].shape[1] != qkv.meta["val"].shape[1]:
+        _, tokens, *width = qkv.meta["val"].shape
+        _, _, _, heads, depth = cut.meta["val"].shape
+        if width != [3 * heads * depth] or cut.meta["val"].shape[1] != tokens:
+            raise _Other
+        if tuple(last.meta["val"].shape[1:]) != (tokens, heads * depth):
             raise _Other
     else:
         cut = _is(permuted, "permute", 2, 0, 3, 1, 4)
@@ -186,9 +189,9 @@ def simplify(graph: fx.Graph, root: nn.Module) -> None:
 
 def _erase(node: fx.Node) -> None:
     """The node and what it alone read: views and sums, which leave no trace elsewhere."""
-    read = node.all_input_nodes
-    if node.users or node.op not in ("call_function", "call_method", "get_attr"):
-        return
-    node.graph.erase_node(node)
-    for other in read:
-        _erase(other)
+    doomed = [node]
+    while doomed:
+        node = doomed.pop()
+        if not node.users and node.op in ("call_function", "call_method", "get_attr"):
+            doomed += [other for other in node.all_input_nodes if other not in doomed]
+            node.graph.erase_node(node)

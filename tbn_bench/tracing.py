@@ -108,12 +108,13 @@ def _(x: Tensor, index: int, shape: list[int], conv: list[int]) -> Tensor:
 
 
 def _geometry(layer: Any) -> list[int]:
-    """Stride, padding and dilation in one list; empty for a linear layer. Raises ValueError for padding by name."""
+    """Stride, padding and dilation in one list; empty for a linear layer. Raises ValueError for uneven padding."""
     if len(layer.shape) == 2:
         return []
-    if isinstance(layer.padding, str) or getattr(layer, "padding_mode", "zeros") != "zeros":
+    padding = packed.padding_of(layer)
+    if padding is None or getattr(layer, "padding_mode", "zeros") != "zeros":
         raise ValueError(f"padding {layer.padding!r} of a packed layer cannot be exported; give it as a number")
-    return [*layer.stride, *layer.padding, *layer.dilation]
+    return [*layer.stride, *padding, *layer.dilation]
 
 
 @contextmanager

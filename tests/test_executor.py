@@ -305,12 +305,42 @@ def test_attention_that_is_not_plain_stays_in_torch():
         assert (run.torch_nodes == []) == (way == "plain"), way
 
 
+def test_reshapes_like_attention_that_are_not():
+    """Under torch.export: tokens cut in other ways, a further axis; and plain attention, which is one call."""
+
+    class Cut(nn.Module):
+        def __init__(self, way: str):
+            super().__init__()
+            self.qkv, self.proj, self.way = nn.Linear(12, 72), nn.Linear(24, 12), way
+
+        def forward(self, x):
+            if x.shape[1] > 3:
+                x = x * 1
+            n, qkv = x.shape[0], self.qkv(x)
+            if self.way == "split":
+                parts = qkv.reshape(n, 14, 3, 2, 6)
+            elif self.way == "axis":
+                parts = qkv.reshape(n, 7, 1, 72).reshape(n, 7, 3, 2, 12)
+            else:
+                parts = qkv.reshape(n, 7, 3, 2, 12)
+            q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+            return self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, 7, 24))
+
+    for way in ("plain", "split", "axis"):
+        run = check(Cut(way), (7, 12), "tbn(p=4, min_layer_size=0)")
+        assert any("attention" in name for name in run.torch_nodes) == (way != "plain"), way
+
+
 class Classic(nn.Module):
     """A residual block and a pooled classifier, as timm writes them, behind a question that torch.fx cannot answer."""
 
     def __init__(self):
         super().__init__()
-        self.a, self.b, self.head = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 5)
+        self.a, self.b, self.head = (
+            nn.Conv2d(3, 16, 3, padding=1, bias=False),
+            nn.Conv2d(16, 16, 3, padding="same"),
+            nn.Linear(16, 5),
+        )
         self.norms, self.pool = nn.ModuleList(nn.BatchNorm2d(16) for _ in range(2)), nn.AdaptiveAvgPool2d(1)
 
     def forward(self, x):

@@ -289,6 +289,24 @@ def test_one_image_split_between_threads(level):
             assert close(one, expected)
 
 
+@pytest.mark.parametrize("precision", ["f32", "a14"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_parts_of_an_image_whose_margin_is_outside(level, precision):
+    """Kernels of one row with a margin, strides with wide margins: the lowest part has more output rows than input."""
+    if precision != "f32" and (level, precision) not in lossy():
+        pytest.skip(f"level {level} has no precision {precision} here")
+    for kernel, stride, padding, height, width in (
+        ((1, 1), (1, 1), (1, 0), 6, 20), ((1, 1), (1, 1), (3, 2), 6, 20), ((1, 1), (1, 2), (1, 0), 18, 20), ((1, 1), (2, 2), (1, 1), 17, 250),
+        ((2, 5), (2, 1), (3, 2), 20, 16), ((1, 1), (2, 3), (2, 2), 19, 7), ((1, 1), (1, 4), (2, 0), 13, 12), ((3, 3), (3, 1), (4, 1), 9, 9),
+    ):  # fmt: skip
+        x, signs = images(1, 8, height, width), signs_of(18, 8, *kernel)
+        for threads in (1, 2, 3, 8):
+            got, expected = run_conv(level, x, signs, 2, stride, padding, threads=threads, precision=precision)
+            bound = TOLERANCE if precision == "f32" else ERROR[precision]
+            assert np.isfinite(got).all()
+            assert np.abs(got - expected).max() <= bound * max(np.abs(expected).max(), np.abs(x).max()), (kernel, stride, threads)
+
+
 @pytest.mark.parametrize(
     ("kind", "reference", "options"),
     [
@@ -311,12 +329,15 @@ def test_the_other_ops(kind, reference, options):
 @pytest.mark.parametrize("level", LEVELS)
 def test_gelu_at_every_level(level):
     """The error function's own GELU: small, large, far, not a number; and ends that fill no vector."""
-    x = np.concatenate([np.linspace(-9, 9, 4001), [0.0, -0.0, 1e-30, -1e-30, 80.0, -80.0, np.nan]]).astype(np.float32)
+    x = np.concatenate([np.linspace(-9, 9, 4001), [0.0, -0.0, 1e-30, -1e-30, 80.0, -80.0, 1e30, -1e30, np.nan]]).astype(
+        np.float32
+    )
     plan = Plan([Op(_native.GELU, 0, 1)], [(1, 1, len(x)), (1, 1, len(x))], level=level)
     got = plan(x.reshape(1, -1, 1, 1)).reshape(-1)
     expected = F.gelu(torch.from_numpy(x).double()).numpy()
     assert np.isnan(got[-1])
     assert (np.abs(got - expected)[:-1] <= 5e-7 * np.maximum(np.abs(x[:-1]), 1e-3)).all()
+    assert (got[:-1][x[:-1] < -6] == 0).all()
 
 
 @pytest.mark.parametrize("level", LEVELS)

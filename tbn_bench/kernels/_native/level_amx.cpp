@@ -123,12 +123,9 @@ struct Form<INT8> {
   }
 };
 
-// 14-bit activations have a step per pixel where pixels are on their own, else one per image.
-int moves(const Conv* c) { return c->weights->K == c->weights->C && c->sh == 1 && c->sw == 1 && !c->ph && !c->pw; }
-
-// (inverse, step) of every unit, [2][units].
+// 14-bit activations have a step per pixel where pixels are on their own, else one per image: (inverse, step) of every such unit, [2][units].
 float* steps_of(const Conv* c) {
-  long n = moves(c) ? (long)c->G * c->H * c->W : c->G, pixels = moves(c) ? 1 : (long)c->H * c->W, C = c->weights->C;
+  long n = on_their_own(c) ? (long)c->G * c->H * c->W : c->G, pixels = on_their_own(c) ? 1 : (long)c->H * c->W, C = c->weights->C;
   float* inverse = (float*)slot(c, 5, 2 * n * 4 + 64);
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);  // as integers, magnitudes are in order, and NaN is the largest
   for (long u = 0; u < n; u++) {
@@ -165,7 +162,7 @@ const float* begin(const Conv* c, Input* in, long size, long positions) {
 
 // Output pixels of row y of image g lie at `position` and on.
 void place(const Conv* c, Input* in, int g, int y, long position, const float* inverse) {
-  long pixel = ((long)g * c->Ho + y) * c->Wo, own = moves(c), n = own ? (long)c->G * c->H * c->W : c->G;
+  long pixel = ((long)g * c->Ho + y) * c->Wo, own = on_their_own(c), n = own ? (long)c->G * c->H * c->W : c->G;
   for (int x = 0; x < c->Wo; x++) {
     in->map[position + x] = (int32_t)(pixel + x);
     if (inverse) in->step[position + x] = inverse[n + (own ? pixel + x : g)];
@@ -193,7 +190,7 @@ void walk(const Conv* c, Input* in, long pitch, long right, long phase) {
 // 1 x 1 layers without padding: the columns of each output pixel.
 template <int FORM>
 Input columns(const Conv* c) {
-  long M = (long)c->G * c->Ho * c->Wo, unit = Form<FORM>::unit, C = c->weights->C, own = moves(c);
+  long M = (long)c->G * c->Ho * c->Wo, unit = Form<FORM>::unit, C = c->weights->C, own = on_their_own(c);
   Input in;
   const float* inverse = begin<FORM>(c, &in, round_up(M, 64), M);
   for (int g = 0; g < c->G; g++)
@@ -278,7 +275,8 @@ int margins_cost(const Conv* c, const Flat& f) {
 template <int FORM>
 Input input_of(const Conv* c) {
   const Weights* w = c->weights;
-  if (w->K == w->C && !c->ph && !c->pw) return columns<FORM>(c);
+  int inside = !c->ph && !c->pw && (c->Ho - 1) * c->sh < c->H && (c->Wo - 1) * c->sw < c->W;
+  if (w->K == w->C && inside) return columns<FORM>(c);
   if (c->sh > 1 || c->sw > 1) return spread<FORM>(c);
   Flat f = flat_of(c);
   return margins_cost(c, f) ? spread<FORM>(c) : flat<FORM>(c, f);
@@ -387,7 +385,7 @@ void run_pixels(const Conv* c) {
 }
 
 template <int FORM>
-void run_any(const Conv* c) { moves(c) ? run_pixels<FORM>(c) : run<FORM>(c); }
+void run_any(const Conv* c) { on_their_own(c) ? run_pixels<FORM>(c) : run<FORM>(c); }
 
 void conv(const Conv* c) {
   const Weights* w = c->weights;

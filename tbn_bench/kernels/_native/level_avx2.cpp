@@ -57,8 +57,7 @@ void conv_pixel(const Conv* c, const float* x, long pixel) {
 void conv_avx2(const Conv* c) {
   const Weights* w = c->weights;
   long pixels = (long)c->G * c->H * c->W;
-  int plain = w->kh * w->kw == 1 && c->sh == 1 && c->sw == 1 && !c->ph && !c->pw;
-  if (w->kind != KIND_SIGNS || !plain || pixels >= FEW_PIXELS) return conv_lut(c);
+  if (w->kind != KIND_SIGNS || !on_their_own(c) || pixels >= FEW_PIXELS) return conv_lut(c);
   for (long i = 0; i < pixels; i++) conv_pixel(c, c->in + i * c->in_stride, i);
 }
 

@@ -64,6 +64,11 @@ int tbn_a14_available();
 #endif
 }
 
+// Whether output pixels are input pixels, one by one. A part of an image with a margin below has more of the former.
+static inline int on_their_own(const Conv* c) {
+  return c->weights->K == c->weights->C && c->sh == 1 && c->sw == 1 && !c->ph && !c->pw && c->Ho == c->H && c->Wo == c->W;
+}
+
 static inline int sign_bit(const uint8_t* bits, long n) { return (bits[n >> 3] >> (n & 7)) & 1; }
 
 // Where the padded input lies: signs of a tap are reached by adding an offset to a position, for any stride and dilation.
@@ -85,6 +90,9 @@ static inline Flat flat_of(const Conv* c) {
     if (f.image_rows < c->Ho) f.image_rows = c->Ho;
   } else {
     f.pitch = (c->W + 2 * c->pw + c->sw - 1) / c->sw, f.image_rows = (c->H + 2 * c->ph + c->sh - 1) / c->sh;
+    int columns = c->Wo + (w->kw - 1) * c->dw / c->sw, rows = c->Ho + (w->kh - 1) * c->dh / c->sh;  // parts of an image may lack their lower margin
+    if (f.pitch < columns) f.pitch = columns;
+    if (f.image_rows < rows) f.image_rows = rows;
   }
   long reach = (long)((w->kh - 1) * c->dh / c->sh) * f.pitch + (w->kw - 1) * c->dw / c->sw;
   f.positions = ((long)(c->G - 1) * f.image_rows + c->Ho - 1) * f.pitch + c->Wo;
