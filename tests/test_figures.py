@@ -159,6 +159,7 @@ def test_ceilings_by_hand(records):
     found = data[data["kind"] == "ceiling"].groupby("method")["y"].first().to_dict()
     assert found == pytest.approx({"arithmetic at the measured peak": 64.0, "weights at memory bandwidth": 0.08})
     assert set(data[data["kind"] == "level"]["y"]) == {2.8}
+    assert set(data[data["kind"] == "measured"]["method"]) == {"native"}, "one colour for the native kernels of every machine"
     two = {"tile_macs": 100_000_000, "batch": 64, "threads": 2, "ceilings": CEILINGS}
     assert latency_p._ceiling("arithmetic at the measured peak", two) == pytest.approx(32)
     matrix = {**two, "ceilings": CEILINGS | {"matrix_gmacs": 400.0}}

@@ -53,6 +53,7 @@ def frame(records: Records) -> pd.DataFrame:
         several = len({family(row["binarizer"]) for row in tiled if row["p"] > 1}) > 1
         for row in tiled:
             p, line = row["p"], row["implementation"]
+            line = "native" if line.startswith("native") else line  # its level goes with the device; the table names it
             which = f", {family(row['binarizer'])}" if several and p > 1 else ""
             rows.append(_mark(panel, line + which, p, row, "measured"))
             for name in _CEILINGS if line.startswith("native") and row.get("tile_macs") else ():
