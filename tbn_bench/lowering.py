@@ -266,7 +266,7 @@ class Lowering:
         wo = (w + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
         if getattr(module, "segment", 0):
             return self._segments(region, x, module)
-        weights, p, scale = self._weights(module, weight_shape, groups, kh, kw)
+        weights, p, scale = self._weights(module, weight_shape, groups)
         shift = np.zeros(weight_shape[0]) if module.bias is None else module.bias.detach().double().cpu().numpy()
         out = region.new((ho, wo, weight_shape[0]), source.rank, source.last)
         region.ops.append(Op(
@@ -294,23 +294,14 @@ class Lowering:
         self.native_layers += 1
         return out
 
-    def _weights(self, module: Any, shape: tuple[int, ...], groups: int, kh: int, kw: int) -> tuple[list[Any], int, np.ndarray]:
-        """(one weight per group, p, scale per output channel)."""
-        rows, channels = shape[0] // groups, shape[1]
-        if not isinstance(module, packed._Packed):
-            return self._dense(module.weight.detach(), groups, (rows, channels, kh, kw))
-        signs = module.sign_form()
-        if signs is None:
-            return self._dense(module.expanded(), groups, (rows, channels, kh, kw))
-        tile_bits, alphas, p = signs
-        return _cpu.weights(tile_bits.cpu(), alphas.cpu(), shape, p, groups, self.level)
-
-    def _dense(self, weight: Tensor, groups: int, shape: tuple[int, int, int, int]) -> tuple[list[Any], int, np.ndarray]:
-        """_weights of float32 weights; shape: of one group."""
-        dense, ones = weight.float().cpu().numpy().reshape(groups, *shape), np.ones(groups * shape[0])
-        if groups > 1 and shape[:2] == (1, 1):
-            return [_native.DepthwiseWeights(dense[:, 0], self.level)], 1, ones
-        return [_native.FloatWeights(w, self.level) for w in dense], 1, ones
+    def _weights(self, module: Any, shape: tuple[int, ...], groups: int) -> tuple[list[Any], int, np.ndarray]:
+        """(one weight per group, or one for all of a depthwise layer; p; scale per output channel)."""
+        signs = module.sign_form() if isinstance(module, packed._Packed) else None
+        if signs is not None:
+            tile_bits, alphas, p = signs
+            return _cpu.weights(tile_bits.cpu(), alphas.cpu(), shape, p, groups, self.level)
+        dense = module.expanded() if isinstance(module, packed._Packed) else module.weight.detach()
+        return _cpu.float_weights(dense.float().cpu().numpy().reshape(shape), groups, self.level), 1, np.ones(shape[0])
 
     def _batch_norm(self, region: Region, node: fx.Node, module: nn.Module) -> int:
         if module.running_mean is None:

@@ -21,18 +21,23 @@ def weights(
     shape: (rows, channels / groups[, kh, kw])."""
     rows, channels = shape[0] // groups, shape[1]
     kh, kw = (1, 1, *shape[2:])[-2:] if len(shape) > 2 else (1, 1)
-    if groups == shape[0] and channels == 1 and groups > 1:  # a kernel per channel: too few columns to look anything up
-        dense = _tile.expand(tile_bits, alphas, shape, p).numpy().reshape(groups, 1, kh, kw)
-        return [_native.DepthwiseWeights(dense, level)], 1, np.ones(groups)
-    if shape[0] % max(1, len(alphas)):  # a scale changes inside a row
-        dense = _tile.expand(tile_bits, alphas, shape, p).numpy().reshape(groups, rows, channels, kh, kw)
-        return [_native.FloatWeights(w, level) for w in dense], 1, np.ones(shape[0])
+    depthwise = groups > 1 and (rows, channels) == (1, 1)  # too few columns to look anything up
+    if depthwise or shape[0] % max(1, len(alphas)):  # or a scale changes inside a row
+        return float_weights(_tile.expand(tile_bits, alphas, shape, p).numpy(), groups, level), 1, np.ones(shape[0])
     scale = _tile.row_scales(alphas, shape[0]).double().numpy()
     tile = tile_bits.numpy()
     if _tile.aligned(shape[0], p, len(alphas), groups):
         return [_native.SignWeights(tile, rows // p, channels, kh, kw, level)], p, scale
     signs = np.tile(bits.unpack(tile, prod(shape) // p), p).reshape(groups, -1)
     return [_native.SignWeights(bits.pack(s), rows, channels, kh, kw, level) for s in signs], 1, scale
+
+
+def float_weights(dense: np.ndarray, groups: int, level: str) -> list:
+    """Of a layer in float32: one for each group, one in all for groups of one channel each. dense: (rows, channels / groups[, kh, kw])."""
+    rows, channels, kh, kw = dense.shape[0] // groups, dense.shape[1], *(1, 1, *dense.shape[2:])[-2:]
+    if groups > 1 and (rows, channels) == (1, 1):
+        return [_native.DepthwiseWeights(dense.reshape(groups, 1, kh, kw), level)]
+    return [_native.FloatWeights(w, level) for w in dense.reshape(groups, rows, channels, kh, kw)]
 
 
 def segments(

@@ -21,26 +21,9 @@ import numpy as np
 LEVEL_VARIABLE = "TBN_BENCH_LEVEL"
 LIBRARY_VARIABLE = "TBN_BENCH_LIBRARY"  # path of another build, e.g. one with sanitizers
 (
-    CONV,
-    ADD,
-    RELU,
-    MAX_POOL,
-    AVG_POOL,
-    MEAN,
-    AFFINE,
-    PAD_CHANNELS,
-    CHW,
-    LAYER_NORM,
-    COPY,
-    EXTREMES,
-    GATHER,
-    CLAMP,
-    GELU,
-    ATTENTION,
-    PATCHES,
-    TOKENS,
-    SELECT,
-) = range(19)
+    CONV, ADD, RELU, MAX_POOL, AVG_POOL, MEAN, AFFINE, PAD_CHANNELS, CHW, LAYER_NORM, COPY, EXTREMES, GATHER,
+    CLAMP, GELU, ATTENTION, PATCHES, TOKENS, SELECT,
+) = range(19)  # fmt: skip
 _NAMES = ("libtbn_bench.so", "libtbn_bench.dylib")
 PRECISIONS = {"f32": 3, "a14": 14, "bf16x2": 2, "bf16": 1}  # name -> Plan.planes of the C library
 SELF_TEST_TOLERANCE = 1e-5  # of the largest value, between two float32 summation orders

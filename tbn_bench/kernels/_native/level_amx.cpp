@@ -17,7 +17,7 @@ extern "C" const Level tbn_level_avx512;
 
 namespace {
 
-// Fewer pixels than these of a 1 x 1 layer are looked up: the unit takes 16 at a time, however few there are.
+// Fewer output pixels than these are looked up: the unit takes 16 at a time, however few there are.
 const long FEW_PIXELS = 8, FEW_PIXELS_A14 = 4;
 const float LIMIT = 8191.f;  // of 14-bit activations, as in lookup512.inc
 
@@ -390,7 +390,7 @@ void run_any(const Conv* c) { on_their_own(c) ? run_pixels<FORM>(c) : run<FORM>(
 void conv(const Conv* c) {
   const Weights* w = c->weights;
   long pixels = (long)c->G * c->Ho * c->Wo, few = c->planes == PLANES_A14 ? FEW_PIXELS_A14 : FEW_PIXELS;
-  if (w->kind != KIND_SIGNS || (w->K == w->C && pixels < few)) return tbn_level_avx512.conv(c);
+  if (w->kind != KIND_SIGNS || pixels < few) return tbn_level_avx512.conv(c);
   configure();
   if (c->planes == PLANES_A14) run_any<INT8>(c);
   else if (c->planes == 3) run_any<3>(c);
