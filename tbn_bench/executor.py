@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 from tbn_bench import tracing
 from tbn_bench.kernels import _native
 from tbn_bench.kernels._native import NativeUnavailable
-from tbn_bench.lowering import Lowering, Region, call_node
+from tbn_bench.lowering import Lowering, call_node
+from tbn_bench.regions import Region
 
 POINT_GROUP = 64  # images that go together through a network without spatial extent: weights are read once for all of them
 

@@ -4,63 +4,20 @@ Layers are fused where they are read once: convolution or linear layer, batch no
 part of its scale. A node that is not known closes the region and stays in torch.
 """
 
-import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.ops import aten
 
 from tbn_bench import packed, patterns
+from tbn_bench.functions import NAMES, Functions
 from tbn_bench.kernels import _cpu, _native
 from tbn_bench.kernels._native import Op
-
-
-class _Unsupported(Exception):
-    """This node cannot be lowered; torch runs it."""
-
-
-@dataclass
-class Value:
-    """(H, W, C) in the arena, of one image; `last` where torch has channels last (tokens), `rank` as torch sees it."""
-
-    shape: tuple[int, int, int]
-    rank: int
-    last: bool
-
-    def torch_shape(self, batch: int) -> tuple[int, ...]:
-        h, w, c = self.shape
-        spatial = {2: (), 3: (w,), 4: (h, w)}[self.rank]
-        return (batch, *spatial, c) if self.last else (batch, c, *spatial)
-
-
-@dataclass
-class Region:
-    """Ops in order over values by index; inputs: (node, channels last?) -> value; of_node: what each lowered node became.
-
-    factor: images of the region to one of the network, more than 1 between windows or patches that were put into the batch.
-    """
-
-    ops: list[Op] = field(default_factory=list)
-    values: list[Value] = field(default_factory=list)
-    inputs: dict[tuple[fx.Node, bool], int] = field(default_factory=dict)
-    of_node: dict[fx.Node, int] = field(default_factory=dict)
-    nodes: list[fx.Node] = field(default_factory=list)
-    factor: int = 0
-    plan: Any = None
-    plan_nhwc: Any = None  # the same with images as channels last outside
-    outputs: list[fx.Node] = field(default_factory=list)
-
-    def new(self, shape: tuple[int, int, int], rank: int, last: bool) -> int:
-        self.values.append(Value(shape, rank, last))
-        return len(self.values) - 1
-
+from tbn_bench.regions import Region, Unsupported
 
 BATCHES = (
     13,
@@ -72,7 +29,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[-1]))
 
 
-class Lowering:
+class Lowering(Functions):
     """Walks the graph once, turning nodes into ops of the open region; a node it does not know closes the region.
 
     graph: of tracing.py, over the modules of `model`. image: (1, ...), one input.
@@ -123,7 +80,7 @@ class Lowering:
         marks = len(region.values), dict(region.inputs), list(region.ops), region.factor
         try:
             value = self._lower(region, node)
-        except _Unsupported:
+        except Unsupported:
             del region.values[marks[0] :]
             region.inputs, region.ops[:], region.factor = marks[1], marks[2], marks[3]
             return False
@@ -147,7 +104,7 @@ class Lowering:
     def _value(self, region: Region, node: Any, last: bool | None = None) -> int:
         """The region's value for a node, brought in from outside where need be. last: the layout wanted (None: either)."""
         if not isinstance(node, fx.Node):
-            raise _Unsupported
+            raise Unsupported
         if node in region.of_node:
             index = region.of_node[node]
             if last is not None and region.values[index].last != last and region.values[index].rank != 2:
@@ -155,11 +112,11 @@ class Lowering:
             return index
         fake = self.fake[node]
         if not isinstance(fake, Tensor) or fake.dtype != torch.float32 or not 2 <= fake.dim() <= 4:
-            raise _Unsupported
+            raise Unsupported
         factor = fake.shape[0] // BATCHES[0]
         images = all(known[node].shape == (batch * factor, *fake.shape[1:]) for batch, known in self.fakes.items())
         if not factor or not images or region.factor not in (0, factor):
-            raise _Unsupported
+            raise Unsupported
         region.factor = factor
         if last is None:
             last = fake.dim() == 3
@@ -174,7 +131,7 @@ class Lowering:
         """The same tensor with its last two axes the other way round in memory."""
         source = region.values[index]
         if source.rank != 3:
-            raise _Unsupported
+            raise Unsupported
         out = region.new((1, source.shape[2], source.shape[1]), 3, not source.last)
         region.ops.append(Op(_native.CHW, index, out))
         return out
@@ -198,29 +155,29 @@ class Lowering:
             module = self.modules[node.target]
             hooked = module._forward_hooks or module._forward_pre_hooks
             if module.training or hooked or len(node.args) != 1 or node.kwargs:
-                raise _Unsupported
+                raise Unsupported
             return self._module(region, node, module)
         if node.op not in ("call_function", "call_method"):
-            raise _Unsupported
+            raise Unsupported
         if isinstance(node.target, patterns.Pattern):
             return getattr(self, f"_do_{type(node.target).__name__}")(region, node)
-        name = node.target if isinstance(node.target, str) else _FUNCTIONS.get(node.target)
+        name = node.target if isinstance(node.target, str) else NAMES.get(node.target)
         rule = getattr(self, f"_do_{name}", None)
         if rule is None:
-            raise _Unsupported
+            raise Unsupported
         return rule(region, node)
 
     def _module(self, region: Region, node: fx.Node, module: nn.Module) -> int:
         x = node.args[0]
         if getattr(module, "input_binarizer", None) is not None:
-            raise _Unsupported
+            raise Unsupported
         if isinstance(module, packed.PackedLinear | nn.Linear):
             return self._layer(region, self._value(region, x, last=True), module)
         if isinstance(module, packed.PackedConv1d | packed.PackedConv2d | nn.Conv1d | nn.Conv2d):
             if getattr(module, "padding_mode", "zeros") != "zeros" or packed.padding_of(module) is None:
-                raise _Unsupported
+                raise Unsupported
             if isinstance(self.fake[x], Tensor) and self.fake[x].dim() != len(module.stride) + 2:
-                raise _Unsupported
+                raise Unsupported
             return self._layer(region, self._value(region, x, last=False), module)
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             return self._batch_norm(region, node, module)
@@ -242,18 +199,18 @@ class Lowering:
             return self._mean(region, x, keepdim=True)
         if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
             return self._pool(region, x, module)
-        raise _Unsupported
+        raise Unsupported
 
     def _layer(self, region: Region, x: int, module: Any) -> int:
         """A convolution or linear layer, packed or dense, as a CONV op."""
         source = region.values[x]
         if isinstance(module, packed._Packed) and module.form.kind == "shifted":
-            raise _Unsupported  # torch runs it with the tile alone; the enlarged kernel would cost more than it saves
+            raise Unsupported  # torch runs it with the tile alone; the enlarged kernel would cost more than it saves
         weight_shape = tuple(module.shape if isinstance(module, packed._Packed) else module.weight.shape)
         kh, kw = {2: (1, 1), 3: (1, *weight_shape[2:]), 4: weight_shape[2:]}[len(weight_shape)]
         groups = getattr(module, "groups", 1)
         if source.shape[2] != weight_shape[1] * groups:
-            raise _Unsupported
+            raise Unsupported
         two = len(weight_shape) == 4
         stride, padding, dilation = (1, 1), (0, 0), (1, 1)
         if len(weight_shape) > 2:
@@ -305,7 +262,7 @@ class Lowering:
 
     def _batch_norm(self, region: Region, node: fx.Node, module: nn.Module) -> int:
         if module.running_mean is None:
-            raise _Unsupported
+            raise Unsupported
         scale = 1.0 / np.sqrt(module.running_var.double().cpu().numpy() + module.eps)
         scale = scale * (1.0 if module.weight is None else module.weight.detach().double().cpu().numpy())
         shift = -module.running_mean.double().cpu().numpy() * scale
@@ -325,7 +282,7 @@ class Lowering:
         index = self._value(region, x, last=True)
         source = region.values[index]
         if tuple(module.normalized_shape) != (source.shape[2],):
-            raise _Unsupported
+            raise Unsupported
         out = region.new(source.shape, source.rank, source.last)
         parts = [None if v is None else v.detach().float().cpu().numpy() for v in (module.weight, module.bias)]
         region.ops.append(Op(_native.LAYER_NORM, index, out, scale=parts[0], shift=parts[1], eps=module.eps))
@@ -350,7 +307,7 @@ class Lowering:
 
     def _add(self, region: Region, a: Any, b: Any) -> int:
         if not isinstance(a, fx.Node) or not isinstance(b, fx.Node):
-            raise _Unsupported
+            raise Unsupported
         first, second = (a, b) if a in region.of_node else (b, a)
         left = self._value(region, first)
         right = self._value(region, second, last=region.values[left].last if region.values[left].rank != 2 else None)
@@ -358,7 +315,7 @@ class Lowering:
         if (source.shape, source.rank, source.last) != (other.shape, other.rank, other.last) and not (
             source.rank == other.rank == 2 and source.shape == other.shape
         ):
-            raise _Unsupported
+            raise Unsupported
         for node, own, value in ((first, left, right), (second, right, left)):
             as_made = first is not second and region.of_node.get(node) == own
             conv = self._producer(region, node, (_native.CONV,)) if as_made else None
@@ -386,7 +343,7 @@ class Lowering:
         index = self._value(region, x, last=False)
         source = region.values[index]
         if source.rank != 4:
-            raise _Unsupported
+            raise Unsupported
         out = region.new((1, 1, source.shape[2]), 4 if keepdim else 2, False)
         region.ops.append(Op(_native.MEAN, index, out))
         return out
@@ -396,198 +353,16 @@ class Lowering:
         maximum = isinstance(module, nn.MaxPool2d)
         if module.ceil_mode or (_pair(module.dilation) != (1, 1) or module.return_indices if maximum else
                                 (not module.count_include_pad and padding != (0, 0)) or module.divisor_override):  # fmt: skip
-            raise _Unsupported
+            raise Unsupported
         index = self._value(region, x, last=False)
         source = region.values[index]
         if source.rank != 4:
-            raise _Unsupported
+            raise Unsupported
         size = [(source.shape[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2)]
         out = region.new((size[0], size[1], source.shape[2]), 4, False)
         kind = _native.MAX_POOL if maximum else _native.AVG_POOL
         region.ops.append(Op(kind, index, out, kernel=kernel, stride=stride, padding=padding))
         return out
-
-    # -- functions and methods, by name
-
-    def _do_relu(self, region: Region, node: fx.Node) -> int:
-        return self._relu(region, node.args[0])
-
-    def _do_gelu(self, region: Region, node: fx.Node) -> int:
-        if len(node.args) != 1 or node.kwargs.get("approximate", "none") != "none":
-            raise _Unsupported
-        return self._unary(region, _native.GELU, node.args[0])
-
-    def _do_SelfAttention(self, region: Region, node: fx.Node) -> int:
-        heads, x = node.target.heads, self._value(region, node.args[0], last=True)
-        (h, w, channels), rank = region.values[x].shape, region.values[x].rank
-        if rank != 3 or channels % (3 * heads):
-            raise _Unsupported
-        out = region.new((h, w, channels // 3), 3, True)
-        region.ops.append(Op(_native.ATTENTION, x, out, rows=heads, eps=(channels // (3 * heads)) ** -0.5))
-        return out
-
-    def _do_Patches(self, region: Region, node: fx.Node) -> int:
-        patch, x = node.target.patch, self._value(region, node.args[0], last=False)
-        (h, w, c), rank = region.values[x].shape, region.values[x].rank
-        if rank != 4 or h % patch or w % patch:
-            raise _Unsupported
-        out = region.new((1, h // patch * (w // patch), patch * patch * c), 3, True)
-        region.ops.append(Op(_native.PATCHES, x, out, stride=(patch, patch)))
-        return out
-
-    def _do_Tokens(self, region: Region, node: fx.Node) -> int:
-        front, table = (t[0].float().cpu() for t in (node.target.front, node.target.table))
-        x = self._value(region, node.args[0], last=True)
-        (_, before, channels), rank = region.values[x].shape, region.values[x].rank
-        if rank != 3 or front.shape[1] != channels or table.shape != (len(front) + before, channels):
-            raise _Unsupported
-        out = region.new((1, len(table), channels), 3, True)
-        added = torch.cat([table[: len(front)] + front, table[len(front) :]]).numpy()
-        region.ops.append(Op(_native.TOKENS, x, out, rows=len(front), coefficients=added))
-        return out
-
-    def _do_transpose(self, region: Region, node: fx.Node) -> int:
-        """Of tokens and channels: only what the axes are called changes."""
-        index = self._value(region, node.args[0])
-        source = region.values[index]
-        if source.rank != 3 or node.kwargs or sorted(d % 3 if isinstance(d, int) else 3 for d in node.args[1:]) != [1, 2]:
-            raise _Unsupported
-        out = region.new(source.shape, 3, not source.last)
-        region.ops.append(Op(_native.COPY, index, out))
-        return out
-
-    def _select(self, region: Region, x: Any, position: Any) -> int:
-        index = self._value(region, x, last=True)
-        source = region.values[index]
-        if source.rank != 3 or not isinstance(position, int) or not -source.shape[1] <= position < source.shape[1]:
-            raise _Unsupported
-        out = region.new((1, 1, source.shape[2]), 2, False)
-        region.ops.append(Op(_native.SELECT, index, out, rows=position % source.shape[1]))
-        return out
-
-    def _do_select(self, region: Region, node: fx.Node) -> int:
-        if len(node.args) != 3 or node.args[1] != 1:
-            raise _Unsupported
-        return self._select(region, node.args[0], node.args[2])
-
-    def _do_hardtanh(self, region: Region, node: fx.Node) -> int:
-        given = dict(zip(("min_val", "max_val", "inplace"), node.args[1:], strict=False)) | node.kwargs
-        if given.pop("inplace", False) or not all(isinstance(v, int | float) for v in given.values()):
-            raise _Unsupported
-        return self._clamp(region, node.args[0], given.get("min_val", -1.0), given.get("max_val", 1.0))
-
-    def _do_relu6(self, region: Region, node: fx.Node) -> int:
-        if len(node.args) != 1 or node.kwargs.get("inplace"):
-            raise _Unsupported
-        return self._clamp(region, node.args[0], 0.0, 6.0)
-
-    def _do_add(self, region: Region, node: fx.Node) -> int:
-        if len(node.args) != 2 or node.kwargs:
-            raise _Unsupported
-        return self._add(region, *node.args)
-
-    def _do_view(self, region: Region, node: fx.Node) -> int:
-        """A view of everything but the batch in one row, as torch.export writes flatten."""
-        shape, source = getattr(node.meta.get("val"), "shape", ()), self.fake[node.args[0]]
-        if len(shape) != 2 or not isinstance(source, Tensor) or shape[1] != math.prod(source.shape[1:]):
-            raise _Unsupported
-        return self._flatten(region, node.args[0])
-
-    def _do_flatten(self, region: Region, node: fx.Node) -> int:
-        given = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
-        if (given.get("start_dim", 0), given.get("end_dim", -1)) != (1, -1):
-            raise _Unsupported
-        return self._flatten(region, node.args[0])
-
-    def _do_mean(self, region: Region, node: fx.Node) -> int:
-        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        keepdim = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-        known = len(node.args) <= 3 and set(node.kwargs) <= {"dim", "keepdim"}
-        if known and not keepdim and dims in (1, [1], (1,)) and self.fake[node.args[0]].dim() == 3:
-            return self._mean_of_tokens(region, node.args[0])
-        if not known or not isinstance(dims, list | tuple) or sorted(d % 4 for d in dims) != [2, 3]:
-            raise _Unsupported
-        return self._mean(region, node.args[0], bool(keepdim))
-
-    def _mean_of_tokens(self, region: Region, x: Any) -> int:
-        index = self._value(region, x, last=True)
-        out = region.new((1, 1, region.values[index].shape[2]), 2, False)
-        region.ops.append(Op(_native.MEAN, index, out))
-        return out
-
-    def _do_amax(self, region: Region, node: fx.Node) -> int:
-        """x.amax(2) of (B, C, L): one window as long as the signal; behind a layer the extremes of its R rows are enough, its copies come after."""
-        if list(node.args[1:]) not in ([2], [-1], [[2]], [[-1]]) or node.kwargs or self.fake[node.args[0]].dim() != 3:
-            raise _Unsupported
-        index = self._value(region, node.args[0], last=False)
-        _, length, channels = region.values[index].shape
-        out = region.new((1, 1, channels), 2, False)
-        conv = self._plain_layer(region, index)
-        if conv is None:
-            region.ops.append(Op(_native.MAX_POOL, index, out, kernel=(1, length)))
-            return out
-        region.values[index].shape = (1, length, conv.rows)
-        region.ops.append(Op(
-            _native.EXTREMES, index, out, p=conv.p, rows=conv.rows, relu=conv.relu, scale=conv.scale, shift=conv.shift
-        ))  # fmt: skip
-        conv.p, conv.relu, conv.scale, conv.shift = 1, False, None, None
-        return out
-
-    def _plain_layer(self, region: Region, index: int) -> Op | None:
-        """The layer that makes this value, if what follows its dot products can be put off: one reader, one group, no residual."""
-        op = next((op for op in region.ops if op.output == index), None)
-        plain = op is not None and op.kind == _native.CONV and op.residual < 0 and len(op.weights) == 1
-        return op if plain and self._alone(region, index) else None
-
-    def _do_getitem(self, region: Region, node: fx.Node) -> int:
-        """x[:, :, ::s, ::t], subsampling, and x[:, i], one token."""
-        x, where = node.args
-        whole = slice(None)
-        if isinstance(where, tuple) and len(where) == 2 and where[0] == whole:
-            return self._select(region, x, where[1])
-        if not isinstance(where, tuple) or len(where) != 4 or where[:2] != (whole, whole):
-            raise _Unsupported
-        steps = [w.step or 1 if isinstance(w, slice) and w.start is None and w.stop is None else 0 for w in where[2:]]
-        if min(steps) < 1:
-            raise _Unsupported
-        return self._pad(region, x, tuple(steps))
-
-    def _do_pad(self, region: Region, node: fx.Node) -> int:
-        """F.pad that adds zero channels only."""
-        amounts = node.args[1] if len(node.args) > 1 else None
-        zeros = node.kwargs.get("mode", "constant") == "constant" and not node.kwargs.get("value")
-        if not zeros or len(node.args) > 2 or not isinstance(amounts, tuple | list) or len(amounts) != 6 or any(amounts[:4]):
-            raise _Unsupported
-        return self._pad(region, node.args[0], front=amounts[4], back=amounts[5])
-
-    def _pad(
-        self,
-        region: Region,
-        x: Any,
-        steps: tuple[int, int] = (1, 1),
-        front: int = 0,
-        back: int = 0,
-        below: int = 0,
-        right: int = 0,
-    ) -> int:
-        """Every steps-th position, zero channels in front of the others and behind them, zeros below and to the right."""
-        index = self._value(region, x, last=False)
-        source = region.values[index]
-        if source.rank != 4 or min(front, back, below, right) < 0:
-            raise _Unsupported
-        h, w, c = source.shape
-        out = region.new((-(-h // steps[0]) + below, -(-w // steps[1]) + right, front + c + back), 4, False)
-        region.ops.append(Op(_native.PAD_CHANNELS, index, out, stride=steps, padding=(front, 0)))
-        return out
-
-
-_FUNCTIONS: dict[Any, str] = {
-    F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", F.hardtanh: "hardtanh", F.gelu: "gelu", operator.add: "add", operator.iadd: "add", torch.add: "add",
-    torch.flatten: "flatten", operator.getitem: "getitem", F.pad: "pad",
-    aten.relu.default: "relu", aten.add.Tensor: "add", aten.reshape.default: "view", aten.mean.dim: "mean", aten.amax.default: "amax",
-    aten.pad.default: "pad", aten.hardtanh.default: "hardtanh", aten.gelu.default: "gelu", aten.transpose.int: "transpose",
-    aten.select.int: "select",
-}  # fmt: skip
 
 
 def call_node(node: fx.Node, model: nn.Module, args: Any, kwargs: Any) -> Any:

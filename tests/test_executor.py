@@ -17,7 +17,7 @@ except _native.NativeUnavailable as error:
     pytest.skip(f"native kernels: {error}", allow_module_level=True)
 
 from tbn_bench.executor import Executor, executor
-from tbn_bench.lowering import Region
+from tbn_bench.regions import Region
 
 LEVELS = _native.levels()
 
