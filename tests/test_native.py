@@ -389,6 +389,23 @@ def test_gather_sums_the_pieces_of_rows(relu):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("p", [2, 3, 4, 8])
+def test_sums_of_neighbouring_channels(p):
+    """Every count of channels to a sum, of whole images and of their parts in several threads."""
+    x = images(2, 5 * p, 3, 7)
+    expected = x.reshape(2, 5, p, 3, 7).astype(np.float64).sum(2)
+    plan = Plan([Op(_native.GROUP_SUM, 0, 1, p=p)], [(3, 7, 5 * p), (3, 7, 5)])
+    for threads in (1, 2, 3):
+        assert close(plan(x, threads=threads), expected)
+    assert close(plan(x[:1], threads=4), expected[:1])
+
+
+@pytest.mark.parametrize("shapes", [[(3, 7, 9), (3, 7, 2)], [(3, 7, 8), (7, 3, 2)], [(3, 7, 8), (3, 7, 4)]])
+def test_sums_that_do_not_fit_are_refused(shapes):
+    with pytest.raises(ValueError, match="sums of 4 channels do not take"):
+        Plan([Op(_native.GROUP_SUM, 0, 1, p=4)], shapes)
+
+
 def test_coefficients_that_do_not_fit_are_refused():
     for shapes, count in (([(1, 6, 4), (1, 2, 5)], 14), ([(1, 6, 4), (1, 4, 5)], 15), ([(1, 6, 4), (2, 2, 5)], 15)):
         with pytest.raises(ValueError, match="coefficients do not take"):

@@ -22,8 +22,8 @@ LEVEL_VARIABLE = "TBN_BENCH_LEVEL"
 LIBRARY_VARIABLE = "TBN_BENCH_LIBRARY"  # path of another build, e.g. one with sanitizers
 (
     CONV, ADD, RELU, MAX_POOL, AVG_POOL, MEAN, AFFINE, PAD_CHANNELS, CHW, LAYER_NORM, COPY, EXTREMES, GATHER,
-    CLAMP, GELU, ATTENTION, PATCHES, TOKENS, SELECT,
-) = range(19)  # fmt: skip
+    CLAMP, GELU, ATTENTION, PATCHES, TOKENS, SELECT, GROUP_SUM,
+) = range(20)  # fmt: skip
 _NAMES = ("libtbn_bench.so", "libtbn_bench.dylib")
 PRECISIONS = {"f32": 3, "a14": 14, "bf16x2": 2, "bf16": 1}  # name -> Plan.planes of the C library
 SELF_TEST_TOLERANCE = 1e-5  # of the largest value, between two float32 summation orders
@@ -99,7 +99,7 @@ def load() -> ctypes.CDLL:
     lib.tbn_peak.restype = ctypes.c_int64
     lib.tbn_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     lib.tbn_read.restype = ctypes.c_double
-    same = hasattr(lib, "tbn_op_kinds") and lib.tbn_op_kinds() == SELECT + 1
+    same = hasattr(lib, "tbn_op_kinds") and lib.tbn_op_kinds() == GROUP_SUM + 1
     for name, structure in (("op", _Op), ("value", _Value), ("plan", _Plan)):
         same = same and getattr(lib, f"tbn_sizeof_{name}")() == ctypes.sizeof(structure)
     if not same:
@@ -217,7 +217,8 @@ class Op:
     """One step of a plan: out = kind(in, ...), values by index. Convolutions take the value `residual` too (-1: none).
 
     coefficients: of GATHER, (rows * pieces,), one for each piece of each row; of TOKENS, (T, C), what is added to all tokens, of which the
-    first `rows` are new. CLAMP keeps values between eps and high; ATTENTION has `rows` heads and the scale eps; SELECT takes position `rows`.
+    first `rows` are new. CLAMP keeps values between eps and high; ATTENTION has `rows` heads and the scale eps; SELECT takes position `rows`;
+    GROUP_SUM sums every p neighbouring channels.
     """
 
     kind: int
@@ -300,12 +301,19 @@ class Plan:
                 raise ValueError(f"weights of {w.rows} x {w.channels} x {w.kernel} do not fit {op}")
         if op.kind == CONV and op.rows * op.p * len(op.weights) != channels:
             raise ValueError(f"{len(op.weights)} groups of {op.p} x {op.rows} rows do not make {channels} channels")
+        if op.kind == GROUP_SUM:
+            self._check_group_sum(op)
         self._keep += [handles, *vectors, *op.weights]
         return _Op(
             op.kind, op.input, op.residual, op.output, *op.kernel, *op.stride, *op.padding, *op.dilation,
             max(1, len(op.weights)), op.p, int(op.relu), op.rows, pointer, *(v.ctypes.data for v in vectors),
             op.eps, op.high,
         )  # fmt: skip
+
+    def _check_group_sum(self, op: Op) -> None:
+        source, out = self.shapes[op.input], self.shapes[op.output]
+        if source != (*out[:2], op.p * out[2]):
+            raise ValueError(f"sums of {op.p} channels do not take {source} to {out}")
 
     def _coefficients(self, op: Op) -> np.ndarray:
         """Of GATHER, checked against its values."""

@@ -48,7 +48,7 @@ long size_of(const Value& v) { return (long)v.H * v.W * v.C; }
 // Op kinds of a plan; values are (G, H, W, C) float32 at `offset` floats per image into the arena.
 enum OpKind { OP_CONV = 0, OP_ADD = 1, OP_RELU = 2, OP_MAX_POOL = 3, OP_AVG_POOL = 4, OP_MEAN = 5, OP_AFFINE = 6, OP_PAD_CHANNELS = 7,
               OP_CHW = 8, OP_LAYER_NORM = 9, OP_COPY = 10, OP_EXTREMES = 11, OP_GATHER = 12, OP_CLAMP = 13, OP_GELU = 14,
-              OP_ATTENTION = 15, OP_PATCHES = 16, OP_TOKENS = 17, OP_SELECT = 18, OP_KINDS };
+              OP_ATTENTION = 15, OP_PATCHES = 16, OP_TOKENS = 17, OP_SELECT = 18, OP_GROUP_SUM = 19, OP_KINDS };
 
 struct Op {
   int32_t kind, in, in2, out;              // value ids; in2 = -1 where there is none
@@ -268,7 +268,7 @@ void part(void* arg, int i) {
 
 namespace {
 
-// Fewer images than threads: every thread takes its rows of each convolution, and waits for the others before the next step.
+// Fewer images than threads: every thread takes its rows of each convolution (its share of sums of channels), and waits for the others before the next step.
 struct Team {
   const Plan* plan;
   float* const* at;
@@ -297,6 +297,7 @@ void team_part(void* arg, int i) {
     const Op& op = t->plan->op[k];
     try {
       if (arena && op.kind == OP_CONV) conv(t->plan, op, t->at, 1, arena, i, t->parts);
+      else if (arena && op.kind == OP_GROUP_SUM) group_sum(t->plan, op, t->at, 1, i, t->parts);
       else if (arena && i == 0) run_op(t->plan, op, t->at, 1, arena);
     } catch (const std::bad_alloc&) { t->failed = 1; }  // the others still count on this thread at every step
     t->wait();
