@@ -274,7 +274,7 @@ def _cancelled_scales(model: nn.Module, rows: list[PlanRow]) -> list[str]:
     named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
     return [
         f"{named}: a normalisation of each channel right behind p aligned copies cancels their alphas, so the layer computes what "
-        "repeated_filters does, C_out / p features and their copies; copies='shifted' or 'hadamard' make p different features of the same bits"
+        "repeated_filters does, C_out / p features and their copies; copies='shifted', 'hadamard' or 'columns' make different features of the same bits"
     ]
 
 

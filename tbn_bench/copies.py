@@ -9,10 +9,15 @@ A weight of shape (rows, ...) and N elements holds p copies of a tile of q = N /
     hadamard   copy_i[:, segment s] = H_is T[:, segment s]      p segments of equal input channels, H Sylvester's Hadamard matrix
     shifted    copy_i = T moved by a small spatial offset       convolutions: the weight is a larger kernel, zero around each copy
 
-All but aligned give p different features per filter from the same stored bits. aligned, hadamard and shifted compute every product of
-an input with a tile element once (1 / p of the multiply-adds; hadamard adds p partial sums per output, shifted of stride s computes the
-positions between its outputs too); rotated and permuted cost full arithmetic. rotated, permuted and shifted: proposed for this suite;
-hadamard: ours, the counterpart for linear layers.
+In columns no rows are copies of others: p neighbouring input channels share a value. With T as (rows, C_in / p, taps),
+
+    columns    weight[r, c, tap] = T[r, c // p, tap]            each row has its own; the layer is T times sums of p input channels
+
+All but aligned give different features from the same stored bits. aligned, hadamard, shifted and columns compute every product of an
+input (columns: of a sum of p inputs) with a tile element once: 1 / p of the multiply-adds. hadamard adds p partial sums per output,
+columns sums its input in groups, shifted of stride s computes the positions between its outputs too; rotated and permuted cost full
+arithmetic. rotated, permuted and shifted: proposed for this suite; hadamard: ours, the counterpart for linear layers; columns:
+mattgorb/tbn-158 (2026), by the first author of TBN, which takes the sign of each group's mean, here of its sum: the same sign.
 """
 
 from dataclasses import dataclass
@@ -22,15 +27,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-KINDS = ("aligned", "rotated", "permuted", "hadamard", "shifted")
+KINDS = ("aligned", "rotated", "permuted", "hadamard", "shifted", "columns")
 
 
 @dataclass(frozen=True)
 class Copies:
     """p copies in a weight of `shape`, laid out by `kind`. shifts: one (dy, dx) (or (dx,)) per copy, for kind "shifted" alone.
 
-    Raises ValueError where the kind does not fit: p must divide the rows (all but aligned), p a power of two that divides the input
-    channels (hadamard), one shift per copy and spatial axes (shifted).
+    Raises ValueError where the kind does not fit: p must divide the rows (all but aligned and columns), p the input channels
+    (columns), p a power of two that divides the input channels (hadamard), one shift per copy and spatial axes (shifted).
     """
 
     shape: tuple[int, ...]
@@ -47,6 +52,9 @@ class Copies:
             return f"must be one of {', '.join(KINDS)}"
         if self.kind == "aligned":
             return ""
+        if self.kind == "columns":
+            channels = self.shape[1]
+            return f"p must divide the {channels} input channels, got p={self.p}" if channels % self.p else ""
         if self.shape[0] % self.p:
             return f"p must divide the {self.shape[0]} rows, got p={self.p}"
         if self.kind == "hadamard" and (self.p & (self.p - 1) or self.shape[1] % self.p):
@@ -60,6 +68,14 @@ class Copies:
     @property
     def q(self) -> int:
         return int(np.prod(self.shape)) // self.p
+
+    @property
+    def tile_shape(self) -> tuple[int, ...]:
+        """The shape of the tile as the weight of a layer; where the kind is aligned, of copies that are whole rows."""
+        rows, channels, *taps = self.shape
+        if self.kind == "columns":
+            return (rows, channels // self.p, *taps)
+        return (rows // self.p, channels, *taps)
 
     @property
     def reach(self) -> int:
@@ -105,8 +121,11 @@ def hadamard(p: int) -> NDArray[np.int8]:
 
 @lru_cache(maxsize=64)
 def _index(kind: str, p: int, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
-    if kind not in ("rotated", "permuted") or p == 1:
+    if kind not in ("rotated", "permuted", "columns") or p == 1:
         return None
+    if kind == "columns":
+        groups = np.arange(int(np.prod(shape)) // p).reshape(shape[0], shape[1] // p, -1)
+        return np.repeat(groups, p, axis=1).reshape(p, -1)
     columns, rows = int(np.prod(shape[1:])), shape[0] // p
     tile = np.arange(rows * columns).reshape(rows, columns)
     if kind == "rotated":

@@ -6,8 +6,8 @@ what inference needs) are listed apart, 32 bits each. bits_per_weight = stored b
 up to whole bytes, padding_bits being the difference, so it is what a packed file's tensors weigh.
 
 MACs count the multiply-adds of weight layers only (attention's products of activations are not weights). distinct_macs counts a dot
-product that p copies share (aligned), or compute from shared parts (hadamard, shifted), once; the p additions per output of hadamard are
-not multiply-adds and are not counted.
+product that p copies share (aligned), or compute from shared parts (hadamard, shifted), once; of columns the products with sums of p inputs.
+Additions are not multiply-adds and are not counted: p per output of hadamard, p - 1 for each sum of p inputs of columns.
 
 BitOps, by definition:
     bitops_fp64    64 per full-precision MAC, 1 per binary-weight MAC (Bi-Real Net's convention; it reproduces the paper's 35.03 G for ResNet-18)

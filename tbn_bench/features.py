@@ -1,6 +1,6 @@
-"""p different features from one tile at 1/p of the arithmetic: what a layer with hadamard or shifted copies (copies.py) computes.
+"""Different features from one tile at 1/p of the arithmetic: what a layer with hadamard, shifted or columns copies (copies.py) computes.
 
-Both give exactly what the dense weight gives, up to the order of floating-point sums, with ordinary differentiable operations;
+All give exactly what the dense weight gives, up to the order of floating-point sums, with ordinary differentiable operations;
 training (reuse.py) and packed layers (packed.py) share them.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tbn_bench.copies import Copies, hadamard
 
-KINDS = ("hadamard", "shifted")
+KINDS = ("hadamard", "shifted", "columns")
 _CONV = {1: F.conv1d, 2: F.conv2d}
 
 
@@ -22,9 +22,33 @@ def _mixer(scales: Tensor, p: int) -> Tensor:
     return matrix * scales[:, None] if len(scales) else matrix
 
 
+def group_sums(x: Tensor, p: int, channel: int) -> Tensor:
+    """x: (..., C at `channel` (-1 or 1), ...) -> (..., C / p, ...): sums of p neighbours, in x's type and memory format."""
+    if channel == -1:
+        return x.unflatten(-1, (-1, p)).sum(-1, dtype=x.dtype)
+    sums = x.unflatten(1, (-1, p)).sum(2, dtype=x.dtype)
+    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return sums.contiguous(memory_format=torch.channels_last) if channels_last else sums
+
+
+def _scaled_rows(y: Tensor, scales: Tensor, channel: int) -> Tensor:
+    """y: (..., rows at `channel` (-1 or 1), ...), each of k blocks of rows times its scale. scales: (0,) or (k,)."""
+    if not len(scales):
+        return y
+    rows = y.shape[channel]
+    per_row = scales.to(y.dtype)[:, None].expand(-1, rows // len(scales)).reshape(-1)
+    return y * (per_row if channel == -1 else per_row.reshape(-1, *[1] * (y.dim() - 2)))
+
+
 def linear(x: Tensor, tile: Tensor, scales: Tensor, copies: Copies) -> Tensor:
-    """hadamard. x: (..., K), tile: (R, K) -> (..., p R): copy i is alpha_i sum_s H_is (x_s T_s) over p segments of K / p inputs."""
+    """x: (..., K), tile: copies.tile_shape -> (..., rows).
+
+    hadamard, tile (R, K): copy i of p is alpha_i sum_s H_is (x_s T_s) over p segments of K / p inputs.
+    columns, tile (rows, K / p): the rows of T times the sums of x over groups of p inputs, each by its block's alpha.
+    """
     p = copies.p
+    if copies.kind == "columns":
+        return _scaled_rows(F.linear(group_sums(x, p, -1), tile), scales, -1)
     flat = x.reshape(-1, p, x.shape[-1] // p)
     parts = torch.einsum("msk,rsk->smr", flat, tile.reshape(-1, p, flat.shape[2]))
     mixed = _mixer(scales, p).to(x.dtype) @ parts.flatten(1)  # (p, M R)
@@ -40,7 +64,11 @@ def conv(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """x: (B, C, *S), tile: (R, C, *k) -> (B, p R, *S_out). padding: that of the layer before its kernel was enlarged."""
+    """x: (B, C, *S), tile: copies.tile_shape -> (B, rows, *S_out). padding: that of the layer before its kernel was enlarged."""
+    if copies.kind == "columns":
+        summed = group_sums(x, copies.p, 1)
+        y = _CONV[tile.dim() - 2](summed, tile, None, stride, padding, dilation)
+        return _scaled_rows(y, scales, 1)
     if copies.kind == "hadamard":
         return _hadamard_conv(x, tile, scales, copies.p, stride, padding, dilation)
     return _shifted_conv(x, tile, scales, copies, stride, padding, dilation)
@@ -104,7 +132,7 @@ class _LatentGradient(torch.autograd.Function):
         else:
             full = _weight_gradient(grad, x, latent, copies, stride, padding, dilation)
         factors = scales if len(scales) else torch.ones(1, device=x.device)
-        return grad, (full.to(latent.dtype).unflatten(0, (copies.p, -1)) * factors.reshape(-1, *[1] * latent.dim())).flatten(0, 1), \
+        return grad, (full.to(latent.dtype).unflatten(0, (len(factors), -1)) * factors.reshape(-1, *[1] * latent.dim())).flatten(0, 1), \
             None, None, None, None, None, None  # fmt: skip
 
 

@@ -203,10 +203,12 @@ class Lowering(Functions):
 
     def _layer(self, region: Region, x: int, module: Any) -> int:
         """A convolution or linear layer, packed or dense, as a CONV op."""
-        source = region.values[x]
         if isinstance(module, packed._Packed) and module.form.kind == "shifted":
             raise Unsupported  # torch runs it with the tile alone; the enlarged kernel would cost more than it saves
-        weight_shape = tuple(module.shape if isinstance(module, packed._Packed) else module.weight.shape)
+        if isinstance(module, packed._Packed) and module.summed > 1:
+            x = self._group_sums(region, x, module.summed)
+        source = region.values[x]
+        weight_shape = tuple(module.product.shape if isinstance(module, packed._Packed) else module.weight.shape)
         kh, kw = {2: (1, 1), 3: (1, *weight_shape[2:]), 4: weight_shape[2:]}[len(weight_shape)]
         groups = getattr(module, "groups", 1)
         if source.shape[2] != weight_shape[1] * groups:
@@ -231,6 +233,22 @@ class Lowering(Functions):
             rows=weights[0].rows, weights=weights, scale=scale, shift=shift,
         ))  # fmt: skip
         self.native_layers += 1
+        return out
+
+    def _group_sums(self, region: Region, x: int, p: int) -> int:
+        """Sums of every p neighbouring channels: what the tile of columns copies meets.
+
+        Layers that read one value share its sums.
+        """
+        source = region.values[x]
+        h, w, channels = source.shape
+        if channels % p:
+            raise Unsupported
+        for op in region.ops:
+            if (op.kind, op.input, op.p) == (_native.GROUP_SUM, x, p):
+                return op.output
+        out = region.new((h, w, channels // p), source.rank, source.last)
+        region.ops.append(Op(_native.GROUP_SUM, x, out, p=p))
         return out
 
     def _segments(self, region: Region, x: int, module: packed.PackedLinear) -> int:

@@ -43,7 +43,8 @@ class PackRow:
 def _how(form: Form, linear: bool, groups: int) -> str:
     """What a layer of this form multiplies by."""
     if form.kind in features.KINDS:
-        return "tile reuse"
+        whole = form.shape[0] % max(1, form.scales) == 0  # what columns need and the others have
+        return "tile reuse" if whole else "expanded"
     if form.plain and _tile.aligned(form.shape[0], form.p, form.scales, groups):
         return "tile reuse"
     return "segments" if form.plain and linear and _tile.segment(form.shape, form.p, form.scales) else "expanded"
@@ -53,6 +54,7 @@ class _Packed(nn.Module):
     """Buffers: tile_bits uint8, alphas float32 (or int8 exponents), offsets, codebook: the tensors of `form`, by BUFFERS.
 
     What forward multiplies by is derived from them at its first call: a native plan, which reads the bits, never makes it.
+    product: the form of what the input meets, once sums of `summed` neighbouring channels have taken its place (1: no sums).
     input_binarizer: what the input passes first, or None.
     """
 
@@ -61,6 +63,8 @@ class _Packed(nn.Module):
         self.form, self.shape, self.p, self.groups = form, form.shape, form.p, getattr(layer, "groups", 1)
         self.how = _how(form, len(form.shape) == 2, self.groups)
         self.reuses = self.how == "tile reuse"
+        self.product = form.product
+        self.summed = form.p if self.product is not form else 1
         self.segment = _tile.segment(self.shape, form.p, form.scales) if self.how == "segments" else 0
         for name, tensor in tensors.items():
             self.register_buffer(BUFFERS[name], tensor)
@@ -83,9 +87,12 @@ class _Packed(nn.Module):
         return torch.exp2(self.alphas.float()) if self.form.exponents else self.alphas
 
     def sign_form(self) -> tuple[Tensor, Tensor, int] | None:
-        """(tile_bits, scales, p) of an equal weight of signs in aligned copies: what the native kernels take. None where there is none."""
-        if self.form.plain:
-            return self.tile_bits, self.alphas, self.p
+        """(tile_bits, scales, p) of an equal weight of signs in aligned copies: what the native kernels take.
+
+        Its shape is that of `product`. None where there is none.
+        """
+        if self.product.plain:
+            return self.tile_bits, self.alphas, self.product.p
         if self.form.code == "ternary" or self.form.offsets or self.form.kind == "shifted":
             return None
         values = self.form.values(self.tensors())
@@ -123,9 +130,9 @@ class _Packed(nn.Module):
         tile = _tile.unpack(self.tile_bits, self.numel // self.p, scales.dtype)
         if self.segment:
             return tile, None
-        tile = tile.reshape(-1, *self.shape[1:])
         if self.form.copies is not None:
-            return tile, scales
+            return tile.reshape(self.form.copies.tile_shape), scales
+        tile = tile.reshape(-1, *self.shape[1:])
         return tile, _tile.row_scales(scales, self.shape[0]).reshape(self.p, -1, *[1] * (len(self.shape) - 2))
 
     def materialize_(self) -> None:
@@ -146,7 +153,7 @@ class _Packed(nn.Module):
 
     def why_no_kernel(self) -> str:
         """Why implement_ leaves this layer to torch; empty where the kernels take it on every device."""
-        if not self.form.plain:
+        if not self.product.plain:
             return "its weight is not p copies of one tile of signs"
         if self.form.scales and self.shape[0] % self.form.scales:
             return "a scale changes inside a row"
@@ -162,8 +169,9 @@ class _Packed(nn.Module):
         """Bytes of weights that one forward reads: the float tile with its row scales, the expanded weight, or, by Triton, words of 32 signs of
         one channel run per tap (of all rows where the copies are not whole rows) with a scale per row."""
         if self.by_kernel:
-            rows = self.shape[0] // (self.p if _tile.aligned(self.shape[0], self.p, self.form.scales) else 1)
-            return 4 * rows * math.prod(self.shape[2:]) * -(-self.shape[1] // 32) + 4 * self.shape[0]
+            rows, channels, *taps = self.product.shape
+            stored = rows // (self.product.p if _tile.aligned(rows, self.product.p, self.form.scales) else 1)
+            return 4 * stored * math.prod(taps) * -(-channels // 32) + 4 * rows
         self.materialize_()
         read = [self.factor] if self.row_scales is None else [self.factor, self.row_scales]
         return sum(t.numel() * t.element_size() for t in read)
@@ -182,7 +190,8 @@ class PackedLinear(_Packed):
 
     def _multiply(self, x: Tensor) -> Tensor:
         if self.by_kernel:
-            return tiled_linear.operator(x, self.tile_bits, self.alphas, self.bias, self.shape, self.p)
+            x = features.group_sums(x, self.summed, -1) if self.summed > 1 else x
+            return tiled_linear.operator(x, self.tile_bits, self.alphas, self.bias, self.product.shape, self.product.p)
         weight, scales = self._factors()
         if self.segment:
             return segments(x, weight, self.alphas, self.bias, self.shape, self.segment)
@@ -216,9 +225,11 @@ class _PackedConv(_Packed):
     def _multiply(self, x: Tensor) -> Tensor:
         if self.by_kernel:
             whole = x if x.dim() == 4 else x.unsqueeze(0)
+            whole = features.group_sums(whole, self.summed, 1) if self.summed > 1 else whole
             y = tiled_conv2d.operator(
-                whole, self.tile_bits, self.alphas, self.bias, self.shape, self.p, self.stride, self.padding, self.dilation, 1
-            )
+                whole, self.tile_bits, self.alphas, self.bias, self.product.shape, self.product.p, self.stride, self.padding,
+                self.dilation, 1,
+            )  # fmt: skip
             return y if x.dim() == 4 else y.squeeze(0)
         weight, scales = self._factors()
         padding = self.padding

@@ -7,8 +7,8 @@ Where p divides the output rows, row block i of the weight is alpha_i * T with T
     "tile":         dL/dT = (sum_i alpha_i dL/dy_block_i) x^T       weight gradient 1/p
     "elementwise":  dL/dB_i = alpha_i dL/dy_block_i x^T             weight gradient at full cost (the authors' rule)
 
-A method takes part by `reuse` and `training_tile` (binarizers/_base.py). Copies that are not aligned (hadamard, shifted) go through
-features.py. The numbers are those of the plain parametrized path (layer.weight), up to the order of floating-point sums.
+A method takes part by `reuse` and `training_tile` (binarizers/_base.py). Copies that are not aligned (hadamard, shifted, columns) go
+through features.py. The numbers are those of the plain parametrized path (layer.weight), up to the order of floating-point sums.
 """
 
 import torch
@@ -144,7 +144,8 @@ class ReuseLinear(_Reuse, nn.Linear):
             flat = x.reshape(-1, self.in_features)
             y = _LinearElementwise.apply(flat, latent, scales, p).reshape(*x.shape[:-1], self.out_features)
         else:
-            tile = method.training_tile(latent).reshape(-1, self.in_features).to(x.dtype)
+            shape = (-1, self.in_features) if copies is None else copies.tile_shape
+            tile = method.training_tile(latent).reshape(shape).to(x.dtype)
             y = _blocks(F.linear(x, tile), scales, p, -1) if copies is None else features.linear(x, tile, scales, copies)
             if method.elementwise:
                 y = features.elementwise(y, latent, x, scales, copies)
@@ -189,7 +190,8 @@ class _ReuseConv(_Reuse):
         if method.elementwise and copies is None:
             y = _ElementwiseReuse.apply(x, latent, scales, method.p, self.stride, padding, self.dilation)
         else:
-            tile = method.training_tile(latent).reshape(-1, *latent.shape[1:]).to(x.dtype)
+            shape = (-1, *latent.shape[1:]) if copies is None else copies.tile_shape
+            tile = method.training_tile(latent).reshape(shape).to(x.dtype)
             y = self._features(x, tile, scales, method, latent, copies, padding)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).reshape(-1, *[1] * spatial)
@@ -225,11 +227,16 @@ _SWAP = {nn.Linear: ReuseLinear, nn.Conv1d: ReuseConv1d, nn.Conv2d: ReuseConv2d}
 
 
 def reusable(module: nn.Module, method: WeightBinarizer) -> bool:
-    """True where the layer can compute 1/p of the products: a plain Linear / Conv, one group, p > 1 dividing its rows."""
+    """True where the layer can compute 1/p of the products: a plain Linear / Conv, one group, p > 1 dividing its rows.
+
+    columns needs whole rows for each scale instead.
+    """
     if type(module) not in _SWAP or not method.reuse or method.p <= 1 or getattr(module, "groups", 1) != 1:
         return False
-    known = method.copies is None or method.copies.kind in features.KINDS
-    return known and module.weight.shape[0] % method.p == 0
+    kind = "aligned" if method.copies is None else method.copies.kind
+    if kind == "columns":
+        return module.weight.shape[0] % method.num_scales(module.weight) == 0
+    return (kind == "aligned" or kind in features.KINDS) and module.weight.shape[0] % method.p == 0
 
 
 def reuse_(module: nn.Module) -> None:

@@ -15,7 +15,7 @@ Tensors (`names`), all but the first only where the method has them:
 The one path from a method to its size: cost.py, the packed file and the plan all ask `Form`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -87,6 +87,16 @@ class Form:
     def plain(self) -> bool:
         """True for signs, float scales and aligned copies: what the kernels take."""
         return self.code == "sign" and not self.exponents and not self.offsets and self.kind == "aligned"
+
+    @property
+    def product(self) -> "Form":
+        """The form of what a layer's input meets: of columns copies the tile itself, after the input was summed in groups of p.
+
+        Where a scale changes inside a row, and for every other kind, it is this form.
+        """
+        if self.copies is None or self.kind != "columns" or self.shape[0] % max(1, self.scales):
+            return self
+        return replace(self, shape=self.copies.tile_shape, p=1, copies=None)
 
     @cached_property
     def sizes(self) -> dict[str, int]:

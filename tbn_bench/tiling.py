@@ -15,7 +15,8 @@ The column sums s move identically under both, since sum_i dL/dB_ij = dL/dt_j; s
 decay) and alphas that do not come from W, both give the same tiles step by step. Under Adam they differ.
 
 `copies` (copies.py) lays the tile out otherwise: B = E t with a matrix E of 0 and +-1 that has p entries in each column, s = E^T W and
-dL/dW := E dL/dt / p under "tile"; all of the above holds, as E^T E = p. None is the paper's layout.
+dL/dW := E dL/dt / p under "tile"; all of the above holds, as E^T E = p. The p scales still cover blocks of N / p consecutive weights.
+None is the paper's layout.
 """
 
 from collections.abc import Sequence
@@ -59,6 +60,9 @@ def nearest_p(n: int, q: int) -> int:
 
 def lay_out(tile: Tensor, copies: Copies) -> Tensor:
     """The p copies of tile: (q,) in their places and with their signs: (p, q)."""
+    if copies.kind == "columns":
+        groups = tile.reshape(copies.shape[0], copies.shape[1] // copies.p, 1, -1)
+        return groups.expand(-1, -1, copies.p, -1).reshape(copies.p, -1)
     index, signs = copies.index(), copies.signs()
     out = tile.expand(copies.p, -1) if index is None else tile[torch.from_numpy(index).to(tile.device)]
     return out if signs is None else out * torch.from_numpy(signs).to(tile.device, tile.dtype)
@@ -66,6 +70,8 @@ def lay_out(tile: Tensor, copies: Copies) -> Tensor:
 
 def gather(weight: Tensor, copies: Copies) -> Tensor:
     """lay_out's transpose: weight: (N elements) -> its column sums s: (q,)."""
+    if copies.kind == "columns":
+        return weight.reshape(copies.shape[0], copies.shape[1] // copies.p, copies.p, -1).sum(2).reshape(-1)
     rows, index, signs = weight.reshape(copies.p, copies.q), copies.index(), copies.signs()
     if signs is not None:
         rows = rows * torch.from_numpy(signs).to(rows.device, rows.dtype)

@@ -120,11 +120,16 @@ def test_classifier_with_one_alpha_is_warned_about(spec):
 
 @pytest.mark.parametrize(
     "spec",
-    ["tbn(p=2, min_layer_size=0)", "tbn(p=2, alpha='layer')", "tbn(p=2, alpha='layer', min_layer_size=0, copies='rotated')"],
+    [
+        "tbn(p=2, min_layer_size=0)",
+        "tbn(p=2, alpha='layer')",
+        "tbn(p=2, alpha='layer', min_layer_size=0, copies='rotated')",
+        "tbn(p=2, alpha='layer', min_layer_size=0, copies='columns')",
+    ],
 )
 def test_classifiers_that_tell_classes_apart_are_quiet(spec):
     """One alpha per tile, p = 1 below min_layer_size, copies that are not aligned: no two classes share a row."""
-    layer = nn.Linear(4, 10, bias=False)
+    layer = nn.Linear(16, 10, bias=False)
     assert binarize_(layer, spec).warnings == []
     assert len(layer.weight.detach().unique(dim=0)) > 5
 
@@ -142,7 +147,7 @@ def test_aligned_copies_before_a_normalisation_are_warned_about(spec, norm):
     warnings = [w for w in binarize_(blocks(norm), spec, ["6"]).warnings if "cancels their alphas" in w]
     assert len(warnings) == 1
     assert warnings[0].startswith("0.weight, 2.weight: a normalisation")
-    assert "copies='shifted' or 'hadamard'" in warnings[0]
+    assert "copies='shifted', 'hadamard' or 'columns'" in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +155,7 @@ def test_aligned_copies_before_a_normalisation_are_warned_about(spec, norm):
     [
         (blocks(), "tbn(p=2, min_layer_size=0, copies='shifted')"),
         (blocks(), "tbn(p=2, min_layer_size=0, copies='rotated')"),
+        (blocks(), "tbn(p=2, min_layer_size=0, copies='columns')"),
         (blocks(), "tbn(p=1, min_layer_size=0)"),
         (blocks(), "tbn(p=2, min_layer_size=10_000)"),
         (blocks(), "bwn"),

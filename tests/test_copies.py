@@ -10,8 +10,9 @@ from tbn_bench.convert import binarize_
 from tbn_bench.copies import Copies, default_shifts, hadamard
 from tbn_bench.cost import cost
 from tbn_bench.executor import executor
+from tbn_bench.storage import Form
 
-KINDS = ["rotated", "permuted", "hadamard", "shifted"]
+KINDS = ["rotated", "permuted", "hadamard", "shifted", "columns"]
 LAYERS = {
     "linear": (lambda: nn.Linear(16, 8), (5, 16)),
     "tokens": (lambda: nn.Linear(16, 8, bias=False), (2, 3, 16)),
@@ -41,6 +42,20 @@ def test_layouts_by_hand():
     assert sorted(Copies((2, 4), 2, "permuted").lay_out(tile)[1]) == [1, 2, 3, 4]
     moved = Copies((2, 1, 2), 2, "shifted", ((0,), (1,))).enlarged(np.array([[[1, 2]], [[1, 2]]]))
     assert moved.tolist() == [[[0, 1, 2, 0]], [[0, 0, 1, 2]]]
+
+
+def test_columns_by_hand():
+    """Two rows of four inputs, p = 2: neighbours share the sign of their sum (of 0: -1), and each row has its own."""
+    tile = np.array([1, 2, 3, 4])
+    assert Copies((2, 4), 2, "columns").lay_out(tile).tolist() == [[1, 1, 2, 2], [3, 3, 4, 4]]
+    assert Copies((1, 4, 2), 2, "columns").lay_out(tile).tolist() == [[1, 2, 1, 2], [3, 4, 3, 4]]  # two taps
+    net = nn.Sequential(nn.Linear(4, 2, bias=False))
+    net[0].weight.data = torch.tensor([[0.5, -2.0, 3.0, -1.0], [1.0, -1.0, 0.0, 2.0]])
+    binarize_(net, "tbn(p=2, min_layer_size=0, copies='columns', alpha_source='W')")
+    first, second = 6.5 / 4, 4 / 4
+    assert net[0].weight.tolist() == [[-first, -first, first, first], [-second, -second, second, second]]
+    x = torch.tensor([[1.0, 2.0, 3.0, 5.0]])  # the sums of its pairs: 3 and 8
+    assert net(x).tolist() == [[first * 5, second * 5]]
 
 
 def test_the_permutations_never_change():
@@ -90,7 +105,7 @@ def test_reuse_equals_the_dense_weight(kind, layer, gradient, alpha):
         results.append([y.detach(), v.grad, *(p.grad.clone() for p in net.parameters())])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
-    assert plan.rows[0].reuse == (plan.rows[0].copies in ("aligned", "hadamard", "shifted"))
+    assert plan.rows[0].reuse == (plan.rows[0].copies in ("aligned", "hadamard", "shifted", "columns"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -144,7 +159,8 @@ def test_native_plans_know_every_layout(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "factor"), [("aligned", 1), ("hadamard", 1), ("shifted", (7 + 2) * (9 + 2) / (4 * 5)), ("rotated", 4)]
+    ("kind", "factor"),
+    [("aligned", 1), ("hadamard", 1), ("columns", 1), ("shifted", (7 + 2) * (9 + 2) / (4 * 5)), ("rotated", 4)],
 )
 def test_distinct_macs(kind, factor):
     """A stride-2 layer: 1/p of the products; shifted computes its tile at every position and a margin; rotated saves nothing."""
@@ -152,6 +168,76 @@ def test_distinct_macs(kind, factor):
     total = cost(net.float(), plan, x.shape[1:]).summary()
     assert total["macs"] == 12 * 8 * 9 * 4 * 5
     assert total["distinct_macs"] == round(total["macs"] * factor / 4)
+
+
+@pytest.mark.parametrize("gradient", ["tile", "elementwise"])
+def test_columns_with_one_alpha_need_no_p_that_divides_the_rows(tmp_path, gradient):
+    """Six rows, p = 4: reuse, its gradients, the file and the native plan are those of the dense weight."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(8, 6, 3), nn.Flatten(), nn.Linear(24, 6))
+    spec = f"tbn(p=4, min_layer_size=0, copies='columns', alpha='layer', gradient={gradient!r})"
+    plan, x = binarize_(net, spec), torch.randn(3, 8, 4, 4)
+    assert all(row.reuse and row.copies == "columns" for row in plan.rows)
+    expected = packed.dense(net)(x)
+    torch.testing.assert_close(net(x), expected, rtol=1e-5, atol=1e-5)
+    latent = net[2].parametrizations.weight.original
+    (got,) = torch.autograd.grad(net(x).square().sum(), latent)
+    (wanted,) = torch.autograd.grad(nn.functional.linear(net[:2](x), net[2].weight, net[2].bias).square().sum(), latent)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    packed.pack_(net.eval())
+    packed.save(net, tmp_path / "net.safetensors")
+    fresh = nn.Sequential(nn.Conv2d(8, 6, 3), nn.Flatten(), nn.Linear(24, 6))
+    loaded = packed.load_(fresh, tmp_path / "net.safetensors")
+    native, _ = executor(net, x)
+    for network in (net, loaded, native or net):
+        torch.testing.assert_close(network(x).detach(), expected.detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["hadamard", "columns"])
+@pytest.mark.parametrize("gradient", ["tile", "elementwise"])
+def test_reuse_under_autocast(kind, gradient):
+    """bfloat16 out, near the float32 numbers; gradients of the latent weight in float32, in its direction."""
+    net, _, x = made("conv", kind, gradient=gradient)
+    net, x = net.float(), x.float()
+    latent = net[0].parametrizations.weight.original
+    exact = net(x)
+    (wanted,) = torch.autograd.grad(exact.square().sum(), latent)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = net(x)
+    (grad,) = torch.autograd.grad(got.float().square().sum(), latent)
+    assert (got.dtype, grad.dtype) == (torch.bfloat16, torch.float32)
+    assert (got - exact).abs().max() < 0.03 * exact.abs().max()
+    assert torch.cosine_similarity(grad.flatten(), wanted.flatten(), dim=0) > 0.99
+
+
+def test_columns_keep_channels_last():
+    net, _, x = made("conv", "columns")
+    last = net(x.to(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, net(x), rtol=1e-9, atol=1e-11)
+
+
+def test_where_columns_do_not_fit():
+    """Aligned, with the reason: p beside the inputs, an alpha that would change inside a row, groups."""
+    net = nn.Sequential(nn.Linear(15, 8), nn.Linear(8, 6), nn.Conv2d(8, 8, 3, groups=2))
+    net[0].weight = nn.Parameter(torch.randn(8, 15))
+    rows = binarize_(net, "tbn(p=4, min_layer_size=0, copies='columns')").rows
+    assert [r.copies for r in rows] == ["aligned"] * 3
+    assert "p must divide the 15 input channels, got p=4" in rows[0].reason
+    assert "a p that divides the 6 rows, got p=4; alpha='layer' does not" in rows[1].reason
+    assert "single group" in rows[2].reason
+
+
+def test_a_scale_inside_a_row_is_expanded():
+    """No binarizer makes such columns, but a file may hold them: the packed layer multiplies by the dense weight."""
+    copies = Copies((6, 8), 4, "columns")
+    form = Form((6, 8), 4, 4, copies=copies)
+    values, alphas = np.where(np.arange(12) % 3, 1, -1), np.arange(1, 5, dtype=np.float32)
+    tensors = {k: torch.from_numpy(v) for k, v in form.encode(values, alphas).items()}
+    layer, x = packed.PackedLinear(nn.Linear(8, 6, bias=False), form, tensors), torch.randn(3, 8)
+    assert (layer.how, layer.summed) == ("expanded", 1)
+    dense = torch.from_numpy(form.dense(layer.tensors()))
+    torch.testing.assert_close(layer(x), x @ dense.T)
 
 
 def test_a_layout_that_does_not_fit_is_aligned_and_says_so():

@@ -58,7 +58,8 @@ MODELS = [
     ("vit(dim=32, depth=2, heads=2, head_dim=16, mlp_dim=64)", (3, 8, 8)),
     ("pointnet_cls", (3, 41)),
 ]
-SPECS = ["tbn(p=4, min_layer_size=512)", "tbn(p=2, alpha='layer', min_layer_size=0)", "bwn", "sign"]
+COLUMNS = "tbn(p=4, min_layer_size=0, copies='columns')"
+SPECS = ["tbn(p=4, min_layer_size=512)", "tbn(p=2, alpha='layer', min_layer_size=0)", "bwn", "sign", COLUMNS]
 
 
 @pytest.mark.parametrize(("model", "shape"), MODELS)
@@ -96,10 +97,53 @@ def test_layers_with_binary_inputs_stay_in_torch(spec):
     torch.testing.assert_close(run(x), expected, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("spec", ["tbn(p=4, min_layer_size=0)", COLUMNS])
 @pytest.mark.parametrize("level", LEVELS)
-def test_every_level_runs_a_network(level):
+def test_every_level_runs_a_network(level, spec):
     network = catalog.build("models", "resnet_cifar(depth=8)", num_classes=12, in_shape=(3, 12, 12))
-    assert check(network, (3, 12, 12), "tbn(p=4, min_layer_size=0)", level).level == level
+    assert check(network, (3, 12, 12), spec, level).level == level
+
+
+def columns_network() -> nn.Module:
+    """Two layers that read the same sums, one with a residual sum, tokens, a strided kernel, and a classifier."""
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.left, self.right = (nn.Conv2d(8, 24, 3, 2, 1), nn.Conv2d(24, 24, 3, padding=1), nn.Conv2d(24, 24, 1))
+            self.norm, self.line, self.head = nn.BatchNorm2d(24), nn.Linear(24, 20), nn.Linear(20 * 25, 12)
+
+        def forward(self, x):
+            y = torch.relu(self.norm(self.stem(x)))
+            y = torch.relu(self.left(y) + self.right(y))
+            return self.head(self.line(y.flatten(2).transpose(1, 2)).flatten(1))
+
+    return Network()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_columns_run_from_their_tiles(level):
+    """A step of sums in front of each layer, one for both readers of a value, then a layer of 1/p of the columns."""
+    run = check(columns_network(), (8, 9, 10), COLUMNS, level)
+    assert run.native_layers == 5
+    ops = [op for step in run._steps if isinstance(step, Region) for op in step.ops]
+    assert sum(op.kind == _native.GROUP_SUM for op in ops) == 4
+    assert [op.weights[0].channels for op in ops if op.kind == _native.CONV] == [2, 6, 6, 6, 125]
+
+
+def test_columns_with_rounded_activations_and_threads():
+    """14 bits of the largest sum instead of the largest input, where this CPU has them; more threads than images change nothing."""
+    network, x = columns_network(), torch.randn(2, 8, 9, 10)
+    binarize_(network, COLUMNS)
+    packed.pack_(settled(network, (8, 9, 10)))
+    with torch.no_grad():
+        expected = network(x)
+    one, many = (Executor(network, x, threads=threads) for threads in (1, 3))
+    torch.testing.assert_close(many(x), one(x), rtol=1e-5, atol=1e-5)
+    rounded, why = executor(network, x, precision="a14")
+    assert rounded is not None or "no precision a14" in why
+    if rounded is not None:
+        assert (rounded(x) - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
 def test_resnets_and_mlps_run_without_torch():

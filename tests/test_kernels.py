@@ -263,6 +263,26 @@ def test_packed_layers_by_the_kernels(spec):
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
+@pytest.mark.skipif(not NATIVE, reason="no native library")
+def test_columns_layers_by_the_kernels():
+    """They sum their input in groups and take the tile as a plain layer: what they read is 1/p of the weights."""
+    from tbn_bench import packed
+    from tbn_bench.convert import binarize_
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(64, 16, 3, padding=1, bias=False), torch.nn.Flatten(), torch.nn.Linear(400, 8))
+    binarize_(network, "tbn(p=4, min_layer_size=0, copies='columns')")
+    reference = packed.dense(network).double()
+    packed.pack_(network)
+    x = torch.randn(3, 64, 5, 5)
+    with torch.no_grad():
+        assert packed.implement_(network) == {}
+        assert error(network(x), reference(x.double())) < 1e-5
+        assert torch.equal(network[0](x[0]), network[0](x[:1])[0])  # (C, H, W)
+    assert all(layer.factor is None for layer in (network[0], network[2]))
+    assert network[0].weight_bytes() == 4 * 16 * 9 * 1 + 4 * 16  # 16 channels: one word per tap and row
+
+
 @pytest.mark.gpu
 def test_a_packed_network_runs_from_its_bits_on_a_gpu():
     """ResNet-8 by Triton: the outputs of its float64 copy, and at rest less memory than by float tiles."""

@@ -123,6 +123,7 @@ NETWORKS = {
     "mlp, short tiles": (_model("mlp(hidden=[32])"), (1, 6, 6), "tbn(p=64, min_layer_size=0)"),
     "mlp, ternary": (_model("mlp(hidden=[32])"), (1, 6, 6), "twn"),
     "mlp, permuted copies": (_model("mlp(hidden=[32])"), (1, 6, 6), "tbn(p=4, min_layer_size=0, copies='permuted')"),
+    "mlp, columns": (_model("mlp(hidden=[32])"), (1, 6, 6), "tbn(p=4, min_layer_size=0, copies='columns')"),
     "vgg": (_model("vgg_small(width=8)"), (3, 16, 16), TILED),
     "vgg, binary": (_model("vgg_small(width=8)"), (3, 16, 16), "bwn"),
     "resnet": (_model("resnet_cifar(depth=8, width=4)"), (3, 12, 12), TILED),

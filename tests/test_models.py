@@ -40,6 +40,7 @@ BINARIZERS = [
     "frozen_tile(p=2, min_layer_size=0)",
     "tbn(p=2, min_layer_size=0, copies='shifted')",
     "tbn(p=2, min_layer_size=0, copies='hadamard', gradient='tile')",
+    "tbn(p=2, min_layer_size=0, copies='columns', gradient='tile')",
     "xnor",
     "bireal",
     "reactnet",

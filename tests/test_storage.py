@@ -219,5 +219,7 @@ def test_plain_is_what_the_kernels_take():
     assert Form((4, 9), 2, 2).plain
     assert Form((4, 9), 2, 2, copies=Copies((4, 9), 2)).plain
     others = [{"code": "ternary"}, {"exponents": True}, {"offsets": True}, {"copies": Copies((4, 9), 1, "rotated")}]
+    columns = Form((4, 8), 2, 2, copies=Copies((4, 8), 2, "columns"))
+    assert (columns.plain, columns.product) == (False, Form((4, 4), 1, 2))  # behind sums of two inputs
     assert not any(Form((4, 9), scales=4, **other).plain for other in others)
     assert not Form((4, 9), scales=4, code="codebook", index_bits=3).plain

@@ -96,7 +96,10 @@ def test_forward_uses_the_binary_weights(name):
 
 
 @pytest.mark.parametrize("kind", [StdConv2d, ScaledStdConv2d, Conv2dSame])
-@pytest.mark.parametrize("spec", ["tbn(p=2, min_layer_size=0)", "bwn", "tbn(p=2, min_layer_size=0, copies='hadamard')"])
+@pytest.mark.parametrize(
+    "spec",
+    ["tbn(p=2, min_layer_size=0)", "bwn"] + [f"tbn(p=2, min_layer_size=0, copies={kind!r})" for kind in ("hadamard", "columns")],
+)
 def test_convolutions_with_a_forward_of_their_own(kind, spec):
     """Weight standardisation and padding by hand act on the binary weight, and other signs give other outputs."""
     torch.manual_seed(0)

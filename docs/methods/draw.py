@@ -172,9 +172,10 @@ def two_by_two(kernels: np.ndarray) -> np.ma.MaskedArray:
 
 
 def copies_figure() -> Figure:
-    """Which tile element stands where: four copies in a weight of 4 rows of 8; shifted in four kernels, 2 x 2 made 4 x 4."""
-    figure = Figure(figsize=(6.8, 1.6))
-    panels = figure.subplots(1, len(KINDS), width_ratios=[8, 8, 8, 8, 7])
+    """Which tile element stands where: p = 4 in a weight of 4 rows of 8; shifted in four kernels, 2 x 2 made 4 x 4."""
+    figure = Figure(figsize=(6.8, 1.4))
+    widths = [7 if kind == "shifted" else 8 for kind in KINDS]
+    panels = figure.subplots(1, len(KINDS), width_ratios=widths)
     for axes, kind in zip(panels, KINDS, strict=True):
         shape = (4, 1, 2, 2) if kind == "shifted" else (4, 8)
         copies = Copies(shape, 4, kind, default_shifts(4, 2) if kind == "shifted" else ())

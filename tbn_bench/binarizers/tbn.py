@@ -2,8 +2,8 @@
 
 Forward   B = alpha * (tile repeated p times), tile = sign of the column sums of W read as (p, q); sign(0) = -1
 Backward  gradient="elementwise" (the authors' code) or "tile"; alphas by ordinary autograd
-Copies    copies="aligned" is the paper's layout; "rotated", "permuted", "hadamard" and "shifted" (tbn_bench/copies.py) make p different
-          features of the same bits. A layer that a layout does not fit (shifted without spatial axes, say) takes aligned, and says so
+Copies    copies="aligned" is the paper's layout; "rotated", "permuted", "hadamard", "shifted" and "columns" (tbn_bench/copies.py) make
+          different features of the same bits. A layer that a layout does not fit (shifted without spatial axes, say) takes aligned, and says so
 Stored    q = N / p bits and p (alpha="tile") or 1 (alpha="layer") 32-bit scales per layer
 Kept      biases, normalisation, embeddings. A layer of fewer than min_layer_size weights takes p = 1 and is still binary.
 """
@@ -70,7 +70,7 @@ class TBN(Binarizer):
 
     alpha: "tile" | "layer"; alpha_source: "A" (a separate learned tensor, the authors' default) | "W";
     min_layer_size: weights below which p = 1 (not applied to per_layer); gradient: "elementwise" | "tile"; copies: "aligned" |
-    "rotated" | "permuted" | "hadamard" | "shifted"; shifts: for "shifted", one [dy, dx] per copy (default: nearest first).
+    "rotated" | "permuted" | "hadamard" | "shifted" | "columns"; shifts: for "shifted", one [dy, dx] per copy (default: nearest first).
     """
 
     def __init__(
@@ -135,6 +135,9 @@ class TBN(Binarizer):
             shifts = default_shifts(p, len(shape) - 2) if self.shifts is None else tuple(map(tuple, self.shifts))
         if getattr(module, "groups", 1) != 1:
             return None, f", aligned: {self.kind} copies need a single group"
+        if self.kind == "columns" and self.options["alpha"] == "tile" and shape[0] % p:
+            needed = f"columns with alpha='tile' need a p that divides the {shape[0]} rows"
+            return None, f", aligned: {needed}, got p={p}; alpha='layer' does not"
         try:
             return Copies(shape, p, self.kind, shifts), f", copies {self.kind}"
         except ValueError as error:
