@@ -58,7 +58,13 @@ MODELS = [
     ("vit(dim=32, depth=2, heads=2, head_dim=16, mlp_dim=64)", (3, 8, 8)),
     ("pointnet_cls", (3, 41)),
 ]
-SPECS = ["tbn(p=4, min_layer_size=512)", "tbn(p=2, alpha='layer', min_layer_size=0)", "bwn", "sign"]
+SPECS = [
+    "tbn(p=4, min_layer_size=512)",
+    "tbn(p=2, alpha='layer', min_layer_size=0)",
+    "bwn",
+    "sign",
+    "low_rank(rank=3, min_layer_size=0)",
+]
 
 
 @pytest.mark.parametrize(("model", "shape"), MODELS)
@@ -71,8 +77,10 @@ def test_whole_networks(model, shape, spec):
 
 @pytest.mark.parametrize("model", ["resnet_cifar(depth=8)", "mlp(hidden=[48, 20])"])
 @pytest.mark.parametrize(
-    "spec", ["twn", "bitnet158(activation_bits=32)", "irnet", "adabin(activations=False)", "snn(tau=3)", "sparks(tau=3)"]
-)
+    "spec",
+    ["twn", "bitnet158(activation_bits=32)", "irnet", "adabin(activations=False)", "snn(tau=3)", "sparks(tau=3)",
+     "low_rank(rank=3, min_layer_size=0)", "low_rank(rank=2, min_layer_size=1000)"],
+)  # fmt: skip
 def test_ternary_values_exponents_offsets_and_codebooks(model, spec):
     """Whatever a weight is stored as, its whole network runs natively."""
     run = check(catalog.build("models", model, num_classes=8, in_shape=(1, 8, 8)), (1, 8, 8), spec)
@@ -97,9 +105,10 @@ def test_layers_with_binary_inputs_stay_in_torch(spec):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_every_level_runs_a_network(level):
+@pytest.mark.parametrize("spec", ["tbn(p=4, min_layer_size=0)", "low_rank(rank=3, min_layer_size=0)"])
+def test_every_level_runs_a_network(spec, level):
     network = catalog.build("models", "resnet_cifar(depth=8)", num_classes=12, in_shape=(3, 12, 12))
-    assert check(network, (3, 12, 12), "tbn(p=4, min_layer_size=0)", level).level == level
+    assert check(network, (3, 12, 12), spec, level).level == level
 
 
 def test_resnets_and_mlps_run_without_torch():
