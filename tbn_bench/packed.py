@@ -2,7 +2,8 @@
 
 pack_ replaces every binarized Linear / Conv by a layer holding them as buffers: tile_bits and alphas, for some methods offsets or a
 codebook. Where p > 1 divides the output rows, its forward multiplies by the tile alone (1 / p of the products), where the weight is a
-product of two factors by one after the other; elsewhere it multiplies by the expanded weight. save and load move a packed network to a file (artifact.py) and back.
+product of two factors by one after the other; elsewhere it multiplies by the expanded weight. save and load move a packed network to a
+file (artifact.py) and back.
 """
 
 import copy

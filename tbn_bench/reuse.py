@@ -8,7 +8,8 @@ Where p divides the output rows, row block i of the weight is alpha_i * T with T
     "elementwise":  dL/dB_i = alpha_i dL/dy_block_i x^T             weight gradient at full cost (the authors' rule)
 
 A method takes part by `reuse` and `training_tile` (binarizers/_base.py). Copies that are not aligned (hadamard, shifted) go through
-features.py. A weight that is a product of two factors (`factored`) is multiplied by one after the other. The numbers are those of the plain parametrized path (layer.weight), up to the order of floating-point sums.
+features.py. A weight that is a product of two factors (`factored`) is multiplied by one after the other. The numbers are those of the
+plain parametrized path (layer.weight), up to the order of floating-point sums.
 """
 
 import torch

@@ -13,7 +13,8 @@ from tbn_bench import artifact, bits, catalog, packed
 from tbn_bench.assembly import start_from
 from tbn_bench.binarizers import low_rank
 from tbn_bench.binarizers._base import Target
-from tbn_bench.binarizers.low_rank import LowRankWeight, Sizes, ranks_within
+from tbn_bench.binarizers._ranks import Sizes, ranks_within
+from tbn_bench.binarizers.low_rank import LowRankWeight
 from tbn_bench.convert import binarize_
 from tbn_bench.cost import cost
 from tbn_bench.executor import executor
@@ -82,7 +83,10 @@ def test_forward_by_hand():
     ],
 )
 def test_gradients_are_the_formula(surrogate, slope):
-    """W_ij = u_i m_r U_ir V_rj v_j summed over r: each factor gets the rest of the product, U and V times the surrogate's slope."""
+    """W_ij is the sum over r of u_i m_r U_ir V_rj v_j: each factor gets the rest of the product.
+
+    U and V get it times the surrogate's slope.
+    """
     method = factorised(3, 4, rank=2, surrogate=surrogate).double()
     filled(method, U=[[0.0, 1.0], [-1.0, 1.5], [0.004, -0.01]])
     g = torch.randn(3, 4, dtype=torch.float64)
@@ -319,7 +323,10 @@ def test_forms_that_do_not_fit_are_refused(parts, message):
 
 @pytest.mark.parametrize("layer", BATCHED)
 def test_packed_layers_and_files(tmp_path, layer):
-    """Packed, saved and loaded into a layer that was never converted: the same outputs, bytes as counted, dense weight bit for bit."""
+    """Packed, saved, and loaded into a layer that was never converted.
+
+    The same outputs, bytes as counted, the dense weight bit for bit.
+    """
     net, plan, x = made(layer)
     net, x = net.float(), x.float()
     expected, weight = net(x).detach(), net[0].weight.detach().clone()

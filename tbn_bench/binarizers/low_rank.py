@@ -1,28 +1,32 @@
-"""A product of two binary factors: LittleBit (Lee et al., NeurIPS 2025, arXiv 2506.13771), its start rotated as in
-LittleBit-2 (Lee, Kim, ICML 2026, arXiv 2603.00042). Their second, residual product is left out.
+"""A product of two binary factors: LittleBit (Lee et al., NeurIPS 2025, arXiv 2506.13771), its
+start rotated as in LittleBit-2 (Lee, Kim, ICML 2026, arXiv 2603.00042). Their second, residual
+product is left out.
 
-Forward   W = diag(u) sign(U) diag(m) sign(V) diag(v), for W as a matrix of a = C_out rows and b = C_in k k columns
-          U: (a, s), V: (s, b), rank s, sign(0) = +1. A layer computes x -> v x -> sign(V) (s features) -> m -> sign(U) -> u:
-          a k x k convolution to s channels, then a 1 x 1 one, s (a + b) multiply-adds for a b
-          v has one scale per INPUT CHANNEL. For a linear layer that is one per column, as published. For a k x k convolution it
-          is k k times fewer (ours): a scale per column would alone take the whole budget at 1/8 bit, and so sign(V) stays a
-          binary convolution behind scaled inputs
+Forward   W = diag(u) sign(U) diag(m) sign(V) diag(v), for W as a matrix of a = C_out rows and
+          b = C_in k k columns. U: (a, s), V: (s, b), rank s, sign(0) = +1. A layer computes
+          x -> v x -> sign(V) (s features) -> m -> sign(U) -> u, a k x k convolution to s
+          channels, then a 1 x 1 one: s (a + b) multiply-adds for a b
+          v has one scale per INPUT CHANNEL. For a linear layer that is one per column, as
+          published. For a k x k convolution it is k k times fewer (ours): a scale per column
+          alone would take the whole budget at 1/8 bit, and so sign(V) stays a binary
+          convolution behind scaled inputs
 Backward  U, V: straight through the sign, by the option surrogate, with g = dL/dsign:
-          "clip" g * 1[|x| <= 1]    "identity" g    "tanh" g * 100 (1 - tanh(100 x)^2), LittleBit's
-          u, m, v: ordinary autograd. The dense weight that training started from stays as `original` and gets no gradient
-Start     from the float weight: W ~ L R by its s largest singular values, their square roots in both factors. Dual-SVID
-          (LittleBit): U = L and V = R; |L| ~ u l^T and |R| ~ l' v^T, each the best of rank 1, and m = l l'
-          rotate=True first turns L and R by one orthogonal Q, (L Q)(Q^T R), fitted by ITQ (Gong, Lazebnik: minimise
-          |sign(Z Q) - Z Q| by turns over the signs and over Q), so that signs lose less (LittleBit-2)
+          "clip" g * 1[|x| <= 1]   "identity" g   "tanh" g * 100 (1 - tanh(100 x)^2), LittleBit's
+          u, m, v: ordinary autograd. The dense weight that training started from stays as
+          `original` and gets no gradient
+Start     from the float weight: W ~ L R by its s largest singular values, their square roots in
+          both factors. Dual-SVID (LittleBit): U = L and V = R; |L| ~ u l^T and |R| ~ l' v^T,
+          each the best of rank 1, and m = l l'
+          rotate=True first turns L and R by one orthogonal Q, (L Q)(Q^T R), fitted by ITQ (Gong,
+          Lazebnik: minimise |sign(Z Q) - Z Q| by turns over the signs and over Q), so that
+          signs lose less (LittleBit-2)
 Stored    s (a + b) bits and a + s + C_in scales of 32 bits (theirs: 16)
-Budget    bits counts all of that, over ALL layers that are factorised. Each takes the largest rank whose storage stays within
-          b' bits per weight, b' being common and the largest whose total stays within `bits`. A rank is at least 1 and
-          at most min(a, b), and stores no more than a binary layer with a scale per row would
-Binary    layers of fewer than min_layer_size weights, and grouped convolutions: bwn(grad="clip_ste"), as under snn
+Budget    bits counts all of that, over ALL layers that are factorised (_ranks.py)
+Binary    layers of fewer than min_layer_size weights, and grouped convolutions:
+          bwn(grad="clip_ste"), as under snn
 """
 
 from fractions import Fraction
-from math import floor
 from typing import Any
 
 import torch
@@ -36,6 +40,7 @@ from tbn_bench.binarizers._base import (
     clip_ste,
     sign,
 )
+from tbn_bench.binarizers._ranks import Sizes, ranks_within
 from tbn_bench.binarizers.bwn import BWNWeight
 from tbn_bench.storage import Form
 
@@ -43,7 +48,6 @@ SURROGATES = ("clip", "identity", "tanh")
 SHARPNESS = 100.0  # of tanh
 ITQ_STEPS = 30
 ITQ_SEED = 0
-SCALE_BITS = 32
 
 
 class _IdentitySTE(torch.autograd.Function):
@@ -72,14 +76,14 @@ _SIGNS = {"clip": clip_ste, "identity": _IdentitySTE.apply, "tanh": _TanhSTE.app
 
 
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """matrix: (a, b) -> L: (a, rank), R: (rank, b) whose product is its best approximation of that rank."""
+    """matrix: (a, b) -> L: (a, rank), R: (rank, b), whose product is nearest to it."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     root = values[:rank].sqrt()
     return left[:, :rank] * root, root[:, None] * right[:rank]
 
 
 def itq(points: Tensor, steps: int = ITQ_STEPS) -> Tensor:
-    """points: (n, s) -> Q: (s, s), orthogonal, for which sign(points Q) is near points Q up to a scale. Seeded."""
+    """points: (n, s) -> Q: (s, s), orthogonal, for which points Q is near sign(points Q). Seeded."""
     size = points.shape[1]
     draw = torch.randn(size, size, generator=torch.Generator().manual_seed(ITQ_SEED))
     rotation = torch.linalg.qr(draw.to(points))[0]
@@ -97,7 +101,10 @@ def rank_one(magnitudes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LowRankWeight(WeightBinarizer):
-    """Parameters U: (a, s), V: (s, C_in, *k), u: (a,), m: (s,), v: (C_in,); weight: (a, C_in, *k)."""
+    """Parameters U: (a, s), V: (s, C_in, *k), u: (a,), m: (s,), v: (C_in,).
+
+    weight: (a, C_in, *k). Its values matter to `restart` alone.
+    """
 
     reuse = True
     factored = True
@@ -147,7 +154,7 @@ class LowRankWeight(WeightBinarizer):
         return first, left * self.u[:, None]
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The dense product, by storage.py's rule: sums in float64, so that every reader gets the same bits."""
+        """The dense product, by storage.py's rule: in float64, so that every reader gets the same bits."""
         left, right = (signs.double() for signs in self._factor_signs())
         u, m, v = (scales.double() for scales in (self.u, self.m, self.v))
         mixed = u[:, None] * ((left * m) @ right.flatten(1))
@@ -170,82 +177,17 @@ class LowRankWeight(WeightBinarizer):
         return Form(tuple(weight.shape), scales=scales, code="low_rank", rank=self.rank)
 
 
-class Sizes:
-    """What ranks cost one weight of shape (a, C_in, *k)."""
-
-    def __init__(self, target: Target):
-        self.name = target.name
-        self.rows, self.channels = target.weight.shape[:2]
-        self.numel = target.weight.numel()
-        self.columns = self.numel // self.rows
-
-    def stored(self, rank: int) -> int:
-        """Bits, scales included."""
-        scales = self.rows + rank + self.channels
-        return rank * (self.rows + self.columns) + SCALE_BITS * scales
-
-    @property
-    def highest(self) -> int:
-        return min(self.rows, self.columns)
-
-    @property
-    def useful(self) -> int:
-        """The largest rank that stores no more than a binary layer with a scale per row; at least 1."""
-        return max(1, min(self.highest, self._within(self.numel + SCALE_BITS * self.rows)))
-
-    def _within(self, budget: int) -> int:
-        left = budget - SCALE_BITS * (self.rows + self.channels)
-        return left // (self.rows + self.columns + SCALE_BITS)
-
-    def rank(self, bits: Fraction) -> int:
-        """The largest useful rank within so many bits per weight; at least 1."""
-        return min(self.useful, max(1, self._within(floor(bits * self.numel))))
-
-
-def ranks_within(layers: list[Sizes], bits: Fraction) -> list[int]:
-    """The rank of each layer under the largest common bits per weight whose total stays within `bits`.
-
-    Raises ValueError, with the smallest possible bits, where rank 1 everywhere is too much.
-    """
-    weights = sum(layer.numel for layer in layers)
-    budget = floor(bits * weights)
-
-    def total(common: Fraction) -> int:
-        return sum(layer.stored(layer.rank(common)) for layer in layers)
-
-    smallest = total(Fraction(0))
-    if smallest > budget:
-        named = ", ".join(layer.name for layer in layers)
-        least = -(-10_000 * smallest // weights) / 10_000
-        more = f"use bits={least:.4f} or more, or " if least <= 1 else ""
-        raise ValueError(
-            f"low_rank: bits={float(bits)} cannot be met: {named} take {least:.4f} bits per weight "
-            f"at rank 1; {more}raise min_layer_size"
-        )
-    steps = {Fraction(0)}  # where a layer's rank grows
-    for layer in layers:
-        steps |= {Fraction(layer.stored(rank), layer.numel) for rank in range(2, layer.useful + 1)}
-    ordered = sorted(steps)
-    low, high = 0, len(ordered)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if total(ordered[middle]) <= budget:
-            low = middle
-        else:
-            high = middle
-    return [layer.rank(ordered[low]) for layer in layers]
-
-
 def _check_whole(name: str, value: object, least: int, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"low_rank: {name} {what}, an integer >= {least}, got {value!r}")
 
 
 class LowRank(Binarizer):
-    """Give exactly one of: bits (stored bits per weight, scales included, over all factorised layers), rank (of each of them).
+    """Give exactly one of: bits (stored bits per weight, scales included, over all factorised
+    layers), rank (of each of them).
 
-    min_layer_size: weights below which a layer is binary; surrogate: "clip" | "identity" | "tanh"; rotate: whether the factors
-    are rotated by ITQ before their signs are taken.
+    min_layer_size: weights below which a layer is binary; surrogate: "clip" | "identity" | "tanh";
+    rotate: whether the factors are rotated by ITQ before their signs are taken.
     """
 
     def __init__(
@@ -258,10 +200,12 @@ class LowRank(Binarizer):
     ):
         if (bits is None) == (rank is None):
             got = "none of them" if bits is None else "bits and rank"
-            raise ValueError(f"low_rank needs exactly one of bits, rank, got {got}; write e.g. low_rank(bits=0.25)")
+            wanted = "low_rank needs exactly one of bits, rank"
+            raise ValueError(f"{wanted}, got {got}; write e.g. low_rank(bits=0.25)")
         number = isinstance(bits, int | float) and not isinstance(bits, bool)
         if bits is not None and not (number and 0 < bits <= 1):
-            raise ValueError(f"low_rank: bits per weight must be above 0 and at most 1, got {bits!r}; use 0.25, 0.125, ...")
+            wanted = "low_rank: bits per weight must be above 0 and at most 1"
+            raise ValueError(f"{wanted}, got {bits!r}; use 0.25, 0.125, ...")
         if rank is not None:
             _check_whole("rank", rank, 1, "is that of both factors")
         _check_whole("min_layer_size", min_layer_size, 0, "counts weights")
@@ -294,8 +238,9 @@ class LowRank(Binarizer):
         if self.bits is not None:
             return ranks_within(layers, self.bits)
         faults = [
-            f"low_rank: rank must be from 1 to {layer.highest} for {layer.name} ({layer.rows} x {layer.columns}), "
-            f"got {self.fixed_rank}; lower it, keep the layer, or raise min_layer_size"
+            f"low_rank: rank must be from 1 to {layer.highest} for {layer.name} "
+            f"({layer.rows} x {layer.columns}), got {self.fixed_rank}; lower it, keep the layer, "
+            "or raise min_layer_size"
             for layer in layers
             if self.fixed_rank > layer.highest
         ]
