@@ -4,7 +4,7 @@ Every tensor is an ordinary safetensors tensor. A binary weight `layer.weight` i
 and for some methods codebook and offsets), named in the metadata.
 Metadata (strings, as the format asks): format = "pt"; tbn_format_version = "2"; tbn_layers = JSON {weight name: {tile, alphas, shape, p,
 q, bit_order, sha256 of the tile's bytes; where they differ from signs, float32 scales and aligned copies also code, index_bits, codebook,
-exponents, offsets, copies, shifts}}; tbn_aliases = JSON {name: name of the tensor it shares}; tbn_inputs = JSON {layer: kind of
+exponents, offsets, copies, shifts, rank}}; tbn_aliases = JSON {name: name of the tensor it shares}; tbn_inputs = JSON {layer: kind of
 its input binarizer}; tbn_config = JSON of the run's config or
 null; producer, commit. Version 1 had none of the optional fields and is read too.
 """
@@ -31,6 +31,7 @@ BIT_ORDER = "lsb first, set = +1"
 _FIELDS = {"tile": str, "alphas": str, "shape": list, "p": int, "q": int, "bit_order": str, "sha256": str}
 _OPTIONAL = {
     "code": str, "index_bits": int, "codebook": str, "exponents": bool, "offsets": str, "copies": str, "shifts": list,
+    "rank": int,
 }  # fmt: skip
 
 
@@ -86,6 +87,7 @@ def _entry(weight: Weight, tile: NDArray[Any]) -> dict[str, Any]:
     entry |= {"offsets": names["offsets"]} if form.offsets else {}
     entry |= {"code": form.code} if form.code != "sign" else {}
     entry |= {"codebook": names["codebook"], "index_bits": form.index_bits} if form.code == "codebook" else {}
+    entry |= {"rank": form.rank} if form.code == "low_rank" else {}
     if form.copies is not None:
         entry |= {"copies": form.copies.kind, "shifts": [list(s) for s in form.copies.shifts]}
     return entry
@@ -187,5 +189,5 @@ def _form(entry: dict[str, Any], scales: int) -> Form:
         copies = Copies(shape, entry["p"], entry["copies"], tuple(tuple(int(v) for v in s) for s in entry.get("shifts", [])))
     return Form(
         shape, entry["p"], scales, entry.get("code", "sign"), entry.get("exponents", False), "offsets" in entry,
-        entry.get("index_bits", 0), copies,
+        entry.get("index_bits", 0), copies, entry.get("rank", 0),
     )  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
@@ -134,7 +135,9 @@ def score_on_test(
 def start_from(model: nn.Module, source: nn.Module) -> None:
     """Copies source's weights, latent ones for latent ones, and its state into model where both have them, whatever binarizes either.
 
-    Raises ValueError where a latent weight of model has no counterpart of its shape.
+    A source whose latent weight did not learn (low_rank) gives the weight that it computes with. A method of model that derives state
+    from its latent weight does so again, unless source had the same state. Raises ValueError where a latent weight of model has no
+    counterpart of its shape.
     """
 
     def plain(name: str) -> str:  # a.parametrizations.weight.original -> a.weight
@@ -142,6 +145,7 @@ def start_from(model: nn.Module, source: nn.Module) -> None:
         return path + rest.removesuffix(".original") if inside and rest.endswith(".original") else name
 
     theirs = {plain(k): v for k, v in source.state_dict().items()}
+    theirs |= dict(_computed(source))
     state = model.state_dict()
     found = {k: theirs[plain(k)] for k, v in state.items() if plain(k) in theirs and theirs[plain(k)].shape == v.shape}
     missing = [n for n, _ in model.named_parameters() if plain(n).endswith("weight") and n not in found]
@@ -150,6 +154,24 @@ def start_from(model: nn.Module, source: nn.Module) -> None:
             f"--init: the run to start from has no weight of the same shape for {', '.join(missing)}; use the same --model"
         )
     model.load_state_dict(found, strict=False)
+    for name, chain in _chains(model):
+        own = {f"{name}.{key}" for key in chain.state_dict() if key != "original"}
+        if not own <= set(found):
+            chain[0].restart(chain.original.detach())
+
+
+def _chains(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """(name, parametrization list) of every binarized weight."""
+    for name, module in model.named_modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            yield name, module
+
+
+def _computed(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(a.weight, the dense weight) where the latent weight does not learn."""
+    for name, chain in _chains(model):
+        if not chain[0].learns_latent:
+            yield name.replace("parametrizations.", ""), chain().detach()
 
 
 def trained(record: RunRecord) -> tuple[Any, nn.Module, Plan]:

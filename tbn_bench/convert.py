@@ -19,7 +19,7 @@ _MHA_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weig
 class PlanRow:
     """One weight: N = numel weights, p copies of a tile of q = N / p values; stored_bits = values + scales and offsets + codebook.
 
-    activation_bits: of the input that its layer multiplies by.
+    activation_bits: of the input that its layer multiplies by. rank: of a product of two factors (then p = 1), else 0.
     """
 
     name: str
@@ -36,6 +36,7 @@ class PlanRow:
     activation_bits: int = 32
     code: str = "sign"
     copies: str = "aligned"
+    rank: int = 0
 
     @property
     def stored_bits(self) -> int:
@@ -213,10 +214,13 @@ def _binary_row(entries: list[tuple[str, nn.Module, str]], method: WeightBinariz
             _enlarge(module, form.copies.reach)
         # unsafe: the weight of shifted copies is larger than the latent one
         parametrize.register_parametrization(module, attribute, method, unsafe=form.weight_shape != form.shape)
+        if not method.learns_latent:
+            module.parametrizations[attribute].original.requires_grad_(False)
     sizes = form.sizes
     return PlanRow(
         _label(entries), form.shape, form.numel, form.p, form.q, sizes["tile"], sizes["alphas"] + sizes.get("offsets", 0), True,
         all(swapped), reason, sizes.get("codebook", 0), activation_bits, form.code, form.kind,
+        form.rank,
     )  # fmt: skip
 
 

@@ -7,7 +7,8 @@ up to whole bytes, padding_bits being the difference, so it is what a packed fil
 
 MACs count the multiply-adds of weight layers only (attention's products of activations are not weights). distinct_macs counts a dot
 product that p copies share (aligned), or compute from shared parts (hadamard, shifted), once; of columns the products with sums of p inputs.
-Additions are not multiply-adds and are not counted: p per output of hadamard, p - 1 for each sum of p inputs of columns.
+Additions are not multiply-adds and are not counted: p per output of hadamard, p - 1 for each sum of p inputs of columns. A layer of two
+factors (rank) counts the multiply-adds of both.
 
 BitOps, by definition:
     bitops_fp64    64 per full-precision MAC, 1 per binary-weight MAC (Bi-Real Net's convention; it reproduces the paper's 35.03 G for ResNet-18)
@@ -39,6 +40,10 @@ class LayerCost:
 
     @property
     def distinct_macs(self) -> int:
+        if self.row.rank and self.row.reuse:
+            rows, columns = self.row.shape[0], prod(self.row.shape[1:])
+            positions = self.macs // self.row.numel
+            return positions * self.row.rank * (rows + columns)
         return round(self.macs * self.positions_factor / self.row.p) if self.row.reuse else self.macs
 
     @property

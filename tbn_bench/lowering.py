@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tbn_bench import packed, patterns
+from tbn_bench import bits, packed, patterns
 from tbn_bench.functions import NAMES, Functions
 from tbn_bench.kernels import _cpu, _native
 from tbn_bench.kernels._native import Op
@@ -225,6 +225,9 @@ class Lowering(Functions):
         wo = (w + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
         if getattr(module, "segment", 0):
             return self._segments(region, x, module)
+        if getattr(module, "two_steps", False):
+            window = {"kernel": (kh, kw), "stride": stride, "padding": padding, "dilation": dilation}
+            return self._two_factors(region, x, module, (ho, wo), window)
         weights, p, scale = self._weights(module, weight_shape, groups)
         shift = np.zeros(weight_shape[0]) if module.bias is None else module.bias.detach().double().cpu().numpy()
         out = region.new((ho, wo, weight_shape[0]), source.rank, source.last)
@@ -266,6 +269,26 @@ class Lowering(Functions):
         region.ops.append(
             Op(_native.GATHER, products, out, coefficients=coefficients, scale=np.ones(module.shape[0]), shift=shift)
         )
+        self.native_layers += 1
+        return out
+
+    def _two_factors(self, region: Region, x: int, module: Any, size: tuple[int, int], window: dict[str, Any]) -> int:
+        """A scale per input channel, a layer of rank rows, and a 1 x 1 layer: both have weights of signs."""
+        source, (rows, rank) = region.values[x], (module.shape[0], module.form.rank)
+        u, m, v = (scales.double().cpu().numpy() for scales in module.factor_scales())
+        left, right = (bits.pack(signs.cpu().numpy()) for signs in module.factor_signs())
+        first = _native.SignWeights(right, rank, source.shape[2], *window["kernel"], self.level)
+        second = _native.SignWeights(left, rows, rank, name=self.level)
+        shift = np.zeros(rows) if module.bias is None else module.bias.detach().double().cpu().numpy()
+
+        scaled = region.new(source.shape, source.rank, source.last)
+        middle = region.new((*size, rank), source.rank, source.last)
+        out = region.new((*size, rows), source.rank, source.last)
+        region.ops += [
+            Op(_native.AFFINE, x, scaled, scale=v),
+            Op(_native.CONV, scaled, middle, rows=rank, weights=[first], scale=m, **window),
+            Op(_native.CONV, middle, out, rows=rows, weights=[second], scale=u, shift=shift),
+        ]
         self.native_layers += 1
         return out
 

@@ -1,8 +1,9 @@
 """Deployable layers: a weight is the tensors of its stored form (storage.py), and nothing else.
 
 pack_ replaces every binarized Linear / Conv by a layer holding them as buffers: tile_bits and alphas, for some methods offsets or a
-codebook. Where p > 1 divides the output rows, its forward multiplies by the tile alone (1 / p of the products); elsewhere it multiplies
-by the expanded weight. save and load move a packed network to a file (artifact.py) and back.
+codebook. Where p > 1 divides the output rows, its forward multiplies by the tile alone (1 / p of the products), where the weight is a
+product of two factors by one after the other; elsewhere it multiplies by the expanded weight. save and load move a packed network to a
+file (artifact.py) and back.
 """
 
 import copy
@@ -29,7 +30,7 @@ BUFFERS = {"tile": "tile_bits", "alphas": "alphas", "offsets": "offsets", "codeb
 
 @dataclass(frozen=True)
 class PackRow:
-    """One packed weight. how: "tile reuse", "segments" or "expanded"; the bytes are those of the values (with a codebook) and the scales
+    """One packed weight. how: "tile reuse", "segments", "two factors" or "expanded"; the bytes are those of the values (with a codebook) and the scales
     (with offsets)."""
 
     name: str
@@ -45,6 +46,8 @@ def _how(form: Form, linear: bool, groups: int) -> str:
     if form.kind in features.KINDS:
         whole = form.shape[0] % max(1, form.scales) == 0  # what columns need and the others have
         return "tile reuse" if whole else "expanded"
+    if form.code == "low_rank" and groups == 1:
+        return "two factors"
     if form.plain and _tile.aligned(form.shape[0], form.p, form.scales, groups):
         return "tile reuse"
     return "segments" if form.plain and linear and _tile.segment(form.shape, form.p, form.scales) else "expanded"
@@ -65,6 +68,7 @@ class _Packed(nn.Module):
         self.reuses = self.how == "tile reuse"
         self.product = form.product
         self.summed = form.p if self.product is not form else 1
+        self.two_steps = self.how == "two factors"
         self.segment = _tile.segment(self.shape, form.p, form.scales) if self.how == "segments" else 0
         for name, tensor in tensors.items():
             self.register_buffer(BUFFERS[name], tensor)
@@ -93,7 +97,7 @@ class _Packed(nn.Module):
         """
         if self.product.plain:
             return self.tile_bits, self.alphas, self.product.p
-        if self.form.code == "ternary" or self.form.offsets or self.form.kind == "shifted":
+        if self.form.code in ("ternary", "low_rank") or self.form.offsets or self.form.kind == "shifted":
             return None
         values = self.form.values(self.tensors())
         return torch.from_numpy(bits.pack(values)), self.scales(), 1
@@ -102,6 +106,8 @@ class _Packed(nn.Module):
         """The dense weight, in form.weight_shape; by torch operations alone where copies are aligned."""
         if self.form.plain:
             return _tile.expand(self.tile_bits, self.alphas, self.shape, self.p, self.alphas.dtype)
+        if self.form.code == "low_rank":
+            return self._product()
         if self.form.kind != "aligned":
             return torch.from_numpy(self.form.dense(self.tensors())).to(self.tile_bits.device)
         out = self._values().repeat(self.p).reshape(max(1, self.form.scales), -1)
@@ -122,8 +128,37 @@ class _Packed(nn.Module):
             return _tile.unpack(self.codebook, KERNEL << width).reshape(-1, KERNEL)[indices].reshape(-1)
         return _tile.unpack(data, form.q)
 
+    def factor_signs(self) -> tuple[Tensor, Tensor]:
+        """Of code low_rank: U: (rows, rank) and V: (rank, *shape[1:]), +-1."""
+        first, second = self.form.factor_sizes
+        signs = _tile.unpack(self.tile_bits, first + second)
+        left = signs[:first].reshape(self.shape[0], self.form.rank)
+        return left, signs[first:].reshape(self.form.rank, *self.shape[1:])
+
+    def factor_scales(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of code low_rank: u: (rows,), m: (rank,), v: (C_in,)."""
+        u, m, v = self.alphas.split([self.shape[0], self.form.rank, self.shape[1]])
+        return u, m, v
+
+    def _two_factors(self) -> tuple[Tensor, Tensor]:
+        """(rank, *shape[1:]) with the scales m and v, (rows, rank) with u: what forward multiplies by, one after the other."""
+        (left, right), (u, m, v) = self.factor_signs(), self.factor_scales()
+        kernel = [1] * (len(self.shape) - 2)
+        first = right * m.reshape(-1, 1, *kernel) * v.reshape(1, -1, *kernel)
+        return first, (left * u[:, None]).reshape(*left.shape, *kernel)
+
+    def _product(self) -> Tensor:
+        """The dense weight of two factors, by storage.py's rule."""
+        left, right = (signs.double() for signs in self.factor_signs())
+        u, m, v = (scales.double() for scales in self.factor_scales())
+        mixed = u[:, None] * ((left * m) @ right.flatten(1))
+        by_channel = mixed.reshape(*self.shape[:2], -1) * v[:, None]
+        return by_channel.reshape(self.shape).to(self.alphas.dtype)
+
     def _derived(self) -> tuple[Tensor, Tensor | None]:
-        """From the bits: (tile, row scales) to reuse, (flat tile, None) for segments, or (weight, None)."""
+        """From the bits: (tile, row scales) to reuse, (flat tile, None) for segments, both factors, or (weight, None)."""
+        if self.two_steps:
+            return self._two_factors()
         if not self.reuses and not self.segment:
             return self.expanded(), None
         scales = self.scales()
@@ -166,7 +201,7 @@ class _Packed(nn.Module):
         return self.factor, self.row_scales
 
     def weight_bytes(self) -> int:
-        """Bytes of weights that one forward reads: the float tile with its row scales, the expanded weight, or, by Triton, words of 32 signs of
+        """Bytes of weights that one forward reads: the float tile with its row scales, two factors, the expanded weight, or, by Triton, words of 32 signs of
         one channel run per tap (of all rows where the copies are not whole rows) with a scale per row."""
         if self.by_kernel:
             rows, channels, *taps = self.product.shape
@@ -197,6 +232,8 @@ class PackedLinear(_Packed):
             return segments(x, weight, self.alphas, self.bias, self.shape, self.segment)
         if scales is None:
             return F.linear(x, weight, self.bias)
+        if self.two_steps:
+            return F.linear(F.linear(x, weight), scales, self.bias)
         if self.form.copies is not None:
             y = features.linear(x, weight, scales, self.form.copies)
             return y if self.bias is None else y + self.bias
@@ -239,6 +276,8 @@ class _PackedConv(_Packed):
         conv = (F.conv1d, F.conv2d)[spatial - 1]
         if scales is None:
             return conv(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        if self.two_steps:
+            return conv(conv(x, weight, None, self.stride, padding, self.dilation), scales, self.bias)
         if self.form.copies is None:
             return copies(conv(x, weight, None, self.stride, padding, self.dilation), scales, self.bias, -1 - spatial)
         return self._laid_out(x, weight, scales, padding)

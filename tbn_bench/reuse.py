@@ -8,7 +8,8 @@ Where p divides the output rows, row block i of the weight is alpha_i * T with T
     "elementwise":  dL/dB_i = alpha_i dL/dy_block_i x^T             weight gradient at full cost (the authors' rule)
 
 A method takes part by `reuse` and `training_tile` (binarizers/_base.py). Copies that are not aligned (hadamard, shifted, columns) go
-through features.py. The numbers are those of the plain parametrized path (layer.weight), up to the order of floating-point sums.
+through features.py. A weight that is a product of two factors (`factored`) is multiplied by one after the other. The numbers are those
+of the plain parametrized path (layer.weight), up to the order of floating-point sums.
 """
 
 import torch
@@ -139,6 +140,9 @@ class ReuseLinear(_Reuse, nn.Linear):
         if found is None:
             return super().forward(x)
         latent, scales, method = found
+        if method.factored:
+            first, second = method.factors()
+            return F.linear(F.linear(x, first), second, self.bias)
         x, p, copies = self._autocast(x), method.p, method.copies
         if method.elementwise and copies is None:
             flat = x.reshape(-1, self.in_features)
@@ -183,6 +187,8 @@ class _ReuseConv(_Reuse):
         if found is None:
             return super().forward(x)
         latent, scales, method = found
+        if method.factored:
+            return self._two_steps(x, *method.factors())
         spatial = len(self.kernel_size)
         unbatched = x.dim() == spatial + 1
         x, copies = self._autocast(x.unsqueeze(0) if unbatched else x), method.copies
@@ -196,6 +202,14 @@ class _ReuseConv(_Reuse):
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).reshape(-1, *[1] * spatial)
         return y.squeeze(0) if unbatched else y
+
+    def _two_steps(self, x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """A convolution to s channels, then a 1 x 1 one. first: (s, C_in, *k), second: (C_out, s)."""
+        x, padding = self._pad(x)
+        spatial = len(self.kernel_size)
+        conv = (F.conv1d, F.conv2d)[spatial - 1]
+        y = conv(x, first, None, self.stride, padding, self.dilation)
+        return conv(y, second.reshape(*second.shape, *[1] * spatial), self.bias)
 
     def _features(self, x, tile, scales, method, latent, copies, padding):
         if copies is None:
@@ -227,12 +241,14 @@ _SWAP = {nn.Linear: ReuseLinear, nn.Conv1d: ReuseConv1d, nn.Conv2d: ReuseConv2d}
 
 
 def reusable(module: nn.Module, method: WeightBinarizer) -> bool:
-    """True where the layer can compute 1/p of the products: a plain Linear / Conv, one group, p > 1 dividing its rows.
+    """True where the layer can compute fewer products: a plain Linear / Conv, one group, p > 1 dividing its rows or two factors.
 
     columns needs whole rows for each scale instead.
     """
-    if type(module) not in _SWAP or not method.reuse or method.p <= 1 or getattr(module, "groups", 1) != 1:
+    if type(module) not in _SWAP or not method.reuse or getattr(module, "groups", 1) != 1:
         return False
+    if method.factored or method.p <= 1:
+        return method.factored
     kind = "aligned" if method.copies is None else method.copies.kind
     if kind == "columns":
         return module.weight.shape[0] % method.num_scales(module.weight) == 0

@@ -8,9 +8,13 @@ Tensors (`names`), all but the first only where the method has them:
               "sign"      +-1, one bit each (bits.py)
               "ternary"   -1, 0, +1 as digits 0, 1, 2: five to a byte, the first value the lowest digit base 3; padding digits are 0
               "codebook"  kernels of 9 values, each the index of a codebook entry in index_bits bits (bits.py's order)
+              "low_rank"  the signs U: (rows, rank), then V: (rank, ...), of a product of two factors (below)
     codebook  uint8: 2^index_bits kernels of 9 signs (bits.py)
     alphas    float32 (k,), or int8 (k,): the exponent e of a scale 2^e
     offsets   float32 (k,)
+
+"low_rank" is the one code whose weight is not alpha * value + offset. With alphas = u: (rows,), m: (rank,), v: (C,), one v for each input
+channel j, and kernel positions n, the weight is u_i (sum_r U_ir m_r V_rjn) v_j: computed in float64, rounded once.
 
 The one path from a method to its size: cost.py, the packed file and the plan all ask `Form`.
 """
@@ -26,7 +30,7 @@ from numpy.typing import NDArray
 from tbn_bench import bits
 from tbn_bench.copies import Copies
 
-CODES = ("sign", "ternary", "codebook")
+CODES = ("sign", "ternary", "codebook", "low_rank")
 KERNEL = 9  # values of a codebook entry: one 3 x 3 kernel
 TRITS = 5  # base-3 digits in a byte: 3^5 = 243
 _POWERS = 3 ** np.arange(TRITS)
@@ -36,7 +40,7 @@ _POWERS = 3 ** np.arange(TRITS)
 class Form:
     """shape: of the latent weight, N elements; scales: k; exponents: alphas are int8 powers of two; offsets: whether there are any.
 
-    copies: None for p aligned copies. Raises ValueError where the parts do not fit one another.
+    copies: None for p aligned copies. rank: of code "low_rank" alone. Raises ValueError where the parts do not fit one another.
     """
 
     shape: tuple[int, ...]
@@ -47,6 +51,7 @@ class Form:
     offsets: bool = False
     index_bits: int = 0
     copies: Copies | None = None
+    rank: int = 0
 
     def __post_init__(self) -> None:
         if fault := self._fault():
@@ -55,6 +60,8 @@ class Form:
     def _fault(self) -> str:
         if self.code not in CODES:
             return f"code must be one of {', '.join(CODES)}, got {self.code!r}"
+        if self.code == "low_rank" or self.rank:
+            return self._low_rank_fault()
         if self.p < 1 or self.numel % self.p:
             return f"p = {self.p} does not divide {self.numel} weights"
         if self.scales and self.numel % self.scales:
@@ -67,9 +74,24 @@ class Form:
             return f"copies are for {self.copies.shape} and p = {self.copies.p}, not {self.shape} and p = {self.p}"
         return ""
 
+    def _low_rank_fault(self) -> str:
+        if self.code != "low_rank" or self.rank < 1 or len(self.shape) < 2:
+            return f"a rank from 1 on belongs to code low_rank and a weight of two axes or more, got {self}"
+        if self.p != 1 or self.exponents or self.offsets or self.copies is not None:
+            return f"low_rank needs p = 1, float scales, no offsets and no copies, got {self}"
+        expected = self.shape[0] + self.rank + self.shape[1]
+        if self.scales != expected:
+            return f"rank {self.rank} of {self.shape} has {expected} scales, got {self.scales}"
+        return ""
+
     @property
     def numel(self) -> int:
         return prod(self.shape)
+
+    @property
+    def factor_sizes(self) -> tuple[int, int]:
+        """Signs of U and of V, of code low_rank."""
+        return self.rank * self.shape[0], self.rank * prod(self.shape[1:])
 
     @property
     def q(self) -> int:
@@ -105,6 +127,7 @@ class Form:
             "sign": self.q,
             "ternary": 8 * -(-self.q // TRITS),
             "codebook": self.numel // KERNEL * self.index_bits,
+            "low_rank": sum(self.factor_sizes),
         }[self.code]
         found = {"tile": tile, "alphas": (8 if self.exponents else 32) * self.scales}
         if self.code == "codebook":
@@ -141,12 +164,12 @@ class Form:
         offsets: NDArray[np.float32] | None = None,
         codebook: NDArray[Any] | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """The tensors of stored values: (q,), scales: (k,), offsets: (k,), codebook: (2^index_bits, 9) of +-1.
+        """The tensors of stored values: (q,) (low_rank: U, then V), scales: (k,), offsets: (k,), codebook: (2^index_bits, 9) of +-1.
 
         Raises ValueError for a value that the code cannot hold, a scale that is no power of two, a kernel that the codebook lacks.
         """
         out: dict[str, NDArray[Any]] = {"alphas": _exponents(alphas) if self.exponents else alphas.astype(np.float32)}
-        if self.code == "sign":
+        if self.code in ("sign", "low_rank"):
             out["tile"] = bits.pack(values)
         elif self.code == "ternary":
             out["tile"] = _pack_trits(values)
@@ -161,7 +184,7 @@ class Form:
         return out
 
     def values(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.int8]:
-        """The stored values, laid out: (N,) of -1, 0, +1."""
+        """The stored values, laid out: (N,) of -1, 0, +1. Not for code low_rank: `factors`."""
         if self.code == "sign":
             stored = bits.unpack(tensors["tile"], self.q)
         elif self.code == "ternary":
@@ -172,11 +195,33 @@ class Form:
         copies = self.copies or Copies(self.shape, self.p)
         return copies.lay_out(stored).reshape(-1)
 
+    def factors(self, tensors: dict[str, NDArray[Any]]) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+        """Of code low_rank: signs U: (rows, rank) and V: (rank, *shape[1:])."""
+        first, second = self.factor_sizes
+        stored = bits.unpack(tensors["tile"], first + second)
+        left = stored[:first].reshape(self.shape[0], self.rank)
+        return left, stored[first:].reshape(self.rank, *self.shape[1:])
+
+    def _product(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """The dense weight of code low_rank.
+
+        A sum of float32 values is exact in float64, in whatever order (unless the m differ by more than about 2^20), so
+        every reader gets the same bits.
+        """
+        left, right = self.factors(tensors)
+        scales = tensors["alphas"].astype(np.float64)
+        u, m, v = np.split(scales, [self.shape[0], self.shape[0] + self.rank])
+        mixed = (left * m) @ right.reshape(self.rank, -1)
+        by_channel = (u[:, None] * mixed).reshape(*self.shape[:2], -1) * v[:, None]
+        return by_channel.reshape(self.shape).astype(np.float32)
+
     def float_scales(self, alphas: NDArray[Any]) -> NDArray[np.float32]:
         return np.ldexp(np.float32(1), alphas.astype(np.int32)) if self.exponents else alphas  # exact, as exp2 need not be
 
     def dense(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The float32 weight, in weight_shape."""
+        if self.code == "low_rank":
+            return self._product(tensors)
         out = self.values(tensors).astype(np.float32).reshape(max(1, self.scales), -1)
         if self.scales:
             out = out * self.float_scales(tensors["alphas"])[:, None]

@@ -138,7 +138,7 @@ def flip_a_bit(metadata, tensors):
         (edit_layer(alphas="1.tile_bits"), "expected float32"),
         (edit_layer(bit_order="msb"), "unknown bit order"),
         (edit_layer(sha256=3), "its description must have"),
-        (edit_layer(code="huffman"), "code must be one of sign, ternary, codebook, got 'huffman'"),
+        (edit_layer(code="huffman"), "code must be one of sign, ternary, codebook, low_rank, got 'huffman'"),
         (edit_layer(code=3), "its code cannot be read"),
         (edit_layer(code="ternary"), r"its tile is uint8 \(45,\), expected uint8 \(72,\)"),
         (edit_layer(code="codebook", index_bits=2), "a codebook needs p = 1"),
@@ -179,6 +179,7 @@ CODED = {
     "codebook": (nn.Conv2d(3, 4, 3), "snn(tau=3)"),
     "exponents": (nn.Linear(3, 4), "irnet"),
     "offsets": (nn.Linear(3, 4), "adabin"),
+    "low_rank": (nn.Conv2d(3, 4, 3), "low_rank(rank=2, min_layer_size=0)"),
 }
 
 
@@ -198,6 +199,17 @@ CODED = {
         ("exponents", drop("exponents"), "its alphas is int8 .4,., expected float32 .4,."),
         ("offsets", edit_layer(offsets="1.bias_"), "its tensors are missing"),
         ("offsets", edit_layer(alphas="1.tile_bits"), "expected float32"),
+        ("low_rank", drop("rank"), "a rank from 1 on belongs to code low_rank"),
+        ("low_rank", drop("code"), "a rank from 1 on belongs to code low_rank"),
+        ("low_rank", edit_layer(rank="2"), "its rank cannot be read"),
+        ("low_rank", edit_layer(rank=-2), "a rank from 1 on"),
+        ("low_rank", edit_layer(rank=3), "rank 3 of .4, 3, 3, 3. has 10 scales, got 9"),
+        ("low_rank", edit_layer(rank=10**9), "has 1000000007 scales, got 9"),
+        ("low_rank", edit_layer(p=2, q=54), "low_rank needs p = 1"),
+        ("low_rank", edit_layer(exponents=True), "low_rank needs p = 1, float scales"),
+        ("low_rank", edit_layer(alphas="1.bias"), "has 9 scales, got 4"),
+        ("low_rank", edit_layer(shape=[4, 3, 9, 3]), "do not make"),
+        ("low_rank", edit_layer(tile="1.alphas"), "its tile is float32"),
     ],
 )
 def test_a_coded_weight_that_is_not_right_is_refused(tmp_path, kind, change, message):

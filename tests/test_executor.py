@@ -59,7 +59,8 @@ MODELS = [
     ("pointnet_cls", (3, 41)),
 ]
 COLUMNS = "tbn(p=4, min_layer_size=0, copies='columns')"
-SPECS = ["tbn(p=4, min_layer_size=512)", "tbn(p=2, alpha='layer', min_layer_size=0)", "bwn", "sign", COLUMNS]
+LOW_RANK = "low_rank(rank=3, min_layer_size=0)"
+SPECS = ["tbn(p=4, min_layer_size=512)", "tbn(p=2, alpha='layer', min_layer_size=0)", "bwn", "sign", COLUMNS, LOW_RANK]
 
 
 @pytest.mark.parametrize(("model", "shape"), MODELS)
@@ -72,8 +73,10 @@ def test_whole_networks(model, shape, spec):
 
 @pytest.mark.parametrize("model", ["resnet_cifar(depth=8)", "mlp(hidden=[48, 20])"])
 @pytest.mark.parametrize(
-    "spec", ["twn", "bitnet158(activation_bits=32)", "irnet", "adabin(activations=False)", "snn(tau=3)", "sparks(tau=3)"]
-)
+    "spec",
+    ["twn", "bitnet158(activation_bits=32)", "irnet", "adabin(activations=False)", "snn(tau=3)", "sparks(tau=3)",
+     "low_rank(rank=3, min_layer_size=0)", "low_rank(rank=2, min_layer_size=1000)"],
+)  # fmt: skip
 def test_ternary_values_exponents_offsets_and_codebooks(model, spec):
     """Whatever a weight is stored as, its whole network runs natively."""
     run = check(catalog.build("models", model, num_classes=8, in_shape=(1, 8, 8)), (1, 8, 8), spec)
@@ -97,7 +100,7 @@ def test_layers_with_binary_inputs_stay_in_torch(spec):
     torch.testing.assert_close(run(x), expected, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("spec", ["tbn(p=4, min_layer_size=0)", COLUMNS])
+@pytest.mark.parametrize("spec", ["tbn(p=4, min_layer_size=0)", COLUMNS, LOW_RANK])
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_runs_a_network(level, spec):
     network = catalog.build("models", "resnet_cifar(depth=8)", num_classes=12, in_shape=(3, 12, 12))

@@ -31,7 +31,8 @@ def test_each_format_runs_from_its_file(record, tmp_path, form, capsys):
 
 
 @pytest.mark.parametrize("spec", ["twn", "snn(tau=3)", "irnet", "adabin", "tbn(p=2, min_layer_size=0, copies='hadamard')",
-                                  "tbn(p=2, min_layer_size=0, copies='shifted')", "tbn(p=2, min_layer_size=0, copies='columns')"])  # fmt: skip
+                                  "tbn(p=2, min_layer_size=0, copies='shifted')", "tbn(p=2, min_layer_size=0, copies='columns')",
+                                  "low_rank(rank=3, min_layer_size=0)"])  # fmt: skip
 def test_every_stored_form_is_decoded_in_the_graph(tmp_path, spec):
     """At any batch size the archive gives the packed network's outputs, and holds no float weight."""
     torch.manual_seed(0)

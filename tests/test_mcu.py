@@ -122,6 +122,7 @@ NETWORKS = {
     "mlp, one scale": (_model("mlp(hidden=[40])"), (1, 8, 8), "tbn(p=8, min_layer_size=0, alpha='layer')"),
     "mlp, short tiles": (_model("mlp(hidden=[32])"), (1, 6, 6), "tbn(p=64, min_layer_size=0)"),
     "mlp, ternary": (_model("mlp(hidden=[32])"), (1, 6, 6), "twn"),
+    "mlp, two factors": (_model("mlp(hidden=[32])"), (1, 6, 6), "low_rank(rank=3, min_layer_size=0)"),
     "mlp, permuted copies": (_model("mlp(hidden=[32])"), (1, 6, 6), "tbn(p=4, min_layer_size=0, copies='permuted')"),
     "mlp, columns": (_model("mlp(hidden=[32])"), (1, 6, 6), "tbn(p=4, min_layer_size=0, copies='columns')"),
     "vgg": (_model("vgg_small(width=8)"), (3, 16, 16), TILED),

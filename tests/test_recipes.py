@@ -11,7 +11,8 @@ from tbn_bench.config import make
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-WITHOUT = {"sign", "repeated_filters", "frozen_tile"}  # binary_connect without its protocol, and the controls
+# binary_connect without its protocol, the controls, and what was published for language models alone
+WITHOUT = {"sign", "repeated_filters", "frozen_tile", "low_rank"}
 TEACHER, STEP1 = "full_precision_resnet18_cifar10", "reactnet_resnet18_cifar10_step1"
 
 

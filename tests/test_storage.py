@@ -195,7 +195,7 @@ def test_types_and_shapes_are_checked(tensors, fault):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"code": "huffman"}, "code must be one of sign, ternary, codebook, got 'huffman'"),
+        ({"code": "huffman"}, "code must be one of sign, ternary, codebook, low_rank, got 'huffman'"),
         ({"p": 5}, "p = 5 does not divide 36 weights"),
         ({"p": 0}, "p = 0 does not divide"),
         ({"scales": 5}, "5 scales do not divide 36 weights"),

@@ -3,7 +3,7 @@
     .venv/bin/python docs/methods/draw.py [FOLDER]
 
 One latent weight of a seeded 3x3 convolution goes from -2 to 2 and the others stay. Below it stands dL/dw by autograd where dL/dB is 1 at that
-weight and 0 elsewhere; a method with a schedule at its first, middle and last epoch. Beside it the same for one input of the layer.
+weight and 0 elsewhere; a method with a schedule at its first, middle and last epoch; low_rank by one latent value of its factor U. Beside it the same for one input of the layer.
 A page names what is drawn in a line `<!-- draw: SPEC; SPEC -->`, else it is the method without options. The same bytes on every run.
 """
 
@@ -21,6 +21,7 @@ from torch import nn
 
 from tbn_bench import catalog
 from tbn_bench.binarizers._base import Decision, Target
+from tbn_bench.binarizers.low_rank import LowRankWeight
 from tbn_bench.copies import KINDS, Copies, default_shifts
 
 HERE = Path(__file__).parent
@@ -79,8 +80,21 @@ def by_epoch(module: Any, start: torch.Tensor) -> dict[str, Curve]:
     return found if any(not np.array_equal(first[1], curve[1]) for curve in others) else {"": first}
 
 
+class OfFactor:
+    """latent U: (a, s) -> the weight of a low_rank method, all else being fixed; it begins epochs as the method does."""
+
+    def __init__(self, method: LowRankWeight, weight: torch.Tensor):
+        self.method, self.weight, self.begin_epoch = method, weight, method.begin_epoch
+
+    def __call__(self, factor: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(self.method, {"U": factor}, (self.weight,))
+
+
 def weight_curves(spec: str) -> dict[str, Curve]:
     conv, decision, _ = layer_of(spec)
+    if isinstance(decision.parametrization, LowRankWeight):
+        method = decision.parametrization
+        return by_epoch(OfFactor(method, conv.weight), method.U)
     return by_epoch(decision.parametrization, conv.weight)
 
 

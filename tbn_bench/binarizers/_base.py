@@ -39,6 +39,8 @@ class WeightBinarizer(nn.Module):
     copies: Copies | None = None  # where they go; None: aligned
     reuse: bool = False  # whether the layer may multiply by `training_tile` alone (reuse.py)
     elementwise: bool = False  # with reuse: the tile is constant and the latent weight gets the gradient of the unscaled weight
+    factored: bool = False  # with reuse: the layer multiplies by `factors`, one after the other
+    learns_latent: bool = True  # False: the latent weight is only what training started from, and gets no gradient
 
     def forward(self, weight: Tensor) -> Tensor:
         raise NotImplementedError  # abstract
@@ -76,6 +78,13 @@ class WeightBinarizer(nn.Module):
     def training_tile(self, weight: Tensor) -> Tensor:
         """Where reuse: the tile (q,), differentiable by the method's rule, or constant where elementwise."""
         raise NotImplementedError  # abstract
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Where factored: ((s, C_in, *k), (C_out, s)), scales included, whose product is the weight; differentiable."""
+        raise NotImplementedError  # abstract
+
+    def restart(self, weight: Tensor) -> None:
+        """Called after another run's weight became the latent one; a method that derives state from it overrides it."""
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Called by the task when `epoch` (0-based) of `epochs` begins; a method with a schedule overrides it."""
