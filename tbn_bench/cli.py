@@ -268,6 +268,10 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
 def _runs(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.runs import flags
 
+    if flags.wants_scores(args):
+        from tbn_bench import verify_scores
+
+        return verify_scores.run(args)
     return flags.run(args)
 
 
