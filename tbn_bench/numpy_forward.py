@@ -246,10 +246,10 @@ class NumpyForward:
 
     def _value(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if node.op == "get_attr":
-            return self.tensors[node.target]
+            return self.tensors[str(node.target)]
         if node.op == "call_module":
-            layer = self.layers[node.target]
-            return LAYERS[type(layer)](layer, self._reader(node.target), *args)
+            layer = self.layers[str(node.target)]
+            return LAYERS[type(layer)](layer, self._reader(str(node.target)), *args)
         try:
             return FUNCTIONS[_word(node)](*args, **kwargs)
         except TypeError as error:

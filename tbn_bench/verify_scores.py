@@ -173,7 +173,7 @@ def _wrong_file(content: Artifact, config: RunConfig, record: RunRecord) -> str:
 
 def _structure(config: RunConfig, data: Any) -> nn.Module:
     """The full-precision network of a config; its weights mean nothing."""
-    model = catalog.build("models", config.model, **assembly.offered(data))
+    model: nn.Module = catalog.build("models", config.model, **assembly.offered(data))
     binarize_inputs_(model, config.binarizer, config.keep)
     return model.eval()
 

@@ -100,8 +100,8 @@ def load_all(paths: list[Path]) -> SweepSpec:
         raise ValueError("several files make one sweep and must have the same metric and early_terminate; run them one by one")
     configs = {c.run_id: c for part in parts for c in part.configs}
     warnings = dict.fromkeys(line for part in parts for line in part.warnings)
-    joined = {"configs": list(configs.values()), "warnings": tuple(warnings)}
-    return replace(parts[0], space={}, run_cap=None, **joined)
+    joined = replace(parts[0], configs=list(configs.values()), space={}, run_cap=None)
+    return replace(joined, warnings=tuple(warnings))
 
 
 def smoke(spec: SweepSpec) -> SweepSpec:
@@ -147,7 +147,7 @@ def _tasks(space: dict[str, Form]) -> list[str]:
         given = [RunConfig.model_fields["task"].default]
     else:
         given = form.values if isinstance(form, Categorical) else [getattr(form, "value", None)]
-    names = {}
+    names: dict[str, None] = {}
     for call in given:
         with contextlib.suppress(ValueError):
             names[parse(str(call))[0]] = None
