@@ -129,6 +129,8 @@ def _sweep(args: argparse.Namespace) -> dict[str, Any]:
 
     sweep = _missing_seeds(args) if args.fill else spec.load_all(args.files)
     sweep = spec.smoke(sweep) if args.scale == "smoke" else sweep
+    for line in sweep.warnings:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
     how = process.How(
         args.jobs,
         args.wandb,
@@ -266,6 +268,10 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
 def _runs(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.runs import flags
 
+    if flags.wants_scores(args):
+        from tbn_bench import verify_scores
+
+        return verify_scores.run(args)
     return flags.run(args)
 
 

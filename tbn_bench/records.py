@@ -3,6 +3,7 @@
     <root>/runs/<sweep>/<run_id>/run.json       config, status, error, provenance         atomic
                                  metrics.jsonl  one row per line, append-only             fsync every 10 rows and at epoch ends
                                  summary.json   final numbers; its presence = finished    atomic
+                                 network.safetensors    the packed network (artifact.py)  atomic
                                  owner.lock     locked by the process that runs it; checkpoints/, wandb/ (not committed)
     <root>/latency/<device>/<case>.json                                                   atomic
     <root>/mcu/<device>/<case>.json      one network on a simulated microcontroller       atomic
@@ -28,6 +29,7 @@ from typing import Any, TextIO, TypeVar
 
 SCHEMA_VERSION = 1
 FSYNC_ROWS = 10
+NETWORK = "network.safetensors"  # the packed network of a finished run, in its folder
 STATUSES = ("running", "finished", "failed", "diverged", "interrupted", "stopped")  # stopped: early, by its sweep
 _PACKAGES = ("tbn-bench", "torch", "pytorch-lightning", "torchvision", "timm", "numpy")
 

@@ -1,6 +1,7 @@
 """What a run is judged by: the names, units and directions of scores, stated once for tasks, command line and reports.
 
 A score is stored as its task computes it (a fraction for accuracies and overlaps) under {val,test}/<name> in rows and summaries.
+Beside scores a run logs losses, times and costs: `row_fields` and `summary_fields` name them all.
 """
 
 from collections.abc import Mapping
@@ -42,6 +43,21 @@ SCORES = {
     "mse": Score("MSE", 1, 4, "min"),
     "mae": Score("MAE", 1, 4, "min"),
 }
+TASKS = {  # task -> its scores; the first one chooses the epoch
+    "image_classification": ("top1", "top5"),
+    "point_classification": ("top1", "top5", "class_accuracy"),
+    "part_segmentation": ("instance_miou", "accuracy", "class_miou"),
+    "semantic_segmentation": ("miou", "accuracy", "class_accuracy"),
+    "forecasting": ("mse", "mae"),
+}
+# scores of the test set alone, by several views of each image (test-time augmentation)
+AUGMENTED = {"image_classification": ("top1_tta",)}
+COSTS = (
+    "weights", "stored_bits", "stored_bits_weights", "tile_bits", "alpha_bits", "codebook_bits",
+    "padding_bits", "bias_bits", "norm_bits", "other_bits", "stored_bytes", "bits_per_weight",
+    "bits_per_binarized_weight", "macs", "distinct_macs", "bitops_fp64", "bitops_wxa",
+    "bitops_wxa_distinct",
+)  # fmt: skip
 FIRST = "top1"  # of records that do not say: the first versions knew classification alone
 
 
@@ -58,3 +74,36 @@ def shown(summary: Mapping[str, Any] | None, split: str = "test") -> str:
     score = SCORES[score_of(summary)]
     value = (summary or {}).get(f"{split}/{score_of(summary)}")
     return "—" if value is None else f"{score.label.removesuffix(' %')} {score.text(value)}"
+
+
+_EPOCH = (
+    "epoch", "step", "lr", "seconds", "train/loss", "val/loss", "tile/flip_rate", "tile/near_zero",
+)  # fmt: skip
+_EFFORT = ("seconds", "cpu_seconds", "train_pflop", "images_per_second")
+_COUNTS = ("best_epoch", "epochs", "test_samples", "train_samples")
+
+
+def row_fields(task: str) -> tuple[str, ...]:
+    """What the row of an epoch of this task can hold. An unlisted task may have any of SCORES."""
+    scores = TASKS.get(task, tuple(SCORES))
+    return (*_EPOCH, *(f"val/{name}" for name in scores))
+
+
+def summary_fields(task: str) -> tuple[str, ...]:
+    """The numbers that the summary of a finished run of this task can hold."""
+    scores = TASKS.get(task, tuple(SCORES))
+    chosen_by = scores[:1] if task in TASKS else scores
+    tested = (*scores, *AUGMENTED.get(task, ()))
+    last = tuple(f"val/{name}_last" for name in chosen_by)
+    return ("test/loss", *(f"test/{name}" for name in tested), *last, *_EFFORT, *_COUNTS, *COSTS)
+
+
+def goal_of(field: str) -> str | None:
+    """The better direction of a field: "min" or "max"; None for lr, tile/flip_rate and the like."""
+    split, _, name = field.rpartition("/")
+    if field == "images_per_second":
+        return "max"
+    if field in _EFFORT or field in COSTS or (split and name == "loss"):
+        return "min"
+    score = SCORES.get(name.removesuffix("_last").removesuffix("_tta"))
+    return score.goal if split in ("val", "test") and score else None

@@ -558,7 +558,7 @@ def test_intact_records_have_no_fault(call, store):
         code, lines, last, _ = call("verify")
         (run.path / ".run.json.1.tmp").unlink()
     assert (code, lines) == (0, ["5 runs, 0 faults"])
-    assert last == {"runs": 5, "faults": 0, "failed": 0, "kinds": {}, "set_aside": 0}
+    assert last == {"runs": 5, "faults": 0, "failed": 0, "kinds": {}, "set_aside": 0, "networks": 0}
 
 
 def rows_file(change_rows):

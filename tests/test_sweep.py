@@ -19,6 +19,7 @@ from tbn_bench.sweep.spec import draw, expand, load, load_all, smoke
 P = {"model": {"value": "mlp"}}
 LOSS = {"name": "val/loss"}
 TWO = [{"name": "val/top1", "goal": "maximize"}, {"name": "stored_bits"}]
+TOP = {"name": "val/top1"}
 BAND = {"type": "hyperband", "min_iter": 1}
 
 
@@ -156,7 +157,18 @@ OURS = {  # what W&B's schema lets pass, and nobody could carry out, or nobody h
     "unknown macro ${arg}, did you mean 'args'": spec(command=["tbn-bench", "train", "${arg}"]),
     "must be positive, got 0": drawn(a=0, distribution="beta"),
     "must be a number, got inf": drawn(min=0, max=math.inf),
+    "'val/accuracy' is no number that a run of image_classification logs, did you mean 'val/top1'": spec(
+        metric={"name": "val/accuracy"}
+    ),
+    "did you mean 'val/mse'": spec(metric=TOP, parameters={**P, "task": {"value": "forecasting"}}),
+    "every run of image_classification and forecasting": spec(
+        metric=TOP, parameters={**P, "task": {"values": ["image_classification", "forecasting"]}}
+    ),
+    "did you mean 'stored_bits'": search(method="custom", metric=None, metrics=[TOP, {"name": "stored_bit"}]),
+    "metric 'tile/flip_rate' has no better direction by itself; add goal": spec(metric={"name": "tile/flip_rate"}),
+    "a metric that every epoch logs, got 'test/top1'": spec(metric={"name": "test/top1"}, early_terminate=BAND),
 }
+OURS = {said: {k: v for k, v in file.items() if v is not None} for said, file in OURS.items()}
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -173,6 +185,43 @@ def test_faults_are_named(said):
         expand((BAD | OURS)[said], "s")
     assert said in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "goal"),
+    [("val/top1", "maximize"), ("val/top1_last", "maximize"), ("test/top1_tta", "maximize"), ("images_per_second", "maximize"),
+     ("val/loss", "minimize"), ("seconds", "minimize"), ("train_pflop", "minimize"), ("macs", "minimize"), ("bits_per_weight", "minimize")],
+)  # fmt: skip
+def test_a_goal_that_is_left_out_is_the_better_direction(name, goal):
+    """From scores.py; where W&B, which minimises, would do otherwise, there is a warning."""
+    sweep = expand(spec(metric={"name": name}), "s")
+    assert sweep.metrics[0].goal == goal
+    assert ["would minimise it" in line for line in sweep.warnings] == [True] * (goal == "maximize")
+
+
+def test_a_goal_against_the_score_is_taken_with_a_warning(tmp_path, capsys):
+    """W&B's format allows it, and a dry run says it before anything is paid for."""
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(spec(metric={**TOP, "goal": "minimize"})))
+    assert load(path).metrics[0].goal == "minimize"
+    assert cli.main(["sweep", str(path), "--dry-run", "--results", str(tmp_path)]) == 0
+    assert f"warning: {path}: metric 'val/top1': goal: minimize looks for the WORST runs" in capsys.readouterr().err
+
+
+def test_several_objectives_have_the_directions_of_their_fields():
+    """Accuracy up, bits down, without a word in the file."""
+    sweep = expand(
+        {k: v for k, v in search(method="custom", metrics=[TOP, {"name": "stored_bits"}]).items() if k != "metric"}, "s"
+    )
+    assert [m.goal for m in sweep.metrics] == ["maximize", "minimize"]
+
+
+def test_a_metric_that_no_run_has_fails_the_dry_run(tmp_path, capsys):
+    """Before the first run is paid for, and without a trace."""
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(search(metric={"name": "val/accuracy", "goal": "maximize"})))
+    assert cli.main(["sweep", str(path), "--dry-run", "--results", str(tmp_path / "r")]) == 1
+    assert "did you mean 'val/top1'?" in capsys.readouterr().err
 
 
 def test_all_faults_are_told_at_once(tmp_path):

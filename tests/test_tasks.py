@@ -8,7 +8,8 @@ from torch import fx, nn
 
 from tbn_bench import catalog, train
 from tbn_bench.assembly import trained
-from tbn_bench.config import make
+from tbn_bench.config import RunConfig, make
+from tbn_bench.scores import SCORES, TASKS, row_fields, summary_fields
 from tbn_bench.tasks.point_classification import PointClassification, departure_from_orthogonality
 
 CONFIG = make({"task": "point_classification"})
@@ -99,3 +100,16 @@ def test_a_run_records_both_accuracies(tmp_path):
     assert record.summary["test/top1"] == pytest.approx(right.float().mean().item(), abs=1e-6)
     assert record.summary["test/class_accuracy"] == pytest.approx(per_class.mean().item(), abs=1e-6)
     assert {"val/top1", "val/top5", "val/class_accuracy", "train/loss", "tile/flip_rate"} <= set(record.rows()[0])
+    numbers = {k for k, v in record.summary.items() if isinstance(v, int | float) and k != "schema_version"}
+    assert numbers <= set(summary_fields(config.task))
+    assert set(record.rows()[0]) <= set(row_fields(config.task))
+
+
+@pytest.mark.parametrize("name", catalog.names("tasks"))
+def test_the_scores_of_a_task_are_those_that_scores_lists(name):
+    """Sweep files are checked by scores.TASKS, without torch: same names, and the first one chooses the epoch."""
+    given = {"num_classes": 3, "parts": [[0, 1], [2]], "class_weights": None}
+    task = catalog.build("tasks", name, model=nn.Identity(), config=RunConfig(), **given)
+    assert set(TASKS[name]) == set(task.scores())
+    assert TASKS[name][0] == task.score
+    assert set(TASKS[name]) <= set(SCORES)

@@ -28,6 +28,11 @@ def add(parser: argparse.ArgumentParser) -> Any:
     p.add_argument(
         "--set-aside", action="store_true", help="move damaged runs to RESULTS/set_aside, so that their sweep runs them again"
     )
+    p.add_argument(
+        "--scores", nargs="*", metavar="RUN",
+        help="instead: compute the test scores again from network.safetensors beside the records, "
+        "by the native executor and by numpy alone; RUN is an id, SWEEP/id or SWEEP (default: all)",
+    )  # fmt: skip
     p = _action(actions, "prune", "delete checkpoints of runs that are done")
     p.add_argument(
         "--keep", choices=("best", "none"), default="best", help="what stays (default: best, so that runs can be exported)"
@@ -45,6 +50,23 @@ def add(parser: argparse.ArgumentParser) -> Any:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The last line of stdout. Raises ValueError for flags of `list` before another command."""
+    check(args)
+    module = importlib.import_module(f"tbn_bench.runs.{args.action or 'list'}")
+    return module.run(args)  # type: ignore[no-any-return]
+
+
+def wants_scores(args: argparse.Namespace) -> bool:
+    """Whether verify_scores.py answers, which needs torch. Raises ValueError beside --set-aside."""
+    if getattr(args, "scores", None) is None:
+        return False
+    check(args)
+    if args.set_aside:
+        raise ValueError("--set-aside goes by the records alone; give it or --scores")
+    return True
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError for flags of `list` that stand before another command."""
     bare = {k.removeprefix(_BARE): v for k, v in vars(args).items() if k.startswith(_BARE)}
     if args.action is None:
         vars(args).update(bare)
@@ -52,8 +74,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(
             f"--{stray[0]} stands before {args.action}; flags stand behind it, see: tbn-bench runs {args.action} --help"
         )
-    module = importlib.import_module(f"tbn_bench.runs.{args.action or 'list'}")
-    return module.run(args)  # type: ignore[no-any-return]
 
 
 def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from tbn_bench import records
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records import SCHEMA_VERSION, RecordError, RunRecord, RunStore, read_json, write_atomic
 from tbn_bench.runs.lock import held
-from tbn_bench.scores import FIRST, SCORES
+from tbn_bench.scores import COSTS, FIRST, SCORES
 
 NAME = "index.json"
 VERSION = 1  # of the rows: raise it when _row changes
@@ -28,11 +28,6 @@ FIELDS: dict[str, Any] = {
     k: ",".join(f.default) if isinstance(f.default, tuple) else f.default for k, f in RunConfig.model_fields.items()
 }
 PROVENANCE = ("track", "commit", "dirty", "started", "cpu", "device", "threads", "torch", "python", "command")
-COSTS = (
-    "weights", "stored_bits", "stored_bits_weights", "tile_bits", "alpha_bits", "codebook_bits", "padding_bits", "bias_bits", "norm_bits",
-    "other_bits", "stored_bytes", "bits_per_weight", "bits_per_binarized_weight", "macs", "distinct_macs", "bitops_fp64", "bitops_wxa",
-    "bitops_wxa_distinct",
-)  # fmt: skip
 RESULTS = ("test/loss", *(f"test/{name}" for name in SCORES), *(f"val/{name}_last" for name in SCORES),
            "best_epoch", "test_samples", "train_samples", "seconds")  # fmt: skip
 HEAD = ("sweep", "run_id", "group_id", "status", "error", "score", "value")

@@ -1,4 +1,7 @@
-"""tbn-bench runs verify: every record against its schema, the hash of its config, and its own numbers."""
+"""tbn-bench runs verify: every record against its schema, its config's hash, and its own numbers.
+
+--scores, which runs the packed networks beside the records, is verify_scores.py: it needs torch.
+"""
 
 import argparse
 import itertools
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.config import make
-from tbn_bench.records import SCHEMA_VERSION, RecordError, RunStore, read_json
+from tbn_bench.records import NETWORK, SCHEMA_VERSION, RecordError, RunStore, read_json
 from tbn_bench.runs import index, numbers, text
 from tbn_bench.runs.index import STATUSES
 from tbn_bench.runs.lock import held, taken
@@ -51,9 +54,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     kinds = dict(sorted(Counter(fault.kind for fault in found).items()))
     moved = set_aside(store, found) if args.set_aside else {}
     gone = [f"{path} is now {there}" for path, there in moved.items()]
-    text.say([*map(str, found), *gone, f"{len(folders)} runs, {len(found)} faults"])
+    networks = sum((path / NETWORK).exists() for path in folders)
+    more = f"; {networks} with {NETWORK}, whose scores --scores computes again" if networks else ""
+    text.say([*map(str, found), *gone, f"{len(folders)} runs, {len(found)} faults{more}"])
     left = {fault.path for fault in found} - set(moved)
-    return {"runs": len(folders), "faults": len(found), "failed": len(left), "kinds": kinds, "set_aside": len(moved)}
+    return {
+        "runs": len(folders),
+        "faults": len(found),
+        "failed": len(left),
+        "kinds": kinds,
+        "set_aside": len(moved),
+        "networks": networks,
+    }
 
 
 def set_aside(store: RunStore, found: Iterable[Fault]) -> dict[Path, Path]:

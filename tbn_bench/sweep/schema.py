@@ -43,10 +43,10 @@ class _Part(BaseModel):
 
 
 class Metric(_Part):
-    """What a search improves: a key of a run's rows or summary."""
+    """What a search improves: a key of a run's rows or summary. objectives.py fills in the goal."""
 
     name: str
-    goal: Literal["minimize", "maximize"] = "minimize"
+    goal: Literal["minimize", "maximize"] = Field(default=None)
     target: Number = None
     impute: Literal["latest", "best", "worst"] = "worst"
     impute_while_running: Literal["latest", "best", "worst", "false"] = "false"

@@ -7,6 +7,7 @@ search, on `metric` or, for several objectives, on `metrics`; W&B's own engine f
 `scheduler: {engine: optuna}`. Of that key only this engine without functions of one's own can be carried out here.
 """
 
+import contextlib
 import itertools
 import random
 import re
@@ -17,8 +18,9 @@ from typing import Any
 
 import yaml
 
+from tbn_bench.catalog import parse
 from tbn_bench.config import RunConfig, make
-from tbn_bench.sweep import dotted
+from tbn_bench.sweep import dotted, objectives
 from tbn_bench.sweep.forms import Categorical, Constant, Form
 from tbn_bench.sweep.schema import File, Hyperband, Metric, read
 
@@ -42,6 +44,7 @@ class SweepSpec:
     early_terminate: Hyperband | None = None
     run_cap: int | None = None
     small: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_search(self) -> bool:
@@ -77,7 +80,8 @@ def load(path: Path) -> SweepSpec:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
-        return expand(value, path.stem)
+        spec = expand(value, path.stem)
+        return replace(spec, warnings=tuple(f"{path}: {line}" for line in spec.warnings))
     except ValueError as error:
         raise ValueError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
 
@@ -95,7 +99,9 @@ def load_all(paths: list[Path]) -> SweepSpec:
     if any((part.metrics, part.early_terminate) != (parts[0].metrics, parts[0].early_terminate) for part in parts):
         raise ValueError("several files make one sweep and must have the same metric and early_terminate; run them one by one")
     configs = {c.run_id: c for part in parts for c in part.configs}
-    return replace(parts[0], configs=list(configs.values()), space={}, run_cap=None)
+    warnings = dict.fromkeys(line for part in parts for line in part.warnings)
+    joined = replace(parts[0], configs=list(configs.values()), space={}, run_cap=None)
+    return replace(joined, warnings=tuple(warnings))
 
 
 def smoke(spec: SweepSpec) -> SweepSpec:
@@ -118,9 +124,10 @@ def expand(value: Any, default_name: str) -> SweepSpec:
     faults = dotted.faults(space) or _limits(file, space)
     if faults:
         raise ValueError("\n".join(faults))
-    metrics = tuple(file.metrics or ([file.metric] if file.metric else []))
+    metrics, warnings = _objectives(file, _tasks(space))
     name = re.sub(r"[^\w.-]+", "-", file.name or default_name)
     spec = SweepSpec(name, [], file.method, space, metrics, file.early_terminate, file.run_cap)
+    spec = replace(spec, warnings=warnings)
     if file.method == "grid":
         return replace(spec, configs=_distinct(map(spec.config, _grid(space)), file.run_cap))
     if file.method == "random":
@@ -131,6 +138,40 @@ def expand(value: Any, default_name: str) -> SweepSpec:
             ),
         )
     return spec
+
+
+def _tasks(space: dict[str, Form]) -> list[str]:
+    """Names of the tasks that runs can have; what is no call is refused when its config is made."""
+    form = space.get("task")
+    if form is None:
+        given = [RunConfig.model_fields["task"].default]
+    else:
+        given = form.values if isinstance(form, Categorical) else [getattr(form, "value", None)]
+    names: dict[str, None] = {}
+    for call in given:
+        with contextlib.suppress(ValueError):
+            names[parse(str(call))[0]] = None
+    return list(names)
+
+
+def _objectives(file: File, tasks: list[str]) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
+    """(the metrics, each with its goal; warnings). Raises ValueError, one line per fault."""
+    given = file.metrics or ([file.metric] if file.metric else [])
+    faults = objectives.name_faults(given, tasks) if tasks else []
+    if file.early_terminate and tasks and not faults:
+        faults += filter(None, [objectives.early_fault(given[0], tasks)])
+    metrics, warnings = [], []
+    for metric in given if not faults else []:
+        try:
+            found, warning = objectives.directed(metric)
+        except ValueError as error:
+            faults.append(str(error))
+        else:
+            metrics.append(found)
+            warnings += [warning] if warning else []
+    if faults:
+        raise ValueError("\n".join(faults))
+    return tuple(metrics), tuple(warnings)
 
 
 def _limits(file: File, space: dict[str, Form]) -> list[str]:
