@@ -1,5 +1,6 @@
 """From a config, or the record of a finished run, to the data, the network, its plan and its cost."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,15 +13,22 @@ from tbn_bench.config import RunConfig, make
 from tbn_bench.convert import Plan, binarize_
 from tbn_bench.cost import Cost, cost
 from tbn_bench.inputs import constant_signs
+from tbn_bench.optimizers._base import optimizer_of
 from tbn_bench.records import RunRecord
 from tbn_bench.scores import FIRST
 
+TRAINING_IMAGES = 5_000  # for a model that starts from the data
 
-def build(config: RunConfig) -> tuple[Any, nn.Module, Plan, Cost]:
-    """(data module, binarized model, plan, cost), from the seed on. Raises ValueError for whatever the parts refuse."""
+
+def build(config: RunConfig, from_data: bool = False) -> tuple[Any, nn.Module, Plan, Cost]:
+    """(data module, binarized model, plan, cost), from the seed on. Raises ValueError for whatever the parts refuse.
+
+    from_data: the data are read, and a model that asks for training images starts from them (airbench's whitening filters). Without it
+    no file is read: for plans, and for a model whose weights are loaded.
+    """
     data = data_of(config)
     try:
-        return data, *_network(config, offered(data))
+        return data, *_network(config, offered(data) | (_sample(config, data) if from_data else {}))
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"{config.model} cannot be built and run on {config.data} samples of shape {data.in_shape}: {error}"
@@ -47,6 +55,15 @@ def sketch(config: RunConfig) -> tuple[Any, nn.Module, Plan, Cost]:
             f"no --data: planned in the model's own form, {size} with num_classes={own['num_classes']}, not for {config.data}"
         )
     return data, model, plan, total
+
+
+def _sample(config: RunConfig, data: Any) -> dict[str, Any]:
+    """What the config's model asks of the training set: `training_images`, (N, *in_shape), normalised."""
+    entry = catalog.load("models", catalog.parse(config.model)[0])
+    if "training_images" not in inspect.signature(entry).parameters:
+        return {}
+    data.setup()
+    return {"training_images": data.first("train", min(TRAINING_IMAGES, data.size("train")))}
 
 
 def data_of(config: RunConfig) -> Any:
@@ -80,6 +97,7 @@ def _network(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Module, Plan,
     torch.manual_seed(config.seed)
     model = catalog.build("models", config.model, **given)
     plan = binarize_(model, config.binarizer, config.keep)
+    optimizer_of(model, config)  # refuses what it cannot train, before anything is recorded
     total = cost(model, plan, given["in_shape"])
     constant = constant_signs(model, given["in_shape"])
     if constant:

@@ -58,7 +58,7 @@ def _yaml_file(path: Path) -> dict[str, Any]:
 
 
 def _config_flags(parser: _Parser) -> None:
-    parser.calls = ("--data", "--model", "--binarizer", "--task")
+    parser.calls = ("--data", "--model", "--binarizer", "--task", "--optimizer")
     parser.add_argument("--config", type=Path, help="YAML preset; flags win over it")
     for name, field in RunConfig.model_fields.items():
         shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default

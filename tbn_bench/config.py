@@ -25,12 +25,15 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, description="seed of weights, order and augmentation (the data split has its own)")
     epochs: int = Field(20, ge=1, description="epochs")
     batch_size: int = Field(128, ge=1, description="training batch size")
-    optimizer: Literal["sgd", "adam", "adamw", "adadelta"] = Field("sgd", description="optimizer")
+    optimizer: str = Field("sgd", description="optimizer, e.g. adam or 'muon(momentum=0.6)'")
     lr: float = Field(0.1, gt=0, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd only)")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay")
     schedule: Literal["cosine", "linear", "step", "constant"] = Field(
-        "cosine", description="learning-rate schedule, stepped per epoch: cosine, linear, step or constant"
+        "cosine", description="learning-rate schedule: cosine, linear, step or constant"
+    )
+    schedule_every: Literal["epoch", "step"] = Field(
+        "epoch", description="when the schedule moves: after every epoch, or every training step"
     )
     min_lr: float = Field(0.0, ge=0, description="learning rate below which no schedule goes (but warm-up)")
     warmup_epochs: int = Field(0, ge=0, description="linear warm-up")
@@ -39,19 +42,37 @@ class RunConfig(BaseModel):
     bn_momentum_gamma: float = Field(
         1.0, gt=0, le=1, description="factor on batch norm's momentum of 0.1 every step_epochs epochs, down to 0.01"
     )
+    batch_norm: Literal["running", "reestimated"] = Field(
+        "running",
+        description="statistics of batch norm in evaluation: running, or reestimated on training samples before each",
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup (timm's), 0: none; image classification only")
+    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix (timm's), 0: none; image classification only")
+    select: Literal["best", "last"] = Field("best", description="which epoch is tested: the best on held-out data, or the last")
+    tta: bool = Field(False, description="also score the test set with test-time augmentation (mirror and one-pixel shifts)")
     init: str | None = Field(None, pattern=RUN, description="finished run to take the weights from, as SWEEP/RUN_ID")
     teacher: str | None = Field(
         None, pattern=RUN, description="finished run whose outputs are the labels (distillation), as SWEEP/RUN_ID"
     )
     precision: Literal["32", "bf16"] = Field("32", description="float32, or bfloat16 autocast")
 
-    @field_validator("data", "model", "binarizer", "task")
+    @field_validator("data", "model", "binarizer", "task", "optimizer")
     @classmethod
     def _one_spelling(cls, value: str) -> str:
         return catalog.canonical(value)
 
-    @field_validator("lr", "momentum", "weight_decay", "step_gamma", "label_smoothing", "min_lr", "bn_momentum_gamma")
+    @field_validator("optimizer")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        name, known = catalog.parse(value)[0], catalog.names("optimizers")
+        if name not in known:
+            raise ValueError(f"unknown name {name!r} in optimizers{catalog.did_you_mean(name, known)}")
+        return value
+
+    @field_validator(
+        "lr", "momentum", "weight_decay", "step_gamma", "label_smoothing", "min_lr", "bn_momentum_gamma", "mixup", "cutmix"
+    )
     @classmethod
     def _one_zero(cls, value: float) -> float:
         return value + 0.0  # -0.0 equals 0.0 but is written differently

@@ -37,6 +37,7 @@ class LayerCost:
     row: PlanRow
     macs: int
     positions_factor: float = 1.0
+    elementwise: bool = False
 
     @property
     def distinct_macs(self) -> int:
@@ -45,6 +46,15 @@ class LayerCost:
             positions = self.macs // self.row.numel
             return positions * self.row.rank * (rows + columns)
         return round(self.macs * self.positions_factor / self.row.p) if self.row.reuse else self.macs
+
+    @property
+    def training_flop(self) -> int:
+        """Of one sample: two per multiply-add of the forward pass and of the gradients of inputs and weight.
+
+        The elementwise rule (tbn's default) computes the weight gradient at full cost.
+        """
+        weight_gradient = self.macs if self.elementwise else self.distinct_macs
+        return 2 * (2 * self.distinct_macs + weight_gradient)
 
     @property
     def weight_bits(self) -> int:
@@ -64,6 +74,11 @@ class Cost:
     @property
     def weights(self) -> int:
         return sum(layer.row.numel for layer in self.layers)
+
+    @property
+    def training_flop(self) -> int:
+        """Floating-point operations of one training sample in the weight layers."""
+        return sum(layer.training_flop for layer in self.layers)
 
     @property
     def stored_bits_weights(self) -> int:
@@ -157,9 +172,12 @@ def cost(model: nn.Module, plan: Plan, in_shape: Sequence[int]) -> Cost:
     """Cost of a model that binarize_ returned `plan` for, on one input of in_shape: (C, H, W)."""
     macs, factors = _macs(model, in_shape)
     names = {name for row in plan.rows for name in row.name.split(" = ")}
-    layers = [
-        LayerCost(row, sum(macs.get(name, 0) for name in row.name.split(" = ")), factors.get(row.name, 1.0)) for row in plan.rows
-    ]
+    elementwise = _elementwise(model)
+    layers = []
+    for row in plan.rows:
+        users = row.name.split(" = ")
+        count = sum(macs.get(name, 0) for name in users)
+        layers.append(LayerCost(row, count, factors.get(row.name, 1.0), users[0] in elementwise))
     return Cost(layers, *_side_bits(model, names))
 
 
@@ -221,6 +239,17 @@ def _macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[dict[str, int], di
         for module, training in modes.items():
             module.training = training
     return found, factors
+
+
+def _elementwise(model: nn.Module) -> set[str]:
+    """Names of weights whose gradient is computed at full cost though their copies are not."""
+    found = set()
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            for attribute, chain in module.parametrizations.items():
+                if getattr(chain[0], "elementwise", False):
+                    found.add(f"{name}.{attribute}".lstrip("."))
+    return found
 
 
 def _copies(module: nn.Module) -> Copies | None:

@@ -1,6 +1,7 @@
 """run(config) -> RunRecord: the only place that meets pl.Trainer."""
 
 import contextlib
+import copy
 import hashlib
 import io
 import logging
@@ -20,11 +21,12 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
+from tbn_bench import packed
 from tbn_bench.assembly import build, build_task, start_from, trained
 from tbn_bench.config import RunConfig
 from tbn_bench.convert import Plan
 from tbn_bench.cost import Cost
-from tbn_bench.records import RecordError, Run, RunRecord, RunStore, provenance, replace
+from tbn_bench.records import NETWORK, RecordError, Run, RunRecord, RunStore, provenance, replace
 from tbn_bench.scores import SCORES, shown
 from tbn_bench.tasks._base import DivergedError, Task
 from tbn_bench.tracking.mirror import Mirrors
@@ -62,10 +64,15 @@ class _Recorder(Checkpoint):
 
     def __init__(self, run: "Run | _Follower", mirror: Mirrors, lines: bool):
         self.run, self.mirror, self.lines = run, mirror, lines
-        self.started = time.perf_counter()
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
+        self.training_seconds = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.lr = trainer.optimizers[0].param_groups[0]["lr"]  # the schedule steps before the epoch's end
+        self.training_started = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.training_seconds = time.perf_counter() - self.training_started
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("test/")}
@@ -75,8 +82,10 @@ class _Recorder(Checkpoint):
             "lr": self.lr,
             **dict(sorted(metrics.items())),
             "seconds": round(time.perf_counter() - self.started, 3),
+            "cpu_seconds": round(time.process_time() - self.cpu_started, 3),
+            "training_seconds": round(self.training_seconds, 3),
         }
-        self.started = time.perf_counter()
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
         self.run.log(row, durable=True)
         self.mirror.log(row, module.model)
         if self.lines:
@@ -137,8 +146,12 @@ class _Follower:
 
 
 def _trainer(config: RunConfig, options: RunOptions, run: Run | _Follower, recorder: _Recorder, score: str) -> pl.Trainer:
-    best = ModelCheckpoint(run.checkpoints, "best", monitor=f"val/{score}", mode=SCORES[score].goal, enable_version_counter=False)
     last = ModelCheckpoint(run.checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+    kept = [last]
+    if config.select == "best":
+        monitor, mode = f"val/{score}", SCORES[score].goal
+        best = ModelCheckpoint(run.checkpoints, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+        kept = [best, last]
     return pl.Trainer(
         max_epochs=config.epochs,
         accelerator="gpu" if options.device == "cuda" else "cpu",
@@ -146,7 +159,7 @@ def _trainer(config: RunConfig, options: RunOptions, run: Run | _Follower, recor
         strategy="ddp" if options.devices > 1 else "auto",
         use_distributed_sampler=False,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-        callbacks=[recorder, best, last],
+        callbacks=[recorder, *kept],
         plugins=[_Checkpoints()],
         logger=False,
         enable_progress_bar=options.progress,
@@ -232,7 +245,7 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
         torch.set_num_threads(options.threads)
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
-    data, model, plan, total = build(config)
+    data, model, plan, total = build(config, from_data=True)
     teacher = _trained(store, config.teacher, "--teacher") if config.teacher else None
     if config.init:
         start_from(model, _trained(store, config.init, "--init"))
@@ -266,6 +279,7 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     try:
         mirror.start(config, plan, held.path, options.sweep, source)
         summary = _fit(config, options, held, mirror, data, model, teacher, plan, total, resume)
+        _keep_network(held, model, config, source["commit"])
         held.finish(summary)
         status = "finished"
     except BaseException as error:
@@ -276,6 +290,43 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     finally:
         mirror.finish(status, summary, model)
     return store.read(options.sweep, config.run_id)
+
+
+def _choose(config: RunConfig, held: Run | _Follower, task: Task, data: Any, options: RunOptions) -> int:
+    """Loads the weights that are tested into the task, and returns their epoch. best.ckpt holds them afterwards."""
+    path = held.checkpoints / "best.ckpt"
+    source = path if config.select == "best" else held.checkpoints / "last.ckpt"
+    chosen = torch.load(source, map_location="cpu", weights_only=True)
+    task.load_state_dict(chosen["state_dict"])
+    if config.batch_norm == "reestimated":
+        task.reestimate_(data, autocast=False)  # in float32, in which it is tested and exported
+    changed = config.batch_norm == "reestimated" or config.select == "last"
+    if changed and not options.rank:
+        kept = {"epoch": chosen["epoch"], "state_dict": task.state_dict()}
+        _Checkpoints().save_checkpoint(kept, path)
+    return int(chosen["epoch"])
+
+
+def _effort(rows: list[dict[str, Any]], samples: int, plan: Plan, total: Cost) -> dict[str, float]:
+    """What the training cost: CPU seconds of the process (evaluations of the epochs included), images per second of training alone, and
+    PFLOP of the weight layers: two per multiply-add, forward, input gradient and weight gradient, in the reduced arithmetic
+    that tile reuse computes. Rows of an older version have no times; then only the arithmetic is there."""
+    found = {"train_pflop": len(rows) * samples * total.training_flop / 1e15}
+    if all("training_seconds" in row for row in rows):
+        found["cpu_seconds"] = round(sum(row["cpu_seconds"] for row in rows), 2)
+        found["images_per_second"] = round(samples * len(rows) / sum(row["training_seconds"] for row in rows), 1)
+    return found
+
+
+def _keep_network(held: Run, model: nn.Module, config: RunConfig, commit: str | None) -> str | None:
+    """Writes the packed network beside the record. Returns why there is none: full precision, or a network that cannot be packed."""
+    network = copy.deepcopy(model).cpu().eval()
+    try:
+        packed.pack_(network)
+        packed.save(network, held.path / NETWORK, config.model_dump(mode="json"), commit)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _check_devices(config: RunConfig, options: RunOptions) -> None:
@@ -324,24 +375,25 @@ def _fit(
             raise
         if options.devices > 1:
             _check_ranks(task)
-        best = torch.load(held.checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
-        task.load_state_dict(best["state_dict"])
+        epoch = _choose(config, held, task, data, options)
         results = trainer.test(task, data, verbose=False)[0]
     if task.seen != data.size("test"):
         raise RuntimeError(f"{task.seen} test samples were evaluated, the set has {data.size('test')}")
     if isinstance(held, _Follower):
         return {}
+    rows = held.rows()
     return {
         "run_id": config.run_id,
         **{k: float(v) for k, v in results.items()},
-        "best_epoch": int(best["epoch"]),
-        f"val/{score}_last": held.rows()[-1][f"val/{score}"],
+        "best_epoch": epoch,
+        f"val/{score}_last": rows[-1][f"val/{score}"],
         "score": score,
         "track": plan.track,
         "epochs": config.epochs,
         "test_samples": task.seen,
         "train_samples": data.size("train"),
         "seconds": round(time.perf_counter() - started, 2),
+        **_effort(rows, data.size("train"), plan, total),
         **total.summary(),
         "plan": [{**row.__dict__, "shape": list(row.shape), "stored_bits": row.stored_bits} for row in plan.rows],
     }

@@ -38,6 +38,7 @@ class WeightBinarizer(nn.Module):
     p: int = 1  # how often the stored signs are reused
     copies: Copies | None = None  # where they go; None: aligned
     reuse: bool = False  # whether the layer may multiply by `training_tile` alone (reuse.py)
+    latents: tuple[str, ...] = ()  # own parameters that are latent binary tensors, as the weight is; the others are scales
     elementwise: bool = False  # with reuse: the tile is constant and the latent weight gets the gradient of the unscaled weight
     factored: bool = False  # with reuse: the layer multiplies by `factors`, one after the other
     learns_latent: bool = True  # False: the latent weight is only what training started from, and gets no gradient

@@ -108,6 +108,7 @@ class LowRankWeight(WeightBinarizer):
 
     reuse = True
     factored = True
+    latents = ("U", "V")
     learns_latent = False
 
     def __init__(self, weight: Tensor, rank: int, surrogate: str = "clip", rotate: bool = True):

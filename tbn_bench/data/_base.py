@@ -23,17 +23,21 @@ def data_root() -> Path:
     return Path(os.environ.get("TBN_BENCH_DATA", "data"))
 
 
-class _Batches(Dataset):
-    """Indexed by a list of positions, so that one index operation makes the batch."""
+FIXED_SAMPLES = 5_000  # for the statistics of batch norm
 
-    def __init__(self, split: Split):
-        self.split = split
+
+class _Batches(Dataset):
+    """Indexed by a list of positions, so that one index operation makes the batch. named: the positions go with it."""
+
+    def __init__(self, split: Split, named: bool = False):
+        self.split, self.named = split, named
 
     def __len__(self) -> int:
         return len(self.split[1])
 
-    def __getitem__(self, index: list[int]) -> Split:
-        return self.split[0][index], self.split[1][index]
+    def __getitem__(self, index: list[int]) -> tuple[Tensor, ...]:
+        batch = self.split[0][index], self.split[1][index]
+        return (*batch, torch.tensor(index)) if self.named else batch
 
 
 def _world() -> tuple[int, int]:
@@ -84,6 +88,7 @@ class TensorDataModule(pl.LightningDataModule):
     in_shape: tuple[int, ...]
     val_size: int
     eval_batch_size = 500
+    by_position = False  # whether augmentation is a function of (seed, epoch, position): prepare_at
 
     def __init__(
         self, batch_size: int = 128, seed: int = 0, split_seed: int = 0, augment: bool = True, val_size: int | None = None
@@ -124,10 +129,19 @@ class TensorDataModule(pl.LightningDataModule):
         """The first n samples as a model sees them at evaluation, from the start again where the split has fewer: (n, *in_shape)."""
         return self.prepare(self.splits[split][0][torch.arange(n) % self.size(split)])
 
+    def fixed_batches(self, samples: int = FIXED_SAMPLES) -> Iterator[Tensor]:
+        """The first training samples, the same at every call, as a model sees them at evaluation: (batch_size, *in_shape)
+        each. Whole batches alone, so that each weighs the same; one smaller batch where the set has no whole one."""
+        x = self.splits["train"][0]
+        whole = max(1, min(samples, len(x)) // self.batch_size)
+        for i in range(whole):
+            yield self.prepare(x[i * self.batch_size : (i + 1) * self.batch_size])
+
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader:
         order = _Order(self.size(split), batch_size, seed)
         # its own generator: a loader draws a seed when it starts, and a resumed run starts it once less
-        return DataLoader(_Batches(self.splits[split]), batch_size=None, sampler=order, generator=torch.Generator())
+        batches = _Batches(self.splits[split], named=split == "train" and self.by_position)
+        return DataLoader(batches, batch_size=None, sampler=order, generator=torch.Generator())
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", self.batch_size, self.seed)
@@ -138,10 +152,16 @@ class TensorDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._loader("test", self.eval_batch_size, None)
 
-    def on_after_batch_transfer(self, batch: Split, dataloader_idx: int = 0) -> Split:
-        x, y = batch
+    def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int = 0) -> Split:
+        x, y, *positions = batch
         training = self.trainer is not None and self.trainer.training
+        if positions and training:
+            return self.prepare_at(x, positions[0], self.trainer.current_epoch), y
         return self.prepare(x, training), y
+
+    def prepare_at(self, x: Tensor, positions: Tensor, epoch: int) -> Tensor:
+        """x: (B, *in_shape) as read, the samples at `positions`: (B,) of the training set -> augmented for `epoch`."""
+        raise NotImplementedError  # abstract: where by_position
 
 
 class ImageDataModule(TensorDataModule):
@@ -151,7 +171,8 @@ class ImageDataModule(TensorDataModule):
     mean: Sequence[float]
     std: Sequence[float]
     crop_padding = 0
-    flip = False
+    crop_border = "mean"  # what lies around an image: the mean colour (0 after normalisation), "black", or "reflect"
+    flip: bool | str = False  # True: a random half in every epoch; "alternating": the other half in every other epoch
 
     def prepare(self, x: Tensor, training: bool = False) -> Tensor:
         """x: (B, C, H, W) raw -> float32, normalised, augmented when training."""
@@ -164,16 +185,57 @@ class ImageDataModule(TensorDataModule):
         """Random crop after zero padding and horizontal flip, each image its own, on x's device. x: (B, C, H, W)."""
         b, _, h, w = x.shape
         if self.crop_padding:
-            pad = self.crop_padding
-            padded = F.pad(x, (pad, pad, pad, pad))
-            dy, dx = torch.randint(0, 2 * pad + 1, (2, b, 1, 1), device=x.device)
-            rows = dy + torch.arange(h, device=x.device).reshape(1, h, 1)
-            cols = dx + torch.arange(w, device=x.device).reshape(1, 1, w)
-            x = padded[torch.arange(b, device=x.device).reshape(b, 1, 1), :, rows, cols].permute(0, 3, 1, 2)
+            corners = torch.randint(0, 2 * self.crop_padding + 1, (2, b, 1, 1), device=x.device)
+            x = self._crop(x, corners)
         if self.flip:
             flips = torch.rand(b, device=x.device) < 0.5
             x = torch.where(flips.reshape(b, 1, 1, 1), x.flip(3), x)
         return x
+
+    def _crop(self, x: Tensor, corners: Tensor) -> Tensor:
+        """x: (B, C, H, W), corners: (2, B, 1, 1), the first row and column in the padded image -> (B, C, H, W)."""
+        b, _, h, w = x.shape
+        (dy, dx), padded = corners, self._padded(x)
+        rows = dy + torch.arange(h, device=x.device).reshape(1, h, 1)
+        cols = dx + torch.arange(w, device=x.device).reshape(1, 1, w)
+        images = torch.arange(b, device=x.device).reshape(b, 1, 1)
+        return padded[images, :, rows, cols].permute(0, 3, 1, 2)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W), normalised, with crop_padding pixels around it."""
+        around = (self.crop_padding,) * 4
+        if self.crop_border == "reflect":
+            return F.pad(x, around, mode="reflect")
+        if self.crop_border == "mean":
+            return F.pad(x, around)
+        mean, std = (torch.tensor(v, device=x.device).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
+        black = -mean / std
+        return F.pad(x - black, around) + black
+
+    @property
+    def by_position(self) -> bool:  # type: ignore[override]
+        """The options that came later draw by position; the first ones keep their random stream, and so their results."""
+        return self.augment and (self.flip == "alternating" or self.crop_border != "mean")
+
+    def prepare_at(self, x: Tensor, positions: Tensor, epoch: int) -> Tensor:
+        """x: (B, C, H, W) raw, the images at `positions`: (B,) of the training set -> normalised, cropped, mirrored.
+
+        Corners are drawn by (seed, epoch), mirror images by seed (alternating) or (seed, epoch), for the whole set at once.
+        """
+        x, size = self.prepare(x), self.size("train")
+        draws = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+        if self.crop_padding:
+            corners = torch.randint(0, 2 * self.crop_padding + 1, (2, size), generator=draws)
+            x = self._crop(x, corners[:, positions.cpu()].to(x.device).reshape(2, -1, 1, 1))
+        if not self.flip:
+            return x
+        if self.flip == "alternating":
+            half = torch.rand(size, generator=torch.Generator().manual_seed(self.seed)) < 0.5
+            flips = half ^ bool(epoch % 2)
+        else:
+            flips = torch.rand(size, generator=draws) < 0.5
+        chosen = flips[positions.cpu()].to(x.device).reshape(-1, 1, 1, 1)
+        return torch.where(chosen, x.flip(3), x)
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tbn_bench.data._base import ImageDataModule, Split, data_root, find
 
 _PIXELS = 3 * 32 * 32
+BORDERS = ("mean", "black", "reflect")
 
 
 def records(path: Path, n: int, label_bytes: int, archive: str) -> tuple[Tensor, Tensor]:
@@ -34,7 +35,11 @@ def records(path: Path, n: int, label_bytes: int, archive: str) -> tuple[Tensor,
 
 
 class CifarDataModule(ImageDataModule):
-    """Subclasses give `_binary()`, the names below, num_classes, mean and std. Looked for in <root>/<own_folder>, then in <root>."""
+    """crop_padding: pixels by which training images are shifted at most, what lies beyond them being crop_border: "mean"
+    (the mean colour), "black" (as the TBN paper and torchvision pad), or "reflect". flip: True mirrors a random half of
+    each epoch, "alternating" a random half in even epochs and the other half in odd ones.
+
+    Subclasses give `_binary()`, the names below, num_classes, mean and std. Looked for in <root>/<own_folder>, then in <root>."""
 
     in_shape = (3, 32, 32)
     val_size = 5_000
@@ -45,6 +50,26 @@ class CifarDataModule(ImageDataModule):
     python_folder: str
     archive: str
     torchvision_name: str
+
+    def __init__(
+        self,
+        crop_padding: int = 4,
+        crop_border: str = "mean",
+        flip: bool | str = True,
+        batch_size: int = 128,
+        seed: int = 0,
+        split_seed: int = 0,
+        augment: bool = True,
+        val_size: int | None = None,
+    ):
+        super().__init__(batch_size, seed, split_seed, augment, val_size)
+        if isinstance(crop_padding, bool) or not isinstance(crop_padding, int) or not 0 <= crop_padding < 32:
+            raise ValueError(f"crop_padding counts pixels, a whole number from 0 to 31, got {crop_padding!r}")
+        if crop_border not in BORDERS:
+            raise ValueError(f"crop_border must be one of {', '.join(map(repr, BORDERS))}, got {crop_border!r}")
+        if flip not in (True, False, "alternating"):
+            raise ValueError(f"flip must be True, False or 'alternating', got {flip!r}")
+        self.crop_padding, self.crop_border, self.flip = crop_padding, crop_border, flip
 
     def _binary(self, folder: Path) -> tuple[Split, Split]:
         raise NotImplementedError  # abstract

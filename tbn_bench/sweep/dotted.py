@@ -1,6 +1,6 @@
 """Dotted names: `binarizer.p: 4` beside `binarizer: tbn` is `binarizer: tbn(p=4)`, in sweep files, presets and flags alike.
 
-RunConfig is flat; what can hold something below it are its four calls. Dotted names are also what `wandb agent` hands on unharmed.
+RunConfig is flat; what can hold something below it are its five calls. Dotted names are also what `wandb agent` hands on unharmed.
 """
 
 import ast
@@ -10,7 +10,7 @@ from typing import Any
 from tbn_bench.catalog import did_you_mean, parse
 from tbn_bench.config import RunConfig, make
 
-CALLS = ("data", "model", "binarizer", "task")
+CALLS = ("data", "model", "binarizer", "task", "optimizer")
 
 
 def faults(names: Iterable[Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """What every task shares: optimizer and schedule, evaluation, and what the tiles do while they learn."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torchmetrics import Metric
 
-from tbn_bench.binarizers._base import ActivationBinarizer, WeightBinarizer
+from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.binarizers.tbn import TBNWeight
 from tbn_bench.config import RunConfig
+from tbn_bench.optimizers._base import optimizer_of
+from tbn_bench.tasks._batch_norm import reestimate_
 from tbn_bench.tiling import aggregate
 
 BN_MOMENTUM, BN_MOMENTUM_FLOOR = 0.1, 0.01
@@ -32,16 +34,20 @@ def binary_weights(model: nn.Module) -> list[tuple[str, WeightBinarizer, Tensor]
     return list(found.values())
 
 
-def learning_rate_factor(config: RunConfig, epoch: int) -> float:
-    """Factor on the peak rate in `epoch` (0-based): linear warm-up, then cosine or a line to 0, steps, or constant; never below min_lr."""
-    if epoch < config.warmup_epochs:
-        return (epoch + 1) / (config.warmup_epochs + 1)
-    done = epoch - config.warmup_epochs
-    share = done / max(1, config.epochs - config.warmup_epochs)
+def learning_rate_factor(config: RunConfig, position: int, per_epoch: int = 1) -> float:
+    """Factor on the peak rate at `position` (0-based), of which an epoch has `per_epoch`: 1, or its training steps.
+
+    Linear warm-up, then cosine or a line to 0, steps, or constant; never below min_lr but in warm-up.
+    """
+    warmup = config.warmup_epochs * per_epoch
+    if position < warmup:
+        return (position + 1) / (warmup + 1)
+    done = position - warmup
+    share = min(1.0, done / max(1, config.epochs * per_epoch - warmup))
     factor = {
         "cosine": 0.5 * (1 + math.cos(math.pi * share)),
         "linear": 1 - share,
-        "step": config.step_gamma ** (done // config.step_epochs),
+        "step": config.step_gamma ** (done // (config.step_epochs * per_epoch)),
         "constant": 1.0,
     }[config.schedule]
     return max(factor, config.min_lr / config.lr)
@@ -95,14 +101,15 @@ class Task(pl.LightningModule):
 
     def configure_optimizers(self):
         c = self.config
-        make = {
-            "sgd": lambda p: torch.optim.SGD(p, c.lr, momentum=c.momentum, weight_decay=c.weight_decay, fused=True),
-            "adam": lambda p: torch.optim.Adam(p, c.lr, weight_decay=c.weight_decay, fused=True),
-            "adamw": lambda p: torch.optim.AdamW(p, c.lr, weight_decay=c.weight_decay, fused=True),
-            "adadelta": lambda p: torch.optim.Adadelta(p, c.lr, weight_decay=c.weight_decay),
-        }
-        optimizer = make[c.optimizer](self.parameters())
-        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: learning_rate_factor(c, epoch))]
+        optimizer = optimizer_of(self.model, c)
+        per_epoch = 1 if c.schedule_every == "epoch" else len(self.trainer.datamodule.train_dataloader())
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda position: learning_rate_factor(c, position, per_epoch))
+        return [optimizer], [{"scheduler": schedule, "interval": c.schedule_every}]
+
+    def reestimate_(self, data: Any, autocast: bool) -> None:
+        """Batch norm's statistics by the data module's fixed training samples; autocast: in the precision of training."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast and self.config.precision == "bf16"):
+            reestimate_(self, (x.to(self.device) for x in data.fixed_batches()))
 
     def lay_out(self, channels_last: bool, compiled: bool) -> None:
         """Memory format and compilation, both in place: names in checkpoints stay as they are."""
@@ -130,8 +137,11 @@ class Task(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.seen = 0
+        if self.config.batch_norm == "reestimated":
+            self.reestimate_(self.trainer.datamodule, autocast=True)
 
-    on_test_epoch_start = on_validation_epoch_start
+    def on_test_epoch_start(self) -> None:
+        self.seen = 0
 
     def _evaluate(self, split: str, batch: tuple[Tensor, Tensor]) -> None:
         x, y = batch
@@ -148,7 +158,9 @@ class Task(pl.LightningModule):
         self._evaluate("val", batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        self._evaluate("test", batch)
+        """In float32, whatever the precision of training: the packed file computes in it too."""
+        with torch.autocast(self.device.type, enabled=False):
+            self._evaluate("test", batch)
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         for _, method, _ in binary_weights(self.model):
@@ -162,7 +174,7 @@ class Task(pl.LightningModule):
             # augmentation and dropout differ between processes, and are the same after a resume
             torch.manual_seed((self.config.seed * 10_007 + self.current_epoch) * 1_009 + torch.distributed.get_rank())
         for module in self.model.modules():
-            if isinstance(module, WeightBinarizer | ActivationBinarizer):
+            if hasattr(module, "begin_epoch"):  # binarizers with a schedule, and models with one
                 module.begin_epoch(self.current_epoch, self.config.epochs)
             if self.config.bn_momentum_gamma < 1 and isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = batch_norm_momentum(self.config, self.current_epoch)

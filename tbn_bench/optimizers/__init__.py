@@ -1,0 +1,1 @@
+"""One file per optimizer: a function (parameters, config, options) -> torch.optim.Optimizer."""
