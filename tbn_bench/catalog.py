@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-PACKAGES = ("binarizers", "models", "data", "tasks", "kernels")
+PACKAGES = ("binarizers", "models", "data", "tasks", "optimizers", "kernels")
 
 
 def _likeness(word: str, known: str) -> tuple[float, int]:

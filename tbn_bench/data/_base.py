@@ -183,7 +183,7 @@ class ImageDataModule(TensorDataModule):
 
     def _augment(self, x: Tensor) -> Tensor:
         """Random crop after zero padding and horizontal flip, each image its own, on x's device. x: (B, C, H, W)."""
-        b, _, h, w = x.shape
+        b = len(x)
         if self.crop_padding:
             corners = torch.randint(0, 2 * self.crop_padding + 1, (2, b, 1, 1), device=x.device)
             x = self._crop(x, corners)

@@ -39,7 +39,7 @@ def orthogonal_factor(g: Tensor, steps: int = STEPS) -> Tensor:
     return (x.T if tall else x).to(g.dtype)
 
 
-class Muon(torch.optim.Optimizer):
+class MuonOptimizer(torch.optim.Optimizer):
     """Groups have a `kind`: "muon", "sgd" or "adam". decay: the share that is taken off a parameter per step at the peak rate."""
 
     def __init__(self, groups: list[dict[str, Any]]):
@@ -136,7 +136,7 @@ def muon(
         {"params": list(parameters.vectors.values()), **side, "lr": vector_lr * config.batch_size},
         *_scale_groups(parameters.scales, scale_lr),
     ]
-    return Muon([group for group in groups if group["params"]])
+    return MuonOptimizer([group for group in groups if group["params"]])
 
 
 def _scale_groups(scales: Named, rate: float) -> list[dict[str, Any]]:
