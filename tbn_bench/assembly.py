@@ -70,7 +70,13 @@ def data_of(config: RunConfig) -> Any:
     """The data module of a config; no file is read. Raises ValueError where its labels are for another task."""
     data = catalog.build("data", config.data, batch_size=config.batch_size, seed=config.seed)
     task = catalog.parse(config.task)[0]
-    catalog.load("tasks", task)
+    entry = catalog.load("tasks", task)
+    asked = [name for name in ("mixup", "cutmix", "tta") if getattr(config, name)]
+    if asked and not (getattr(entry, "images", False) and len(data.in_shape) == 3):
+        raise ValueError(
+            f"{', '.join(asked)}: for the classification of images alone, got {config.task} on samples of shape "
+            f"{tuple(data.in_shape)} of {config.data}; leave it out"
+        )
     if task not in data.tasks:
         raise ValueError(f"{config.data} is for {' or '.join(data.tasks)}, got task {task}; use --task {data.tasks[0]}")
     return data

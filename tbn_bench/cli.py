@@ -142,6 +142,8 @@ def _sweep(args: argparse.Namespace) -> dict[str, Any]:
         args.memory_limit,
         args.per_gpu,
         trackers=tuple(args.tracker),
+        threads=args.threads,
+        nice=args.nice,
     )
     if not args.dry_run:
         mirror.check(how.trackers, how.wandb)
@@ -311,6 +313,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--sampler", choices=("tpe", "gp"), default="tpe", help="of a bayes or custom search (default: tpe)")
     _run_flags(p, "off")
     p.add_argument("--jobs", type=int, help="runs at once (default: 1, with --device cuda one per GPU slot)")
+    p.add_argument("--threads", type=int, help="threads of each run (default: its share of the cores)")
+    p.add_argument("--nice", type=int, default=0, help="niceness of the runs, 0 to 19: other work goes first (default: 0)")
     p.add_argument("--per-gpu", type=int, default=1, help="runs that share one GPU (default: 1)")
     p.add_argument(
         "--retries", type=int, default=1, help="further attempts of a crashed run, from its last checkpoint (default: 1)"

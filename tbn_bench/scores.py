@@ -77,8 +77,11 @@ def shown(summary: Mapping[str, Any] | None, split: str = "test") -> str:
 
 
 _EPOCH = (
-    "epoch", "step", "lr", "seconds", "train/loss", "val/loss", "tile/flip_rate", "tile/near_zero",
+    "epoch", "step", "lr", "seconds", "epoch_cpu_seconds", "epoch_training_seconds", "train/loss", "val/loss",
+    "tile/flip_rate", "tile/near_zero",
 )  # fmt: skip
+# what differs between two runs of one config: the times of the machine
+TIMES = ("seconds", "epoch_cpu_seconds", "epoch_training_seconds", "cpu_seconds", "images_per_second")
 _EFFORT = ("seconds", "cpu_seconds", "train_pflop", "images_per_second")
 _COUNTS = ("best_epoch", "epochs", "test_samples", "train_samples")
 
@@ -103,7 +106,7 @@ def goal_of(field: str) -> str | None:
     split, _, name = field.rpartition("/")
     if field == "images_per_second":
         return "max"
-    if field in _EFFORT or field in COSTS or (split and name == "loss"):
+    if field in TIMES or field in _EFFORT or field in COSTS or (split and name == "loss"):
         return "min"
     score = SCORES.get(name.removesuffix("_last").removesuffix("_tta"))
     return score.goal if split in ("val", "test") and score else None

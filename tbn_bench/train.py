@@ -82,8 +82,8 @@ class _Recorder(Checkpoint):
             "lr": self.lr,
             **dict(sorted(metrics.items())),
             "seconds": round(time.perf_counter() - self.started, 3),
-            "cpu_seconds": round(time.process_time() - self.cpu_started, 3),
-            "training_seconds": round(self.training_seconds, 3),
+            "epoch_cpu_seconds": round(time.process_time() - self.cpu_started, 3),
+            "epoch_training_seconds": round(self.training_seconds, 3),
         }
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
         self.run.log(row, durable=True)
@@ -312,9 +312,9 @@ def _effort(rows: list[dict[str, Any]], samples: int, plan: Plan, total: Cost) -
     PFLOP of the weight layers: two per multiply-add, forward, input gradient and weight gradient, in the reduced arithmetic
     that tile reuse computes. Rows of an older version have no times; then only the arithmetic is there."""
     found = {"train_pflop": len(rows) * samples * total.training_flop / 1e15}
-    if all("training_seconds" in row for row in rows):
-        found["cpu_seconds"] = round(sum(row["cpu_seconds"] for row in rows), 2)
-        found["images_per_second"] = round(samples * len(rows) / sum(row["training_seconds"] for row in rows), 1)
+    if all("epoch_training_seconds" in row for row in rows):
+        found["cpu_seconds"] = round(sum(row["epoch_cpu_seconds"] for row in rows), 2)
+        found["images_per_second"] = round(samples * len(rows) / sum(row["epoch_training_seconds"] for row in rows), 1)
     return found
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from tbn_bench import cli
 from tbn_bench.records import RunStore
+from tbn_bench.scores import TIMES
 from tbn_bench.sweep import cluster, local, spec, worker
 from tbn_bench.sweep.process import How
 
@@ -30,12 +31,12 @@ def sweep_file(folder: Path, top=None, **parameters) -> Path:
 
 
 def lines(results: Path, config) -> list[dict]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in RunStore(results).read("nodes", config.run_id).rows()]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in RunStore(results).read("nodes", config.run_id).rows()]
 
 
 def summary(results: Path, config) -> dict:
     found = RunStore(results).read("nodes", config.run_id).summary
-    return {k: v for k, v in found.items() if k != "seconds"}
+    return {k: v for k, v in found.items() if k not in TIMES}
 
 
 def assert_same(results: Path, reference: Path, configs) -> None:

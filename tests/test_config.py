@@ -23,7 +23,8 @@ OTHER = {
     "data": "cifar10", "model": "vit", "binarizer": "bwn", "task": "another", "keep": ["fc"], "seed": 1, "epochs": 21,
     "batch_size": 127, "optimizer": "adam", "lr": 0.2, "momentum": 0.8, "weight_decay": 0.0, "schedule": "step",
     "warmup_epochs": 1, "step_epochs": 19, "step_gamma": 0.6, "min_lr": 1e-6, "bn_momentum_gamma": 0.5, "label_smoothing": 0.1, "precision": "bf16",
-    "init": "single/0123456789ab", "teacher": "cifar10_resnet18/ba9876543210",
+    "init": "single/0123456789ab", "teacher": "cifar10_resnet18/ba9876543210", "schedule_every": "step",
+    "batch_norm": "reestimated", "mixup": 0.2, "cutmix": 1.0, "select": "last", "tta": True,
 }  # fmt: skip
 
 

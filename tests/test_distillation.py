@@ -11,6 +11,7 @@ from tbn_bench.assembly import build, start_from, trained
 from tbn_bench.config import make
 from tbn_bench.convert import binarize_
 from tbn_bench.records import RunStore
+from tbn_bench.scores import TIMES
 from tbn_bench.tasks.image_classification import ImageClassification
 from tbn_bench.tasks.point_classification import PointClassification, departure_from_orthogonality
 
@@ -216,7 +217,7 @@ def stopped(config, options):
 def outcome(record):
     """Rows without times, and the last weights."""
     state = torch.load(record.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in record.rows()], state
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in record.rows()], state
 
 
 def test_training_with_a_teacher_resumes_bit_by_bit(results, tmp_path):

@@ -16,6 +16,7 @@ import yaml
 from tbn_bench import cli
 from tbn_bench.config import make
 from tbn_bench.records import RunStore
+from tbn_bench.scores import TIMES
 from tbn_bench.sweep import estimate, local, process, spec
 from tbn_bench.sweep.process import How
 
@@ -67,7 +68,7 @@ def struck(monkeypatch):
 
 
 def lines(results: Path, config) -> list[dict]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in RunStore(results).read("engine", config.run_id).rows()]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in RunStore(results).read("engine", config.run_id).rows()]
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, struck):

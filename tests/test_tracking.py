@@ -22,6 +22,7 @@ from tbn_bench.config import make
 from tbn_bench.convert import binarize_
 from tbn_bench.records import RunStore
 from tbn_bench.reporting.load import load
+from tbn_bench.scores import TIMES
 from tbn_bench.sweep import process
 from tbn_bench.tasks.image_classification import ImageClassification
 from tbn_bench.tracking import commands, diagnostics, mirror, offline, wandb_log
@@ -139,7 +140,7 @@ def test_a_sweep_is_a_group(mirrored):
 def test_the_mirror_changes_no_number(mirrored, tmp_path):
     """With dropout, which would notice a touched random state: rows and summary of the same run without a mirror."""
     alone = train.run(make(mirrored.record.config), options(tmp_path, "off"))
-    drop = {"seconds"}
+    drop = TIMES
     assert [{k: v for k, v in r.items() if k not in drop} for r in alone.rows()] == [
         {k: v for k, v in r.items() if k not in drop} for r in mirrored.record.rows()
     ]

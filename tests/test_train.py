@@ -27,6 +27,7 @@ from tbn_bench.convert import binarize_
 from tbn_bench.records import RecordError, RunBusy, RunStore
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.tables.comparison import comparison
+from tbn_bench.scores import TIMES
 from tbn_bench.tasks._base import DivergedError, binary_weights
 from tbn_bench.tasks.image_classification import ImageClassification
 
@@ -90,8 +91,8 @@ def outcome(record):
     checkpoints = [torch.load(record.path / "checkpoints" / n, weights_only=True) for n in ("last.ckpt", "best.ckpt")]
     parts = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers")
     return {
-        "rows": [{k: v for k, v in row.items() if k != "seconds"} for row in record.rows()],
-        "summary": {k: v for k, v in (record.summary or {}).items() if k != "seconds"},
+        "rows": [{k: v for k, v in row.items() if k not in TIMES} for row in record.rows()],
+        "summary": {k: v for k, v in (record.summary or {}).items() if k not in TIMES},
         "checkpoints": [{k: bits(c[k]) for k in parts} for c in checkpoints],
     }
 

@@ -13,6 +13,9 @@ from pathlib import Path
 from tbn_bench.config import RunConfig
 from tbn_bench.records import RecordError, RunStore
 
+# glibc gives large blocks back to the system at every step, and half of a step is spent on page faults, unless it is told
+# to keep them (LOG.md, "PointNet in minutes")
+ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000"}
 PATIENCE = 20  # seconds that a process has to record its interruption
 
 
@@ -21,7 +24,8 @@ class How:
     """How the runs of a sweep are carried out; nothing here enters a run's id.
 
     jobs: at once; None: one per GPU slot with device="cuda", else 1. per_gpu: runs that share a GPU. retries: further attempts of a run that
-    crashed, from its last checkpoint. time_limit_s, memory_limit_gb: of one attempt; memory is the resident one of all its processes.
+    crashed, from its last checkpoint. threads: of each run; None: its share of the cores. nice: added to the niceness of each run, 0 to 19,
+    so that other work goes first. time_limit_s, memory_limit_gb: of one attempt; memory is the resident one of all its processes.
     Raises ValueError for what cannot be.
     """
 
@@ -35,9 +39,13 @@ class How:
     memory_limit_gb: float | None = None
     per_gpu: int = 1
     trackers: tuple[str, ...] = ()
+    threads: int | None = None
+    nice: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("jobs", 1), ("retries", 0), ("per_gpu", 1)):
+        if not 0 <= self.nice <= 19:
+            raise ValueError(f"--nice must lie between 0 and 19, got {self.nice}")
+        for name, least in (("jobs", 1), ("retries", 0), ("per_gpu", 1), ("threads", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
@@ -62,9 +70,10 @@ class How:
         """What each of the runs at once has in its environment: a GPU, shared by per_gpu of them, and its share of the cores."""
         gpus = self.gpus * self.per_gpu
         count = self.jobs or max(1, len(gpus))
-        threads = str(max(1, (os.cpu_count() or 1) // count))
+        threads = str(self.threads or max(1, (os.cpu_count() or 1) // count))
         return [
-            {"OMP_NUM_THREADS": threads} | ({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}) for i in range(count)
+            {**ALLOCATOR, "OMP_NUM_THREADS": threads} | ({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})
+            for i in range(count)
         ]
 
     @property
@@ -85,6 +94,12 @@ def die_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _in_child(nice: int) -> None:
+    die_with_parent()
+    if nice:
+        os.nice(nice)
 
 
 @dataclass
@@ -134,7 +149,7 @@ def start(sweep: str, store: RunStore, config: RunConfig, how: How, slot: int = 
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w" if number == 1 else "a") as out:
             process = subprocess.Popen(
-                command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent,
+                command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, preexec_fn=lambda: _in_child(how.nice),
                 env={**os.environ, **extra}, start_new_session=True,
             )  # fmt: skip
     except OSError as error:

@@ -31,6 +31,7 @@ class ImageClassification(Task):
     """model: (B, C, H, W) -> (B, num_classes). Logs {val,test}/{loss,top1,top5} and what every task does."""
 
     score = "top1"
+    images = True  # mixup, cutmix and test-time augmentation are for it
 
     def __init__(self, model: nn.Module, config: RunConfig, num_classes: int):
         super().__init__(model, config)
