@@ -279,7 +279,7 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     try:
         mirror.start(config, plan, held.path, options.sweep, source)
         summary = _fit(config, options, held, mirror, data, model, teacher, plan, total, resume)
-        _keep_network(held, model, config, source["commit"])
+        _keep_network(held, model, plan, source["commit"])
         held.finish(summary)
         status = "finished"
     except BaseException as error:
@@ -318,15 +318,20 @@ def _effort(rows: list[dict[str, Any]], samples: int, plan: Plan, total: Cost) -
     return found
 
 
-def _keep_network(held: Run, model: nn.Module, config: RunConfig, commit: str | None) -> str | None:
-    """Writes the packed network beside the record. Returns why there is none: full precision, or a network that cannot be packed."""
+def _keep_network(held: Run, model: nn.Module, plan: Plan, commit: str | None) -> None:
+    """Writes the packed network beside the record, if it has binary weights; says so where it cannot be packed.
+
+    Raises ArtifactError where the file cannot be written.
+    """
+    if not any(row.binarized for row in plan.rows):
+        return
     network = copy.deepcopy(model).cpu().eval()
     try:
         packed.pack_(network)
-        packed.save(network, held.path / NETWORK, config.model_dump(mode="json"), commit)
     except ValueError as error:
-        return str(error)
-    return None
+        print(f"no packed network beside the record: {error}", flush=True)
+    else:
+        packed.save(network, held.path / NETWORK, held.header["config"], commit)
 
 
 def _check_devices(config: RunConfig, options: RunOptions) -> None:

@@ -15,6 +15,7 @@ import yaml
 
 from tbn_bench import cli
 from tbn_bench.records import RunStore
+from tbn_bench.scores import TIMES
 from tbn_bench.sweep import local, spec
 from tbn_bench.sweep.process import How
 
@@ -40,7 +41,7 @@ def table(results: Path) -> dict[str, tuple]:
     """run id -> its rows and results, without what is measured in seconds."""
 
     def timeless(row):
-        return {k: v for k, v in row.items() if "seconds" not in k}
+        return {k: v for k, v in row.items() if k not in TIMES}
 
     return {r.run_id: ([timeless(row) for row in r.rows()], timeless(r.summary)) for r in RunStore(results).runs()}
 

@@ -21,6 +21,7 @@ MODELS = {
     "mlp_mixer": "mlp_mixer(dim=16, depth=1, token_dim=8, channel_dim=8)",
     "conv_mixer": "conv_mixer(dim=8, depth=1, kernel=4, patch=2)",
     "from_timm": "from_timm(name='resnet10t')",
+    "airbench": "airbench(widths=[8, 8, 8])",
     "pointnet_cls": "pointnet_cls(dropout=0.0)",
     "pointnet_part_seg": "pointnet_part_seg(coordinates=4)",
     "pointnet_sem_seg": "pointnet_sem_seg(coordinates=4)",

@@ -1,6 +1,7 @@
 """What the CIFAR sets (Krizhevsky, 2009) share: the official binary records, torchvision's layout, where they lie, the augmentation.
 
-torchvision checks the md5 of its files before it unpickles them. Augmentation as in the TBN paper: crop 32 after padding 4, flip.
+torchvision checks the md5 of its files before it unpickles them. Augmentation: crop 32 after padding 4, and flip;
+the TBN authors pad with black (crop_border="black"), the default here is the mean colour.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """CIFAR-10 (Krizhevsky, 2009): 50,000 training (5,000 of them held out) and 10,000 test images, 32 x 32 x 3.
 
-Reads the official binary layout (cifar-10-batches-bin) or torchvision's (cifar-10-batches-py). Augmentation as in the TBN paper.
+Reads the official binary layout (cifar-10-batches-bin) or torchvision's (cifar-10-batches-py).
 """
 
 import warnings

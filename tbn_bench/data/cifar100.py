@@ -27,13 +27,16 @@ class CIFAR100(CifarDataModule):
     def __init__(
         self,
         coarse: bool = False,
+        crop_padding: int = 4,
+        crop_border: str = "mean",
+        flip: bool | str = True,
         batch_size: int = 128,
         seed: int = 0,
         split_seed: int = 0,
         augment: bool = True,
         val_size: int | None = None,
     ):
-        super().__init__(batch_size, seed, split_seed, augment, val_size)
+        super().__init__(crop_padding, crop_border, flip, batch_size, seed, split_seed, augment, val_size)
         if not isinstance(coarse, bool):
             raise ValueError(f"coarse must be True (20 superclasses) or False (100 classes), got {coarse!r}")
         self.coarse, self.num_classes = coarse, _COARSE if coarse else _FINE

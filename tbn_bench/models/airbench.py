@@ -61,8 +61,8 @@ class Airbench(nn.Module):
     """x: (B, 3, 32, 32) -> (B, num_classes).
 
     widths: channels of the three groups. learn_scale: batch norm's scale is learned (the recipe fixes it at 1).
-    training_images: (N, 3, H, W), normalised, for the whitening filters; without them (a plan, a network that is loaded) the filters
-    are zero. Raises ValueError for other data than images of 3 channels of at least 32 x 32, and for impossible widths.
+    training_images: (N, 3, H, W), normalised, for the whitening filters; without them (a plan, a network that is loaded, a loop of
+    one's own) they are random. Raises ValueError for other data than images of 3 channels of at least 32 x 32, and for impossible widths.
     """
 
     def __init__(
@@ -78,7 +78,6 @@ class Airbench(nn.Module):
         filters = 2 * in_shape[0] * PATCH * PATCH
         self.whiten = nn.Conv2d(in_shape[0], filters, PATCH)
         self.whiten.weight.requires_grad_(False)
-        nn.init.zeros_(self.whiten.weight)
         nn.init.zeros_(self.whiten.bias)
         if training_images is not None:
             self.whiten.weight.data.copy_(whitening_filters(training_images))

@@ -97,9 +97,12 @@ def die_with_parent() -> None:
 
 
 def _in_child(nice: int) -> None:
+    """Linux weighs whole sessions against each other (autogroups), and a run has a session of its own: that gets the niceness too."""
     die_with_parent()
     if nice:
         os.nice(nice)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(nice))
 
 
 @dataclass
