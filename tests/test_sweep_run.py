@@ -251,3 +251,33 @@ def test_an_unknown_key_of_the_file_is_answered_with_the_nearest(tmp_path, capsy
     error = capsys.readouterr().err
     assert "did you mean 'parameters'" in error
     assert str(path) in error
+
+
+def test_niceness_is_that_of_the_session_too():
+    """Linux shares the processor among sessions, and every run of a sweep is one: its own niceness alone would do nothing."""
+    if not Path("/proc/self/autogroup").exists():
+        pytest.skip("this kernel has no autogroups")
+    script = "import os; print(os.nice(0), open('/proc/self/autogroup').read().split()[-1])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        preexec_fn=lambda: process._in_child(7),
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [str(os.nice(0) + 7), "7"]
+
+
+def test_each_run_gets_its_threads_and_an_allocator_that_keeps_its_blocks():
+    one, other = process.How(jobs=2, threads=3).slots
+    assert one == other
+    assert one["OMP_NUM_THREADS"] == "3"
+    assert int(one["MALLOC_TRIM_THRESHOLD_"]) > 1e9
+
+
+@pytest.mark.parametrize(
+    ("option", "words"), [({"nice": 20}, "--nice must lie between 0 and 19"), ({"threads": 0}, "--threads must be")]
+)
+def test_impossible_execution_options_are_refused(option, words):
+    with pytest.raises(ValueError, match=words):
+        process.How(**option)
