@@ -156,7 +156,12 @@ def test_the_first_options_keep_their_random_stream():
     torch.manual_seed(0)
     drawn = data.prepare(data.splits["train"][0], training=True)
     torch.manual_seed(0)
-    assert torch.equal(data.prepare(data.splits["train"][0], training=True), drawn)
+    rows, columns = torch.randint(0, 9, (2, 12, 1, 1)).reshape(2, 12).tolist()
+    mirrored = (torch.rand(12) < 0.5).tolist()
+    padded = nn.functional.pad(data.prepare(data.splits["train"][0]), (4, 4, 4, 4))
+    for i, image in enumerate(padded):
+        crop = image[:, rows[i] : rows[i] + 32, columns[i] : columns[i] + 32]
+        assert torch.equal(drawn[i], crop.flip(2) if mirrored[i] else crop)
 
 
 @pytest.mark.parametrize(
