@@ -89,9 +89,10 @@ class _Recorder(Checkpoint):
         self.run.log(row, durable=True)
         self.mirror.log(row, module.model)
         if self.lines:
+            loss = metrics.get("train/loss", float("nan"))
+            held_out = f"val {shown({**metrics, 'score': module.score}, 'val')}  " if "val/loss" in metrics else ""
             print(
-                f"epoch {row['epoch'] + 1}/{trainer.max_epochs}  loss {metrics.get('train/loss', float('nan')):.4f}  "
-                f"val {shown({**metrics, 'score': module.score}, 'val')}  {row['seconds']:.1f} s",
+                f"epoch {row['epoch'] + 1}/{trainer.max_epochs}  loss {loss:.4f}  {held_out}{row['seconds']:.1f} s",
                 flush=True,
             )
 
@@ -250,6 +251,7 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     if config.init:
         start_from(model, _trained(store, config.init, "--init"))
     data.setup()
+    _check_selection(config, data)
     device = torch.cuda.get_device_name() if options.device == "cuda" else None
     source = provenance(config.command, device, torch.get_num_threads()) | {"track": plan.track}
     source |= {
@@ -318,6 +320,12 @@ def _effort(rows: list[dict[str, Any]], samples: int, plan: Plan, total: Cost) -
     return found
 
 
+def _last_held_out(rows: list[dict[str, Any]], score: str) -> dict[str, float]:
+    """The score of the last epoch on held-out samples, if there are any."""
+    name = f"val/{score}"
+    return {f"{name}_last": rows[-1][name]} if name in rows[-1] else {}
+
+
 def _keep_network(held: Run, model: nn.Module, plan: Plan, commit: str | None) -> None:
     """Writes the packed network beside the record, if it has binary weights; says so where it cannot be packed.
 
@@ -332,6 +340,14 @@ def _keep_network(held: Run, model: nn.Module, plan: Plan, commit: str | None) -
         print(f"no packed network beside the record: {error}", flush=True)
     else:
         packed.save(network, held.path / NETWORK, held.header["config"], commit)
+
+
+def _check_selection(config: RunConfig, data: Any) -> None:
+    if config.select == "best" and "val" not in data.splits:
+        raise ValueError(
+            "select=best chooses the epoch on held-out samples, and this data set holds none out (val_size=0); "
+            "use select=last, or a val_size of 1 or more"
+        )
 
 
 def _check_devices(config: RunConfig, options: RunOptions) -> None:
@@ -391,7 +407,7 @@ def _fit(
         "run_id": config.run_id,
         **{k: float(v) for k, v in results.items()},
         "best_epoch": epoch,
-        f"val/{score}_last": rows[-1][f"val/{score}"],
+        **_last_held_out(rows, score),
         "score": score,
         "track": plan.track,
         "epochs": config.epochs,

@@ -27,6 +27,7 @@ from tbn_bench.convert import binarize_
 from tbn_bench.records import RecordError, RunBusy, RunStore
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.tables.comparison import comparison
+from tbn_bench.runs.verify import faults
 from tbn_bench.scores import TIMES
 from tbn_bench.tasks._base import DivergedError, binary_weights
 from tbn_bench.tasks.image_classification import ImageClassification
@@ -499,3 +500,39 @@ def test_a_run_can_be_compiled(tmp_path):
     record, _ = layouts_of(tmp_path, compile=True)
     assert record.status == "finished"
     assert record.provenance["compile"] is True
+
+
+# Training on every sample
+
+ALL = {"data": "digits(val_size=0)", "model": "mlp(hidden=[8])", "epochs": 1, "batch_size": 100}
+
+
+def test_without_held_out_images_every_training_image_is_used(tmp_path, capsys):
+    """val_size=0: all 1,400 training images of digits train, no held-out score is printed or recorded, and `runs verify` agrees."""
+    config = make(ALL | {"select": "last"})
+    record = train.run(config, options(tmp_path))
+    assert record.status == "finished"
+    assert record.summary["train_samples"] == 1_400
+    assert not [name for name in record.summary if name.startswith("val/")]
+    assert [sorted(row)[-1] for row in record.rows()] == ["train/loss"]
+    assert "val" not in capsys.readouterr().out
+    assert not faults(record.path)
+
+
+def test_the_last_epoch_is_tested_though_another_was_better(tmp_path):
+    """select=last, and the held-out score falls in the last epoch: `runs verify` finds no fault, and does for another epoch."""
+    config = make({"data": "digits", "model": "mlp(hidden=[8])", "epochs": 3, "select": "last"})
+    record = train.run(config, options(tmp_path))
+    rows = record.rows()
+    rows[0]["val/top1"] = 1.0
+    (record.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert not faults(record.path)
+    summary = json.loads((record.path / "summary.json").read_text())
+    (record.path / "summary.json").write_text(json.dumps(summary | {"best_epoch": 0}))
+    assert [fault.kind for fault in faults(record.path)] == ["best_epoch"]
+
+
+def test_without_held_out_images_no_epoch_can_be_chosen(tmp_path):
+    with pytest.raises(ValueError, match="use select=last"):
+        train.run(make(ALL), options(tmp_path))
+    assert not list(tmp_path.rglob("run.json"))

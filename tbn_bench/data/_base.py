@@ -77,7 +77,7 @@ class _Order(Sampler):
 
 class TensorDataModule(pl.LightningDataModule):
     """Subclasses give `read()`, `prepare()` and the class attributes. val_size samples are held out of the training set by split_seed,
-    unless read() gives a validation set of its own.
+    unless read() gives a validation set of its own. val_size=0 trains on all of them; such a run needs `select: last`.
 
     tasks: the tasks that its labels are for, the first as the usual one.
     No sample is left out of an epoch, nor of an evaluation.
@@ -107,9 +107,12 @@ class TensorDataModule(pl.LightningDataModule):
         raise NotImplementedError  # abstract
 
     def held_out(self, samples: int) -> tuple[Tensor, Tensor]:
-        """(positions for training, held-out positions) of the training set, by split_seed."""
-        if not 0 < self.val_size < samples:
-            raise ValueError(f"val_size must lie between 1 and {samples - 1}, got {self.val_size}")
+        """(positions for training, held-out positions) of the training set, by split_seed.
+
+        Raises ValueError where nothing would be left to train on.
+        """
+        if not 0 <= self.val_size < samples:
+            raise ValueError(f"val_size must lie between 0 (train on every sample) and {samples - 1}, got {self.val_size}")
         order = torch.randperm(samples, generator=torch.Generator().manual_seed(self.split_seed))
         return order[self.val_size :], order[: self.val_size]
 
@@ -120,7 +123,9 @@ class TensorDataModule(pl.LightningDataModule):
         if not held:
             train, val = self.held_out(len(y))
             (x, y), held = (x[train], y[train]), [(x[val], y[val])]
-        self.splits = {"train": (x, y), "val": held[0], "test": test}
+        self.splits = {"train": (x, y), "test": test}
+        if len(held[0][1]):
+            self.splits["val"] = held[0]
 
     def size(self, split: str) -> int:
         return len(self.splits[split][1])
@@ -146,7 +151,10 @@ class TensorDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", self.batch_size, self.seed)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """The held-out samples; no loader where val_size is 0."""
+        if "val" not in self.splits:
+            return []
         return self._loader("val", self.eval_batch_size, None)
 
     def test_dataloader(self) -> DataLoader:

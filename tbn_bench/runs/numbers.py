@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
 from tbn_bench.scores import SCORES, score_of
 
@@ -68,7 +69,7 @@ def faults(path: Path, config: dict[str, Any], status: str, summary: dict[str, A
         yield from _finite("metrics.jsonl", {f"epoch {row.get('epoch')}: {k}": v for row in rows for k, v in row.items()})
     if summary is not None:
         yield from _finite("summary.json", {k: v for k, v in summary.items() if k != "plan"})
-        yield from _scores(rows, summary)
+        yield from _scores(rows, summary, config)
         yield from _bits(summary)
 
 
@@ -99,25 +100,48 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _scores(rows: list[dict[str, Any]], summary: dict[str, Any]) -> Found:
-    """Every score of the validation rows is in the summary for the test set; the best epoch is one of the rows, and the best."""
+def _scores(rows: list[dict[str, Any]], summary: dict[str, Any], config: dict[str, Any]) -> Found:
+    """Every score of the validation rows is in the summary for the test set; the tested epoch is the one that `select` names."""
     try:
         name = score_of(summary)
     except ValueError as error:
         yield "score", str(error)
         return
-    wanted = [f"test/{name}", f"val/{name}_last", *(f"test/{s}" for s in SCORES if any(f"val/{s}" in row for row in rows))]
+    held_out = _holds_out(config)
+    logged = [score for score in SCORES if any(f"val/{score}" in row for row in rows)]
+    wanted = [f"test/{name}", *(f"test/{score}" for score in logged)]
+    if held_out:
+        wanted.append(f"val/{name}_last")
     if lacking := [key for key in dict.fromkeys(wanted) if not _number(summary.get(key))]:
         yield "score", f"summary.json has no number for {', '.join(lacking)}"
     best = summary["best_epoch"]
     if not isinstance(best, int) or not 0 <= best < len(rows):
         yield "best_epoch", f"best_epoch {best!r} is none of the {len(rows)} epochs"
         return
+    chooses = config.get("select", "best") == "best"
+    if not chooses and best != len(rows) - 1:
+        yield "best_epoch", f"epoch {best} was tested, but select=last tests the last, {len(rows) - 1}"
+    if held_out:
+        yield from _held_out(rows, summary, name, chooses)
+
+
+def _holds_out(config: dict[str, Any]) -> bool:
+    """Whether the run's data set leaves samples to validate on: all but those called with val_size=0."""
+    try:
+        options = catalog.parse(str(config.get("data")))[1]
+    except ValueError:
+        return True
+    return options.get("val_size") != 0
+
+
+def _held_out(rows: list[dict[str, Any]], summary: dict[str, Any], name: str, chooses: bool) -> Found:
+    """chooses: the tested epoch is the best on held-out samples."""
     values = [row[f"val/{name}"] for row in rows if _number(row.get(f"val/{name}"))]
     if len(values) < len(rows):
         yield "score", f"metrics.jsonl has no val/{name} in {len(rows) - len(values)} of {len(rows)} rows"
         return
-    if SCORES[name].signed(values[best]) < max(map(SCORES[name].signed, values)):
+    best = summary["best_epoch"]
+    if chooses and SCORES[name].signed(values[best]) < max(map(SCORES[name].signed, values)):
         yield "best_epoch", f"epoch {best} has val/{name} {values[best]:.6g}, another has a better one"
     if _number(last := summary.get(f"val/{name}_last")) and last != values[-1]:
         yield "score", f"val/{name}_last is {last:.6g}, the last row says {values[-1]:.6g}"
