@@ -93,6 +93,18 @@ def test_a_constant_column_is_only_centred(root):
     assert all(part.isfinite().all() for split in data.splits.values() for part in split)
 
 
+# the first lines of the published files (weather's has damaged UTF-8); electricity's is date,0,1,...,319,OT
+PUBLISHED_NAMES = {
+    "etth1": "HUFL HULL MUFL MULL LUFL LULL OT".split(),
+    "ettm2": "HUFL HULL MUFL MULL LUFL LULL OT".split(),
+    "weather": [
+        "p (mbar)", "T (degC)", "Tpot (K)", "Tdew (degC)", "rh (%)", "VPmax (mbar)", "VPact (mbar)", "VPdef (mbar)",
+        "sh (g/kg)", "H2OC (mmol/mol)", "rho (g/m**3)", "wv (m/s)", "max. wv (m/s)", "wd (deg)", "rain (mm)",
+        "raining (s)", "SWDR (W/m\xef\xbf\xbd)", "PAR (\xef\xbf\xbdmol/m\xef\xbf\xbd/s)", "max. PAR (\xef\xbf\xbdmol/m\xef\xbf\xbd/s)", "Tlog (degC)", "OT",
+    ],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "folder", "file", "rows", "columns", "sizes"),
     [
@@ -106,9 +118,9 @@ def test_counts_of_the_literature(root, monkeypatch, name, folder, file, rows, c
     """Windows of 96 + 96 rows, as the Informer's and Autoformer's loaders count them; the number of rows and columns is checked."""
     path = root / folder / file
     path.parent.mkdir(parents=True)
-    names = [*(f"c{i}" for i in range(columns - 1)), "OT"]
+    names = PUBLISHED_NAMES.get(name) or [*map(str, range(columns - 1)), "OT"]
     line = ",".join(["2016-07-01", *["0.5"] * columns])
-    text = "\n".join([",".join(["date", *names]), *[line] * rows]).encode("latin-1")
+    text = "\r\n".join([",".join(["date", *names]), *[line] * rows]).encode("latin-1")
     path.write_bytes(lzma.compress(text, preset=0) if file.endswith("xz") else text)
     data = catalog.build("data", f"{name}(lookback=96, horizon=96)")
     data.setup()
@@ -118,6 +130,25 @@ def test_counts_of_the_literature(root, monkeypatch, name, folder, file, rows, c
         catalog.build("data", name).setup()
 
 
+def test_the_exchange_rates_of_the_literature_are_read(root):
+    """exchange_rate.csv begins date,0,1,2,3,4,5,6,OT and has dates such as 1990/1/1 0:00."""
+    rows = [f"1990/1/{i} 0:00,{','.join(str(i + c) for c in range(8))}" for i in range(100)]
+    (root / "exchange_rate.csv").write_text("\n".join(["date,0,1,2,3,4,5,6,OT", *rows]))
+    data = catalog.build("data", "csv_forecast(path='exchange_rate.csv', lookback=6)")
+    names, values = _series.read_csv(root / "exchange_rate.csv")
+    assert names == ["0", "1", "2", "3", "4", "5", "6", "OT"]
+    assert values[2].tolist() == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert (data.columns, data.target) == (8, "OT")
+
+
+def test_names_with_commas_and_a_byte_order_mark_are_read(root):
+    path = root / "x.csv"
+    path.write_bytes('\ufeffdate,"load, north","0"\r\n2016-07-01,1,2\r\n'.encode())
+    names, values = _series.read_csv(path)
+    assert names == ["load, north", "0"]
+    assert values.tolist() == [[1, 2]]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -125,7 +156,11 @@ def test_counts_of_the_literature(root, monkeypatch, name, folder, file, rows, c
         ("date,a,b\n1,2,3\n1,2\n", "every line must have 2 numbers"),
         ("date,a,b\n1,2,3\n1,,3\n", "every line must have 2 numbers"),
         ("date,a,b\n1,2,3\n1,nan,3\n", "line 3, column 'a' is not finite"),
-        ("1,2,3\n1,2,3\n", "the first line must name the columns"),
+        ("1,2,3\n1,2,3\n", "the first line must name the columns, got '1,2,3'"),
+        ("2016-07-01 02:00:00,2,3\n2016-07-01 03:00:00,2,3\n", "the first line must name the columns"),
+        ("date\n2016-07-01\n", "the first line must name the columns"),
+        ('"a,b\n' + "x" * 200_000 + "\n", "every line must have"),
+        ("x" * 200_000 + ",a\n1,2\n", "no line of a CSV file"),
     ],
 )
 def test_damaged_files_are_named(root, text, message):

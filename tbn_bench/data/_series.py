@@ -1,8 +1,10 @@
 """Multivariate time series from CSV files: windows as views of one scaled tensor, chronological splits."""
 
+import csv
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,13 +28,34 @@ def text_of(path: Path) -> str:
     return raw.decode("latin-1")
 
 
+DATE_NAMES = ("date", "time", "timestamp", "datetime")
+
+
 def header(text: str, path: Path) -> list[str]:
-    """Names of the value columns: all but a first one named date, time or timestamp."""
-    names = [name.strip().strip('"') for name in text.partition("\n")[0].split(",")]
-    names = names[1:] if names[0].removeprefix("ï»¿").lower() in ("date", "time", "timestamp", "datetime") else names
-    if not names or any(_number(name) for name in names):
-        raise ValueError(f"{path}: the first line must name the columns, got {text.partition(chr(10))[0][:80]!r}")
-    return names
+    """Names of the value columns: all but a first one named date, time, timestamp or datetime.
+
+    Beside such a column any name will do: the published electricity and exchange-rate files call theirs 0, 1, ..., OT.
+    Raises ValueError where the first line names no columns, because it is a row of numbers or begins with a date.
+    """
+    line = text.partition("\n")[0]
+    names = _cells(line, path)
+    dated = bool(names) and names[0].lower() in DATE_NAMES
+    values = names[1:] if dated else names
+    is_row = not dated and (all(map(_number, names)) or _is_date(names[0]))
+    if not values or is_row:
+        raise ValueError(
+            f"{path}: the first line must name the columns, got {line[:80]!r}; add such a line, "
+            "its first name being date where that column holds dates"
+        )
+    return values
+
+
+def _cells(line: str, path: Path) -> list[str]:
+    """Of the first line, without the mark that some programs put in front of UTF-8."""
+    try:
+        return [cell.strip() for cell in next(csv.reader([line.removeprefix("ï»¿")]), [])]
+    except csv.Error as error:
+        raise ValueError(f"{path}: the first line is no line of a CSV file ({error}); fetch it again") from error
 
 
 def _number(text: str) -> bool:
@@ -43,12 +66,17 @@ def _number(text: str) -> bool:
     return True
 
 
+def _is_date(text: str) -> bool:
+    """2016-07-01 02:00:00, 1990/1/1, 01.01.2009 00:10:00: digits and what separates them."""
+    return bool(re.fullmatch(r"\d+([-/.:T ]+\d+)+Z?", text))
+
+
 def read_csv(path: Path) -> tuple[list[str], np.ndarray]:
     """(names, values (rows, columns) float64) of a CSV file with a header. Raises ValueError naming the line that is no row of numbers."""
     text = text_of(path)
     names = header(text, path)
-    skipped = len(text.partition("\n")[0].split(",")) - len(names)
-    columns = range(skipped, skipped + len(names))
+    cells = len(_cells(text.partition("\n")[0], path))
+    columns = range(cells - len(names), cells)
     try:
         values = np.loadtxt(io.StringIO(text), delimiter=",", skiprows=1, usecols=columns, ndmin=2, comments=None, quotechar='"')
     except (ValueError, IndexError) as error:
