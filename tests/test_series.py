@@ -95,8 +95,8 @@ def test_a_constant_column_is_only_centred(root):
 
 # the first lines of the published files (weather's has damaged UTF-8); electricity's is date,0,1,...,319,OT
 PUBLISHED_NAMES = {
-    "etth1": "HUFL HULL MUFL MULL LUFL LULL OT".split(),
-    "ettm2": "HUFL HULL MUFL MULL LUFL LULL OT".split(),
+    "etth1": ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"],
+    "ettm2": ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"],
     "weather": [
         "p (mbar)", "T (degC)", "Tpot (K)", "Tdew (degC)", "rh (%)", "VPmax (mbar)", "VPact (mbar)", "VPdef (mbar)",
         "sh (g/kg)", "H2OC (mmol/mol)", "rho (g/m**3)", "wv (m/s)", "max. wv (m/s)", "wd (deg)", "rain (mm)",
