@@ -101,12 +101,18 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     if not args.quiet and not options.rank:
         print(assembly.build(config)[2], flush=True)
+    _warn(train.slow_bfloat16(config.precision, args.device))
     record = train.run(config, options, resume=not args.restart)
     if options.rank:
         raise SystemExit(0)  # the first process says it all
     summary = {k: v for k, v in (record.summary or {}).items() if k != "plan"}
     print(f"run {record.run_id}: test {shown(summary)}, {summary['bits_per_weight']:.3f} bits per weight")
     return {"status": record.status, "sweep": record.sweep, **summary}
+
+
+def _warn(line: str) -> None:
+    if line:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def _plan(args: argparse.Namespace) -> dict[str, Any]:
@@ -130,7 +136,11 @@ def _sweep(args: argparse.Namespace) -> dict[str, Any]:
     sweep = _missing_seeds(args) if args.fill else spec.load_all(args.files)
     sweep = spec.smoke(sweep) if args.scale == "smoke" else sweep
     for line in sweep.warnings:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        _warn(line)
+    if "bf16" in _precisions(sweep):
+        from tbn_bench.train import slow_bfloat16
+
+        _warn(slow_bfloat16("bf16", args.device))
     how = process.How(
         args.jobs,
         args.wandb,
@@ -151,6 +161,13 @@ def _sweep(args: argparse.Namespace) -> dict[str, Any]:
         share = cluster.Share(1 if args.cpus_per_run is None else args.cpus_per_run, args.gpus_per_run)
         return cluster.run(sweep, args.results, how, args.address, share, args.dry_run, args.sampler)
     return local.run(sweep, args.results, how, args.dry_run, args.sampler)
+
+
+def _precisions(sweep: Any) -> set[str]:
+    """Every precision that a run of the sweep can have; a search draws its own."""
+    form = sweep.space.get("precision")
+    drawn = [] if form is None else form.grid() or []
+    return {config.precision for config in sweep.configs} | {str(value) for value in drawn}
 
 
 def _missing_seeds(args: argparse.Namespace) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import os
+import platform
 import random
 import signal
 import time
@@ -340,6 +341,18 @@ def _keep_network(held: Run, model: nn.Module, plan: Plan, commit: str | None) -
         print(f"no packed network beside the record: {error}", flush=True)
     else:
         packed.save(network, held.path / NETWORK, held.header["config"], commit)
+
+
+def slow_bfloat16(precision: str, device: str) -> str:
+    """One line for whoever trains in bfloat16 on a processor that has to emulate it; empty where none is needed."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    emulates = platform.machine() in ("x86_64", "AMD64") and not capability.startswith("AVX512")
+    if precision != "bf16" or device != "cpu" or not emulates:
+        return ""
+    return (
+        f"precision=bf16: this processor ({capability}) has no bfloat16 units; training takes many times as long as in "
+        "float32 (17 times on an EPYC with AVX2); use precision=32"
+    )
 
 
 def _check_selection(config: RunConfig, data: Any) -> None:

@@ -299,3 +299,25 @@ def test_failed_runs_of_a_sweep_are_status_1(call, monkeypatch):
     monkeypatch.setattr(cli, "_sweep", lambda _: {"failed": 1, "failed_ids": ["abc"]})
     code, out, _ = call("sweep", "x.yaml")
     assert (code, json.loads(out)) == (1, {"failed": 1, "failed_ids": ["abc"]})
+
+
+# Processors without bfloat16
+
+
+@pytest.mark.parametrize(("capability", "precision", "said"), [("AVX2", "bf16", 1), ("AVX512", "bf16", 0), ("AVX2", "32", 0)])
+def test_emulated_bfloat16_is_announced(call, monkeypatch, tmp_path, capability, precision, said):
+    """A sweep file made for AVX-512 takes 17 times as long on AVX2: the dry run says so, for grids and for searches."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    for method in ("grid", "bayes"):
+        sweep = {
+            "method": method,
+            "metric": {"name": "val/top1", "goal": "maximize"},
+            "parameters": {"data": {"value": "digits"}, "precision": {"value": precision}, "lr": {"values": [0.1, 0.2]}},
+        }
+        if method == "bayes":
+            sweep["run_cap"] = 2
+        (tmp_path / "s.yaml").write_text(json.dumps(sweep))
+        code, _, err = call("sweep", "s.yaml", "--dry-run")
+        assert code == 0
+        assert err.count("warning: precision=bf16: this processor (AVX2) has no bfloat16 units") == said
