@@ -9,7 +9,8 @@ the whole test set.
 """
 
 import copy
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,58 @@ CHECK_BATCH = 64
 
 
 class ExportError(RuntimeError):
-    """The exported file does not do what the trained model does; it was removed."""
+    """The exported file does not do what the trained model does; nothing was left at --out."""
 
 
 def skeleton(config: dict[str, Any]) -> nn.Module:
-    """The full-precision network of a run's config on the meta device: shapes without weights."""
+    """The full-precision network of a run's config, without weights: what a packed file holds is on the meta device.
+
+    Tensors that no file holds (positions, masks, indices of a window) are real. Raises ValueError for a config that cannot be built.
+    """
     run = make(config)
-    data = catalog.build("data", run.data)
-    with torch.device("meta"):
-        model = catalog.build("models", run.model, num_classes=data.num_classes, in_shape=data.in_shape)
+    given = assembly.offered(catalog.build("data", run.data))
+
+    def build() -> nn.Module:
+        model = catalog.build("models", run.model, **given)
         binarize_inputs_(model, run.binarizer, run.keep)
+        return model
+
+    try:
+        with torch.device("meta"):
+            model = build()
+    except (RuntimeError, TypeError):  # the constructor looks at the values of a tensor
+        return _built(build)
+    if any(True for _ in _unsaved(model)):
+        _copy_unsaved_(model, _built(build))
     return model
+
+
+def _built(build: Callable[[], nn.Module]) -> nn.Module:
+    """A real network; the caller's random numbers go on as if there had been none."""
+    with torch.random.fork_rng(devices=[]):
+        return build()
+
+
+def _unsaved(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """(module, attribute, tensor) of every tensor that state_dict() leaves out: non-persistent buffers and plain attributes."""
+    for module in model.modules():
+        for name in module._non_persistent_buffers_set:
+            if module._buffers[name] is not None:
+                yield module, name, module._buffers[name]
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                yield module, name, value
+
+
+def _copy_unsaved_(model: nn.Module, source: nn.Module) -> None:
+    """Puts the unsaved tensors of source into model, a network of the same build."""
+    for (module, name, _), (_, _, real) in zip(_unsaved(model), _unsaved(source), strict=True):
+        setattr(module, name, real)
+
+
+def materialised(model: nn.Module) -> nn.Module:
+    """The same network with memory, its content arbitrary, for what is on the meta device."""
+    return model._apply(lambda t: torch.empty_like(t, device="cpu") if t.is_meta else t)
 
 
 def load(path: Path) -> nn.Module:
@@ -114,9 +156,22 @@ def export(record: RunRecord, form: str, path: Path | None) -> dict[str, Any]:
     """
     if form not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {form!r}")
-    path = path or Path(f"{record.run_id}.{form}")
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder {path.parent} does not exist; make it or choose another --out")
+    out = path or Path(f"{record.run_id}.{form}")
+    if not out.parent.is_dir():
+        raise ValueError(f"the folder {out.parent} does not exist; make it or choose another --out")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; --out names the file to write")
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
+        unchecked = Path(folder) / f"network.{form}"
+        result, content = _checked(record, form, unchecked)
+        unchecked.replace(out)
+    result["path"] = str(out)
+    _show(result, content)
+    return result
+
+
+def _checked(record: RunRecord, form: str, path: Path) -> tuple[dict[str, Any], Any]:
+    """Writes the file and compares it with the trained model: (what is known of it, its packed content). Raises ExportError."""
     data, model, _ = assembly.trained(record)
     data.setup()
     reference, small = packed.dense(model).eval(), _packed_copy(model)
@@ -127,15 +182,11 @@ def export(record: RunRecord, form: str, path: Path | None) -> dict[str, Any]:
         call: Callable[[Tensor], Tensor] = load(path)
     else:
         call = (_write_pt2 if form == "pt2" else _write_onnx)(small, x, path)
-    try:
-        error = _outputs_agree(call, reference, x)
-        score, value = _score_agrees(call, data, model, record)
-    except ExportError:
-        path.unlink()
-        raise
+    error = _outputs_agree(call, reference, x)
+    score, value = _score_agrees(call, data, model, record)
     size, dense_bytes = path.stat().st_size, _checkpoint_bytes(model)
     result = {
-        "run_id": record.run_id, "format": form, "path": str(path), "file_bytes": size, "payload_bytes": content.payload_bytes,
+        "run_id": record.run_id, "format": form, "path": "", "file_bytes": size, "payload_bytes": content.payload_bytes,
         "predicted_bytes": int(record.summary["stored_bytes"]), "dense_bytes": dense_bytes, "ratio": dense_bytes / size,
         "relative_error": error, "score": score.removeprefix("test/"), score: value,
     }  # fmt: skip
@@ -144,8 +195,7 @@ def export(record: RunRecord, form: str, path: Path | None) -> dict[str, Any]:
             f"the tensors weigh {content.payload_bytes} bytes, the accounting of run {record.run_id} predicts "
             f"{result['predicted_bytes']}; run it again with this version"
         )
-    _show(result, content)
-    return result
+    return result, content
 
 
 def _outputs_agree(call: Callable[[Tensor], Tensor], reference: nn.Module, x: Tensor) -> float:

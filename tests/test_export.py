@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import export, packed, train
+from tbn_bench import catalog, export, packed, train
 from tbn_bench.config import make
 from tbn_bench.convert import binarize_
 from tbn_bench.records import RunStore
@@ -79,3 +79,74 @@ def test_wrong_requests_say_what_is_expected(record, tmp_path):
         export.export(record, "safetensors", tmp_path / "no" / "net.safetensors")
     assert RunStore(record.path.parent.parent.parent).find(record.run_id).run_id == record.run_id
     assert torch.is_grad_enabled()
+
+
+# Every model with every task
+
+DATA = {
+    "image_classification": "smoke(of='cifar10')",
+    "point_classification": "smoke(of='primitives(points=32)')",
+    "part_segmentation": "smoke(of='shapenet_part(points=32)')",
+    "semantic_segmentation": "smoke(of='s3dis(points=32)')",
+    "forecasting": "smoke(of='etth1(lookback=12, horizon=3, features=\"MS\")')",
+}
+NETWORKS = {
+    "mlp": ("mlp(hidden=[16])", "image_classification", "point_classification", "forecasting"),
+    "resnet_cifar": ("resnet_cifar(depth=8, width=4)", "image_classification"),
+    "resnet": ("resnet(width=4)", "image_classification"),
+    "vgg_small": ("vgg_small(width=4)", "image_classification"),
+    "micro_cnn": ("micro_cnn(channels=[4, 8])", "image_classification"),
+    "vit": ("vit(dim=16, depth=1, heads=2, head_dim=8, mlp_dim=16)", "image_classification"),
+    "swin": ("swin(hidden=8, layers=[2, 2], heads=[1, 2], head_dim=8, downscale=[2, 2])", "image_classification"),
+    "mlp_mixer": ("mlp_mixer(dim=16, depth=1, token_dim=8, channel_dim=8)", "image_classification"),
+    "conv_mixer": ("conv_mixer(dim=8, depth=1, kernel=4, patch=2)", "image_classification"),
+    "from_timm": ("from_timm(name='test_vit')", "image_classification"),
+    "airbench": ("airbench(widths=[8, 8, 8])", "image_classification"),
+    "pointnet_cls": ("pointnet_cls", "point_classification"),
+    "pointnet_part_seg": ("pointnet_part_seg", "part_segmentation"),
+    "pointnet_sem_seg": ("pointnet_sem_seg", "semantic_segmentation"),
+    "ts_transformer": ("ts_transformer(dim=8, mlp_dim=16)", "forecasting"),
+}
+PAIRS = [(name, task) for name, (_, *tasks) in NETWORKS.items() for task in tasks]
+
+
+def test_every_model_and_task_is_exported():
+    """A new model or task enters these tests, or this fails."""
+    assert set(NETWORKS) == set(catalog.names("models"))
+    assert {task for _, task in PAIRS} == set(catalog.names("tasks"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """trained(model, task) -> the record of a run of one epoch, made once."""
+    root, made = tmp_path_factory.mktemp("results"), {}
+
+    def run(name, task):
+        if (name, task) not in made:
+            config = {"data": DATA[task], "task": task, "model": NETWORKS[name][0], "epochs": 1, "batch_size": 8}
+            made[name, task] = train.run(make(config | {"binarizer": "bwn"}), train.RunOptions(root, wandb="off"))
+        return made[name, task]
+
+    return run
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("name", "task"), PAIRS)
+def test_every_network_is_exported_and_read_back(trained, tmp_path, name, task, form):
+    """export itself runs the file: outputs and test score are those of the trained model. Nothing else is left beside it."""
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    result = export.export(trained(name, task), form, tmp_path / f"net.{form}")
+    assert [path.name for path in tmp_path.iterdir()] == [f"net.{form}"]
+    assert result["relative_error"] <= export.TOLERANCE
+
+
+def test_an_older_file_stays_where_an_export_fails(record, tmp_path, monkeypatch):
+    """Half an export must not replace a good file, and none is left where there was none."""
+    (tmp_path / "net.pt2").write_text("older")
+    monkeypatch.setattr(torch.export, "save", lambda program, path: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        export.export(record, "pt2", tmp_path / "net.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pt2"]
+    assert (tmp_path / "net.pt2").read_text() == "older"

@@ -41,7 +41,7 @@ def measure(path: Path, engine: str) -> dict[str, int]:
         model = export.load(path)
         run: Any = Executor(model, x)
     else:
-        model = export.skeleton(config).to_empty(device="cpu").eval()
+        model = export.materialised(export.skeleton(config)).eval()
         content = artifact.read(path)
         dense = {k: torch.from_numpy(v) for k, v in {**content.tensors, **content.dense()}.items() if k in model.state_dict()}
         model.load_state_dict(dense, strict=False, assign=True)
