@@ -109,6 +109,18 @@ def test_orthogonal_factor_keeps_the_singular_vectors():
     assert factor.diag().sign().tolist() == [1, -1, 1]
 
 
+@pytest.mark.parametrize(("precision", "rounded"), [("32", False), ("bf16", True)])
+def test_muon_steps_in_the_precision_of_the_run(precision, rounded):
+    """A step of float32 has digits that bfloat16 does not hold; a bfloat16 step is rounded to it, times the rate 0.5."""
+    model = tiled()
+    config = make({"optimizer": "muon(rescale=False)", "lr": 0.5, "precision": precision})
+    weight = model[0].parametrizations.weight.original
+    torch.nn.init.zeros_(weight)
+    train_step(model, optimizer_of(model, config))
+    step = weight.detach() / 0.5
+    assert torch.equal(step.bfloat16().float(), step) == rounded
+
+
 def test_muon_fixes_the_size_of_a_filter_bank_before_its_step():
     """|W| = sqrt(8) before the step, and a step of rate 0.1 moves it by about 0.1 times as much."""
     model = tiled()

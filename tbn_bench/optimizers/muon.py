@@ -4,8 +4,9 @@ For a filter bank W, read as (rows, rest), gradient G, momentum mu, rate eta:
 
     M <- mu M + G,  N = G + mu M                      Nesterov's momentum
     W <- W sqrt(r) / |W|,  r = min(rows, rest)        `rescale`: the size of W stays, so the rate is a share of it
-    W <- W - eta U V^T,    U V^T ~ N / |N| after 3 Newton-Schulz steps in bfloat16, X <- aX + b(XX^T)X + c(XX^T)^2 X
+    W <- W - eta U V^T,    U V^T ~ N / |N| after 3 Newton-Schulz steps, X <- aX + b(XX^T)X + c(XX^T)^2 X
 
+The Newton-Schulz steps are taken in bfloat16 where the run's precision is bf16, as in the recipe, else in float32.
 The coefficients and the recipe are those of KellerJordan/cifar10-airbench (airbench94_muon; facts only, code ours).
 With the size of W fixed, rate over size is how many signs of a binary weight turn in a step.
 
@@ -28,10 +29,10 @@ STEPS = 3
 ADAM_BETAS = (0.9, 0.99)
 
 
-def orthogonal_factor(g: Tensor, steps: int = STEPS) -> Tensor:
-    """About U V^T of g = U S V^T, by Newton-Schulz steps in bfloat16. g: (rows, columns), same shape back."""
+def orthogonal_factor(g: Tensor, steps: int = STEPS, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """About U V^T of g = U S V^T, by Newton-Schulz steps in dtype. g: (rows, columns), same shape back."""
     tall = g.shape[0] > g.shape[1]
-    x = (g.T if tall else g).bfloat16()
+    x = (g.T if tall else g).to(dtype)
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         gram = x @ x.T
@@ -78,7 +79,8 @@ class MuonOptimizer(torch.optim.Optimizer):
         if group["rescale"]:
             size = math.sqrt(min(matrix.shape))
             parameter.mul_(size / parameter.norm().clamp_min(1e-12))
-        step = orthogonal_factor(matrix).reshape(parameter.shape)
+        dtype = torch.bfloat16 if group.get("bfloat16", True) else torch.float32
+        step = orthogonal_factor(matrix, dtype=dtype).reshape(parameter.shape)
         parameter.add_(step, alpha=-group["lr"])
 
     def _sgd(self, parameter: Tensor, group: dict[str, Any]) -> None:
@@ -128,7 +130,13 @@ def muon(
             f"The parameters here are {listed}; use sgd or adamw"
         )
     side = {"kind": "sgd", "momentum": side_momentum, "decay": config.weight_decay}
-    filters = {"kind": "muon", "lr": config.lr, "momentum": momentum, "rescale": rescale}
+    filters = {
+        "kind": "muon",
+        "lr": config.lr,
+        "momentum": momentum,
+        "rescale": rescale,
+        "bfloat16": config.precision == "bf16",
+    }
     groups = [
         {"params": list(parameters.latents.values()), **filters, "decay": latent_weight_decay},
         {"params": list(parameters.matrices.values()), **filters},
