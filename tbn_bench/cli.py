@@ -381,7 +381,7 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(call=_bench)
 
     p = commands.add_parser("export", help="write a trained run as a file, checked against the trained model", allow_abbrev=False)
-    p.add_argument("run", help="run id, or its beginning (see: tbn-bench runs)")
+    p.add_argument("run", help="run id or its beginning, also as SWEEP/RUN (see: tbn-bench runs)")
     _store_flag(p)
     p.add_argument(
         "--format",

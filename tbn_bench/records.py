@@ -334,12 +334,23 @@ class RunStore:
             with contextlib.suppress(RecordError, KeyError):
                 yield self.read(sweep, path.name)
 
-    def find(self, run_id: str) -> RunRecord:
-        """The one run whose id begins with run_id. Raises RecordError for none or several."""
-        hits = [p for p in sorted(self.root.glob(f"runs/*/{run_id}*/")) if p.is_dir()]
+    def find(self, name: str) -> RunRecord:
+        """The run whose id begins with `name`, or of one sweep by SWEEP/NAME. Raises RecordError, naming them, unless there is one."""
+        sweep, slash, run_id = name.rpartition("/")
+        hits = [path for path in self._run_folders() if path.name.startswith(run_id)]
+        if slash:
+            hits = [path for path in hits if path.parent.name == sweep]
         if len(hits) != 1:
-            raise RecordError(f"{len(hits)} runs match {run_id!r} under {self.root}; see: tbn-bench runs --results {self.root}")
+            listed = ", ".join(f"{path.parent.name}/{path.name}" for path in hits[:4])
+            more = ", ..." if len(hits) > 4 else ""
+            which = f" ({listed}{more})" if hits else ""
+            raise RecordError(
+                f"{len(hits)} runs match {name!r} under {self.root}{which}; see: tbn-bench runs --results {self.root}"
+            )
         return self.read(hits[0].parent.name, hits[0].name)
+
+    def _run_folders(self) -> list[Path]:
+        return [path for path in sorted(self.root.glob("runs/*/*/")) if path.is_dir()]
 
     def write_latency(self, record: LatencyRecord) -> Path:
         return self._write("latency", record)

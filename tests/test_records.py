@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -251,8 +252,9 @@ def test_find_by_the_beginning_of_an_id(store, claim):
     for run_id in ("ab1", "ab2"):
         claim(run_id)
     assert store.find("ab2").run_id == "ab2"
-    for prefix, count in (("ab", 2), ("x", 0)):
-        with pytest.raises(RecordError, match=f"{count} runs match '{prefix}'.*tbn-bench runs"):
+    assert store.find("s/ab2").run_id == "ab2"
+    for prefix, count in (("ab", 2), ("x", 0), ("other/ab2", 0), ("ab[12]", 0)):
+        with pytest.raises(RecordError, match=f"{count} runs match {re.escape(repr(prefix))}.*tbn-bench runs"):
             store.find(prefix)
 
 

@@ -1,6 +1,7 @@
 """tbn-bench export --format c and tbn-bench mcu build | run | report."""
 
 import argparse
+import contextlib
 import re
 import shlex
 import sys
@@ -15,7 +16,7 @@ from tbn_bench.scores import FIRST, score_of
 
 TARGETS, ACTIVATIONS = ("generic", "m4", "m55", "avr"), ("u8", "f32")
 CORES = ("host", "m0", "m3", "m4", "m7", "m33", "m55", "uno")
-_RUN_ID = re.compile(r"[0-9a-f]{4,12}")
+_RUN_ID = re.compile(r"([\w.-]+/)?[0-9a-f]{4,12}")  # also as SWEEP/RUN
 
 
 def add_export_flags(parser: argparse.ArgumentParser) -> None:
@@ -181,8 +182,13 @@ def _stores(args: argparse.Namespace) -> list[RunStore]:
 
 def _find(run_id: str, args: argparse.Namespace) -> RunRecord:
     """The run of this id, where its checkpoint is. Raises RecordError where there is none or several."""
-    found = [store for store in _stores(args) if any(store.root.glob(f"runs/*/{run_id}*/checkpoints/best.ckpt"))]
-    return (found or _stores(args))[0].find(run_id)
+    stores = _stores(args)
+    for store in stores:
+        with contextlib.suppress(RecordError):
+            record = store.find(run_id)
+            if (record.path / "checkpoints" / "best.ckpt").exists():
+                return record
+    return stores[0].find(run_id)
 
 
 def finished(args: argparse.Namespace) -> list[RunRecord]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from tbn_bench.config import make
 from tbn_bench.records import RunRecord, RunStore
-from tbn_bench.runs import index, text
+from tbn_bench.runs import text
 from tbn_bench.runs.filters import number
 from tbn_bench.runs.show import flat
 
@@ -61,7 +61,7 @@ def _change(a: Any, b: Any) -> str:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Prints one line per difference; the last line counts them by section."""
     store = RunStore(args.results)
-    a, b = index.find(store, args.run), index.find(store, args.other)
+    a, b = store.find(args.run), store.find(args.other)
     found = differences(a, b)
     lines = [["", f"{a.sweep}/{a.run_id}", f"{b.sweep}/{b.run_id}", ""]]
     for title, rows in found.items():

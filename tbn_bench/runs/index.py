@@ -66,18 +66,6 @@ def rows(store: RunStore, problems: list[str] | None = None) -> list[Row]:
     return [_whole(store, row) for _, row in new.values()]
 
 
-def find(store: RunStore, name: str) -> RunRecord:
-    """The run whose id begins with `name`, or of one sweep by SWEEP/NAME. Raises RecordError, naming them, unless there is one."""
-    sweep, slash, run_id = name.rpartition("/")
-    hits = [(s, r) for s, r in folders(store.root) if r.startswith(run_id) and (not slash or s == sweep)]
-    if len(hits) != 1:
-        which = f" ({', '.join(f'{s}/{r}' for s, r in hits[:4])}{', ...' if len(hits) > 4 else ''})" if hits else ""
-        raise RecordError(
-            f"{len(hits)} runs match {name!r} under {store.root}{which}; see: tbn-bench runs --results {store.root}"
-        )
-    return store.read(*hits[0])
-
-
 def _whole(store: RunStore, row: Row) -> Row:
     dead = row["status"] == "running" and not held(store.path(row["sweep"], row["run_id"]))
     return {**FIELDS, **row, "status": "dead"} if dead else {**FIELDS, **row}

@@ -9,7 +9,7 @@ from typing import Any
 
 from tbn_bench.config import make
 from tbn_bench.records import RecordError, RunRecord, RunStore, read_json
-from tbn_bench.runs import index, text
+from tbn_bench.runs import text
 from tbn_bench.runs.index import COSTS, FIELDS
 from tbn_bench.runs.lock import held
 from tbn_bench.scores import FIRST, SCORES
@@ -19,7 +19,7 @@ Pairs = list[tuple[str, str]]
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     store = RunStore(args.results)
-    record = index.find(store, args.run)
+    record = store.find(args.run)
     text.say(_lines(store, record))
     status = record.status if record.status != "running" or held(record.path) else "dead"
     scores = {k: v for k, v in (record.summary or {}).items() if k.startswith("test/")}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.records import RunRecord, RunStore
-from tbn_bench.runs import index, text
+from tbn_bench.runs import text
 from tbn_bench.runs.lock import held
 from tbn_bench.runs.show import log_of
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.lines < 0:
         raise ValueError(f"--lines must be at least 0, got {args.lines}")
     store = RunStore(args.results)
-    record = index.find(store, args.run)
+    record = store.find(args.run)
     try:
         status = _tail(store, record, args.lines, args.follow)
     except KeyboardInterrupt:
