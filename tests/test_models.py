@@ -1,11 +1,14 @@
 """Contract over the catalogue: every model x every binarizer."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from tbn_bench import catalog
+from tbn_bench import assembly, catalog
+from tbn_bench.config import make
 from tbn_bench.convert import binarize_
 from tbn_bench.cost import cost
 from tbn_bench.models import swin
@@ -258,6 +261,34 @@ def test_bad_models_are_refused_by_name():
         catalog.build("models", "resnet_cifar(depth=19)")
     with pytest.raises(ValueError, match="did you mean"):
         catalog.build("models", "from_timm(name='resnet81')")
+
+
+class Opened:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, witness):
+        self.witness = witness
+
+    def __reduce__(self):
+        return open, (str(self.witness), "w")
+
+
+@pytest.mark.parametrize("key", ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"])
+def test_a_model_call_loads_no_file(tmp_path, key):
+    """A pickle that would run code is not opened, neither to build nor to plan; the error names the argument."""
+    (tmp_path / "weights.pth").write_bytes(pickle.dumps(Opened(tmp_path / "ran")))
+    call = f"from_timm(name='resnet18', kwargs={{'{key}': {str(tmp_path / 'weights.pth')!r}}})"
+    with pytest.raises(ValueError, match=f"must not name {key}: a model call loads no files"):
+        catalog.build("models", call)
+    with pytest.raises(ValueError, match=f"must not name {key}"):
+        assembly.sketch(make({"model": call}))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["local-dir:/tmp/x", "hf-hub:timm/resnet18.a1_in1k", 5])
+def test_a_model_of_timm_is_named_in_its_list(name):
+    with pytest.raises(ValueError, match="timm has no model"):
+        catalog.build("models", f"from_timm(name={name!r})")
 
 
 @pytest.mark.parametrize(

@@ -7,28 +7,44 @@ from torch import nn
 
 from tbn_bench.catalog import did_you_mean
 
+# arguments of timm.create_model that read a file or fetch one: a model call may come from a sweep file or a packed file
+# of somebody else, and an older timm unpickles what it loads
+READS_FILES = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+
 
 def from_timm(
     name: str = "resnet18", num_classes: int = 10, in_shape: Sequence[int] = (3, 224, 224), kwargs: dict[str, Any] | None = None
 ) -> nn.Module:
     """x: (B, *in_shape) -> (B, num_classes). kwargs go to timm.create_model, e.g. from_timm(name='vit_tiny_patch16_224', kwargs={'img_size': 32}).
 
-    Raises ValueError, with a suggestion, for a name timm does not know or arguments the model refuses.
+    Raises ValueError, with a suggestion, for a name timm does not know, for arguments the model refuses, and for those that load a file.
     """
     import timm
 
     _check(name)
+    _check_arguments(kwargs)
     try:
         return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_shape[0], **(kwargs or {}))
     except TypeError as error:
         raise ValueError(f"timm model {name!r} refuses {kwargs}: {error}") from error
 
 
+def _check_arguments(kwargs: Any) -> None:
+    if kwargs is not None and not isinstance(kwargs, dict):
+        raise ValueError(f"kwargs must be a dict such as {{'img_size': 32}}, got {kwargs!r}")
+    asked = [key for key in READS_FILES if key in (kwargs or {})]
+    if asked:
+        raise ValueError(
+            f"kwargs must not name {', '.join(asked)}: a model call loads no files, and weights start at random; "
+            "use --init SWEEP/RUN_ID to start from a trained run"
+        )
+
+
 def _check(name: str) -> None:
     import timm
 
-    if not timm.is_model(name):
-        near = did_you_mean(name, timm.list_models())
+    if not isinstance(name, str) or not timm.is_model(name):
+        near = did_you_mean(str(name), timm.list_models())
         raise ValueError(
             f"timm has no model {name!r}{near if len(near) < 200 else near.split('?')[0] + '?' if '?' in near else ''}"
         )
@@ -45,6 +61,7 @@ def _own_form(
     import timm
 
     _check(name)
+    _check_arguments(kwargs)
     listed = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
     side = (kwargs or {}).get("img_size", listed.input_size[1:])
     sides = (side, side) if isinstance(side, int) else tuple(side)
