@@ -6,6 +6,6 @@ RUN apt-get update && apt-get install -y --no-install-recommends make git g++ py
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /tbn_bench
 COPY . .
-RUN make venv
+RUN make locked
 ENV PATH="/tbn_bench/.venv/bin:${PATH}"
 RUN make test

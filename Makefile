@@ -15,6 +15,19 @@ SOURCES = CMakeLists.txt $(NATIVE)/tbn.h $(NATIVE)/plan.cpp $(NATIVE)/ops.inc $(
 	$(BIN)/python -m tbn_bench.kernels._native
 	touch .venv/done
 
+# As venv, from the tested set alone: every file must have the hash that requirements.lock lists.
+locked:
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps -e .
+	$(BIN)/python -m tbn_bench.kernels._native
+	touch .venv/done
+
+# requirements.lock again, after a change of pyproject.toml or constraints.txt (needs uv).
+lock:
+	uv pip compile pyproject.toml --extra dev -c constraints.txt --generate-hashes --universal --python-version 3.11 \
+		--no-annotate --custom-compile-command "make lock" -o requirements.lock
+
 quickstart: .venv/done
 	$(BIN)/tbn-bench sweep sweeps/quickstart.yaml --results results/quickstart --jobs 2
 	$(BIN)/tbn-bench latency --suite quickstart --results results/quickstart --few-peers --skip-done
@@ -48,4 +61,4 @@ gpu: .venv/done
 	$(BIN)/tbn-bench sweep sweeps/cifar10_resnet18.yaml --device cuda --jobs 1 --channels-last
 	$(BIN)/tbn-bench latency --suite cifar10_resnet18 --device cuda
 
-.PHONY: venv quickstart test test-all mcu gpu
+.PHONY: venv locked lock quickstart test test-all mcu gpu
