@@ -156,6 +156,17 @@ def score_on_test(
     return float(metric.compute()), recorded, max(1.5 / data.size("test"), 0.0005) if task.score == FIRST else 1e-3 * recorded
 
 
+def precision_hint(record: RunRecord) -> str:
+    """Why a file may miss the score of this record; empty for a run that was trained in float32."""
+    precision = record.config.get("precision", "32")
+    if precision == "32":
+        return ""
+    return (
+        f" (trained in {precision}; early versions tested such runs in {precision} too, while a file computes in float32: "
+        "train it again with this version)"
+    )
+
+
 def start_from(model: nn.Module, source: nn.Module) -> None:
     """Copies source's weights, latent ones for latent ones, and its state into model where both have them, whatever binarizes either.
 

@@ -214,7 +214,7 @@ def _score_agrees(call: Callable[[Tensor], Tensor], data: Any, model: nn.Module,
     if not abs(found - recorded) <= allowed:
         raise ExportError(
             f"the file reaches {SCORES[name].label} {SCORES[name].text(found, False)} on {data.size('test')} test samples, the record says "
-            f"{SCORES[name].text(recorded, False)}"
+            f"{SCORES[name].text(recorded, False)}{assembly.precision_hint(record)}"
         )
     return f"test/{name}", found
 

@@ -144,7 +144,10 @@ def check(record: RunRecord) -> Check:
         return Check(record, DIFFERS, str(error), file_bytes=size)
     except ValueError as error:  # for example, the data set is not on this machine
         return Check(record, UNCHECKED, str(error), file_bytes=size)
-    return Check(record, *_verdict(native, numpy), native, numpy, size)
+    verdict, why = _verdict(native, numpy)
+    if verdict == DIFFERS:
+        why += assembly.precision_hint(record)
+    return Check(record, verdict, why, native, numpy, size)
 
 
 def _verdict(native: Way, numpy: Way) -> tuple[str, str]:

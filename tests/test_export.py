@@ -1,5 +1,7 @@
 """Guards tbn-bench export: each format runs like the trained model, from the file, and a wrong file is an error."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -79,6 +81,35 @@ def test_wrong_requests_say_what_is_expected(record, tmp_path):
         export.export(record, "safetensors", tmp_path / "no" / "net.safetensors")
     assert RunStore(record.path.parent.parent.parent).find(record.run_id).run_id == record.run_id
     assert torch.is_grad_enabled()
+
+
+# Runs in bfloat16
+
+
+@pytest.fixture(scope="module")
+def bfloat16_record(tmp_path_factory):
+    config = {"data": "digits", "model": "mlp(hidden=[32])", "binarizer": "bwn", "epochs": 1, "precision": "bf16"}
+    return train.run(make(config), train.RunOptions(tmp_path_factory.mktemp("results"), wandb="off"))
+
+
+def test_the_record_of_a_bfloat16_run_holds_what_its_file_gives(bfloat16_record, tmp_path):
+    """The test loss to six digits, of which bfloat16 has two, and so every score."""
+    path = tmp_path / "net.safetensors"
+    result = export.export(bfloat16_record, "safetensors", path)
+    data = catalog.build("data", "digits")
+    data.setup()
+    (x, y), network = data.splits["test"], export.load(path)
+    loss = nn.functional.cross_entropy(network(data.prepare(x)), y)
+    assert float(loss) == pytest.approx(bfloat16_record.summary["test/loss"], rel=1e-6)
+    assert result["test/top1"] == bfloat16_record.summary["test/top1"]
+
+
+def test_a_score_of_bfloat16_is_named_as_such(bfloat16_record, tmp_path):
+    """A record of an early version, whose score was that of autocast."""
+    summary = bfloat16_record.summary | {"test/top1": bfloat16_record.summary["test/top1"] + 0.015}
+    early = dataclasses.replace(bfloat16_record, summary=summary)
+    with pytest.raises(export.ExportError, match="trained in bf16; early versions tested such runs in bf16 too"):
+        export.export(early, "safetensors", tmp_path / "net.safetensors")
 
 
 # Every model with every task

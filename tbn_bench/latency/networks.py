@@ -304,7 +304,7 @@ def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str)
                 classed = "" if agreement is None else f" and {agreement:.2%} of it classed as by torch"
                 raise ParityError(
                     f"run {run.run_id}, {implementation}: {SCORES[name].label} {SCORES[name].text(value, False)} on the test set, its "
-                    f"record says {SCORES[name].text(recorded, False)}{classed}; nothing timed"
+                    f"record says {SCORES[name].text(recorded, False)}{classed}{assembly.precision_hint(run)}; nothing timed"
                 )
             found[run.run_id, implementation] = {name: value} | ({} if agreement is None else {"agreement": agreement})
     return found
