@@ -7,8 +7,10 @@ up to whole bytes, padding_bits being the difference, so it is what a packed fil
 
 MACs count the multiply-adds of weight layers only (attention's products of activations are not weights). distinct_macs counts a dot
 product that p copies share (aligned), or compute from shared parts (hadamard, shifted), once; of columns the products with sums of p inputs.
-Additions are not multiply-adds and are not counted: p per output of hadamard, p - 1 for each sum of p inputs of columns. A layer of two
-factors (rank) counts the multiply-adds of both.
+A layer of two factors (rank) counts the multiply-adds of both.
+
+additions are what a layout asks for beside its multiply-adds, as our code computes it: p per output of hadamard (a product with a p x p
+matrix of signs; a fast transform would need log2 p), p - 1 for each sum of p inputs of columns, none elsewhere.
 
 BitOps, by definition:
     bitops_fp64    64 per full-precision MAC, 1 per binary-weight MAC (Bi-Real Net's convention; it reproduces the paper's 35.03 G for ResNet-18)
@@ -32,12 +34,26 @@ from tbn_bench.copies import Copies
 @dataclass(frozen=True)
 class LayerCost:
     """One weight: its plan row and its multiply-adds for one input sample; positions_factor: how many more positions than outputs
-    a shifted layer computes its tile at."""
+    a shifted layer computes its tile at; inputs: values that it reads of one sample."""
 
     row: PlanRow
     macs: int
     positions_factor: float = 1.0
     elementwise: bool = False
+    inputs: int = 0
+
+    @property
+    def additions(self) -> int:
+        """Of one sample, beside the multiply-adds."""
+        p = self.row.p
+        if not self.row.reuse or p == 1:
+            return 0
+        if self.row.copies == "hadamard":
+            outputs = self.macs // prod(self.row.shape[1:])
+            return p * outputs
+        if self.row.copies == "columns":
+            return self.inputs // p * (p - 1)
+        return 0
 
     @property
     def distinct_macs(self) -> int:
@@ -133,6 +149,7 @@ class Cost:
             ),
             "macs": macs,
             "distinct_macs": distinct,
+            "additions": sum(layer.additions for layer in self.layers),
             "bitops_fp64": sum(layer.macs * (1 if layer.row.binarized else 64) for layer in self.layers),
             "bitops_wxa": sum(layer.macs * b for layer, b in bit_macs),
             "bitops_wxa_distinct": sum(layer.distinct_macs * b for layer, b in bit_macs),
@@ -170,14 +187,15 @@ def _side_bits(model: nn.Module, weight_names: set[str]) -> tuple[int, int, int]
 
 def cost(model: nn.Module, plan: Plan, in_shape: Sequence[int]) -> Cost:
     """Cost of a model that binarize_ returned `plan` for, on one input of in_shape: (C, H, W)."""
-    macs, factors = _macs(model, in_shape)
+    macs, factors, inputs = _macs(model, in_shape)
     names = {name for row in plan.rows for name in row.name.split(" = ")}
     elementwise = _elementwise(model)
     layers = []
     for row in plan.rows:
         users = row.name.split(" = ")
         count = sum(macs.get(name, 0) for name in users)
-        layers.append(LayerCost(row, count, factors.get(row.name, 1.0), users[0] in elementwise))
+        read = sum(inputs.get(name, 0) for name in users)
+        layers.append(LayerCost(row, count, factors.get(row.name, 1.0), users[0] in elementwise, read))
     return Cost(layers, *_side_bits(model, names))
 
 
@@ -188,9 +206,11 @@ def _positions_factor(module: nn.Module, x: Tensor, out: Tensor, reach: int) -> 
     return positions / prod(out.shape[2:])
 
 
-def _macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[dict[str, int], dict[str, float]]:
-    """Multiply-adds per weight for one sample, by one forward pass with hooks, and the positions factors of shifted layers."""
+def _macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[dict[str, int], dict[str, float], dict[str, int]]:
+    """Multiply-adds per weight for one sample, by one forward pass with hooks; the positions factors of shifted layers; the
+    values that each Linear or convolution reads."""
     found: dict[str, int] = {}
+    inputs: dict[str, int] = {}
     factors: dict[str, float] = {}
     handles = []
 
@@ -200,6 +220,8 @@ def _macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[dict[str, int], di
     def hook(name: str):
         def count(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
             prefix = f"{name}." if name else ""
+            if not isinstance(module, nn.MultiheadAttention):
+                inputs[f"{prefix}weight"] = inputs.get(f"{prefix}weight", 0) + args[0].numel()
             if isinstance(module, nn.MultiheadAttention):
                 query, key, value = args[:3]
                 e, b = module.embed_dim, 1
@@ -238,7 +260,7 @@ def _macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[dict[str, int], di
             handle.remove()
         for module, training in modes.items():
             module.training = training
-    return found, factors
+    return found, factors, inputs
 
 
 def _elementwise(model: nn.Module) -> set[str]:

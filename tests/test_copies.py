@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import packed, tiling
+from tbn_bench import assembly, packed, tiling
+from tbn_bench.config import make
 from tbn_bench.convert import binarize_
 from tbn_bench.copies import Copies, default_shifts, hadamard
 from tbn_bench.cost import cost
@@ -168,6 +169,24 @@ def test_distinct_macs(kind, factor):
     total = cost(net.float(), plan, x.shape[1:]).summary()
     assert total["macs"] == 12 * 8 * 9 * 4 * 5
     assert total["distinct_macs"] == round(total["macs"] * factor / 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("aligned", 0), ("hadamard", 4 * 12 * 4 * 5), ("columns", 8 * 7 * 9 * 3 // 4), ("shifted", 0), ("rotated", 0)],
+)
+def test_additions(kind, expected):
+    """p = 4, maps of 7 x 9 to 4 x 5: four per output of hadamard; columns add each four neighbours of the input once."""
+    net, plan, x = made("stride", kind)
+    assert cost(net.float(), plan, x.shape[1:]).summary()["additions"] == expected
+
+
+def test_additions_of_the_digits_network():
+    """ResNet-8, p = 16, stem and classifier float: 16 for each of 3,584 outputs, more than its multiply-adds."""
+    binarizer = "tbn(p=16, min_layer_size=0, copies='hadamard')"
+    config = {"data": "digits", "model": "resnet_cifar(depth=8)", "binarizer": binarizer, "keep": ["conv1", "fc"]}
+    total = assembly.sketch(make(config))[3].summary()
+    assert (total["distinct_macs"], total["additions"]) == (55_936, 57_344)
 
 
 @pytest.mark.parametrize("gradient", ["tile", "elementwise"])

@@ -15,7 +15,8 @@ from tbn_bench.scores import FIRST, SCORES, score_of
 
 _SUMMARY = (
     *(f"test/{name}" for name in SCORES), "best_epoch", "test_samples", "seconds", "weights", "stored_bits", "stored_bytes",
-    "stored_bits_weights", "tile_bits", "alpha_bits", "codebook_bits", "bias_bits", "norm_bits", "other_bits", "bits_per_weight", "bits_per_binarized_weight", "macs", "distinct_macs", "bitops_fp64",
+    "stored_bits_weights", "tile_bits", "alpha_bits", "codebook_bits", "bias_bits", "norm_bits", "other_bits", "bits_per_weight", "bits_per_binarized_weight", "macs", "distinct_macs",
+    "additions", "bitops_fp64",
 )  # fmt: skip
 RUN_COLUMNS = (
     "sweep", "run_id", "group_id", "data", "model", "binarizer", "track", "seed", "epochs", "status", "error", "command",

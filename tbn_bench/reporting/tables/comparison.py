@@ -89,13 +89,14 @@ def of_groups(records: Records, found: list[Group], results: tuple[str, ...], ti
         for b in batches
         for c in (column(f"time_ms_p50_b{b}", f"ms, batch {b}", ".3f"), column(f"ratio_b{b}", f"× dense, batch {b}", ".2f"))
     ]
+    added = [column("additions", "additions", ",d")] if any(row["additions"] for row in rows) else []
     names = style.labels(records.runs["binarizer"])
     several = len({g.track for g in found} - {tracks.REFERENCE}) > 1
     columns = [
         column("data", "data", numeric=False), column("model", "model", numeric=False), *([column("track", "track", numeric=False)] if several else []),
         Column("binarizer", "method", lambda r: names[r["binarizer"]], numeric=False),
         *(_result(name) for name in results if name == FIRST or any(name in row for row in rows)), *quoted, column("n", "seeds", "d"),
-        column("bits_per_weight", "bits per weight", ".3f"), column("stored_bytes", "stored bytes", ",d"), column("distinct_macs", "distinct MACs", ",d"), *latency_columns,
+        column("bits_per_weight", "bits per weight", ".3f"), column("stored_bytes", "stored bytes", ",d"), column("distinct_macs", "distinct MACs", ",d"), *added, *latency_columns,
     ]  # fmt: skip
     raw = [key for c in columns for key in ((c.key, f"{c.key}_half") if c.key in SCORES else (c.key,))]
     commands = sorted({*timed["command"], *records.runs[records.runs["run_id"].isin(ids)]["command"]})
@@ -110,6 +111,8 @@ def _note(rows: list[dict[str, Any]], device: str | None, quoted: bool) -> str:
         "there is none, so no mark. "
         "Stored bytes: signs, scales, biases, normalisation."
     )
+    if any(row["additions"] for row in rows):
+        note += " Additions: what a layout needs beside its multiply-adds; records of early versions do not have them."
     if quoted:
         note += (
             " Reported: what the method's paper, README or authors' logs give for the same data, model and activation bits, by "
@@ -128,7 +131,7 @@ def _row(records: Records, g: Group, batches: list[int], device: str | None) -> 
         "sweep": g.sweep, "group_id": g.group_id, "data": g.data, "model": g.model, "binarizer": g.binarizer, "track": g.track,
         **{name: i.mean for name, i in g.results.items()}, **{f"{name}_half": i.half for name, i in g.results.items()},
         "n": g.result.n if g.result else 0,
-        "bits_per_weight": g.first["bits_per_weight"], "stored_bytes": _whole(g.first["stored_bytes"]), "distinct_macs": _whole(g.first["distinct_macs"]),
+        "bits_per_weight": g.first["bits_per_weight"], "stored_bytes": _whole(g.first["stored_bytes"]), "distinct_macs": _whole(g.first["distinct_macs"]), "additions": _whole(g.first["additions"]),
         "reported_top1_percent": published.reported(records.published, g.binarizer, g.data, g.model, bits),
         "run_ids": g.run_ids,
     }  # fmt: skip
