@@ -56,7 +56,7 @@ COSTS = (
     "weights", "stored_bits", "stored_bits_weights", "tile_bits", "alpha_bits", "codebook_bits",
     "padding_bits", "bias_bits", "norm_bits", "other_bits", "stored_bytes", "bits_per_weight",
     "bits_per_binarized_weight", "macs", "distinct_macs", "additions", "bitops_fp64", "bitops_wxa",
-    "bitops_wxa_distinct",
+    "bitops_wxa_distinct", "file_bytes",
 )  # fmt: skip
 FIRST = "top1"  # of records that do not say: the first versions knew classification alone
 

@@ -282,7 +282,7 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     try:
         mirror.start(config, plan, held.path, options.sweep, source)
         summary = _fit(config, options, held, mirror, data, model, teacher, plan, total, resume)
-        _keep_network(held, model, plan, source["commit"])
+        summary |= _keep_network(held, model, plan, source["commit"])
         held.finish(summary)
         status = "finished"
     except BaseException as error:
@@ -327,20 +327,21 @@ def _last_held_out(rows: list[dict[str, Any]], score: str) -> dict[str, float]:
     return {f"{name}_last": rows[-1][name]} if name in rows[-1] else {}
 
 
-def _keep_network(held: Run, model: nn.Module, plan: Plan, commit: str | None) -> None:
-    """Writes the packed network beside the record, if it has binary weights; says so where it cannot be packed.
+def _keep_network(held: Run, model: nn.Module, plan: Plan, commit: str | None) -> dict[str, int]:
+    """Writes the packed network beside the record, if it has binary weights, and returns its size for the summary.
 
-    Raises ArtifactError where the file cannot be written.
+    Says so where it cannot be packed. Raises ArtifactError where the file cannot be written.
     """
     if not any(row.binarized for row in plan.rows):
-        return
+        return {}
     network = copy.deepcopy(model).cpu().eval()
     try:
         packed.pack_(network)
     except ValueError as error:
         print(f"no packed network beside the record: {error}", flush=True)
-    else:
-        packed.save(network, held.path / NETWORK, held.header["config"], commit)
+        return {}
+    packed.save(network, held.path / NETWORK, held.header["config"], commit)
+    return {"file_bytes": (held.path / NETWORK).stat().st_size}
 
 
 def slow_bfloat16(precision: str, device: str) -> str:

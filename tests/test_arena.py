@@ -239,6 +239,7 @@ def test_the_last_epoch_is_tested_and_kept(record):
 
 def test_the_packed_network_lies_beside_the_record_and_gives_its_score(record):
     path = record.path / "network.safetensors"
+    assert record.summary["file_bytes"] == path.stat().st_size
     data, model, _, _ = assembly.build(make({**record.config, "binarizer": "full_precision"}))
     data.setup()
     packed.load_(model, path)

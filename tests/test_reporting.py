@@ -124,7 +124,7 @@ def test_comparison_holds_the_recorded_numbers(results):
     row = next(line for line in text.splitlines() if "tbn(p=8)" in line)
     assert "90.00 (1 seed) |" in row
     assert "±" not in row
-    assert row.count("—") == 3  # two times, and the multiply-adds, which these records do not have
+    assert row.count("—") == 4  # two times, and the binary bits and multiply-adds, which these records do not have
     raw = list(csv.DictReader(write.comma_separated(table).splitlines()))
     assert raw[2]["time_ms_p50_b1"] == "—"
     assert "---" in write.latex(table)

@@ -9,14 +9,14 @@ import pandas as pd
 
 from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records import McuRecord, RecordError, RunRecord, RunStore
+from tbn_bench.records import NETWORK, McuRecord, RecordError, RunRecord, RunStore
 from tbn_bench.reporting import published, tracks
 from tbn_bench.scores import FIRST, SCORES, score_of
 
 _SUMMARY = (
     *(f"test/{name}" for name in SCORES), "best_epoch", "test_samples", "seconds", "weights", "stored_bits", "stored_bytes",
     "stored_bits_weights", "tile_bits", "alpha_bits", "codebook_bits", "bias_bits", "norm_bits", "other_bits", "bits_per_weight", "bits_per_binarized_weight", "macs", "distinct_macs",
-    "additions", "bitops_fp64",
+    "additions", "bitops_fp64", "file_bytes",
 )  # fmt: skip
 RUN_COLUMNS = (
     "sweep", "run_id", "group_id", "data", "model", "binarizer", "track", "seed", "epochs", "status", "error", "command",
@@ -76,7 +76,16 @@ def _run_row(run: RunRecord) -> dict[str, Any]:
         "cpu": run.provenance.get("hardware", {}).get("cpu"),
         "score": score_of(summary),
         **{k: summary.get(k) for k in _SUMMARY},
+        "file_bytes": summary.get("file_bytes") or _network_bytes(run),
     }
+
+
+def _network_bytes(run: RunRecord) -> int | None:
+    """Size of the packed network beside the record; None where there is none."""
+    try:
+        return (run.path / NETWORK).stat().st_size
+    except OSError:
+        return None
 
 
 def _mcu_row(record: McuRecord) -> dict[str, Any]:

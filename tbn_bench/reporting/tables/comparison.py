@@ -89,6 +89,7 @@ def of_groups(records: Records, found: list[Group], results: tuple[str, ...], ti
         for b in batches
         for c in (column(f"time_ms_p50_b{b}", f"ms, batch {b}", ".3f"), column(f"ratio_b{b}", f"× dense, batch {b}", ".2f"))
     ]
+    filed = [column("file_bytes", "file bytes", ",d")] if any(row["file_bytes"] for row in rows) else []
     added = [column("additions", "additions", ",d")] if any(row["additions"] for row in rows) else []
     names = style.labels(records.runs["binarizer"])
     several = len({g.track for g in found} - {tracks.REFERENCE}) > 1
@@ -96,7 +97,8 @@ def of_groups(records: Records, found: list[Group], results: tuple[str, ...], ti
         column("data", "data", numeric=False), column("model", "model", numeric=False), *([column("track", "track", numeric=False)] if several else []),
         Column("binarizer", "method", lambda r: names[r["binarizer"]], numeric=False),
         *(_result(name) for name in results if name == FIRST or any(name in row for row in rows)), *quoted, column("n", "seeds", "d"),
-        column("bits_per_weight", "bits per weight", ".3f"), column("stored_bytes", "stored bytes", ",d"), column("distinct_macs", "distinct MACs", ",d"), *added, *latency_columns,
+        column("bits_per_weight", "bits per weight", ".3f"), column("tile_bits", "binary bits", ",d"), column("stored_bytes", "stored bytes", ",d"),
+        *filed, column("distinct_macs", "distinct MACs", ",d"), *added, *latency_columns,
     ]  # fmt: skip
     raw = [key for c in columns for key in ((c.key, f"{c.key}_half") if c.key in SCORES else (c.key,))]
     commands = sorted({*timed["command"], *records.runs[records.runs["run_id"].isin(ids)]["command"]})
@@ -109,8 +111,10 @@ def _note(rows: list[dict[str, Any]], device: str | None, quoted: bool) -> str:
         "said). Bold, then underlined (italic in Markdown): best and second best of a sweep, data set, model and track beside full precision, and only "
         "where the 95 % interval of the differences, paired by seed, from every method behind it is above 0; where one of these has one seed "
         "there is none, so no mark. "
-        "Stored bytes: signs, scales, biases, normalisation."
+        "Binary bits: the learned signs alone. Stored bytes: signs, scales, biases, normalisation, float layers."
     )
+    if any(row["file_bytes"] for row in rows):
+        note += " File bytes: the packed network with its header."
     if any(row["additions"] for row in rows):
         note += " Additions: what a layout needs beside its multiply-adds; records of early versions do not have them."
     if quoted:
@@ -132,6 +136,7 @@ def _row(records: Records, g: Group, batches: list[int], device: str | None) -> 
         **{name: i.mean for name, i in g.results.items()}, **{f"{name}_half": i.half for name, i in g.results.items()},
         "n": g.result.n if g.result else 0,
         "bits_per_weight": g.first["bits_per_weight"], "stored_bytes": _whole(g.first["stored_bytes"]), "distinct_macs": _whole(g.first["distinct_macs"]), "additions": _whole(g.first["additions"]),
+        "tile_bits": _whole(g.first["tile_bits"]), "file_bytes": _whole(g.first["file_bytes"]),
         "reported_top1_percent": published.reported(records.published, g.binarizer, g.data, g.model, bits),
         "run_ids": g.run_ids,
     }  # fmt: skip
