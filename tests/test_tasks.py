@@ -56,6 +56,13 @@ def test_class_accuracy_is_the_mean_over_classes():
     }
 
 
+def test_a_class_that_no_cloud_has_is_not_scored():
+    """Four clouds of classes 0 and 1, one of the first taken for class 2: 1/2 of class 0 and all of class 1, mean 0.75."""
+    metric = PointClassification(nn.Identity(), CONFIG, 3).scores()["class_accuracy"]
+    logits = nn.functional.one_hot(torch.tensor([0, 2, 1, 1]), 3).float()
+    assert metric(logits, torch.tensor([0, 0, 1, 1])).item() == 0.75
+
+
 def test_a_negative_regulariser_is_refused():
     with pytest.raises(ValueError, match="reg must be at least 0, got -1"):
         PointClassification(nn.Identity(), CONFIG, 2, reg=-1)

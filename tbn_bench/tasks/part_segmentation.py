@@ -15,8 +15,8 @@ Parts = Sequence[Sequence[int]]  # category -> the labels of its parts
 class PartScore(Metric):
     """Of (outputs (B, K, P), y (B, P)): each shape's score, averaged over shapes, or per category first and then over categories.
 
-    A point's prediction is the largest output among the parts of its shape's category, which the shape's first label tells. A shape's
-    score is the mean over those parts of intersection / union, 1 for a part that is neither there nor predicted, or with overlap=False the
+    A point labelled below 0 counts nowhere, nor does a shape without another one. A point's prediction is the largest output among the
+    parts of its shape's category, which the first label that counts tells. A shape's score is the mean over those parts of intersection / union, 1 for a part that is neither there nor predicted, or with overlap=False the
     share of points predicted right (yanx27/Pointnet_Pointnet2_pytorch, train_partseg.py). Categories without a shape are left out.
     """
 
@@ -33,10 +33,18 @@ class PartScore(Metric):
             self.add_state(name, torch.zeros(len(parts)), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, y: Tensor) -> None:
-        category = self.member[:, y[:, 0]].int().argmax(0)
+        labelled = (y >= 0).any(1)
+        outputs, y = outputs[labelled], y[labelled]
+        counted = y >= 0
+        first = counted.int().argmax(1, keepdim=True)
+        category = self.member[:, y.gather(1, first).squeeze(1)].int().argmax(0)
         own = self.member[category]
         predicted = outputs.masked_fill(~own.unsqueeze(2), -torch.inf).argmax(1)
-        score = _overlap(predicted, y, own) if self.overlap else (predicted == y).float().mean(1)
+        if self.overlap:
+            score = _overlap(predicted, y, counted, own)
+        else:
+            right = (predicted == y) & counted
+            score = right.sum(1) / counted.sum(1)
         self.total.index_add_(0, category, score)
         self.shapes.index_add_(0, category, torch.ones_like(score))
 
@@ -46,16 +54,16 @@ class PartScore(Metric):
         return (self.total / self.shapes)[self.shapes > 0].mean()
 
 
-def _overlap(predicted: Tensor, y: Tensor, own: Tensor) -> Tensor:
-    """Each shape's mean intersection over union. predicted, y: (B, P), own: (B, K), its category's parts -> (B,)."""
+def _overlap(predicted: Tensor, y: Tensor, counted: Tensor, own: Tensor) -> Tensor:
+    """Each shape's mean intersection over union. predicted, y, counted: (B, P), own: (B, K), its category's parts -> (B,)."""
     b, k = own.shape
     row = k * torch.arange(b, device=y.device).unsqueeze(1)
-    right = predicted == y
-    both, guessed, there = (
-        torch.bincount(labels, minlength=b * k).reshape(b, k)
-        for labels in ((row + y)[right], (row + predicted).ravel(), (row + y).ravel())
-    )
-    union = guessed + there - both
+
+    def points_per_part(labels: Tensor, among: Tensor) -> Tensor:
+        return torch.bincount((row + labels)[among], minlength=b * k).reshape(b, k)
+
+    both = points_per_part(y, counted & (predicted == y))
+    union = points_per_part(predicted, counted) + points_per_part(y, counted) - both
     iou = torch.where(union > 0, both / union.clamp(min=1), 1.0)
     return (iou * own).sum(1) / own.sum(1)
 

@@ -2,9 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import Metric
 
 from tbn_bench.config import RunConfig
+from tbn_bench.tasks._class_score import ClassScore
 from tbn_bench.tasks.image_classification import ImageClassification
 
 
@@ -30,8 +31,8 @@ class PointClassification(ImageClassification):
             raise ValueError(f"reg must be at least 0, got {reg!r}")
         self.reg = reg
 
-    def scores(self) -> dict[str, MulticlassAccuracy]:
-        return super().scores() | {"class_accuracy": MulticlassAccuracy(self.num_classes, average="macro")}
+    def scores(self) -> dict[str, Metric]:
+        return super().scores() | {"class_accuracy": ClassScore(self.num_classes, "class_accuracy")}
 
     def training_loss(self, x: Tensor, y: Tensor) -> Tensor:
         if not hasattr(self.model, "logits_and_transform"):
