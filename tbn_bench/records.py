@@ -246,6 +246,17 @@ class McuRecord:
 _Measured = TypeVar("_Measured", LatencyRecord, McuRecord)
 
 
+def checked_name(name: str, what: str) -> str:
+    """The name, if it can be that of one file or folder. Names come from files of other people too, and are never paths.
+
+    Raises RecordError for "", ".", "..", and for separators and control characters.
+    """
+    within = name not in ("", ".", "..") and not any(c in "/\\" or not c.isprintable() for c in name)
+    if not within:
+        raise RecordError(f"the {what} must be a plain name, without / or \\, and not . or .., got {name!r}")
+    return name
+
+
 class RunStore:
     """All records under one folder. Raises RecordError where the folder cannot be made or written."""
 
@@ -253,7 +264,8 @@ class RunStore:
         self.root = Path(root)
 
     def path(self, sweep: str, run_id: str) -> Path:
-        return self.root / "runs" / sweep / run_id
+        """Folder of a run. Raises RecordError for a name that would lead out of the store."""
+        return self.root / "runs" / checked_name(sweep, "sweep") / checked_name(run_id, "run id")
 
     def finished(self, sweep: str, run_id: str) -> bool:
         return (self.path(sweep, run_id) / "summary.json").exists()
@@ -365,12 +377,13 @@ class RunStore:
         return self._measured("mcu", McuRecord, problems)
 
     def _write(self, kind: str, record: LatencyRecord | McuRecord) -> Path:
-        folder = self.root / kind / record.device
+        folder = self.root / kind / checked_name(record.device, "device")
+        case = checked_name(record.case, "case")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RecordError(f"cannot write to {folder}: {error.strerror}; choose another folder with --results") from error
-        write_atomic(folder / f"{record.case}.json", {"schema_version": SCHEMA_VERSION, **asdict(record)})
+        write_atomic(folder / f"{case}.json", {"schema_version": SCHEMA_VERSION, **asdict(record)})
         return folder / f"{record.case}.json"
 
     def _measured(self, kind: str, record: Callable[..., _Measured], problems: list[str] | None) -> Iterator[_Measured]:

@@ -190,8 +190,9 @@ def _quiet():
 
 def _trained(store: RunStore, name: str, flag: str) -> nn.Module:
     """The trained model of the run SWEEP/RUN_ID. Raises ValueError where it is not there."""
+    sweep, _, run_id = name.rpartition("/")
     try:
-        record = store.read(*name.split("/"))
+        record = store.read(sweep, run_id)
         if record.status != "finished":
             raise ValueError(f"its status is {record.status}")
         return trained(record)[1]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tbn_bench import records
-from tbn_bench.records import FSYNC_ROWS, LatencyRecord, RecordError, RunBusy, RunStore
+from tbn_bench.records import FSYNC_ROWS, LatencyRecord, McuRecord, RecordError, RunBusy, RunStore
 
 CONFIG = {"data": "digits", "seed": 0}
 HARD = {"nan": float("nan"), "up": float("inf"), "down": float("-inf"), "deep": [{"x": (float("nan"), 1.5, None, True)}]}
@@ -445,3 +445,19 @@ def test_changed_code_is_flagged_and_changed_records_are_not(tmp_path, monkeypat
     assert records.provenance("c")["dirty"] is False
     (tmp_path / "sweeps" / "a.yaml").write_text("2")
     assert records.provenance("c")["dirty"] is True
+
+
+# Names are no paths
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../x", "/tmp/x", "a/b", "a\\b", "a\0b", "a\x1b[2Jb"])
+def test_a_name_never_leads_out_of_the_store(tmp_path, name):
+    store = RunStore(tmp_path / "results")
+    with pytest.raises(RecordError, match="must be a plain name"):
+        store.claim(name, "r", {}, {})
+    with pytest.raises(RecordError, match="must be a plain name"):
+        store.read("s", name)
+    for record in (LatencyRecord(name, "cpu", []), LatencyRecord("case", name, []), McuRecord(name, "uno", {})):
+        with pytest.raises(RecordError, match="must be a plain name"):
+            store._write("latency", record)
+    assert not list(tmp_path.rglob("*"))

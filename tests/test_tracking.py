@@ -427,6 +427,21 @@ def test_a_project_is_imported_through_the_api(mirrored, tmp_path):
     assert found.summary == {k: v for k, v in mirrored.record.summary.items() if k != "plan"}
 
 
+@pytest.mark.parametrize("place", ["group", "config"])
+@pytest.mark.parametrize("name", ["../../../stolen", "{root}/stolen", "..", ".", "a\\b", "a\nb"])
+def test_a_name_in_a_log_is_no_path(mirrored, tmp_path, name, place):
+    """A run's group or sweep that would lead out of the store is refused, and nothing is written anywhere."""
+    name = name.format(root=tmp_path)
+    said_by_file = {key: value for key, value in mirrored.read.config.items() if key != "sweep"}
+    group, config = (name, said_by_file) if place == "group" else ("", said_by_file | {"sweep": name})
+    run = SimpleNamespace(
+        id="r1", state="finished", group=group, config=config, summary=mirrored.read.summary, scan_history=lambda: []
+    )
+    said = commands.import_runs([], tmp_path / "a" / "results", "me/p", SimpleNamespace(runs=lambda project: [run]))
+    assert said["refused"] == [f"wandb:me/p/r1: the sweep must be a plain name, without / or \\, and not . or .., got {name!r}"]
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_the_api_needs_a_key(tmp_path):
     """Said in words, before anything is asked; and one of folders and project is needed."""
     with pytest.raises(ValueError, match="runs import --project needs a W&B key"):

@@ -125,5 +125,6 @@ def _store_all(store: RunStore, found: list[tuple[Log, str]], refused: list[str]
         try:
             imported.append(store_run(store, log, origin))
         except ValueError as error:
-            refused.append(str(error))
+            said = str(error)
+            refused.append(said if said.startswith(origin) else f"{origin}: {said}")
     return imported, refused
