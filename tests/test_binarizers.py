@@ -606,3 +606,18 @@ def test_plans_on_the_meta_device(spec):
         ]
         plans = [binarize_(model, spec) for model in models]
     assert all(row.binarized for plan in plans for row in plan.rows)
+
+
+@pytest.mark.parametrize("spec", ["sign", "bwn(grad='clip_ste')", "bireal(grad='clip_ste')"])
+def test_the_window_is_closed_and_torchs_is_open(spec):
+    """At exactly |w| = 1 the gradient passes; torch.clamp, as XNOR-Net's release, stops it there."""
+    layer = nn.Linear(4, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, -1.0, 1.0001, 0.5]]))
+    binarize_(nn.Sequential(layer), spec)
+    layer.weight.sum().backward()
+    found = layer.parametrizations.weight.original.grad != 0
+    assert found.tolist() == [[True, True, False, True]]
+    w = torch.tensor([1.0, -1.0, 0.5], requires_grad=True)
+    w.clamp(-1, 1).sum().backward()
+    assert w.grad.tolist() == [0, 0, 1]

@@ -123,6 +123,18 @@ def test_snn_clamps_and_counts():
     assert int(method.step) == 2
 
 
+def test_snn_counts_training_steps_alone():
+    """A forward pass, in training mode or in evaluation, is no step; begin_step is."""
+    layer = nn.Conv2d(4, 8, 3)
+    binarize_(nn.Sequential(layer), "snn(tau=4)")
+    method = layer.parametrizations.weight[0]
+    for mode in (True, False):
+        layer.train(mode)(torch.randn(1, 4, 5, 5))
+    assert int(method.step) == 0
+    method.begin_step()
+    assert int(method.step) == 1
+
+
 @pytest.mark.parametrize("tau", [1, 3, 8])
 def test_snn_duplicates_are_replaced_alike_on_every_rank(tau):
     """The first of equal entries stays, later ones become unused kernels above the threshold, others are untouched; no random state."""
