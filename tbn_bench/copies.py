@@ -91,6 +91,11 @@ class Copies:
         """(p, q): which tile element stands at each position of each copy; None for the identity."""
         return _index(self.kind, self.p, self.shape)
 
+    def order(self) -> NDArray[np.int64] | None:
+        """(p, columns): which column of the tile stands at each column of each copy, where all rows are alike; else None."""
+        index = self.index() if self.kind in ("rotated", "permuted") else None
+        return None if index is None else index[:, : self.q * self.p // self.shape[0]]
+
     def signs(self) -> NDArray[np.int8] | None:
         """(p, q): the sign with which it stands there; None where all are +1."""
         return _signs(self.p, self.shape) if self.kind == "hadamard" and self.p > 1 else None

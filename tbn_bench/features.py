@@ -16,9 +16,14 @@ KINDS = ("hadamard", "shifted", "columns")
 _CONV = {1: F.conv1d, 2: F.conv2d}
 
 
+@torch.compiler.assume_constant_result  # the compiler does not look into NumPy
+def _hadamard(p: int) -> Tensor:
+    return torch.from_numpy(hadamard(p))
+
+
 def _mixer(scales: Tensor, p: int) -> Tensor:
     """diag(alpha) H: (p, p), so that mixing and scaling are one product. scales: (0,), (1,) or (p,)."""
-    matrix = torch.from_numpy(hadamard(p)).to(scales.device, scales.dtype)
+    matrix = _hadamard(p).to(scales.device, scales.dtype)
     return matrix * scales[:, None] if len(scales) else matrix
 
 

@@ -9,6 +9,7 @@ file (artifact.py) and back.
 import copy
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tbn_bench import artifact, bits, features
+from tbn_bench import artifact, bits, features, tiling
 from tbn_bench.artifact import Artifact, ArtifactError, Weight
 from tbn_bench.binarizers._base import ActivationBinarizer
+from tbn_bench.derived import Kept
 from tbn_bench.kernels import _tile, tiled_conv2d, tiled_linear
 from tbn_bench.kernels.tiled_linear.torch import copies, segments
 from tbn_bench.storage import KERNEL, TRITS, Form
@@ -53,11 +55,67 @@ def _how(form: Form, linear: bool, groups: int) -> str:
     return "segments" if form.plain and linear and _tile.segment(form.shape, form.p, form.scales) else "expanded"
 
 
+def _float_scales(form: Form, alphas: Tensor) -> Tensor:
+    return torch.exp2(alphas.float()) if form.exponents else alphas
+
+
+def _values(form: Form, tensors: dict[str, Tensor]) -> Tensor:
+    """The stored values, not of code low_rank: (q,) float32."""
+    data = tensors["tile"]
+    if form.code == "ternary":
+        powers = torch.tensor([3**i for i in range(TRITS)], device=data.device)
+        return (data.long()[:, None] // powers % 3 - 1).reshape(-1)[: form.q].float()
+    if form.code == "codebook":
+        kernels, width = form.numel // KERNEL, form.index_bits
+        places = torch.tensor([1 << i for i in range(width)], device=data.device)
+        indices = ((_tile.unpack(data, kernels * width) > 0).reshape(kernels, width) * places).sum(1)
+        return _tile.unpack(tensors["codebook"], KERNEL << width).reshape(-1, KERNEL)[indices].reshape(-1)
+    return _tile.unpack(data, form.q)
+
+
+def _factor_signs(form: Form, tile_bits: Tensor) -> tuple[Tensor, Tensor]:
+    """Of code low_rank: U: (rows, rank) and V: (rank, *shape[1:]), +-1."""
+    first, second = form.factor_sizes
+    signs = _tile.unpack(tile_bits, first + second)
+    left = signs[:first].reshape(form.shape[0], form.rank)
+    return left, signs[first:].reshape(form.rank, *form.shape[1:])
+
+
+def _factor_scales(form: Form, alphas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of code low_rank: u: (rows,), m: (rank,), v: (C_in,)."""
+    u, m, v = alphas.split([form.shape[0], form.rank, form.shape[1]])
+    return u, m, v
+
+
+def _product(form: Form, tensors: dict[str, Tensor]) -> Tensor:
+    """The dense weight of two factors, by storage.py's rule."""
+    left, right = (signs.double() for signs in _factor_signs(form, tensors["tile"]))
+    u, m, v = (scales.double() for scales in _factor_scales(form, tensors["alphas"]))
+    mixed = u[:, None] * ((left * m) @ right.flatten(1))
+    by_channel = mixed.reshape(*form.shape[:2], -1) * v[:, None]
+    return by_channel.reshape(form.shape).float()
+
+
+def _dense(form: Form, tensors: dict[str, Tensor]) -> Tensor:
+    """Form.dense by torch operations alone: the float32 weight, in form.weight_shape, on the device of the bits."""
+    if form.code == "low_rank":
+        return _product(form, tensors)
+    stored, copies = _values(form, tensors), form.copies
+    laid_out = stored.repeat(form.p) if copies is None else tiling.lay_out(stored, copies)
+    out = laid_out.reshape(max(1, form.scales), -1)
+    if form.scales:
+        out = out * _float_scales(form, tensors["alphas"])[:, None]
+    if form.offsets:
+        out = out + tensors["offsets"][:, None]
+    out = out.reshape(form.shape)
+    return out if copies is None else tiling.enlarged(out, copies)
+
+
 class _Packed(nn.Module):
     """Buffers: tile_bits uint8, alphas float32 (or int8 exponents), offsets, codebook: the tensors of `form`, by BUFFERS.
 
-    What forward multiplies by is derived from them at its first call: a native plan, which reads the bits, never makes it.
-    product: the form of what the input meets, once sums of `summed` neighbouring channels have taken its place (1: no sums).
+    What forward multiplies by is derived from them at its first call, and again when they change: a native plan, which reads the bits, never
+    makes it. product: the form of what the input meets, once sums of `summed` neighbouring channels have taken its place (1: no sums).
     input_binarizer: what the input passes first, or None.
     """
 
@@ -74,10 +132,20 @@ class _Packed(nn.Module):
             self.register_buffer(BUFFERS[name], tensor)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
         self.input_binarizer: ActivationBinarizer | None = getattr(layer, "input_binarizer", None)
+        self.training = layer.training
         self.in_graph = False
         self.by_kernel = False
-        for name in ("factor", "row_scales"):
-            self.register_buffer(name, None, persistent=False)
+        self.kept = Kept()
+
+    @property
+    def factor(self) -> Tensor | None:
+        """The tile, first factor or weight that forward multiplied by last; None where nothing is derived."""
+        return None if self.kept.value is None else self.kept.value[0]
+
+    @property
+    def row_scales(self) -> Tensor | None:
+        """The scales per row or the second factor that go with it."""
+        return None if self.kept.value is None else self.kept.value[1]
 
     @property
     def numel(self) -> int:
@@ -88,7 +156,7 @@ class _Packed(nn.Module):
 
     def scales(self) -> Tensor:
         """(k,) floating point."""
-        return torch.exp2(self.alphas.float()) if self.form.exponents else self.alphas
+        return _float_scales(self.form, self.alphas)
 
     def sign_form(self) -> tuple[Tensor, Tensor, int] | None:
         """(tile_bits, scales, p) of an equal weight of signs in aligned copies: what the native kernels take.
@@ -103,42 +171,16 @@ class _Packed(nn.Module):
         return torch.from_numpy(bits.pack(values)), self.scales(), 1
 
     def expanded(self) -> Tensor:
-        """The dense weight, in form.weight_shape; by torch operations alone where copies are aligned."""
-        if self.form.plain:
-            return _tile.expand(self.tile_bits, self.alphas, self.shape, self.p, self.alphas.dtype)
-        if self.form.code == "low_rank":
-            return self._product()
-        if self.form.kind != "aligned":
-            return torch.from_numpy(self.form.dense(self.tensors())).to(self.tile_bits.device)
-        out = self._values().repeat(self.p).reshape(max(1, self.form.scales), -1)
-        out = out * self.scales()[:, None] if self.form.scales else out
-        out = out + self.offsets[:, None] if self.form.offsets else out
-        return out.reshape(self.shape)
-
-    def _values(self) -> Tensor:
-        """The stored values: (q,) float32."""
-        form, data = self.form, self.tile_bits
-        if form.code == "ternary":
-            powers = torch.tensor([3**i for i in range(TRITS)], device=data.device)
-            return (data.long()[:, None] // powers % 3 - 1).reshape(-1)[: form.q].float()
-        if form.code == "codebook":
-            kernels, width = form.numel // KERNEL, form.index_bits
-            places = torch.tensor([1 << i for i in range(width)], device=data.device)
-            indices = ((_tile.unpack(data, kernels * width) > 0).reshape(kernels, width) * places).sum(1)
-            return _tile.unpack(self.codebook, KERNEL << width).reshape(-1, KERNEL)[indices].reshape(-1)
-        return _tile.unpack(data, form.q)
+        """The dense weight, in form.weight_shape."""
+        return _dense(self.form, {name: getattr(self, BUFFERS[name]) for name in self.form.sizes})
 
     def factor_signs(self) -> tuple[Tensor, Tensor]:
         """Of code low_rank: U: (rows, rank) and V: (rank, *shape[1:]), +-1."""
-        first, second = self.form.factor_sizes
-        signs = _tile.unpack(self.tile_bits, first + second)
-        left = signs[:first].reshape(self.shape[0], self.form.rank)
-        return left, signs[first:].reshape(self.form.rank, *self.shape[1:])
+        return _factor_signs(self.form, self.tile_bits)
 
     def factor_scales(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of code low_rank: u: (rows,), m: (rank,), v: (C_in,)."""
-        u, m, v = self.alphas.split([self.shape[0], self.form.rank, self.shape[1]])
-        return u, m, v
+        return _factor_scales(self.form, self.alphas)
 
     def _two_factors(self) -> tuple[Tensor, Tensor]:
         """(rank, *shape[1:]) with the scales m and v, (rows, rank) with u: what forward multiplies by, one after the other."""
@@ -146,14 +188,6 @@ class _Packed(nn.Module):
         kernel = [1] * (len(self.shape) - 2)
         first = right * m.reshape(-1, 1, *kernel) * v.reshape(1, -1, *kernel)
         return first, (left * u[:, None]).reshape(*left.shape, *kernel)
-
-    def _product(self) -> Tensor:
-        """The dense weight of two factors, by storage.py's rule."""
-        left, right = (signs.double() for signs in self.factor_signs())
-        u, m, v = (scales.double() for scales in self.factor_scales())
-        mixed = u[:, None] * ((left * m) @ right.flatten(1))
-        by_channel = mixed.reshape(*self.shape[:2], -1) * v[:, None]
-        return by_channel.reshape(self.shape).to(self.alphas.dtype)
 
     def _derived(self) -> tuple[Tensor, Tensor | None]:
         """From the bits: (tile, row scales) to reuse, (flat tile, None) for segments, both factors, or (weight, None)."""
@@ -171,20 +205,17 @@ class _Packed(nn.Module):
         return tile, _tile.row_scales(scales, self.shape[0]).reshape(self.p, -1, *[1] * (len(self.shape) - 2))
 
     def materialize_(self) -> None:
-        """Derives what forward multiplies by, on the device of the bits; a second call does nothing, nor does one where kernels read bits."""
-        if self.factor is None and not self.by_kernel:
-            self.factor, self.row_scales = self._derived()
+        """Derives what forward multiplies by, on the device of the bits.
+
+        A second call does nothing, unless the bits changed, nor does one where kernels read bits.
+        """
+        if not self.by_kernel:
+            self._factors()
 
     def unpack_in_forward_(self) -> None:
-        """From now on forward derives what it needs in each call, so that an exported graph holds the bits and nothing derived.
-
-        Copies that only numpy lays out (rotated, permuted) stay as they were derived.
-        """
-        self.in_graph = self.form.kind == "aligned" or self.reuses
-        if self.in_graph:
-            self.factor, self.row_scales = None, None
-        else:
-            self.materialize_()
+        """From now on forward derives what it needs in each call and keeps nothing."""
+        self.in_graph = True
+        self.kept.clear()
 
     def why_no_kernel(self) -> str:
         """Why implement_ leaves this layer to torch; empty where the kernels take it on every device."""
@@ -195,10 +226,14 @@ class _Packed(nn.Module):
         return ""
 
     def _factors(self) -> tuple[Tensor, Tensor | None]:
-        if self.in_graph:
+        """A graph that is compiled or exported holds the bits and nothing derived."""
+        if self.in_graph or torch.compiler.is_compiling():
             return self._derived()
-        self.materialize_()
-        return self.factor, self.row_scales
+        found: tuple[Tensor, Tensor | None] = self.kept.get(self._sources(), self._derived)
+        return found
+
+    def _sources(self) -> list[Tensor]:
+        return [getattr(self, BUFFERS[name]) for name in self.form.sizes]
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one forward reads: the float tile with its row scales, two factors, the expanded weight, or, by Triton, words of 32 signs of
@@ -207,9 +242,7 @@ class _Packed(nn.Module):
             rows, channels, *taps = self.product.shape
             stored = rows // (self.product.p if _tile.aligned(rows, self.product.p, self.form.scales) else 1)
             return 4 * stored * math.prod(taps) * -(-channels // 32) + 4 * rows
-        self.materialize_()
-        read = [self.factor] if self.row_scales is None else [self.factor, self.row_scales]
-        return sum(t.numel() * t.element_size() for t in read)
+        return sum(t.numel() * t.element_size() for t in self._factors() if t is not None)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.input_binarizer is None:
@@ -325,7 +358,7 @@ def implement_(model: nn.Module) -> dict[str, str]:
             if why:
                 left[name] = why
             else:
-                layer.factor, layer.row_scales = None, None
+                layer.kept.clear()
     return left
 
 
@@ -356,7 +389,7 @@ def dense(model: nn.Module) -> nn.Module:
 def pack_(model: nn.Module) -> list[PackRow]:
     """Replaces, in place, every binarized Linear, Conv1d and Conv2d of a trained model by its packed layer.
 
-    nn.MultiheadAttention reads its projections' weights itself: they stay in it as bits, and expanded beside them. Weights that were
+    nn.MultiheadAttention reads its projections' weights itself: they stay in it as bits, and are expanded when it reads them. Weights that were
     one parameter share one pair of buffers. Raises ValueError for a model without binarized weights.
     """
     rows, made, stored = [], {}, {}
@@ -398,14 +431,57 @@ def _call_layers(model: nn.Module) -> None:
             module.activation_relu_or_gelu = 0  # its fused path would read linear1.weight; this makes it call the layers
 
 
+class _BitsInside:
+    """Mixed into the class of a module that reads its weights itself: each is expanded from its bits where it is read.
+
+    packed_weights: attribute -> form; the bits are buffers <attribute>_<name by BUFFERS>. An empty tensor, <attribute>_like, has the type
+    that the weight is expanded to.
+    """
+
+    packed_weights: dict[str, Form]
+    kept_weights: dict[str, Kept]
+
+    def _expanded(self, attribute: str) -> Tensor:
+        form = self.packed_weights[attribute]
+        tensors = {name: getattr(self, f"{attribute}_{BUFFERS[name]}") for name in form.sizes}
+        dtype = getattr(self, f"{attribute}_like").dtype
+
+        def make() -> Tensor:
+            return _dense(form, tensors).to(dtype)
+
+        if torch.compiler.is_compiling():
+            return make()
+        found: Tensor = self.kept_weights[attribute].get(list(tensors.values()), make, dtype)
+        return found
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        attributes = tuple(self.packed_weights)
+        return _blank, (type(self).__bases__[1], attributes), self.__dict__.copy()
+
+
+@cache
+def _with_bits(kind: type, attributes: tuple[str, ...]) -> type:
+    weights = {name: property(lambda self, name=name: self._expanded(name)) for name in attributes}
+    return type(kind.__name__, (_BitsInside, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__, **weights})
+
+
+def _blank(kind: type, attributes: tuple[str, ...]) -> Any:
+    made = _with_bits(kind, attributes)
+    return made.__new__(made)
+
+
 def _keep_bits(module: nn.Module, attribute: str, form: Form, tensors: dict[str, Tensor]) -> None:
-    """Bits of a weight that its module must also have expanded; only the bits are state."""
-    value = torch.from_numpy(form.dense({k: v.cpu().numpy() for k, v in tensors.items()}))
+    """Puts the bits of a weight into a module in its place."""
+    dtype = getattr(module, attribute).dtype
     del module._parameters[attribute]
-    module.register_buffer(attribute, value.to(tensors["tile"].device), persistent=False)
+    inside = isinstance(module, _BitsInside)
+    kind = type(module).__bases__[1] if inside else type(module)
+    module.packed_weights = {**(module.packed_weights if inside else {}), attribute: form}
+    module.kept_weights = {**(module.kept_weights if inside else {}), attribute: Kept()}
     for name, tensor in tensors.items():
         module.register_buffer(f"{attribute}_{BUFFERS[name]}", tensor)
-    module.packed_weights = {**getattr(module, "packed_weights", {}), attribute: form}
+    module.register_buffer(f"{attribute}_like", tensors["tile"].new_empty(0, dtype=dtype), persistent=False)
+    module.__class__ = _with_bits(kind, tuple(module.packed_weights))
 
 
 def _kind(module: nn.Module) -> type[_Packed] | None:

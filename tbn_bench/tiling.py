@@ -63,9 +63,25 @@ def lay_out(tile: Tensor, copies: Copies) -> Tensor:
     if copies.kind == "columns":
         groups = tile.reshape(copies.shape[0], copies.shape[1] // copies.p, 1, -1)
         return groups.expand(-1, -1, copies.p, -1).reshape(copies.p, -1)
-    index, signs = copies.index(), copies.signs()
-    out = tile.expand(copies.p, -1) if index is None else tile[torch.from_numpy(index).to(tile.device)]
-    return out if signs is None else out * torch.from_numpy(signs).to(tile.device, tile.dtype)
+    order, signs = _order(copies), _signs(copies)
+    if order is not None:
+        rows = tile.reshape(copies.shape[0] // copies.p, -1)
+        return rows[:, order.to(tile.device)].transpose(0, 1).reshape(copies.p, -1)
+    out = tile.expand(copies.p, -1)
+    return out if signs is None else out * signs.to(tile.device, tile.dtype)
+
+
+# the compiler does not look into NumPy
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _order(copies: Copies) -> Tensor | None:
+    order = copies.order()
+    return None if order is None else torch.from_numpy(order)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _signs(copies: Copies) -> Tensor | None:
+    signs = copies.signs()
+    return None if signs is None else torch.from_numpy(signs)
 
 
 def gather(weight: Tensor, copies: Copies) -> Tensor:

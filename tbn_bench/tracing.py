@@ -3,9 +3,10 @@
 Both end in one form: modules that lowering.py knows are call_module nodes, everything else are functions that torch runs.
 """
 
+import copy
 import operator
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,18 +31,39 @@ for _name, _function in _OVERWRITING.items():
     )
 
 
+_TRACING = threading.Lock()  # torch.fx patches nn.Module itself, and takes its patches back in order
+
+
 class Tracer(fx.Tracer):
+    """Of the thread that made it: while torch.fx traces, the modules of all threads call its tracer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, packed._Packed | BinaryInput) or super().is_leaf_module(module, name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
 
 def by_fx(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
     """torch.fx: (model, its graph); nothing runs. Raises what torch.fx raises, and ValueError where a value is written over that is not
     new and read there alone: regions copy what torch only views."""
-    graph, modules = Tracer().trace(model), dict(model.named_modules())
+    with _TRACING:
+        graph = Tracer().trace(model)
+    modules = dict(model.named_modules())
     harmless: set[fx.Node] = set()
     for node in graph.nodes:
         if _overwrites(node, modules):
@@ -117,17 +139,20 @@ def _geometry(layer: Any) -> list[int]:
     return [*layer.stride, *padding, *layer.dilation]
 
 
-@contextmanager
-def _opaque(layers: dict[str, nn.Module]) -> Iterator[None]:
-    """Each layer's forward is the operator, for as long as the network is exported."""
-    arguments = [(index, list(layer.shape), _geometry(layer)) for index, layer in enumerate(layers.values())]
-    try:
-        for layer, given in zip(layers.values(), arguments, strict=True):
-            layer.forward = lambda x, given=given: _packed_layer(x, *given)
-        yield
-    finally:
-        for layer in layers.values():
-            layer.__dict__.pop("forward", None)
+def _opaque(model: nn.Module) -> nn.Module:
+    """Another module tree over the same tensors, whose packed layers are the operator.
+
+    The network itself may run in another thread meanwhile.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        memo[id(tensor)] = tensor
+    shell = copy.deepcopy(model, memo)
+    layers = [m for m in shell.modules() if isinstance(m, packed._Packed)]
+    arguments = [(index, list(layer.shape), _geometry(layer)) for index, layer in enumerate(layers)]
+    for layer, given in zip(layers, arguments, strict=True):
+        layer.forward = lambda x, given=given: _packed_layer(x, *given)
+    return shell
 
 
 def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
@@ -139,9 +164,9 @@ def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
     layers = {name: m for name, m in model.named_modules() if isinstance(m, packed._Packed)}
     if hooked := [name for name, m in layers.items() if m._forward_hooks or m._forward_pre_hooks]:
         raise ValueError(f"packed layers with hooks cannot be exported: {', '.join(hooked)}")
-    with _opaque(layers), torch.no_grad():
+    with _TRACING, torch.no_grad():
         example = image.repeat(2, *[1] * (image.dim() - 1))
-        exported = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        exported = torch.export.export(_opaque(model), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         exported = exported.run_decompositions({})  # without mutation, nothing else taken apart
         module = exported.module(check_guards=False)
     graph, names = module.graph, list(layers)
@@ -169,7 +194,7 @@ def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
 
 def _compare(model: nn.Module, module: nn.Module, image: Tensor, layers: list[packed._Packed]) -> None:
     """torch.export takes a batch for two or more, and asks for no reason: both must agree on one image and on three. Raises ValueError."""
-    derived = [(layer.factor, layer.row_scales) for layer in layers]
+    empty = [layer for layer in layers if layer.kept.value is None]
     generator = torch.Generator().manual_seed(0)
     try:
         for batch in (1, 3):
@@ -180,8 +205,8 @@ def _compare(model: nn.Module, module: nn.Module, image: Tensor, layers: list[pa
             if not same:
                 raise ValueError(f"its code does something else for a batch of {batch}")
     finally:
-        for layer, (factor, scales) in zip(layers, derived, strict=True):
-            layer.factor, layer.row_scales = factor, scales
+        for layer in empty:
+            layer.kept.clear()
 
 
 def _alike(a: Any, b: Any) -> bool:

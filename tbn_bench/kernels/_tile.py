@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tbn_bench import bits
+from tbn_bench.derived import Snapshot, mark, unwritten
 
-_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tile_bits -> (its version, key, what was made)
+_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tile_bits -> (its mark, the alphas, key, what was made)
 
 SIGN_TABLE = torch.from_numpy(bits.unpack(np.arange(256, dtype=np.uint8), 2048)).float().reshape(256, 8)  # signs of a byte
 
@@ -66,11 +67,16 @@ def segment(shape: Sequence[int], p: int, k: int) -> int:
 
 def kept(tile_bits: Tensor, alphas: Tensor, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
     """make(), kept for as long as these bits live and neither they nor the alphas change."""
-    full = (tile_bits._version, alphas.data_ptr(), alphas._version, key)
+    others = [] if alphas is tile_bits else [alphas]
     found = _kept.get(tile_bits)
-    if found is None or found[0] != full:
-        found = _kept[tile_bits] = (full, make())
-    return found[1]
+    if found is not None:
+        written, scales, made_for, made = found
+        if made_for == key and unwritten(tile_bits, written) and scales.holds(others):
+            return made
+    written, scales = mark(tile_bits), Snapshot(others)
+    made = make()
+    _kept[tile_bits] = (written, scales, key, made)
+    return made
 
 
 def whole_rows(tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int) -> tuple[Tensor, int, Tensor]:
