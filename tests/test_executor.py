@@ -1,7 +1,10 @@
 """Guards the plan executor: whole packed networks as native calls give what their dense float64 copies give."""
 
 import copy
+import pickle
+import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -508,7 +511,7 @@ class Written(nn.Module):
 def test_harmless_writing_stays_with_torch_fx():
     run = check(Written(), (4, 5, 5), "bwn")
     assert run.torch_nodes == []
-    assert isinstance(run._model, Written)
+    assert isinstance(run._program.root, Written)
 
 
 class Layers(nn.Module):
@@ -705,3 +708,196 @@ def test_input_of_another_type_is_refused():
     network = catalog.build("models", "mlp(hidden=[16])", num_classes=4, in_shape=(1, 4, 4)).eval()
     with pytest.raises(ValueError, match="float32 tensor on the CPU"):
         Executor(network, torch.zeros(1, 1, 4, 4))(torch.zeros(1, 1, 4, 4, dtype=torch.float64))
+
+
+NO_INPUTS = [
+    (None, "NoneType"), (np.zeros((1, 4), np.float32), "numpy.ndarray"), ([[0.0] * 4], "list"), (torch.zeros(1, 4).to_sparse(), "layout torch.sparse"),
+    (torch.tensor(0.0), "without axes"), (torch.zeros(4), "got \\(4,\\)"), (torch.zeros(1, 4, device="meta"), "on meta"),
+    (torch.zeros(1, 4, dtype=torch.cfloat), "complex64"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("x", "said"), NO_INPUTS, ids=[said for _, said in NO_INPUTS])
+def test_what_is_no_batch_is_refused_in_one_line(x, said):
+    """By name: what was expected and what was got."""
+    run = Executor(nn.Sequential(nn.Linear(4, 3)), torch.zeros(1, 4))
+    with pytest.raises(ValueError, match=f"expected.*{said}") as caught:
+        run(x)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("example", "said"), NO_INPUTS[:5], ids=[said for _, said in NO_INPUTS[:5]])
+def test_an_example_that_is_no_batch_is_refused(example, said):
+    with pytest.raises(ValueError, match=f"expected an example.*{said}"):
+        Executor(nn.Sequential(nn.Linear(4, 3)), example)
+
+
+def changing(seed: int) -> nn.Module:
+    """Packed, dense and normalised layers, and an addition that torch runs."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3))
+    binarize_(network, "tbn(p=4, min_layer_size=0)", keep=["4.weight"])
+    network = settled(network, (6,))
+    packed.pack_(network)
+    return network
+
+
+def _load(network: nn.Module, other: nn.Module) -> None:
+    network.load_state_dict(other.state_dict())
+
+
+def _assign(network: nn.Module, other: nn.Module) -> None:
+    network.load_state_dict(other.state_dict(), assign=True)
+
+
+def _replace(network: nn.Module, other: nn.Module) -> None:
+    for i, layer in enumerate(other):
+        network[i] = layer
+
+
+def _point(network: nn.Module, other: nn.Module) -> None:
+    for own, new in zip([*network.parameters(), *network.buffers()], [*other.parameters(), *other.buffers()], strict=True):
+        own.data = new.data
+
+
+@pytest.mark.parametrize("change", [_load, _assign, _replace, _point])
+def test_an_executor_follows_its_network(change):
+    """Whatever way the weights change, the outputs are those of the changed network; nothing is lowered again without a change."""
+    network, other, x = changing(0), changing(1), torch.randn(3, 6)
+    run = Executor(network, x)
+    with torch.no_grad():
+        before, program = run(x), run._program
+        assert run._program is program
+        change(network, other)
+        assert not torch.allclose(run(x), before)
+        torch.testing.assert_close(run(x), other(x))
+
+
+@pytest.mark.parametrize("part", ["tile_bits", "alphas", "bias", "running_var", "weight"])
+def test_one_changed_value_is_noticed(part):
+    """Bits, scales, biases, statistics and dense weights, each alone."""
+    network, x = changing(0), torch.randn(3, 6)
+    run = Executor(network, x)
+    run(x)
+    with torch.no_grad():
+        tensor = next(t for name, t in [*network.named_buffers(), *network.named_parameters()] if name.endswith(part))
+        tensor[0] = tensor[0] ^ 255 if part == "tile_bits" else tensor[0] + 1
+        torch.testing.assert_close(run(x), network(x))
+
+
+def test_what_torch_does_not_count_needs_refresh():
+    """A write through .data leaves no trace; refresh lowers the network again."""
+    network, x = changing(0), torch.randn(3, 6)
+    run = Executor(network, x)
+    network[4].weight.data.mul_(2)
+    run.refresh()
+    with torch.no_grad():
+        torch.testing.assert_close(run(x), network(x))
+
+
+def test_a_network_in_training_mode_is_refused():
+    """Its normalisation would use the batch's statistics in torch and the stored ones natively."""
+    network, x = changing(0), torch.randn(3, 6)
+    run = Executor(network, x)
+    network.train()
+    with pytest.raises(ValueError, match=r"call model.eval\(\)"):
+        run(x)
+    network.eval()
+    run(x)
+
+
+def in_another_thread(call):
+    """Its result, or its exception."""
+    found = []
+
+    def work():
+        try:
+            found.append(call())
+        except Exception as error:  # noqa: BLE001 - handed to the test
+            found.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+class Watched(nn.Module):
+    """x: (B, 4). While it is traced, `meanwhile` runs in another thread; turns away torch.fx where it is to be exported."""
+
+    def __init__(self, exported: bool):
+        super().__init__()
+        self.exported, self.shift = exported, nn.Parameter(torch.randn(8))
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8))
+
+    def forward(self, x):
+        if self.exported:
+            assert x.shape[1] == 4  # a proxy cannot say
+        if type(x) is not torch.Tensor and Watched.meanwhile is not None:
+            Watched.outcomes.append(in_another_thread(Watched.meanwhile))
+        return self.layers(x) + self.shift
+
+    meanwhile = outcomes = None  # of the class: torch.export follows a copy
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_other_threads_run_the_network_while_it_is_traced(exported, monkeypatch):
+    """A forward of the same network in another thread gives tensors, not proxies, and the right ones."""
+    network, x = Watched(exported), torch.randn(3, 4)
+    binarize_(network, "tbn(p=4, min_layer_size=0)")
+    packed.pack_(network.eval())
+    with torch.no_grad():
+        expected = network(x)
+    monkeypatch.setattr(Watched, "outcomes", [])
+    monkeypatch.setattr(Watched, "meanwhile", staticmethod(lambda: network(x)))
+    run = Executor(network, x)
+    assert Watched.outcomes
+    assert all(torch.equal(y, expected) for y in Watched.outcomes)
+    monkeypatch.setattr(Watched, "meanwhile", None)
+    torch.testing.assert_close(run(x), expected)
+
+
+def test_executors_are_made_in_many_threads_at_once():
+    """nn.Module is itself again afterwards, and every Executor is right."""
+    made, forward = {}, nn.Module.__call__
+    networks = [changing(i) for i in range(6)]
+    x = torch.randn(3, 6)
+    threads = [threading.Thread(target=lambda i=i: made.update({i: Executor(networks[i], x)(x)})) for i in range(len(networks))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert nn.Module.__call__ is forward
+    with torch.no_grad():
+        for i, network in enumerate(networks):
+            torch.testing.assert_close(made[i], network(x))
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda run: pickle.loads(pickle.dumps(run))])
+def test_an_executor_can_be_copied_and_pickled(again):
+    """The copy gives the same numbers; a deep copy and a pickle have a network of their own."""
+    network, x = changing(0), torch.randn(3, 6)
+    run = Executor(network, x, threads=2)
+    run.keep_output = True
+    twin = again(run)
+    before = twin(x).clone()
+    assert torch.equal(before, run(x))
+    assert (twin.threads, twin.keep_output) == (2, True)
+    if again is not copy.copy:
+        _load(network, changing(1))
+        assert torch.equal(twin(x), before)
+        assert not torch.equal(run(x), before)
+
+
+def test_a_nan_stays_in_its_image():
+    """The other images of the batch keep their numbers, in every precision that this CPU has."""
+    network, x = changing(0), torch.randn(3, 6)
+    damaged = x.clone()
+    damaged[1, 0] = float("nan")
+    for precision in ("f32", "a14"):
+        run, why = executor(network, x, precision=precision)
+        if run is None:
+            assert "no precision" in why
+            continue
+        assert run(damaged)[1].isnan().all()
+        assert torch.equal(run(damaged)[[0, 2]], run(x)[[0, 2]])
