@@ -1,7 +1,7 @@
 """binarize_: full precision -> trainable binary, in place, on any nn.Module. Returns a plan: one line per weight."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from math import prod
@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from tbn_bench import catalog, inputs, reuse
 from tbn_bench.binarizers._base import ActivationBinarizer, Binarizer, Target, WeightBinarizer
+from tbn_bench.derived import place
 
 _MHA_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
@@ -129,20 +130,22 @@ def binarize_inputs_(model: nn.Module, spec: str, keep: Sequence[str] = ()) -> N
     inputs.call_layers_(model)
 
 
-def _groups(model: nn.Module, keep: Sequence[str]) -> tuple[dict[int, list[tuple[str, nn.Module, str]]], dict[int, str]]:
+def _groups(
+    model: nn.Module, keep: Sequence[str]
+) -> tuple[dict[Hashable, list[tuple[str, nn.Module, str]]], dict[Hashable, str]]:
     """(the users of each weight, the weights that are kept and why). Raises ValueError as binarize_ says."""
     found = list(weights_of(model))
     _check(model, found, keep)
     foreign = _foreign(model, found)
-    groups: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    groups: dict[Hashable, list[tuple[str, nn.Module, str]]] = {}
     for entry in found:
-        groups.setdefault(id(getattr(entry[1], entry[2])), []).append(entry)
+        groups.setdefault(place(getattr(entry[1], entry[2])), []).append(entry)
     return groups, {key: why for key, entries in groups.items() if (why := _kept(entries, keep, key in foreign))}
 
 
 def _target(entries: list[tuple[str, nn.Module, str]]) -> Target:
     name, module, attribute = entries[0]
-    return Target(name, getattr(module, attribute), module)
+    return Target(name, getattr(module, attribute), module, tuple(user for _, user, _ in entries))
 
 
 def _check(model: nn.Module, found: list[tuple[str, nn.Module, str]], keep: Sequence[str]) -> None:
@@ -163,11 +166,11 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatch(name, pattern) or fnmatch(name.rpartition(".")[0], pattern)
 
 
-def _foreign(model: nn.Module, found: list[tuple[str, nn.Module, str]]) -> set[int]:
-    """ids of parameters that a module outside `found` uses too."""
+def _foreign(model: nn.Module, found: list[tuple[str, nn.Module, str]]) -> set[Hashable]:
+    """Places of parameters that a module outside `found` uses too."""
     ours = {(id(module), attribute) for _, module, attribute in found}
     return {
-        id(parameter)
+        place(parameter)
         for module in model.modules()
         for attribute, parameter in module._parameters.items()
         if parameter is not None and (id(module), attribute) not in ours
@@ -197,8 +200,8 @@ def _binarize_inputs(entries: list[tuple[str, nn.Module, str]], activation: Acti
 
 def _full_row(entries: list[tuple[str, nn.Module, str]], reason: str, activation_bits: int) -> PlanRow:
     shape = tuple(getattr(entries[0][1], entries[0][2]).shape)
-    n = prod(shape)
-    return PlanRow(_label(entries), shape, n, 1, n, 32 * n, 0, False, False, reason, activation_bits=activation_bits)
+    n, size = prod(shape), 8 * getattr(entries[0][1], entries[0][2]).element_size()
+    return PlanRow(_label(entries), shape, n, 1, n, size * n, 0, False, False, reason, activation_bits=activation_bits)
 
 
 def _binary_row(entries: list[tuple[str, nn.Module, str]], method: WeightBinarizer, reason: str, activation_bits: int) -> PlanRow:

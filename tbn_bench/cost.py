@@ -1,8 +1,8 @@
 """What a network costs, per layer and in total: weights, stored bits, bits per weight, MACs, distinct MACs, BitOps.
 
 Stored bits of a binarized weight: the tensors of its form (storage.py: values, scales, offsets, codebook), as the plan counts them; of
-a kept weight: 32 N. Biases, normalisation and whatever else has parameters (running statistics and the thresholds of activations too:
-what inference needs) are listed apart, 32 bits each. bits_per_weight = stored bits of weights / weights. stored_bytes rounds each tensor
+a kept weight: 32 N (16 N of a half-precision one). Biases, normalisation and whatever else has parameters (running statistics and the thresholds of activations too:
+what inference needs) are listed apart, in the bits of their type; shared tensors count once. bits_per_weight = stored bits of weights / weights. stored_bytes rounds each tensor
 up to whole bytes, padding_bits being the difference, so it is what a packed file's tensors weigh.
 
 MACs count the multiply-adds of weight layers only (attention's products of activations are not weights). distinct_macs counts a dot
@@ -27,8 +27,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tbn_bench import bits
+from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.convert import Plan, PlanRow
 from tbn_bench.copies import Copies
+from tbn_bench.derived import place
 
 
 @dataclass(frozen=True)
@@ -159,29 +161,46 @@ class Cost:
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
+def _own(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """A module's parameters and persistent buffers, by attribute."""
+    buffers = {k: b for k, b in module._buffers.items() if k not in module._non_persistent_buffers_set}
+    return [(k, v) for k, v in (*module._parameters.items(), *buffers.items()) if v is not None]
+
+
+def _of_binarizers(model: nn.Module) -> set[nn.Module]:
+    """Modules that hold latent weights and what trains them: they are not stored."""
+    found: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], WeightBinarizer):
+            found.update(module.modules())
+    return found
+
+
 def _side_bits(model: nn.Module, weight_names: set[str]) -> tuple[int, int, int]:
-    """32-bit values beside the weights: (biases of weight layers, normalisation with running statistics, the rest)."""
+    """What is stored beside the weights: (biases of weight layers, normalisation with running statistics, the rest).
+
+    A tensor that several modules share is counted once, and not at all where it is a weight that is kept.
+    """
     bias = norm = other = 0
-    seen: set[int] = set()
+    latent = _of_binarizers(model)
+    named: list[tuple[str, str, Tensor, nn.Module]] = []
     for prefix, module in model.named_modules():
-        values = [
-            *module._parameters.items(),
-            *((k, b) for k, b in module._buffers.items() if k not in module._non_persistent_buffers_set),
-        ]
-        for key, value in values:
-            name = f"{prefix}.{key}".lstrip(".")
-            if value is None or id(value) in seen or name in weight_names or ".parametrizations." in f".{prefix}.":
-                continue
-            seen.add(id(value))
-            if key == "num_batches_tracked" or key in getattr(module, "training_only", ()):
-                continue  # a training counter or schedule
-            size = 8 * value.numel() * value.element_size()
-            if isinstance(module, _NORMS):
-                norm += size
-            elif "bias" in key:
-                bias += size
-            else:
-                other += size
+        if module not in latent:
+            named += [(f"{prefix}.{key}".lstrip("."), key, value, module) for key, value in _own(module)]
+    seen = {place(value) for name, _, value, _ in named if name in weight_names}
+    for _, key, value, module in named:
+        if key == "num_batches_tracked" or key in getattr(module, "training_only", ()):
+            continue  # a training counter or schedule
+        if place(value) in seen:
+            continue
+        seen.add(place(value))
+        size = 8 * value.numel() * value.element_size()
+        if isinstance(module, _NORMS):
+            norm += size
+        elif "bias" in key:
+            bias += size
+        else:
+            other += size
     return bias, norm, other
 
 
@@ -194,8 +213,10 @@ def cost(model: nn.Module, plan: Plan, in_shape: Sequence[int]) -> Cost:
     for row in plan.rows:
         users = row.name.split(" = ")
         count = sum(macs.get(name, 0) for name in users)
+        at_positions = sum(macs.get(name, 0) * factors.get(name, 1.0) for name in users)
+        factor = at_positions / count if count else 1.0
         read = sum(inputs.get(name, 0) for name in users)
-        layers.append(LayerCost(row, count, factors.get(row.name, 1.0), users[0] in elementwise, read))
+        layers.append(LayerCost(row, count, factor, users[0] in elementwise, read))
     return Cost(layers, *_side_bits(model, names))
 
 
@@ -247,13 +268,13 @@ def _macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[dict[str, int], di
         if isinstance(module, nn.MultiheadAttention | nn.Linear | nn.Conv1d | nn.Conv2d) and id(module) not in inside_attention:
             handles.append(module.register_forward_hook(hook(name)))
     modes = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device
+    first = next(model.parameters())
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         model.eval()
         with torch.no_grad():
-            model(torch.zeros(1, *in_shape, device=device))
+            model(torch.zeros(1, *in_shape, device=first.device, dtype=first.dtype))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for handle in handles:

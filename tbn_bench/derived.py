@@ -4,6 +4,8 @@ torch counts how often a tensor was written to: copy_, load_state_dict, optimize
 operation in place. Tensors that were made in inference mode have no such count: their values are
 compared. A write that torch does not count (through .data, or through a NumPy array that shares the
 memory) is not noticed; call `clear` after one.
+
+`place` says which tensors are one.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -12,8 +14,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 _PLAIN = (Tensor, nn.Parameter)
+
+
+def place(tensor: Tensor) -> Hashable:
+    """Equal for tensors that are one: the same object, or the same memory read in the same way.
+
+    Tensors without memory (empty, on the meta device, lazy) are one only where they are the same object.
+    """
+    if is_lazy(tensor) or not tensor.numel() or not tensor.data_ptr():
+        return id(tensor)
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def mark(tensor: Tensor) -> tuple[int, Any]:

@@ -60,7 +60,8 @@ def constant_signs(model: nn.Module, in_shape: Sequence[int]) -> list[str]:
     try:
         with torch.no_grad():
             if handles:  # as in the first training step, with the statistics of a batch, and on a copy that keeps them
-                probe(torch.randn(8, *in_shape, generator=torch.Generator().manual_seed(0)))
+                images = torch.randn(8, *in_shape, generator=torch.Generator().manual_seed(0))
+                probe(images.to(next(model.parameters()).dtype))
     finally:
         for handle in handles:
             handle.remove()

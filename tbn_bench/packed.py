@@ -21,8 +21,8 @@ from torch.nn.utils import parametrize
 
 from tbn_bench import artifact, bits, features, tiling
 from tbn_bench.artifact import Artifact, ArtifactError, Weight
-from tbn_bench.binarizers._base import ActivationBinarizer
-from tbn_bench.derived import Kept
+from tbn_bench.binarizers._base import ActivationBinarizer, WeightBinarizer
+from tbn_bench.derived import Kept, place
 from tbn_bench.kernels import _tile, tiled_conv2d, tiled_linear
 from tbn_bench.kernels.tiled_linear.torch import copies, segments
 from tbn_bench.storage import KERNEL, TRITS, Form
@@ -130,7 +130,7 @@ class _Packed(nn.Module):
         self.segment = _tile.segment(self.shape, form.p, form.scales) if self.how == "segments" else 0
         for name, tensor in tensors.items():
             self.register_buffer(BUFFERS[name], tensor)
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        self.bias = None if layer.bias is None else layer.bias.requires_grad_(False)  # others may share it
         self.input_binarizer: ActivationBinarizer | None = getattr(layer, "input_binarizer", None)
         self.training = layer.training
         self.in_graph = False
@@ -390,39 +390,52 @@ def pack_(model: nn.Module) -> list[PackRow]:
     """Replaces, in place, every binarized Linear, Conv1d and Conv2d of a trained model by its packed layer.
 
     nn.MultiheadAttention reads its projections' weights itself: they stay in it as bits, and are expanded when it reads them. Weights that were
-    one parameter share one pair of buffers. Raises ValueError for a model without binarized weights.
+    one parameter share one pair of buffers. Raises ValueError for a model without binarized weights, for a bare layer, and for a layer that
+    another parametrization than ours changes too; then nothing was replaced.
     """
-    rows, made, stored = [], {}, {}
+    found = {module: (name, chains) for name, module in model.named_modules() if (chains := _binarized(name, module))}
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no binarized weight inside; call binarize_ and train it first")
+    if model in found and _kind(model) is not None:
+        raise ValueError(f"a bare {type(model).__name__} cannot be replaced in place; wrap it: nn.Sequential(layer)")
+    latents = {place(chain.original): chain for _, chains in found.values() for chain in chains.values()}
+    stored = {where: _stored(chain) for where, chain in latents.items()}
+    rows, made = [], {}
+    for module, (name, chains) in found.items():
+        parts = {attribute: stored[place(chain.original)] for attribute, chain in chains.items()}
+        kind = _kind(module)
+        for attribute, (form, _) in parts.items():
+            how = "expanded" if kind is None else _how(form, kind is PackedLinear, getattr(module, "groups", 1))
+            rows.append(_row(f"{name}.{attribute}".lstrip("."), form, how))
+        if kind is not None:
+            made[module] = kind(module, *parts["weight"])
+            continue
+        _expand_(module)
+        for attribute, (form, tensors) in parts.items():
+            _keep_bits(module, attribute, form, tensors)
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if module in made:
             model.set_submodule(name, made[module])
-            continue
-        if not parametrize.is_parametrized(module):
-            continue
-        kind = _kind(module)
-        parts = {}
-        for attribute, chain in module.parametrizations.items():
-            method, latent = chain[0], chain.original
-            if id(latent) not in stored:
-                made_of = method.stored(latent.detach())
-                stored[id(latent)] = method.form(latent), {k: torch.from_numpy(v) for k, v in made_of.items()}
-            form = stored[id(latent)][0]
-            parts[attribute] = stored[id(latent)]
-            how = "expanded" if kind is None else _how(form, kind is PackedLinear, getattr(module, "groups", 1))
-            rows.append(_row(f"{name}.{attribute}".lstrip("."), form, how))
-        if kind is None:
-            _expand_(module)
-            for attribute, (form, tensors) in parts.items():
-                _keep_bits(module, attribute, form, tensors)
-        elif not name:
-            raise ValueError(f"a bare {type(module).__name__} cannot be replaced in place; wrap it: nn.Sequential(layer)")
-        else:
-            made[module] = kind(module, *parts["weight"])
-            model.set_submodule(name, made[module])
-    if not rows:
-        raise ValueError(f"{type(model).__name__} has no binarized weight inside; call binarize_ and train it first")
     _call_layers(model)
     return rows
+
+
+def _binarized(name: str, module: nn.Module) -> dict[str, Any]:
+    """A module's binarized weights, by attribute. Raises ValueError where another parametrization changes it too."""
+    if not parametrize.is_parametrized(module):
+        return {}
+    ours = {k: chain for k, chain in module.parametrizations.items() if isinstance(chain[0], WeightBinarizer)}
+    foreign = sorted(set(module.parametrizations) - set(ours))
+    if ours and foreign:
+        raise ValueError(f"{name}.{foreign[0]} is parametrized by something else; remove that before packing")
+    return ours
+
+
+def _stored(chain: Any) -> tuple[Form, dict[str, Tensor]]:
+    """The stored form of a binarized weight, and its tensors on the device of the weight."""
+    method, latent = chain[0], chain.original
+    tensors = method.stored(latent.detach())
+    return method.form(latent), {k: torch.from_numpy(v).to(latent.device) for k, v in tensors.items()}
 
 
 def _call_layers(model: nn.Module) -> None:
@@ -520,7 +533,7 @@ def _training_only(model: nn.Module) -> set[str]:
     """Names of state that inference does not need: counters of batch normalisation, schedules of activations."""
     return {
         f"{prefix}.{key}".lstrip(".")
-        for prefix, module in model.named_modules()
+        for prefix, module in model.named_modules(remove_duplicate=False)
         for key in module._buffers
         if key == "num_batches_tracked" or key in getattr(module, "training_only", ())
     }

@@ -13,11 +13,20 @@ from tbn_bench.storage import Form
 
 @dataclass(frozen=True)
 class Target:
-    """A weight that could be binarized. name: its qualified name; weight: (C_out, ...) the latent tensor; module: its layer."""
+    """A weight that could be binarized. name: its qualified name; weight: (C_out, ...) the latent tensor; module: its layer.
+
+    users: every layer that shares the weight, `module` first.
+    """
 
     name: str
     weight: Tensor
     module: nn.Module | None = None
+    users: tuple[nn.Module, ...] = ()
+
+    @property
+    def grouped(self) -> bool:
+        """Whether a layer that uses it is a convolution in groups."""
+        return any(getattr(user, "groups", 1) != 1 for user in self.users or (self.module,))
 
 
 @dataclass(frozen=True)

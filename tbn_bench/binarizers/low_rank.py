@@ -229,7 +229,7 @@ class LowRank(Binarizer):
         """Why a weight is not factorised, or ''."""
         if target.weight.numel() < self.min_layer_size:
             return f"below min_layer_size {self.min_layer_size:,}"
-        if getattr(target.module, "groups", 1) != 1:
+        if target.grouped:
             return "grouped convolution"
         return ""
 

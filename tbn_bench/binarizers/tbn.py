@@ -61,6 +61,11 @@ def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"tbn: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
+def _pads_with_zeros(module: nn.Module | None) -> bool:
+    """Whether a layer's padding, if it has one, is a number of zeros."""
+    return not isinstance(getattr(module, "padding", 0), str) and getattr(module, "padding_mode", "zeros") == "zeros"
+
+
 def _shift_list(shifts: object) -> bool:
     return isinstance(shifts, list) and all(isinstance(s, list) and all(type(v) is int for v in s) for s in shifts)
 
@@ -127,13 +132,13 @@ class TBN(Binarizer):
         """(layout, what to add to the reason); None: aligned."""
         if self.kind == "aligned" or p == 1:
             return None, ""
-        shape, module = tuple(target.weight.shape), target.module
+        shape = tuple(target.weight.shape)
         shifts: tuple[tuple[int, ...], ...] = ()
         if self.kind == "shifted":
-            if isinstance(getattr(module, "padding", 0), str) or getattr(module, "padding_mode", "zeros") != "zeros":
+            if not all(map(_pads_with_zeros, target.users or (target.module,))):
                 return None, ", aligned: shifted copies need a padding of zeros given as a number"
             shifts = default_shifts(p, len(shape) - 2) if self.shifts is None else tuple(map(tuple, self.shifts))
-        if getattr(module, "groups", 1) != 1:
+        if target.grouped:
             return None, f", aligned: {self.kind} copies need a single group"
         if self.kind == "columns" and self.options["alpha"] == "tile" and shape[0] % p:
             needed = f"columns with alpha='tile' need a p that divides the {shape[0]} rows"
