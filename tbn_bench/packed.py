@@ -546,7 +546,7 @@ def to_artifact(model: nn.Module, config: dict[str, Any] | None = None, commit: 
     for name, value in model.state_dict().items():
         if name in unneeded:
             continue
-        where = (value.data_ptr(), value.shape, value.dtype) if value.numel() else name
+        where = _place(value) if value.numel() else name
         if where in seen:
             aliases[name] = seen[where]
             continue
@@ -554,6 +554,16 @@ def to_artifact(model: nn.Module, config: dict[str, Any] | None = None, commit: 
         tensors[name] = value.detach().cpu().contiguous().numpy()
     weights = {name: Weight(w.form, {k: aliases.get(n, n) for k, n in w.names.items()}) for name, w in _weights(model).items()}
     return Artifact(tensors, weights, aliases, config, commit, _inputs(model))
+
+
+def _place(value: Tensor) -> tuple[Any, ...]:
+    """What two tensors must have in common to be one: memory, type and layout.
+
+    A transpose starts at the same address and may have the same shape; its strides differ. The stride of an axis of
+    length 1 means nothing.
+    """
+    strides = [step for step, length in zip(value.stride(), value.shape, strict=True) if length > 1]
+    return value.data_ptr(), value.dtype, value.shape, tuple(strides)
 
 
 def _inputs(model: nn.Module) -> dict[str, str]:

@@ -91,6 +91,50 @@ def test_attention_and_shared_weights_are_stored_once_as_bits(tmp_path, spec):
         torch.testing.assert_close(loaded(x), expected, rtol=1e-5, atol=1e-5)
 
 
+class Two(nn.Module):
+    """Two parameters of one storage."""
+
+    def __init__(self, first: torch.Tensor, second: torch.Tensor):
+        super().__init__()
+        self.first, self.second = nn.Parameter(first), nn.Parameter(second)
+
+
+VIEWS = {
+    "transpose": (lambda w: w, lambda w: w.t(), 2),
+    "slice": (lambda w: w[:4], lambda w: w[::2], 2),
+    "expanded": (lambda w: w[0].expand(8, 8), lambda w: w[0][:, None].expand(8, 8), 2),
+    "offset": (lambda w: w[:4], lambda w: w[4:], 2),
+    "diagonal": (lambda w: w[0], lambda w: w.diagonal(), 2),
+    "the same layout": (lambda w: w, lambda w: w.view(8, 8), 1),
+    "axes of length 1": (lambda w: w[:1], lambda w: w.as_strided((1, 8), (1, 1)), 1),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_of_one_storage_keep_their_values(tmp_path, view):
+    """Tensors are shared in the file where memory, shape and strides are the same, and there alone."""
+    first, second, stored = VIEWS[view]
+    values = torch.arange(64.0).reshape(8, 8)
+    net = Two(first(values), second(values))
+    packed.save(net, tmp_path / "net.safetensors")
+    assert len(artifact.read(tmp_path / "net.safetensors").tensors) == stored
+    blank = Two(torch.zeros(net.first.shape), torch.zeros(net.second.shape))
+    loaded = packed.load_(blank, tmp_path / "net.safetensors")
+    assert torch.equal(loaded.first, first(values))
+    assert torch.equal(loaded.second, second(values))
+
+
+def test_a_decoder_of_the_transposed_encoder_comes_back(tmp_path):
+    """Square weights, tied by a transpose: the file holds both, and the decoder is not the encoder."""
+    enc, dec = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+    dec.weight = nn.Parameter(enc.weight.t())
+    packed.save(nn.Sequential(enc, dec), tmp_path / "net.safetensors")
+    blank = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
+    loaded = packed.load_(blank, tmp_path / "net.safetensors")
+    assert torch.equal(loaded[0].weight, enc.weight)
+    assert torch.equal(loaded[1].weight, enc.weight.t())
+
+
 def test_the_reader_needs_no_torch(tmp_path):
     path, *_ = saved(tmp_path)
     code = f"import sys; from tbn_bench import artifact; artifact.read({str(path)!r}).dense(); print('torch' in sys.modules)"
