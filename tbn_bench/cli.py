@@ -13,6 +13,7 @@ import yaml
 from tbn_bench import __version__
 from tbn_bench.catalog import did_you_mean
 from tbn_bench.config import RunConfig, make
+from tbn_bench.names import is_path
 from tbn_bench.records import RecordError, RunBusy, RunStore, emit
 from tbn_bench.scores import shown
 
@@ -71,6 +72,13 @@ def _config(args: argparse.Namespace) -> RunConfig:
     preset = dotted.fold(_yaml_file(args.config)) if args.config else {}
     given = {k: v for k, v in vars(args).items() if v is not None and (k in RunConfig.model_fields or "." in k)}
     return make(preset | dotted.fold(dotted.from_flags(given), preset))
+
+
+def _sweep_name(text: str) -> str:
+    """A name that is a folder under results/runs, never a path."""
+    if is_path(text):
+        raise argparse.ArgumentTypeError(f"expected a name such as lr_study, got {text!r}; it must not be a path")
+    return text
 
 
 def _store_flag(parser: argparse.ArgumentParser) -> None:
@@ -306,7 +314,7 @@ def _parser() -> argparse.ArgumentParser:
     p = commands.add_parser("train", help="train one network and record it", allow_abbrev=False)
     _config_flags(p)
     _run_flags(p, "online" if os.environ.get("WANDB_SWEEP_ID") else "offline")  # an agent's runs are the server's
-    p.add_argument("--sweep", default="single", help="name of the group of runs (default: single)")
+    p.add_argument("--sweep", type=_sweep_name, default="single", help="name of the group of runs (default: single)")
     p.add_argument("--threads", type=int, help="torch threads")
     p.add_argument("--trial", type=int, help=argparse.SUPPRESS)  # its number in a sweep
     p.add_argument(

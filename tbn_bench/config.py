@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tbn_bench import catalog
 
-RUN = r"^[\w.-]+/[0-9a-f]{12}$"
+RUN = r"^[\w.-]*[\w-][\w.-]*/[0-9a-f]{12}$"  # dots alone would be a path
 
 
 class RunConfig(BaseModel):

@@ -10,7 +10,6 @@ search, on `metric` or, for several objectives, on `metrics`; W&B's own engine f
 import contextlib
 import itertools
 import random
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import yaml
 
 from tbn_bench.catalog import parse
 from tbn_bench.config import RunConfig, make
+from tbn_bench.names import folder
 from tbn_bench.sweep import dotted, objectives
 from tbn_bench.sweep.forms import Categorical, Constant, Form
 from tbn_bench.sweep.schema import File, Hyperband, Metric, read
@@ -125,7 +125,10 @@ def expand(value: Any, default_name: str) -> SweepSpec:
     if faults:
         raise ValueError("\n".join(faults))
     metrics, warnings = _objectives(file, _tasks(space))
-    name = re.sub(r"[^\w.-]+", "-", file.name or default_name)
+    written = file.name or default_name
+    name = folder(written)
+    if name != written:
+        warnings += (f"name {written!r} cannot be a folder; the records are those of sweep {name}",)
     spec = SweepSpec(name, [], file.method, space, metrics, file.early_terminate, file.run_cap)
     spec = replace(spec, warnings=warnings)
     if file.method == "grid":
@@ -133,9 +136,7 @@ def expand(value: Any, default_name: str) -> SweepSpec:
     if file.method == "random":
         return replace(
             spec,
-            configs=_distinct(
-                (spec.config(draw(space, f"{file.name or default_name}:{n}")) for n in itertools.count()), file.run_cap
-            ),
+            configs=_distinct((spec.config(draw(space, f"{written}:{n}")) for n in itertools.count()), file.run_cap),
         )
     return spec
 

@@ -1,8 +1,11 @@
 """W&B's names and places of a run, and whether there is a key. No torch, and wandb only where a key is asked for."""
 
 import os
-import re
 from pathlib import Path
+
+from tbn_bench.names import distinct
+
+ID_LETTERS = 64
 
 
 def require_key(what: str) -> None:
@@ -14,8 +17,11 @@ def require_key(what: str) -> None:
 
 
 def wandb_id(run_id: str, group: str) -> str:
-    """The run's id in W&B, where ids are one name space: the same config may be part of several sweeps."""
-    return run_id if group == "single" else re.sub(r"[^\w-]", "-", f"{run_id}-{group}")[:64]
+    """The run's id in W&B, where ids are one name space: the same config may be part of several sweeps.
+
+    A sweep whose name W&B does not take whole (other characters, more than 51 letters) has a hash of it in the id.
+    """
+    return run_id if group == "single" else distinct(f"{run_id}-{group}", r"[^A-Za-z0-9_-]", ID_LETTERS)
 
 
 def where(folder: Path) -> Path:

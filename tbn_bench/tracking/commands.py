@@ -38,9 +38,11 @@ def _api() -> Any:
 
 def folders(record: RunRecord) -> list[Path]:
     """W&B's offline folders of a run that were not pushed yet, oldest first."""
-    name = wandb_id(make(record.config).run_id, record.sweep)
-    places = dict.fromkeys(place.resolve() / "wandb" for place in (record.path, where(record.path)))
-    found = [folder for place in places for folder in sorted(place.glob(f"offline-run-*-{name}"))]
+    own, shared = record.path.resolve() / "wandb", where(record.path) / "wandb"
+    found = sorted(own.glob("offline-run-*"))  # by any id: earlier versions cut it
+    if shared != own:
+        name = wandb_id(make(record.config).run_id, record.sweep)
+        found += sorted(shared.glob(f"offline-run-*-{name}"))
     return [folder for folder in found if not any(folder.glob("*.wandb.synced"))]
 
 
