@@ -58,6 +58,7 @@ COSTS = (
     "bits_per_binarized_weight", "macs", "distinct_macs", "additions", "bitops_fp64", "bitops_wxa",
     "bitops_wxa_distinct", "file_bytes",
 )  # fmt: skip
+IGNORED = -100  # label of points that stand in for missing ones: no loss and no score counts them
 FIRST = "top1"  # of records that do not say: the first versions knew classification alone
 
 

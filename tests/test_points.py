@@ -14,7 +14,8 @@ from tbn_bench.assembly import trained
 from tbn_bench.config import make
 from tbn_bench.convert import binarize_
 from tbn_bench.cost import cost
-from tbn_bench.data import _parsed, _s3dis_rooms, _segmentation, modelnet40, primitives, s3dis, shapenet_part
+from tbn_bench.data import _parsed, _s3dis_rooms, modelnet40, primitives, s3dis, shapenet_part
+from tbn_bench.scores import IGNORED
 from tbn_bench.tasks.part_segmentation import PartScore, PartSegmentation
 from tbn_bench.tasks.point_classification import departure_from_orthogonality
 from tbn_bench.tasks.semantic_segmentation import ClassScore, SemanticSegmentation
@@ -398,7 +399,7 @@ def test_s3dis_evaluation_sees_every_point_once(rooms):
     x, y = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
     assert x.shape[1:] == (9, 512)
     assert len(x) == data.size("test")
-    counted = y != _segmentation.IGNORED
+    counted = y != IGNORED
     top = data.splits["test"][0].samples.rooms[0].top
     places = (x[:, 6:].transpose(1, 2)[counted].numpy() * top).round(4)
     original = np.load(rooms / "Area_5_office_1.npy")
@@ -419,7 +420,7 @@ def test_s3dis_channels(rooms):
     assert torch.allclose(place[:, 2], x[:, 2], atol=1e-5)
     assert torch.equal(x[:, 4], torch.ones_like(x[:, 4]))
     near = (place[:, 0] - place[:, 0].round()).abs() < 0.01  # rooms begin at their first point, a millimetre from 0
-    assert bool(((place[:, 0].floor() == y) | near | (y == _segmentation.IGNORED)).all())
+    assert bool(((place[:, 0].floor() == y) | near | (y == IGNORED)).all())
 
 
 def test_s3dis_training_columns(rooms):
@@ -603,6 +604,51 @@ def test_class_scores_by_hand():
     for score in scores:
         score.update(outputs([[3]], 5), torch.tensor([[0]]))
     assert [s.compute().item() for s in scores] == pytest.approx([2 / 5, (1 / 3 + 1 + 0) / 3, (1 / 3 + 1 / 3 + 0 + 0) / 4])
+
+
+def test_points_without_a_label_count_in_no_score_of_parts():
+    """Two shapes of the hand-made ones with ignored points added, first and last, and a shape of
+    ignored points alone: the scores are those of the shapes without them."""
+    parts = ((0, 1), (2,), (3, 4))
+    y = torch.tensor([[-100, 0, 0, 1, 1], [2, 2, 2, 2, -100], [-100] * 5])
+    out = outputs([[4, 0, 1, 1, 1], [0, 3, 1, 2, 0], [0, 1, 2, 3, 4]], 5)
+    scores = [PartScore(parts, overlap=False), PartScore(parts), PartScore(parts, per_category=True)]
+    for score in scores:
+        score.update(out, y)
+        score.update(out[2:], y[2:])
+    expected = [(3 / 4 + 1) / 2, (7 / 12 + 1) / 2, (7 / 12 + 1) / 2]
+    assert [score.compute().item() for score in scores] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["part_segmentation(parts=[[0, 1], [2]])", "semantic_segmentation"])
+def test_a_batch_without_labels_has_no_loss_and_no_gradient(kind):
+    """Nothing to learn from is a loss of 0, not of NaN, and its weight in the epoch's mean is 0."""
+    model = nn.Conv1d(2, 3, 1)
+    task = catalog.build("tasks", kind, model=model, config=CONFIG, num_classes=3)
+    x, y = torch.randn(4, 2, 5), torch.full((4, 5), -100)
+    loss = task.training_loss(x, y)
+    loss.backward()
+    assert loss.item() == task.evaluation_loss(model(x), y).item() == 0
+    assert task.counted(y) == 0
+    assert not model.weight.grad.any()
+
+
+def test_an_epochs_loss_is_the_mean_over_points_with_a_label(monkeypatch):
+    """Two batches, of 1 and 7 labelled points, and one of none."""
+    labels = torch.full((6, 4), -100)
+    labels[0, 0] = 1
+    labels[2:4] = torch.tensor([[0, 1, 2, 0], [1, 2, 0, -100]])
+    model, x = nn.Conv1d(2, 3, 1), torch.randn(6, 2, 4)
+    task = SemanticSegmentation(model, CONFIG, 3)
+    logged = []
+    monkeypatch.setattr(task, "log", lambda name, value, **k: logged.append((name, value, k)))
+    for rows in range(0, 6, 2):
+        task.test_step((x[rows : rows + 2], labels[rows : rows + 2]), 0)
+    losses = [value.item() for name, value, _ in logged if name == "test/loss"]
+    weights = [options["batch_size"] for name, _, options in logged if name == "test/loss"]
+    assert weights == [1, 7, 0]
+    mean = sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / 8
+    assert mean == pytest.approx(nn.functional.cross_entropy(model(x), labels).item())
 
 
 CONFIG = make({"task": "semantic_segmentation"})

@@ -11,6 +11,7 @@ from tbn_bench.assembly import trained
 from tbn_bench.config import RunConfig, make
 from tbn_bench.scores import SCORES, TASKS, row_fields, summary_fields
 from tbn_bench.tasks.point_classification import PointClassification, departure_from_orthogonality
+from tbn_bench.tasks.semantic_segmentation import SemanticSegmentation
 
 CONFIG = make({"task": "point_classification"})
 
@@ -120,3 +121,15 @@ def test_the_scores_of_a_task_are_those_that_scores_lists(name):
     assert set(TASKS[name]) == set(task.scores())
     assert TASKS[name][0] == task.score
     assert set(TASKS[name]) <= set(SCORES)
+
+
+def test_class_accuracy_leaves_out_classes_without_a_sample():
+    """Truth 1 1 1 1, predicted 1 1 1 0: three of four of class 1. Class 0 has no sample, so its
+    false prediction counts in class 1 alone, in either task that has this score."""
+    logits, y = torch.eye(3)[[1, 1, 1, 0]], torch.tensor([1, 1, 1, 1])
+    clouds = PointClassification(nn.Identity(), CONFIG, 3).scores()["class_accuracy"]
+    points = SemanticSegmentation(nn.Identity(), CONFIG, 3).scores()["class_accuracy"]
+    clouds.update(logits, y)
+    points.update(logits.T.unsqueeze(0), y.unsqueeze(0))
+    assert clouds.compute().item() == 0.75
+    assert points.compute().item() == 0.75

@@ -11,8 +11,6 @@ from torch.utils.data import DataLoader, Dataset
 from tbn_bench.data._base import Split, _Order
 from tbn_bench.data._points import PointDataModule, scale_and_shift
 
-IGNORED = -100  # label of points that stand in for missing ones: neither losses nor scores count them
-
 
 class Cut(Dataset):
     """Samples that are made when they are asked for, by a list of positions: one index operation makes the batch."""

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from tbn_bench.data._base import Split, data_root, find
 from tbn_bench.data._s3dis_rooms import CLASSES, RAW, Room, convert, read_room
-from tbn_bench.data._segmentation import IGNORED, Cut, SegmentationDataModule, halves
+from tbn_bench.data._segmentation import Cut, SegmentationDataModule, halves
+from tbn_bench.scores import IGNORED
 
 FOLDER = "stanford_indoor3d"
 SIDE, LEAST, ATTEMPTS = 1.0, 1024, 100  # metres, points of a training block, columns looked at before giving up

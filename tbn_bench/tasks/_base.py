@@ -88,6 +88,10 @@ class Task(pl.LightningModule):
         """outputs of the model, y: (B, ...) -> ()."""
         raise NotImplementedError  # abstract
 
+    def counted(self, y: Tensor) -> int:
+        """The number of samples or points that a batch's loss is the mean of. y: (B, ...)."""
+        return len(y)
+
     def learn_from(self, teacher: nn.Module | None) -> None:
         """Raises ValueError: only classification learns from a teacher."""
         if teacher is not None:
@@ -132,7 +136,8 @@ class Task(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         x, y = batch
         loss = self._finite(self.training_loss(x, y), "training")
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
+        counted = self.counted(y)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=counted, sync_dist=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -148,7 +153,8 @@ class Task(pl.LightningModule):
         outputs = self(x)
         self.seen += len(y)
         loss = self._finite(self.evaluation_loss(outputs, y), split)
-        self.log(f"{split}/loss", loss, batch_size=len(y), on_epoch=True, sync_dist=True)
+        counted = self.counted(y)
+        self.log(f"{split}/loss", loss, batch_size=counted, on_epoch=True, sync_dist=True)
         for key, metric in self.metrics.items():
             if key.startswith(f"{split}_"):
                 metric.update(outputs, y)

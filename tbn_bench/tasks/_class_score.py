@@ -1,16 +1,19 @@
-"""Accuracy by classes and overlap of classes, over a whole set: for clouds and for their points."""
+"""Accuracies and overlaps by class, over all samples or points of a set together."""
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from tbn_bench.scores import IGNORED
+
 
 class ClassScore(Metric):
-    """Of (outputs (B, K, ...), y (B, ...)), all samples (points, pixels) of the set together; those labelled below 0 are left out.
+    """Of (outputs (B, K), y (B,)) or (outputs (B, K, P), y (B, P)). A label of IGNORED is left out.
 
-    accuracy: the share of samples predicted right. class_accuracy: the mean over classes of that share, without classes that no
-    sample has, whatever is predicted. miou: the mean over classes of intersection / union, without classes that no sample has and
-    none is taken for.
+    accuracy: the share that is predicted right. class_accuracy: the mean over classes of that
+    share. miou: the mean over classes of intersection / union. A class without a label is left
+    out of class_accuracy. A class without a label and without a prediction is left out of miou.
+    NaN where nothing is left.
     """
 
     full_state_update = False
@@ -19,16 +22,25 @@ class ClassScore(Metric):
         super().__init__()
         self.num_classes, self.kind = num_classes, kind
         for name in ("both", "guessed", "there"):
-            self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+            empty = torch.zeros(num_classes, dtype=torch.int64)
+            self.add_state(name, empty, dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, y: Tensor) -> None:
-        counted = y >= 0
+        counted = y != IGNORED
         predicted, y = outputs.argmax(1)[counted], y[counted]
-        for state, labels in ((self.both, y[predicted == y]), (self.guessed, predicted), (self.there, y)):
-            state += torch.bincount(labels, minlength=self.num_classes)
+        self.both += self._count(y[predicted == y])
+        self.guessed += self._count(predicted)
+        self.there += self._count(y)
+
+    def _count(self, labels: Tensor) -> Tensor:
+        return torch.bincount(labels, minlength=self.num_classes)
 
     def compute(self) -> Tensor:
         if self.kind == "accuracy":
             return self.both.sum() / self.there.sum()
-        of = self.there if self.kind == "class_accuracy" else self.guessed + self.there - self.both
+        if self.kind == "class_accuracy":
+            return self._mean(self.there)
+        return self._mean(self.guessed + self.there - self.both)
+
+    def _mean(self, of: Tensor) -> Tensor:
         return (self.both / of)[of > 0].mean()

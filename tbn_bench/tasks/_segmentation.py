@@ -4,12 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tbn_bench.config import RunConfig
+from tbn_bench.scores import IGNORED
 from tbn_bench.tasks._base import Task
 from tbn_bench.tasks.point_classification import departure_from_orthogonality
 
 
 class Segmentation(Task):
-    """model: (B, C, P) -> (B, num_classes, P), y: (B, P) int64; a point labelled -100 counts nowhere.
+    """model: (B, C, P) -> (B, num_classes, P), y: (B, P) int64; a point labelled IGNORED counts nowhere.
 
     class_weights: (num_classes,), or None: all 1. reg: weight in the loss of the feature transform's departure from an orthogonal matrix,
     for models that give the transform by logits_and_transform(x); others are trained by cross-entropy alone. Raises ValueError for a model
@@ -36,6 +37,10 @@ class Segmentation(Task):
         """Cross-entropy alone, with the weights of the classes. outputs: (B, num_classes, P)."""
         return self._cross_entropy(outputs, y)
 
+    def counted(self, y: Tensor) -> int:
+        """The points with a label."""
+        return int((y != IGNORED).sum())
+
     def _cross_entropy(self, logits: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
         expected = (len(y), self.num_classes, *y.shape[1:])
         if logits.shape != expected:
@@ -43,6 +48,6 @@ class Segmentation(Task):
                 f"the model must give logits for every point, {expected}, got {tuple(logits.shape)}; use --model pointnet_part_seg "
                 "or pointnet_sem_seg"
             )
-        if not (y >= 0).any():
-            return 0.0 * logits.sum()  # the mean over no point is not a number
-        return F.cross_entropy(logits, y, self.class_weights, label_smoothing=label_smoothing)
+        if not self.counted(y):
+            return logits.sum() * 0  # cross_entropy would divide by 0
+        return F.cross_entropy(logits, y, self.class_weights, ignore_index=IGNORED, label_smoothing=label_smoothing)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from tbn_bench.config import RunConfig
@@ -43,7 +44,7 @@ class ImageClassification(Task):
         """Distillation (ReActNet, arXiv 2003.03488, section 4.4): the loss becomes the cross-entropy with the teacher's output."""
         self.teachers = [] if teacher is None else [teacher.eval().requires_grad_(False)]
 
-    def scores(self) -> dict[str, MulticlassAccuracy]:
+    def scores(self) -> dict[str, Metric]:
         """A set of fewer than five classes has its top 5 among all of them."""
         n = self.num_classes
         return {f"top{k}": MulticlassAccuracy(n, top_k=min(k, n), average="micro") for k in (1, 5)}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from tbn_bench.config import RunConfig
+from tbn_bench.scores import IGNORED
 from tbn_bench.tasks._segmentation import Segmentation
 
 Parts = Sequence[Sequence[int]]  # category -> the labels of its parts
@@ -15,9 +16,10 @@ Parts = Sequence[Sequence[int]]  # category -> the labels of its parts
 class PartScore(Metric):
     """Of (outputs (B, K, P), y (B, P)): each shape's score, averaged over shapes, or per category first and then over categories.
 
-    A point labelled below 0 counts nowhere, nor does a shape without another one. A point's prediction is the largest output among the
-    parts of its shape's category, which the first label that counts tells. A shape's score is the mean over those parts of intersection / union, 1 for a part that is neither there nor predicted, or with overlap=False the
-    share of points predicted right (yanx27/Pointnet_Pointnet2_pytorch, train_partseg.py). Categories without a shape are left out.
+    A point's prediction is the largest output among the parts of its shape's category, which the shape's first label tells. A shape's
+    score is the mean over those parts of intersection / union, 1 for a part that is neither there nor predicted, or with overlap=False the
+    share of points predicted right (yanx27/Pointnet_Pointnet2_pytorch, train_partseg.py). Categories without a shape are left out, and so
+    are points labelled IGNORED and shapes of such points alone. NaN where nothing is left.
     """
 
     full_state_update = False
@@ -33,9 +35,9 @@ class PartScore(Metric):
             self.add_state(name, torch.zeros(len(parts)), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, y: Tensor) -> None:
-        labelled = (y >= 0).any(1)
-        outputs, y = outputs[labelled], y[labelled]
-        counted = y >= 0
+        counted = y != IGNORED
+        some = counted.any(1)
+        outputs, y, counted = outputs[some], y[some], counted[some]
         first = counted.int().argmax(1, keepdim=True)
         category = self.member[:, y.gather(1, first).squeeze(1)].int().argmax(0)
         own = self.member[category]
@@ -55,15 +57,18 @@ class PartScore(Metric):
 
 
 def _overlap(predicted: Tensor, y: Tensor, counted: Tensor, own: Tensor) -> Tensor:
-    """Each shape's mean intersection over union. predicted, y, counted: (B, P), own: (B, K), its category's parts -> (B,)."""
+    """Each shape's mean intersection over union -> (B,).
+
+    predicted, y: (B, P). counted: (B, P), the points to look at. own: (B, K), its category's parts.
+    """
     b, k = own.shape
     row = k * torch.arange(b, device=y.device).unsqueeze(1)
 
-    def points_per_part(labels: Tensor, among: Tensor) -> Tensor:
-        return torch.bincount((row + labels)[among], minlength=b * k).reshape(b, k)
+    def count(labels: Tensor, points: Tensor) -> Tensor:
+        return torch.bincount((row + labels)[points], minlength=b * k).reshape(b, k)
 
-    both = points_per_part(y, counted & (predicted == y))
-    union = points_per_part(predicted, counted) + points_per_part(y, counted) - both
+    both = count(y, counted & (predicted == y))
+    union = count(predicted, counted) + count(y, counted) - both
     iou = torch.where(union > 0, both / union.clamp(min=1), 1.0)
     return (iou * own).sum(1) / own.sum(1)
 

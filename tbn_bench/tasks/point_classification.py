@@ -32,7 +32,9 @@ class PointClassification(ImageClassification):
         self.reg = reg
 
     def scores(self) -> dict[str, Metric]:
-        return super().scores() | {"class_accuracy": ClassScore(self.num_classes, "class_accuracy")}
+        """class_accuracy leaves out classes without a sample, as the one of semantic segmentation does."""
+        class_accuracy = ClassScore(self.num_classes, "class_accuracy")
+        return {**super().scores(), "class_accuracy": class_accuracy}
 
     def training_loss(self, x: Tensor, y: Tensor) -> Tensor:
         if not hasattr(self.model, "logits_and_transform"):
