@@ -563,25 +563,6 @@ def test_part_scores_by_hand():
     assert [score.compute().item() for score in scores] == pytest.approx(expected)
 
 
-def test_points_without_a_label_count_nowhere():
-    """-100 first, in the middle, and everywhere: shape 1 of labels . 0 1 1 taken for 1 0 0 1 has 2 of 3 right, overlaps of 1/2 and 1/2."""
-    y = torch.tensor([[-100, 0, 1, 1], [2, 2, -100, -100], [-100, -100, -100, -100]])
-    out = outputs([[1, 0, 0, 1], [2, 0, 0, 2], [3, 3, 4, 4]], 5)
-    parts = ((0, 1), (2,), (3, 4))
-    scores = [PartScore(parts, overlap=False), PartScore(parts), PartScore(parts, per_category=True)]
-    for score in scores:
-        score.update(out, y)
-    expected = [(2 / 3 + 1) / 2, (1 / 2 + 1) / 2, (1 / 2 + 1) / 2]
-    assert [score.compute().item() for score in scores] == pytest.approx(expected)
-
-
-def test_a_batch_without_a_label_has_no_loss():
-    task = SemanticSegmentation(network("pointnet_sem_seg", (6, 16), 4), CONFIG, 4)
-    y = torch.full((2, 16), -100)
-    assert task.evaluation_loss(torch.randn(2, 4, 16), y) == 0
-    assert torch.isfinite(task.training_loss(torch.randn(2, 6, 16), y))
-
-
 def test_predictions_are_parts_of_the_shape():
     """An output that is larger for another category's part is not looked at."""
     score = PartScore(((0, 1), (2, 3)))
