@@ -11,9 +11,52 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tbn_bench.copies import Copies, hadamard
+from tbn_bench.tiling import sum_type
 
 KINDS = ("hadamard", "shifted", "columns")
 _CONV = {1: F.conv1d, 2: F.conv2d}
+
+
+_AT_ONCE = 1 << 20  # values that are widened together
+
+
+def inner_products(a: Tensor, b: Tensor) -> Tensor:
+    """a: (M, k, n), b: (M, k or 1, n), of a half type -> sum over M and n of a b: (k,) float32.
+
+    In a half type such a sum, whose terms tend to have one sign, would be off by up to 1 / 256 of itself.
+    """
+    step = max(1, _AT_ONCE // max(1, a[0].numel())) if len(a) else 1
+    parts = [(x.float() * y.float()).sum((0, 2)) for x, y in zip(a.split(step), b.split(step), strict=True)]
+    return torch.stack(parts).sum(0)
+
+
+class _ScaledBlocks(torch.autograd.Function):
+    """y: (M, k, n) of a half type, block i times scales[i]. scales: (k,). The gradient of the scales is summed in float32."""
+
+    @staticmethod
+    def forward(ctx, y, scales):
+        ctx.save_for_backward(y, scales)
+        return y * scales.to(y.dtype)[:, None]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        y, scales = ctx.saved_tensors
+        grad_scales = inner_products(grad, y).to(scales.dtype) if ctx.needs_input_grad[1] else None
+        return grad * scales.to(grad.dtype)[:, None], grad_scales
+
+
+def _scaled_blocks(y: Tensor, scales: Tensor) -> Tensor:
+    """y: (M, p, n) of a half type, its k blocks of p / k rows times their scales. scales: (0,) or (k,)."""
+    if not len(scales):
+        return y
+    blocks: Tensor = _ScaledBlocks.apply(y.reshape(len(y), len(scales), -1), scales)
+    return blocks.reshape(y.shape)
+
+
+def _wide(dtype: torch.dtype) -> bool:
+    """Whether sums may be made in this type."""
+    return sum_type(dtype) == dtype
 
 
 @torch.compiler.assume_constant_result  # the compiler does not look into NumPy
@@ -25,6 +68,13 @@ def _mixer(scales: Tensor, p: int) -> Tensor:
     """diag(alpha) H: (p, p), so that mixing and scaling are one product. scales: (0,), (1,) or (p,)."""
     matrix = _hadamard(p).to(scales.device, scales.dtype)
     return matrix * scales[:, None] if len(scales) else matrix
+
+
+def _mixed(parts: Tensor, scales: Tensor, p: int) -> Tensor:
+    """parts: (M, p, n) -> alpha_i sum_s H_is parts_s: (M, p, n)."""
+    if _wide(parts.dtype):
+        return _mixer(scales, p).to(parts.dtype) @ parts
+    return _scaled_blocks(_hadamard(p).to(parts.device, parts.dtype) @ parts, scales)
 
 
 def group_sums(x: Tensor, p: int, channel: int) -> Tensor:
@@ -42,6 +92,9 @@ def _scaled_rows(y: Tensor, scales: Tensor, channel: int) -> Tensor:
     """y: (..., rows at `channel` (-1 or 1), ...), each of k blocks of rows times its scale. scales: (0,) or (k,)."""
     if not len(scales):
         return y
+    if not _wide(y.dtype):
+        by_channel = y.flatten(0, -2) if channel == -1 else y
+        return _scaled_blocks(by_channel.flatten(1).reshape(len(by_channel), -1, 1), scales).reshape(y.shape)
     rows = y.shape[channel]
     per_row = scales.to(y.dtype)[:, None].expand(-1, rows // len(scales)).reshape(-1)
     return y * (per_row if channel == -1 else per_row.reshape(-1, *[1] * (y.dim() - 2)))
@@ -58,7 +111,7 @@ def linear(x: Tensor, tile: Tensor, scales: Tensor, copies: Copies) -> Tensor:
         return _scaled_rows(F.linear(group_sums(x, p, -1), tile), scales, -1)
     flat = x.reshape(-1, p, x.shape[-1] // p)
     parts = torch.einsum("msk,rsk->smr", flat, tile.reshape(-1, p, flat.shape[2]))
-    mixed = _mixer(scales, p).to(x.dtype) @ parts.flatten(1)  # (p, M R)
+    mixed = _mixed(parts.flatten(1)[None], scales, p)[0]  # (p, M R)
     return mixed.reshape(p, flat.shape[0], -1).transpose(0, 1).reshape(*x.shape[:-1], -1)
 
 
@@ -88,7 +141,7 @@ def _hadamard_conv(
     rows, spatial = tile.shape[0], tile.dim() - 2
     grouped = tile.unflatten(1, (p, -1)).transpose(0, 1).flatten(0, 1)
     parts = _CONV[spatial](x, grouped, None, stride, padding, dilation, p)
-    mixed = _mixer(scales, p).to(x.dtype) @ parts.reshape(x.shape[0], p, -1)
+    mixed = _mixed(parts.reshape(x.shape[0], p, -1), scales, p)
     return mixed.reshape(x.shape[0], p * rows, *parts.shape[2:])
 
 
@@ -115,6 +168,8 @@ def _shifted_conv(
         ]
         crops.append(every[(slice(None), slice(None), *window)])
     out = torch.stack(crops, 1)  # (B, p, R, *S_out)
+    if not _wide(out.dtype):
+        return _scaled_blocks(out.flatten(2), scales).reshape(out.flatten(1, 2).shape)
     if len(scales):
         out = out * scales.to(x.dtype).reshape(-1, 1, *[1] * spatial)
     return out.flatten(1, 2)

@@ -8,6 +8,8 @@ file (artifact.py) and back.
 
 import copy
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -111,11 +113,30 @@ def _dense(form: Form, tensors: dict[str, Tensor]) -> Tensor:
     return out if copies is None else tiling.enlarged(out, copies)
 
 
+@contextmanager
+def _types_kept(module: nn.Module, stored: list[str]) -> Iterator[None]:
+    """What `.half()`, `.double()` and their like do inside moves stored buffers, and leaves their types."""
+    before = {name: module._buffers[name] for name in stored}
+    yield
+    for name, old in before.items():
+        new = module._buffers[name]
+        if new.dtype != old.dtype:
+            module._buffers[name] = old.to(new.device)
+
+
+def _by_kernel(kernel: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The kernels of a CPU take float32 alone; other types are computed in it."""
+    if x.is_cuda or x.dtype == torch.float32 or not x.is_floating_point():
+        return kernel(x)
+    return kernel(x.float()).to(x.dtype)
+
+
 class _Packed(nn.Module):
     """Buffers: tile_bits uint8, alphas float32 (or int8 exponents), offsets, codebook: the tensors of `form`, by BUFFERS.
 
     What forward multiplies by is derived from them at its first call, and again when they change: a native plan, which reads the bits, never
-    makes it. product: the form of what the input meets, once sums of `summed` neighbouring channels have taken its place (1: no sums).
+    makes it. It computes in the type of its input, as the layers of kernels/ do; `.half()` and its like leave what is stored as it is, and
+    change the type of an empty tensor, `like`. product: the form of what the input meets, once sums of `summed` neighbouring channels have taken its place (1: no sums).
     input_binarizer: what the input passes first, or None.
     """
 
@@ -130,6 +151,7 @@ class _Packed(nn.Module):
         self.segment = _tile.segment(self.shape, form.p, form.scales) if self.how == "segments" else 0
         for name, tensor in tensors.items():
             self.register_buffer(BUFFERS[name], tensor)
+        self.register_buffer("like", self.tile_bits.new_empty(0, dtype=layer.weight.dtype), persistent=False)
         self.bias = None if layer.bias is None else layer.bias.requires_grad_(False)  # others may share it
         self.input_binarizer: ActivationBinarizer | None = getattr(layer, "input_binarizer", None)
         self.training = layer.training
@@ -151,6 +173,11 @@ class _Packed(nn.Module):
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_Packed":
+        with _types_kept(self, [BUFFERS[name] for name in self.form.sizes]):
+            super()._apply(fn, recurse)
+        return self
+
     def tensors(self) -> dict[str, np.ndarray]:
         return {name: getattr(self, BUFFERS[name]).cpu().numpy() for name in self.form.sizes}
 
@@ -171,7 +198,7 @@ class _Packed(nn.Module):
         return torch.from_numpy(bits.pack(values)), self.scales(), 1
 
     def expanded(self) -> Tensor:
-        """The dense weight, in form.weight_shape."""
+        """The dense float32 weight, in form.weight_shape."""
         return _dense(self.form, {name: getattr(self, BUFFERS[name]) for name in self.form.sizes})
 
     def factor_signs(self) -> tuple[Tensor, Tensor]:
@@ -189,16 +216,17 @@ class _Packed(nn.Module):
         first = right * m.reshape(-1, 1, *kernel) * v.reshape(1, -1, *kernel)
         return first, (left * u[:, None]).reshape(*left.shape, *kernel)
 
-    def _derived(self) -> tuple[Tensor, Tensor | None]:
+    def _derived(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """From the bits: (tile, row scales) to reuse, (flat tile, None) for segments, both factors, or (weight, None)."""
         if self.two_steps:
-            return self._two_factors()
+            first, second = self._two_factors()
+            return first.to(dtype), second.to(dtype)
         if not self.reuses and not self.segment:
-            return self.expanded(), None
-        scales = self.scales()
-        tile = _tile.unpack(self.tile_bits, self.numel // self.p, scales.dtype)
+            return self.expanded().to(dtype), None
+        tile = _tile.unpack(self.tile_bits, self.numel // self.p, dtype)
         if self.segment:
             return tile, None
+        scales = self.scales().to(dtype)
         if self.form.copies is not None:
             return tile.reshape(self.form.copies.tile_shape), scales
         tile = tile.reshape(-1, *self.shape[1:])
@@ -210,7 +238,7 @@ class _Packed(nn.Module):
         A second call does nothing, unless the bits changed, nor does one where kernels read bits.
         """
         if not self.by_kernel:
-            self._factors()
+            self._factors(self.like)
 
     def unpack_in_forward_(self) -> None:
         """From now on forward derives what it needs in each call and keeps nothing."""
@@ -225,12 +253,16 @@ class _Packed(nn.Module):
             return "a scale changes inside a row"
         return ""
 
-    def _factors(self) -> tuple[Tensor, Tensor | None]:
-        """A graph that is compiled or exported holds the bits and nothing derived."""
+    def _factors(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What x meets, in its type. A graph that is compiled or exported holds the bits and nothing derived."""
+        dtype = x.dtype if x.is_floating_point() else self.like.dtype
         if self.in_graph or torch.compiler.is_compiling():
-            return self._derived()
-        found: tuple[Tensor, Tensor | None] = self.kept.get(self._sources(), self._derived)
+            return self._derived(dtype)
+        found: tuple[Tensor, Tensor | None] = self.kept.get(self._sources(), lambda: self._derived(dtype), dtype)
         return found
+
+    def _bias(self, y: Tensor) -> Tensor | None:
+        return None if self.bias is None else self.bias.to(y.dtype)
 
     def _sources(self) -> list[Tensor]:
         return [getattr(self, BUFFERS[name]) for name in self.form.sizes]
@@ -242,12 +274,12 @@ class _Packed(nn.Module):
             rows, channels, *taps = self.product.shape
             stored = rows // (self.product.p if _tile.aligned(rows, self.product.p, self.form.scales) else 1)
             return 4 * stored * math.prod(taps) * -(-channels // 32) + 4 * rows
-        return sum(t.numel() * t.element_size() for t in self._factors() if t is not None)
+        return sum(t.numel() * t.element_size() for t in self._factors(self.like) if t is not None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # by torch's name: callers may give it by keyword
         if self.input_binarizer is None:
-            return self._multiply(x)
-        return self.input_binarizer.scale_output(self, x, self._multiply(self.input_binarizer(x)))
+            return self._multiply(input)
+        return self.input_binarizer.scale_output(self, input, self._multiply(self.input_binarizer(input)))
 
     def _multiply(self, x: Tensor) -> Tensor:
         raise NotImplementedError  # abstract
@@ -258,19 +290,22 @@ class PackedLinear(_Packed):
 
     def _multiply(self, x: Tensor) -> Tensor:
         if self.by_kernel:
-            x = features.group_sums(x, self.summed, -1) if self.summed > 1 else x
-            return tiled_linear.operator(x, self.tile_bits, self.alphas, self.bias, self.product.shape, self.product.p)
-        weight, scales = self._factors()
+            return _by_kernel(self._kernel, x)
+        weight, scales = self._factors(x)
         if self.segment:
             return segments(x, weight, self.alphas, self.bias, self.shape, self.segment)
         if scales is None:
-            return F.linear(x, weight, self.bias)
+            return F.linear(x, weight, self._bias(x))
         if self.two_steps:
-            return F.linear(F.linear(x, weight), scales, self.bias)
+            return F.linear(F.linear(x, weight), scales, self._bias(x))
         if self.form.copies is not None:
             y = features.linear(x, weight, scales, self.form.copies)
-            return y if self.bias is None else y + self.bias
+            return y if self.bias is None else y + self._bias(y)
         return copies(F.linear(x, weight), scales, self.bias, -1)
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        x = features.group_sums(x, self.summed, -1) if self.summed > 1 else x
+        return tiled_linear.operator(x, self.tile_bits, self.alphas, self._bias(x), self.product.shape, self.product.p)
 
 
 class _PackedConv(_Packed):
@@ -294,23 +329,17 @@ class _PackedConv(_Packed):
 
     def _multiply(self, x: Tensor) -> Tensor:
         if self.by_kernel:
-            whole = x if x.dim() == 4 else x.unsqueeze(0)
-            whole = features.group_sums(whole, self.summed, 1) if self.summed > 1 else whole
-            y = tiled_conv2d.operator(
-                whole, self.tile_bits, self.alphas, self.bias, self.product.shape, self.product.p, self.stride, self.padding,
-                self.dilation, 1,
-            )  # fmt: skip
-            return y if x.dim() == 4 else y.squeeze(0)
-        weight, scales = self._factors()
+            return _by_kernel(self._kernel, x)
+        weight, scales = self._factors(x)
         padding = self.padding
         if self.pad_by_hand is not None:
             x, padding = F.pad(x, self.pad_by_hand, mode=self.padding_mode), 0
         spatial = len(self.shape) - 2
         conv = (F.conv1d, F.conv2d)[spatial - 1]
         if scales is None:
-            return conv(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+            return conv(x, weight, self._bias(x), self.stride, padding, self.dilation, self.groups)
         if self.two_steps:
-            return conv(conv(x, weight, None, self.stride, padding, self.dilation), scales, self.bias)
+            return conv(conv(x, weight, None, self.stride, padding, self.dilation), scales, self._bias(x))
         if self.form.copies is None:
             return copies(conv(x, weight, None, self.stride, padding, self.dilation), scales, self.bias, -1 - spatial)
         return self._laid_out(x, weight, scales, padding)
@@ -323,8 +352,17 @@ class _PackedConv(_Packed):
             around = tuple(n - self.form.copies.reach * d for n, d in zip(around, self.dilation, strict=True))
         y = features.conv(x, tile, scales, self.form.copies, self.stride, around, self.dilation)
         if self.bias is not None:
-            y = y + self.bias.reshape(-1, *[1] * len(self.stride))
+            y = y + self._bias(y).reshape(-1, *[1] * len(self.stride))
         return y.squeeze(0) if unbatched else y
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        whole = x if x.dim() == 4 else x.unsqueeze(0)
+        whole = features.group_sums(whole, self.summed, 1) if self.summed > 1 else whole
+        y = tiled_conv2d.operator(
+            whole, self.tile_bits, self.alphas, self._bias(x), self.product.shape, self.product.p, self.stride, self.padding,
+            self.dilation, 1,
+        )  # fmt: skip
+        return y if x.dim() == 4 else y.squeeze(0)
 
 
 class PackedConv1d(_PackedConv):
@@ -466,6 +504,12 @@ class _BitsInside:
             return make()
         found: Tensor = self.kept_weights[attribute].get(list(tensors.values()), make, dtype)
         return found
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        stored = [f"{a}_{BUFFERS[name]}" for a, form in self.packed_weights.items() for name in form.sizes]
+        with _types_kept(self, stored):
+            super()._apply(fn, recurse)
+        return self
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         attributes = tuple(self.packed_weights)

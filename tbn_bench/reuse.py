@@ -30,7 +30,10 @@ def _scaled_sum(blocks: Tensor, scales: Tensor) -> Tensor:
 
 def _scale_gradient(blocks: Tensor, y: Tensor, scales: Tensor) -> Tensor:
     """dL/dscales from dL/dout as blocks: (M, p, n) and the unscaled y: (M, n)."""
-    per_block = torch.bmm(blocks, y.unsqueeze(2)).sum(0).reshape(-1)
+    if tiling.sum_type(y.dtype) == y.dtype:
+        per_block = torch.bmm(blocks, y.unsqueeze(2)).sum(0).reshape(-1)
+    else:
+        per_block = features.inner_products(blocks, y.unsqueeze(1))
     return (per_block if scales.shape[0] > 1 else per_block.sum(0, keepdim=True)).to(scales.dtype)
 
 
@@ -135,8 +138,8 @@ class _Reuse:
 class ReuseLinear(_Reuse, nn.Linear):
     """nn.Linear by tile reuse. x: (..., in_features) -> (..., out_features)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        found = self._method()
+    def forward(self, input: Tensor) -> Tensor:  # by torch's name: callers may give it by keyword
+        x, found = input, self._method()
         if found is None:
             return super().forward(x)
         latent, scales, method = found
@@ -182,8 +185,8 @@ class _LinearElementwise(torch.autograd.Function):
 
 
 class _ReuseConv(_Reuse):
-    def forward(self, x: Tensor) -> Tensor:
-        found = self._method()
+    def forward(self, input: Tensor) -> Tensor:  # by torch's name: callers may give it by keyword
+        x, found = input, self._method()
         if found is None:
             return super().forward(x)
         latent, scales, method = found

@@ -120,6 +120,11 @@ def tile(weight: Tensor, p: int, copies: Copies | None = None) -> Tensor:
     return sign(aggregate(weight, p, copies))
 
 
+def sum_type(dtype: torch.dtype) -> torch.dtype:
+    """The type that sums of many values of `dtype` are made in: float32 for half types, whose largest value a sum may pass."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
 class _MeanAbs(torch.autograd.Function):
     """x: (k, n) -> mean |x| of each row: (k,). One temporary of x's size in the backward pass and none in the forward.
 
@@ -130,13 +135,16 @@ class _MeanAbs(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         chunk = x.shape[1] if x.is_cuda else max(1, 65_536 // x.shape[0])  # 256 KB of temporaries stay in a core's cache
-        parts = [part.abs().sum(1) for part in torch.split(x, chunk, dim=1)]
-        return (parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)) / x.shape[1]
+        exact = sum_type(x.dtype)
+        parts = [part.abs().sum(1, dtype=exact) for part in torch.split(x, chunk, dim=1)]
+        total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        return (total / x.shape[1]).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return torch.sgn(x).mul_((grad / x.shape[1])[:, None])
+        share = (grad.to(sum_type(x.dtype)) / x.shape[1]).to(x.dtype)
+        return torch.sgn(x).mul_(share[:, None])
 
 
 def alphas(source: Tensor, p: int, kind: AlphaKind) -> Tensor:

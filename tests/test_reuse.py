@@ -1,5 +1,6 @@
 """Tile reuse against the plain parametrized path, in float64."""
 
+import contextlib
 import copy
 
 import pytest
@@ -102,3 +103,43 @@ def test_cuda_agrees_with_the_plain_path(gradient, memory_format):
     expected = torch.autograd.grad(plain.square().sum(), inputs)
     got = torch.autograd.grad(net(x).square().sum(), inputs)
     torch.testing.assert_close(got, expected)
+
+
+def latent_gradient(layer: nn.Module, x: torch.Tensor, autocast: bool) -> torch.Tensor:
+    """Of half the squared outputs, whose scales' gradients are sums of terms of one sign."""
+    wanted = torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext()
+    with wanted:
+        y = layer(x)
+    y.backward(y.detach().to(torch.bfloat16).to(y.dtype) if autocast else y.detach())
+    return torch.cat(
+        [p.grad.double().flatten() for name, p in layer.named_parameters() if "original" in name or name.endswith("A")]
+    )
+
+
+HALF_CASES = [
+    *[f"tbn(p=4, min_layer_size=0, alpha={a!r}, alpha_source={s!r}, gradient='tile')" for a in ("layer", "tile") for s in "WA"],
+    "tbn(p=4, min_layer_size=0, alpha_source='W')", "repeated_filters(p=4, min_layer_size=0)",
+    *[f"tbn(p=4, min_layer_size=0, alpha_source='W', copies={c!r})" for c in ("hadamard", "shifted", "columns")],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", HALF_CASES)
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_under_autocast_reuse_is_as_exact_as_the_plain_path(kind, spec, monkeypatch):
+    """The latent gradients of reuse in bfloat16 are at most twice as far from float64's as those of the expanded weight."""
+    make, shape = {
+        "linear": (lambda: nn.Linear(64, 64), (256, 64)), "conv": (lambda: nn.Conv2d(32, 64, 3, padding=1), (8, 32, 12, 12)),
+    }[kind]  # fmt: skip
+    torch.manual_seed(0)
+    found, x = {}, torch.randn(shape)
+    for way in ("reuse", "plain", "exact"):
+        torch.manual_seed(1)
+        layer = make()
+        if way != "reuse":
+            monkeypatch.setattr(reuse, "reusable", lambda module, method: False)
+        binarize_(layer, spec)
+        exact = way == "exact"
+        found[way] = latent_gradient(layer.double() if exact else layer, x.double() if exact else x, not exact)
+    size = found["exact"].norm()
+    by_reuse, plain = ((found[way] - found["exact"]).norm() / size for way in ("reuse", "plain"))
+    assert by_reuse < max(2 * plain, 1e-3)

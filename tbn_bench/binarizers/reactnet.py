@@ -25,7 +25,7 @@ class RSign(ActivationBinarizer):
         self.shift = nn.Parameter(torch.zeros(features, *[1] * (-axis - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return approx_sign(x + self.shift)
+        return approx_sign(x + self.shift).to(x.dtype)
 
 
 class ReActNet(Binarizer):

@@ -44,17 +44,18 @@ class _Choose(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, weight, codebook):
-        chosen = (weight.reshape(-1, KERNEL) @ codebook.T).argmax(1)
+        chosen = (weight.reshape(-1, KERNEL).to(codebook.dtype) @ codebook.T).argmax(1)
         ctx.save_for_backward(weight, chosen)
-        ctx.entries = len(codebook)
-        return codebook[chosen].reshape(weight.shape)
+        ctx.entries, ctx.book_type = len(codebook), codebook.dtype
+        return codebook[chosen].reshape(weight.shape).to(weight.dtype)
 
     @staticmethod
     def backward(ctx, grad):
         weight, chosen = ctx.saved_tensors
-        to_codebook = grad.new_zeros(ctx.entries, KERNEL)
+        grads = grad.reshape(-1, KERNEL).to(ctx.book_type)
+        to_codebook = grads.new_zeros(ctx.entries, KERNEL)
         if ctx.needs_input_grad[1]:
-            to_codebook.index_add_(0, chosen, grad.reshape(-1, KERNEL))
+            to_codebook.index_add_(0, chosen, grads)
         return grad * (weight.abs() <= 1), to_codebook
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tbn_bench.binarizers._base import Binarizer, Decision, Target, WeightBinarizer
 from tbn_bench.storage import Form
+from tbn_bench.tiling import sum_type
 
 
 class _Ternarize(torch.autograd.Function):
@@ -47,7 +48,8 @@ class TWNWeight(TernaryWeight):
 
     def scales(self, weight: Tensor) -> Tensor:
         large = self._large(weight)
-        return ((weight.abs() * large).sum() / large.sum().clamp(min=1)).reshape(1)
+        total = (weight.abs() * large).sum(dtype=sum_type(weight.dtype))
+        return (total / large.sum().clamp(min=1)).to(weight.dtype).reshape(1)
 
 
 class TWN(Binarizer):

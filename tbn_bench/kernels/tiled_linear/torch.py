@@ -14,11 +14,11 @@ from tbn_bench.kernels import _tile
 
 
 def copies(y: Tensor, scales: Tensor, bias: Tensor | None, dim: int) -> Tensor:
-    """y: (..., R at dim, ...) -> (..., p * R, ...): p scaled copies, plus bias. scales: (p, R, 1...), bias: (p * R,)."""
-    y = y.unsqueeze(dim - 1)
+    """y: (..., R at dim, ...) -> (..., p * R, ...): p scaled copies, plus bias, in y's type. scales: (p, R, 1...), bias: (p * R,)."""
+    y, scales = y.unsqueeze(dim - 1), scales.to(y.dtype)
     if bias is None:
         return (y * scales).flatten(dim - 1, dim)
-    return torch.addcmul(bias.reshape(scales.shape), y, scales).flatten(dim - 1, dim)
+    return torch.addcmul(bias.to(y.dtype).reshape(scales.shape), y, scales).flatten(dim - 1, dim)
 
 
 def segments(x: Tensor, tile: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], g: int) -> Tensor:
