@@ -1,12 +1,14 @@
 """binarize_: full precision -> trainable binary, in place, on any nn.Module. Returns a plan: one line per weight."""
 
 import copy
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from math import prod
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tbn_bench import catalog, inputs, reuse
@@ -102,7 +104,8 @@ def binarize_(model: nn.Module, spec: str | Binarizer, keep: Sequence[str] = ())
     keep: names (shell patterns such as "fc.*") of weights that stay full precision. Tied weights are converted once; one tied
     to a module that is not converted (an embedding, say) is kept. Afterwards layer.weight is the binary weight and
     layer.parametrizations.weight.original the latent one. Raises ValueError, before anything is changed, where a p does not
-    divide a weight, a pattern matches nothing, the model is already converted, or it has no weight to convert.
+    divide a weight, a pattern matches nothing, the model is already converted, it has no weight to convert, or one that is computed from
+    something else. Whatever else goes wrong, the model is put back to what it was. What a method adds is frozen where the weight is.
     """
     binarizer = catalog.build("binarizers", spec) if isinstance(spec, str) else spec
     groups, kept = _groups(model, keep)
@@ -110,24 +113,48 @@ def binarize_(model: nn.Module, spec: str | Binarizer, keep: Sequence[str] = ())
     decisions = dict(zip(free, binarizer.decide(list(free.values())), strict=True))
     activations = {key: binarizer.activation(target) for key, target in free.items()}
     rows = []
-    for key, entries in groups.items():
-        bits = _binarize_inputs(entries, activations.get(key))
-        if key in kept or decisions[key].parametrization is None:
-            rows.append(_full_row(entries, kept.get(key) or decisions[key].reason, bits))
-        else:
-            rows.append(_binary_row(entries, decisions[key].parametrization, decisions[key].reason, bits))
-    inputs.call_layers_(model)
-    return Plan(rows, _warnings(model, rows))
+    with _all_or_nothing(model):
+        for key, entries in groups.items():
+            bits = _binarize_inputs(entries, activations.get(key))
+            if key in kept or decisions[key].parametrization is None:
+                rows.append(_full_row(entries, kept.get(key) or decisions[key].reason, bits))
+            else:
+                rows.append(_binary_row(entries, decisions[key].parametrization, decisions[key].reason, bits))
+        inputs.call_layers_(model)
+        return Plan(rows, _warnings(model, rows))
 
 
 def binarize_inputs_(model: nn.Module, spec: str, keep: Sequence[str] = ()) -> None:
     """Gives the layers of a full-precision model the input binarizers that binarize_ would; weights stay as they are."""
     binarizer = catalog.build("binarizers", spec)
     groups, kept = _groups(model, keep)
-    for key, entries in groups.items():
-        if key not in kept:
-            _binarize_inputs(entries, binarizer.activation(_target(entries)))
-    inputs.call_layers_(model)
+    with _all_or_nothing(model):
+        for key, entries in groups.items():
+            if key not in kept:
+                _binarize_inputs(entries, binarizer.activation(_target(entries)))
+        inputs.call_layers_(model)
+
+
+@contextmanager
+def _all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """Puts every module of a model back to what it was where an exception comes out."""
+    modules = [(module, type(module), _contents(module)) for module in model.modules()]
+    learns = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    except BaseException:
+        for module, kind, contents in modules:
+            module.__class__ = kind
+            module.__dict__.clear()
+            module.__dict__.update(contents)
+        for parameter, was in learns:
+            parameter.requires_grad_(was)
+        raise
+
+
+def _contents(module: nn.Module) -> dict[str, Any]:
+    """A module's attributes; its own dictionaries (parameters, buffers, modules, hooks) as copies."""
+    return {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(module).items()}
 
 
 def _groups(
@@ -155,6 +182,11 @@ def _check(model: nn.Module, found: list[tuple[str, nn.Module, str]], keep: Sequ
     for name, module, attribute in found:
         if parametrize.is_parametrized(module, attribute):
             raise ValueError(f"{name} is already parametrized; binarize_ expects a full-precision model")
+        if module._parameters.get(attribute) is None:
+            raise ValueError(
+                f"{name} of a {type(module).__name__} is computed, not a parameter (weight_norm, spectral_norm, pruning?); "
+                "remove what computes it, or give the model without it"
+            )
         if isinstance(getattr(module, attribute), nn.parameter.UninitializedParameter):
             raise ValueError(f"{name} has no shape yet; run one batch through the lazy model first")
     for pattern in keep:
@@ -193,9 +225,20 @@ def _binarize_inputs(entries: list[tuple[str, nn.Module, str]], activation: Acti
     """Puts an activation binarizer before every layer that uses a weight; returns the bits of their input."""
     if activation is None:
         return 32
-    for i, (_, module, _) in enumerate(entries):
-        inputs.binarize_input_(module, activation if i == 0 else copy.deepcopy(activation))
+    for i, (_, module, attribute) in enumerate(entries):
+        own = activation if i == 0 else copy.deepcopy(activation)
+        _settle(own, module, getattr(module, attribute))
+        inputs.binarize_input_(module, own)
     return activation.bits
+
+
+def _settle(part: nn.Module, module: nn.Module, latent: Tensor) -> None:
+    """A new part of a module: in its mode, on its device, and frozen where its weight is."""
+    part.train(module.training)
+    if not latent.is_meta:
+        part.to(latent.device)
+    if not latent.requires_grad:
+        part.requires_grad_(False)
 
 
 def _full_row(entries: list[tuple[str, nn.Module, str]], reason: str, activation_bits: int) -> PlanRow:
@@ -207,6 +250,7 @@ def _full_row(entries: list[tuple[str, nn.Module, str]], reason: str, activation
 def _binary_row(entries: list[tuple[str, nn.Module, str]], method: WeightBinarizer, reason: str, activation_bits: int) -> PlanRow:
     weight = getattr(entries[0][1], entries[0][2])
     form = method.form(weight)
+    _settle(method, entries[0][1], weight)
     swapped = []
     for _, module, attribute in entries:
         swap = attribute == "weight" and reuse.reusable(module, method)
@@ -217,6 +261,7 @@ def _binary_row(entries: list[tuple[str, nn.Module, str]], method: WeightBinariz
             _enlarge(module, form.copies.reach)
         # unsafe: the weight of shifted copies is larger than the latent one
         parametrize.register_parametrization(module, attribute, method, unsafe=form.weight_shape != form.shape)
+        module.parametrizations.train(module.training)
         if not method.learns_latent:
             module.parametrizations[attribute].original.requires_grad_(False)
     sizes = form.sizes

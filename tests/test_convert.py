@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from tbn_bench.convert import binarize_
 
@@ -167,3 +168,77 @@ def test_aligned_copies_before_a_normalisation_are_warned_about(spec, norm):
 )  # fmt: skip
 def test_where_scales_are_not_cancelled_the_plan_is_quiet(model, spec):
     assert not [w for w in binarize_(model, spec).warnings if "cancels" in w]
+
+
+def _state(model):
+    """What conversion may change: classes, attributes, parameters and whether they learn."""
+    parts = [(type(m), {k: v for k, v in vars(m).items() if not k.startswith("_")}, list(m._modules)) for m in model.modules()]
+    return parts, [(name, id(p), p.requires_grad) for name, p in model.named_parameters()]
+
+
+COMPUTED = {
+    "weight_norm": nn.utils.weight_norm, "spectral_norm": nn.utils.spectral_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("way", COMPUTED)
+def test_a_computed_weight_is_refused_before_anything_changes(way):
+    """weight_norm and its like compute a weight from other parameters; the layers before stay what they were."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), COMPUTED[way](nn.Linear(4, 4)))
+    before = _state(model)
+    for spec in ("sign", "xnor"):
+        with pytest.raises(ValueError, match=r"2\.weight of a Linear is computed"):
+            binarize_(model, spec)
+        assert _state(model) == before
+
+
+@pytest.mark.parametrize("spec", ["tbn(p=2, min_layer_size=0)", "reactnet", "low_rank(rank=1, min_layer_size=0)"])
+def test_nothing_is_converted_where_something_fails(spec, monkeypatch):
+    """An error at the second layer puts the first back: class, parameters, hooks and outputs."""
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.randn(2, 4)
+    before, expected, real = _state(model), model(x), parametrize.register_parametrization
+
+    def fails(module, *args, **options):
+        if module is model[1]:
+            raise RuntimeError("no")
+        return real(module, *args, **options)
+
+    monkeypatch.setattr(parametrize, "register_parametrization", fails)
+    with pytest.raises(RuntimeError, match="no"):
+        binarize_(model, spec)
+    assert _state(model) == before
+    assert torch.equal(model(x), expected)
+    monkeypatch.undo()
+    assert binarize_(model, spec).rows[0].binarized
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "tbn(p=2, min_layer_size=0)",
+        "low_rank(rank=1, min_layer_size=0)",
+        "reactnet",
+        "adabin",
+        "frozen_tile(p=2, min_layer_size=0)",
+    ],
+)
+def test_what_is_added_to_a_frozen_model_is_frozen(spec):
+    """A, factors, thresholds: nothing learns in a frozen model; in a partly frozen one its own layers learn alone."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).requires_grad_(False)
+    model[1].requires_grad_(True)
+    binarize_(model, spec)
+    assert not any(p.requires_grad for p in model[0].parameters())
+    assert sum(p.requires_grad for p in model[1].parameters()) > 1
+    whole = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).requires_grad_(False)
+    binarize_(whole, spec)
+    assert not any(p.requires_grad for p in whole.parameters())
+
+
+def test_what_is_added_is_in_the_mode_of_its_layer():
+    """Signs drawn at random in training are constant in a model that was converted in eval mode."""
+    model, x = nn.Sequential(nn.Linear(16, 16)).eval(), torch.randn(2, 16)
+    binarize_(model, "binary_connect(stochastic=True)")
+    assert torch.equal(model(x), model(x))
+    assert not any(m.training for m in model.modules())
