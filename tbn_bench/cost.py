@@ -18,9 +18,11 @@ BitOps, by definition:
     bitops_wxa_distinct   the same over distinct MACs
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -239,17 +241,18 @@ def _macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[dict[str, int], di
         found[name] = found.get(name, 0) + count
 
     def hook(name: str):
-        def count(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        def count(module: nn.Module, args: tuple[Any, ...], given: dict[str, Any], out: Tensor) -> None:
             prefix = f"{name}." if name else ""
+            called = list(inspect.signature(module.forward).bind(*args, **given).arguments.values())
             if not isinstance(module, nn.MultiheadAttention):
-                inputs[f"{prefix}weight"] = inputs.get(f"{prefix}weight", 0) + args[0].numel()
+                inputs[f"{prefix}weight"] = inputs.get(f"{prefix}weight", 0) + called[0].numel()
             if isinstance(module, nn.MultiheadAttention):
-                query, key, value = args[:3]
+                query, key, value = called[:3]
                 e, b = module.embed_dim, 1
                 if module._qkv_same_embed_dim:
                     add(f"{prefix}in_proj_weight", b * e * (query.numel() + key.numel() + value.numel()))
                 else:
-                    for k, source in zip("qkv", args[:3], strict=True):
+                    for k, source in zip("qkv", called[:3], strict=True):
                         add(f"{prefix}{k}_proj_weight", e * source.numel())
                 add(f"{prefix}out_proj.weight", e * query.numel())
             elif isinstance(module, nn.Linear):
@@ -259,14 +262,14 @@ def _macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[dict[str, int], di
                 shape = module.weight.shape if copies is None else copies.shape
                 add(f"{prefix}weight", out.numel() * prod(shape[1:]))
                 if copies is not None and copies.kind == "shifted":
-                    factors[f"{prefix}weight"] = _positions_factor(module, args[0], out, copies.reach)
+                    factors[f"{prefix}weight"] = _positions_factor(module, called[0], out, copies.reach)
 
         return count
 
     inside_attention = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention | nn.Linear | nn.Conv1d | nn.Conv2d) and id(module) not in inside_attention:
-            handles.append(module.register_forward_hook(hook(name)))
+            handles.append(module.register_forward_hook(hook(name), with_kwargs=True))
     modes = {module: module.training for module in model.modules()}
     first = next(model.parameters())
     fast = torch.backends.mha.get_fastpath_enabled()

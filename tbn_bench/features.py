@@ -50,7 +50,7 @@ def _scaled_blocks(y: Tensor, scales: Tensor) -> Tensor:
     """y: (M, p, n) of a half type, its k blocks of p / k rows times their scales. scales: (0,) or (k,)."""
     if not len(scales):
         return y
-    blocks: Tensor = _ScaledBlocks.apply(y.reshape(len(y), len(scales), -1), scales)
+    blocks: Tensor = _ScaledBlocks.apply(y.flatten(1).unflatten(1, (len(scales), -1)), scales)
     return blocks.reshape(y.shape)
 
 
@@ -93,8 +93,8 @@ def _scaled_rows(y: Tensor, scales: Tensor, channel: int) -> Tensor:
     if not len(scales):
         return y
     if not _wide(y.dtype):
-        by_channel = y.flatten(0, -2) if channel == -1 else y
-        return _scaled_blocks(by_channel.flatten(1).reshape(len(by_channel), -1, 1), scales).reshape(y.shape)
+        by_channel = y.reshape(y.shape[:-1].numel(), y.shape[-1]) if channel == -1 else y.flatten(1)
+        return _scaled_blocks(by_channel.unsqueeze(-1), scales).reshape(y.shape)
     rows = y.shape[channel]
     per_row = scales.to(y.dtype)[:, None].expand(-1, rows // len(scales)).reshape(-1)
     return y * (per_row if channel == -1 else per_row.reshape(-1, *[1] * (y.dim() - 2)))
@@ -112,7 +112,8 @@ def linear(x: Tensor, tile: Tensor, scales: Tensor, copies: Copies) -> Tensor:
     flat = x.reshape(-1, p, x.shape[-1] // p)
     parts = torch.einsum("msk,rsk->smr", flat, tile.reshape(-1, p, flat.shape[2]))
     mixed = _mixed(parts.flatten(1)[None], scales, p)[0]  # (p, M R)
-    return mixed.reshape(p, flat.shape[0], -1).transpose(0, 1).reshape(*x.shape[:-1], -1)
+    rows = tile.shape[0]
+    return mixed.reshape(p, flat.shape[0], rows).transpose(0, 1).reshape(*x.shape[:-1], p * rows)
 
 
 def conv(
@@ -141,7 +142,7 @@ def _hadamard_conv(
     rows, spatial = tile.shape[0], tile.dim() - 2
     grouped = tile.unflatten(1, (p, -1)).transpose(0, 1).flatten(0, 1)
     parts = _CONV[spatial](x, grouped, None, stride, padding, dilation, p)
-    mixed = _mixed(parts.reshape(x.shape[0], p, -1), scales, p)
+    mixed = _mixed(parts.unflatten(1, (p, rows)).flatten(2), scales, p)
     return mixed.reshape(x.shape[0], p * rows, *parts.shape[2:])
 
 

@@ -11,12 +11,12 @@ from tbn_bench.binarizers._base import ActivationBinarizer
 
 
 class BinaryInput:
-    """Mixed into a layer's class. forward(x) multiplies by input_binarizer(x) and lets the binarizer scale the result."""
+    """Mixed into a layer's class. forward(input) multiplies by input_binarizer(input) and lets the binarizer scale the result."""
 
     input_binarizer: ActivationBinarizer
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.input_binarizer.scale_output(self, x, super().forward(self.input_binarizer(x)))
+    def forward(self, input: Tensor) -> Tensor:  # by torch's name: callers may give it by keyword
+        return self.input_binarizer.scale_output(self, input, super().forward(self.input_binarizer(input)))
 
 
 @cache

@@ -61,24 +61,24 @@ def _rows(y: Tensor, channel: int) -> Tensor:
     """y: (..., R at `channel` (-1 or 1), ...) -> (M, n) with R inside n, as its memory lies: a view where y is dense."""
     if channel == 1 and _channels_last(y):
         y, channel = y.permute(0, 2, 3, 1), -1
-    return y.reshape(-1, y.shape[-1]) if channel == -1 else y.flatten(1)
+    return y.reshape(y.shape[:-1].numel(), y.shape[-1]) if channel == -1 else y.flatten(1)
 
 
 def _blocks(y: Tensor, scales: Tensor, p: int, channel: int) -> Tensor:
     """y: (..., R, ...) -> (..., p * R, ...) at `channel` (-1 or 1), block i scaled by scales[i]; keeps y's memory format."""
     out = _Expand.apply(_rows(y, channel), scales, p)
     if channel == -1:
-        return out.reshape(*y.shape[:-1], -1)
+        return out.reshape(*y.shape[:-1], p * y.shape[-1])
     if _channels_last(y):
-        b, _, h, w = y.shape
-        return out.reshape(b, h, w, -1).permute(0, 3, 1, 2)
-    return out.reshape(y.shape[0], -1, *y.shape[2:])
+        b, rows, h, w = y.shape
+        return out.reshape(b, h, w, p * rows).permute(0, 3, 1, 2)
+    return out.reshape(y.shape[0], p * y.shape[1], *y.shape[2:])
 
 
 def _as_blocks(grad: Tensor, p: int, channel: int) -> Tensor:
     """The inverse view: grad: (..., p * R, ...) -> (M, p, n)."""
     rows = _rows(grad, channel)
-    return rows.reshape(rows.shape[0], p, -1)
+    return rows.reshape(rows.shape[0], p, rows.shape[1] // p)
 
 
 class _ElementwiseReuse(torch.autograd.Function):
@@ -105,7 +105,7 @@ class _ElementwiseReuse(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             total = _scaled_sum(blocks, scales)
             if _channels_last(y):
-                total = total.reshape(y.shape[0], *y.shape[2:], -1).permute(0, 3, 1, 2)
+                total = total.reshape(y.shape[0], *y.shape[2:], y.shape[1]).permute(0, 3, 1, 2)
             total = total.reshape(y.shape)
             grad_x = torch.ops.aten.convolution_backward(total, x, tile, None, *args, [True, False, False])[0]
         if ctx.needs_input_grad[1]:

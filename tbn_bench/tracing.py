@@ -151,7 +151,7 @@ def _opaque(model: nn.Module) -> nn.Module:
     layers = [m for m in shell.modules() if isinstance(m, packed._Packed)]
     arguments = [(index, list(layer.shape), _geometry(layer)) for index, layer in enumerate(layers)]
     for layer, given in zip(layers, arguments, strict=True):
-        layer.forward = lambda x, given=given: _packed_layer(x, *given)
+        layer.forward = lambda input, given=given: _packed_layer(input, *given)
     return shell
 
 
