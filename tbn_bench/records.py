@@ -101,6 +101,38 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise RecordError(f"{path} has a damaged row: {error}") from error
 
 
+def checked_name(name: Any) -> str:
+    """`name`, where it can be the name of one file or folder on any system.
+
+    Names often come from files that others made. Raises RecordError for a path, for "." and "..",
+    and for characters that cannot be printed.
+    """
+    if not isinstance(name, str):
+        raise RecordError(f"a record's name must be text, got {type(name).__name__}")
+    reason = ""
+    if name in ("", ".", ".."):
+        reason = "it names no folder of its own"
+    elif "/" in name or "\\" in name:
+        reason = "it is a path"
+    elif not name.isprintable():
+        reason = "it has characters that cannot be printed"
+    if reason:
+        raise RecordError(f"{_shortened(name)} cannot name a record: {reason}; use letters, digits, . _ and -")
+    return name
+
+
+def _shortened(name: str) -> str:
+    return repr(name) if len(name) <= 80 else f"{name[:80]!r}..."
+
+
+def _entry(folder: Path, name: str) -> Path:
+    """The entry `name` of a folder. Raises RecordError where folder/name lies elsewhere."""
+    path = folder / name
+    if name == ".." or path.parent != folder:
+        raise RecordError(f"{_shortened(name)} names no folder in {folder}; give a name, not a path")
+    return path
+
+
 def _git(*args: str) -> str | None:
     try:
         here = Path(__file__).parent
@@ -246,17 +278,6 @@ class McuRecord:
 _Measured = TypeVar("_Measured", LatencyRecord, McuRecord)
 
 
-def checked_name(name: str, what: str) -> str:
-    """The name, if it can be that of one file or folder. Names come from files of other people too, and are never paths.
-
-    Raises RecordError for "", ".", "..", and for separators and control characters.
-    """
-    within = name not in ("", ".", "..") and not any(c in "/\\" or not c.isprintable() for c in name)
-    if not within:
-        raise RecordError(f"the {what} must be a plain name, without / or \\, and not . or .., got {name!r}")
-    return name
-
-
 class RunStore:
     """All records under one folder. Raises RecordError where the folder cannot be made or written."""
 
@@ -264,15 +285,15 @@ class RunStore:
         self.root = Path(root)
 
     def path(self, sweep: str, run_id: str) -> Path:
-        """Folder of a run. Raises RecordError for a name that would lead out of the store."""
-        return self.root / "runs" / checked_name(sweep, "sweep") / checked_name(run_id, "run id")
+        """The folder of a run, made or not. Raises RecordError where it would not lie in this store."""
+        return _entry(_entry(self.root / "runs", sweep), run_id)
 
     def finished(self, sweep: str, run_id: str) -> bool:
         return (self.path(sweep, run_id) / "summary.json").exists()
 
     def claim(self, sweep: str, run_id: str, config: dict[str, Any], provenance: dict[str, Any]) -> Run | None:
         """Takes the run for this process; None if it is finished. Raises RunBusy while another live process holds it."""
-        path = self.path(sweep, run_id)
+        path = self.path(checked_name(sweep), checked_name(run_id))
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / "owner.lock").open("w")
@@ -377,14 +398,14 @@ class RunStore:
         return self._measured("mcu", McuRecord, problems)
 
     def _write(self, kind: str, record: LatencyRecord | McuRecord) -> Path:
-        folder = self.root / kind / checked_name(record.device, "device")
-        case = checked_name(record.case, "case")
+        folder = self.root / kind / checked_name(record.device)
+        path = folder / f"{checked_name(record.case)}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RecordError(f"cannot write to {folder}: {error.strerror}; choose another folder with --results") from error
-        write_atomic(folder / f"{case}.json", {"schema_version": SCHEMA_VERSION, **asdict(record)})
-        return folder / f"{record.case}.json"
+        write_atomic(path, {"schema_version": SCHEMA_VERSION, **asdict(record)})
+        return path
 
     def _measured(self, kind: str, record: Callable[..., _Measured], problems: list[str] | None) -> Iterator[_Measured]:
         """Every readable record of a kind, sorted by path; what cannot be read is appended to `problems`, or raised without it."""

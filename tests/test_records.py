@@ -270,6 +270,31 @@ def test_latency_records_come_back(store):
     assert "torn.json" in problems[0]
 
 
+PATHS = ("", ".", "..", "/X", "../X", "../../../X", "a/b", "a/..")
+
+
+@pytest.mark.parametrize("name", [*PATHS, "a\\b", "a\nb", "a\0b", "\x1b[2J", "\ue000", 3, None])
+def test_a_name_that_is_a_path_makes_no_file(store, name):
+    """Neither a run nor a measurement, by any of its two names; nothing is made, in the store or beside it."""
+    for names in ((name, "r"), ("s", name)):
+        with pytest.raises(RecordError, match="name"):
+            store.claim(*names, CONFIG, {})
+        with pytest.raises(RecordError, match="name"):
+            store.write_latency(LatencyRecord(*names, []))
+        with pytest.raises(RecordError, match="name"):
+            store.write_mcu(McuRecord(*names, {}))
+    assert list(store.root.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_folder_of_a_run_lies_in_the_store(store, name):
+    """Whoever asks for a folder by a name gets one of the store's, or an error."""
+    for names in ((name, "r"), ("s", name)):
+        with pytest.raises(RecordError, match="names no folder in"):
+            store.path(*names)
+    assert store.path("lr study", "r:1") == store.root / "runs" / "lr study" / "r:1"
+
+
 # Kill, owners, resume
 
 
@@ -445,19 +470,3 @@ def test_changed_code_is_flagged_and_changed_records_are_not(tmp_path, monkeypat
     assert records.provenance("c")["dirty"] is False
     (tmp_path / "sweeps" / "a.yaml").write_text("2")
     assert records.provenance("c")["dirty"] is True
-
-
-# Names are no paths
-
-
-@pytest.mark.parametrize("name", ["..", ".", "", "../x", "/tmp/x", "a/b", "a\\b", "a\0b", "a\x1b[2Jb"])
-def test_a_name_never_leads_out_of_the_store(tmp_path, name):
-    store = RunStore(tmp_path / "results")
-    with pytest.raises(RecordError, match="must be a plain name"):
-        store.claim(name, "r", {}, {})
-    with pytest.raises(RecordError, match="must be a plain name"):
-        store.read("s", name)
-    for record in (LatencyRecord(name, "cpu", []), LatencyRecord("case", name, []), McuRecord(name, "uno", {})):
-        with pytest.raises(RecordError, match="must be a plain name"):
-            store._write("latency", record)
-    assert not list(tmp_path.rglob("*"))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -782,6 +783,22 @@ def test_prune_keeps_the_best_of_finished_runs_and_all_of_others(call, store):
     assert [checkpoints(path) for path in (done, failed, gone)] == [["best", "note"], ["best", "last"], ["best", "last"]]
     assert (done / "run.json").read_bytes() == before
     assert call("prune")[2]["files"] == 0
+
+
+def test_a_cache_of_others_names_no_folder(call, store):
+    """An index.json whose rows say another sweep: each row is its folder's, and nothing outside is pruned."""
+    path = with_checkpoints(finish(store))
+    other = RunStore(store.root.parent / "other")
+    elsewhere = with_checkpoints(finish(other))
+    index.rows(store)
+    cache = json.loads((store.root / "index.json").read_text())
+    text = cache["runs"].replace('"sweep":"s"', f'"sweep":"{elsewhere.parent}"')
+    assert text != cache["runs"]
+    forged = cache | {"runs": text, "crc32": zlib.crc32(text.encode())}
+    (store.root / "index.json").write_text(json.dumps(forged))
+    assert [(row["sweep"], row["run_id"]) for row in index.rows(store)] == [("s", path.name)]
+    assert call("prune", "--keep=none")[2]["files"] == 2
+    assert (checkpoints(path), checkpoints(elsewhere)) == ([], ["best", "last"])
 
 
 def test_prune_of_other_statuses_is_asked_for(call, store):

@@ -6,9 +6,11 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from wandb.proto.wandb_internal_pb2 import Record, RunExitRecord, RunRecord
 
 from tbn_bench import artifact, cli, export, train
 from tbn_bench.config import make
@@ -107,8 +110,7 @@ def test_the_config_tells_of_config_and_provenance(mirrored):
 
 def test_the_plan_is_a_table(mirrored):
     """One line per weight, as in the record."""
-    rows = [row | {"shape": json.loads(row["shape"])} for row in mirrored.read.table("plan")]
-    assert rows == mirrored.record.summary["plan"]
+    assert mirrored.read.plan() == mirrored.record.summary["plan"]
 
 
 def test_histograms_count_every_tile_value(mirrored):
@@ -372,6 +374,117 @@ def test_foreign_runs_are_refused(kind, tmp_path):
     assert not any(tmp_path.glob("runs"))
 
 
+def written(path, config, rows=(), group="", code=0):
+    """A W&B log as W&B writes it: its head, then one record each for run, rows and exit."""
+    messages = [Record(run=RunRecord(run_id="x", run_group=group))]
+    for key, value in config.items():
+        messages[0].run.config.update.add(key=key, value_json=json.dumps(value))
+    for row in rows:
+        message = Record()
+        for key, value in row.items():
+            message.history.item.add(key=key, value_json=json.dumps(value))
+        messages.append(message)
+    messages.append(Record(exit=RunExitRecord(exit_code=code)))
+    data = wandb_log.MAGIC + bytes(3)
+    for message in messages:
+        content = message.SerializeToString()
+        assert len(data) + len(content) < wandb_log.BLOCK
+        kind = wandb_log.FULL
+        checksum = zlib.crc32(content, zlib.crc32(bytes([kind])))
+        data += struct.pack("<IHB", checksum, len(content), kind) + content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Logs are read by their format, without starting W&B's own reader for each."""
+    monkeypatch.setattr(wandb_log, "installed", tuple)
+
+
+OUTSIDE = ("{}/outside", "../../../X", "..", ".", "a/b", "a\\b", "a\0b", "a\x1b[2Jb", "a\ue000b")
+NAMED = [("sweep", name) for name in (*OUTSIDE, ["../X"], {"a": 1})] + [("group", name) for name in OUTSIDE]
+
+
+@pytest.mark.parametrize(("where", "sweep"), NAMED, ids=str)
+def test_a_name_from_a_log_is_no_path(where, sweep, tmp_path, quick):
+    """Refused by name, and no file is made anywhere; a good run beside it is imported."""
+    if isinstance(sweep, str):
+        sweep = sweep.format(tmp_path)
+    bad = tmp_path / "logs" / "bad" / "run-bad.wandb"
+    if where == "sweep":
+        written(bad, TINY | {"sweep": sweep})
+    else:
+        written(bad, TINY, group=sweep)
+    written(tmp_path / "logs" / "good" / "run-good.wandb", TINY, group="good")
+    before = tree(tmp_path)
+    said = commands.import_runs([bad], tmp_path / "a" / "b" / "results")
+    assert (said["imported"], said["failed"]) == ([], 1)
+    assert f"{bad}: its sweep is not imported" in said["refused"][0]
+    assert said["refused"][0].isprintable()
+    assert tree(tmp_path) == before
+    assert commands.import_runs([tmp_path / "logs"], tmp_path / "r")["imported"] == [f"good/{make(TINY).run_id} (interrupted)"]
+
+
+def test_a_name_from_a_server_is_no_path(tmp_path):
+    """The same through the API; and a run's id leads to no table on this disk."""
+    table = tmp_path / "files" / "media" / "table" / "plan_0.table.json"
+    table.parent.mkdir(parents=True)
+    table.write_text("never read")
+    config = {**make(TINY).model_dump(mode="json"), "sweep": "ok"}
+    summary = {"score": "top1", "test/top1": 0.5}
+
+    def run(**values):
+        given = {"id": "r", "state": "finished", "group": "", "config": config, "summary": summary, "scan_history": list}
+        return SimpleNamespace(**given | values)
+
+    runs = [run(config=config | {"sweep": "../../X"}), run(config=TINY, group="/X"), run(id=f"{tmp_path}/x")]
+    said = commands.import_runs([], tmp_path / "r", "me/p", SimpleNamespace(runs=lambda project: runs))
+    assert said["imported"] == [f"ok/{make(TINY).run_id} (finished)"]
+    assert [("its sweep is not imported" in line) for line in said["refused"]] == [True, True]
+    assert "plan" not in RunStore(tmp_path / "r").read("ok", make(TINY).run_id).summary
+
+
+ODD_ROWS = {"text": "0", "list": [0], "null": None, "fraction": 0.5, "bool": True}
+
+
+@pytest.mark.parametrize("epoch", ODD_ROWS.values(), ids=ODD_ROWS)
+def test_a_row_of_another_shape_costs_its_own_run(epoch, tmp_path, quick):
+    """Named and refused; the next run is imported."""
+    bad = written(tmp_path / "a" / "run-a.wandb", TINY | {"sweep": "bad"}, [{"epoch": epoch}, {"epoch": 1}])
+    written(tmp_path / "b" / "run-b.wandb", TINY | {"sweep": "good"}, [{"epoch": 0}])
+    said = commands.import_runs([tmp_path], tmp_path / "r")
+    assert said["imported"] == [f"good/{make(TINY).run_id} (interrupted)"]
+    assert f"{bad}: an epoch must be a whole number" in said["refused"][0]
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"columns": ["shape"], "data": [[3]]}', '{"columns": [], "data": [[]]}', "[" * 100_000]
+)
+def test_a_plan_of_another_shape_is_named(content, tmp_path):
+    """A table that holds no plan is a ValueError with its path."""
+    (tmp_path / "plan_0.table.json").write_text(content)
+    with pytest.raises(ValueError, match=r"plan_0.table.json is no table of a plan"):
+        wandb_log.Log(Path("x.wandb"), tables=tmp_path).plan()
+
+
+def test_a_log_that_breaks_its_reader_is_named(tmp_path, quick):
+    """A whole record, its checksum right, that is none of W&B's messages."""
+    content = b"\xff" * 40
+    checksum = zlib.crc32(content, zlib.crc32(bytes([wandb_log.FULL])))
+    head = struct.pack("<IHB", checksum, len(content), wandb_log.FULL)
+    path = tmp_path / "run-x.wandb"
+    path.write_bytes(wandb_log.MAGIC + bytes(3) + head + content)
+    said = commands.import_runs([path], tmp_path / "r")
+    assert (said["imported"], said["failed"]) == ([], 1)
+    assert f"{path} is a damaged W&B log" in said["refused"][0]
+
+
 KILLED = """
 import os, signal, sys, time
 import wandb
@@ -425,21 +538,6 @@ def test_a_project_is_imported_through_the_api(mirrored, tmp_path):
     assert said["failed"] == 0
     assert (found.rows(), found.provenance["imported_from"]) == (mirrored.record.rows(), "wandb:me/tbn_bench/r1")
     assert found.summary == {k: v for k, v in mirrored.record.summary.items() if k != "plan"}
-
-
-@pytest.mark.parametrize("place", ["group", "config"])
-@pytest.mark.parametrize("name", ["../../../stolen", "{root}/stolen", "..", ".", "a\\b", "a\nb"])
-def test_a_name_in_a_log_is_no_path(mirrored, tmp_path, name, place):
-    """A run's group or sweep that would lead out of the store is refused, and nothing is written anywhere."""
-    name = name.format(root=tmp_path)
-    said_by_file = {key: value for key, value in mirrored.read.config.items() if key != "sweep"}
-    group, config = (name, said_by_file) if place == "group" else ("", said_by_file | {"sweep": name})
-    run = SimpleNamespace(
-        id="r1", state="finished", group=group, config=config, summary=mirrored.read.summary, scan_history=lambda: []
-    )
-    said = commands.import_runs([], tmp_path / "a" / "results", "me/p", SimpleNamespace(runs=lambda project: [run]))
-    assert said["refused"] == [f"wandb:me/p/r1: the sweep must be a plain name, without / or \\, and not . or .., got {name!r}"]
-    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_the_api_needs_a_key(tmp_path):

@@ -116,6 +116,8 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         try:
             folder = job.folder()
             record = measure.measure(folder, job.core, args.cc, args.sim, args.optimize, provenance(command, "simulator"))
+            if record.info["run_id"]:
+                store.write_mcu(record)
         except toolchain.DoesNotFit as error:
             print(f"{job.what}: {str(error).splitlines()[0]}\n", flush=True)
             too_large += 1
@@ -124,8 +126,6 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             print(f"{job.what}: {error}", file=sys.stderr, flush=True)
             failed += 1
             continue
-        if record.info["run_id"]:
-            store.write_mcu(record)
         records.append(record)
     print(table.text(records))
     return {"action": "run", "recorded": [f"{r.device}/{r.case}" for r in records], "failed": failed, "too_large": too_large}

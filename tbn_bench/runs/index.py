@@ -63,12 +63,16 @@ def rows(store: RunStore, problems: list[str] | None = None) -> list[Row]:
             problems.append(str(error))
     if len(new) != len(old) or any(old.get(key) is not entry for key, entry in new.items()):
         _save(store.root / NAME, new)
-    return [_whole(store, row) for _, row in new.values()]
+    return [_whole(store, key, row) for key, (_, row) in new.items()]
 
 
-def _whole(store: RunStore, row: Row) -> Row:
-    dead = row["status"] == "running" and not held(store.path(row["sweep"], row["run_id"]))
-    return {**FIELDS, **row, "status": "dead"} if dead else {**FIELDS, **row}
+def _whole(store: RunStore, key: str, row: Row) -> Row:
+    """A row with its defaults. Which run it is, its folder says: a cache may come from elsewhere."""
+    sweep, run_id = key.split("/")
+    whole = {**FIELDS, **row, "sweep": sweep, "run_id": run_id}
+    if whole["status"] == "running" and not held(store.path(sweep, run_id)):
+        whole["status"] = "dead"
+    return whole
 
 
 def folders(root: Path) -> Iterator[tuple[str, str]]:

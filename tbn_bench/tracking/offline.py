@@ -1,12 +1,11 @@
 """From W&B back into the store: a mirrored run becomes a record, marked as imported."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records import RunStore
+from tbn_bench.records import RecordError, RunStore, checked_name
 from tbn_bench.tracking.wandb_log import Log, read
 
 OURS = ("provenance", "sweep")  # in the mirror's config beside RunConfig's fields
@@ -23,7 +22,10 @@ def logs(path: Path) -> list[Path]:
 
 
 def identify(log: Log) -> tuple[str, RunConfig, dict[str, Any]]:
-    """(sweep, config, provenance) of one of our runs. Raises ValueError naming the config keys that do not fit."""
+    """(sweep, config, provenance) of one of our runs.
+
+    Raises ValueError naming the config keys that do not fit, or a sweep whose name is none.
+    """
     values = {k: v for k, v in log.config.items() if k not in OURS}
     if not log.wandb_id:
         raise ValueError(f"{log.path} is empty: its process died before W&B had written anything (it writes 32 KiB at a time)")
@@ -36,15 +38,25 @@ def identify(log: Log) -> tuple[str, RunConfig, dict[str, Any]]:
         config = make(values)
     except ValueError as error:
         raise ValueError(f"{log.path} is no run of this version: {'; '.join(str(error).splitlines())}") from error
+    try:
+        sweep = checked_name(log.config.get("sweep") or log.group or "single")
+    except RecordError as error:
+        raise ValueError(f"{log.path}: its sweep is not imported: {error}") from error
     source = log.config.get("provenance")
-    return str(log.config.get("sweep") or log.group or "single"), config, source if isinstance(source, dict) else {}
+    return sweep, config, source if isinstance(source, dict) else {}
 
 
 def merge(parts: list[Log]) -> Log:
-    """One log of a run that was resumed, from its folders in the order of their starts: a later row of an epoch counts."""
+    """One log of a run that was resumed, from its folders in the order of their starts: a later row of an epoch counts.
+
+    Raises ValueError for a row whose epoch is no whole number.
+    """
     whole = parts[-1]
-    rows: dict[Any, dict[str, Any]] = {}
+    rows: dict[int, dict[str, Any]] = {}
     for part in parts:
+        odd = [row["epoch"] for row in part.rows if type(row.get("epoch", 0)) is not int]
+        if odd:
+            raise ValueError(f"{part.path}: an epoch must be a whole number, got {str(odd[0])[:40]!r}")
         first = min((row["epoch"] for row in part.rows if "epoch" in row), default=None)
         rows = {epoch: row for epoch, row in rows.items() if first is None or epoch < first}
         rows |= {row["epoch"]: row for row in part.rows if "epoch" in row}
@@ -59,9 +71,9 @@ def outcome(log: Log) -> tuple[str, dict[str, Any]]:
     if log.exit_code == 0 and said in (None, "finished") and f"test/{score}" in log.summary:
         in_rows = {k for row in log.rows for k in row} - {BOTH}
         summary = {k: v for k, v in log.summary.items() if k not in in_rows and k != "status"}
-        plan = log.table("plan")
+        plan = log.plan()
         if plan is not None:
-            summary["plan"] = [row | {"shape": json.loads(row["shape"])} for row in plan]
+            summary["plan"] = plan
         return "finished", summary
     if said in ("failed", "diverged", "interrupted"):
         return said, {}
@@ -74,11 +86,11 @@ def store_run(store: RunStore, log: Log, origin: str) -> str:
     folder = store.path(sweep, config.run_id)
     if (folder / "run.json").exists():
         raise ValueError(f"{origin}: {sweep}/{config.run_id} is in {store.root} already, which is the record; nothing imported")
+    status, summary = outcome(log)
     marks = {"imported": True, "imported_from": origin}
     held = store.claim(sweep, config.run_id, config.model_dump(mode="json"), {**source, **marks})
     if held is None:
         raise ValueError(f"{origin}: {folder} has a summary but no run.json; delete it first")
-    status, summary = outcome(log)
     for row in log.rows:
         held.log(row)
     if status == "finished":
@@ -91,17 +103,29 @@ def store_run(store: RunStore, log: Log, origin: str) -> str:
 
 def import_logs(paths: Iterable[Path], store: RunStore) -> tuple[list[str], list[str]]:
     """(what was imported, what was refused and why)."""
-    groups: dict[tuple[str, str], list[Log]] = {}
     refused: list[str] = []
+    files: list[Path] = []
     for path in paths:
         try:
-            for file in logs(path):
-                log = read(file)
-                sweep, config, _ = identify(log)
-                groups.setdefault((sweep, config.run_id), []).append(log)
+            files += logs(path)
         except (ValueError, OSError) as error:
             refused.append(str(error))
-    return _store_all(store, [(merge(parts), str(parts[-1].path)) for parts in groups.values()], refused)
+    groups: dict[tuple[str, str], list[Log]] = {}
+    for file in files:
+        try:
+            log = read(file)
+            sweep, config, _ = identify(log)
+        except (ValueError, OSError) as error:
+            refused.append(str(error))
+            continue
+        groups.setdefault((sweep, config.run_id), []).append(log)
+    whole = []
+    for parts in groups.values():
+        try:
+            whole.append((merge(parts), str(parts[-1].path)))
+        except ValueError as error:
+            refused.append(str(error))
+    return _store_all(store, whole, refused)
 
 
 def import_project(project: str, store: RunStore, api: Any) -> tuple[list[str], list[str]]:

@@ -4,6 +4,7 @@ By `wandb leet inspect --json` where the installed wandb is one it was checked w
 32 KiB, in them records of checksum, length and kind) and W&B's protobuf messages. A log that was cut off is read up to the cut.
 """
 
+import contextlib
 import json
 import struct
 import subprocess
@@ -36,14 +37,22 @@ class Log:
     rows: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
+    tables: Path | None = None  # the folder of its tables; a run of a server has none here
 
-    def table(self, name: str) -> list[dict[str, Any]] | None:
-        """The table logged under `name`, from the folder's media; None where there is none."""
-        files = sorted((self.path.parent / "files/media/table").glob(f"{name}_*.table.json"))
+    def plan(self) -> list[dict[str, Any]] | None:
+        """The plan's rows, from the folder's media; None where there is none.
+
+        Raises ValueError for a table that does not hold them.
+        """
+        files = sorted(self.tables.glob("plan_*.table.json")) if self.tables else []
         if not files:
             return None
-        value = json.loads(files[0].read_text(encoding="utf-8"))
-        return [dict(zip(value["columns"], line, strict=True)) for line in value["data"]]
+        try:
+            value = json.loads(files[0].read_text(encoding="utf-8"))
+            rows = [dict(zip(value["columns"], line, strict=True)) for line in value["data"]]
+            return [row | {"shape": json.loads(row["shape"])} for row in rows]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            raise ValueError(f"{files[0]} is no table of a plan: {error!r}") from error
 
 
 def installed() -> tuple[int, ...]:
@@ -59,11 +68,15 @@ def read(path: Path) -> Log:
         if file.read(len(MAGIC)) != MAGIC:
             raise ValueError(f"{path} is not a W&B log: it does not begin with {MAGIC.decode()!r}")
     if CHECKED[0] <= installed() < CHECKED[1]:
-        try:
+        # the second reader says what is wrong, if anything is
+        with contextlib.suppress(Exception):
             return read_leet(path)
-        except (OSError, ValueError, subprocess.SubprocessError):
-            pass  # the second reader says what is wrong, if anything is
-    return read_protobuf(path)
+    try:
+        return read_protobuf(path)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is a damaged W&B log: {error!r}") from error
 
 
 def read_leet(path: Path) -> Log:
@@ -87,7 +100,7 @@ def _from_leet(record: dict[str, Any]) -> Event:
 
 
 def _log(path: Path, events: Iterable[Event]) -> Log:
-    log = Log(path)
+    log = Log(path, tables=path.parent / "files" / "media" / "table")
     for kind, value in events:
         if kind == "run":
             log.wandb_id, log.group = value["id"], value["group"]
