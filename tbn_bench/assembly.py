@@ -1,5 +1,6 @@
 """From a config, or the record of a finished run, to the data, the network, its plan and its cost."""
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -18,6 +19,8 @@ from tbn_bench.records import RunRecord
 from tbn_bench.scores import FIRST
 
 TRAINING_IMAGES = 5_000  # for a model that starts from the data
+_FAULTS = (RuntimeError, AssertionError, TypeError, ArithmeticError, LookupError, AttributeError)  # of a model
+_NOT_ON_META = (RuntimeError, TypeError, catalog.EntryFailed)  # a tensor's values were asked for, or the model fails anywhere
 
 
 def build(config: RunConfig, from_data: bool = False) -> tuple[Any, nn.Module, Plan, Cost]:
@@ -27,12 +30,37 @@ def build(config: RunConfig, from_data: bool = False) -> tuple[Any, nn.Module, P
     no file is read: for plans, and for a model whose weights are loaded.
     """
     data = data_of(config)
-    try:
+    with _refused(config, data.in_shape):
         return data, *_network(config, offered(data) | (_sample(config, data) if from_data else {}))
-    except (RuntimeError, AssertionError) as error:
+
+
+@contextlib.contextmanager
+def _refused(config: RunConfig, in_shape: Iterable[int]) -> Iterator[None]:
+    """Whatever a model raises while it is built and run once is a ValueError, one line that says on which samples."""
+    try:
+        yield
+    except _FAULTS as error:
+        said = " ".join(str(error).split())
+        kind = "" if isinstance(error, RuntimeError | AssertionError) else f"{type(error).__name__}: "
         raise ValueError(
-            f"{config.model} cannot be built and run on {config.data} samples of shape {data.in_shape}: {error}"
+            f"{config.model} cannot be built and run on {config.data} samples of shape {tuple(in_shape)}: {kind}{said}"
         ) from error
+
+
+def check(config: RunConfig) -> None:
+    """Raises ValueError for what a run of this config would refuse before its first step: data, model, binarizer, optimizer, task.
+
+    No file is read. The model is on torch's meta device, unless it cannot live there.
+    """
+    data = data_of(config)
+    given = offered(data)
+    try:
+        with torch.device("meta"):
+            model = _network(config, given)[0]
+    except _NOT_ON_META:
+        with _refused(config, data.in_shape):
+            model = _network(config, given)[0]
+    build_task(config, data, model)
 
 
 def sketch(config: RunConfig) -> tuple[Any, nn.Module, Plan, Cost]:
@@ -43,12 +71,8 @@ def sketch(config: RunConfig) -> tuple[Any, nn.Module, Plan, Cost]:
     """
     data, own = data_of(config), _own_form(config)
     given = offered(data) | own
-    try:
+    with _refused(config, given["in_shape"]):
         model, plan, total = _without_weights(config, given) or _network(config, given)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"{config.model} cannot be built and run on samples of shape {tuple(given['in_shape'])}: {error}"
-        ) from error
     if own:
         size = " x ".join(map(str, own["in_shape"]))
         plan.warnings.append(
@@ -69,6 +93,7 @@ def _sample(config: RunConfig, data: Any) -> dict[str, Any]:
 def data_of(config: RunConfig) -> Any:
     """The data module of a config; no file is read. Raises ValueError where its labels are for another task."""
     data = catalog.build("data", config.data, batch_size=config.batch_size, seed=config.seed)
+    catalog.check("tasks", config.task, ("model", "config", *OFFERS))
     task = catalog.parse(config.task)[0]
     entry = catalog.load("tasks", task)
     asked = [name for name in ("mixup", "cutmix", "tta") if getattr(config, name)]
@@ -93,7 +118,7 @@ def _without_weights(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Modul
     try:
         with torch.device("meta"):
             found = _network(config, given)
-    except (RuntimeError, TypeError):  # something asked a tensor for its values, or the model cannot take the samples at all
+    except _NOT_ON_META:
         return None
     return None if any(r.activation_bits == 1 for r in found[1].rows) else found
 
@@ -102,6 +127,9 @@ def _network(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Module, Plan,
     """(binarized model, plan, cost) for what a data module offers. Raises RuntimeError where the model cannot take the samples."""
     torch.manual_seed(config.seed)
     model = catalog.build("models", config.model, **given)
+    empty = [name for name, parameter in model.named_parameters() if not parameter.numel()]
+    if empty:
+        raise ValueError(f"{config.model}: {empty[0]} has no elements; every width must be at least 1")
     plan = binarize_(model, config.binarizer, config.keep)
     optimizer_of(model, config)  # refuses what it cannot train, before anything is recorded
     total = cost(model, plan, given["in_shape"])

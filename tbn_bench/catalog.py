@@ -9,12 +9,21 @@ import ast
 import difflib
 import importlib
 import inspect
+import math
 import pkgutil
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
 PACKAGES = ("binarizers", "models", "data", "tasks", "optimizers", "kernels")
+LIMIT_LETTERS = 100_000  # of a call
+_SHOWN = 200  # letters of a value in a message
+
+
+class EntryFailed(ValueError):
+    """An entry met options that it cannot work with, and noticed by an error that does not say so."""
 
 
 def _likeness(word: str, known: str) -> tuple[float, int]:
@@ -55,11 +64,17 @@ def load(package: str, name: str) -> Callable[..., Any]:
 
 
 def parse(call: str) -> tuple[str, dict[str, Any]]:
-    """'tbn(p=4)' -> ("tbn", {"p": 4}). Raises ValueError for anything but a name with literal keyword arguments."""
-    expected = f"expected a call such as tbn(p=4) or a bare name, got {call!r}"
+    """'tbn(p=4)' -> ("tbn", {"p": 4}). Raises ValueError for anything but a name with literal keyword arguments.
+
+    A value is a number (finite, integers of 64 bits), a string, True, False, None, or a list, tuple
+    or dictionary of them: what is written and read back as the same value.
+    """
+    expected = f"expected a call such as tbn(p=4) or a bare name, got {short(call)}"
+    if not isinstance(call, str) or len(call) > LIMIT_LETTERS:
+        raise ValueError(f"{expected}; it must be text of at most {LIMIT_LETTERS:,} letters")
     try:
         node = ast.parse(call.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ValueError(expected) from error
     if isinstance(node, ast.Name):
         return node.id, {}
@@ -69,10 +84,42 @@ def parse(call: str) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"{expected}; write every argument as name=value")
     if len({k.arg for k in node.keywords}) < len(node.keywords):
         raise ValueError(f"{expected}; give every argument once")
+    return node.func.id, {str(k.arg): _literal(k.value, expected) for k in node.keywords}
+
+
+def _literal(node: ast.expr, expected: str) -> Any:
+    """The value of an argument. Raises ValueError, beginning with `expected`."""
     try:
-        return node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
-    except ValueError as error:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f"{expected}; values must be literals (numbers, strings, lists, None, True, False)") from error
+    for part in ast.walk(node):
+        if isinstance(part, ast.Dict) and len(ast.literal_eval(part)) < len(part.keys):
+            raise ValueError(f"{expected}; give every key of {ast.unparse(part)} once")
+    if not _is_plain(value):
+        raise ValueError(
+            f"{expected}; values must be finite numbers of 64 bits, strings, True, False, None, lists, tuples or dictionaries"
+        )
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is the same when it is written and read again: a set has no order, infinity no literal."""
+    if isinstance(value, dict):
+        return _is_plain(list(value)) and _is_plain(list(value.values()))
+    if isinstance(value, list | tuple):
+        return all(_is_plain(part) for part in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return value is None or isinstance(value, str)
+
+
+def short(value: Any) -> str:
+    """repr of a value, cut in the middle where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}...{text[-_SHOWN // 2 :]}"
 
 
 def canonical(call: str) -> str:
@@ -81,22 +128,56 @@ def canonical(call: str) -> str:
     return f"{name}({', '.join(f'{k}={kwargs[k]!r}' for k in sorted(kwargs))})" if kwargs else name
 
 
+def check(package: str, call: str, given: Iterable[str] = ()) -> None:
+    """Raises ValueError unless the entry exists and takes these options with values of these types. Calls nothing.
+
+    given: names of options that are given by other means.
+    """
+    name, kwargs = parse(call)
+    parameters = inspect.signature(load(package, name)).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    options = [n for n, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    for key, value in kwargs.items():
+        if key not in options and not open_ended:
+            raise ValueError(f"{name} has no option {key!r}{did_you_mean(key, options)}")
+        if key in options and not _fits(value, parameters[key].annotation):
+            wanted = inspect.formatannotation(parameters[key].annotation).replace("collections.abc.", "")
+            raise ValueError(f"{name}: option {key} must be {wanted}, got {short(value)}")
+    missing = [n for n in options if parameters[n].default is inspect.Parameter.empty and n not in {*kwargs, *given}]
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(missing)}: write {name}({missing[0]}=...)")
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a literal has the annotated type; text is no number, a list may stand for a tuple, 1 for True."""
+    if annotation is inspect.Parameter.empty:
+        return True
+    value = _lists(value)
+    try:
+        return bool(_lists(TypeAdapter(annotation).validate_python(value)) == value)
+    except (ValidationError, PydanticUserError):  # the second: a type that no literal has
+        return False
+
+
+def _lists(value: Any) -> Any:
+    """Tuples as lists."""
+    if isinstance(value, dict):
+        return {key: _lists(part) for key, part in value.items()}
+    return [_lists(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 def build(package: str, call: str, **extra: Any) -> Any:
     """Calls the entry: build("models", "mlp(hidden=[64])", num_classes=10). Arguments of the call win over `extra`.
 
-    Raises ValueError for an unknown entry or argument (with a suggestion) and for whatever the entry itself refuses.
+    Raises ValueError for an unknown entry or argument (with a suggestion), for a value of another type, and for whatever the
+    entry itself refuses; EntryFailed where the entry refuses it by another error.
     """
+    check(package, call, extra)
     name, kwargs = parse(call)
     entry = load(package, name)
-    parameters = inspect.signature(entry).parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    options = [n for n, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    for key in kwargs:
-        if key not in options and not open_ended:
-            raise ValueError(f"{name} has no option {key!r}{did_you_mean(key, options)}")
-    known_extra = {k: v for k, v in extra.items() if k in options}
-    merged = {**known_extra, **kwargs}
-    missing = [n for n in options if parameters[n].default is inspect.Parameter.empty and n not in merged]
-    if missing:
-        raise ValueError(f"{name} needs {', '.join(missing)}: write {name}({missing[0]}=...)")
-    return entry(**merged)
+    known_extra = {k: v for k, v in extra.items() if k in inspect.signature(entry).parameters}
+    try:
+        return entry(**{**known_extra, **kwargs})
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise EntryFailed(f"{canonical(call)} cannot be built: {type(error).__name__}: {said}; use other options") from error

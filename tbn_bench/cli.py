@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
-from tbn_bench import __version__
+from tbn_bench import __version__, yaml_file
 from tbn_bench.catalog import did_you_mean
 from tbn_bench.config import RunConfig, make
 from tbn_bench.names import is_path
@@ -47,12 +45,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _yaml_file(path: Path) -> dict[str, Any]:
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    value = yaml_file.read(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a mapping of parameters, got {type(value).__name__}")
     return value
@@ -432,6 +425,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         result = args.call(args)
+    except MemoryError:
+        print(f"tbn-bench {args.command}: error: not enough memory; use a smaller network or batch", file=sys.stderr)
+        return 1
     except (ValueError, RecordError, RuntimeError, OSError) as error:
         print(f"tbn-bench {args.command}: error: {error}", file=sys.stderr)
         return 75 if isinstance(error, RunBusy) else 1

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tbn_bench import catalog
 
+MANY = 2**31  # epochs, or samples in a batch
 RUN = r"^[\w.-]*[\w-][\w.-]*/[0-9a-f]{12}$"  # dots alone would be a path
 
 
@@ -22,9 +23,9 @@ class RunConfig(BaseModel):
     binarizer: str = Field("full_precision", description="binarizer, e.g. 'tbn(p=4)'")
     task: str = Field("image_classification", description="task")
     keep: tuple[str, ...] = Field((), description="patterns of weights that stay full precision, e.g. 'fc'")
-    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation (the data split has its own)")
-    epochs: int = Field(20, ge=1, description="epochs")
-    batch_size: int = Field(128, ge=1, description="training batch size")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, order and augmentation (the data split has its own)")
+    epochs: int = Field(20, ge=1, lt=MANY, description="epochs")
+    batch_size: int = Field(128, ge=1, lt=MANY, description="training batch size")
     optimizer: str = Field("sgd", description="optimizer, e.g. adam or 'muon(momentum=0.6)'")
     lr: float = Field(0.1, gt=0, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd only)")
@@ -36,8 +37,8 @@ class RunConfig(BaseModel):
         "epoch", description="when the schedule moves: after every epoch, or every training step"
     )
     min_lr: float = Field(0.0, ge=0, description="learning rate below which no schedule goes (but warm-up)")
-    warmup_epochs: int = Field(0, ge=0, description="linear warm-up")
-    step_epochs: int = Field(20, ge=1, description="epochs between drops (schedule=step)")
+    warmup_epochs: int = Field(0, ge=0, lt=MANY, description="linear warm-up")
+    step_epochs: int = Field(20, ge=1, lt=MANY, description="epochs between drops (schedule=step)")
     step_gamma: float = Field(0.7, gt=0, le=1, description="factor of each drop (schedule=step)")
     bn_momentum_gamma: float = Field(
         1.0, gt=0, le=1, description="factor on batch norm's momentum of 0.1 every step_epochs epochs, down to 0.01"
@@ -113,5 +114,11 @@ def make(values: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig(**values)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
-        raise ValueError("\n".join(faults)) from error
+        raise ValueError("\n".join(_line(e) for e in error.errors())) from error
+
+
+def _line(error: Any) -> str:
+    field = ".".join(map(str, error["loc"]))
+    said = error["msg"].removeprefix("Value error, ")
+    got = "" if "got " in said else f", got {catalog.short(error['input'])}"
+    return f"{field}: {said}{got}"

@@ -321,3 +321,20 @@ def test_emulated_bfloat16_is_announced(call, monkeypatch, tmp_path, capability,
         code, _, err = call("sweep", "s.yaml", "--dry-run")
         assert code == 0
         assert err.count("warning: precision=bf16: this processor (AVX2) has no bfloat16 units") == said
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--model", "mlp(hidden=5)"), ("--model", "resnet_cifar(depth='x')"), ("--binarizer", "tbn(per_layer=5)"),
+        ("--binarizer", "tbn(p={[]: 1})"), ("--data", "smoke(of=5)"), ("--model", "mlp(hidden=[-5])"), ("--model", "mlp(hidden=[0])"),
+        ("--model", "mlp(hidden=[1.5])"), ("--model", "vit(patch=0)"), ("--data", "synthetic(in_shape=[])"), ("--model", "vit(heads=0)"),
+        ("--task", "image_classification(config=1)"), ("--seed", "9" * 30), ("--optimizer", "adam(betas=[])"), ("--data", "synthetic(num_classes=0)"),
+    ],
+    ids=lambda flags: flags[1],
+)  # fmt: skip
+def test_options_that_cannot_be_are_one_line(call, flags):
+    """No traceback, whatever an option is."""
+    code, out, err = call("plan", *flags)
+    assert (code, out) == (1, "")
+    assert only_line(err, "plan")

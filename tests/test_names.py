@@ -1,4 +1,4 @@
-"""Guards names: different sweeps have different folders and W&B ids, and no name leads elsewhere."""
+"""Guards names: different sweeps have their own folders and W&B ids, no name leads elsewhere."""
 
 import re
 
@@ -46,7 +46,7 @@ def test_names_that_look_alike_stay_apart(one, other):
     assert wandb_id(RUN, folder(one)) != wandb_id(RUN, folder(other))
 
 
-@pytest.mark.parametrize("name", ["lr-study", "v1.0", "größe", ".hidden", "x" * 200, "study-20240101"])
+@pytest.mark.parametrize("name", ["lr-study", "v1.0", "größe", ".hidden", "x" * 200, "s-20240101"])
 def test_a_name_that_can_be_a_folder_is_one(name):
     """Folders of sweeps that are recorded already keep their names."""
     assert folder(name) == name
@@ -71,7 +71,7 @@ def test_every_name_gives_a_folder_and_an_id(one, other):
 
 
 def test_sweeps_of_like_names_do_not_skip_each_others_runs(tmp_path):
-    """ "lr study" after "lr-study": its two runs are still to be made, and the dry run names its folder."""
+    """A sweep "lr study" after one "lr-study": its two runs are still to be made, and the dry run names its folder."""
     plain = load(sweep_file(tmp_path, "lr-study"))
     spaced = load(sweep_file(tmp_path, "lr study", "t"))
     store = RunStore(tmp_path)

@@ -36,6 +36,11 @@ def search(**changes):
     return spec(**{"method": "bayes", "run_cap": 2, "metric": LOSS, "parameters": {"lr": {"min": 0.1, "max": 0.2}}, **changes})
 
 
+def parsed_flags(*flags):
+    """The config that `tbn-bench train` makes of these flags."""
+    return cli._config(cli._parser().parse_args(["train", *flags]))
+
+
 GOOD = {
     "every text at the top": spec(
         apiVersion="v1", kind="sweep", description="d", entity="e", program="p.py", project="p", job="j", image_uri="i", name="n"
@@ -123,7 +128,7 @@ BAD = {  # W&B refuses these too
     "parameter seed: max must be an integer, got 5.0": spec(
         parameters={"seed": {"min": 3, "max": 5.0, "distribution": "int_uniform"}}
     ),
-    "write 1.0e-4": drawn(min="1e-4", max=1),
+    "leave its quotes out": drawn(min="1e-4", max=1),
     "must match values one by one and sum to 1": drawn(values=[1, 2], probabilities=[0.3, 0.3]),
     "categorical takes values, not probabilities": drawn(values=[1, 2], probabilities=[0.5, 0.5], distribution="categorical"),
     "unknown distribution 'unifrom', did you mean 'uniform'": drawn(min=1, max=2, distribution="unifrom"),
@@ -235,6 +240,29 @@ def test_all_faults_are_told_at_once(tmp_path):
         line.startswith(f"{path}: {key}")
         for line, key in zip(lines, ("method", "run_cap", "parameter seed", "parameter lr"), strict=True)
     ]
+
+
+def test_numbers_with_an_exponent_are_numbers_everywhere(tmp_path):
+    """YAML 1.1 takes 1e-3 for text: in lists, as ends of a range, below a call, as a metric's target."""
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "method: random\nrun_cap: 2\nmetric: {name: val/loss, target: 1e-9}\nparameters:\n"
+        "  lr: {distribution: log_uniform_values, min: 1e-5, max: 1e-3}\n"
+        "  weight_decay: {values: [1e-4, 2e-4], probabilities: [5e-1, 5e-1]}\n"
+        "  model.dropout: {values: [1e-1]}\n  model: {value: vit}\n"
+    )
+    sweep = load(path)
+    assert (sweep.space["lr"].min, sweep.space["lr"].max) == (1e-5, 1e-3)
+    assert sweep.metrics[0].target == 1e-9
+    assert {c.model for c in sweep.configs} == {"vit(dropout=0.1)"}
+
+
+def test_numbers_that_wandb_hands_on_as_text_are_numbers():
+    """Its agent reads 1e-1 as text and writes it so, also in a dictionary or a list."""
+    config = parsed_flags("--optimizer.betas=['9e-1', 0.99]", "--optimizer=adam")
+    assert config.optimizer == "adam(betas=[0.9, 0.99])"
+    config = parsed_flags("--task={'reg': '1e-3'}")
+    assert config.task == "image_classification(reg=0.001)"
 
 
 def test_a_sweep_file_is_a_mapping():

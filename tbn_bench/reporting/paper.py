@@ -8,9 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tbn_bench import catalog
+from tbn_bench import catalog, yaml_file
 from tbn_bench.records import RecordError
 from tbn_bench.reporting import groups, published, style, write
 from tbn_bench.reporting.groups import Group
@@ -135,10 +133,7 @@ def _settings(repository: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read {path}: {error}; correct or remove it") from error
+    value = yaml_file.read(path)
     return value if isinstance(value, dict) else {}
 
 

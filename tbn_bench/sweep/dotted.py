@@ -7,7 +7,8 @@ import ast
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tbn_bench.catalog import did_you_mean, parse
+from tbn_bench import yaml_file
+from tbn_bench.catalog import did_you_mean, parse, short
 from tbn_bench.config import RunConfig, make
 
 CALLS = ("data", "model", "binarizer", "task", "optimizer")
@@ -78,9 +79,9 @@ def from_flags(texts: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, text in texts.items():
         if name in CALLS and isinstance(_literal(text), dict):
-            values |= {f"{name}.{k}": v for k, v in _literal(text).items()}
+            values |= {f"{name}.{k}": _numbers(v) for k, v in _literal(text).items()}
         elif "." in name or (name == "keep" and text.startswith("[")) or (name in ("init", "teacher") and text == "None"):
-            values[name] = _literal(text)
+            values[name] = _numbers(_literal(text))
         else:
             is_text = RunConfig.model_fields[name].annotation is str or name == "keep"
             values[name] = text if is_text else text.strip("'\"")
@@ -90,13 +91,23 @@ def from_flags(texts: Mapping[str, str]) -> dict[str, Any]:
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
+
+
+def _numbers(value: Any) -> Any:
+    """1e-3 as a number wherever it stands: W&B's YAML takes it for text, and its agent hands that on."""
+    if isinstance(value, dict):
+        return {key: _numbers(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_numbers(part) for part in value]
+    is_number = isinstance(value, str) and yaml_file.EXPONENT.fullmatch(value)
+    return float(value) if is_number else value
 
 
 def _parsed(field: str, call: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(call, str):
-        raise ValueError(f"{field}: expected a call such as tbn(p=4) or a bare name, got {call!r}")
+        raise ValueError(f"{field}: expected a call such as tbn(p=4) or a bare name, got {short(call)}")
     return parse(call)
 
 

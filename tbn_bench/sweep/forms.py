@@ -27,7 +27,7 @@ def _number(value: Any) -> Any:
 
 def _text_hint(value: Any) -> str:
     try:
-        return "; YAML takes 1e-4 for text, write 1.0e-4" if isinstance(value, str) and math.isfinite(float(value)) else ""
+        return "; leave its quotes out" if isinstance(value, str) and math.isfinite(float(value)) else ""
     except ValueError:
         return ""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from tbn_bench import assembly, catalog, convert
+from tbn_bench import assembly
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records import RecordError, RunRecord, RunStore
 from tbn_bench.scores import shown
@@ -14,25 +14,22 @@ from tbn_bench.sweep.planner import Past, Planner, Trial
 from tbn_bench.sweep.process import How
 from tbn_bench.sweep.spec import SweepSpec
 
+_BUILT = ("data", "model", "binarizer", "task", "keep", "optimizer", "momentum", "mixup", "cutmix", "tta", "select")
+
 
 def check(configs: list[RunConfig]) -> None:
-    """Builds every distinct network on the meta device. Raises ValueError listing every config that no layer can satisfy."""
-    import torch
-
+    """Builds every distinct network, with its optimizer and task. Raises ValueError listing every config that cannot be built."""
     errors: dict[str, None] = {}
-    seen: dict[str, Any] = {}
-    for c in configs:
-        key = f"{c.data} | {c.task} | {c.model} | {c.binarizer} | {','.join(c.keep)}"
-        if key in seen:
+    seen: set[tuple[Any, ...]] = set()
+    for config in configs:
+        built = tuple(getattr(config, name) for name in _BUILT)
+        if built in seen:
             continue
-        seen[key] = True
+        seen.add(built)
         try:
-            data = assembly.data_of(c)
-            with torch.device("meta"):
-                model = catalog.build("models", c.model, **assembly.offered(data))
-                convert.binarize_(model, c.binarizer, c.keep)
+            assembly.check(config)
         except ValueError as error:
-            errors |= {f"{c.model} with {c.binarizer}: {line}": None for line in str(error).splitlines()}
+            errors |= {f"{config.model} with {config.binarizer}: {line}": None for line in str(error).splitlines()}
     if errors:
         raise ValueError("\n".join(errors))
 

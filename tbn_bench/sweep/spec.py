@@ -15,8 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tbn_bench import yaml_file
 from tbn_bench.catalog import parse
 from tbn_bench.config import RunConfig, make
 from tbn_bench.names import folder
@@ -73,12 +72,7 @@ def _written(name: str, form: Form, value: Any) -> Any:
 
 def load(path: Path) -> SweepSpec:
     """Reads and expands a sweep file. Raises ValueError, naming the file and the key, for whatever is not right."""
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    value = yaml_file.read(path)
     try:
         spec = expand(value, path.stem)
         return replace(spec, warnings=tuple(f"{path}: {line}" for line in spec.warnings))

@@ -1,0 +1,90 @@
+"""YAML as sweeps and presets are written in it: PyYAML's safe loader, and three things that it lets pass.
+
+1e-3 is a number, as in YAML 1.2 (YAML 1.1 takes it for text). A key that is given twice is an
+error. A file is bounded: in bytes, and in what its anchors stand for.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LIMIT_BYTES = 1_000_000
+LIMIT_VALUES = 100_000  # with every alias written out
+EXPONENT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+")
+_FLOAT = "tag:yaml.org,2002:float"
+_SPECIAL = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # << and =, no names of their own
+_FAULTS = (  # of PyYAML's constructors, e.g. for `!!timestamp x`
+    yaml.YAMLError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag not in _SPECIAL]
+        seen: dict[Any, int] = {}
+        for key in keys:
+            value = self.construct_object(key)
+            line = key.start_mark.line + 1
+            if value in seen:
+                raise ValueError(f"line {line}: {value!r} is given twice, first in line {seen[value]}; keep one")
+            seen[value] = line
+        return node
+
+
+_Loader.add_implicit_resolver(_FLOAT, re.compile(f"(?:{EXPONENT.pattern})$"), list("-+.0123456789"))
+
+
+def read(path: Path) -> Any:
+    """The value of a YAML file. Raises ValueError, one line that names the file."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LIMIT_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > LIMIT_BYTES:
+        raise ValueError(f"{path} is too large: expected at most {LIMIT_BYTES:,} bytes of YAML; write less into one file")
+    try:
+        return parse(content.decode("utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError(f"{path} is not valid YAML: it is nested too deep") from error
+    except _FAULTS as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def parse(text: str) -> Any:
+    """The value of a YAML text. Raises what PyYAML's constructors raise, and ValueError."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        values = _written_out(node, {})
+        if values > LIMIT_VALUES:
+            raise ValueError(f"it stands for {values:.3g} values, expected at most {LIMIT_VALUES:,}; use fewer aliases")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """Number of nodes below `node` and itself, each alias counted as what it stands for."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = float("inf")  # met again below itself: it stands for no end of values
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif isinstance(node, yaml.MappingNode):
+        children = [child for pair in node.value for child in pair]
+    total = 1.0 + sum(_written_out(child, known) for child in children)
+    known[id(node)] = total
+    return total
