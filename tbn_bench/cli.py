@@ -12,7 +12,7 @@ from tbn_bench import __version__, yaml_file
 from tbn_bench.catalog import did_you_mean
 from tbn_bench.config import RunConfig, make
 from tbn_bench.names import is_path
-from tbn_bench.records import RecordError, RunBusy, RunStore, emit
+from tbn_bench.records import RecordError, RunBusy, RunStore, emit, tell
 from tbn_bench.scores import shown
 
 
@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
             word = message.split("'")[1]
             known = next(a.choices for a in self._actions if a.dest in ("command", "action"))
             message = f"unknown command {word!r}{did_you_mean(word, known)}"
-        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        tell(f"{self.prog}: error: {message}", file=sys.stderr)
         raise SystemExit(2)
 
     calls: tuple[str, ...] = ()  # flags that take dotted ones beside them: --binarizer.p=4
@@ -101,26 +101,26 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
         channels_last=args.channels_last, compile=args.compile, devices=args.devices, trackers=tuple(args.tracker), trial=args.trial,
     )  # fmt: skip
     if not args.quiet and not options.rank:
-        print(assembly.build(config)[2], flush=True)
+        tell(assembly.build(config)[2])
     _warn(train.slow_bfloat16(config.precision, args.device))
     record = train.run(config, options, resume=not args.restart)
     if options.rank:
         raise SystemExit(0)  # the first process says it all
     summary = {k: v for k, v in (record.summary or {}).items() if k != "plan"}
-    print(f"run {record.run_id}: test {shown(summary)}, {summary['bits_per_weight']:.3f} bits per weight")
+    tell(f"run {record.run_id}: test {shown(summary)}, {summary['bits_per_weight']:.3f} bits per weight")
     return {"status": record.status, "sweep": record.sweep, **summary}
 
 
 def _warn(line: str) -> None:
     if line:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        tell(f"warning: {line}", file=sys.stderr)
 
 
 def _plan(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench import assembly
 
     _, _, plan, total = assembly.sketch(_config(args))
-    print(plan)
+    tell(plan)
     return total.summary()
 
 
@@ -214,7 +214,7 @@ def _trained_runs(args: argparse.Namespace) -> Path:
                 raise
         else:
             return folder
-    print(f"no trained runs of {args.suite} with checkpoints here: training {file} first, into {here}", flush=True)
+    tell(f"no trained runs of {args.suite} with checkpoints here: training {file} first, into {here}")
     local.run(spec.load(file), here, process.How(device=args.device))
     return here
 
@@ -265,9 +265,7 @@ def _train_first_seed(args: argparse.Namespace) -> None:
         raise ValueError(f"no finished runs of {args.suite} with checkpoints under {here}, and no {file} to train them by")
     sweep = spec.load(file)
     first = min(config.seed for config in sweep.configs)
-    print(
-        f"no trained runs of {args.suite} with checkpoints here: training seed {first} of {file} first, into {here}", flush=True
-    )
+    tell(f"no trained runs of {args.suite} with checkpoints here: training seed {first} of {file} first, into {here}")
     local.run(spec.SweepSpec(sweep.name, [c for c in sweep.configs if c.seed == first]), here, process.How(jobs=2))
 
 
@@ -426,13 +424,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = args.call(args)
     except MemoryError:
-        print(f"tbn-bench {args.command}: error: not enough memory; use a smaller network or batch", file=sys.stderr)
+        tell(f"tbn-bench {args.command}: error: not enough memory; use a smaller network or batch", file=sys.stderr)
         return 1
     except (ValueError, RecordError, RuntimeError, OSError) as error:
-        print(f"tbn-bench {args.command}: error: {error}", file=sys.stderr)
+        tell(f"tbn-bench {args.command}: error: {error}", file=sys.stderr)
         return 75 if isinstance(error, RunBusy) else 1
     except KeyboardInterrupt:
-        print(f"tbn-bench {args.command}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        tell(f"tbn-bench {args.command}: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     emit(result)
     return 1 if result.get("failed") else 0

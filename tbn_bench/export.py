@@ -21,7 +21,7 @@ from tbn_bench import assembly, catalog, packed
 from tbn_bench.artifact import ArtifactError
 from tbn_bench.config import make
 from tbn_bench.convert import binarize_inputs_
-from tbn_bench.records import RunRecord
+from tbn_bench.records import RunRecord, tell
 from tbn_bench.scores import SCORES, score_of, shown
 
 FORMATS = ("safetensors", "pt2", "onnx")
@@ -226,9 +226,9 @@ def _show(result: dict[str, Any], content: Any) -> None:
     ]
     rows.append(("kept weights, biases, normalisation", result["payload_bytes"] - rows[0][1] - rows[1][1]))
     rows.append((f"{result['format']} header or graph", result["file_bytes"] - result["payload_bytes"]))
-    print(f"{result['path']}  (run {result['run_id']})")
+    tell(f"{result['path']}  (run {result['run_id']})")
     for name, size in rows:
-        print(f"  {name:<38}{size:>12,} bytes")
-    print(f"  {'file':<38}{result['file_bytes']:>12,} bytes")
-    print(f"  {'dense float32 state':<38}{result['dense_bytes']:>12,} bytes   {result['ratio']:.1f} times the file")
-    print(f"  outputs within {result['relative_error']:.1e} of the trained model; test {shown(result)}")
+        tell(f"  {name:<38}{size:>12,} bytes")
+    tell(f"  {'file':<38}{result['file_bytes']:>12,} bytes")
+    tell(f"  {'dense float32 state':<38}{result['dense_bytes']:>12,} bytes   {result['ratio']:.1f} times the file")
+    tell(f"  outputs within {result['relative_error']:.1e} of the trained model; test {shown(result)}")

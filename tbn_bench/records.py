@@ -101,6 +101,25 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise RecordError(f"{path} has a damaged row: {error}") from error
 
 
+def printable(text: str) -> str:
+    """Text as it can be shown: what a terminal would obey, or what has no glyph, as its escape (\\x1b).
+
+    Line ends and tabs stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def tell(text: object, file: TextIO | None = None, end: str = "\n") -> None:
+    """print for what may come from a record: at once, and without what a terminal would obey."""
+    print(printable(str(text)), file=file or sys.stdout, end=end, flush=True)
+
+
 def checked_name(name: Any) -> str:
     """`name`, where it can be the name of one file or folder on any system.
 

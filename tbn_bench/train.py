@@ -27,7 +27,7 @@ from tbn_bench.assembly import build, build_task, start_from, trained
 from tbn_bench.config import RunConfig
 from tbn_bench.convert import Plan
 from tbn_bench.cost import Cost
-from tbn_bench.records import NETWORK, RecordError, Run, RunRecord, RunStore, provenance, replace
+from tbn_bench.records import NETWORK, RecordError, Run, RunRecord, RunStore, provenance, replace, tell
 from tbn_bench.scores import SCORES, shown
 from tbn_bench.tasks._base import DivergedError, Task
 from tbn_bench.tracking.mirror import Mirrors
@@ -92,10 +92,7 @@ class _Recorder(Checkpoint):
         if self.lines:
             loss = metrics.get("train/loss", float("nan"))
             held_out = f"val {shown({**metrics, 'score': module.score}, 'val')}  " if "val/loss" in metrics else ""
-            print(
-                f"epoch {row['epoch'] + 1}/{trainer.max_epochs}  loss {loss:.4f}  {held_out}{row['seconds']:.1f} s",
-                flush=True,
-            )
+            tell(f"epoch {row['epoch'] + 1}/{trainer.max_epochs}  loss {loss:.4f}  {held_out}{row['seconds']:.1f} s")
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         version, state, gauss = random.getstate()
@@ -339,7 +336,7 @@ def _keep_network(held: Run, model: nn.Module, plan: Plan, commit: str | None) -
     try:
         packed.pack_(network)
     except ValueError as error:
-        print(f"no packed network beside the record: {error}", flush=True)
+        tell(f"no packed network beside the record: {error}")
         return {}
     packed.save(network, held.path / NETWORK, held.header["config"], commit)
     return {"file_bytes": (held.path / NETWORK).stat().st_size}

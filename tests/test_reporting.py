@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import re
 import subprocess
@@ -195,6 +196,51 @@ def test_latex_special_characters_are_escaped():
     text = write.latex(table)
     assert r"x\_1 \& 50\% $\pm$ 2 \\" in text
     assert "---" in text
+
+
+INJECTED = "\ue000a\ue001\ue002\ue003 \x1b[2J\x9b8m\r\n\x85|\\| <b onclick=x> [here](http://x) \0 $^{_"
+
+
+@pytest.mark.parametrize("mark", ["best", "second", None])
+def test_a_name_brings_no_markup_of_its_own(mark):
+    """The four private characters, escapes, line ends, HTML and links in every text of a table: shown, not obeyed."""
+    columns = [
+        write.Column("a", f"h{INJECTED}", lambda row: row["a"], numeric=False, mark="kind"),
+        write.column("b", "b", numeric=False),
+    ]
+    row = {"a": INJECTED, "b": "=1+1", "kind": mark}
+    table = write.Table(f"t{INJECTED}", columns, [row], f"n{INJECTED}", sources=[INJECTED])
+    latex = write.latex(table)
+    comment, *rest = latex.splitlines()
+    assert comment.startswith("% t")
+    assert all(line.isascii() and line.isprintable() for line in latex.splitlines())
+    bare = re.sub(r"\\[{}\\&%$#_]", "", "\n".join(rest))
+    assert bare.count("{") == bare.count("}")
+    assert latex.count(r"\textbf{") == (mark == "best")
+    assert latex.count(r"\underline{") == (mark == "second")
+    markdown = write.markdown(table)
+    assert all(line.isprintable() for line in markdown.splitlines())
+    assert len(markdown.splitlines()) == 9
+    assert markdown.count("**") == (2 if mark == "best" else 0)
+    assert not re.search(r"(?<!\\)(<b|\]\()", markdown)
+    cell_ends = [len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in markdown.splitlines() if line.startswith("|")]
+    assert cell_ends == [3, 3, 3]
+    page = write.markup(table)
+    assert page.isprintable()
+    assert ("<strong>" in page, "<u>" in page, "<b" in page) == (mark == "best", mark == "second", False)
+    _, (name, formula) = csv.reader(io.StringIO(write.comma_separated(table), newline=""))
+    assert (name, formula) == (INJECTED.replace("\r\n", "\n"), "'=1+1")
+
+
+def test_the_printed_report_has_no_escapes(two_tracks, tmp_path, capsys):
+    """Comparisons and the lines on what could not be read."""
+    damaged = two_tracks / "runs" / "x\x1b[2J\ue000" / "r"
+    damaged.mkdir(parents=True)
+    (damaged / "run.json").write_text("{")
+    build.report(two_tracks, tmp_path / "out")
+    out = capsys.readouterr().out
+    assert r"x\x1b[2J\ue000" in out
+    assert all(line.isprintable() for line in out.splitlines())
 
 
 def test_each_track_has_its_table_and_full_precision_is_in_both(two_tracks, tmp_path):

@@ -888,6 +888,74 @@ def test_export_is_whole_or_not_there(call, store, tmp_path, monkeypatch):
     assert before.splitlines()[0] == ",".join(index.columns([]))
 
 
+def rows_of(path):
+    return list(csv.DictReader(io.StringIO(path.read_bytes().decode(), newline="")))
+
+
+FORMULAS = {
+    "=HYPERLINK(1)": "'=HYPERLINK(1)", "+1+cmd": "'+1+cmd", "-1+1": "'-1+1", "@SUM(A1)": "'@SUM(A1)", "\t=1": "'\t=1", "\r=1": "'\n=1", "a\r=1": "a\n=1",
+    "\uff1d1": "'\uff1d1", "-0.5": "-0.5", "+1e-3": "+1e-3", "-Infinity": "-Infinity", "a=1": "a=1", "": "", "—": "—",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", FORMULAS, ids=repr)
+def test_a_spreadsheet_runs_no_cell(call, store, tmp_path, said):
+    """Text that begins as a formula has an apostrophe before it, also in the head; numbers have none."""
+    end(store, "failed", said)
+    call("export", "--out", str(tmp_path / "x.csv"))
+    (row,) = rows_of(tmp_path / "x.csv")
+    assert row["error"] == FORMULAS[said]
+
+
+def test_a_spreadsheet_runs_no_head(call, store, tmp_path):
+    """A name that a summary brings along; a negative number stays one."""
+    change(finish(store) / "summary.json", **{"=1+1": -2.5})
+    call("export", "--out", str(tmp_path / "x.csv"))
+    (row,) = rows_of(tmp_path / "x.csv")
+    assert row["'=1+1"] == "-2.5"
+
+
+# Clears the screen, sets the window's title, hides, goes to the line's begin, turns the writing direction.
+ESCAPES = "\x1b[2J\x1b]0;title\x07\x9b8m\rfine\u202e\ue000"
+HARMLESS = r"\x1b[2J\x1b]0;title\x07\x9b8m"
+
+
+def hostile(store):
+    """Two runs of a sweep whose name, errors, sources, rows and log try to write to the terminal; one record is damaged."""
+    folder = store.root / "runs" / f"a{ESCAPES}b"
+    for seed, status in ((1, "failed"), (2, "diverged")):
+        path = end(store, status, f"why{ESCAPES}", seed=seed)
+        (path / "metrics.jsonl").write_text(json.dumps({"epoch": 0, f"k{ESCAPES}": ESCAPES}) + "\n")
+        change(path / "run.json", provenance={"hardware": {"cpu": ESCAPES}, "command": ESCAPES, ESCAPES: ESCAPES}, ended=ESCAPES)
+        (path / f"file{ESCAPES}").write_text("")
+        with_checkpoints(path, (f"x{ESCAPES}",))
+        log = store.root / "logs" / folder.name / f"{path.name}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"line{ESCAPES}\n")
+    (store.root / "runs" / "s").rename(folder)
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "run.json").write_text("{")
+    return [make({"seed": seed}).run_id for seed in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["list"], ["list", "--columns=sweep,error,cpu,command"], ["show", "A"], ["compare", "A", "B"], ["tail", "A"], ["verify"], ["seeds"],
+     ["show", "nothing"], ["prune", "--status=failed", "--keep=none"], ["export", "--out=x.csv"], ["show", "damaged"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_record_writes_no_escape_to_the_terminal(store, capsys, monkeypatch, tmp_path, argv):
+    """Whatever a record holds, both streams have text alone; what was there is shown as its escapes."""
+    monkeypatch.chdir(tmp_path)
+    a, b = hostile(store)
+    cli.main(["runs", *(word.replace("A", a).replace("B", b) for word in argv), f"--results={store.root}"])
+    out, err = capsys.readouterr()
+    said = out + err
+    assert [line for line in said.split("\n") if not line.replace("\t", "").isprintable()] == []
+    if argv[-1] != "nothing":
+        assert HARMLESS in said.replace("\\\\", "\\")
+
+
 def test_missing_seeds_are_those_of_the_sweep(store):
     """Union over the sweep's runs of any status, minus what has finished; another sweep's seeds do not count."""
     for seed in range(3):

@@ -25,7 +25,7 @@ from tbn_bench.latency.timing import (
     slug,
     time_case,
 )
-from tbn_bench.records import RunRecord, RunStore
+from tbn_bench.records import RunRecord, RunStore, tell
 from tbn_bench.scores import SCORES, score_of
 
 CALIBRATION = 64  # training images that lossy peers are calibrated on
@@ -251,12 +251,12 @@ def _show_footprint(loaded: list[Any], footprint: dict[str, dict[str, dict[str, 
     for run, _, _ in loaded:
         for name, sizes in footprint.get(run.run_id, {}).items():
             if "gpu_peak_bytes" in sizes:
-                print(
+                tell(
                     f"{run.config['binarizer']} [{name}]: {sizes['gpu_resting_bytes']:,} B on the GPU at rest, {sizes['gpu_peak_bytes']:,} B at the peak"
                 )
                 continue
             grown, peak = (f"{sizes[k]:,}" if k in sizes else "—" for k in ("memory_grown", "memory_peak"))
-            print(
+            tell(
                 f"{run.config['binarizer']} [{name}]: file {sizes['file_bytes']:,} B, a fresh process grows by {grown} B (peak {peak} B)"
             )
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from tbn_bench.kernels._native import LEVEL_VARIABLE
 from tbn_bench.latency.machine import ceilings
-from tbn_bench.records import LatencyRecord, provenance
+from tbn_bench.records import LatencyRecord, provenance, tell
 
 ROUNDS = 31
 MIN_SAMPLE_MS = 5.0  # calls are repeated inside a sample until it lasts about this long: hot caches, a clock read seldom
@@ -306,23 +306,23 @@ def show(record: LatencyRecord) -> None:
         return f"{'—' if value is None else f'{value:.2f}':>9}"
 
     info = record.case_info
-    print(f"\n{record.case}  ({info['clock']}, {info['threads']} thread(s), {info.get('cache', 'hot')})")
+    tell(f"\n{record.case}  ({info['clock']}, {info['threads']} thread(s), {info.get('cache', 'hot')})")
     if info.get("ceilings"):
         c = info["ceilings"]
         names = {"lookup_gmacs": "lookup", "matrix_gmacs": "matrix unit in float32", "matrix_a14_gmacs": "in 14 bits"}
         others = "".join(f", {name} {c[key]:.0f}" for key, name in names.items() if c.get(key))
         reads = ", ".join(f"{v} GB/s from {k}" for k, v in c["read_gb_s"].items())
-        print(f"this machine, one thread: {c['fma_gmacs']:.0f} GMAC/s by FMA{others}; reads {reads}; native level {c['level']}")
-    print(
+        tell(f"this machine, one thread: {c['fma_gmacs']:.0f} GMAC/s by FMA{others}; reads {reads}; native level {c['level']}")
+    tell(
         f"{'method [implementation]':<66}{'p50 ms':>9}{'p20':>9}{'p80':>9}{'n':>4}{'x eager':>9}{'x compil':>9}{'x int8':>9}"
         f"{'weights':>14}{'error':>9}{'x FMA':>7}"
     )
     for row in record.rows:
         name = f"{row['binarizer']} [{row['implementation']}]"
         if row["unavailable"]:
-            print(f"{name:<66}  {row['unavailable']}")
+            tell(f"{name:<66}  {row['unavailable']}")
             continue
-        print(
+        tell(
             f"{name:<66}{row['time_ms_p50']:>9.3f}{row['time_ms_p20']:>9.3f}{row['time_ms_p80']:>9.3f}{row['n']:>4}"
             f"{times(row['ratio'])}{times(row.get('ratio_compiled'))}{times(row.get('ratio_ort_int8'))}"
             f"{row['weight_bytes']:>12,} B{row['relative_error']:>9.1e}"

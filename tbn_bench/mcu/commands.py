@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records import RecordError, RunRecord, RunStore, provenance
+from tbn_bench.records import RecordError, RunRecord, RunStore, provenance, tell
 from tbn_bench.scores import FIRST, score_of
 
 TARGETS, ACTIVATIONS = ("generic", "m4", "m55", "avr"), ("u8", "f32")
@@ -69,8 +69,8 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     report = export.export(
         RunStore(args.results).find(args.run), args.activations, args.target, args.out, args.name, args.zip, args.amalgamate
     )
-    print(export.show(report))
-    print(f"{report['path']}: an Arduino, PlatformIO and CMake library; try: tbn-bench mcu run {report['path']}")
+    tell(export.show(report))
+    tell(f"{report['path']}: an Arduino, PlatformIO and CMake library; try: tbn-bench mcu run {report['path']}")
     return {k: v for k, v in report.items() if k != "layers"}
 
 
@@ -83,19 +83,19 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
         folder, core, args.cc, folder / "build" / f"{core}-{args.cc}-lean", ("-DTEST_WITHOUT_SELFTEST",), args.optimize
     )
     sizes, model = built.sizes, built.model
-    print(f"{folder} for {core}, {built.version}, {args.optimize}")
+    tell(f"{folder} for {core}, {built.version}, {args.optimize}")
     for name, size in (
         ("code", sizes.code),
         ("routines of the compiler", sizes.helpers),
         ("tables", sizes.constants),
         ("static RAM", sizes.data + sizes.bss),
     ):
-        print(f"  {name:<26}{size:>10,} bytes")
-    print(
+        tell(f"  {name:<26}{size:>10,} bytes")
+    tell(
         f"  {'flash of the library':<26}{sizes.library_flash:>10,} bytes, without its self-test; arena {model['arena_bytes']:,} bytes of RAM"
     )
     for fit in toolchain.fits(core, sizes.library_flash, model["arena_bytes"]):
-        print(
+        tell(
             f"  {fit.product.name}: {'fits' if fit.fits else 'does not fit'}, {fit.flash_left:,} bytes of flash and {fit.ram_left:,} of RAM left"
         )
     return {"folder": str(folder), "core": core, "flash_bytes": sizes.library_flash, "arena_bytes": model["arena_bytes"]}
@@ -119,15 +119,15 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             if record.info["run_id"]:
                 store.write_mcu(record)
         except toolchain.DoesNotFit as error:
-            print(f"{job.what}: {str(error).splitlines()[0]}\n", flush=True)
+            tell(f"{job.what}: {str(error).splitlines()[0]}\n")
             too_large += 1
             continue
         except (ValueError, RuntimeError) as error:
-            print(f"{job.what}: {error}", file=sys.stderr, flush=True)
+            tell(f"{job.what}: {error}", file=sys.stderr)
             failed += 1
             continue
         records.append(record)
-    print(table.text(records))
+    tell(table.text(records))
     return {"action": "run", "recorded": [f"{r.device}/{r.case}" for r in records], "failed": failed, "too_large": too_large}
 
 
@@ -170,8 +170,8 @@ def _exported(record: RunRecord, activations: str, target: str, args: argparse.N
     name = f"{args.name or 'net'}_{record.run_id[:6]}_{activations}"
     args.out.mkdir(parents=True, exist_ok=True)
     report = export.export(record, activations, target, args.out / f"{name}_{target}", name, keep_inputs=True)
-    print(f"{record.config['binarizer']}: {report['path']}", flush=True)
-    print(export.show(report), end="\n\n", flush=True)
+    tell(f"{record.config['binarizer']}: {report['path']}")
+    tell(export.show(report), end="\n\n")
     return Path(report["path"])
 
 
@@ -224,7 +224,7 @@ def _report(args: argparse.Namespace) -> dict[str, Any]:
         raise RecordError(
             f"no measurements under {args.results}/mcu{': ' + problems[0] if problems else ''}; make some: tbn-bench mcu run --suite mnist_mcu"
         )
-    print(table.text(records))
+    tell(table.text(records))
     for problem in problems:
-        print(f"unreadable: {problem}", file=sys.stderr)
+        tell(f"unreadable: {problem}", file=sys.stderr)
     return {"action": "report", "records": len(records), "failed": len(problems)}

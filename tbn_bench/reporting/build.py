@@ -15,7 +15,7 @@ from typing import Any
 import altair
 
 from tbn_bench import __version__
-from tbn_bench.records import RecordError
+from tbn_bench.records import RecordError, tell
 from tbn_bench.reporting import figures, protocol, style, tables, write
 from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.page import details, render
@@ -138,8 +138,8 @@ def report(results: Path, out: Path, watch_s: float | None = None) -> dict[str, 
         raise RecordError(f"cannot write the report to {out}: {error.strerror}; choose another folder with --out") from error
     for name, table in built.items():
         if name.startswith(_MAIN) and not watch_s:
-            print(write.markdown(table))
+            tell(write.markdown(table))
     for problem in records.problems:
-        print(f"unreadable, left out: {problem}")
-    print(f"page: {page}")
+        tell(f"unreadable, left out: {problem}")
+    tell(f"page: {page}")
     return {"page": str(page), "runs": len(records.runs), "finished": len(records.finished), "unreadable": len(records.problems)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench import catalog, yaml_file
-from tbn_bench.records import RecordError
+from tbn_bench.records import RecordError, tell
 from tbn_bench.reporting import groups, published, style, write
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records, load
@@ -42,8 +42,8 @@ def of_folder(results: Path, out: Path, repository: Path = Path()) -> dict[str, 
     except OSError as error:
         raise RecordError(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from error
     counts = Counter(row["kind"] for row in rows)
-    print(f"{len(rows)} published cells: {_said(counts)}; {_said(left)}")
-    print(f"paper: {out / 'paper.md'}")
+    tell(f"{len(rows)} published cells: {_said(counts)}; {_said(left)}")
+    tell(f"paper: {out / 'paper.md'}")
     return {"paper": str(out / "paper.md"), "cells": len(rows), **counts}
 
 

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records import replace
+from tbn_bench.records import replace, tell
 from tbn_bench.reporting import build
 from tbn_bench.runs import index
 
@@ -39,7 +39,7 @@ def watch(results: Path, out: Path, every_s: float = 10.0) -> dict[str, Any]:
                 if (done := _built(results, out, every_s)) is not None:
                     last, builds = done, builds + 1
                     _announce(out, f"{os.getpid()}-{builds}")
-                print(f"{time.strftime('%H:%M:%S')} watching {results}; Ctrl-C ends it", flush=True)
+                tell(f"{time.strftime('%H:%M:%S')} watching {results}; Ctrl-C ends it")
             time.sleep(max(every_s, SHARE * (time.monotonic() - began)))
     except KeyboardInterrupt:
         _settle(out)
@@ -51,7 +51,7 @@ def _built(results: Path, out: Path, every_s: float) -> dict[str, Any] | None:
     try:
         return build.report(results, out, every_s)
     except _DAMAGE as error:
-        print(f"not built this time: {error}", flush=True)
+        tell(f"not built this time: {error}")
         return None
 
 

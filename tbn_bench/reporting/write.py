@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tbn_bench.records import printable
 from tbn_bench.reporting.style import text
+from tbn_bench.runs.text import csv_cell
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Table:
     @property
     def footnotes(self) -> list[str]:
         """The note and the numbered sources, a line each."""
-        return [self.note] * bool(self.note) + [f"[{i}] {source}" for i, source in enumerate(self.sources, 1)]
+        notes = [self.note] if self.note else []
+        sources = [f"[{i}] {source}" for i, source in enumerate(self.sources, 1)]
+        return [_line(footnote) for footnote in notes + sources]
 
 
 def column(key: str, header: str, form: str = "", numeric: bool = True) -> Column:
@@ -48,11 +52,17 @@ def column(key: str, header: str, form: str = "", numeric: bool = True) -> Colum
     return Column(key, header, lambda row: text(row.get(key), form), numeric)
 
 
+def _line(text: str) -> str:
+    """One line without control characters, and without the private ones that mark a cell."""
+    return printable(" ".join(text.splitlines())).replace("\t", " ")
+
+
 def cells(table: Table) -> list[list[str]]:
-    return [[c.show(row) for c in table.columns] for row in table.rows]
+    return [[_line(c.show(row)) for c in table.columns] for row in table.rows]
 
 
 # Private characters around a marked cell, which each format writes in its own way after it has escaped the text.
+# Texts have none of their own: _line has escaped them.
 _OPEN = {"best": ("\ue000", "\ue001"), "second": ("\ue002", "\ue003")}
 _MARKDOWN = str.maketrans({"\ue000": "**", "\ue001": "**", "\ue002": "*", "\ue003": "*"})
 _HTML = str.maketrans({"\ue000": "<strong>", "\ue001": "</strong>", "\ue002": "<u>", "\ue003": "</u>"})
@@ -60,7 +70,7 @@ _HTML = str.maketrans({"\ue000": "<strong>", "\ue001": "</strong>", "\ue002": "<
 
 def _marked(row: dict[str, Any], c: Column) -> str:
     before, after = _OPEN.get(row.get(c.mark), ("", ""))
-    return f"{before}{c.show(row)}{after}"
+    return f"{before}{_line(c.show(row))}{after}"
 
 
 def _marked_cells(table: Table) -> list[list[str]]:
@@ -69,21 +79,28 @@ def _marked_cells(table: Table) -> list[list[str]]:
 
 def markdown(table: Table) -> str:
     def line(values: list[str]) -> str:
-        return "| " + " | ".join(v.replace("|", "\\|").replace("\n", " ") for v in values) + " |"
+        return "| " + " | ".join(re.sub(r"(\\*)\|", r"\1\1\\|", v) for v in values) + " |"
 
     rule = line([("---:" if c.numeric else "---") for c in table.columns])
-    body = [line(row).translate(_MARKDOWN) for row in _marked_cells(table)]
-    notes = "".join(f"\n\n{footnote}" for footnote in table.footnotes)
-    return "\n".join([f"### {table.title}", "", line([c.header for c in table.columns]), rule, *body]) + notes + "\n"
+    head = line([_plain(_line(c.header)) for c in table.columns])
+    body = [line([_plain(cell) for cell in row]).translate(_MARKDOWN) for row in _marked_cells(table)]
+    notes = "".join(f"\n\n{_plain(footnote)}" for footnote in table.footnotes)
+    return "\n".join([f"### {_plain(_line(table.title))}", "", head, rule, *body]) + notes + "\n"
+
+
+def _plain(value: str) -> str:
+    """Without HTML and links of its own, in Markdown."""
+    return re.sub(r"<(?=[A-Za-z/!?])|\](?=\()", r"\\\g<0>", value)
 
 
 def comma_separated(table: Table) -> str:
-    """Raw values, one column per key; read it with na_values='—'."""
+    """Raw values, one column per key, cells as by csv_cell; read it with na_values='—'."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     keys = table.raw or [c.key for c in table.columns]
-    writer.writerow(keys)
-    writer.writerows([[text(row.get(key)) for key in keys] for row in table.rows])
+    writer.writerow(map(csv_cell, keys))
+    for row in table.rows:
+        writer.writerow(csv_cell(text(row.get(key))) for key in keys)
     return out.getvalue()
 
 
@@ -128,7 +145,7 @@ def latex(table: Table) -> str:
         return " & ".join(shown) + r" \\"
 
     head = [r"\toprule", " & ".join(map(_head, table.columns)) + r" \\", r"\midrule"]
-    out = [f"% {table.title}. {table.note}".replace("\n", " ")]
+    out = [f"% {_line(table.title)}. {_line(table.note)}"]
     for part in _pages(rows, wraps):
         out += [rf"\noindent\resizebox{{{_FITS}}}{{!}}{{%", rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}", *head, *map(line, part)]
         out += [r"\bottomrule", r"\end{tabular}}", r"\par\medskip"]
@@ -137,7 +154,8 @@ def latex(table: Table) -> str:
 
 def _head(c: Column) -> str:
     """Broken after its comma, so that a number's column is no wider than it must be."""
-    lines = c.header.split(", ") if len(c.header) > _HEAD else [c.header]
+    header = _line(c.header)
+    lines = header.split(", ") if len(header) > _HEAD else [header]
     text = r",\\ ".join(map(_escape, lines))
     return rf"\shortstack[{'r' if c.numeric else 'l'}]{{{text}}}" if len(lines) > 1 else text
 
@@ -169,7 +187,9 @@ def markup(table: Table) -> str:
         kind = "n" if c.numeric else "t long" if len(text) > LONG else "t"
         return f'<td class="{kind}"{value}>{html.escape(text).translate(_HTML)}</td>'
 
-    heads = "".join(f'<th scope="col" class="{"n" if c.numeric else "t"}">{html.escape(c.header)}</th>' for c in table.columns)
+    heads = "".join(
+        f'<th scope="col" class="{"n" if c.numeric else "t"}">{html.escape(_line(c.header))}</th>' for c in table.columns
+    )
     body = "".join(f"<tr>{''.join(cell(c, row) for c in table.columns)}</tr>" for row in table.rows)
     note = "".join(f'<p class="note">{html.escape(footnote)}</p>' for footnote in table.footnotes)
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{note}'

@@ -8,18 +8,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records import RecordError, RunStore
-from tbn_bench.runs import filters, index
+from tbn_bench.records import RecordError, RunStore, tell
+from tbn_bench.runs import filters, index, text
 from tbn_bench.runs.index import Row
 
 
 def table(rows: list[Row]) -> str:
-    """CSV with a head: identity, config, scores, cost, provenance, then whatever else summaries hold; empty where unknown."""
+    """CSV with a head: identity, config, scores, cost, provenance, then whatever else summaries hold; empty where unknown.
+
+    Cells as by text.csv_cell.
+    """
     out = io.StringIO()
     names = index.columns(rows)
-    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(text.csv_cell, names))
+    for row in rows:
+        writer.writerow(text.csv_cell(row.get(name, "")) for name in names)
     return out.getvalue()
 
 
@@ -42,7 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     problems: list[str] = []
     found = filters.chosen(index.rows(RunStore(args.results), problems), args.filter)
     write(args.out, table(found))
-    print(f"{len(found)} runs in {args.out}")
+    tell(f"{len(found)} runs in {args.out}")
     for problem in problems:
-        print(f"unreadable: {problem}", file=sys.stderr)
+        tell(f"unreadable: {problem}", file=sys.stderr)
     return {"runs": len(found), "unreadable": len(problems), "file": str(args.out)}

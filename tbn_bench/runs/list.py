@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tbn_bench.records import RunStore
+from tbn_bench.records import RunStore, tell
 from tbn_bench.runs import filters, index, text
 from tbn_bench.runs.index import Row
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if lines:
         text.say(lines)
     for problem in problems:
-        print(f"unreadable: {problem}", file=sys.stderr)
+        tell(f"unreadable: {problem}", file=sys.stderr)
     return {"runs": len(found), "unreadable": len(problems)}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.catalog import did_you_mean
-from tbn_bench.records import RecordError, RunStore
+from tbn_bench.records import RecordError, RunStore, tell
 from tbn_bench.runs import index, text
 from tbn_bench.runs.index import STATUSES
 from tbn_bench.runs.lock import held, taken
@@ -43,11 +43,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             files = spare(path, args.keep) if mine and _status(store, path) in statuses else []
             if not mine:
                 counts["held"] += 1
-                print(f"{row['sweep']}/{row['run_id']}: held by a process, left alone")
+                tell(f"{row['sweep']}/{row['run_id']}: held by a process, left alone")
             elif files:
                 _delete(row, files, counts, args.dry_run)
     verb = "would be freed" if args.dry_run else "freed"
-    print(f"{counts['files']} checkpoints of {counts['runs']} runs, {text.size(counts['freed_bytes'])} {verb}")
+    tell(f"{counts['files']} checkpoints of {counts['runs']} runs, {text.size(counts['freed_bytes'])} {verb}")
     return {**counts, "dry_run": args.dry_run}
 
 
@@ -63,7 +63,7 @@ def _delete(row: index.Row, files: list[Path], counts: dict[str, int], dry_run: 
     size = sum(file.lstat().st_size for file in files)
     for file in [] if dry_run else files:
         file.unlink()
-    print(f"{row['sweep']}/{row['run_id']}: {', '.join(file.name for file in files)}, {text.size(size)}")
+    tell(f"{row['sweep']}/{row['run_id']}: {', '.join(file.name for file in files)}, {text.size(size)}")
     counts["runs"] += 1
     counts["files"] += len(files)
     counts["freed_bytes"] += size

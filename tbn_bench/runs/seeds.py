@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records import RunStore
+from tbn_bench.records import RunStore, tell
 from tbn_bench.runs import filters, index, text
 from tbn_bench.runs.index import FIELDS, Row
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if lines:
         text.say(text.align(lines, limit=text.width()))
     for problem in problems:
-        print(f"unreadable: {problem}", file=sys.stderr)
+        tell(f"unreadable: {problem}", file=sys.stderr)
     complete = sum(not g.missing for g in found)
     return {
         "groups": len(found),

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from tbn_bench.records import printable, tell
 from tbn_bench.scores import SCORES
 
 GAP = "  "
@@ -19,7 +20,7 @@ def word(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
         return ",".join(map(word, value))
-    return " ".join(str(value).split())
+    return printable(" ".join(str(value).split()))
 
 
 def score(name: Any, value: Any) -> str:
@@ -35,6 +36,27 @@ def size(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.3g} {unit}" if count < 999.5 * scale else f"{count / scale:.0f} {unit}"
     return f"{count} bytes"
+
+
+# also in full width, which some spreadsheets read as the same
+_FORMULA = tuple("=+-@\t\n\uff1d\uff0b\uff0d\uff20")
+
+
+def csv_cell(value: Any) -> Any:
+    """A value for a CSV file. Text that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    Numbers stay as they are, also where they are text. Line ends become \\n, the one that csv quotes.
+    """
+    if not isinstance(value, str):
+        return value
+    value = value.replace("\r\n", "\n").replace("\r", "\n")
+    if not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def width() -> int | None:
@@ -62,7 +84,7 @@ def cut(text: str, limit: int) -> str:
 def say(lines: Iterable[str]) -> None:
     """Prints at once. A reader that has seen enough (| head) ends the program without a word."""
     try:
-        print("\n".join(lines), flush=True)
+        tell("\n".join(lines))
     except BrokenPipeError:
         _leave()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tbn_bench.records import RecordError, RunStore
+from tbn_bench.records import RecordError, RunStore, tell
 from tbn_bench.sweep import estimate
 from tbn_bench.sweep.launch import Launch, check
 from tbn_bench.sweep.planner import Trial
@@ -340,7 +340,7 @@ def run(
         "metric": spec.metrics[0].name if spec.metrics else "",
     }  # fmt: skip
     sweep = _Sweep(spec, store, how, sampler, order=order)
-    print(f"sweep {spec.name}: {estimate.counts(spec, len(sweep.skipped))}", flush=True)
+    tell(f"sweep {spec.name}: {estimate.counts(spec, len(sweep.skipped))}")
     if dry_run:
         return estimate.dry_run(spec, store, how)
     if sweep.total != 0:

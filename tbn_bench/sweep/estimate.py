@@ -6,7 +6,7 @@ from typing import Any
 
 from tbn_bench import catalog
 from tbn_bench.config import RunConfig
-from tbn_bench.records import RunRecord, RunStore
+from tbn_bench.records import RunRecord, RunStore, tell
 from tbn_bench.sweep.process import How
 from tbn_bench.sweep.spec import SweepSpec
 
@@ -43,14 +43,14 @@ def dry_run(spec: SweepSpec, store: RunStore, how: How) -> dict[str, Any]:
     done = [r for r in store.runs([]) if r.status == "finished"]
     finished = {c.run_id for c in spec.configs if store.finished(spec.name, c.run_id)}
     for c in spec.configs:
-        print(f"{c.run_id}  {'done' if c.run_id in finished else 'to run'}  {c.command}")
+        tell(f"{c.run_id}  {'done' if c.run_id in finished else 'to run'}  {c.command}")
     todo = [c for c in spec.configs if c.run_id not in finished]
     times = [s for c in todo if (s := seconds_of(c, done)) is not None]
     sizes = [b for c in todo if (b := bytes_of(c, done)) is not None]
     jobs = len(how.slots)
     if todo:
-        print(_time(sum(times) / jobs, len(times), len(todo), jobs))
-        print(_disk(sum(sizes), len(sizes), len(todo)))
+        tell(_time(sum(times) / jobs, len(times), len(todo), jobs))
+        tell(_disk(sum(sizes), len(sizes), len(todo)))
     return {
         "sweep": spec.name, "runs": len(spec.configs), "finished": len(finished), "to_run": len(todo),
         "estimated_seconds": round(sum(times) / jobs, 1) if times and len(times) == len(todo) else None,

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from tbn_bench import assembly
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records import RecordError, RunRecord, RunStore
+from tbn_bench.records import RecordError, RunRecord, RunStore, tell
 from tbn_bench.scores import shown
 from tbn_bench.sweep.planner import Past, Planner, Trial
 from tbn_bench.sweep.process import How
@@ -166,12 +166,12 @@ class Launch:
 
     def say(self, line: str) -> None:
         if self.plain:
-            print(line, file=self.out, flush=True)
+            tell(line, file=self.out)
 
     def summary(self) -> dict[str, Any]:
         """Counts and ids; names the failed on standard error."""
         for run_id, why in self.failed.items():
-            print(f"failed {run_id}: {why}", file=sys.stderr)
+            tell(f"failed {run_id}: {why}", file=sys.stderr)
         return {
             "sweep": self.spec.name, "runs": len(self.planner.trials) if self.spec.is_search else len(self.spec.configs),
             "skipped": len(self.skipped), "finished": len(self.done), "stopped": len(self.stopped), "failed": len(self.failed),

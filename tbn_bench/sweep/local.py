@@ -16,8 +16,9 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from tbn_bench.records import RunStore
+from tbn_bench.records import RunStore, printable, tell
 from tbn_bench.sweep import estimate, process
 from tbn_bench.sweep.launch import Launch, check
 from tbn_bench.sweep.planner import Trial
@@ -143,7 +144,8 @@ class _Engine(Launch):
             table.add_column(column)
         for run_id, (trial, a) in self.live.items():
             c = trial.config
-            table.add_row(run_id, c.model, c.binarizer, str(c.seed), str(a.number), f"{a.seconds:.0f}")
+            cells = (run_id, c.model, c.binarizer, str(c.seed), str(a.number), f"{a.seconds:.0f}")
+            table.add_row(*(Text(printable(cell)) for cell in cells))  # Text: its brackets are no markup
         return table
 
 
@@ -152,7 +154,7 @@ def run(spec: SweepSpec, results: Path, how: How | None = None, dry_run: bool = 
     how, store, console = how or How(), RunStore(results), Console()
     check(spec.configs)
     engine = _Engine(spec, store, how, sampler, not console.is_terminal)
-    print(f"sweep {spec.name}: {estimate.counts(spec, len(engine.skipped))}", flush=True)
+    tell(f"sweep {spec.name}: {estimate.counts(spec, len(engine.skipped))}")
     if dry_run:
         return estimate.dry_run(spec, store, how)
     screen = contextlib.nullcontext() if engine.plain else Live(console=console, refresh_per_second=4)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.config import make
-from tbn_bench.records import RunRecord, RunStore
+from tbn_bench.records import RunRecord, RunStore, tell
 from tbn_bench.tracking.account import require_key, wandb_id, where
 
 
@@ -23,9 +23,9 @@ def import_runs(paths: list[Path], results: Path, project: str | None = None, ap
     store = RunStore(results)
     imported, refused = offline.import_logs(paths, store) if paths else offline.import_project(project, store, api or _api())
     for line in imported:
-        print(f"imported {line}")
+        tell(f"imported {line}")
     for line in refused:
-        print(f"refused: {line}", file=sys.stderr)
+        tell(f"refused: {line}", file=sys.stderr)
     return {"imported": imported, "refused": refused, "failed": len(refused)}
 
 
@@ -60,7 +60,7 @@ def sync(runs: list[str], results: Path, dry_run: bool = False) -> dict[str, Any
     if found and not dry_run:
         require_key("runs sync")
     for record, folder in found:
-        print(f"{'would push' if dry_run else 'pushing'} {record.sweep}/{record.run_id}  {folder}", flush=True)
+        tell(f"{'would push' if dry_run else 'pushing'} {record.sweep}/{record.run_id}  {folder}")
     if found and not dry_run:
         _push([folder for _, folder in found])
     return {"runs": len({id(record) for record, _ in found}), "folders": [str(folder) for _, folder in found], "dry_run": dry_run}

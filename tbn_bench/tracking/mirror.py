@@ -17,7 +17,7 @@ from torch import nn
 from tbn_bench import packed
 from tbn_bench.config import RunConfig
 from tbn_bench.convert import Plan
-from tbn_bench.records import to_json
+from tbn_bench.records import tell, to_json
 from tbn_bench.tasks._base import binary_weights
 from tbn_bench.tracking.diagnostics import Histogram, tile_histograms
 
@@ -165,7 +165,7 @@ class Mirrors:
 def _warn(what: str, error: Exception) -> None:
     """Not by warnings.warn: `python -W error` would turn it into the failure it speaks of."""
     said = " ".join(str(error).split())
-    print(f"warning: {what} ({type(error).__name__}: {said}); the run goes on, its record is whole", file=sys.stderr, flush=True)
+    tell(f"warning: {what} ({type(error).__name__}: {said}); the run goes on, its record is whole", file=sys.stderr)
 
 
 def plain(value: Any) -> str:
