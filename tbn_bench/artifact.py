@@ -1,58 +1,46 @@
-"""The packed file: a safetensors file whose binary weights are bits. numpy only; tensors of a network are what packed.py makes of it.
+"""The packed file: a safetensors file whose binary weights are bits. numpy only; packed.py makes it of a network.
 
-Every tensor is an ordinary safetensors tensor. A binary weight `layer.weight` is those of its stored form (storage.py: tile, alphas,
-and for some methods codebook and offsets), named in the metadata.
-Metadata (strings, as the format asks): format = "pt"; tbn_format_version = "2"; tbn_layers = JSON {weight name: {tile, alphas, shape, p,
-q, bit_order, sha256 of the tile's bytes; where they differ from signs, float32 scales and aligned copies also code, index_bits, codebook,
-exponents, offsets, copies, shifts, rank}}; tbn_aliases = JSON {name: name of the tensor it shares}; tbn_inputs = JSON {layer: kind of
-its input binarizer}; tbn_config = JSON of the run's config or
-null; producer, commit. Version 1 had none of the optional fields and is read too.
+Its tensors are called uint8, float32, ...: all values of that type, one tensor of the network after another. Which they
+are is said in the metadata (strings, as the format asks):
+
+    tbn_format_version   "3"
+    sha256               of the whole file with 64 zeros in this place
+    tbn_layers           the description of the tensors (description.py)
+    tbn_aliases          JSON {name: name of the tensor it shares}
+    tbn_inputs           JSON {layer: kind of its input binarizer}
+    tbn_config           JSON of the run's config, as far as it differs from the defaults
+    producer, commit
+
+What would be empty is left out. Versions 1 and 2 (description_v2.py) are read too; there only the tiles have hashes.
 """
 
 import hashlib
 import json
 import os
+import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
 
-from tbn_bench import __version__
-from tbn_bench.copies import Copies
-from tbn_bench.storage import Form
+from tbn_bench import __version__, description, description_v2
+from tbn_bench.description import Damaged, Weight
 
-VERSION = 2
-READABLE = ("1", "2")
-BIT_ORDER = "lsb first, set = +1"
-_FIELDS = {"tile": str, "alphas": str, "shape": list, "p": int, "q": int, "bit_order": str, "sha256": str}
-_OPTIONAL = {
-    "code": str, "index_bits": int, "codebook": str, "exponents": bool, "offsets": str, "copies": str, "shifts": list,
-    "rank": int,
-}  # fmt: skip
+VERSION = 3
+READABLE = ("1", "2", "3")
+HEADER_BYTES = 1 << 20  # the largest header; 43 KB is the largest that a network of ours ever had
+DENSE_BYTES = 4 << 20  # dense weights that any file may ask for,
+DENSE_RATIO = 2048  # and how many times the file's own bytes: 64 copies of a sign as float32
+_NO_HASH = "0" * 64
 
 
 class ArtifactError(ValueError):
     """A packed file that must not be used: damaged, of another version, or not a packed file at all."""
-
-
-@dataclass(frozen=True)
-class Weight:
-    """Where a binary weight lies in the file: its form, and the name in the file of each of the form's tensors."""
-
-    form: Form
-    names: dict[str, str]
-
-    @property
-    def tile(self) -> str:
-        return self.names["tile"]
-
-    @property
-    def alphas(self) -> str:
-        return self.names["alphas"]
 
 
 @dataclass
@@ -71,40 +59,128 @@ class Artifact:
         """Bytes of all tensors: what cost.stored_bytes predicts. The rest of the file is its header."""
         return sum(t.nbytes for t in self.tensors.values())
 
-    def dense(self) -> dict[str, NDArray[np.float32]]:
-        """Every binary weight as the float32 array it stands for, by name."""
-        return {n: w.form.dense({k: self.tensors[v] for k, v in w.names.items()}) for n, w in self.weights.items()}
+    @property
+    def header_bytes(self) -> int:
+        """Bytes of the file before its tensors; they depend on no value in a tensor."""
+        return len(_header(self)[0])
+
+    @property
+    def file_bytes(self) -> int:
+        return self.header_bytes + self.payload_bytes
+
+    def of(self, weight: Weight) -> dict[str, NDArray[Any]]:
+        """The tensors of a binary weight, by the names of its form."""
+        return {part: self.tensors[name] for part, name in weight.names.items()}
+
+    def check(self) -> None:
+        """Raises Damaged where tensors are missing, or a binary weight holds what no method stores: a scale that is NaN."""
+        for name, target in self.aliases.items():
+            if target not in self.tensors:
+                raise Damaged(f"{name} shares the tensor {target!r}, which is missing")
+            if name in self.tensors:
+                raise Damaged(f"{name} is a tensor and shares another")
+        for name, weight in self.weights.items():
+            fault = self._fault(weight)
+            if fault:
+                raise Damaged(f"weight {name}: {fault}")
+
+    def _fault(self, weight: Weight) -> str:
+        if not all(tensor in self.tensors for tensor in weight.names.values()):
+            return "its tensors are missing"
+        tensors = self.of(weight)
+        return weight.form.check(tensors) or weight.form.check_values(tensors)
+
+    def dense(self, most_bytes: float | None = None) -> dict[str, NDArray[np.float32]]:
+        """Every binary weight as the float32 array it stands for, by name.
+
+        A small file can name huge weights. Raises ArtifactError where they take more than most_bytes (default: the larger
+        of DENSE_BYTES and DENSE_RATIO times the tensors of the file), and where one of them is not finite.
+        """
+        allowed = max(DENSE_BYTES, DENSE_RATIO * self.payload_bytes) if most_bytes is None else most_bytes
+        asked = sum(weight.form.dense_bytes for weight in self.weights.values())
+        if asked > allowed:
+            raise ArtifactError(
+                f"the dense weights take {asked:,} bytes, {allowed:,} are allowed for a file of this size; "
+                "if you trust it, call dense(most_bytes=...)"
+            )
+        return {name: self._dense(name, weight) for name, weight in self.weights.items()}
+
+    def _dense(self, name: str, weight: Weight) -> NDArray[np.float32]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            dense = weight.form.dense(self.of(weight))
+        if not np.isfinite(dense).all():
+            raise ArtifactError(f"weight {name} is not finite: its scales are too large for float32; export it again")
+        return dense
 
 
-def _entry(weight: Weight, tile: NDArray[Any]) -> dict[str, Any]:
-    """A weight's description in the metadata."""
-    form, names = weight.form, weight.names
-    entry = {
-        "tile": weight.tile, "alphas": weight.alphas, "shape": list(form.shape), "p": form.p, "q": form.q, "bit_order": BIT_ORDER,
-        "sha256": hashlib.sha256(tile.tobytes()).hexdigest(),
-    }  # fmt: skip
-    entry |= {"exponents": True} if form.exponents else {}
-    entry |= {"offsets": names["offsets"]} if form.offsets else {}
-    entry |= {"code": form.code} if form.code != "sign" else {}
-    entry |= {"codebook": names["codebook"], "index_bits": form.index_bits} if form.code == "codebook" else {}
-    entry |= {"rank": form.rank} if form.code == "low_rank" else {}
-    if form.copies is not None:
-        entry |= {"copies": form.copies.kind, "shifts": [list(s) for s in form.copies.shifts]}
-    return entry
+def _metadata(artifact: Artifact, layers: str) -> dict[str, str]:
+    found = {
+        "tbn_format_version": str(VERSION),
+        "sha256": _NO_HASH,
+        "tbn_layers": layers,
+        "tbn_aliases": _json(artifact.aliases or None),
+        "tbn_inputs": _json(artifact.inputs or None),
+        "tbn_config": _json(artifact.config),
+        "producer": f"tbn_bench {__version__}",
+        "commit": artifact.commit or "",
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _json(value: dict[str, Any] | None) -> str:
+    """Compact JSON; '' of None. An empty config is not None: its run has the defaults."""
+    return "" if value is None else json.dumps(value, separators=(",", ":"))
+
+
+def _header(artifact: Artifact) -> tuple[bytes, list[str]]:
+    """(the first bytes of the file, with zeros for the hash; the names of the tensors in order).
+
+    Raises ValueError for what a packed file cannot hold.
+    """
+    layers, order = description.describe(artifact.tensors, artifact.weights, artifact.aliases)
+    entries: dict[str, Any] = {"__metadata__": _metadata(artifact, layers)}
+    start = 0
+    arrays = [artifact.tensors[name] for name in order]
+    for dtype, code in description.TYPES.items():
+        own = [array for array in arrays if array.dtype == dtype]
+        size = sum(array.nbytes for array in own)
+        if size:
+            count = sum(array.size for array in own)
+            entries[dtype] = {"dtype": code, "shape": [count], "data_offsets": [start, start + size]}
+            start += size
+    text = json.dumps(entries, separators=(",", ":"))
+    text += " " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    if len(text) > HEADER_BYTES:
+        raise ValueError(f"the header is {len(text)} bytes, the most is {HEADER_BYTES}; it has too many layers")
+    return len(text).to_bytes(8, "little") + text.encode("ascii"), order
+
+
+def _hash(header: bytes, data: bytes | memoryview) -> str:
+    """Of a header with zeros for the hash, and the data."""
+    made = hashlib.sha256(header)
+    made.update(data)
+    return made.hexdigest()
+
+
+def _hash_field(value: str) -> bytes:
+    """The hash in a header; escaped quotes keep it apart from what other fields say."""
+    return f'"sha256":"{value}"'.encode()
 
 
 def write(path: Path, artifact: Artifact) -> int:
     """Writes the file, whole or not at all, and returns its size in bytes. Raises ArtifactError where that fails."""
-    layers = {name: _entry(w, artifact.tensors[w.tile]) for name, w in artifact.weights.items()}
-    metadata = {
-        "format": "pt", "tbn_format_version": str(VERSION), "tbn_layers": json.dumps(layers),
-        "tbn_aliases": json.dumps(artifact.aliases), "tbn_config": json.dumps(artifact.config), "tbn_inputs": json.dumps(artifact.inputs),
-        "producer": f"tbn_bench {__version__}", "commit": artifact.commit or "",
-    }  # fmt: skip
-    data = save({k: np.ascontiguousarray(v) for k, v in artifact.tensors.items()}, metadata)
+    try:
+        artifact.check()
+        header, order = _header(artifact)
+    except ValueError as error:
+        raise ArtifactError(f"cannot write {path}: {error}") from error
+    arrays = [artifact.tensors[name] for name in order]
+    data = b"".join(a.tobytes() for dtype in description.TYPES for a in arrays if a.dtype == dtype)
+    header = header.replace(_hash_field(_NO_HASH), _hash_field(_hash(header, data)))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
+            file.write(header)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -112,82 +188,144 @@ def write(path: Path, artifact: Artifact) -> int:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ArtifactError(f"cannot write {path}: {error.strerror}; free space or choose another --out") from error
-    return len(data)
+    return len(header) + len(data)
 
 
 def read(path: Path) -> Artifact:
-    """Reads and checks a packed file. Nothing in it is executed. Raises ArtifactError, saying what is wrong with which file."""
+    """Reads and checks a packed file, in memory in proportion to its size. Nothing in it is executed.
+
+    Raises ArtifactError, saying in one line what is wrong with which file.
+    """
     try:
-        with safe_open(str(path), framework="np") as file:
-            metadata = file.metadata() or {}
-            _check_version(path, metadata)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        data = _bytes(path)
+        metadata, arrays = _parsed(data)
+        version = metadata.get("tbn_format_version")
+        if version not in READABLE:
+            raise _refusal(path, version)
+        artifact = _read_3(data, metadata, arrays) if version == "3" else _read_2(metadata, arrays)
+        artifact.check()
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
+    except Damaged as error:
+        raise ArtifactError(f"{path}: {_printable(str(error))}; export it again") from error
+    return artifact
+
+
+def _refusal(path: Path, version: str | None) -> ArtifactError:
+    if version is None:
+        return ArtifactError(f"{path} is a safetensors file but not a packed network (no tbn_format_version)")
+    known = ", ".join(READABLE)
+    return ArtifactError(
+        f"{path} has format version {_printable(version)[:40]!r}, this tbn_bench reads {known}; use the version that wrote it"
+    )
+
+
+def _printable(text: str) -> str:
+    """One line of at most 300 characters that a terminal shows as they are."""
+    return "".join(c if c.isprintable() else "?" for c in text[:300])
+
+
+def _bytes(path: Path) -> bytes:
+    """The file. Raises OSError, Damaged for what is no file (reading a pipe would wait for ever) or has a huge header."""
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise Damaged("not a regular file")
+        start = file.read(8)
+        if int.from_bytes(start, "little") > HEADER_BYTES:
+            raise Damaged(f"not a whole safetensors file: its header is said to be larger than {HEADER_BYTES} bytes")
+        return start + file.read()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _parsed(data: bytes) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    """(metadata, tensors) of a safetensors file. Raises Damaged."""
+    try:
+        entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call] # it has no types
     except SafetensorError as error:
-        raise ArtifactError(f"{path} is not a whole safetensors file: {error}; export it again") from error
+        raise Damaged(f"not a whole safetensors file: {error}") from error
+    header = _loads(data[8 : _data_start(data)], "the header")
+    return header.get("__metadata__") or {}, {name: _array(name, entry) for name, entry in entries}
+
+
+def _data_start(data: bytes) -> int:
+    return 8 + int.from_bytes(data[:8], "little")
+
+
+def _loads(text: str | bytes, what: str) -> dict[str, Any]:
+    """A JSON object. Raises Damaged where it is none, holds NaN or Infinity, or is nested too deep."""
     try:
-        layers, aliases, config = (json.loads(metadata[k]) for k in ("tbn_layers", "tbn_aliases", "tbn_config"))
-        inputs = json.loads(metadata.get("tbn_inputs", "{}"))
-    except (KeyError, ValueError) as error:
-        raise ArtifactError(f"{path} has damaged metadata: {error}; export it again") from error
-    if not all(isinstance(v, dict) for v in (layers, aliases, inputs)):
-        raise ArtifactError(f"{path} has damaged metadata: layers, aliases and inputs must be JSON objects; export it again")
-    weights = {name: _weight(path, name, entry, tensors) for name, entry in layers.items()}
-    for name, target in aliases.items():
-        if target not in tensors:
-            raise ArtifactError(f"{path}: {name} shares the tensor {target!r}, which is missing; export it again")
-    return Artifact(tensors, weights, aliases, config, metadata.get("commit") or None, inputs)
+        found = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"damaged metadata: {what}: {error}") from error
+    if not isinstance(found, dict):
+        raise Damaged(f"damaged metadata: {what} must be a JSON object")
+    return found
 
 
-def _check_version(path: Path, metadata: dict[str, str]) -> None:
-    found = metadata.get("tbn_format_version")
-    if found is None:
-        raise ArtifactError(f"{path} is a safetensors file but not a packed network (no tbn_format_version)")
-    if found not in READABLE:
-        raise ArtifactError(
-            f"{path} has format version {found!r}, this tbn_bench reads {' and '.join(READABLE)}; use the version that wrote it"
-        )
+def _no_constant(value: str) -> None:
+    raise ValueError(f"{value} is no number of JSON")
 
 
-def _weight(path: Path, name: str, entry: Any, tensors: dict[str, NDArray[Any]]) -> Weight:
-    def refuse(why: str) -> ArtifactError:
-        return ArtifactError(f"{path}: weight {name}: {why}; export it again")
+_BY_CODE = {code: dtype for dtype, code in description.TYPES.items()}
 
-    if not isinstance(entry, dict) or any(not isinstance(entry.get(k), kind) for k, kind in _FIELDS.items()):
-        raise refuse(f"its description must have {', '.join(_FIELDS)}")
-    shape = entry["shape"]
-    if not shape or not all(isinstance(n, int) and 0 < n < 2**31 for n in shape) or entry["p"] < 1:
-        raise refuse(f"impossible shape {shape} or p = {entry['p']}")
-    numel = int(np.prod(shape, dtype=object))
-    if numel % entry["p"] or entry["q"] != numel // entry["p"]:
-        raise refuse(f"p = {entry['p']} and q = {entry['q']} do not make {numel} weights")
-    if wrong := [k for k, kind in _OPTIONAL.items() if not isinstance(entry.get(k, kind()), kind)]:
-        raise refuse(f"its {', '.join(wrong)} cannot be read")
-    names = {k: entry[k] for k in ("tile", "alphas", "codebook", "offsets") if k in entry}
-    if not all(name in tensors for name in names.values()):
-        raise refuse("its tensors are missing")
-    if entry["bit_order"] != BIT_ORDER:
-        raise refuse(f"unknown bit order {entry['bit_order']!r}")
+
+def _array(name: str, entry: Mapping[str, Any]) -> NDArray[Any]:
+    code = entry["dtype"]
+    if code not in _BY_CODE:
+        raise Damaged(f"the tensor {name} has type {code}; a packed file holds {', '.join(_BY_CODE)}")
     try:
-        form = _form(entry, len(tensors[names["alphas"]]) if tensors[names["alphas"]].ndim == 1 else -1)
-    except (ValueError, TypeError) as error:
-        raise refuse(str(error)) from error
-    if fault := form.check({k: tensors[name] for k, name in names.items()}):
-        raise refuse(fault)
-    if hashlib.sha256(tensors[names["tile"]].tobytes()).hexdigest() != entry["sha256"]:
-        raise refuse("the hash of its tile is wrong: the file is damaged")
-    return Weight(form, names)
+        return np.frombuffer(entry["data"], _BY_CODE[code]).reshape(entry["shape"])
+    except ValueError as error:
+        raise Damaged(f"the tensor {name} has a shape that numpy cannot hold: {error}") from error
 
 
-def _form(entry: dict[str, Any], scales: int) -> Form:
-    """The stored form that a description names. Raises ValueError where it does not make sense."""
-    if scales < 0:
-        raise ValueError("its alphas must have one dimension")
-    shape, copies = tuple(entry["shape"]), None
-    if "copies" in entry:
-        copies = Copies(shape, entry["p"], entry["copies"], tuple(tuple(int(v) for v in s) for s in entry.get("shifts", [])))
-    return Form(
-        shape, entry["p"], scales, entry.get("code", "sign"), entry.get("exponents", False), "offsets" in entry,
-        entry.get("index_bits", 0), copies, entry.get("rank", 0),
-    )  # fmt: skip
+def _text(metadata: dict[str, str], key: str) -> str:
+    if key not in metadata:
+        raise Damaged(f"damaged metadata: no {key}")
+    return metadata[key]
+
+
+def _names(metadata: dict[str, str], key: str) -> dict[str, str]:
+    """A JSON object that names one thing by another, empty where there is none."""
+    found = _loads(metadata.get(key, "{}"), key)
+    if not all(isinstance(value, str) for value in found.values()):
+        raise Damaged(f"damaged metadata: {key} must hold strings")
+    return found
+
+
+def _config(metadata: dict[str, str]) -> dict[str, Any] | None:
+    text = metadata.get("tbn_config", "null")
+    return None if text == "null" else _loads(text, "tbn_config")
+
+
+def _read_3(data: bytes, metadata: dict[str, str], arrays: dict[str, NDArray[Any]]) -> Artifact:
+    _check_hash(data, metadata)
+    aliases = _names(metadata, "tbn_aliases")
+    stored, weights = description.parse(_text(metadata, "tbn_layers"), aliases)
+    for name, array in arrays.items():
+        if array.dtype.name != name or array.ndim != 1:
+            raise Damaged(f"{name} must hold all values of that type, got {array.dtype} {array.shape}")
+    tensors = description.cut(stored, arrays)
+    return Artifact(tensors, weights, aliases, _config(metadata), metadata.get("commit"), _names(metadata, "tbn_inputs"))
+
+
+def _check_hash(data: bytes, metadata: dict[str, str]) -> None:
+    start = _data_start(data)
+    said = _hash_field(_text(metadata, "sha256"))
+    header = data[:start]
+    if len(said) != len(_hash_field(_NO_HASH)) or header.count(said) != 1:
+        raise Damaged("damaged metadata: sha256 must be there once, of 64 digits")
+    counted = header.replace(said, _hash_field(_NO_HASH))
+    if said != _hash_field(_hash(counted, memoryview(data)[start:])):
+        raise Damaged("the hash of its content is wrong: the file is damaged")
+
+
+def _read_2(metadata: dict[str, str], arrays: dict[str, NDArray[Any]]) -> Artifact:
+    layers = _loads(_text(metadata, "tbn_layers"), "tbn_layers")
+    weights = {name: description_v2.weight(name, entry, arrays) for name, entry in layers.items()}
+    aliases = _names(metadata, "tbn_aliases")
+    commit = metadata.get("commit") or None
+    return Artifact(arrays, weights, aliases, _config(metadata), commit, _names(metadata, "tbn_inputs"))

@@ -22,12 +22,15 @@ mattgorb/tbn-158 (2026), by the first author of TBN, which takes the sign of eac
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 KINDS = ("aligned", "rotated", "permuted", "hadamard", "shifted", "columns")
+MOST_SHIFT = 255  # positions; a kernel that grows by more is a mistake, or an attack by a file
+MOST_PERMUTATIONS = 1024  # each is drawn from a generator of its own
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Copies:
     """p copies in a weight of `shape`, laid out by `kind`. shifts: one (dy, dx) (or (dx,)) per copy, for kind "shifted" alone.
 
     Raises ValueError where the kind does not fit: p must divide the rows (all but aligned and columns), p the input channels
-    (columns), p a power of two that divides the input channels (hadamard), one shift per copy and spatial axes (shifted).
+    (columns), p a power of two that divides the input channels (hadamard), one shift per copy and spatial axes (shifted); p at most
+    MOST_PERMUTATIONS (permuted), shifts at most MOST_SHIFT.
     """
 
     shape: tuple[int, ...]
@@ -52,6 +56,8 @@ class Copies:
             return f"must be one of {', '.join(KINDS)}"
         if self.kind == "aligned":
             return ""
+        if self.p < 1 or len(self.shape) < 2:
+            return f"expected p from 1 on and a weight of two axes or more, got p={self.p} and {self.shape}"
         if self.kind == "columns":
             channels = self.shape[1]
             return f"p must divide the {channels} input channels, got p={self.p}" if channels % self.p else ""
@@ -59,15 +65,19 @@ class Copies:
             return f"p must divide the {self.shape[0]} rows, got p={self.p}"
         if self.kind == "hadamard" and (self.p & (self.p - 1) or self.shape[1] % self.p):
             return f"p must be a power of two that divides the {self.shape[1]} input channels, got p={self.p}"
+        if self.kind == "permuted" and self.p > MOST_PERMUTATIONS:
+            return f"p must be at most {MOST_PERMUTATIONS}, got p={self.p}"
         if self.kind == "shifted":
             spatial = len(self.shape) - 2
             if not spatial or len(self.shifts) != self.p or any(len(s) != spatial for s in self.shifts):
                 return f"expected {self.p} shifts of {spatial} numbers (at least one spatial axis), got {self.shifts}"
+            if self.reach > MOST_SHIFT:
+                return f"a shift must be at most {MOST_SHIFT}, got {self.reach}"
         return ""
 
     @property
     def q(self) -> int:
-        return int(np.prod(self.shape)) // self.p
+        return prod(self.shape) // self.p
 
     @property
     def tile_shape(self) -> tuple[int, ...]:
@@ -101,8 +111,9 @@ class Copies:
         return _signs(self.p, self.shape) if self.kind == "hadamard" and self.p > 1 else None
 
     def lay_out(self, tile: NDArray[Any]) -> NDArray[Any]:
-        """tile: (q,) -> its copies: (p, q)."""
-        index, signs = self.index(), self.signs()
+        """tile: (q,) -> its copies: (p, q). Keeps no table: a file is laid out once."""
+        index = _make_index(self.kind, self.p, self.shape)
+        signs = _make_signs(self.p, self.shape) if self.kind == "hadamard" and self.p > 1 else None
         out = np.broadcast_to(tile, (self.p, len(tile))) if index is None else tile[index]
         return out if signs is None else out * signs
 
@@ -120,31 +131,50 @@ class Copies:
 
 def hadamard(p: int) -> NDArray[np.int8]:
     """Sylvester's matrix (p, p) of +-1, p a power of two: H_is = (-1)^(number of ones in i & s)."""
-    both = np.arange(p)[:, None] & np.arange(p)
-    return np.array([[1 - 2 * (int(b).bit_count() & 1) for b in row] for row in both], np.int8)
+    matrix = np.ones((1, 1), np.int8)
+    while len(matrix) < p:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix
 
 
-@lru_cache(maxsize=64)
-def _index(kind: str, p: int, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
+def _make_index(kind: str, p: int, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
     if kind not in ("rotated", "permuted", "columns") or p == 1:
         return None
     if kind == "columns":
-        groups = np.arange(int(np.prod(shape)) // p).reshape(shape[0], shape[1] // p, -1)
+        groups = np.arange(prod(shape) // p).reshape(shape[0], shape[1] // p, -1)
         return np.repeat(groups, p, axis=1).reshape(p, -1)
-    columns, rows = int(np.prod(shape[1:])), shape[0] // p
-    tile = np.arange(rows * columns).reshape(rows, columns)
-    if kind == "rotated":
-        made = [np.roll(tile, i * columns // p, axis=1) for i in range(p)]
-    else:  # RandomState: its streams are frozen, those of newer generators are not
-        made = [tile, *(tile[:, np.random.RandomState(i).permutation(columns)] for i in range(1, p))]
-    return np.stack([m.reshape(-1) for m in made])
+    columns, rows = prod(shape[1:]), shape[0] // p
+    order = _rotations(p, columns) if kind == "rotated" else _permutations(p, columns)
+    starts = np.arange(rows) * columns
+    return (starts[:, None] + order[:, None, :]).reshape(p, -1)
 
 
-@lru_cache(maxsize=64)
-def _signs(p: int, shape: tuple[int, ...]) -> NDArray[np.int8]:
-    per_segment = int(np.prod(shape[1:])) // p
+def _rotations(p: int, columns: int) -> NDArray[np.int64]:
+    """(p, columns): which column of the tile each copy has where."""
+    moves = np.arange(p) * columns // p
+    return (np.arange(columns) - moves[:, None]) % columns
+
+
+def _permutations(p: int, columns: int) -> NDArray[np.int64]:
+    """(p, columns), the first copy in order. RandomState: its streams are frozen, those of newer generators are not."""
+    source = np.random.RandomState(0)
+    order = np.empty((p, columns), np.int64)
+    order[0] = np.arange(columns)
+    for i in range(1, p):
+        source.seed(i)
+        order[i] = source.permutation(columns)
+    return order
+
+
+def _make_signs(p: int, shape: tuple[int, ...]) -> NDArray[np.int8]:
+    per_segment = prod(shape[1:]) // p
     row = np.repeat(hadamard(p), per_segment, axis=1)  # (p, columns)
     return np.tile(row, (1, shape[0] // p))
+
+
+# What training asks for in every step.
+_index = lru_cache(maxsize=64)(_make_index)
+_signs = lru_cache(maxsize=64)(_make_signs)
 
 
 def default_shifts(p: int, spatial: int) -> tuple[tuple[int, ...], ...]:

@@ -178,7 +178,7 @@ def _checked(record: RunRecord, form: str, path: Path) -> tuple[dict[str, Any], 
     x = data.first("test", min(CHECK_BATCH, data.size("test")))
     content = packed.to_artifact(small)
     if form == "safetensors":
-        packed.save(small, path, record.config, record.provenance.get("commit"))
+        packed.save(small, path, make(record.config).non_defaults, record.provenance.get("commit"))
         call: Callable[[Tensor], Tensor] = load(path)
     else:
         call = (_write_pt2 if form == "pt2" else _write_onnx)(small, x, path)

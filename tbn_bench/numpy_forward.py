@@ -197,12 +197,14 @@ class NumpyForward:
 
     def __init__(self, model: nn.Module, content: Artifact):
         self.layers = dict(model.eval().named_modules())
-        self.tensors = _tables(model) | content.tensors | content.dense()
-        self.tensors |= {name: self.tensors[shared] for name, shared in content.aliases.items()}
+        tables = _tables(model)
+        self.known = {*tables, *content.tensors, *content.weights, *content.aliases}
         self.graph = _traced(model)
         missing = [what for node in self.graph.nodes if (what := self._missing(node))]
         if missing:
             raise Unsupported(", ".join(dict.fromkeys(missing)))
+        self.tensors = tables | content.tensors | content.dense(_dense_bytes(model, content))
+        self.tensors |= {name: self.tensors[shared] for name, shared in content.aliases.items()}
         self.last_reader: dict[fx.Node, fx.Node] = {}
         for node in self.graph.nodes:
             self.last_reader |= dict.fromkeys(node.all_input_nodes, node)
@@ -211,7 +213,7 @@ class NumpyForward:
         """What of a node has no rule, or ''."""
         if node.op == "call_module":
             return self._missing_layer(node)
-        if node.op == "get_attr" and node.target not in self.tensors:
+        if node.op == "get_attr" and node.target not in self.known:
             return f"the tensor {node.target}, which the file does not hold"
         if node.op == "call_method" and node.target not in FUNCTIONS:
             return f"the method {node.target}"
@@ -278,6 +280,19 @@ def _tables(model: nn.Module) -> dict[str, Array]:
     state = model.state_dict()
     own = [(n, b) for n, b in model.named_buffers() if n not in state and not b.is_meta]
     return {name: buffer.numpy() for name, buffer in own}
+
+
+def _dense_bytes(model: nn.Module, content: Artifact) -> int:
+    """Bytes of the file's dense weights, which are as large as the model's.
+
+    Raises Unsupported where the file's weights are not those of the model.
+    """
+    state = model.state_dict()
+    for name, weight in content.weights.items():
+        own = tuple(state[name].shape) if name in state else None
+        if own != weight.form.shape:
+            raise Unsupported(f"{name}: the file has {weight.form.shape}, the model {own}")
+    return sum(weight.form.dense_bytes for weight in content.weights.values())
 
 
 def _word(node: fx.Node) -> str:

@@ -25,11 +25,10 @@ from tbn_bench import artifact, bits, features, tiling
 from tbn_bench.artifact import Artifact, ArtifactError, Weight
 from tbn_bench.binarizers._base import ActivationBinarizer, WeightBinarizer
 from tbn_bench.derived import Kept, place
+from tbn_bench.description import BUFFERS, Damaged
 from tbn_bench.kernels import _tile, tiled_conv2d, tiled_linear
 from tbn_bench.kernels.tiled_linear.torch import copies, segments
 from tbn_bench.storage import KERNEL, TRITS, Form
-
-BUFFERS = {"tile": "tile_bits", "alphas": "alphas", "offsets": "offsets", "codebook": "codebook"}  # of a form's tensors
 
 
 @dataclass(frozen=True)
@@ -584,7 +583,11 @@ def _training_only(model: nn.Module) -> set[str]:
 
 
 def to_artifact(model: nn.Module, config: dict[str, Any] | None = None, commit: str | None = None) -> Artifact:
-    """The content of the packed file of a packed (or full-precision) model: its state without training counters, shared tensors once."""
+    """The content of the packed file of a packed (or full-precision) model: its state without training counters, shared tensors once.
+
+    config: of the run, as far as it differs from the defaults (RunConfig.non_defaults). Raises ArtifactError for a type that
+    numpy lacks (bfloat16), and for scales that are not finite.
+    """
     tensors: dict[str, np.ndarray] = {}
     aliases, seen, unneeded = {}, {}, _training_only(model)
     for name, value in model.state_dict().items():
@@ -595,9 +598,21 @@ def to_artifact(model: nn.Module, config: dict[str, Any] | None = None, commit: 
             aliases[name] = seen[where]
             continue
         seen[where] = name
-        tensors[name] = value.detach().cpu().contiguous().numpy()
+        tensors[name] = _array(name, value)
     weights = {name: Weight(w.form, {k: aliases.get(n, n) for k, n in w.names.items()}) for name, w in _weights(model).items()}
-    return Artifact(tensors, weights, aliases, config, commit, _inputs(model))
+    content = Artifact(tensors, weights, aliases, config, commit, _inputs(model))
+    try:
+        content.check()
+    except Damaged as error:
+        raise ArtifactError(f"{type(model).__name__} cannot be a packed file: {error}") from error
+    return content
+
+
+def _array(name: str, value: Tensor) -> np.ndarray:
+    try:
+        return value.detach().cpu().contiguous().numpy()
+    except TypeError as error:
+        raise ArtifactError(f"{name} is {value.dtype}, which a packed file cannot hold; call model.float() first") from error
 
 
 def _place(value: Tensor) -> tuple[Any, ...]:

@@ -64,7 +64,7 @@ class Form:
             return self._low_rank_fault()
         if self.p < 1 or self.numel % self.p:
             return f"p = {self.p} does not divide {self.numel} weights"
-        if self.scales and self.numel % self.scales:
+        if self.scales < 0 or (self.scales and self.numel % self.scales):
             return f"{self.scales} scales do not divide {self.numel} weights"
         if self.offsets and not self.scales:
             return "offsets need scales"
@@ -140,21 +140,50 @@ class Form:
     def nbytes(self) -> int:
         return sum(map(bits.packed_bytes, self.sizes.values()))
 
+    @property
+    def types(self) -> dict[str, str]:
+        """Tensor name -> numpy's name of its type."""
+        known = {
+            "tile": "uint8",
+            "codebook": "uint8",
+            "alphas": "int8" if self.exponents else "float32",
+            "offsets": "float32",
+        }
+        return {name: known[name] for name in self.sizes}
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Tensor name -> its elements."""
+        scaling = ("alphas", "offsets")
+        return {name: self.scales if name in scaling else bits.packed_bytes(size) for name, size in self.sizes.items()}
+
+    @property
+    def dense_bytes(self) -> int:
+        """Of the float32 weight, in weight_shape."""
+        return 4 * prod(self.weight_shape)
+
     def check(self, tensors: dict[str, NDArray[Any]]) -> str:
         """What is wrong with the types and shapes of a weight's tensors, or ''."""
-        kinds = {
-            "tile": np.uint8,
-            "codebook": np.uint8,
-            "alphas": np.int8 if self.exponents else np.float32,
-            "offsets": np.float32,
-        }
-        for name, size in self.sizes.items():
-            length = self.scales if name in ("alphas", "offsets") else bits.packed_bytes(size)
+        types, lengths = self.types, self.lengths
+        for name in self.sizes:
             found = tensors.get(name)
             if found is None:
                 return f"its {name} is missing"
-            if found.dtype != kinds[name] or found.shape != (length,):
-                return f"its {name} is {found.dtype} {found.shape}, expected {np.dtype(kinds[name])} ({length},)"
+            if found.dtype != types[name] or found.shape != (lengths[name],):
+                return f"its {name} is {found.dtype} {found.shape}, expected {types[name]} ({lengths[name]},)"
+        return ""
+
+    def check_values(self, tensors: dict[str, NDArray[Any]]) -> str:
+        """Why tensors of the right types and shapes hold what no method stores, or ''."""
+        for name in ("alphas", "offsets"):
+            if name in self.sizes and not np.isfinite(tensors[name]).all():
+                return f"its {name} are not finite"
+        if self.code == "ternary":
+            return _trit_fault(tensors["tile"], self.q)
+        for name in ("tile", "codebook"):
+            used = self.sizes.get(name, 0) % 8
+            if used and tensors[name][-1] >> used:
+                return f"padding bits of its {name} are set; it is not packed by this suite's rule"
         return ""
 
     def encode(
@@ -247,12 +276,19 @@ def _pack_trits(values: NDArray[Any]) -> NDArray[np.uint8]:
     return (digits.reshape(-1, TRITS) @ _POWERS).astype(np.uint8)
 
 
-def _unpack_trits(data: NDArray[np.uint8], n: int) -> NDArray[np.int8]:
+def _trit_fault(data: NDArray[np.uint8], n: int) -> str:
+    """Why bytes are not those of n ternary values, or ''."""
     if (data >= 3**TRITS).any():
-        raise ValueError(f"a byte of five ternary digits is below {3**TRITS}; the data is damaged")
-    digits = (data[:, None] // _POWERS % 3).reshape(-1)
-    if digits[n:].any():
-        raise ValueError(f"padding digits after value {n} must be 0; the data is not packed by this suite's rule")
+        return f"a byte of five ternary digits is below {3**TRITS}; the data is damaged"
+    if data.size and data[-1] >= 3 ** (n - TRITS * (data.size - 1)):
+        return f"padding digits after value {n} must be 0; the data is not packed by this suite's rule"
+    return ""
+
+
+def _unpack_trits(data: NDArray[np.uint8], n: int) -> NDArray[np.int8]:
+    if fault := _trit_fault(data, n):
+        raise ValueError(fault)
+    digits = (data[:, None] // _POWERS.astype(np.uint8) % 3).reshape(-1)
     return (digits[:n] - 1).astype(np.int8)
 
 

@@ -22,7 +22,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
-from tbn_bench import packed
+from tbn_bench import artifact, packed
 from tbn_bench.assembly import build, build_task, start_from, trained
 from tbn_bench.config import RunConfig
 from tbn_bench.convert import Plan
@@ -280,7 +280,7 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     try:
         mirror.start(config, plan, held.path, options.sweep, source)
         summary = _fit(config, options, held, mirror, data, model, teacher, plan, total, resume)
-        summary |= _keep_network(held, model, plan, source["commit"])
+        summary |= _keep_network(held, config, model, plan, source["commit"])
         held.finish(summary)
         status = "finished"
     except BaseException as error:
@@ -325,20 +325,21 @@ def _last_held_out(rows: list[dict[str, Any]], score: str) -> dict[str, float]:
     return {f"{name}_last": rows[-1][name]} if name in rows[-1] else {}
 
 
-def _keep_network(held: Run, model: nn.Module, plan: Plan, commit: str | None) -> dict[str, int]:
+def _keep_network(held: Run, config: RunConfig, model: nn.Module, plan: Plan, commit: str | None) -> dict[str, int]:
     """Writes the packed network beside the record, if it has binary weights, and returns its size for the summary.
 
-    Says so where it cannot be packed. Raises ArtifactError where the file cannot be written.
+    Says so where it cannot be packed, a scale being NaN, say. Raises ArtifactError where the file cannot be written.
     """
     if not any(row.binarized for row in plan.rows):
         return {}
     network = copy.deepcopy(model).cpu().eval()
     try:
         packed.pack_(network)
+        content = packed.to_artifact(network, config.non_defaults, commit)
     except ValueError as error:
         tell(f"no packed network beside the record: {error}")
         return {}
-    packed.save(network, held.path / NETWORK, held.header["config"], commit)
+    artifact.write(held.path / NETWORK, content)
     return {"file_bytes": (held.path / NETWORK).stat().st_size}
 
 

@@ -1,6 +1,7 @@
 """Guards the packed file: bytes as predicted, dense weights back bit for bit, damage and hostility refused."""
 
 import copy
+import hashlib
 import json
 import pickle
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from fuzz import made_packed_files
 from safetensors.numpy import save
 from torch import nn
 
@@ -142,8 +144,9 @@ def test_the_reader_needs_no_torch(tmp_path):
 
 
 def rewrite(path, change):
-    """The same file with its metadata changed."""
+    """The same network as a file of version 2, with its metadata changed."""
     content = artifact.read(path)
+    made_packed_files.write_2(path, content)
     header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
     metadata = header["__metadata__"]
     change(metadata, content.tensors)
@@ -166,7 +169,7 @@ def flip_a_bit(metadata, tensors):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m, t: m.update(tbn_format_version="3"), "format version '3'"),
+        (lambda m, t: m.update(tbn_format_version="4"), "format version '4', this tbn_bench reads 1, 2, 3"),
         (lambda m, t: m.pop("tbn_format_version"), "not a packed network"),
         (lambda m, t: m.update(tbn_layers="{"), "damaged metadata"),
         (lambda m, t: m.update(tbn_layers="[]"), "damaged metadata"),
@@ -195,8 +198,8 @@ def flip_a_bit(metadata, tensors):
         (edit_layer(copies="sideways"), "copies='sideways': must be one of"),
         (edit_layer(copies=["rotated"]), "its copies cannot be read"),
         (edit_layer(copies="shifted"), "expected 4 shifts of 0 numbers .at least one spatial axis."),
-        (edit_layer(copies="shifted", shifts=[[0, "x"]]), "invalid literal"),
-        (edit_layer(copies="shifted", shifts=[5]), "not iterable"),
+        (edit_layer(copies="shifted", shifts=[[0, "x"]]), "its shifts must be lists of whole numbers"),
+        (edit_layer(copies="shifted", shifts=[5]), "its shifts must be lists of whole numbers"),
         (edit_layer(shifts="[0]"), "its shifts cannot be read"),
     ],
 )
@@ -207,6 +210,12 @@ def test_a_file_that_is_not_right_is_refused(tmp_path, change, message):
         artifact.read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def set_tile(metadata, tensors, value):
+    """The first byte of a tile, under a right hash."""
+    tensors["1.tile_bits"] = np.concatenate([[np.uint8(value)], tensors["1.tile_bits"][1:]])
+    edit_layer(sha256=hashlib.sha256(tensors["1.tile_bits"].tobytes()).hexdigest())(metadata, tensors)
 
 
 def drop(name):
@@ -258,11 +267,8 @@ CODED = {
 )
 def test_a_coded_weight_that_is_not_right_is_refused(tmp_path, kind, change, message):
     """The optional fields, each missing, of a wrong type, or not fitting the tensors."""
-    layer, spec = CODED[kind]
-    net, path = nn.Sequential(nn.Identity(), copy.deepcopy(layer)), tmp_path / "n.safetensors"
-    binarize_(net, spec)
-    packed.pack_(net)
-    packed.save(net, path)
+    path = tmp_path / "n.safetensors"
+    coded(path, kind)
     artifact.read(path).dense()
     rewrite(path, change)
     with pytest.raises(ArtifactError, match=message) as caught:
@@ -276,9 +282,128 @@ def test_bytes_that_no_writer_makes_are_refused(tmp_path):
     binarize_(net, "twn")
     packed.pack_(net)
     net[1].tile_bits[0] = 243
+    with pytest.raises(ArtifactError, match="the data is damaged"):
+        packed.save(net, path)
+    net[1].tile_bits[0] = 242
     packed.save(net, path)
-    with pytest.raises(ValueError, match="the data is damaged"):
-        artifact.read(path).dense()
+    rewrite(path, lambda metadata, tensors: set_tile(metadata, tensors, 243))
+    with pytest.raises(ArtifactError, match="the data is damaged"):
+        artifact.read(path)
+
+
+def coded(path, kind):
+    """A packed network of one coded layer, called 1, as a file."""
+    module, spec = CODED[kind]
+    net = nn.Sequential(nn.Identity(), copy.deepcopy(module))
+    binarize_(net, spec)
+    packed.pack_(net)
+    packed.save(net, path)
+    return net
+
+
+@pytest.mark.parametrize("kind", CODED)
+def test_a_flipped_bit_is_refused(tmp_path, kind):
+    """In every byte: of scales, offsets, codebooks and biases as of signs, and of the header, which says what they mean."""
+    path = tmp_path / "n.safetensors"
+    coded(path, kind)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ArtifactError):
+            artifact.read(path)
+
+
+@pytest.mark.parametrize("part", ["alphas", "offsets"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scales_that_are_not_finite_are_refused(tmp_path, part, value):
+    """By the writer; by the reader of an old file; and by that of a new one whose hash is right."""
+    path = tmp_path / "n.safetensors"
+    net = coded(path, "offsets")
+    content = artifact.read(path)
+    header, data = made_packed_files.opened(path.read_bytes())
+    scale = content.tensors[f"1.{part}"][:1].tobytes()
+    damaged = {**content.tensors, f"1.{part}": np.full(4, value, np.float32)}
+    with torch.no_grad():
+        getattr(net[1], part)[2] = value
+    with pytest.raises(ArtifactError, match=f"weight 1.weight: its {part} are not finite"):
+        packed.save(net, tmp_path / "not.safetensors")
+    assert not (tmp_path / "not.safetensors").exists()
+    made_packed_files.write_2(path, artifact.Artifact(damaged, content.weights))
+    with pytest.raises(ArtifactError, match=f"weight 1.weight: its {part} are not finite; export it again"):
+        artifact.read(path)
+    path.write_bytes(made_packed_files.sealed(header, data.replace(scale, np.float32(value).tobytes(), 1)))
+    with pytest.raises(ArtifactError, match=f"its {part} are not finite"):
+        artifact.read(path)
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("kind", CODED)
+def test_files_of_older_versions_are_read(tmp_path, kind, version):
+    path, old = tmp_path / "n.safetensors", tmp_path / "old.safetensors"
+    coded(path, kind)
+    content = artifact.read(path)
+    content.config, content.commit = {"seed": 1}, "c0ffee"
+    made_packed_files.write_2(old, content)
+    rewrite(old, lambda metadata, tensors: metadata.update(tbn_format_version=version))
+    found = artifact.read(old)
+    assert (found.weights, found.aliases, found.config) == (content.weights, {}, {"seed": 1})
+    assert found.commit == "c0ffee"
+    assert {n: t.ravel().tolist() for n, t in found.tensors.items()} == {
+        n: t.ravel().tolist() for n, t in content.tensors.items()
+    }
+
+
+def test_a_file_says_the_same_in_the_same_bytes(tmp_path):
+    """The header is made of the network, and its size is known before it is written."""
+    path, net, *_ = saved(tmp_path)
+    first, content = path.read_bytes(), artifact.read(path)
+    packed.save(net, path)
+    assert path.read_bytes() == first
+    artifact.write(path, content)
+    assert path.read_bytes() == first
+    assert content.header_bytes == 8 + int.from_bytes(first[:8], "little")
+    assert content.file_bytes == len(first)
+
+
+def test_a_header_by_hand(tmp_path):
+    """Two layers of one shape are one group; a scalar, a counter, and an option that is not the usual one."""
+    net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(2)), nn.Linear(4, 2, bias=False))
+    binarize_(net, "tbn(p=2, min_layer_size=0, copies='rotated')", keep=["2"])
+    packed.pack_(net)
+    net.register_buffer("steps", torch.tensor(3))
+    path = tmp_path / "n.safetensors"
+    packed.save(net, path, config={}, commit="c0ffee")
+    header, data = made_packed_files.opened(path.read_bytes())
+    metadata = header.pop("__metadata__")
+    assert json.loads(metadata["tbn_layers"]) == [
+        [["0", "1"], {"weight": [[4, 4], 2, 2, {"copies": "rotated"}], "bias": [4]}],
+        [[""], {"steps": {"int64": []}}],
+        [["2"], {"weight": [2, 4]}],
+    ]
+    assert sorted(metadata) == ["commit", "producer", "sha256", "tbn_config", "tbn_format_version", "tbn_layers"]
+    assert header == {
+        "int64": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]},
+        "float32": {"dtype": "F32", "shape": [20], "data_offsets": [8, 88]},
+        "uint8": {"dtype": "U8", "shape": [2], "data_offsets": [88, 90]},
+    }
+    assert len(data) == 90
+
+
+def test_headers_are_short(tmp_path):
+    """Less than half a percent of ResNet-18's file, and less than the bits of a small network."""
+    sizes = {}
+    for model, shape in (("resnet(depth=18)", (3, 64, 64)), ("micro_cnn", (1, 28, 28))):
+        net = network(model, shape)
+        binarize_(net, "tbn(p=4)")
+        packed.pack_(net)
+        content = packed.to_artifact(net)
+        sizes[model] = content.header_bytes, content.payload_bytes
+    header, payload = sizes["resnet(depth=18)"]
+    assert header < 0.005 * payload
+    header, payload = sizes["micro_cnn"]
+    assert header < 0.2 * payload
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 100, -1])

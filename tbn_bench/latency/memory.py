@@ -5,6 +5,7 @@ packages are imported before. `native` runs the packed file by the plan executor
 """
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,11 @@ def measure(path: Path, engine: str) -> dict[str, int]:
     else:
         model = export.materialised(export.skeleton(config)).eval()
         content = artifact.read(path)
-        dense = {k: torch.from_numpy(v) for k, v in {**content.tensors, **content.dense()}.items() if k in model.state_dict()}
+        dense = {
+            k: torch.from_numpy(v)
+            for k, v in {**content.tensors, **content.dense(most_bytes=math.inf)}.items()
+            if k in model.state_dict()
+        }
         model.load_state_dict(dense, strict=False, assign=True)
         del content, dense
         run = model

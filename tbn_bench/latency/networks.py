@@ -224,7 +224,7 @@ def _footprint(run: RunRecord, model: nn.Module) -> dict[str, dict[str, Any]]:
         packed.pack_(network)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.safetensors"
-        size = packed.save(network, path, run.config)
+        size = packed.save(network, path, make(run.config).non_defaults)
         engines = {"dense": "dense"} if full else {}
         with contextlib.suppress(_native.NativeUnavailable):
             engines[f"native {_native.level()}"] = "native"

@@ -155,7 +155,7 @@ class Mirrors:
             packed.pack_(small)
             path = self.subject.folder / "checkpoints" / PACKED
             path.parent.mkdir(parents=True, exist_ok=True)
-            packed.save(small.eval(), path, self.subject.config.model_dump(mode="json"), self.subject.provenance.get("commit"))
+            packed.save(small.eval(), path, self.subject.config.non_defaults, self.subject.provenance.get("commit"))
         except Exception as error:  # noqa: BLE001 (as above)
             _warn("no packed network in the mirror", error)
             return None

@@ -1,0 +1,337 @@
+"""What a packed file of format version 3 says about its tensors: a short text, the same for the same network.
+
+The text is JSON: a list of [modules, content]. `modules` are the names of all modules whose content is the same, and
+`content` is an object, one key for each tensor or binary weight of such a module:
+
+    "bias": [64]                          a float32 tensor and its shape
+    "steps": {"int64": [3]}               a tensor of another type
+    "weight": [[64, 64, 3, 3], 4, 4]      a binary weight: shape, p, number of scales; its tensors are those of its
+                                          stored form (storage.py)
+    "weight": [[40, 36], 1, 1, {...}]     the same with what differs from signs, float32 scales and aligned copies:
+                                          code, index_bits, rank, exponents, offsets, copies, shifts; stem (below)
+
+The tensors of a weight `layer.weight` are called layer.tile_bits, layer.alphas, layer.offsets, layer.codebook; those of
+another attribute have its name before that (attention.in_proj_weight_tile_bits). "stem" is there where a weight is
+called otherwise. A tensor that shares another's values is no tensor of the file: aliases, {name: name of the other}.
+
+The tensors follow one another in the order of the text: groups, modules of a group, keys, tensors of a form.
+numpy only.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tbn_bench.copies import Copies
+from tbn_bench.storage import Form
+
+# The names that a form's tensors have in a module.
+BUFFERS = {"tile": "tile_bits", "alphas": "alphas", "offsets": "offsets", "codebook": "codebook"}
+
+# numpy's name of each type that a packed file can hold -> that of safetensors, widest first.
+TYPES = {
+    "float64": "F64",
+    "int64": "I64",
+    "uint64": "U64",
+    "float32": "F32",
+    "int32": "I32",
+    "uint32": "U32",
+    "float16": "F16",
+    "int16": "I16",
+    "uint16": "U16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+_OPTIONS = {
+    "code": str,
+    "index_bits": int,
+    "rank": int,
+    "exponents": bool,
+    "offsets": bool,
+    "copies": str,
+    "shifts": list,
+    "stem": str,
+}
+_LARGEST = 2**40  # elements of one tensor
+_MOST = 2**15  # tensors of a file
+
+
+class Damaged(ValueError):
+    """Something in a packed file that no writer makes."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Where a binary weight is in the file: its form, and the name in the file of each of the form's tensors."""
+
+    form: Form
+    names: dict[str, str]
+
+    @property
+    def tile(self) -> str:
+        return self.names["tile"]
+
+    @property
+    def alphas(self) -> str:
+        return self.names["alphas"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of the file. dtype: numpy's name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+
+def _joined(module: str, key: str) -> str:
+    return f"{module}.{key}" if module else key
+
+
+def _split(name: str) -> tuple[str, str]:
+    """a.b.weight -> (a.b, weight)."""
+    module, _, key = name.rpartition(".")
+    return module, key
+
+
+def _usual_stem(key: str) -> str:
+    return "" if key == "weight" else f"{key}_"
+
+
+def _own_names(form: Form, module: str, stem: str) -> dict[str, str]:
+    return {part: _joined(module, stem + BUFFERS[part]) for part in form.sizes}
+
+
+# Writing.
+
+
+def describe(
+    tensors: Mapping[str, NDArray[Any]], weights: Mapping[str, Weight], aliases: Mapping[str, str]
+) -> tuple[str, list[str]]:
+    """(the text, the names of the tensors in its order). Raises ValueError for what it cannot say."""
+    modules: dict[str, dict[str, Any]] = {}
+    owned: set[str] = set()
+    for name, weight in weights.items():
+        module, key = _split(name)
+        stem = _stem(name, weight, aliases)
+        modules.setdefault(module, {})[key] = _weight_spec(weight.form, key, stem)
+        owned |= set(_own_names(weight.form, module, stem).values())
+    for name, tensor in tensors.items():
+        if name not in owned:
+            module, key = _split(name)
+            modules.setdefault(module, {})[key] = _tensor_spec(name, tensor)
+    groups: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    for module, content in modules.items():
+        groups.setdefault(json.dumps(content), ([], content))[0].append(module)
+    text = json.dumps(list(groups.values()), separators=(",", ":"))
+    return text, [stored.name for stored in _stored(groups.values(), aliases)]
+
+
+def _stem(name: str, weight: Weight, aliases: Mapping[str, str]) -> str:
+    """What the names of a weight's tensors begin with in its module."""
+    module, key = _split(name)
+    for stem in (_usual_stem(key), f"{key}_"):
+        own = _own_names(weight.form, module, stem)
+        if {part: aliases.get(n, n) for part, n in own.items()} == weight.names:
+            return stem
+    raise ValueError(f"the tensors of {name} must be named as {_own_names(weight.form, module, _usual_stem(key))}")
+
+
+def _weight_spec(form: Form, key: str, stem: str) -> list[Any]:
+    options = {
+        "code": form.code,
+        "index_bits": form.index_bits,
+        "rank": form.rank,
+        "exponents": form.exponents,
+        "offsets": form.offsets,
+        "copies": form.kind,
+        "shifts": [] if form.copies is None else [list(shift) for shift in form.copies.shifts],
+        "stem": stem,
+    }
+    usual = {
+        "code": "sign",
+        "index_bits": 0,
+        "rank": 0,
+        "exponents": False,
+        "offsets": False,
+        "copies": "aligned",
+        "shifts": [],
+        "stem": _usual_stem(key),
+    }
+    said = {option: value for option, value in options.items() if value != usual[option]}
+    spec: list[Any] = [list(form.shape), form.p, form.scales]
+    return [*spec, said] if said else spec
+
+
+def _tensor_spec(name: str, tensor: NDArray[Any]) -> list[int] | dict[str, list[int]]:
+    dtype, shape = tensor.dtype.name, list(tensor.shape)
+    if dtype not in TYPES:
+        raise ValueError(f"{name} is {dtype}; a packed file holds {', '.join(TYPES)}")
+    return shape if dtype == "float32" else {dtype: shape}
+
+
+# Reading.
+
+
+def parse(text: str, aliases: Mapping[str, str]) -> tuple[list[Stored], dict[str, Weight]]:
+    """The tensors in their order, and the weights. Raises Damaged."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"its description cannot be read ({error})") from error
+    groups = [_group(entry) for entry in _list(found, "its description")]
+    stored = list(_stored(groups, aliases))
+    weights = {}
+    for module, key, spec in _entries(groups):
+        if _is_weight(spec):
+            weights[_joined(module, key)] = _weight(module, key, spec, aliases)
+    if both := [tensor.name for tensor in stored if tensor.name in weights]:
+        raise Damaged(f"{both[0]} is a tensor and a binary weight")
+    return stored, weights
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise Damaged(f"{what} must be a list, got {value!r:.60}")
+    return value
+
+
+def _group(entry: Any) -> tuple[list[str], dict[str, Any]]:
+    if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], dict):
+        raise Damaged(f"a group must be [modules, content], got {entry!r:.60}")
+    modules = _list(entry[0], "the modules of a group")
+    if not all(isinstance(module, str) for module in modules):
+        raise Damaged(f"the modules of a group must be names, got {modules!r:.60}")
+    return modules, entry[1]
+
+
+def _is_weight(spec: Any) -> bool:
+    return isinstance(spec, list) and bool(spec) and isinstance(spec[0], list)
+
+
+def _stored(groups: Any, aliases: Mapping[str, str]) -> Iterator[Stored]:
+    """Every tensor of the file, in order."""
+    seen: set[str] = set()
+    for module, key, spec in _entries(groups):
+        for stored in _of(module, key, spec):
+            if stored.name in seen:
+                raise Damaged(f"the tensor {stored.name} is described twice")
+            if len(seen) == _MOST:
+                raise Damaged(f"it describes more than {_MOST} tensors")
+            seen.add(stored.name)
+            if stored.name not in aliases:
+                yield stored
+
+
+def _entries(groups: Any) -> Iterator[tuple[str, str, Any]]:
+    """(module, key, what is said about the key) of every group."""
+    for modules, content in groups:
+        for module in modules:
+            for key, spec in content.items():
+                yield module, key, spec
+
+
+def _of(module: str, key: str, spec: Any) -> Iterator[Stored]:
+    """The tensors of one key of a module's content."""
+    name = _joined(module, key)
+    if _is_weight(spec):
+        form, stem = _form(name, key, spec)
+        for part, own in _own_names(form, module, stem).items():
+            yield Stored(own, form.types[part], (form.lengths[part],))
+        return
+    dtype, shape = "float32", spec
+    if isinstance(spec, dict) and len(spec) == 1:
+        ((dtype, shape),) = spec.items()
+    if dtype not in TYPES:
+        raise Damaged(f"{name}: unknown type {dtype!r:.60}")
+    yield Stored(name, dtype, _shape(name, shape, 0))
+
+
+def _shape(name: str, value: Any, least: int) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(n) is int and least <= n <= _LARGEST for n in value):
+        raise Damaged(f"{name}: impossible shape {value!r:.60}")
+    if prod(value) > _LARGEST:
+        raise Damaged(f"{name}: a shape of {prod(value)} elements")
+    return tuple(value)
+
+
+def _form(name: str, key: str, spec: list[Any]) -> tuple[Form, str]:
+    """(the stored form, stem) of a weight."""
+    shape = _shape(name, spec[0], 1)
+    if not 3 <= len(spec) <= 4 or not shape or not all(type(n) is int for n in spec[1:3]):
+        raise Damaged(f"weight {name}: expected [shape, p, scales, options], got {spec!r:.60}")
+    options = spec[3] if len(spec) == 4 else {}
+    if not isinstance(options, dict):
+        raise Damaged(f"weight {name}: its options cannot be read")
+    wrong = [k for k, v in options.items() if k not in _OPTIONS or type(v) is not _OPTIONS[k]]
+    if wrong:
+        raise Damaged(f"weight {name}: its {', '.join(wrong)[:60]} cannot be read")
+    _, p, scales = spec[:3]
+    try:
+        form = Form(
+            shape,
+            p,
+            scales,
+            options.get("code", "sign"),
+            options.get("exponents", False),
+            options.get("offsets", False),
+            options.get("index_bits", 0),
+            copies_of(shape, p, options),
+            options.get("rank", 0),
+        )
+    except ValueError as error:
+        raise Damaged(f"weight {name}: {error}") from error
+    return form, options.get("stem", _usual_stem(key))
+
+
+def copies_of(shape: tuple[int, ...], p: int, options: Mapping[str, Any]) -> Copies | None:
+    """The layout that a weight's options name. Raises ValueError where it does not make sense."""
+    if "copies" not in options:
+        return None
+    shifts = options.get("shifts", [])
+    if not all(isinstance(shift, list) and all(type(d) is int for d in shift) for shift in shifts):
+        raise ValueError(f"its shifts must be lists of whole numbers, got {shifts!r:.60}")
+    return Copies(shape, p, options["copies"], tuple(map(tuple, shifts)))
+
+
+def _weight(module: str, key: str, spec: list[Any], aliases: Mapping[str, str]) -> Weight:
+    form, stem = _form(_joined(module, key), key, spec)
+    own = _own_names(form, module, stem)
+    return Weight(form, {part: aliases.get(name, name) for part, name in own.items()})
+
+
+# Both.
+
+
+def blobs(stored: list[Stored]) -> dict[str, int]:
+    """numpy type -> elements of all tensors of it, widest type first: what lies one after another in the file."""
+    found = dict.fromkeys(TYPES, 0)
+    for tensor in stored:
+        found[tensor.dtype] += tensor.numel
+    return {dtype: n for dtype, n in found.items() if n}
+
+
+def cut(stored: list[Stored], data: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The tensors, from the values of each type: (n,). Raises Damaged where they are not as many as described."""
+    wanted = blobs(stored)
+    held = {dtype: values.size for dtype, values in data.items()}
+    if wanted != held:
+        raise Damaged(f"its tensors have {held} elements, its description says {wanted}")
+    tensors, start = {}, dict.fromkeys(data, 0)
+    for tensor in stored:
+        at = start.get(tensor.dtype, 0)
+        values = data.get(tensor.dtype, np.empty(0, tensor.dtype))[at : at + tensor.numel]
+        tensors[tensor.name] = values.reshape(tensor.shape)
+        start[tensor.dtype] = at + tensor.numel
+    return tensors
