@@ -3,7 +3,7 @@
 pack_ replaces every binarized Linear / Conv by a layer holding them as buffers: tile_bits and alphas, for some methods offsets or a
 codebook. Where p > 1 divides the output rows, its forward multiplies by the tile alone (1 / p of the products), where the weight is a
 product of two factors by one after the other; elsewhere it multiplies by the expanded weight. save and load move a packed network to a
-file (artifact.py) and back.
+file (artifact.py) and back. A layer's `.weight` is the dense weight, made where it is read: networks may look at it.
 """
 
 import copy
@@ -33,8 +33,12 @@ from tbn_bench.storage import KERNEL, TRITS, Form
 
 @dataclass(frozen=True)
 class PackRow:
-    """One packed weight. how: "tile reuse", "segments", "two factors" or "expanded"; the bytes are those of the values (with a codebook) and the scales
-    (with offsets)."""
+    """One packed weight.
+
+    how: "tile reuse", "segments", "two factors" or "expanded". tile_bytes: of the values, with a codebook. alpha_bytes: of the scales, with
+    offsets. dense_bytes: what the dense weight takes in memory once it is read: by every forward where how is "expanded", elsewhere by code
+    that asks the layer for its `.weight`.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -42,6 +46,7 @@ class PackRow:
     tile_bytes: int
     alpha_bytes: int
     how: str
+    dense_bytes: int = 0
 
 
 def _how(form: Form, linear: bool, groups: int) -> str:
@@ -156,7 +161,7 @@ class _Packed(nn.Module):
         self.training = layer.training
         self.in_graph = False
         self.by_kernel = False
-        self.kept = Kept()
+        self.kept, self.kept_weight = Kept(), Kept()
 
     @property
     def factor(self) -> Tensor | None:
@@ -167,6 +172,19 @@ class _Packed(nn.Module):
     def row_scales(self) -> Tensor | None:
         """The scales per row or the second factor that go with it."""
         return None if self.kept.value is None else self.kept.value[1]
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, for code that reads its layers' weights: in form.weight_shape, in the type that the weight had.
+
+        It is made when it is read and then kept, which `weight_bytes` counts. Writing to it changes nothing.
+        """
+        if self.how == "expanded" and not self.by_kernel:
+            return self._factors(self.like)[0]
+        if self.in_graph or torch.compiler.is_compiling():
+            return self.expanded().to(self.like.dtype)
+        found: Tensor = self.kept_weight.get(self._sources(), lambda: self.expanded().to(self.like.dtype), self.like.dtype)
+        return found
 
     @property
     def numel(self) -> int:
@@ -267,13 +285,18 @@ class _Packed(nn.Module):
         return [getattr(self, BUFFERS[name]) for name in self.form.sizes]
 
     def weight_bytes(self) -> int:
-        """Bytes of weights that one forward reads: the float tile with its row scales, two factors, the expanded weight, or, by Triton, words of 32 signs of
-        one channel run per tap (of all rows where the copies are not whole rows) with a scale per row."""
+        """Bytes of weights that one forward reads, and of the dense weight where something has asked for it.
+
+        A forward reads the float tile with its row scales, two factors, the expanded weight, or, by Triton, words of 32 signs of one channel
+        run per tap (of all rows where the copies are not whole rows) with a scale per row.
+        """
+        asked = self.kept_weight.value
+        dense = 0 if asked is None else asked.numel() * asked.element_size()
         if self.by_kernel:
             rows, channels, *taps = self.product.shape
             stored = rows // (self.product.p if _tile.aligned(rows, self.product.p, self.form.scales) else 1)
-            return 4 * stored * math.prod(taps) * -(-channels // 32) + 4 * rows
-        return sum(t.numel() * t.element_size() for t in self._factors(self.like) if t is not None)
+            return dense + 4 * stored * math.prod(taps) * -(-channels // 32) + 4 * rows
+        return dense + sum(t.numel() * t.element_size() for t in self._factors(self.like) if t is not None)
 
     def forward(self, input: Tensor) -> Tensor:  # by torch's name: callers may give it by keyword
         if self.input_binarizer is None:
@@ -286,6 +309,10 @@ class _Packed(nn.Module):
 
 class PackedLinear(_Packed):
     """nn.Linear from bits. x: (..., in_features) -> (..., out_features)."""
+
+    def __init__(self, layer: nn.Linear, form: Form, tensors: dict[str, Tensor]):
+        super().__init__(layer, form, tensors)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def _multiply(self, x: Tensor) -> Tensor:
         if self.by_kernel:
@@ -314,6 +341,7 @@ class _PackedConv(_Packed):
             layer.stride, layer.dilation, layer.padding, layer.padding_mode,
         )  # fmt: skip
         self.kernel_size = form.shape[2:]
+        self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
         if form.weight_shape != tuple(layer.weight.shape):  # a full-precision layer that never grew by the shifts
             self.padding = tuple(n + form.copies.reach * d for n, d in zip(self.padding, self.dilation, strict=True))
         self._reversed_padding_repeated_twice = layer._reversed_padding_repeated_twice  # by torch's name: xnor reads it too
@@ -443,7 +471,7 @@ def pack_(model: nn.Module) -> list[PackRow]:
         kind = _kind(module)
         for attribute, (form, _) in parts.items():
             how = "expanded" if kind is None else _how(form, kind is PackedLinear, getattr(module, "groups", 1))
-            rows.append(_row(f"{name}.{attribute}".lstrip("."), form, how))
+            rows.append(_row(f"{name}.{attribute}".lstrip("."), form, how, chains[attribute].original.dtype))
         if kind is not None:
             made[module] = kind(module, *parts["weight"])
             continue
@@ -553,10 +581,10 @@ def computes_as_torch(module: nn.Module) -> bool:
     return owner.__module__.startswith("torch.nn.")
 
 
-def _row(name: str, form: Form, how: str) -> PackRow:
+def _row(name: str, form: Form, how: str, dtype: torch.dtype) -> PackRow:
     size = {k: bits.packed_bytes(v) for k, v in form.sizes.items()}
     coded, scaling = size["tile"] + size.get("codebook", 0), size["alphas"] + size.get("offsets", 0)
-    return PackRow(name, form.shape, form.p, coded, scaling, how)
+    return PackRow(name, form.shape, form.p, coded, scaling, how, math.prod(form.weight_shape) * dtype.itemsize)
 
 
 def _weights(model: nn.Module) -> dict[str, Weight]:

@@ -189,3 +189,54 @@ def test_scales_at_the_address_of_freed_ones_are_noticed():
         outputs.append(float(tiled_linear.tiled_linear(x, bits, alphas, None, (8, 8), 1, "cpu")[0, 0]))
         del alphas
     assert outputs == [8.0, 16.0, 24.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_packed_layer_has_its_dense_weight_on_demand(spec, dtype):
+    """That of the trained layer, in its type; it follows the bits, and is in no state."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(32, 6)).to(dtype)
+    binarize_(net, spec)
+    plain = packed.dense(net)
+    rows = packed.pack_(net.eval())
+    for i, row in zip((0, 2, 4), rows, strict=True):
+        torch.testing.assert_close(net[i].weight, plain[i].weight, rtol=1e-6 if dtype == torch.float32 else 1e-2, atol=1e-7)
+        assert not net[i].weight.requires_grad
+        assert row.dense_bytes == plain[i].weight.numel() * dtype.itemsize
+        assert net[i].weight is net[i].weight
+    assert not any("weight" in name for name in net.state_dict() if "input_binarizer" not in name)
+    before = net[0].weight
+    net.load_state_dict(convolutions(spec, 1).state_dict())
+    assert not torch.equal(net[0].weight, before)
+    assert (net[4].in_features, net[4].out_features, net[2].in_channels, net[0].out_channels) == (32, 6, 8, 8)
+
+
+def test_the_cost_of_a_dense_weight_is_counted_once_it_is_read():
+    """Beside a tile of 8 x 4 weights and 8 scales: 64 floats after `.weight`; an expanded layer has one already."""
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    binarize_(net, "tbn(p=2, min_layer_size=64)", keep=["1.weight"])
+    packed.pack_(net)
+    before = net[0].weight_bytes()
+    assert before == 4 * (32 + 8)
+    assert net[0].weight.shape == (8, 8)
+    assert net[0].weight_bytes() == before + 4 * 64
+    net = nn.Sequential(nn.Linear(8, 8))
+    binarize_(net, "twn")
+    assert packed.pack_(net)[0].how == "expanded"
+    assert net[0].weight.shape == (8, 8)
+    assert net[0].weight_bytes() == 4 * 64
+
+
+def test_a_network_that_asks_its_layers_for_their_weights_runs_packed():
+    """edgenext_xx_small reads the device and the type of a convolution's weight."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    net, x = timm.create_model("edgenext_xx_small", num_classes=4).eval(), torch.randn(1, 3, 64, 64)
+    binarize_(net, "tbn(p=2, min_layer_size=5000)")
+    with torch.no_grad():
+        expected = net(x)
+        packed.pack_(net)
+        torch.testing.assert_close(net(x), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+        reader = next(m for m in net.modules() if type(m).__name__ == "PositionalEncodingFourier").token_projection
+        assert reader.kept_weight.value is not None or reader.how == "expanded"
