@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -126,7 +127,9 @@ def _without_weights(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Modul
 def _network(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Module, Plan, Cost]:
     """(binarized model, plan, cost) for what a data module offers. Raises RuntimeError where the model cannot take the samples."""
     torch.manual_seed(config.seed)
-    model = catalog.build("models", config.model, **given)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused in the next lines
+        model = catalog.build("models", config.model, **given)
     empty = [name for name, parameter in model.named_parameters() if not parameter.numel()]
     if empty:
         raise ValueError(f"{config.model}: {empty[0]} has no elements; every width must be at least 1")
