@@ -9,7 +9,6 @@ search, on `metric` or, for several objectives, on `metrics`; W&B's own engine f
 
 import contextlib
 import itertools
-import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench import yaml_file
-from tbn_bench.catalog import no_option, parse
+from tbn_bench.catalog import parse
 from tbn_bench.config import RunConfig, make
 from tbn_bench.names import folder
 from tbn_bench.sweep import dotted, objectives
@@ -52,25 +51,17 @@ class SweepSpec:
 
     def config(self, point: dict[str, Any]) -> RunConfig:
         """The run of one point of the space. Raises ValueError for values that RunConfig refuses."""
-        config = make(dotted.fold(dotted.fitting(point)[0]))
+        config = make(dotted.fold(point))
         return _small(config) if self.small else config
 
     def point(self, config: RunConfig) -> dict[str, Any] | None:
         """The point whose run is `config`; None where the space has none (the file was changed, or this is a smoke sweep)."""
         try:
-            values = self._unfolded(config)
+            values = dotted.unfold(config, self.space)
             point = {name: _written(name, form, values[name]) for name, form in self.space.items()}
             return point if self.config(point) == config else None
         except (ValueError, KeyError, StopIteration):
             return None
-
-    def _unfolded(self, config: RunConfig) -> dict[str, Any]:
-        """The value of every parameter; one that the config's entry has no option for has the middle of its form."""
-        entries = {field: getattr(config, field) for field in dotted.CALLS}
-        asked = dict.fromkeys(self.space)
-        held, left = dotted.fitting({**entries, **asked})
-        values = dotted.unfold(config, [name for name in held if name in asked])
-        return values | {name: self.space[name].at(0.5) for name in left}
 
 
 def _written(name: str, form: Form, value: Any) -> Any:
@@ -124,7 +115,7 @@ def expand(value: Any, default_name: str) -> SweepSpec:
     started again, or with a larger run_cap, draws the same runs.
     """
     file, space = read(value)
-    faults = dotted.faults(space) or [*_limits(file, space), *_nowhere(space)]
+    faults = dotted.faults(space) or _limits(file, space)
     if faults:
         raise ValueError("\n".join(faults))
     metrics, warnings = _objectives(file, _tasks(space))
@@ -133,14 +124,9 @@ def expand(value: Any, default_name: str) -> SweepSpec:
     if name != written:
         warnings += (f"name {written!r} cannot be a folder; the records are those of sweep {name}",)
     spec = SweepSpec(name, [], file.method, space, metrics, file.early_terminate, file.run_cap)
-    spec = replace(spec, warnings=(*warnings, *_left_out(space)))
+    spec = replace(spec, warnings=warnings)
     if file.method == "grid":
-        configs = _distinct(map(spec.config, _grid(space)), file.run_cap)
-        points = math.prod(len(form.grid() or []) for form in space.values())
-        if len(configs) < min(points, file.run_cap or points):
-            line = f"{points} points of the grid are {len(configs)} runs: equal ones are made once"
-            spec = replace(spec, warnings=(*spec.warnings, line))
-        return replace(spec, configs=configs)
+        return replace(spec, configs=_distinct(map(spec.config, _grid(space)), file.run_cap))
     if file.method == "random":
         return replace(
             spec,
@@ -149,45 +135,15 @@ def expand(value: Any, default_name: str) -> SweepSpec:
     return spec
 
 
-def _choices(space: dict[str, Form], field: str) -> list[Any]:
-    """What a sweep can write for a field, as far as it is known beforehand."""
-    form = space.get(field)
-    if form is None:
-        return [RunConfig.model_fields[field].default]
-    return form.values if isinstance(form, Categorical) else [getattr(form, "value", None)]
-
-
-def _nowhere(space: dict[str, Form]) -> list[str]:
-    """A line for each dotted parameter that no choice of its field has an option for."""
-    faults = []
-    for name in space:
-        field, dot, argument = name.partition(".")
-        known = [dotted.options_of(field, call) for call in _choices(space, field)] if dot else [None]
-        if not any(options is None or argument in options for options in known):
-            entries = dict.fromkeys(parse(call)[0] for call in _choices(space, field))
-            every = dict.fromkeys(option for options in known for option in options or [])
-            faults.append(f"parameter {name}: {no_option(' or '.join(entries), argument, every)}")
-    return faults
-
-
-def _left_out(space: dict[str, Form]) -> list[str]:
-    """A line for each dotted parameter that some choices of its field go without."""
-    lines = []
-    for name in space:
-        field, dot, _ = name.partition(".")
-        without = []
-        for call in _choices(space, field) if dot else []:
-            if dotted.fitting({field: call, name: None})[1]:
-                without.append(str(call))
-        if without:
-            lines.append(f"parameter {name}: no option of {', '.join(without)}, whose runs go without it")
-    return lines
-
-
 def _tasks(space: dict[str, Form]) -> list[str]:
     """Names of the tasks that runs can have; what is no call is refused when its config is made."""
+    form = space.get("task")
+    if form is None:
+        given = [RunConfig.model_fields["task"].default]
+    else:
+        given = form.values if isinstance(form, Categorical) else [getattr(form, "value", None)]
     names: dict[str, None] = {}
-    for call in _choices(space, "task"):
+    for call in given:
         with contextlib.suppress(ValueError):
             names[parse(str(call))[0]] = None
     return list(names)
