@@ -10,25 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-GROUND = {
-    "derived",
-    "tiling",
-    "bits",
-    "copies",
-    "storage",
-    "config",
-    "records",
-    "record_schema",
-    "scores",
-    "catalog",
-    "names",
-    "yaml_file",
-}
+GROUND = {"derived", "tiling", "bits", "copies", "storage", "config", "records", "scores", "catalog", "names", "yaml_file"}
 SHELVES = {"binarizers", "models", "kernels"}
 LIGHT = {
     "config",
     "records",
-    "record_schema",
     "scores",
     "catalog",
     "names",
@@ -65,8 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "catalog": set(),
     "names": set(),
     "yaml_file": set(),
-    "record_schema": {"catalog", "scores"},  # inside floor 0: the words and ranges of what a record holds
-    "records": {"record_schema"},
+    "records": set(),
     "scores": set(),
     "config": {"catalog"},  # inside floor 0: the one spelling of an entry belongs to the identity of a run
     "binarizers": GROUND,
@@ -131,7 +116,6 @@ NO_TORCH = {
     "catalog",
     "config",
     "records",
-    "record_schema",
     "scores",
     "cli",
     "numpy_ops",

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records import RunStore, replace, tell
+from tbn_bench.records import replace, tell
 from tbn_bench.reporting import build
 from tbn_bench.runs import index
 
@@ -15,9 +15,7 @@ _DAMAGE = (ValueError, OSError, KeyError, TypeError, AttributeError)  # what a r
 
 def stamp(results: Path) -> dict[str, list[int]]:
     """Changes with every run that begins or ends, every measurement and every published number."""
-    found = {}
-    for sweep, run_id in RunStore(results).folders([]):
-        found[f"{sweep}/{run_id}"] = index.stamp(f"{results}/runs/{sweep}/{run_id}")
+    found = {f"{sweep}/{run_id}": index.stamp(f"{results}/runs/{sweep}/{run_id}") for sweep, run_id in index.folders(results)}
     for path in [*results.glob("latency/*/*.json"), *results.glob("mcu/*/*.json"), *results.glob("published/*.csv")]:
         try:
             stat = os.stat(path)

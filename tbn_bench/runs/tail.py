@@ -1,12 +1,12 @@
 """tbn-bench runs tail RUN: the end of its log and its last epochs; with --follow, what comes until it ends."""
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.record_schema import parse
-from tbn_bench.records import RecordError, RunRecord, RunStore, read_file
+from tbn_bench.records import RunRecord, RunStore
 from tbn_bench.runs import text
 from tbn_bench.runs.lock import held
 from tbn_bench.runs.show import log_of
@@ -24,8 +24,8 @@ class Lines:
     def new(self, rest: bool = False) -> list[str]:
         """Lines that were not there at the last call; rest: also a last one without its newline."""
         try:
-            parts = read_file(self.path).split(b"\n")
-        except RecordError:
+            parts = self.path.read_bytes().split(b"\n")
+        except OSError:
             return []
         lines = parts if rest and parts[-1] else parts[:-1]
         same = next(
@@ -38,7 +38,7 @@ class Lines:
 def epoch(line: str) -> str:
     """A row of metrics.jsonl for reading; as it is where it is no object."""
     try:
-        row = parse(line.encode())
+        row = json.loads(line)
         return text.GAP.join(f"{k} {text.word(v)}" for k, v in row.items())
     except (ValueError, AttributeError):
         return line
