@@ -285,10 +285,15 @@ def test_a_model_call_loads_no_file(tmp_path, key):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["local-dir:/tmp/x", "hf-hub:timm/resnet18.a1_in1k", 5])
+@pytest.mark.parametrize("name", ["local-dir:/tmp/x", "hf-hub:timm/resnet18.a1_in1k"])
 def test_a_model_of_timm_is_named_in_its_list(name):
     with pytest.raises(ValueError, match="timm has no model"):
         catalog.build("models", f"from_timm(name={name!r})")
+
+
+def test_the_name_of_a_model_of_timm_is_text():
+    with pytest.raises(ValueError, match="from_timm: option name must be str, got 5"):
+        catalog.build("models", "from_timm(name=5)")
 
 
 @pytest.mark.parametrize(
