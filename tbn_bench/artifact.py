@@ -52,7 +52,9 @@ class Artifact:
     aliases: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] | None = None
     commit: str | None = None
-    inputs: dict[str, str] = field(default_factory=dict)  # layer -> the kind of binarizer that its input passes
+    inputs: dict[str, str] = field(
+        default_factory=dict
+    )  # layer -> the kind of binarizer that its input passes
 
     @property
     def payload_bytes(self) -> int:
@@ -96,7 +98,9 @@ class Artifact:
         A small file can name huge weights. Raises ArtifactError where they take more than most_bytes (default: the larger
         of DENSE_BYTES and DENSE_RATIO times the tensors of the file), and where one of them is not finite.
         """
-        allowed = max(DENSE_BYTES, DENSE_RATIO * self.payload_bytes) if most_bytes is None else most_bytes
+        allowed = (
+            max(DENSE_BYTES, DENSE_RATIO * self.payload_bytes) if most_bytes is None else most_bytes
+        )
         asked = sum(weight.form.dense_bytes for weight in self.weights.values())
         if asked > allowed:
             raise ArtifactError(
@@ -109,7 +113,9 @@ class Artifact:
         with np.errstate(over="ignore", invalid="ignore"):
             dense = weight.form.dense(self.of(weight))
         if not np.isfinite(dense).all():
-            raise ArtifactError(f"weight {name} is not finite: its scales are too large for float32; export it again")
+            raise ArtifactError(
+                f"weight {name} is not finite: its scales are too large for float32; export it again"
+            )
         return dense
 
 
@@ -146,12 +152,18 @@ def _header(artifact: Artifact) -> tuple[bytes, list[str]]:
         size = sum(array.nbytes for array in own)
         if size:
             count = sum(array.size for array in own)
-            entries[dtype] = {"dtype": code, "shape": [count], "data_offsets": [start, start + size]}
+            entries[dtype] = {
+                "dtype": code,
+                "shape": [count],
+                "data_offsets": [start, start + size],
+            }
             start += size
     text = json.dumps(entries, separators=(",", ":"))
     text += " " * (-len(text) % 8)  # tensors begin at a multiple of 8
     if len(text) > HEADER_BYTES:
-        raise ValueError(f"the header is {len(text)} bytes, the most is {HEADER_BYTES}; it has too many layers")
+        raise ValueError(
+            f"the header is {len(text)} bytes, the most is {HEADER_BYTES}; it has too many layers"
+        )
     return len(text).to_bytes(8, "little") + text.encode("ascii"), order
 
 
@@ -187,7 +199,9 @@ def write(path: Path, artifact: Artifact) -> int:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise ArtifactError(f"cannot write {path}: {error.strerror}; free space or choose another --out") from error
+        raise ArtifactError(
+            f"cannot write {path}: {error.strerror}; free space or choose another --out"
+        ) from error
     return len(header) + len(data)
 
 
@@ -213,7 +227,9 @@ def read(path: Path) -> Artifact:
 
 def _refusal(path: Path, version: str | None) -> ArtifactError:
     if version is None:
-        return ArtifactError(f"{path} is a safetensors file but not a packed network (no tbn_format_version)")
+        return ArtifactError(
+            f"{path} is a safetensors file but not a packed network (no tbn_format_version)"
+        )
     known = ", ".join(READABLE)
     return ArtifactError(
         f"{path} has format version {_printable(version)[:40]!r}, this tbn_bench reads {known}; use the version that wrote it"
@@ -232,7 +248,9 @@ def _bytes(path: Path) -> bytes:
             raise Damaged("not a regular file")
         start = file.read(8)
         if int.from_bytes(start, "little") > HEADER_BYTES:
-            raise Damaged(f"not a whole safetensors file: its header is said to be larger than {HEADER_BYTES} bytes")
+            raise Damaged(
+                f"not a whole safetensors file: its header is said to be larger than {HEADER_BYTES} bytes"
+            )
         return start + file.read()
 
 
@@ -275,7 +293,9 @@ _BY_CODE = {code: dtype for dtype, code in description.TYPES.items()}
 def _array(name: str, entry: Mapping[str, Any]) -> NDArray[Any]:
     code = entry["dtype"]
     if code not in _BY_CODE:
-        raise Damaged(f"the tensor {name} has type {code}; a packed file holds {', '.join(_BY_CODE)}")
+        raise Damaged(
+            f"the tensor {name} has type {code}; a packed file holds {', '.join(_BY_CODE)}"
+        )
     try:
         return np.frombuffer(entry["data"], _BY_CODE[code]).reshape(entry["shape"])
     except ValueError as error:
@@ -307,9 +327,18 @@ def _read_3(data: bytes, metadata: dict[str, str], arrays: dict[str, NDArray[Any
     stored, weights = description.parse(_text(metadata, "tbn_layers"), aliases)
     for name, array in arrays.items():
         if array.dtype.name != name or array.ndim != 1:
-            raise Damaged(f"{name} must hold all values of that type, got {array.dtype} {array.shape}")
+            raise Damaged(
+                f"{name} must hold all values of that type, got {array.dtype} {array.shape}"
+            )
     tensors = description.cut(stored, arrays)
-    return Artifact(tensors, weights, aliases, _config(metadata), metadata.get("commit"), _names(metadata, "tbn_inputs"))
+    return Artifact(
+        tensors,
+        weights,
+        aliases,
+        _config(metadata),
+        metadata.get("commit"),
+        _names(metadata, "tbn_inputs"),
+    )
 
 
 def _check_hash(data: bytes, metadata: dict[str, str]) -> None:
@@ -328,4 +357,6 @@ def _read_2(metadata: dict[str, str], arrays: dict[str, NDArray[Any]]) -> Artifa
     weights = {name: description_v2.weight(name, entry, arrays) for name, entry in layers.items()}
     aliases = _names(metadata, "tbn_aliases")
     commit = metadata.get("commit") or None
-    return Artifact(arrays, weights, aliases, _config(metadata), commit, _names(metadata, "tbn_inputs"))
+    return Artifact(
+        arrays, weights, aliases, _config(metadata), commit, _names(metadata, "tbn_inputs")
+    )

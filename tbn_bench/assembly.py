@@ -20,8 +20,19 @@ from tbn_bench.records import RunRecord
 from tbn_bench.scores import FIRST
 
 TRAINING_IMAGES = 5_000  # for a model that starts from the data
-_FAULTS = (RuntimeError, AssertionError, TypeError, ArithmeticError, LookupError, AttributeError)  # of a model
-_NOT_ON_META = (RuntimeError, TypeError, catalog.EntryFailed)  # a tensor's values were asked for, or the model fails anywhere
+_FAULTS = (
+    RuntimeError,
+    AssertionError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+)  # of a model
+_NOT_ON_META = (
+    RuntimeError,
+    TypeError,
+    catalog.EntryFailed,
+)  # a tensor's values were asked for, or the model fails anywhere
 
 
 def build(config: RunConfig, from_data: bool = False) -> tuple[Any, nn.Module, Plan, Cost]:
@@ -42,7 +53,9 @@ def _refused(config: RunConfig, in_shape: Iterable[int]) -> Iterator[None]:
         yield
     except _FAULTS as error:
         said = " ".join(str(error).split())
-        kind = "" if isinstance(error, RuntimeError | AssertionError) else f"{type(error).__name__}: "
+        kind = (
+            "" if isinstance(error, RuntimeError | AssertionError) else f"{type(error).__name__}: "
+        )
         raise ValueError(
             f"{config.model} cannot be built and run on {config.data} samples of shape {tuple(in_shape)}: {kind}{said}"
         ) from error
@@ -104,7 +117,9 @@ def data_of(config: RunConfig) -> Any:
             f"{tuple(data.in_shape)} of {config.data}; leave it out"
         )
     if task not in data.tasks:
-        raise ValueError(f"{config.data} is for {' or '.join(data.tasks)}, got task {task}; use --task {data.tasks[0]}")
+        raise ValueError(
+            f"{config.data} is for {' or '.join(data.tasks)}, got task {task}; use --task {data.tasks[0]}"
+        )
     return data
 
 
@@ -114,7 +129,9 @@ def _own_form(config: RunConfig) -> dict[str, Any]:
     return {} if own is None or "data" in config.model_fields_set else own(**options)
 
 
-def _without_weights(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Module, Plan, Cost] | None:
+def _without_weights(
+    config: RunConfig, given: dict[str, Any]
+) -> tuple[nn.Module, Plan, Cost] | None:
     """None where the model cannot live on the meta device, or has binarized inputs."""
     try:
         with torch.device("meta"):
@@ -128,11 +145,15 @@ def _network(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Module, Plan,
     """(binarized model, plan, cost) for what a data module offers. Raises RuntimeError where the model cannot take the samples."""
     torch.manual_seed(config.seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused in the next lines
+        warnings.filterwarnings(
+            "ignore", "Initializing zero-element tensors"
+        )  # refused in the next lines
         model = catalog.build("models", config.model, **given)
     empty = [name for name, parameter in model.named_parameters() if not parameter.numel()]
     if empty:
-        raise ValueError(f"{config.model}: {empty[0]} has no elements; every width must be at least 1")
+        raise ValueError(
+            f"{config.model}: {empty[0]} has no elements; every width must be at least 1"
+        )
     plan = binarize_(model, config.binarizer, config.keep)
     optimizer_of(model, config)  # refuses what it cannot train, before anything is recorded
     total = cost(model, plan, given["in_shape"])
@@ -165,7 +186,9 @@ def offered(data: Any) -> dict[str, Any]:
     return {name: getattr(data, name) for name in OFFERS if hasattr(data, name)}
 
 
-def outputs(call: Callable[[Tensor], Tensor], data: Any, device: str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
+def outputs(
+    call: Callable[[Tensor], Tensor], data: Any, device: str = "cpu"
+) -> Iterator[tuple[Tensor, Tensor]]:
     """(outputs of call, y) of every test batch, on the CPU."""
     with torch.no_grad():
         for x, y in data.test_dataloader():
@@ -184,7 +207,11 @@ def score_on_test(
     for found, y in batches:
         metric.update(found, y)
     recorded = float(record.summary[f"test/{task.score}"])
-    return float(metric.compute()), recorded, max(1.5 / data.size("test"), 0.0005) if task.score == FIRST else 1e-3 * recorded
+    return (
+        float(metric.compute()),
+        recorded,
+        max(1.5 / data.size("test"), 0.0005) if task.score == FIRST else 1e-3 * recorded,
+    )
 
 
 def precision_hint(record: RunRecord) -> str:
@@ -208,13 +235,21 @@ def start_from(model: nn.Module, source: nn.Module) -> None:
 
     def plain(name: str) -> str:  # a.parametrizations.weight.original -> a.weight
         path, inside, rest = name.partition("parametrizations.")
-        return path + rest.removesuffix(".original") if inside and rest.endswith(".original") else name
+        return (
+            path + rest.removesuffix(".original") if inside and rest.endswith(".original") else name
+        )
 
     theirs = {plain(k): v for k, v in source.state_dict().items()}
     theirs |= dict(_computed(source))
     state = model.state_dict()
-    found = {k: theirs[plain(k)] for k, v in state.items() if plain(k) in theirs and theirs[plain(k)].shape == v.shape}
-    missing = [n for n, _ in model.named_parameters() if plain(n).endswith("weight") and n not in found]
+    found = {
+        k: theirs[plain(k)]
+        for k, v in state.items()
+        if plain(k) in theirs and theirs[plain(k)].shape == v.shape
+    }
+    missing = [
+        n for n, _ in model.named_parameters() if plain(n).endswith("weight") and n not in found
+    ]
     if missing:
         raise ValueError(
             f"--init: the run to start from has no weight of the same shape for {', '.join(missing)}; use the same --model"
@@ -244,7 +279,9 @@ def trained(record: RunRecord) -> tuple[Any, nn.Module, Plan]:
     """(data, model in eval mode, plan) of a finished run, from its best checkpoint. Raises ValueError where that is gone."""
     path = record.path / "checkpoints" / "best.ckpt"
     if not path.exists():
-        raise ValueError(f"{path} is missing (checkpoints are not committed); run again: {make(record.config).command}")
+        raise ValueError(
+            f"{path} is missing (checkpoints are not committed); run again: {make(record.config).command}"
+        )
     data, model, plan, _ = build(make(record.config))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
@@ -252,5 +289,7 @@ def trained(record: RunRecord) -> tuple[Any, nn.Module, Plan]:
         raise ValueError(
             f"{path} is unreadable ({type(error).__name__}); delete {record.path} and run again: {make(record.config).command}"
         ) from error
-    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    model.load_state_dict(
+        {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+    )
     return data, model.eval(), plan

@@ -22,15 +22,21 @@ def pack(values: NDArray[Any]) -> NDArray[np.uint8]:
     flat = np.asarray(values).reshape(-1)
     if not np.all(np.abs(flat) == 1):
         bad = flat[np.abs(flat) != 1][0]
-        raise ValueError(f"only +1 and -1 can be packed, got {bad!r}; map zeros first (each method states its sign(0))")
+        raise ValueError(
+            f"only +1 and -1 can be packed, got {bad!r}; map zeros first (each method states its sign(0))"
+        )
     return np.packbits(flat > 0, bitorder="little")
 
 
 def unpack(data: NDArray[np.uint8], n: int) -> NDArray[np.int8]:
     """data: (ceil(n / 8),) uint8 -> (n,) int8 of +-1. Raises ValueError on a wrong length or on set padding bits."""
     if data.dtype != np.uint8 or data.shape != (packed_bytes(n),):
-        raise ValueError(f"expected uint8 of shape ({packed_bytes(n)},) for {n} values, got {data.dtype} {data.shape}")
+        raise ValueError(
+            f"expected uint8 of shape ({packed_bytes(n)},) for {n} values, got {data.dtype} {data.shape}"
+        )
     bits = np.unpackbits(data, bitorder="little")
     if bits[n:].any():
-        raise ValueError(f"padding bits after value {n} must be clear; the data is not packed by this suite's rule")
+        raise ValueError(
+            f"padding bits after value {n} must be clear; the data is not packed by this suite's rule"
+        )
     return (bits[:n].astype(np.int8) * 2 - 1).astype(np.int8)

@@ -28,7 +28,9 @@ class EntryFailed(ValueError):
 
 def _likeness(word: str, known: str) -> tuple[float, int]:
     """Of equal ratios the one that shares more letters in any order: letters are often swapped."""
-    return difflib.SequenceMatcher(None, word, known).ratio(), sum((Counter(word) & Counter(known)).values())
+    return difflib.SequenceMatcher(None, word, known).ratio(), sum(
+        (Counter(word) & Counter(known)).values()
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -45,7 +47,9 @@ def names(package: str) -> list[str]:
     if package not in PACKAGES:
         raise ValueError(f"unknown package {package!r}{did_you_mean(package, PACKAGES)}")
     module = importlib.import_module(f"tbn_bench.{package}")
-    return sorted(m.name for m in pkgutil.iter_modules(module.__path__) if not m.name.startswith("_"))
+    return sorted(
+        m.name for m in pkgutil.iter_modules(module.__path__) if not m.name.startswith("_")
+    )
 
 
 def load(package: str, name: str) -> Callable[..., Any]:
@@ -92,7 +96,9 @@ def _literal(node: ast.expr, expected: str) -> Any:
     try:
         value = ast.literal_eval(node)
     except (ValueError, TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(f"{expected}; values must be literals (numbers, strings, lists, None, True, False)") from error
+        raise ValueError(
+            f"{expected}; values must be literals (numbers, strings, lists, None, True, False)"
+        ) from error
     for part in ast.walk(node):
         if isinstance(part, ast.Dict) and len(ast.literal_eval(part)) < len(part.keys):
             raise ValueError(f"{expected}; give every key of {ast.unparse(part)} once")
@@ -141,9 +147,15 @@ def check(package: str, call: str, given: Iterable[str] = ()) -> None:
         if key not in options and not open_ended:
             raise ValueError(f"{name} has no option {key!r}{did_you_mean(key, options)}")
         if key in options and not _fits(value, parameters[key].annotation):
-            wanted = inspect.formatannotation(parameters[key].annotation).replace("collections.abc.", "")
+            wanted = inspect.formatannotation(parameters[key].annotation).replace(
+                "collections.abc.", ""
+            )
             raise ValueError(f"{name}: option {key} must be {wanted}, got {short(value)}")
-    missing = [n for n in options if parameters[n].default is inspect.Parameter.empty and n not in {*kwargs, *given}]
+    missing = [
+        n
+        for n in options
+        if parameters[n].default is inspect.Parameter.empty and n not in {*kwargs, *given}
+    ]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)}: write {name}({missing[0]}=...)")
 
@@ -180,4 +192,6 @@ def build(package: str, call: str, **extra: Any) -> Any:
         return entry(**{**known_extra, **kwargs})
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
         said = " ".join(str(error).split())
-        raise EntryFailed(f"{canonical(call)} cannot be built: {type(error).__name__}: {said}; use other options") from error
+        raise EntryFailed(
+            f"{canonical(call)} cannot be built: {type(error).__name__}: {said}; use other options"
+        ) from error

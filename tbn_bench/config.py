@@ -22,8 +22,15 @@ class RunConfig(BaseModel):
     model: str = Field("mlp", description="model, e.g. 'resnet_cifar(depth=18)'")
     binarizer: str = Field("full_precision", description="binarizer, e.g. 'tbn(p=4)'")
     task: str = Field("image_classification", description="task")
-    keep: tuple[str, ...] = Field((), description="patterns of weights that stay full precision, e.g. 'fc'")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, order and augmentation (the data split has its own)")
+    keep: tuple[str, ...] = Field(
+        (), description="patterns of weights that stay full precision, e.g. 'fc'"
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="seed of weights, order and augmentation (the data split has its own)",
+    )
     epochs: int = Field(20, ge=1, lt=MANY, description="epochs")
     batch_size: int = Field(128, ge=1, lt=MANY, description="training batch size")
     optimizer: str = Field("sgd", description="optimizer, e.g. adam or 'muon(momentum=0.6)'")
@@ -36,25 +43,43 @@ class RunConfig(BaseModel):
     schedule_every: Literal["epoch", "step"] = Field(
         "epoch", description="when the schedule moves: after every epoch, or every training step"
     )
-    min_lr: float = Field(0.0, ge=0, description="learning rate below which no schedule goes (but warm-up)")
+    min_lr: float = Field(
+        0.0, ge=0, description="learning rate below which no schedule goes (but warm-up)"
+    )
     warmup_epochs: int = Field(0, ge=0, lt=MANY, description="linear warm-up")
     step_epochs: int = Field(20, ge=1, lt=MANY, description="epochs between drops (schedule=step)")
     step_gamma: float = Field(0.7, gt=0, le=1, description="factor of each drop (schedule=step)")
     bn_momentum_gamma: float = Field(
-        1.0, gt=0, le=1, description="factor on batch norm's momentum of 0.1 every step_epochs epochs, down to 0.01"
+        1.0,
+        gt=0,
+        le=1,
+        description="factor on batch norm's momentum of 0.1 every step_epochs epochs, down to 0.01",
     )
     batch_norm: Literal["running", "reestimated"] = Field(
         "running",
         description="statistics of batch norm in evaluation: running, or reestimated on training samples before each",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
-    mixup: float = Field(0.0, ge=0, description="alpha of mixup (timm's), 0: none; image classification only")
-    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix (timm's), 0: none; image classification only")
-    select: Literal["best", "last"] = Field("best", description="which epoch is tested: the best on held-out data, or the last")
-    tta: bool = Field(False, description="also score the test set with test-time augmentation (mirror and one-pixel shifts)")
-    init: str | None = Field(None, pattern=RUN, description="finished run to take the weights from, as SWEEP/RUN_ID")
+    mixup: float = Field(
+        0.0, ge=0, description="alpha of mixup (timm's), 0: none; image classification only"
+    )
+    cutmix: float = Field(
+        0.0, ge=0, description="alpha of cutmix (timm's), 0: none; image classification only"
+    )
+    select: Literal["best", "last"] = Field(
+        "best", description="which epoch is tested: the best on held-out data, or the last"
+    )
+    tta: bool = Field(
+        False,
+        description="also score the test set with test-time augmentation (mirror and one-pixel shifts)",
+    )
+    init: str | None = Field(
+        None, pattern=RUN, description="finished run to take the weights from, as SWEEP/RUN_ID"
+    )
     teacher: str | None = Field(
-        None, pattern=RUN, description="finished run whose outputs are the labels (distillation), as SWEEP/RUN_ID"
+        None,
+        pattern=RUN,
+        description="finished run whose outputs are the labels (distillation), as SWEEP/RUN_ID",
     )
     precision: Literal["32", "bf16"] = Field("32", description="float32, or bfloat16 autocast")
 
@@ -68,11 +93,21 @@ class RunConfig(BaseModel):
     def _known(cls, value: str) -> str:
         name, known = catalog.parse(value)[0], catalog.names("optimizers")
         if name not in known:
-            raise ValueError(f"unknown name {name!r} in optimizers{catalog.did_you_mean(name, known)}")
+            raise ValueError(
+                f"unknown name {name!r} in optimizers{catalog.did_you_mean(name, known)}"
+            )
         return value
 
     @field_validator(
-        "lr", "momentum", "weight_decay", "step_gamma", "label_smoothing", "min_lr", "bn_momentum_gamma", "mixup", "cutmix"
+        "lr",
+        "momentum",
+        "weight_decay",
+        "step_gamma",
+        "label_smoothing",
+        "min_lr",
+        "bn_momentum_gamma",
+        "mixup",
+        "cutmix",
     )
     @classmethod
     def _one_zero(cls, value: float) -> float:
@@ -105,7 +140,10 @@ def make(values: dict[str, Any]) -> RunConfig:
     """RunConfig from plain values. Raises ValueError, one line per fault, with a suggestion for an unknown key."""
     unknown = [k for k in values if k not in RunConfig.model_fields]
     if unknown:
-        hints = [f"unknown parameter {k!r}{catalog.did_you_mean(str(k), RunConfig.model_fields)}" for k in unknown]
+        hints = [
+            f"unknown parameter {k!r}{catalog.did_you_mean(str(k), RunConfig.model_fields)}"
+            for k in unknown
+        ]
         raise ValueError("\n".join(hints))
     if isinstance(values.get("keep"), str):
         values = {**values, "keep": tuple(filter(None, values["keep"].split(",")))}

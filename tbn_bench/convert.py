@@ -75,12 +75,19 @@ class Plan:
             for r in self.rows
         ]  # fmt: skip
         total = ("total", "", f"{self.weights:,}", "", "", f"{self.stored_bits:,}", "", "", "")
-        per_weight = f"{self.stored_bits / self.weights:.4f} bits per weight" if self.weights else "no weights"
+        per_weight = (
+            f"{self.stored_bits / self.weights:.4f} bits per weight"
+            if self.weights
+            else "no weights"
+        )
         lines = [head, *body, (*total[:-1], per_weight)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
         numeric = {2, 3, 4, 5, 6}
         text = [
-            "  ".join(c.rjust(w) if i in numeric else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+            "  ".join(
+                c.rjust(w) if i in numeric else c.ljust(w)
+                for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            )
             for line in lines
         ]
         return "\n".join([t.rstrip() for t in text] + [f"warning: {w}" for w in self.warnings])
@@ -119,7 +126,11 @@ def binarize_(model: nn.Module, spec: str | Binarizer, keep: Sequence[str] = ())
             if key in kept or decisions[key].parametrization is None:
                 rows.append(_full_row(entries, kept.get(key) or decisions[key].reason, bits))
             else:
-                rows.append(_binary_row(entries, decisions[key].parametrization, decisions[key].reason, bits))
+                rows.append(
+                    _binary_row(
+                        entries, decisions[key].parametrization, decisions[key].reason, bits
+                    )
+                )
         inputs.call_layers_(model)
         return Plan(rows, _warnings(model, rows))
 
@@ -154,7 +165,10 @@ def _all_or_nothing(model: nn.Module) -> Iterator[None]:
 
 def _contents(module: nn.Module) -> dict[str, Any]:
     """A module's attributes; its own dictionaries (parameters, buffers, modules, hooks) as copies."""
-    return {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(module).items()}
+    return {
+        name: copy.copy(value) if isinstance(value, dict) else value
+        for name, value in vars(module).items()
+    }
 
 
 def _groups(
@@ -167,7 +181,9 @@ def _groups(
     groups: dict[Hashable, list[tuple[str, nn.Module, str]]] = {}
     for entry in found:
         groups.setdefault(place(getattr(entry[1], entry[2])), []).append(entry)
-    return groups, {key: why for key, entries in groups.items() if (why := _kept(entries, keep, key in foreign))}
+    return groups, {
+        key: why for key, entries in groups.items() if (why := _kept(entries, keep, key in foreign))
+    }
 
 
 def _target(entries: list[tuple[str, nn.Module, str]]) -> Target:
@@ -177,11 +193,15 @@ def _target(entries: list[tuple[str, nn.Module, str]]) -> Target:
 
 def _check(model: nn.Module, found: list[tuple[str, nn.Module, str]], keep: Sequence[str]) -> None:
     if not found:
-        raise ValueError(f"{type(model).__name__} has no Linear, Conv1d, Conv2d or attention weight to convert")
+        raise ValueError(
+            f"{type(model).__name__} has no Linear, Conv1d, Conv2d or attention weight to convert"
+        )
     names = [name for name, _, _ in found]
     for name, module, attribute in found:
         if parametrize.is_parametrized(module, attribute):
-            raise ValueError(f"{name} is already parametrized; binarize_ expects a full-precision model")
+            raise ValueError(
+                f"{name} is already parametrized; binarize_ expects a full-precision model"
+            )
         if module._parameters.get(attribute) is None:
             raise ValueError(
                 f"{name} of a {type(module).__name__} is computed, not a parameter (weight_norm, spectral_norm, pruning?); "
@@ -191,7 +211,9 @@ def _check(model: nn.Module, found: list[tuple[str, nn.Module, str]], keep: Sequ
             raise ValueError(f"{name} has no shape yet; run one batch through the lazy model first")
     for pattern in keep:
         if not any(_matches(name, pattern) for name in names):
-            raise ValueError(f"keep pattern {pattern!r} matches no weight; the weights are: {', '.join(names)}")
+            raise ValueError(
+                f"keep pattern {pattern!r} matches no weight; the weights are: {', '.join(names)}"
+            )
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -221,7 +243,9 @@ def _label(entries: list[tuple[str, nn.Module, str]]) -> str:
     return entries[0][0] + "".join(f" = {name}" for name, _, _ in entries[1:])
 
 
-def _binarize_inputs(entries: list[tuple[str, nn.Module, str]], activation: ActivationBinarizer | None) -> int:
+def _binarize_inputs(
+    entries: list[tuple[str, nn.Module, str]], activation: ActivationBinarizer | None
+) -> int:
     """Puts an activation binarizer before every layer that uses a weight; returns the bits of their input."""
     if activation is None:
         return 32
@@ -241,13 +265,32 @@ def _settle(part: nn.Module, module: nn.Module, latent: Tensor) -> None:
         part.requires_grad_(False)
 
 
-def _full_row(entries: list[tuple[str, nn.Module, str]], reason: str, activation_bits: int) -> PlanRow:
+def _full_row(
+    entries: list[tuple[str, nn.Module, str]], reason: str, activation_bits: int
+) -> PlanRow:
     shape = tuple(getattr(entries[0][1], entries[0][2]).shape)
     n, size = prod(shape), 8 * getattr(entries[0][1], entries[0][2]).element_size()
-    return PlanRow(_label(entries), shape, n, 1, n, size * n, 0, False, False, reason, activation_bits=activation_bits)
+    return PlanRow(
+        _label(entries),
+        shape,
+        n,
+        1,
+        n,
+        size * n,
+        0,
+        False,
+        False,
+        reason,
+        activation_bits=activation_bits,
+    )
 
 
-def _binary_row(entries: list[tuple[str, nn.Module, str]], method: WeightBinarizer, reason: str, activation_bits: int) -> PlanRow:
+def _binary_row(
+    entries: list[tuple[str, nn.Module, str]],
+    method: WeightBinarizer,
+    reason: str,
+    activation_bits: int,
+) -> PlanRow:
     weight = getattr(entries[0][1], entries[0][2])
     form = method.form(weight)
     _settle(method, entries[0][1], weight)
@@ -260,7 +303,9 @@ def _binary_row(entries: list[tuple[str, nn.Module, str]], method: WeightBinariz
         if form.weight_shape != form.shape:
             _enlarge(module, form.copies.reach)
         # unsafe: the weight of shifted copies is larger than the latent one
-        parametrize.register_parametrization(module, attribute, method, unsafe=form.weight_shape != form.shape)
+        parametrize.register_parametrization(
+            module, attribute, method, unsafe=form.weight_shape != form.shape
+        )
         module.parametrizations.train(module.training)
         if not method.learns_latent:
             module.parametrizations[attribute].original.requires_grad_(False)
@@ -275,8 +320,12 @@ def _binary_row(entries: list[tuple[str, nn.Module, str]], method: WeightBinariz
 def _enlarge(module: nn.Conv1d | nn.Conv2d, reach: int) -> None:
     """A kernel larger by `reach` on every side, and a padding that keeps the outputs where they were."""
     module.kernel_size = tuple(k + 2 * reach for k in module.kernel_size)
-    module.padding = tuple(n + reach * d for n, d in zip(module.padding, module.dilation, strict=True))
-    module._reversed_padding_repeated_twice = [n for pad in reversed(module.padding) for n in (pad, pad)]
+    module.padding = tuple(
+        n + reach * d for n, d in zip(module.padding, module.dilation, strict=True)
+    )
+    module._reversed_padding_repeated_twice = [
+        n for pad in reversed(module.padding) for n in (pad, pad)
+    ]
 
 
 def _warnings(model: nn.Module, rows: list[PlanRow]) -> list[str]:
@@ -291,7 +340,9 @@ def _left_out(model: nn.Module, rows: list[PlanRow]) -> list[str]:
     others = {
         id(p): p.numel()
         for name, p in found.items()
-        if id(p) not in ours and ".parametrizations." not in f".{name}" and sum(n > 1 for n in p.shape) > 1
+        if id(p) not in ours
+        and ".parametrizations." not in f".{name}"
+        and sum(n > 1 for n in p.shape) > 1
     }
     count = sum(others.values())
     if not any(r.binarized for r in rows) or count <= 0.01 * (count + sum(r.numel for r in rows)):
@@ -319,7 +370,11 @@ def _cancelled_scales(model: nn.Module, rows: list[PlanRow]) -> list[str]:
     found = [
         r.name
         for r in rows
-        if r.binarized and r.p > 1 and r.copies == "aligned" and not r.shape[0] % r.p and r.name.rpartition(".")[0] in behind
+        if r.binarized
+        and r.p > 1
+        and r.copies == "aligned"
+        and not r.shape[0] % r.p
+        and r.name.rpartition(".")[0] in behind
     ]
     if not found:
         return []
@@ -333,9 +388,15 @@ def _cancelled_scales(model: nn.Module, rows: list[PlanRow]) -> list[str]:
 def _normalised(model: nn.Module) -> set[str]:
     """Names of layers whose next module with parameters, in order of definition, is a batch or instance norm of their outputs."""
     norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, *norms, nn.LayerNorm))]
+    layers = [
+        (n, m)
+        for n, m in model.named_modules()
+        if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, *norms, nn.LayerNorm))
+    ]
     return {
         name
         for (name, layer), (_, after) in zip(layers, layers[1:], strict=False)
-        if isinstance(after, norms) and after.num_features == getattr(layer, "out_features", getattr(layer, "out_channels", None))
+        if isinstance(after, norms)
+        and after.num_features
+        == getattr(layer, "out_features", getattr(layer, "out_channels", None))
     }

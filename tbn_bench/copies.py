@@ -60,7 +60,11 @@ class Copies:
             return f"expected p from 1 on and a weight of two axes or more, got p={self.p} and {self.shape}"
         if self.kind == "columns":
             channels = self.shape[1]
-            return f"p must divide the {channels} input channels, got p={self.p}" if channels % self.p else ""
+            return (
+                f"p must divide the {channels} input channels, got p={self.p}"
+                if channels % self.p
+                else ""
+            )
         if self.shape[0] % self.p:
             return f"p must divide the {self.shape[0]} rows, got p={self.p}"
         if self.kind == "hadamard" and (self.p & (self.p - 1) or self.shape[1] % self.p):
@@ -69,7 +73,11 @@ class Copies:
             return f"p must be at most {MOST_PERMUTATIONS}, got p={self.p}"
         if self.kind == "shifted":
             spatial = len(self.shape) - 2
-            if not spatial or len(self.shifts) != self.p or any(len(s) != spatial for s in self.shifts):
+            if (
+                not spatial
+                or len(self.shifts) != self.p
+                or any(len(s) != spatial for s in self.shifts)
+            ):
                 return f"expected {self.p} shifts of {spatial} numbers (at least one spatial axis), got {self.shifts}"
             if self.reach > MOST_SHIFT:
                 return f"a shift must be at most {MOST_SHIFT}, got {self.reach}"
@@ -124,8 +132,13 @@ class Copies:
         out = np.zeros(self.weight_shape, weight.dtype)
         rows = self.shape[0] // self.p
         for i, shift in enumerate(self.shifts):
-            window = tuple(slice(self.reach + d, self.reach + d + k) for d, k in zip(shift, self.shape[2:], strict=True))
-            out[(slice(i * rows, (i + 1) * rows), slice(None), *window)] = weight[i * rows : (i + 1) * rows]
+            window = tuple(
+                slice(self.reach + d, self.reach + d + k)
+                for d, k in zip(shift, self.shape[2:], strict=True)
+            )
+            out[(slice(i * rows, (i + 1) * rows), slice(None), *window)] = weight[
+                i * rows : (i + 1) * rows
+            ]
         return out
 
 
@@ -184,6 +197,11 @@ def default_shifts(p: int, spatial: int) -> tuple[tuple[int, ...], ...]:
     reach = 0
     while (2 * reach + 1) ** spatial < p:
         reach += 1
-    grid = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * spatial, indexing="ij"), -1).reshape(-1, spatial)
-    ordered = sorted((tuple(int(v) for v in s) for s in grid), key=lambda s: (max(map(abs, s)), sum(map(abs, s)), s[::-1]))
+    grid = np.stack(
+        np.meshgrid(*[np.arange(-reach, reach + 1)] * spatial, indexing="ij"), -1
+    ).reshape(-1, spatial)
+    ordered = sorted(
+        (tuple(int(v) for v in s) for s in grid),
+        key=lambda s: (max(map(abs, s)), sum(map(abs, s)), s[::-1]),
+    )
     return tuple(ordered[:p])

@@ -65,7 +65,9 @@ class LayerCost:
             rows, columns = self.row.shape[0], prod(self.row.shape[1:])
             positions = self.macs // self.row.numel
             return positions * self.row.rank * (rows + columns)
-        return round(self.macs * self.positions_factor / self.row.p) if self.row.reuse else self.macs
+        return (
+            round(self.macs * self.positions_factor / self.row.p) if self.row.reuse else self.macs
+        )
 
     @property
     def training_flop(self) -> int:
@@ -118,7 +120,11 @@ class Cost:
 
     @property
     def stored_bytes(self) -> int:
-        coded = sum(bits.packed_bytes(n) for layer in self.layers for n in (layer.row.weight_bits, layer.row.codebook_bits))
+        coded = sum(
+            bits.packed_bytes(n)
+            for layer in self.layers
+            for n in (layer.row.weight_bits, layer.row.codebook_bits)
+        )
         return coded + (self.alpha_bits + self.bias_bits + self.norm_bits + self.other_bits) // 8
 
     @property
@@ -165,7 +171,9 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNor
 
 def _own(module: nn.Module) -> list[tuple[str, Tensor]]:
     """A module's parameters and persistent buffers, by attribute."""
-    buffers = {k: b for k, b in module._buffers.items() if k not in module._non_persistent_buffers_set}
+    buffers = {
+        k: b for k, b in module._buffers.items() if k not in module._non_persistent_buffers_set
+    }
     return [(k, v) for k, v in (*module._parameters.items(), *buffers.items()) if v is not None]
 
 
@@ -173,7 +181,9 @@ def _of_binarizers(model: nn.Module) -> set[nn.Module]:
     """Modules that hold latent weights and what trains them: they are not stored."""
     found: set[nn.Module] = set()
     for module in model.modules():
-        if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], WeightBinarizer):
+        if isinstance(module, parametrize.ParametrizationList) and isinstance(
+            module[0], WeightBinarizer
+        ):
             found.update(module.modules())
     return found
 
@@ -188,7 +198,9 @@ def _side_bits(model: nn.Module, weight_names: set[str]) -> tuple[int, int, int]
     named: list[tuple[str, str, Tensor, nn.Module]] = []
     for prefix, module in model.named_modules():
         if module not in latent:
-            named += [(f"{prefix}.{key}".lstrip("."), key, value, module) for key, value in _own(module)]
+            named += [
+                (f"{prefix}.{key}".lstrip("."), key, value, module) for key, value in _own(module)
+            ]
     seen = {place(value) for name, _, value, _ in named if name in weight_names}
     for _, key, value, module in named:
         if key == "num_batches_tracked" or key in getattr(module, "training_only", ()):
@@ -229,7 +241,9 @@ def _positions_factor(module: nn.Module, x: Tensor, out: Tensor, reach: int) -> 
     return positions / prod(out.shape[2:])
 
 
-def _macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[dict[str, int], dict[str, float], dict[str, int]]:
+def _macs(
+    model: nn.Module, in_shape: Sequence[int]
+) -> tuple[dict[str, int], dict[str, float], dict[str, int]]:
     """Multiply-adds per weight for one sample, by one forward pass with hooks; the positions factors of shifted layers; the
     values that each Linear or convolution reads."""
     found: dict[str, int] = {}
@@ -241,7 +255,9 @@ def _macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[dict[str, int], di
         found[name] = found.get(name, 0) + count
 
     def hook(name: str):
-        def count(module: nn.Module, args: tuple[Any, ...], given: dict[str, Any], out: Tensor) -> None:
+        def count(
+            module: nn.Module, args: tuple[Any, ...], given: dict[str, Any], out: Tensor
+        ) -> None:
             prefix = f"{name}." if name else ""
             called = list(inspect.signature(module.forward).bind(*args, **given).arguments.values())
             if not isinstance(module, nn.MultiheadAttention):
@@ -250,7 +266,10 @@ def _macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[dict[str, int], di
                 query, key, value = called[:3]
                 e, b = module.embed_dim, 1
                 if module._qkv_same_embed_dim:
-                    add(f"{prefix}in_proj_weight", b * e * (query.numel() + key.numel() + value.numel()))
+                    add(
+                        f"{prefix}in_proj_weight",
+                        b * e * (query.numel() + key.numel() + value.numel()),
+                    )
                 else:
                     for k, source in zip("qkv", called[:3], strict=True):
                         add(f"{prefix}{k}_proj_weight", e * source.numel())
@@ -262,13 +281,20 @@ def _macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[dict[str, int], di
                 shape = module.weight.shape if copies is None else copies.shape
                 add(f"{prefix}weight", out.numel() * prod(shape[1:]))
                 if copies is not None and copies.kind == "shifted":
-                    factors[f"{prefix}weight"] = _positions_factor(module, called[0], out, copies.reach)
+                    factors[f"{prefix}weight"] = _positions_factor(
+                        module, called[0], out, copies.reach
+                    )
 
         return count
 
-    inside_attention = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    inside_attention = {
+        id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)
+    }
     for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention | nn.Linear | nn.Conv1d | nn.Conv2d) and id(module) not in inside_attention:
+        if (
+            isinstance(module, nn.MultiheadAttention | nn.Linear | nn.Conv1d | nn.Conv2d)
+            and id(module) not in inside_attention
+        ):
             handles.append(module.register_forward_hook(hook(name), with_kwargs=True))
     modes = {module: module.training for module in model.modules()}
     first = next(model.parameters())
@@ -299,4 +325,8 @@ def _elementwise(model: nn.Module) -> set[str]:
 
 
 def _copies(module: nn.Module) -> Copies | None:
-    return module.parametrizations.weight[0].copies if parametrize.is_parametrized(module, "weight") else None
+    return (
+        module.parametrizations.weight[0].copies
+        if parametrize.is_parametrized(module, "weight")
+        else None
+    )

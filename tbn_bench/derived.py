@@ -96,7 +96,11 @@ class Kept:
             value = make()
         parts = value if isinstance(value, tuple) else (value,)
         if snapshot is not None and all(part is None or type(part) is Tensor for part in parts):
-            self._entry = snapshot, key, value  # in one step: other threads see all of it or nothing
+            self._entry = (
+                snapshot,
+                key,
+                value,
+            )  # in one step: other threads see all of it or nothing
         return value
 
     def clear(self) -> None:

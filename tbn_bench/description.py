@@ -145,7 +145,9 @@ def _stem(name: str, weight: Weight, aliases: Mapping[str, str]) -> str:
         own = _own_names(weight.form, module, stem)
         if {part: aliases.get(n, n) for part, n in own.items()} == weight.names:
             return stem
-    raise ValueError(f"the tensors of {name} must be named as {_own_names(weight.form, module, _usual_stem(key))}")
+    raise ValueError(
+        f"the tensors of {name} must be named as {_own_names(weight.form, module, _usual_stem(key))}"
+    )
 
 
 def _weight_spec(form: Form, key: str, stem: str) -> list[Any]:
@@ -259,7 +261,9 @@ def _of(module: str, key: str, spec: Any) -> Iterator[Stored]:
 
 
 def _shape(name: str, value: Any, least: int) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(type(n) is int and least <= n <= _LARGEST for n in value):
+    if not isinstance(value, list) or not all(
+        type(n) is int and least <= n <= _LARGEST for n in value
+    ):
         raise Damaged(f"{name}: impossible shape {value!r:.60}")
     if prod(value) > _LARGEST:
         raise Damaged(f"{name}: a shape of {prod(value)} elements")

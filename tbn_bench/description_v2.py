@@ -48,7 +48,9 @@ def weight(name: str, entry: Any, tensors: Tensors) -> Weight:
 
 
 def _weight(entry: Any, tensors: Tensors) -> Weight:
-    if not isinstance(entry, dict) or any(type(entry.get(k)) is not kind for k, kind in _FIELDS.items()):
+    if not isinstance(entry, dict) or any(
+        type(entry.get(k)) is not kind for k, kind in _FIELDS.items()
+    ):
         raise ValueError(f"its description must have {', '.join(_FIELDS)}")
     shape, p, q = entry["shape"], entry["p"], entry["q"]
     if not shape or not all(type(n) is int and 0 < n < 2**31 for n in shape) or p < 1:

@@ -33,7 +33,9 @@ def _shared(region: Region, dies: dict[int, int], kept: set[int]) -> dict[int, i
         over = op.residual if op.residual >= 0 else op.input if op.kind in _IN_PLACE else -1
         size = _native.padded_size(region.values[op.output].shape)
         same = over >= 0 and _native.padded_size(region.values[over].shape) == size
-        elsewhere = op.kind == _native.CONV and over == op.input  # a convolution reads its input around each output
+        elsewhere = (
+            op.kind == _native.CONV and over == op.input
+        )  # a convolution reads its input around each output
         if same and dies.get(over) == step and not {over, op.output} & kept and not elsewhere:
             taken[op.output] = taken.get(over, over)
     return taken
@@ -52,7 +54,10 @@ def _place(region: Region, kept: set[int]) -> list[int]:
     for v, root in taken.items():
         lives[root] = (lives[root][0], max(lives[root][1], lives[v][1]))
     offsets, placed = [0] * len(region.values), []
-    for v in sorted(lives.keys() - taken.keys(), key=lambda v: (-_native.padded_size(region.values[v].shape), lives[v])):
+    for v in sorted(
+        lives.keys() - taken.keys(),
+        key=lambda v: (-_native.padded_size(region.values[v].shape), lives[v]),
+    ):
         size, (a, b) = _native.padded_size(region.values[v].shape), lives[v]
         at = 0
         for start, stop, low, high in sorted(placed):
@@ -70,7 +75,12 @@ def _channels_last(x: Tensor) -> bool:
 
 
 def _empty(shape: tuple[int, ...], channels_last: bool) -> Tensor:
-    return torch.empty(shape, memory_format=torch.channels_last if channels_last and len(shape) == 4 else torch.contiguous_format)
+    return torch.empty(
+        shape,
+        memory_format=torch.channels_last
+        if channels_last and len(shape) == 4
+        else torch.contiguous_format,
+    )
 
 
 def _lowered(model: nn.Module, image: Tensor, level: str) -> tuple[nn.Module, fx.Graph, Lowering]:
@@ -85,7 +95,9 @@ def _lowered(model: nn.Module, image: Tensor, level: str) -> tuple[nn.Module, fx
         except Exception as error:  # noqa: BLE001 - anybody's forward may raise anything
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reasons.append(f"{(trace.__doc__ or '').split(':')[0]}: {lines[0]}")
-    raise ValueError(f"{type(model).__name__} cannot be traced; run it in torch. {'. '.join(reasons)}")
+    raise ValueError(
+        f"{type(model).__name__} cannot be traced; run it in torch. {'. '.join(reasons)}"
+    )
 
 
 def _not_a_batch(x: Any) -> str:
@@ -101,7 +113,9 @@ def _last_uses(steps: list[Region | fx.Node], kept: set[fx.Node]) -> list[list[f
     """What no step behind this one reads, for every step."""
     last: dict[fx.Node, int] = {}
     for i, step in enumerate(steps):
-        for node in [n for n, _ in step.inputs] if isinstance(step, Region) else step.all_input_nodes:
+        for node in (
+            [n for n, _ in step.inputs] if isinstance(step, Region) else step.all_input_nodes
+        ):
             last[node] = i
     return [[n for n, at in last.items() if at == i and n not in kept] for i in range(len(steps))]
 
@@ -132,7 +146,9 @@ class _Watch:
     def check_mode(self) -> None:
         """Raises ValueError where a module is in training mode."""
         if True in [module.training for module in self._modules]:
-            raise ValueError("the network is in training mode and native layers are not; call model.eval() first")
+            raise ValueError(
+                "the network is in training mode and native layers are not; call model.eval() first"
+            )
 
 
 @dataclass
@@ -162,7 +178,14 @@ class Executor:
     trace, or in which no layer can run natively.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, level: str | None = None, threads: int = 1, precision: str = "f32"):
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Tensor,
+        level: str | None = None,
+        threads: int = 1,
+        precision: str = "f32",
+    ):
         if fault := _not_a_batch(example):
             raise ValueError(f"expected an example of shape (B, ...), got {fault}")
         self.level, self.threads, self.precision = _native.level(level), threads, precision
@@ -172,7 +195,9 @@ class Executor:
         self._in_shape = tuple(self._image.shape[1:])
         self._lowering = threading.Lock()
         self._program = self._lower()
-        self.keep_output = False  # results are then written into one buffer, which the next call overwrites
+        self.keep_output = (
+            False  # results are then written into one buffer, which the next call overwrites
+        )
         self._outs: dict[tuple[int, bool], list[Tensor]] = {}
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
@@ -183,15 +208,29 @@ class Executor:
         watch = _Watch(self._network)
         watch.check_mode()
         root, graph, lowered = _lowered(self._network, self._image, self.level)
-        kept = {n for n in graph.nodes if n.op == "placeholder" or any(u.op == "output" for u in n.users)}
+        kept = {
+            n
+            for n in graph.nodes
+            if n.op == "placeholder" or any(u.op == "output" for u in n.users)
+        }
         regions = [s for s in lowered.steps if isinstance(s, Region)]
         if not regions:
             raise ValueError(f"no layer of {type(self._network).__name__} can run natively")
         for region in regions:
             self._finish(region)
-        steps = [s for s in lowered.steps if not isinstance(s, Region) or s.outputs]  # what nobody reads is not run
+        steps = [
+            s for s in lowered.steps if not isinstance(s, Region) or s.outputs
+        ]  # what nobody reads is not run
         entry = next(n for n in graph.nodes if n.op == "placeholder")
-        return _Program(root, entry, lowered.output, steps, _last_uses(steps, kept), lowered.native_layers, watch)
+        return _Program(
+            root,
+            entry,
+            lowered.output,
+            steps,
+            _last_uses(steps, kept),
+            lowered.native_layers,
+            watch,
+        )
 
     def refresh(self) -> None:
         """Lowers the network again, as it is now."""
@@ -249,7 +288,10 @@ class Executor:
 
     def _run_region(self, region: Region, env: dict[fx.Node, Any], batch: int) -> None:
         n = batch * region.factor
-        arrays, sources = [env[node].detach() for node, _ in region.inputs], [region.values[i] for i in region.inputs.values()]
+        arrays, sources = (
+            [env[node].detach() for node, _ in region.inputs],
+            [region.values[i] for i in region.inputs.values()],
+        )
         if any(tuple(a.shape) != v.torch_shape(n) for a, v in zip(arrays, sources, strict=True)):
             raise RuntimeError(
                 f"expected {[v.torch_shape(n) for v in sources]} in a native region, got {[tuple(a.shape) for a in arrays]}"
@@ -259,7 +301,9 @@ class Executor:
             _channels_last(a) for a, image in zip(arrays, images, strict=True) if image
         )  # kept as it comes, as torch does
         plan = region.plan_nhwc if nhwc else region.plan
-        arrays = [a if nhwc and image else a.contiguous() for a, image in zip(arrays, images, strict=True)]
+        arrays = [
+            a if nhwc and image else a.contiguous() for a, image in zip(arrays, images, strict=True)
+        ]
         values = [region.values[i] for i in plan.outputs]
         outs = self._outs.get((id(region), nhwc)) if self.keep_output else None
         if outs is None or outs[0].shape[0] != n:
@@ -304,12 +348,12 @@ class Executor:
         """One line: what runs where."""
         torch_part = f"; in torch: {', '.join(self.torch_nodes)}" if self.torch_nodes else ""
         arena = max(s.plan.floats * 4 for s in self._steps if isinstance(s, Region))
-        return (
-            f"native level {self.level}: {self.native_layers} layers, arena {math.ceil(arena / 1024)} KiB per image{torch_part}"
-        )
+        return f"native level {self.level}: {self.native_layers} layers, arena {math.ceil(arena / 1024)} KiB per image{torch_part}"
 
 
-def executor(model: nn.Module, example: Tensor, **options: Any) -> tuple[Callable[[Tensor], Tensor] | None, str]:
+def executor(
+    model: nn.Module, example: Tensor, **options: Any
+) -> tuple[Callable[[Tensor], Tensor] | None, str]:
     """(Executor, its description), or (None, the reason why there is none)."""
     try:
         made = Executor(model, example, **options)

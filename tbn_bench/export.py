@@ -88,7 +88,9 @@ def load(path: Path) -> nn.Module:
     """The packed network of a packed file that names its config. Raises ArtifactError."""
     content = packed.artifact.read(path)
     if content.config is None:
-        raise ArtifactError(f"{path} does not say which network it holds; use packed.load_(model, path)")
+        raise ArtifactError(
+            f"{path} does not say which network it holds; use packed.load_(model, path)"
+        )
     try:
         model = skeleton(content.config)
     except ValueError as error:
@@ -124,7 +126,9 @@ def _write_onnx(model: nn.Module, x: Tensor, path: Path) -> Callable[[Tensor], T
         import onnxruntime
         import onnxscript  # noqa: F401 (torch.onnx needs it)
     except ImportError as error:
-        raise ValueError(f"ONNX export needs {error.name}; install it: pip install 'tbn-bench[peers]'") from error
+        raise ValueError(
+            f"ONNX export needs {error.name}; install it: pip install 'tbn-bench[peers]'"
+        ) from error
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
     with torch.no_grad():  # optimize=False: constant folding would store the unpacked weights
         program = torch.onnx.export(_in_graph(model), (x,), dynamo=True, optimize=False, verbose=False,
@@ -134,7 +138,10 @@ def _write_onnx(model: nn.Module, x: Tensor, path: Path) -> Callable[[Tensor], T
     program.save(str(path), external_data=False)
     data = path.read_bytes()
     for name, module in model.named_modules():
-        if isinstance(module, packed._Packed) and bytes(module.tile_bits.numpy().tobytes()) not in data:
+        if (
+            isinstance(module, packed._Packed)
+            and bytes(module.tile_bits.numpy().tobytes()) not in data
+        ):
             raise ExportError(f"{path} does not hold the packed bits of {name}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -145,7 +152,11 @@ def _write_onnx(model: nn.Module, x: Tensor, path: Path) -> Callable[[Tensor], T
 def _checkpoint_bytes(model: nn.Module) -> int:
     """Bytes of the trained model's dense float32 state: weights, biases, normalisation."""
     plain = packed.dense(model)
-    return sum(v.numel() * v.element_size() for k, v in plain.state_dict().items() if not k.endswith("num_batches_tracked"))
+    return sum(
+        v.numel() * v.element_size()
+        for k, v in plain.state_dict().items()
+        if not k.endswith("num_batches_tracked")
+    )
 
 
 def export(record: RunRecord, form: str, path: Path | None) -> dict[str, Any]:
@@ -203,14 +214,22 @@ def _outputs_agree(call: Callable[[Tensor], Tensor], reference: nn.Module, x: Te
         expected, got = reference(x), call(x)
         one = call(x[:1])
     error = float((got - expected).abs().max() / expected.abs().max())
-    if not error <= TOLERANCE or not torch.allclose(one, got[:1], rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
-        raise ExportError(f"outputs differ from the trained model's by {error:.1e} of the largest (allowed {TOLERANCE:.0e})")
+    if not error <= TOLERANCE or not torch.allclose(
+        one, got[:1], rtol=1e-3, atol=1e-3 * float(expected.abs().max())
+    ):
+        raise ExportError(
+            f"outputs differ from the trained model's by {error:.1e} of the largest (allowed {TOLERANCE:.0e})"
+        )
     return error
 
 
-def _score_agrees(call: Callable[[Tensor], Tensor], data: Any, model: nn.Module, record: RunRecord) -> tuple[str, float]:
+def _score_agrees(
+    call: Callable[[Tensor], Tensor], data: Any, model: nn.Module, record: RunRecord
+) -> tuple[str, float]:
     name = score_of(record.summary)
-    found, recorded, allowed = assembly.score_on_test(record, data, model, assembly.outputs(call, data))
+    found, recorded, allowed = assembly.score_on_test(
+        record, data, model, assembly.outputs(call, data)
+    )
     if not abs(found - recorded) <= allowed:
         raise ExportError(
             f"the file reaches {SCORES[name].label} {SCORES[name].text(found, False)} on {data.size('test')} test samples, the record says "
@@ -221,14 +240,28 @@ def _score_agrees(call: Callable[[Tensor], Tensor], data: Any, model: nn.Module,
 
 def _show(result: dict[str, Any], content: Any) -> None:
     rows = [
-        ("signs", sum(content.tensors[t].nbytes for t in {w.tile for w in content.weights.values()})),
-        ("scales", sum(content.tensors[a].nbytes for a in {w.alphas for w in content.weights.values()})),
+        (
+            "signs",
+            sum(content.tensors[t].nbytes for t in {w.tile for w in content.weights.values()}),
+        ),
+        (
+            "scales",
+            sum(content.tensors[a].nbytes for a in {w.alphas for w in content.weights.values()}),
+        ),
     ]
-    rows.append(("kept weights, biases, normalisation", result["payload_bytes"] - rows[0][1] - rows[1][1]))
-    rows.append((f"{result['format']} header or graph", result["file_bytes"] - result["payload_bytes"]))
+    rows.append(
+        ("kept weights, biases, normalisation", result["payload_bytes"] - rows[0][1] - rows[1][1])
+    )
+    rows.append(
+        (f"{result['format']} header or graph", result["file_bytes"] - result["payload_bytes"])
+    )
     tell(f"{result['path']}  (run {result['run_id']})")
     for name, size in rows:
         tell(f"  {name:<38}{size:>12,} bytes")
     tell(f"  {'file':<38}{result['file_bytes']:>12,} bytes")
-    tell(f"  {'dense float32 state':<38}{result['dense_bytes']:>12,} bytes   {result['ratio']:.1f} times the file")
-    tell(f"  outputs within {result['relative_error']:.1e} of the trained model; test {shown(result)}")
+    tell(
+        f"  {'dense float32 state':<38}{result['dense_bytes']:>12,} bytes   {result['ratio']:.1f} times the file"
+    )
+    tell(
+        f"  outputs within {result['relative_error']:.1e} of the trained model; test {shown(result)}"
+    )

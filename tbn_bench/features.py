@@ -26,7 +26,10 @@ def inner_products(a: Tensor, b: Tensor) -> Tensor:
     In a half type such a sum, whose terms tend to have one sign, would be off by up to 1 / 256 of itself.
     """
     step = max(1, _AT_ONCE // max(1, a[0].numel())) if len(a) else 1
-    parts = [(x.float() * y.float()).sum((0, 2)) for x, y in zip(a.split(step), b.split(step), strict=True)]
+    parts = [
+        (x.float() * y.float()).sum((0, 2))
+        for x, y in zip(a.split(step), b.split(step), strict=True)
+    ]
     return torch.stack(parts).sum(0)
 
 
@@ -81,7 +84,11 @@ def group_sums(x: Tensor, p: int, channel: int) -> Tensor:
     """x: (..., C at `channel` (-1 or 1), ...) -> (..., C / p, ...): sums of p neighbours, in x's type and memory format."""
     if channel == -1:
         return x.unflatten(-1, (-1, p)).sum(-1, dtype=x.dtype)
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+    if (
+        x.dim() == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not x.is_contiguous()
+    ):
         # with the channels innermost a product with p ones per row is 3 to 5 times as fast as a sum over so short an axis
         ones = torch.eye(x.shape[1] // p, dtype=x.dtype, device=x.device).repeat_interleave(p, 1)
         return (x.permute(0, 2, 3, 1) @ ones.T).permute(0, 3, 1, 2)
@@ -136,7 +143,13 @@ def conv(
 
 
 def _hadamard_conv(
-    x: Tensor, tile: Tensor, scales: Tensor, p: int, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+    x: Tensor,
+    tile: Tensor,
+    scales: Tensor,
+    p: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> Tensor:
     """The p segments of channels are the groups of one convolution; a p x p matrix mixes their results."""
     rows, spatial = tile.shape[0], tile.dim() - 2
@@ -160,7 +173,9 @@ def _shifted_conv(
     margin = [copies.reach * d for d in dilation]
     around = [p + m for p, m in zip(padding, margin, strict=True)]
     every = _CONV[spatial](x, tile, None, 1, around, dilation)
-    sizes = [(n - 2 * m - 1) // s + 1 for n, m, s in zip(every.shape[2:], margin, stride, strict=True)]
+    sizes = [
+        (n - 2 * m - 1) // s + 1 for n, m, s in zip(every.shape[2:], margin, stride, strict=True)
+    ]
     crops = []
     for shift in copies.shifts:
         window = [
@@ -212,13 +227,24 @@ def _weight_gradient(
 
     def gradient(grad: Tensor, x: Tensor, like: Tensor, padding: Sequence[int]) -> Tensor:
         zero = [0] * len(stride)
-        args = (None, list(stride), list(padding), list(dilation), False, zero, 1, [False, True, False])
+        args = (
+            None,
+            list(stride),
+            list(padding),
+            list(dilation),
+            False,
+            zero,
+            1,
+            [False, True, False],
+        )
         return torch.ops.aten.convolution_backward(grad, x, like, *args)[1]
 
     if copies.kind != "shifted":
         return gradient(grad, x, latent, padding)
     blocks = []
-    for shift, part, like in zip(copies.shifts, grad.chunk(copies.p, 1), latent.chunk(copies.p), strict=True):
+    for shift, part, like in zip(
+        copies.shifts, grad.chunk(copies.p, 1), latent.chunk(copies.p), strict=True
+    ):
         pads = [
             n
             for m, d, p in zip(reversed(shift), reversed(dilation), reversed(padding), strict=True)
@@ -239,4 +265,6 @@ def elementwise(
     dilation: Sequence[int] = (),
 ) -> Tensor:
     """y, made from a constant tile, with the authors' gradient for latent (tiling.py). x, scales: what y was made from."""
-    return _LatentGradient.apply(y, latent, x.detach(), scales.detach(), copies, stride, padding, dilation)
+    return _LatentGradient.apply(
+        y, latent, x.detach(), scales.detach(), copies, stride, padding, dilation
+    )

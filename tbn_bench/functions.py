@@ -34,7 +34,9 @@ class Functions:
         if rank != 3 or channels % (3 * heads):
             raise Unsupported
         out = region.new((h, w, channels // 3), 3, True)
-        region.ops.append(Op(_native.ATTENTION, x, out, rows=heads, eps=(channels // (3 * heads)) ** -0.5))
+        region.ops.append(
+            Op(_native.ATTENTION, x, out, rows=heads, eps=(channels // (3 * heads)) ** -0.5)
+        )
         return out
 
     def _do_Patches(self, region: Region, node: fx.Node) -> int:
@@ -50,7 +52,11 @@ class Functions:
         front, table = (t[0].float().cpu() for t in (node.target.front, node.target.table))
         x = self._value(region, node.args[0], last=True)
         (_, before, channels), rank = region.values[x].shape, region.values[x].rank
-        if rank != 3 or front.shape[1] != channels or table.shape != (len(front) + before, channels):
+        if (
+            rank != 3
+            or front.shape[1] != channels
+            or table.shape != (len(front) + before, channels)
+        ):
             raise Unsupported
         out = region.new((1, len(table), channels), 3, True)
         added = torch.cat([table[: len(front)] + front, table[len(front) :]]).numpy()
@@ -61,7 +67,11 @@ class Functions:
         """Of tokens and channels: only what the axes are called changes."""
         index = self._value(region, node.args[0])
         source = region.values[index]
-        if source.rank != 3 or node.kwargs or sorted(d % 3 if isinstance(d, int) else 3 for d in node.args[1:]) != [1, 2]:
+        if (
+            source.rank != 3
+            or node.kwargs
+            or sorted(d % 3 if isinstance(d, int) else 3 for d in node.args[1:]) != [1, 2]
+        ):
             raise Unsupported
         out = region.new(source.shape, 3, not source.last)
         region.ops.append(Op(_native.COPY, index, out))
@@ -70,7 +80,11 @@ class Functions:
     def _select(self, region: Region, x: Any, position: Any) -> int:
         index = self._value(region, x, last=True)
         source = region.values[index]
-        if source.rank != 3 or not isinstance(position, int) or not -source.shape[1] <= position < source.shape[1]:
+        if (
+            source.rank != 3
+            or not isinstance(position, int)
+            or not -source.shape[1] <= position < source.shape[1]
+        ):
             raise Unsupported
         out = region.new((1, 1, source.shape[2]), 2, False)
         region.ops.append(Op(_native.SELECT, index, out, rows=position % source.shape[1]))
@@ -82,10 +96,16 @@ class Functions:
         return self._select(region, node.args[0], node.args[2])
 
     def _do_hardtanh(self, region: Region, node: fx.Node) -> int:
-        given = dict(zip(("min_val", "max_val", "inplace"), node.args[1:], strict=False)) | node.kwargs
-        if given.pop("inplace", False) or not all(isinstance(v, int | float) for v in given.values()):
+        given = (
+            dict(zip(("min_val", "max_val", "inplace"), node.args[1:], strict=False)) | node.kwargs
+        )
+        if given.pop("inplace", False) or not all(
+            isinstance(v, int | float) for v in given.values()
+        ):
             raise Unsupported
-        return self._clamp(region, node.args[0], given.get("min_val", -1.0), given.get("max_val", 1.0))
+        return self._clamp(
+            region, node.args[0], given.get("min_val", -1.0), given.get("max_val", 1.0)
+        )
 
     def _do_relu6(self, region: Region, node: fx.Node) -> int:
         if len(node.args) != 1 or node.kwargs.get("inplace"):
@@ -100,7 +120,11 @@ class Functions:
     def _do_view(self, region: Region, node: fx.Node) -> int:
         """A view of everything but the batch in one row, as torch.export writes flatten."""
         shape, source = getattr(node.meta.get("val"), "shape", ()), self.fake[node.args[0]]
-        if len(shape) != 2 or not isinstance(source, Tensor) or shape[1] != math.prod(source.shape[1:]):
+        if (
+            len(shape) != 2
+            or not isinstance(source, Tensor)
+            or shape[1] != math.prod(source.shape[1:])
+        ):
             raise Unsupported
         return self._flatten(region, node.args[0])
 
@@ -128,7 +152,11 @@ class Functions:
 
     def _do_amax(self, region: Region, node: fx.Node) -> int:
         """x.amax(2) of (B, C, L): one window as long as the signal; behind a layer the extremes of its R rows are enough, its copies come after."""
-        if list(node.args[1:]) not in ([2], [-1], [[2]], [[-1]]) or node.kwargs or self.fake[node.args[0]].dim() != 3:
+        if (
+            list(node.args[1:]) not in ([2], [-1], [[2]], [[-1]])
+            or node.kwargs
+            or self.fake[node.args[0]].dim() != 3
+        ):
             raise Unsupported
         index = self._value(region, node.args[0], last=False)
         _, length, channels = region.values[index].shape
@@ -147,7 +175,9 @@ class Functions:
     def _plain_layer(self, region: Region, index: int) -> Op | None:
         """The layer that makes this value, if what follows its dot products can be put off: one reader, one group, no residual."""
         op = next((op for op in region.ops if op.output == index), None)
-        plain = op is not None and op.kind == _native.CONV and op.residual < 0 and len(op.weights) == 1
+        plain = (
+            op is not None and op.kind == _native.CONV and op.residual < 0 and len(op.weights) == 1
+        )
         return op if plain and self._alone(region, index) else None
 
     def _do_getitem(self, region: Region, node: fx.Node) -> int:
@@ -158,7 +188,10 @@ class Functions:
             return self._select(region, x, where[1])
         if not isinstance(where, tuple) or len(where) != 4 or where[:2] != (whole, whole):
             raise Unsupported
-        steps = [w.step or 1 if isinstance(w, slice) and w.start is None and w.stop is None else 0 for w in where[2:]]
+        steps = [
+            w.step or 1 if isinstance(w, slice) and w.start is None and w.stop is None else 0
+            for w in where[2:]
+        ]
         if min(steps) < 1:
             raise Unsupported
         return self._pad(region, x, tuple(steps))
@@ -167,7 +200,13 @@ class Functions:
         """F.pad that adds zero channels only."""
         amounts = node.args[1] if len(node.args) > 1 else None
         zeros = node.kwargs.get("mode", "constant") == "constant" and not node.kwargs.get("value")
-        if not zeros or len(node.args) > 2 or not isinstance(amounts, tuple | list) or len(amounts) != 6 or any(amounts[:4]):
+        if (
+            not zeros
+            or len(node.args) > 2
+            or not isinstance(amounts, tuple | list)
+            or len(amounts) != 6
+            or any(amounts[:4])
+        ):
             raise Unsupported
         return self._pad(region, node.args[0], front=amounts[4], back=amounts[5])
 
@@ -187,7 +226,9 @@ class Functions:
         if source.rank != 4 or min(front, back, below, right) < 0:
             raise Unsupported
         h, w, c = source.shape
-        out = region.new((-(-h // steps[0]) + below, -(-w // steps[1]) + right, front + c + back), 4, False)
+        out = region.new(
+            (-(-h // steps[0]) + below, -(-w // steps[1]) + right, front + c + back), 4, False
+        )
         region.ops.append(Op(_native.PAD_CHANNELS, index, out, stride=steps, padding=(front, 0)))
         return out
 

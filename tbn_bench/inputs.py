@@ -16,12 +16,18 @@ class BinaryInput:
     input_binarizer: ActivationBinarizer
 
     def forward(self, input: Tensor) -> Tensor:  # by torch's name: callers may give it by keyword
-        return self.input_binarizer.scale_output(self, input, super().forward(self.input_binarizer(input)))
+        return self.input_binarizer.scale_output(
+            self, input, super().forward(self.input_binarizer(input))
+        )
 
 
 @cache
 def _with_binary_input(kind: type) -> type:
-    return type(f"BinaryInput{kind.__name__}", (BinaryInput, kind), {"__module__": __name__, "__doc__": kind.__doc__})
+    return type(
+        f"BinaryInput{kind.__name__}",
+        (BinaryInput, kind),
+        {"__module__": __name__, "__doc__": kind.__doc__},
+    )
 
 
 def binarize_input_(module: nn.Module, binarizer: ActivationBinarizer) -> None:
@@ -33,7 +39,9 @@ def binarize_input_(module: nn.Module, binarizer: ActivationBinarizer) -> None:
 def call_layers_(model: nn.Module) -> None:
     """torch's fused path of TransformerEncoderLayer reads its layers' weights; where a layer does more than that, it must be called."""
     for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer) and any(isinstance(m, BinaryInput) for m in module.modules()):
+        if isinstance(module, nn.TransformerEncoderLayer) and any(
+            isinstance(m, BinaryInput) for m in module.modules()
+        ):
             module.activation_relu_or_gelu = 0
 
 

@@ -87,7 +87,9 @@ class Lowering(Functions):
         self.region = region
         region.of_node[node] = value
         region.nodes.append(node)
-        self._fake(node, lambda batch: torch.empty(region.values[value].torch_shape(batch * region.factor)))
+        self._fake(
+            node, lambda batch: torch.empty(region.values[value].torch_shape(batch * region.factor))
+        )
         return True
 
     def _close(self) -> None:
@@ -107,14 +109,21 @@ class Lowering(Functions):
             raise Unsupported
         if node in region.of_node:
             index = region.of_node[node]
-            if last is not None and region.values[index].last != last and region.values[index].rank != 2:
+            if (
+                last is not None
+                and region.values[index].last != last
+                and region.values[index].rank != 2
+            ):
                 return self._turned(region, index)
             return index
         fake = self.fake[node]
         if not isinstance(fake, Tensor) or fake.dtype != torch.float32 or not 2 <= fake.dim() <= 4:
             raise Unsupported
         factor = fake.shape[0] // BATCHES[0]
-        images = all(known[node].shape == (batch * factor, *fake.shape[1:]) for batch, known in self.fakes.items())
+        images = all(
+            known[node].shape == (batch * factor, *fake.shape[1:])
+            for batch, known in self.fakes.items()
+        )
         if not factor or not images or region.factor not in (0, factor):
             raise Unsupported
         region.factor = factor
@@ -142,7 +151,11 @@ class Lowering(Functions):
 
     def _producer(self, region: Region, node: Any, kinds: tuple[int, ...]) -> Op | None:
         """The op whose result `node` is, if that is read here only and can still be changed."""
-        if not isinstance(node, fx.Node) or node not in region.of_node or not self._alone(region, region.of_node[node]):
+        if (
+            not isinstance(node, fx.Node)
+            or node not in region.of_node
+            or not self._alone(region, region.of_node[node])
+        ):
             return None
         index = region.of_node[node]
         op = next((op for op in region.ops if op.output == index), None)
@@ -174,7 +187,10 @@ class Lowering(Functions):
         if isinstance(module, packed.PackedLinear | nn.Linear):
             return self._layer(region, self._value(region, x, last=True), module)
         if isinstance(module, packed.PackedConv1d | packed.PackedConv2d | nn.Conv1d | nn.Conv2d):
-            if getattr(module, "padding_mode", "zeros") != "zeros" or packed.padding_of(module) is None:
+            if (
+                getattr(module, "padding_mode", "zeros") != "zeros"
+                or packed.padding_of(module) is None
+            ):
                 raise Unsupported
             if isinstance(self.fake[x], Tensor) and self.fake[x].dim() != len(module.stride) + 2:
                 raise Unsupported
@@ -208,7 +224,9 @@ class Lowering(Functions):
         if isinstance(module, packed._Packed) and module.summed > 1:
             x = self._group_sums(region, x, module.summed)
         source = region.values[x]
-        weight_shape = tuple(module.product.shape if isinstance(module, packed._Packed) else module.weight.shape)
+        weight_shape = tuple(
+            module.product.shape if isinstance(module, packed._Packed) else module.weight.shape
+        )
         kh, kw = {2: (1, 1), 3: (1, *weight_shape[2:]), 4: weight_shape[2:]}[len(weight_shape)]
         groups = getattr(module, "groups", 1)
         if source.shape[2] != weight_shape[1] * groups:
@@ -218,7 +236,11 @@ class Lowering(Functions):
         if len(weight_shape) > 2:
             stride, padding, dilation = (
                 tuple(v) if two else (d, v[0])
-                for v, d in ((module.stride, 1), (packed.padding_of(module), 0), (module.dilation, 1))
+                for v, d in (
+                    (module.stride, 1),
+                    (packed.padding_of(module), 0),
+                    (module.dilation, 1),
+                )
             )
         h, w, _ = source.shape
         ho = (h + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
@@ -226,10 +248,19 @@ class Lowering(Functions):
         if getattr(module, "segment", 0):
             return self._segments(region, x, module)
         if getattr(module, "two_steps", False):
-            window = {"kernel": (kh, kw), "stride": stride, "padding": padding, "dilation": dilation}
+            window = {
+                "kernel": (kh, kw),
+                "stride": stride,
+                "padding": padding,
+                "dilation": dilation,
+            }
             return self._two_factors(region, x, module, (ho, wo), window)
         weights, p, scale = self._weights(module, weight_shape, groups)
-        shift = np.zeros(weight_shape[0]) if module.bias is None else module.bias.detach().double().cpu().numpy()
+        shift = (
+            np.zeros(weight_shape[0])
+            if module.bias is None
+            else module.bias.detach().double().cpu().numpy()
+        )
         out = region.new((ho, wo, weight_shape[0]), source.rank, source.last)
         region.ops.append(Op(
             _native.CONV, x, out, kernel=(kh, kw), stride=stride, padding=padding, dilation=dilation, p=p,
@@ -256,30 +287,51 @@ class Lowering(Functions):
 
     def _segments(self, region: Region, x: int, module: packed.PackedLinear) -> int:
         """A linear layer whose tiles end inside rows: products of pieces, and their sums."""
-        (h, w, columns), rank, last = region.values[x].shape, region.values[x].rank, region.values[x].last
+        (h, w, columns), rank, last = (
+            region.values[x].shape,
+            region.values[x].rank,
+            region.values[x].last,
+        )
         bits, alphas = module.tile_bits.cpu(), module.alphas.cpu()
-        weights, coefficients = _cpu.segments(bits, alphas, module.shape, module.p, module.segment, self.level)
+        weights, coefficients = _cpu.segments(
+            bits, alphas, module.shape, module.p, module.segment, self.level
+        )
         pieces = columns // module.segment
         cut = region.new((h, w * pieces, module.segment), rank, last)
         products = region.new((h, w * pieces, weights.rows), rank, last)
         out = region.new((h, w, module.shape[0]), rank, last)
-        shift = np.zeros(module.shape[0]) if module.bias is None else module.bias.detach().double().cpu().numpy()
+        shift = (
+            np.zeros(module.shape[0])
+            if module.bias is None
+            else module.bias.detach().double().cpu().numpy()
+        )
         region.ops.append(Op(_native.COPY, x, cut))
         region.ops.append(Op(_native.CONV, cut, products, rows=weights.rows, weights=[weights]))
         region.ops.append(
-            Op(_native.GATHER, products, out, coefficients=coefficients, scale=np.ones(module.shape[0]), shift=shift)
+            Op(
+                _native.GATHER,
+                products,
+                out,
+                coefficients=coefficients,
+                scale=np.ones(module.shape[0]),
+                shift=shift,
+            )
         )
         self.native_layers += 1
         return out
 
-    def _two_factors(self, region: Region, x: int, module: Any, size: tuple[int, int], window: dict[str, Any]) -> int:
+    def _two_factors(
+        self, region: Region, x: int, module: Any, size: tuple[int, int], window: dict[str, Any]
+    ) -> int:
         """A scale per input channel, a layer of rank rows, and a 1 x 1 layer: both have weights of signs."""
         source, (rows, rank) = region.values[x], (module.shape[0], module.form.rank)
         u, m, v = (scales.double().cpu().numpy() for scales in module.factor_scales())
         left, right = (bits.pack(signs.cpu().numpy()) for signs in module.factor_signs())
         first = _native.SignWeights(right, rank, source.shape[2], *window["kernel"], self.level)
         second = _native.SignWeights(left, rows, rank, name=self.level)
-        shift = np.zeros(rows) if module.bias is None else module.bias.detach().double().cpu().numpy()
+        shift = (
+            np.zeros(rows) if module.bias is None else module.bias.detach().double().cpu().numpy()
+        )
 
         scaled = region.new(source.shape, source.rank, source.last)
         middle = region.new((*size, rank), source.rank, source.last)
@@ -292,23 +344,35 @@ class Lowering(Functions):
         self.native_layers += 1
         return out
 
-    def _weights(self, module: Any, shape: tuple[int, ...], groups: int) -> tuple[list[Any], int, np.ndarray]:
+    def _weights(
+        self, module: Any, shape: tuple[int, ...], groups: int
+    ) -> tuple[list[Any], int, np.ndarray]:
         """(one weight per group, or one for all of a depthwise layer; p; scale per output channel)."""
         signs = module.sign_form() if isinstance(module, packed._Packed) else None
         if signs is not None:
             tile_bits, alphas, p = signs
             return _cpu.weights(tile_bits.cpu(), alphas.cpu(), shape, p, groups, self.level)
         dense = module.expanded() if isinstance(module, packed._Packed) else module.weight.detach()
-        return _cpu.float_weights(dense.float().cpu().numpy().reshape(shape), groups, self.level), 1, np.ones(shape[0])
+        return (
+            _cpu.float_weights(dense.float().cpu().numpy().reshape(shape), groups, self.level),
+            1,
+            np.ones(shape[0]),
+        )
 
     def _batch_norm(self, region: Region, node: fx.Node, module: nn.Module) -> int:
         if module.running_mean is None:
             raise Unsupported
         scale = 1.0 / np.sqrt(module.running_var.double().cpu().numpy() + module.eps)
-        scale = scale * (1.0 if module.weight is None else module.weight.detach().double().cpu().numpy())
+        scale = scale * (
+            1.0 if module.weight is None else module.weight.detach().double().cpu().numpy()
+        )
         shift = -module.running_mean.double().cpu().numpy() * scale
-        shift = shift + (0.0 if module.bias is None else module.bias.detach().double().cpu().numpy())
-        before = self._producer(region, node.args[0], (_native.CONV, _native.AFFINE, _native.GATHER))
+        shift = shift + (
+            0.0 if module.bias is None else module.bias.detach().double().cpu().numpy()
+        )
+        before = self._producer(
+            region, node.args[0], (_native.CONV, _native.AFFINE, _native.GATHER)
+        )
         value = region.values[before.output] if before is not None else None
         if before is not None and before.residual < 0 and (value.rank == 2 or not value.last):
             before.scale, before.shift = before.scale * scale, before.shift * scale + shift
@@ -325,12 +389,19 @@ class Lowering(Functions):
         if tuple(module.normalized_shape) != (source.shape[2],):
             raise Unsupported
         out = region.new(source.shape, source.rank, source.last)
-        parts = [None if v is None else v.detach().float().cpu().numpy() for v in (module.weight, module.bias)]
-        region.ops.append(Op(_native.LAYER_NORM, index, out, scale=parts[0], shift=parts[1], eps=module.eps))
+        parts = [
+            None if v is None else v.detach().float().cpu().numpy()
+            for v in (module.weight, module.bias)
+        ]
+        region.ops.append(
+            Op(_native.LAYER_NORM, index, out, scale=parts[0], shift=parts[1], eps=module.eps)
+        )
         return out
 
     def _relu(self, region: Region, x: Any) -> int:
-        before = self._producer(region, x, (_native.CONV, _native.ADD, _native.AFFINE, _native.GATHER))
+        before = self._producer(
+            region, x, (_native.CONV, _native.ADD, _native.AFFINE, _native.GATHER)
+        )
         if before is None:
             return self._unary(region, _native.RELU, x)
         before.relu = True
@@ -351,16 +422,22 @@ class Lowering(Functions):
             raise Unsupported
         first, second = (a, b) if a in region.of_node else (b, a)
         left = self._value(region, first)
-        right = self._value(region, second, last=region.values[left].last if region.values[left].rank != 2 else None)
+        right = self._value(
+            region, second, last=region.values[left].last if region.values[left].rank != 2 else None
+        )
         source, other = region.values[left], region.values[right]
-        if (source.shape, source.rank, source.last) != (other.shape, other.rank, other.last) and not (
-            source.rank == other.rank == 2 and source.shape == other.shape
-        ):
+        if (source.shape, source.rank, source.last) != (
+            other.shape,
+            other.rank,
+            other.last,
+        ) and not (source.rank == other.rank == 2 and source.shape == other.shape):
             raise Unsupported
         for node, own, value in ((first, left, right), (second, right, left)):
             as_made = first is not second and region.of_node.get(node) == own
             conv = self._producer(region, node, (_native.CONV,)) if as_made else None
-            if conv is not None and conv.residual < 0:  # nobody else reads it: it may run last, when the other summand is there
+            if (
+                conv is not None and conv.residual < 0
+            ):  # nobody else reads it: it may run last, when the other summand is there
                 region.ops.remove(conv)
                 region.ops.append(conv)
                 conv.residual = value
@@ -390,7 +467,11 @@ class Lowering(Functions):
         return out
 
     def _pool(self, region: Region, x: Any, module: Any) -> int:
-        kernel, stride, padding = _pair(module.kernel_size), _pair(module.stride or module.kernel_size), _pair(module.padding)
+        kernel, stride, padding = (
+            _pair(module.kernel_size),
+            _pair(module.stride or module.kernel_size),
+            _pair(module.padding),
+        )
         maximum = isinstance(module, nn.MaxPool2d)
         if module.ceil_mode or (_pair(module.dilation) != (1, 1) or module.return_indices if maximum else
                                 (not module.count_include_pad and padding != (0, 0)) or module.divisor_override):  # fmt: skip

@@ -58,7 +58,11 @@ def _how(form: Form, linear: bool, groups: int) -> str:
         return "two factors"
     if form.plain and _tile.aligned(form.shape[0], form.p, form.scales, groups):
         return "tile reuse"
-    return "segments" if form.plain and linear and _tile.segment(form.shape, form.p, form.scales) else "expanded"
+    return (
+        "segments"
+        if form.plain and linear and _tile.segment(form.shape, form.p, form.scales)
+        else "expanded"
+    )
 
 
 def _float_scales(form: Form, alphas: Tensor) -> Tensor:
@@ -74,8 +78,14 @@ def _values(form: Form, tensors: dict[str, Tensor]) -> Tensor:
     if form.code == "codebook":
         kernels, width = form.numel // KERNEL, form.index_bits
         places = torch.tensor([1 << i for i in range(width)], device=data.device)
-        indices = ((_tile.unpack(data, kernels * width) > 0).reshape(kernels, width) * places).sum(1)
-        return _tile.unpack(tensors["codebook"], KERNEL << width).reshape(-1, KERNEL)[indices].reshape(-1)
+        indices = ((_tile.unpack(data, kernels * width) > 0).reshape(kernels, width) * places).sum(
+            1
+        )
+        return (
+            _tile.unpack(tensors["codebook"], KERNEL << width)
+            .reshape(-1, KERNEL)[indices]
+            .reshape(-1)
+        )
     return _tile.unpack(data, form.q)
 
 
@@ -146,17 +156,28 @@ class _Packed(nn.Module):
 
     def __init__(self, layer: nn.Module, form: Form, tensors: dict[str, Tensor]):
         super().__init__()
-        self.form, self.shape, self.p, self.groups = form, form.shape, form.p, getattr(layer, "groups", 1)
+        self.form, self.shape, self.p, self.groups = (
+            form,
+            form.shape,
+            form.p,
+            getattr(layer, "groups", 1),
+        )
         self.how = _how(form, len(form.shape) == 2, self.groups)
         self.reuses = self.how == "tile reuse"
         self.product = form.product
         self.summed = form.p if self.product is not form else 1
         self.two_steps = self.how == "two factors"
-        self.segment = _tile.segment(self.shape, form.p, form.scales) if self.how == "segments" else 0
+        self.segment = (
+            _tile.segment(self.shape, form.p, form.scales) if self.how == "segments" else 0
+        )
         for name, tensor in tensors.items():
             self.register_buffer(BUFFERS[name], tensor)
-        self.register_buffer("like", self.tile_bits.new_empty(0, dtype=layer.weight.dtype), persistent=False)
-        self.bias = None if layer.bias is None else layer.bias.requires_grad_(False)  # others may share it
+        self.register_buffer(
+            "like", self.tile_bits.new_empty(0, dtype=layer.weight.dtype), persistent=False
+        )
+        self.bias = (
+            None if layer.bias is None else layer.bias.requires_grad_(False)
+        )  # others may share it
         self.input_binarizer: ActivationBinarizer | None = getattr(layer, "input_binarizer", None)
         self.training = layer.training
         self.in_graph = False
@@ -183,7 +204,9 @@ class _Packed(nn.Module):
             return self._factors(self.like)[0]
         if self.in_graph or torch.compiler.is_compiling():
             return self.expanded().to(self.like.dtype)
-        found: Tensor = self.kept_weight.get(self._sources(), lambda: self.expanded().to(self.like.dtype), self.like.dtype)
+        found: Tensor = self.kept_weight.get(
+            self._sources(), lambda: self.expanded().to(self.like.dtype), self.like.dtype
+        )
         return found
 
     @property
@@ -209,7 +232,11 @@ class _Packed(nn.Module):
         """
         if self.product.plain:
             return self.tile_bits, self.alphas, self.product.p
-        if self.form.code in ("ternary", "low_rank") or self.form.offsets or self.form.kind == "shifted":
+        if (
+            self.form.code in ("ternary", "low_rank")
+            or self.form.offsets
+            or self.form.kind == "shifted"
+        ):
             return None
         values = self.form.values(self.tensors())
         return torch.from_numpy(bits.pack(values)), self.scales(), 1
@@ -247,7 +274,9 @@ class _Packed(nn.Module):
         if self.form.copies is not None:
             return tile.reshape(self.form.copies.tile_shape), scales
         tile = tile.reshape(-1, *self.shape[1:])
-        return tile, _tile.row_scales(scales, self.shape[0]).reshape(self.p, -1, *[1] * (len(self.shape) - 2))
+        return tile, _tile.row_scales(scales, self.shape[0]).reshape(
+            self.p, -1, *[1] * (len(self.shape) - 2)
+        )
 
     def materialize_(self) -> None:
         """Derives what forward multiplies by, on the device of the bits.
@@ -275,7 +304,9 @@ class _Packed(nn.Module):
         dtype = x.dtype if x.is_floating_point() else self.like.dtype
         if self.in_graph or torch.compiler.is_compiling():
             return self._derived(dtype)
-        found: tuple[Tensor, Tensor | None] = self.kept.get(self._sources(), lambda: self._derived(dtype), dtype)
+        found: tuple[Tensor, Tensor | None] = self.kept.get(
+            self._sources(), lambda: self._derived(dtype), dtype
+        )
         return found
 
     def _bias(self, y: Tensor) -> Tensor | None:
@@ -294,14 +325,20 @@ class _Packed(nn.Module):
         dense = 0 if asked is None else asked.numel() * asked.element_size()
         if self.by_kernel:
             rows, channels, *taps = self.product.shape
-            stored = rows // (self.product.p if _tile.aligned(rows, self.product.p, self.form.scales) else 1)
+            stored = rows // (
+                self.product.p if _tile.aligned(rows, self.product.p, self.form.scales) else 1
+            )
             return dense + 4 * stored * math.prod(taps) * -(-channels // 32) + 4 * rows
-        return dense + sum(t.numel() * t.element_size() for t in self._factors(self.like) if t is not None)
+        return dense + sum(
+            t.numel() * t.element_size() for t in self._factors(self.like) if t is not None
+        )
 
     def forward(self, input: Tensor) -> Tensor:  # by torch's name: callers may give it by keyword
         if self.input_binarizer is None:
             return self._multiply(input)
-        return self.input_binarizer.scale_output(self, input, self._multiply(self.input_binarizer(input)))
+        return self.input_binarizer.scale_output(
+            self, input, self._multiply(self.input_binarizer(input))
+        )
 
     def _multiply(self, x: Tensor) -> Tensor:
         raise NotImplementedError  # abstract
@@ -331,7 +368,9 @@ class PackedLinear(_Packed):
 
     def _kernel(self, x: Tensor) -> Tensor:
         x = features.group_sums(x, self.summed, -1) if self.summed > 1 else x
-        return tiled_linear.operator(x, self.tile_bits, self.alphas, self._bias(x), self.product.shape, self.product.p)
+        return tiled_linear.operator(
+            x, self.tile_bits, self.alphas, self._bias(x), self.product.shape, self.product.p
+        )
 
 
 class _PackedConv(_Packed):
@@ -342,10 +381,18 @@ class _PackedConv(_Packed):
         )  # fmt: skip
         self.kernel_size = form.shape[2:]
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
-        if form.weight_shape != tuple(layer.weight.shape):  # a full-precision layer that never grew by the shifts
-            self.padding = tuple(n + form.copies.reach * d for n, d in zip(self.padding, self.dilation, strict=True))
-        self._reversed_padding_repeated_twice = layer._reversed_padding_repeated_twice  # by torch's name: xnor reads it too
-        self.pad_by_hand = self._reversed_padding_repeated_twice if self.padding_mode != "zeros" else None
+        if form.weight_shape != tuple(
+            layer.weight.shape
+        ):  # a full-precision layer that never grew by the shifts
+            self.padding = tuple(
+                n + form.copies.reach * d for n, d in zip(self.padding, self.dilation, strict=True)
+            )
+        self._reversed_padding_repeated_twice = (
+            layer._reversed_padding_repeated_twice
+        )  # by torch's name: xnor reads it too
+        self.pad_by_hand = (
+            self._reversed_padding_repeated_twice if self.padding_mode != "zeros" else None
+        )
 
     def why_no_kernel(self) -> str:
         if len(self.shape) != 4:
@@ -366,9 +413,16 @@ class _PackedConv(_Packed):
         if scales is None:
             return conv(x, weight, self._bias(x), self.stride, padding, self.dilation, self.groups)
         if self.two_steps:
-            return conv(conv(x, weight, None, self.stride, padding, self.dilation), scales, self._bias(x))
+            return conv(
+                conv(x, weight, None, self.stride, padding, self.dilation), scales, self._bias(x)
+            )
         if self.form.copies is None:
-            return copies(conv(x, weight, None, self.stride, padding, self.dilation), scales, self.bias, -1 - spatial)
+            return copies(
+                conv(x, weight, None, self.stride, padding, self.dilation),
+                scales,
+                self.bias,
+                -1 - spatial,
+            )
         return self._laid_out(x, weight, scales, padding)
 
     def _laid_out(self, x: Tensor, tile: Tensor, scales: Tensor, padding: Any) -> Tensor:
@@ -376,7 +430,9 @@ class _PackedConv(_Packed):
         x = x.unsqueeze(0) if unbatched else x
         around = (0,) * len(self.stride) if padding == 0 else padding
         if self.form.kind == "shifted":
-            around = tuple(n - self.form.copies.reach * d for n, d in zip(around, self.dilation, strict=True))
+            around = tuple(
+                n - self.form.copies.reach * d for n, d in zip(around, self.dilation, strict=True)
+            )
         y = features.conv(x, tile, scales, self.form.copies, self.stride, around, self.dilation)
         if self.bias is not None:
             y = y + self._bias(y).reshape(-1, *[1] * len(self.stride))
@@ -405,7 +461,9 @@ def padding_of(layer: Any) -> tuple[int, ...] | None:
     if not isinstance(layer.padding, str):
         return tuple(layer.padding)
     kernel = (layer.shape if isinstance(layer, _Packed) else layer.weight.shape)[2:]
-    both = [d * (k - 1) * (layer.padding == "same") for k, d in zip(kernel, layer.dilation, strict=True)]
+    both = [
+        d * (k - 1) * (layer.padding == "same") for k, d in zip(kernel, layer.dilation, strict=True)
+    ]
     return None if any(total % 2 for total in both) else tuple(total // 2 for total in both)
 
 
@@ -435,7 +493,10 @@ def _expand_(module: nn.Module) -> None:
 
     torch's remove_parametrizations deletes the property from a class that copies of the module share, and so breaks the others.
     """
-    values = {attribute: getattr(module, attribute).detach().clone() for attribute in module.parametrizations}
+    values = {
+        attribute: getattr(module, attribute).detach().clone()
+        for attribute in module.parametrizations
+    }
     del module._modules["parametrizations"]
     module.__class__ = type(module).__bases__[0]
     for attribute, value in values.items():
@@ -458,20 +519,36 @@ def pack_(model: nn.Module) -> list[PackRow]:
     one parameter share one pair of buffers. Raises ValueError for a model without binarized weights, for a bare layer, and for a layer that
     another parametrization than ours changes too; then nothing was replaced.
     """
-    found = {module: (name, chains) for name, module in model.named_modules() if (chains := _binarized(name, module))}
+    found = {
+        module: (name, chains)
+        for name, module in model.named_modules()
+        if (chains := _binarized(name, module))
+    }
     if not found:
-        raise ValueError(f"{type(model).__name__} has no binarized weight inside; call binarize_ and train it first")
+        raise ValueError(
+            f"{type(model).__name__} has no binarized weight inside; call binarize_ and train it first"
+        )
     if model in found and _kind(model) is not None:
-        raise ValueError(f"a bare {type(model).__name__} cannot be replaced in place; wrap it: nn.Sequential(layer)")
-    latents = {place(chain.original): chain for _, chains in found.values() for chain in chains.values()}
+        raise ValueError(
+            f"a bare {type(model).__name__} cannot be replaced in place; wrap it: nn.Sequential(layer)"
+        )
+    latents = {
+        place(chain.original): chain for _, chains in found.values() for chain in chains.values()
+    }
     stored = {where: _stored(chain) for where, chain in latents.items()}
     rows, made = [], {}
     for module, (name, chains) in found.items():
         parts = {attribute: stored[place(chain.original)] for attribute, chain in chains.items()}
         kind = _kind(module)
         for attribute, (form, _) in parts.items():
-            how = "expanded" if kind is None else _how(form, kind is PackedLinear, getattr(module, "groups", 1))
-            rows.append(_row(f"{name}.{attribute}".lstrip("."), form, how, chains[attribute].original.dtype))
+            how = (
+                "expanded"
+                if kind is None
+                else _how(form, kind is PackedLinear, getattr(module, "groups", 1))
+            )
+            rows.append(
+                _row(f"{name}.{attribute}".lstrip("."), form, how, chains[attribute].original.dtype)
+            )
         if kind is not None:
             made[module] = kind(module, *parts["weight"])
             continue
@@ -489,10 +566,16 @@ def _binarized(name: str, module: nn.Module) -> dict[str, Any]:
     """A module's binarized weights, by attribute. Raises ValueError where another parametrization changes it too."""
     if not parametrize.is_parametrized(module):
         return {}
-    ours = {k: chain for k, chain in module.parametrizations.items() if isinstance(chain[0], WeightBinarizer)}
+    ours = {
+        k: chain
+        for k, chain in module.parametrizations.items()
+        if isinstance(chain[0], WeightBinarizer)
+    }
     foreign = sorted(set(module.parametrizations) - set(ours))
     if ours and foreign:
-        raise ValueError(f"{name}.{foreign[0]} is parametrized by something else; remove that before packing")
+        raise ValueError(
+            f"{name}.{foreign[0]} is parametrized by something else; remove that before packing"
+        )
     return ours
 
 
@@ -500,13 +583,17 @@ def _stored(chain: Any) -> tuple[Form, dict[str, Tensor]]:
     """The stored form of a binarized weight, and its tensors on the device of the weight."""
     method, latent = chain[0], chain.original
     tensors = method.stored(latent.detach())
-    return method.form(latent), {k: torch.from_numpy(v).to(latent.device) for k, v in tensors.items()}
+    return method.form(latent), {
+        k: torch.from_numpy(v).to(latent.device) for k, v in tensors.items()
+    }
 
 
 def _call_layers(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0  # its fused path would read linear1.weight; this makes it call the layers
+            module.activation_relu_or_gelu = (
+                0  # its fused path would read linear1.weight; this makes it call the layers
+            )
 
 
 class _BitsInside:
@@ -533,7 +620,9 @@ class _BitsInside:
         return found
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        stored = [f"{a}_{BUFFERS[name]}" for a, form in self.packed_weights.items() for name in form.sizes]
+        stored = [
+            f"{a}_{BUFFERS[name]}" for a, form in self.packed_weights.items() for name in form.sizes
+        ]
         with _types_kept(self, stored):
             super()._apply(fn, recurse)
         return self
@@ -546,7 +635,11 @@ class _BitsInside:
 @cache
 def _with_bits(kind: type, attributes: tuple[str, ...]) -> type:
     weights = {name: property(lambda self, name=name: self._expanded(name)) for name in attributes}
-    return type(kind.__name__, (_BitsInside, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__, **weights})
+    return type(
+        kind.__name__,
+        (_BitsInside, kind),
+        {"__module__": kind.__module__, "__doc__": kind.__doc__, **weights},
+    )
 
 
 def _blank(kind: type, attributes: tuple[str, ...]) -> Any:
@@ -564,27 +657,37 @@ def _keep_bits(module: nn.Module, attribute: str, form: Form, tensors: dict[str,
     module.kept_weights = {**(module.kept_weights if inside else {}), attribute: Kept()}
     for name, tensor in tensors.items():
         module.register_buffer(f"{attribute}_{BUFFERS[name]}", tensor)
-    module.register_buffer(f"{attribute}_like", tensors["tile"].new_empty(0, dtype=dtype), persistent=False)
+    module.register_buffer(
+        f"{attribute}_like", tensors["tile"].new_empty(0, dtype=dtype), persistent=False
+    )
     module.__class__ = _with_bits(kind, tuple(module.packed_weights))
 
 
 def _kind(module: nn.Module) -> type[_Packed] | None:
     """The packed layer for module; None where its weight is used in another way (attention's projections, standardised weights)."""
-    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear) or not computes_as_torch(module):
+    if isinstance(
+        module, nn.modules.linear.NonDynamicallyQuantizableLinear
+    ) or not computes_as_torch(module):
         return None
     return next((made for known, made in _KINDS.items() if isinstance(module, known)), None)
 
 
 def computes_as_torch(module: nn.Module) -> bool:
     """Whether forward is that of torch's own layer (or our reuse of it), not a subclass's that standardises its weight, pads by itself, ..."""
-    owner = next(k for k in type(module).__mro__ if "forward" in vars(k) and not k.__module__.startswith("tbn_bench."))
+    owner = next(
+        k
+        for k in type(module).__mro__
+        if "forward" in vars(k) and not k.__module__.startswith("tbn_bench.")
+    )
     return owner.__module__.startswith("torch.nn.")
 
 
 def _row(name: str, form: Form, how: str, dtype: torch.dtype) -> PackRow:
     size = {k: bits.packed_bytes(v) for k, v in form.sizes.items()}
     coded, scaling = size["tile"] + size.get("codebook", 0), size["alphas"] + size.get("offsets", 0)
-    return PackRow(name, form.shape, form.p, coded, scaling, how, math.prod(form.weight_shape) * dtype.itemsize)
+    return PackRow(
+        name, form.shape, form.p, coded, scaling, how, math.prod(form.weight_shape) * dtype.itemsize
+    )
 
 
 def _weights(model: nn.Module) -> dict[str, Weight]:
@@ -593,7 +696,9 @@ def _weights(model: nn.Module) -> dict[str, Weight]:
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         if isinstance(module, _Packed):
-            found[f"{prefix}weight"] = Weight(module.form, {k: f"{prefix}{BUFFERS[k]}" for k in module.form.sizes})
+            found[f"{prefix}weight"] = Weight(
+                module.form, {k: f"{prefix}{BUFFERS[k]}" for k in module.form.sizes}
+            )
         for attribute, form in getattr(module, "packed_weights", {}).items():
             stem = f"{prefix}{attribute}"
             found[stem] = Weight(form, {k: f"{stem}_{BUFFERS[k]}" for k in form.sizes})
@@ -610,7 +715,9 @@ def _training_only(model: nn.Module) -> set[str]:
     }
 
 
-def to_artifact(model: nn.Module, config: dict[str, Any] | None = None, commit: str | None = None) -> Artifact:
+def to_artifact(
+    model: nn.Module, config: dict[str, Any] | None = None, commit: str | None = None
+) -> Artifact:
     """The content of the packed file of a packed (or full-precision) model: its state without training counters, shared tensors once.
 
     config: of the run, as far as it differs from the defaults (RunConfig.non_defaults). Raises ArtifactError for a type that
@@ -627,7 +734,10 @@ def to_artifact(model: nn.Module, config: dict[str, Any] | None = None, commit: 
             continue
         seen[where] = name
         tensors[name] = _array(name, value)
-    weights = {name: Weight(w.form, {k: aliases.get(n, n) for k, n in w.names.items()}) for name, w in _weights(model).items()}
+    weights = {
+        name: Weight(w.form, {k: aliases.get(n, n) for k, n in w.names.items()})
+        for name, w in _weights(model).items()
+    }
     content = Artifact(tensors, weights, aliases, config, commit, _inputs(model))
     try:
         content.check()
@@ -640,7 +750,9 @@ def _array(name: str, value: Tensor) -> np.ndarray:
     try:
         return value.detach().cpu().contiguous().numpy()
     except TypeError as error:
-        raise ArtifactError(f"{name} is {value.dtype}, which a packed file cannot hold; call model.float() first") from error
+        raise ArtifactError(
+            f"{name} is {value.dtype}, which a packed file cannot hold; call model.float() first"
+        ) from error
 
 
 def _place(value: Tensor) -> tuple[Any, ...]:
@@ -655,11 +767,17 @@ def _place(value: Tensor) -> tuple[Any, ...]:
 
 def _inputs(model: nn.Module) -> dict[str, str]:
     """Layer -> kind of the binarizer that its input passes: it may have no tensors, and a network without it computes something else."""
-    found = {name: getattr(module, "input_binarizer", None) for name, module in model.named_modules()}
-    return {name: type(binarizer).__name__ for name, binarizer in found.items() if binarizer is not None}
+    found = {
+        name: getattr(module, "input_binarizer", None) for name, module in model.named_modules()
+    }
+    return {
+        name: type(binarizer).__name__ for name, binarizer in found.items() if binarizer is not None
+    }
 
 
-def save(model: nn.Module, path: Path, config: dict[str, Any] | None = None, commit: str | None = None) -> int:
+def save(
+    model: nn.Module, path: Path, config: dict[str, Any] | None = None, commit: str | None = None
+) -> int:
     """Writes a packed model as a packed file (artifact.py) and returns its bytes. Raises ArtifactError."""
     return artifact.write(Path(path), to_artifact(model, config, commit))
 
@@ -681,14 +799,20 @@ def load_(model: nn.Module, path: Path | Artifact) -> nn.Module:
         for name, weight in content.weights.items():
             _install(model, name, weight, state)
     except AttributeError as error:
-        raise ArtifactError(f"the file does not belong to this {type(model).__name__}: {error}") from error
+        raise ArtifactError(
+            f"the file does not belong to this {type(model).__name__}: {error}"
+        ) from error
     _call_layers(model)
     own = model.state_dict()
-    state |= {k: torch.zeros(own[k].shape, dtype=own[k].dtype) for k in _training_only(model) if k in own}
+    state |= {
+        k: torch.zeros(own[k].shape, dtype=own[k].dtype) for k in _training_only(model) if k in own
+    }
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
-        raise ArtifactError(f"the file does not belong to this {type(model).__name__}: {error}") from error
+        raise ArtifactError(
+            f"the file does not belong to this {type(model).__name__}: {error}"
+        ) from error
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
@@ -700,9 +824,14 @@ def _install(model: nn.Module, name: str, weight: Weight, state: dict[str, Tenso
     module = model.get_submodule(path)
     if isinstance(module, _Packed):  # a second name of a layer that is used twice
         return
-    tensors, shape = {k: state[n] for k, n in weight.names.items()}, tuple(getattr(module, attribute).shape)
+    tensors, shape = (
+        {k: state[n] for k, n in weight.names.items()},
+        tuple(getattr(module, attribute).shape),
+    )
     if shape != weight.form.shape:
-        raise ArtifactError(f"{name} is {weight.form.shape} in the file and {shape} in {type(model).__name__}")
+        raise ArtifactError(
+            f"{name} is {weight.form.shape} in the file and {shape} in {type(model).__name__}"
+        )
     kind = _kind(module)
     if kind is None:
         _keep_bits(module, attribute, weight.form, tensors)

@@ -68,7 +68,11 @@ class _Other(Exception):
 
 def _flat(values: Any) -> tuple[Any, ...]:
     """f(x, 1, 2) and f(x, [1, 2]) are the same call."""
-    return tuple(values[0]) if len(values) == 1 and isinstance(values[0], list | tuple) else tuple(values)
+    return (
+        tuple(values[0])
+        if len(values) == 1 and isinstance(values[0], list | tuple)
+        else tuple(values)
+    )
 
 
 def _is(node: Any, name: str, *arguments: Any) -> fx.Node:
@@ -77,7 +81,9 @@ def _is(node: Any, name: str, *arguments: Any) -> fx.Node:
         raise _Other
     called = node.target if node.op == "call_method" else _NAMES.get(node.target)
     given = _flat(node.args[1:])
-    same = len(given) == len(arguments) and all(a is ... or a == g for a, g in zip(arguments, given, strict=True))
+    same = len(given) == len(arguments) and all(
+        a is ... or a == g for a, g in zip(arguments, given, strict=True)
+    )
     if called != name or node.kwargs or not same or not isinstance(node.args[0], fx.Node):
         raise _Other
     return node.args[0]
@@ -96,7 +102,11 @@ def _reader(node: fx.Node) -> fx.Node:
 
 def _attention(node: fx.Node, root: nn.Module) -> tuple[fx.Node, Any, fx.Node]:
     """(the last node, what it becomes, its input) of softmax(q k) v between the qkv layer and the projection."""
-    plain = node.kwargs.get("dropout_p", 0.0) == 0.0 and set(node.kwargs) <= {"dropout_p"} and len(node.args) == 3
+    plain = (
+        node.kwargs.get("dropout_p", 0.0) == 0.0
+        and set(node.kwargs) <= {"dropout_p"}
+        and len(node.args) == 3
+    )
     if _NAMES.get(node.target) != "attention" or not plain:
         raise _Other
     parts = list(node.args)
@@ -129,7 +139,10 @@ def _attention(node: fx.Node, root: nn.Module) -> tuple[fx.Node, Any, fx.Node]:
         if len(sizes) != 3 or sizes[0] != 3 or sizes[2] != -1:
             raise _Other
         heads = sizes[1]
-        if _is(last, "flatten", 2) is not _reader(node) or _is(last.args[0], "transpose", 1, 2) is not node:
+        if (
+            _is(last, "flatten", 2) is not _reader(node)
+            or _is(last.args[0], "transpose", 1, 2) is not node
+        ):
             raise _Other
     _only(cut, permuted)
     if not isinstance(heads, int) or heads < 1:
@@ -155,20 +168,33 @@ def _tokens(node: fx.Node, root: nn.Module) -> tuple[fx.Node, Any, fx.Node]:
     if _NAMES.get(node.target) != "add" or len(node.args) != 2 or node.kwargs:
         raise _Other
     joined, table = node.args
-    if not isinstance(joined, fx.Node) or _NAMES.get(joined.target) != "cat" or joined.kwargs or joined.args[1:] != (1,):
+    if (
+        not isinstance(joined, fx.Node)
+        or _NAMES.get(joined.target) != "cat"
+        or joined.kwargs
+        or joined.args[1:] != (1,)
+    ):
         raise _Other
     _only(joined, node)
     if len(joined.args[0]) != 2:
         raise _Other
     front, x = joined.args[0]
     own = _is(front, "expand", ..., -1, -1)
-    constants = [operator.attrgetter(n.target)(root) for n in (own, table) if isinstance(n, fx.Node) and n.op == "get_attr"]
+    constants = [
+        operator.attrgetter(n.target)(root)
+        for n in (own, table)
+        if isinstance(n, fx.Node) and n.op == "get_attr"
+    ]
     if len(constants) != 2 or any(c.dim() != 3 or c.shape[0] != 1 for c in constants):
         raise _Other
     return node, Tokens(*constants), x
 
 
-_PATTERNS: tuple[Callable[[fx.Node, nn.Module], tuple[fx.Node, Any, fx.Node]], ...] = (_attention, _patches, _tokens)
+_PATTERNS: tuple[Callable[[fx.Node, nn.Module], tuple[fx.Node, Any, fx.Node]], ...] = (
+    _attention,
+    _patches,
+    _tokens,
+)
 
 
 def simplify(graph: fx.Graph, root: nn.Module) -> None:

@@ -30,7 +30,14 @@ from typing import Any, TextIO, TypeVar
 SCHEMA_VERSION = 1
 FSYNC_ROWS = 10
 NETWORK = "network.safetensors"  # the packed network of a finished run, in its folder
-STATUSES = ("running", "finished", "failed", "diverged", "interrupted", "stopped")  # stopped: early, by its sweep
+STATUSES = (
+    "running",
+    "finished",
+    "failed",
+    "diverged",
+    "interrupted",
+    "stopped",
+)  # stopped: early, by its sweep
 _PACKAGES = ("tbn-bench", "torch", "pytorch-lightning", "torchvision", "timm", "numpy")
 
 
@@ -72,7 +79,9 @@ def replace(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise RecordError(f"cannot write {path}: {error.strerror}; free space or choose another --results") from error
+        raise RecordError(
+            f"cannot write {path}: {error.strerror}; free space or choose another --results"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -80,7 +89,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RecordError(f"cannot read {path}: {error}; delete the folder to run it again") from error
+        raise RecordError(
+            f"cannot read {path}: {error}; delete the folder to run it again"
+        ) from error
     if not isinstance(value, dict):
         raise RecordError(f"{path} must hold a JSON object, got {type(value).__name__}")
     return value
@@ -136,7 +147,9 @@ def checked_name(name: Any) -> str:
     elif not name.isprintable():
         reason = "it has characters that cannot be printed"
     if reason:
-        raise RecordError(f"{_shortened(name)} cannot name a record: {reason}; use letters, digits, . _ and -")
+        raise RecordError(
+            f"{_shortened(name)} cannot name a record: {reason}; use letters, digits, . _ and -"
+        )
     return name
 
 
@@ -148,14 +161,18 @@ def _entry(folder: Path, name: str) -> Path:
     """The entry `name` of a folder. Raises RecordError where folder/name lies elsewhere."""
     path = folder / name
     if name == ".." or path.parent != folder:
-        raise RecordError(f"{_shortened(name)} names no folder in {folder}; give a name, not a path")
+        raise RecordError(
+            f"{_shortened(name)} names no folder in {folder}; give a name, not a path"
+        )
     return path
 
 
 def _git(*args: str) -> str | None:
     try:
         here = Path(__file__).parent
-        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", *args], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -163,7 +180,9 @@ def _git(*args: str) -> str | None:
 def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -175,15 +194,31 @@ def _version(package: str) -> str | None:
         return None
 
 
-def provenance(command: str, device: str | None = None, threads: int | None = None) -> dict[str, Any]:
+def provenance(
+    command: str, device: str | None = None, threads: int | None = None
+) -> dict[str, Any]:
     """Where a number comes from: commit, versions, hardware, command, time, and whether files other than records and reports differ
     from the commit. Unknown is None."""
-    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results", ":(top,exclude)reports")
+    dirty = _git(
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        ":/",
+        ":(top,exclude)results",
+        ":(top,exclude)reports",
+    )
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if dirty is None else bool(dirty),
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "machine": platform.machine(), "device": device, "threads": threads},
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "device": device,
+            "threads": threads,
+        },
         "command": command,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -247,7 +282,11 @@ class Run:
         self._lock.close()
 
     def _close(self, status: str, error: str | None) -> None:
-        self.header |= {"status": status, "error": error, "ended": datetime.now(UTC).isoformat(timespec="seconds")}
+        self.header |= {
+            "status": status,
+            "error": error,
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         try:
             write_atomic(self.path / "run.json", self.header)
             if self._rows is not None:
@@ -310,19 +349,25 @@ class RunStore:
     def finished(self, sweep: str, run_id: str) -> bool:
         return (self.path(sweep, run_id) / "summary.json").exists()
 
-    def claim(self, sweep: str, run_id: str, config: dict[str, Any], provenance: dict[str, Any]) -> Run | None:
+    def claim(
+        self, sweep: str, run_id: str, config: dict[str, Any], provenance: dict[str, Any]
+    ) -> Run | None:
         """Takes the run for this process; None if it is finished. Raises RunBusy while another live process holds it."""
         path = self.path(checked_name(sweep), checked_name(run_id))
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / "owner.lock").open("w")
         except OSError as error:
-            raise RecordError(f"cannot write to {path}: {error.strerror}; choose another folder with --results") from error
+            raise RecordError(
+                f"cannot write to {path}: {error.strerror}; choose another folder with --results"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.close()
-            raise RunBusy(f"run {run_id} of sweep {sweep!r} is being run by another process") from error
+            raise RunBusy(
+                f"run {run_id} of sweep {sweep!r} is being run by another process"
+            ) from error
         if self.finished(sweep, run_id):
             lock.close()
             return None
@@ -337,7 +382,15 @@ class RunStore:
             raise
         return Run(path, lock, header)
 
-    def mark(self, sweep: str, run_id: str, status: str, error: str, config: dict[str, Any], trial: int | None) -> None:
+    def mark(
+        self,
+        sweep: str,
+        run_id: str,
+        status: str,
+        error: str,
+        config: dict[str, Any],
+        trial: int | None,
+    ) -> None:
         """States why a run that nobody holds has no result, e.g. that its launcher stopped it. A finished or held one is left alone.
 
         config, trial: of a run that did not get so far as to begin its record.
@@ -361,14 +414,27 @@ class RunStore:
         header = read_json(path / "run.json")
         found = header.get("schema_version")
         if found != SCHEMA_VERSION:
-            raise RecordError(f"{path / 'run.json'} has schema_version {found!r}, this version reads {SCHEMA_VERSION}")
+            raise RecordError(
+                f"{path / 'run.json'} has schema_version {found!r}, this version reads {SCHEMA_VERSION}"
+            )
         finished = (path / "summary.json").exists()
         summary = read_json(path / "summary.json") if finished else None
         status = "finished" if finished else str(header.get("status"))
         missing = [key for key in ("status", "config", "error", "provenance") if key not in header]
         if missing:
-            raise RecordError(f"{path / 'run.json'} lacks {', '.join(missing)}; delete the folder to run it again")
-        return RunRecord(sweep, run_id, path, header["config"], status, header["error"], header["provenance"], summary)
+            raise RecordError(
+                f"{path / 'run.json'} lacks {', '.join(missing)}; delete the folder to run it again"
+            )
+        return RunRecord(
+            sweep,
+            run_id,
+            path,
+            header["config"],
+            status,
+            header["error"],
+            header["provenance"],
+            summary,
+        )
 
     def runs(self, problems: list[str] | None = None) -> Iterator[RunRecord]:
         """Every readable run, sorted by path; what cannot be read is appended to `problems`, or raised without it."""
@@ -422,11 +488,15 @@ class RunStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RecordError(f"cannot write to {folder}: {error.strerror}; choose another folder with --results") from error
+            raise RecordError(
+                f"cannot write to {folder}: {error.strerror}; choose another folder with --results"
+            ) from error
         write_atomic(path, {"schema_version": SCHEMA_VERSION, **asdict(record)})
         return path
 
-    def _measured(self, kind: str, record: Callable[..., _Measured], problems: list[str] | None) -> Iterator[_Measured]:
+    def _measured(
+        self, kind: str, record: Callable[..., _Measured], problems: list[str] | None
+    ) -> Iterator[_Measured]:
         """Every readable record of a kind, sorted by path; what cannot be read is appended to `problems`, or raised without it."""
         for path in sorted(self.root.glob(f"{kind}/*/*.json")):
             try:

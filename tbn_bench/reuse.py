@@ -54,7 +54,11 @@ class _Expand(torch.autograd.Function):
 
 
 def _channels_last(y: Tensor) -> bool:
-    return y.dim() == 4 and y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous()
+    return (
+        y.dim() == 4
+        and y.is_contiguous(memory_format=torch.channels_last)
+        and not y.is_contiguous()
+    )
 
 
 def _rows(y: Tensor, channel: int) -> Tensor:
@@ -107,10 +111,14 @@ class _ElementwiseReuse(torch.autograd.Function):
             if _channels_last(y):
                 total = total.reshape(y.shape[0], *y.shape[2:], y.shape[1]).permute(0, 3, 1, 2)
             total = total.reshape(y.shape)
-            grad_x = torch.ops.aten.convolution_backward(total, x, tile, None, *args, [True, False, False])[0]
+            grad_x = torch.ops.aten.convolution_backward(
+                total, x, tile, None, *args, [True, False, False]
+            )[0]
         if ctx.needs_input_grad[1]:
             like = tile.expand(p, *tile.shape).flatten(0, 1)  # only its shape matters here
-            full = torch.ops.aten.convolution_backward(grad, x, like, None, *args, [False, True, False])[1]
+            full = torch.ops.aten.convolution_backward(
+                grad, x, like, None, *args, [False, True, False]
+            )[1]
             factors = scales.to(ctx.latent_dtype).reshape(-1, *[1] * tile.dim())
             grad_latent = (full.to(ctx.latent_dtype).unflatten(0, (p, -1)) * factors).flatten(0, 1)
         if ctx.needs_input_grad[2]:
@@ -131,8 +139,14 @@ class _Reuse:
         return chain.original, chain[0].scales(chain.original), chain[0]
 
     def _autocast(self, x: Tensor) -> Tensor:
-        device = x.device.type  # the meta device has no autocast, and torch raises where it is asked for one
-        return x if x.is_meta or not torch.is_autocast_enabled(device) else x.to(torch.get_autocast_dtype(device))
+        device = (
+            x.device.type
+        )  # the meta device has no autocast, and torch raises where it is asked for one
+        return (
+            x
+            if x.is_meta or not torch.is_autocast_enabled(device)
+            else x.to(torch.get_autocast_dtype(device))
+        )
 
 
 class ReuseLinear(_Reuse, nn.Linear):
@@ -149,11 +163,17 @@ class ReuseLinear(_Reuse, nn.Linear):
         x, p, copies = self._autocast(x), method.p, method.copies
         if method.elementwise and copies is None:
             flat = x.reshape(-1, self.in_features)
-            y = _LinearElementwise.apply(flat, latent, scales, p).reshape(*x.shape[:-1], self.out_features)
+            y = _LinearElementwise.apply(flat, latent, scales, p).reshape(
+                *x.shape[:-1], self.out_features
+            )
         else:
             shape = (-1, self.in_features) if copies is None else copies.tile_shape
             tile = method.training_tile(latent).reshape(shape).to(x.dtype)
-            y = _blocks(F.linear(x, tile), scales, p, -1) if copies is None else features.linear(x, tile, scales, copies)
+            y = (
+                _blocks(F.linear(x, tile), scales, p, -1)
+                if copies is None
+                else features.linear(x, tile, scales, copies)
+            )
             if method.elementwise:
                 y = features.elementwise(y, latent, x, scales, copies)
         return y if self.bias is None else y + self.bias.to(y.dtype)
@@ -197,7 +217,9 @@ class _ReuseConv(_Reuse):
         x, copies = self._autocast(x.unsqueeze(0) if unbatched else x), method.copies
         x, padding = self._pad(x)
         if method.elementwise and copies is None:
-            y = _ElementwiseReuse.apply(x, latent, scales, method.p, self.stride, padding, self.dilation)
+            y = _ElementwiseReuse.apply(
+                x, latent, scales, method.p, self.stride, padding, self.dilation
+            )
         else:
             shape = (-1, *latent.shape[1:]) if copies is None else copies.tile_shape
             tile = method.training_tile(latent).reshape(shape).to(x.dtype)
@@ -217,9 +239,13 @@ class _ReuseConv(_Reuse):
     def _features(self, x, tile, scales, method, latent, copies, padding):
         if copies is None:
             conv = (F.conv1d, F.conv2d)[len(self.kernel_size) - 1]
-            return _blocks(conv(x, tile, None, self.stride, padding, self.dilation), scales, method.p, 1)
+            return _blocks(
+                conv(x, tile, None, self.stride, padding, self.dilation), scales, method.p, 1
+            )
         if copies.kind == "shifted":  # the module's padding grew with its kernel
-            padding = tuple(n - copies.reach * d for n, d in zip(padding, self.dilation, strict=True))
+            padding = tuple(
+                n - copies.reach * d for n, d in zip(padding, self.dilation, strict=True)
+            )
         where = (copies, self.stride, padding, self.dilation)
         y = features.conv(x, tile, scales, *where)
         return features.elementwise(y, latent, x, scales, *where) if method.elementwise else y
@@ -229,7 +255,9 @@ class _ReuseConv(_Reuse):
         if self.padding_mode == "zeros" and not isinstance(self.padding, str):
             return x, tuple(self.padding)
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        return F.pad(x, self._reversed_padding_repeated_twice, mode=mode), (0,) * len(self.kernel_size)
+        return F.pad(x, self._reversed_padding_repeated_twice, mode=mode), (0,) * len(
+            self.kernel_size
+        )
 
 
 class ReuseConv1d(_ReuseConv, nn.Conv1d):

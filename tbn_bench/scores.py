@@ -20,7 +20,9 @@ class Score:
 
     def text(self, value: float, unit: bool = True) -> str:
         """93.10 % or 0.3712."""
-        return f"{self.factor * value:.{self.digits}f}" + (" %" if unit and self.factor == 100 else "")
+        return f"{self.factor * value:.{self.digits}f}" + (
+            " %" if unit and self.factor == 100 else ""
+        )
 
     def signed(self, value: float) -> float:
         """More is better."""
@@ -66,7 +68,9 @@ def score_of(summary: Mapping[str, Any] | None) -> str:
     """Name of the score that a run was selected and is judged by. Raises ValueError for one that this version does not know."""
     name = str((summary or {}).get("score", FIRST))
     if name not in SCORES:
-        raise ValueError(f"the record is judged by {name!r}; this version knows {', '.join(SCORES)}")
+        raise ValueError(
+            f"the record is judged by {name!r}; this version knows {', '.join(SCORES)}"
+        )
     return name
 
 
@@ -82,7 +86,13 @@ _EPOCH = (
     "tile/flip_rate", "tile/near_zero",
 )  # fmt: skip
 # what differs between two runs of one config: the times of the machine
-TIMES = ("seconds", "epoch_cpu_seconds", "epoch_training_seconds", "cpu_seconds", "images_per_second")
+TIMES = (
+    "seconds",
+    "epoch_cpu_seconds",
+    "epoch_training_seconds",
+    "cpu_seconds",
+    "images_per_second",
+)
 _EFFORT = ("seconds", "cpu_seconds", "train_pflop", "images_per_second")
 _COUNTS = ("best_epoch", "epochs", "test_samples", "train_samples")
 

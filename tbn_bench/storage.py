@@ -68,7 +68,9 @@ class Form:
             return f"{self.scales} scales do not divide {self.numel} weights"
         if self.offsets and not self.scales:
             return "offsets need scales"
-        if self.code == "codebook" and (self.p > 1 or self.numel % KERNEL or not 1 <= self.index_bits <= KERNEL):
+        if self.code == "codebook" and (
+            self.p > 1 or self.numel % KERNEL or not 1 <= self.index_bits <= KERNEL
+        ):
             return f"a codebook needs p = 1, kernels of {KERNEL} values and 1 to {KERNEL} index bits, got {self}"
         if self.copies is not None and (self.copies.shape, self.copies.p) != (self.shape, self.p):
             return f"copies are for {self.copies.shape} and p = {self.copies.p}, not {self.shape} and p = {self.p}"
@@ -108,7 +110,12 @@ class Form:
     @property
     def plain(self) -> bool:
         """True for signs, float scales and aligned copies: what the kernels take."""
-        return self.code == "sign" and not self.exponents and not self.offsets and self.kind == "aligned"
+        return (
+            self.code == "sign"
+            and not self.exponents
+            and not self.offsets
+            and self.kind == "aligned"
+        )
 
     @property
     def product(self) -> "Form":
@@ -155,7 +162,10 @@ class Form:
     def lengths(self) -> dict[str, int]:
         """Tensor name -> its elements."""
         scaling = ("alphas", "offsets")
-        return {name: self.scales if name in scaling else bits.packed_bytes(size) for name, size in self.sizes.items()}
+        return {
+            name: self.scales if name in scaling else bits.packed_bytes(size)
+            for name, size in self.sizes.items()
+        }
 
     @property
     def dense_bytes(self) -> int:
@@ -197,7 +207,9 @@ class Form:
 
         Raises ValueError for a value that the code cannot hold, a scale that is no power of two, a kernel that the codebook lacks.
         """
-        out: dict[str, NDArray[Any]] = {"alphas": _exponents(alphas) if self.exponents else alphas.astype(np.float32)}
+        out: dict[str, NDArray[Any]] = {
+            "alphas": _exponents(alphas) if self.exponents else alphas.astype(np.float32)
+        }
         if self.code in ("sign", "low_rank"):
             out["tile"] = bits.pack(values)
         elif self.code == "ternary":
@@ -205,7 +217,9 @@ class Form:
         else:
             assert codebook is not None
             out["codebook"] = bits.pack(codebook)
-            out["tile"] = _pack_indices(_indices(values.reshape(-1, KERNEL), codebook), self.index_bits)
+            out["tile"] = _pack_indices(
+                _indices(values.reshape(-1, KERNEL), codebook), self.index_bits
+            )
         if self.offsets and offsets is not None:
             out["offsets"] = offsets.astype(np.float32)
         if fault := self.check(out):
@@ -220,11 +234,15 @@ class Form:
             stored = _unpack_trits(tensors["tile"], self.q)
         else:
             book = bits.unpack(tensors["codebook"], KERNEL << self.index_bits).reshape(-1, KERNEL)
-            stored = book[_unpack_indices(tensors["tile"], self.numel // KERNEL, self.index_bits)].reshape(-1)
+            stored = book[
+                _unpack_indices(tensors["tile"], self.numel // KERNEL, self.index_bits)
+            ].reshape(-1)
         copies = self.copies or Copies(self.shape, self.p)
         return copies.lay_out(stored).reshape(-1)
 
-    def factors(self, tensors: dict[str, NDArray[Any]]) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    def factors(
+        self, tensors: dict[str, NDArray[Any]]
+    ) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
         """Of code low_rank: signs U: (rows, rank) and V: (rank, *shape[1:])."""
         first, second = self.factor_sizes
         stored = bits.unpack(tensors["tile"], first + second)
@@ -245,7 +263,9 @@ class Form:
         return by_channel.reshape(self.shape).astype(np.float32)
 
     def float_scales(self, alphas: NDArray[Any]) -> NDArray[np.float32]:
-        return np.ldexp(np.float32(1), alphas.astype(np.int32)) if self.exponents else alphas  # exact, as exp2 need not be
+        return (
+            np.ldexp(np.float32(1), alphas.astype(np.int32)) if self.exponents else alphas
+        )  # exact, as exp2 need not be
 
     def dense(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The float32 weight, in weight_shape."""
@@ -281,7 +301,9 @@ def _trit_fault(data: NDArray[np.uint8], n: int) -> str:
     if (data >= 3**TRITS).any():
         return f"a byte of five ternary digits is below {3**TRITS}; the data is damaged"
     if data.size and data[-1] >= 3 ** (n - TRITS * (data.size - 1)):
-        return f"padding digits after value {n} must be 0; the data is not packed by this suite's rule"
+        return (
+            f"padding digits after value {n} must be 0; the data is not packed by this suite's rule"
+        )
     return ""
 
 
@@ -314,5 +336,7 @@ def _pack_indices(indices: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
 def _unpack_indices(data: NDArray[np.uint8], n: int, width: int) -> NDArray[np.int64]:
     planes = np.unpackbits(data, bitorder="little")
     if planes[n * width :].any():
-        raise ValueError(f"padding bits after index {n} must be clear; the data is not packed by this suite's rule")
+        raise ValueError(
+            f"padding bits after index {n} must be clear; the data is not packed by this suite's rule"
+        )
     return planes[: n * width].reshape(n, width).astype(np.int64) @ (1 << np.arange(width))

@@ -87,11 +87,17 @@ def _signs(copies: Copies) -> Tensor | None:
 def gather(weight: Tensor, copies: Copies) -> Tensor:
     """lay_out's transpose: weight: (N elements) -> its column sums s: (q,)."""
     if copies.kind == "columns":
-        return weight.reshape(copies.shape[0], copies.shape[1] // copies.p, copies.p, -1).sum(2).reshape(-1)
+        return (
+            weight.reshape(copies.shape[0], copies.shape[1] // copies.p, copies.p, -1)
+            .sum(2)
+            .reshape(-1)
+        )
     rows, index, signs = weight.reshape(copies.p, copies.q), copies.index(), copies.signs()
     if signs is not None:
         rows = rows * torch.from_numpy(signs).to(rows.device, rows.dtype)
-    if index is not None:  # the inverse of each permutation: no scatter, so the same sums on every device
+    if (
+        index is not None
+    ):  # the inverse of each permutation: no scatter, so the same sums on every device
         rows = rows.gather(1, torch.from_numpy(index.argsort(1)).to(rows.device))
     return rows.sum(0)
 
@@ -100,8 +106,13 @@ def enlarged(weight: Tensor, copies: Copies) -> Tensor:
     """weight: copies.shape -> copies.weight_shape: shifted copies, each moved by its shift with zeros around it."""
     if copies.kind != "shifted":
         return weight
-    pads = [[n for d in reversed(shift) for n in (copies.reach + d, copies.reach - d)] for shift in copies.shifts]
-    return torch.cat([F.pad(block, pad) for block, pad in zip(weight.chunk(copies.p), pads, strict=True)])
+    pads = [
+        [n for d in reversed(shift) for n in (copies.reach + d, copies.reach - d)]
+        for shift in copies.shifts
+    ]
+    return torch.cat(
+        [F.pad(block, pad) for block, pad in zip(weight.chunk(copies.p), pads, strict=True)]
+    )
 
 
 def aggregate(weight: Tensor, p: int, copies: Copies | None = None) -> Tensor:
@@ -134,7 +145,9 @@ class _MeanAbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        chunk = x.shape[1] if x.is_cuda else max(1, 65_536 // x.shape[0])  # 256 KB of temporaries stay in a core's cache
+        chunk = (
+            x.shape[1] if x.is_cuda else max(1, 65_536 // x.shape[0])
+        )  # 256 KB of temporaries stay in a core's cache
         exact = sum_type(x.dtype)
         parts = [part.abs().sum(1, dtype=exact) for part in torch.split(x, chunk, dim=1)]
         total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
@@ -159,7 +172,9 @@ def _copies(tile: Tensor, p: int, copies: Copies | None) -> Tensor:
     return tile.expand(p, -1) if copies is None else lay_out(tile, copies)
 
 
-def expand(tile: Tensor, alphas: Tensor, p: int, shape: Sequence[int], copies: Copies | None = None) -> Tensor:
+def expand(
+    tile: Tensor, alphas: Tensor, p: int, shape: Sequence[int], copies: Copies | None = None
+) -> Tensor:
     """alpha_i * copy i for i = 1..p, one block after the other. tile: (q,), alphas: (1,) or (p,) -> shape."""
     return (alphas[:, None] * _copies(tile, p, copies)).reshape(*shape)
 
@@ -195,7 +210,9 @@ def tile_ste(weight: Tensor, p: int, copies: Copies | None = None) -> Tensor:
     return out
 
 
-def tiled_weight(weight: Tensor, alphas: Tensor, p: int, gradient: Gradient, copies: Copies | None = None) -> Tensor:
+def tiled_weight(
+    weight: Tensor, alphas: Tensor, p: int, gradient: Gradient, copies: Copies | None = None
+) -> Tensor:
     """B-hat = alpha * tile, in the shape of weight, differentiable in weight (straight through) and in alphas."""
     if gradient == "tile":
         return expand(tile_ste(weight, p, copies), alphas, p, weight.shape, copies)

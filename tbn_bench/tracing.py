@@ -18,7 +18,10 @@ from torch.utils import _pytree as pytree
 from tbn_bench import packed, patterns
 from tbn_bench.inputs import BinaryInput
 
-_OVERWRITING = {name: getattr(operator, name) for name in ("iadd", "isub", "imul", "itruediv", "iand", "ior", "ixor")}
+_OVERWRITING = {
+    name: getattr(operator, name)
+    for name in ("iadd", "isub", "imul", "itruediv", "iand", "ior", "ixor")
+}
 
 
 class _Proxy(fx.Proxy):
@@ -27,11 +30,17 @@ class _Proxy(fx.Proxy):
 
 for _name, _function in _OVERWRITING.items():
     setattr(
-        _Proxy, f"__{_name}__", lambda self, other, f=_function: self.tracer.create_proxy("call_function", f, (self, other), {})
+        _Proxy,
+        f"__{_name}__",
+        lambda self, other, f=_function: self.tracer.create_proxy(
+            "call_function", f, (self, other), {}
+        ),
     )
 
 
-_TRACING = threading.Lock()  # torch.fx patches nn.Module itself, and takes its patches back in order
+_TRACING = (
+    threading.Lock()
+)  # torch.fx patches nn.Module itself, and takes its patches back in order
 
 
 class Tracer(fx.Tracer):
@@ -42,7 +51,9 @@ class Tracer(fx.Tracer):
         self._thread = threading.get_ident()
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, packed._Packed | BinaryInput) or super().is_leaf_module(module, name)
+        return isinstance(module, packed._Packed | BinaryInput) or super().is_leaf_module(
+            module, name
+        )
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -68,7 +79,11 @@ def by_fx(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
     for node in graph.nodes:
         if _overwrites(node, modules):
             target = node.args[0] if node.args else None
-            own = isinstance(target, fx.Node) and len(target.users) == 1 and (target in harmless or _fresh(target, modules))
+            own = (
+                isinstance(target, fx.Node)
+                and len(target.users) == 1
+                and (target in harmless or _fresh(target, modules))
+            )
             if not own or "out" in node.kwargs:
                 raise ValueError(f"{node.name} writes over a value that others may read")
             harmless.add(node)
@@ -85,7 +100,11 @@ def _overwrites(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         return False
     name = getattr(node.target, "__name__", "")
     named = name.endswith("_") and not name.endswith("__")
-    flagged = node.kwargs.get("inplace") or "out" in node.kwargs or (node.target is F.relu and any(node.args[1:]))
+    flagged = (
+        node.kwargs.get("inplace")
+        or "out" in node.kwargs
+        or (node.target is F.relu and any(node.args[1:]))
+    )
     return bool(named or flagged or node.target in _OVERWRITING.values())
 
 
@@ -124,7 +143,9 @@ def _(x: Tensor, index: int, shape: list[int], conv: list[int]) -> Tensor:
     stride, padding, dilation = conv[:n], conv[n : 2 * n], conv[2 * n :]
     sizes = [
         (size + 2 * pad - d * (k - 1) - 1) // step + 1
-        for size, k, step, pad, d in zip(x.shape[-n:], shape[2:], stride, padding, dilation, strict=True)
+        for size, k, step, pad, d in zip(
+            x.shape[-n:], shape[2:], stride, padding, dilation, strict=True
+        )
     ]
     return x.new_empty((*x.shape[:-n][:-1], shape[0], *sizes))
 
@@ -135,7 +156,9 @@ def _geometry(layer: Any) -> list[int]:
         return []
     padding = packed.padding_of(layer)
     if padding is None or getattr(layer, "padding_mode", "zeros") != "zeros":
-        raise ValueError(f"padding {layer.padding!r} of a packed layer cannot be exported; give it as a number")
+        raise ValueError(
+            f"padding {layer.padding!r} of a packed layer cannot be exported; give it as a number"
+        )
     return [*layer.stride, *padding, *layer.dilation]
 
 
@@ -166,7 +189,9 @@ def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
         raise ValueError(f"packed layers with hooks cannot be exported: {', '.join(hooked)}")
     with _TRACING, torch.no_grad():
         example = image.repeat(2, *[1] * (image.dim() - 1))
-        exported = torch.export.export(_opaque(model), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        exported = torch.export.export(
+            _opaque(model), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        )
         exported = exported.run_decompositions({})  # without mutation, nothing else taken apart
         module = exported.module(check_guards=False)
     graph, names = module.graph, list(layers)
@@ -192,7 +217,9 @@ def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
     return module, graph
 
 
-def _compare(model: nn.Module, module: nn.Module, image: Tensor, layers: list[packed._Packed]) -> None:
+def _compare(
+    model: nn.Module, module: nn.Module, image: Tensor, layers: list[packed._Packed]
+) -> None:
     """torch.export takes a batch for two or more, and asks for no reason: both must agree on one image and on three. Raises ValueError."""
     empty = [layer for layer in layers if layer.kept.value is None]
     generator = torch.Generator().manual_seed(0)
@@ -201,7 +228,9 @@ def _compare(model: nn.Module, module: nn.Module, image: Tensor, layers: list[pa
             x = torch.randn(batch, *image.shape[1:], generator=generator)
             with torch.no_grad():
                 got, wanted = (pytree.tree_leaves(call(x)) for call in (module, model))
-            same = len(got) == len(wanted) and all(_alike(a, b) for a, b in zip(got, wanted, strict=True))
+            same = len(got) == len(wanted) and all(
+                _alike(a, b) for a, b in zip(got, wanted, strict=True)
+            )
             if not same:
                 raise ValueError(f"its code does something else for a batch of {batch}")
     finally:
@@ -213,7 +242,9 @@ def _alike(a: Any, b: Any) -> bool:
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return bool(a == b)
     largest = float(b.abs().max()) if b.numel() and b.is_floating_point() else 0.0
-    return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=0, atol=1e-4 * largest, equal_nan=True)
+    return a.shape == b.shape and torch.allclose(
+        a.float(), b.float(), rtol=0, atol=1e-4 * largest, equal_nan=True
+    )
 
 
 def _replace(root: fx.GraphModule, node: fx.Node, name: str, layer: nn.Module) -> None:
@@ -272,18 +303,34 @@ def _with(layer: nn.Module, **tensors: Tensor | None) -> nn.Module:
 
 
 def _linear(node: fx.Node, constant: Constant) -> nn.Module | None:
-    _, weight, bias = (constant(a) if i else a for i, a in enumerate(_arguments(node, None, None, None)))
-    return _with(nn.Linear(weight.shape[1], weight.shape[0], device="meta"), weight=weight, bias=bias)
+    _, weight, bias = (
+        constant(a) if i else a for i, a in enumerate(_arguments(node, None, None, None))
+    )
+    return _with(
+        nn.Linear(weight.shape[1], weight.shape[0], device="meta"), weight=weight, bias=bias
+    )
 
 
 def _conv(kind: type[nn.Module]) -> Callable[[fx.Node, Constant], nn.Module | None]:
     def make(node: fx.Node, constant: Constant) -> nn.Module | None:
-        _, weight, bias, stride, padding, dilation, groups = _arguments(node, None, None, None, 1, 0, 1, 1)
+        _, weight, bias, stride, padding, dilation, groups = _arguments(
+            node, None, None, None, 1, 0, 1, 1
+        )
         weight, bias = constant(weight), constant(bias)
         n = weight.dim() - 2
-        stride, padding, dilation = (tuple(v) * n if len(v) == 1 else tuple(v) for v in map(_listed, (stride, padding, dilation)))
+        stride, padding, dilation = (
+            tuple(v) * n if len(v) == 1 else tuple(v)
+            for v in map(_listed, (stride, padding, dilation))
+        )
         layer = kind(
-            weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), stride, padding, dilation, groups, device="meta"
+            weight.shape[1] * groups,
+            weight.shape[0],
+            tuple(weight.shape[2:]),
+            stride,
+            padding,
+            dilation,
+            groups,
+            device="meta",
         )
         return _with(layer, weight=weight, bias=bias)
 
@@ -300,16 +347,26 @@ def _batch_norm(node: fx.Node, constant: Constant) -> nn.Module | None:
     mean = constant(mean)
     if mean is None or [u.args[1:] for u in node.users] != [(0,)]:
         return None
-    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}.get(node.args[0].meta["val"].dim())
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}.get(
+        node.args[0].meta["val"].dim()
+    )
     if kind is None:
         return None
     layer = kind(len(mean), eps, device="meta")
-    return _with(layer, weight=constant(weight), bias=constant(bias), running_mean=mean, running_var=constant(variance))
+    return _with(
+        layer,
+        weight=constant(weight),
+        bias=constant(bias),
+        running_mean=mean,
+        running_var=constant(variance),
+    )
 
 
 def _layer_norm(node: fx.Node, constant: Constant) -> nn.Module | None:
     _, shape, weight, bias, eps, *_ = _arguments(node, None, None, None, None, 1e-5, True)
-    return _with(nn.LayerNorm(tuple(shape), eps, device="meta"), weight=constant(weight), bias=constant(bias))
+    return _with(
+        nn.LayerNorm(tuple(shape), eps, device="meta"), weight=constant(weight), bias=constant(bias)
+    )
 
 
 def _max_pool(node: fx.Node, constant: Constant) -> nn.Module | None:
@@ -318,7 +375,9 @@ def _max_pool(node: fx.Node, constant: Constant) -> nn.Module | None:
 
 
 def _avg_pool(node: fx.Node, constant: Constant) -> nn.Module | None:
-    _, kernel, stride, padding, ceil, include, divisor = _arguments(node, None, None, [], 0, False, True, None)
+    _, kernel, stride, padding, ceil, include, divisor = _arguments(
+        node, None, None, [], 0, False, True, None
+    )
     return nn.AvgPool2d(kernel, stride or kernel, padding, ceil, include, divisor)
 
 
@@ -330,7 +389,9 @@ def _dropout(node: fx.Node, constant: Constant) -> nn.Module | None:
     return None if _arguments(node)[2] else nn.Identity()
 
 
-def _known(make: Callable[[fx.Node, Constant], nn.Module | None]) -> Callable[[fx.Node, Constant], nn.Module | None]:
+def _known(
+    make: Callable[[fx.Node, Constant], nn.Module | None],
+) -> Callable[[fx.Node, Constant], nn.Module | None]:
     """None where the node is more than the module is."""
 
     def attempt(node: fx.Node, constant: Constant) -> nn.Module | None:

@@ -27,7 +27,16 @@ from tbn_bench.assembly import build, build_task, start_from, trained
 from tbn_bench.config import RunConfig
 from tbn_bench.convert import Plan
 from tbn_bench.cost import Cost
-from tbn_bench.records import NETWORK, RecordError, Run, RunRecord, RunStore, provenance, replace, tell
+from tbn_bench.records import (
+    NETWORK,
+    RecordError,
+    Run,
+    RunRecord,
+    RunStore,
+    provenance,
+    replace,
+    tell,
+)
 from tbn_bench.scores import SCORES, shown
 from tbn_bench.tasks._base import DivergedError, Task
 from tbn_bench.tracking.mirror import Mirrors
@@ -69,14 +78,18 @@ class _Recorder(Checkpoint):
         self.training_seconds = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.lr = trainer.optimizers[0].param_groups[0]["lr"]  # the schedule steps before the epoch's end
+        self.lr = trainer.optimizers[0].param_groups[0][
+            "lr"
+        ]  # the schedule steps before the epoch's end
         self.training_started = time.perf_counter()
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.training_seconds = time.perf_counter() - self.training_started
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("test/")}
+        metrics = {
+            k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("test/")
+        }
         row = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
@@ -91,10 +104,18 @@ class _Recorder(Checkpoint):
         self.mirror.log(row, module.model)
         if self.lines:
             loss = metrics.get("train/loss", float("nan"))
-            held_out = f"val {shown({**metrics, 'score': module.score}, 'val')}  " if "val/loss" in metrics else ""
-            tell(f"epoch {row['epoch'] + 1}/{trainer.max_epochs}  loss {loss:.4f}  {held_out}{row['seconds']:.1f} s")
+            held_out = (
+                f"val {shown({**metrics, 'score': module.score}, 'val')}  "
+                if "val/loss" in metrics
+                else ""
+            )
+            tell(
+                f"epoch {row['epoch'] + 1}/{trainer.max_epochs}  loss {loss:.4f}  {held_out}{row['seconds']:.1f} s"
+            )
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         version, state, gauss = random.getstate()
         kind, keys, position, has_gauss, cached = np.random.get_state()
         checkpoint["random"] = {
@@ -104,7 +125,9 @@ class _Recorder(Checkpoint):
             "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
         }
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         self.random = checkpoint["random"]
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -124,7 +147,9 @@ class _Checkpoints(TorchCheckpointIO):
     """Written beside the old one and renamed over it. Lightning writes to the system's temporary folder and moves the file from there, which
     is a copy where the results lie on another disk: killed in its middle, or on a full disk, that leaves half a checkpoint and no old one."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         torch.save(checkpoint, content)
@@ -144,12 +169,18 @@ class _Follower:
         pass
 
 
-def _trainer(config: RunConfig, options: RunOptions, run: Run | _Follower, recorder: _Recorder, score: str) -> pl.Trainer:
-    last = ModelCheckpoint(run.checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+def _trainer(
+    config: RunConfig, options: RunOptions, run: Run | _Follower, recorder: _Recorder, score: str
+) -> pl.Trainer:
+    last = ModelCheckpoint(
+        run.checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True
+    )
     kept = [last]
     if config.select == "best":
         monitor, mode = f"val/{score}", SCORES[score].goal
-        best = ModelCheckpoint(run.checkpoints, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+        best = ModelCheckpoint(
+            run.checkpoints, "best", monitor=monitor, mode=mode, enable_version_counter=False
+        )
         kept = [best, last]
     return pl.Trainer(
         max_epochs=config.epochs,
@@ -170,7 +201,9 @@ def _trainer(config: RunConfig, options: RunOptions, run: Run | _Follower, recor
 @contextlib.contextmanager
 def _quiet():
     """Lightning's advice about workers and its start-up lines are noise here: data lies in memory."""
-    loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
+    loggers = [
+        logging.getLogger(n) for n in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -194,7 +227,9 @@ def _trained(store: RunStore, name: str, flag: str) -> nn.Module:
             raise ValueError(f"its status is {record.status}")
         return trained(record)[1]
     except (RecordError, ValueError) as error:
-        raise ValueError(f"{flag}={name}: {error}; it must be a finished run under --results") from error
+        raise ValueError(
+            f"{flag}={name}: {error}; it must be a finished run under --results"
+        ) from error
 
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
@@ -204,19 +239,26 @@ def _check_ranks(task: Task) -> None:
     """Raises RuntimeError unless all processes ended with the same weights, tiles, scales and schedules (running statistics apart)."""
     digest = hashlib.sha256()
     norms = {
-        f"{n}.{key}" for n, m in task.model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for key in _RUNNING
+        f"{n}.{key}"
+        for n, m in task.model.named_modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        for key in _RUNNING
     }
     for name, value in task.model.state_dict().items():
         if name not in norms:
             digest.update(value.detach().cpu().numpy().tobytes())
     everyone = task.all_gather(torch.tensor(list(digest.digest()), device=task.device))
     if not (everyone == everyone[0]).all():
-        raise RuntimeError("the processes of this run ended with different weights; a binarizer's state depends on its process")
+        raise RuntimeError(
+            "the processes of this run ended with different weights; a binarizer's state depends on its process"
+        )
 
 
 def _resume_point(run: Run | _Follower) -> Path | None:
     last = run.checkpoints / "last.ckpt"
-    for leftover in run.checkpoints.glob(".*.tmp") if isinstance(run, Run) else ():  # of a process that was killed while writing
+    for leftover in (
+        run.checkpoints.glob(".*.tmp") if isinstance(run, Run) else ()
+    ):  # of a process that was killed while writing
         leftover.unlink(missing_ok=True)
     if not last.exists():
         run.rewind(0)
@@ -224,7 +266,9 @@ def _resume_point(run: Run | _Follower) -> Path | None:
     try:
         epoch = int(torch.load(last, map_location="cpu", weights_only=True)["epoch"]) + 1
     except Exception as error:
-        raise ValueError(f"checkpoint {last} is unreadable ({type(error).__name__}); train again with --restart") from error
+        raise ValueError(
+            f"checkpoint {last} is unreadable ({type(error).__name__}); train again with --restart"
+        ) from error
     run.rewind(epoch)
     return last
 
@@ -285,7 +329,13 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
         status = "finished"
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        status = "interrupted" if stopped else "diverged" if isinstance(error, DivergedError) else "failed"
+        status = (
+            "interrupted"
+            if stopped
+            else "diverged"
+            if isinstance(error, DivergedError)
+            else "failed"
+        )
         held.fail(status, f"{type(error).__name__}: {error}")
         raise
     finally:
@@ -293,7 +343,9 @@ def run(config: RunConfig, options: RunOptions | None = None, resume: bool = Tru
     return store.read(options.sweep, config.run_id)
 
 
-def _choose(config: RunConfig, held: Run | _Follower, task: Task, data: Any, options: RunOptions) -> int:
+def _choose(
+    config: RunConfig, held: Run | _Follower, task: Task, data: Any, options: RunOptions
+) -> int:
     """Loads the weights that are tested into the task, and returns their epoch. best.ckpt holds them afterwards."""
     path = held.checkpoints / "best.ckpt"
     source = path if config.select == "best" else held.checkpoints / "last.ckpt"
@@ -315,7 +367,9 @@ def _effort(rows: list[dict[str, Any]], samples: int, plan: Plan, total: Cost) -
     found = {"train_pflop": len(rows) * samples * total.training_flop / 1e15}
     if all("epoch_training_seconds" in row for row in rows):
         found["cpu_seconds"] = round(sum(row["epoch_cpu_seconds"] for row in rows), 2)
-        found["images_per_second"] = round(samples * len(rows) / sum(row["epoch_training_seconds"] for row in rows), 1)
+        found["images_per_second"] = round(
+            samples * len(rows) / sum(row["epoch_training_seconds"] for row in rows), 1
+        )
     return found
 
 
@@ -325,7 +379,9 @@ def _last_held_out(rows: list[dict[str, Any]], score: str) -> dict[str, float]:
     return {f"{name}_last": rows[-1][name]} if name in rows[-1] else {}
 
 
-def _keep_network(held: Run, config: RunConfig, model: nn.Module, plan: Plan, commit: str | None) -> dict[str, int]:
+def _keep_network(
+    held: Run, config: RunConfig, model: nn.Module, plan: Plan, commit: str | None
+) -> dict[str, int]:
     """Writes the packed network beside the record, if it has binary weights, and returns its size for the summary.
 
     Says so where it cannot be packed, a scale being NaN, say. Raises ArtifactError where the file cannot be written.
@@ -368,7 +424,9 @@ def _check_devices(config: RunConfig, options: RunOptions) -> None:
         raise ValueError("--device cuda: torch sees no CUDA device here; use --device cpu")
     there = torch.cuda.device_count() if options.device == "cuda" else os.cpu_count() or 1
     if not 1 <= options.devices <= there:
-        raise ValueError(f"--devices must lie between 1 and {there}, which are here, got {options.devices}")
+        raise ValueError(
+            f"--devices must lie between 1 and {there}, which are here, got {options.devices}"
+        )
     if options.devices > 1 and config.batch_size < 2 * options.devices:
         raise ValueError(
             f"batch_size is that of all devices together: {options.devices} need {2 * options.devices}, got {config.batch_size}"
@@ -403,16 +461,22 @@ def _fit(
         try:
             trainer.fit(task, data, ckpt_path=point, weights_only=True)
         except SystemExit as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1) and then ignores SIGINT
+            if isinstance(
+                error.__context__, KeyboardInterrupt
+            ):  # Lightning turns Ctrl-C into exit(1) and then ignores SIGINT
                 signal.signal(signal.SIGINT, handler)
-                raise KeyboardInterrupt("stopped by the user; the same command goes on from the last epoch") from error
+                raise KeyboardInterrupt(
+                    "stopped by the user; the same command goes on from the last epoch"
+                ) from error
             raise
         if options.devices > 1:
             _check_ranks(task)
         epoch = _choose(config, held, task, data, options)
         results = trainer.test(task, data, verbose=False)[0]
     if task.seen != data.size("test"):
-        raise RuntimeError(f"{task.seen} test samples were evaluated, the set has {data.size('test')}")
+        raise RuntimeError(
+            f"{task.seen} test samples were evaluated, the set has {data.size('test')}"
+        )
     if isinstance(held, _Follower):
         return {}
     rows = held.rows()
@@ -429,5 +493,8 @@ def _fit(
         "seconds": round(time.perf_counter() - started, 2),
         **_effort(rows, data.size("train"), plan, total),
         **total.summary(),
-        "plan": [{**row.__dict__, "shape": list(row.shape), "stored_bits": row.stored_bits} for row in plan.rows],
+        "plan": [
+            {**row.__dict__, "shape": list(row.shape), "stored_bits": row.stored_bits}
+            for row in plan.rows
+        ],
     }

@@ -29,13 +29,19 @@ _FAULTS = (  # of PyYAML's constructors, e.g. for `!!timestamp x`
 class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag not in _SPECIAL]
+        keys = [
+            key
+            for key, _ in node.value
+            if isinstance(key, yaml.ScalarNode) and key.tag not in _SPECIAL
+        ]
         seen: dict[Any, int] = {}
         for key in keys:
             value = self.construct_object(key)
             line = key.start_mark.line + 1
             if value in seen:
-                raise ValueError(f"line {line}: {value!r} is given twice, first in line {seen[value]}; keep one")
+                raise ValueError(
+                    f"line {line}: {value!r} is given twice, first in line {seen[value]}; keep one"
+                )
             seen[value] = line
         return node
 
@@ -51,7 +57,9 @@ def read(path: Path) -> Any:
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     if len(content) > LIMIT_BYTES:
-        raise ValueError(f"{path} is too large: expected at most {LIMIT_BYTES:,} bytes of YAML; write less into one file")
+        raise ValueError(
+            f"{path} is too large: expected at most {LIMIT_BYTES:,} bytes of YAML; write less into one file"
+        )
     try:
         return parse(content.decode("utf-8-sig"))
     except RecursionError as error:
@@ -69,7 +77,9 @@ def parse(text: str) -> Any:
             return None
         values = _written_out(node, {})
         if values > LIMIT_VALUES:
-            raise ValueError(f"it stands for {values:.3g} values, expected at most {LIMIT_VALUES:,}; use fewer aliases")
+            raise ValueError(
+                f"it stands for {values:.3g} values, expected at most {LIMIT_VALUES:,}; use fewer aliases"
+            )
         return loader.construct_document(node)
     finally:
         loader.dispose()

@@ -10,7 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+CHROMIUM = next(
+    (p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))),
+    None,
+)
 _FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-extensions", "--disable-background-networking",
           "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe")  # fmt: skip
 
@@ -44,7 +47,9 @@ class Browser:
             f"--user-data-dir={profile}",
             "about:blank",
         ]
-        self._process = subprocess.Popen(command, pass_fds=(there, back), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            command, pass_fds=(there, back), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         os.close(there)
         os.close(back)
         self._buffer, self._last = b"", 0
@@ -58,8 +63,12 @@ class Browser:
             raise
 
     def _attach(self) -> None:
-        target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
-        self._session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
+        target = next(
+            t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"
+        )
+        self._session = self.call(
+            "Target.attachToTarget", targetId=target["targetId"], flatten=True
+        )["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
 
@@ -72,7 +81,9 @@ class Browser:
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """The result of one command. Raises RuntimeError where Chromium refuses it, TimeoutError after 60 s."""
         self._last += 1
-        message = {"id": self._last, "method": method, "params": params} | ({"sessionId": self._session} if self._session else {})
+        message = {"id": self._last, "method": method, "params": params} | (
+            {"sessionId": self._session} if self._session else {}
+        )
         os.write(self._write, json.dumps(message).encode() + b"\0")
         end = time.monotonic() + 60
         while time.monotonic() < end:
@@ -105,13 +116,21 @@ class Browser:
             details = params["exceptionDetails"]
             self.errors.append(details.get("exception", {}).get("description") or details["text"])
         elif event == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
-            self.errors.append(" ".join(str(a.get("value", a.get("description"))) for a in params["args"]))
+            self.errors.append(
+                " ".join(str(a.get("value", a.get("description"))) for a in params["args"])
+            )
         elif event == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.errors.append(params["entry"]["text"])
 
     def open(self, page: Path, hash: str = "", width: int = 1200, dark: bool = False) -> None:
         """Loads the page afresh and waits until its charts are drawn."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
         self.dark(dark)
         self.call("Page.navigate", url="about:blank")
         self.errors.clear()
@@ -121,13 +140,24 @@ class Browser:
         self.run("plotsReady.then(() => true)")
 
     def dark(self, on: bool) -> None:
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if on else "light"}])
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if on else "light"}],
+        )
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression, awaited. Raises RuntimeError where it throws."""
-        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True)
+        answer = self.call(
+            "Runtime.evaluate",
+            expression=expression,
+            awaitPromise=True,
+            returnByValue=True,
+            userGesture=True,
+        )
         if "exceptionDetails" in answer:
-            raise RuntimeError(f"{expression}: {answer['exceptionDetails'].get('exception', {}).get('description')}")
+            raise RuntimeError(
+                f"{expression}: {answer['exceptionDetails'].get('exception', {}).get('description')}"
+            )
         return answer["result"].get("value")
 
     def until(self, expression: str, seconds: float = 30) -> None:
@@ -163,11 +193,25 @@ class Browser:
     def screenshot(self, path: Path, whole: bool = False) -> None:
         """Of the window, or of the whole page."""
         path.write_bytes(
-            base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole, **self._clip(whole))["data"])
+            base64.b64decode(
+                self.call(
+                    "Page.captureScreenshot", captureBeyondViewport=whole, **self._clip(whole)
+                )["data"]
+            )
         )
 
     def _clip(self, whole: bool) -> dict[str, Any]:
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         return (
-            {"clip": {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 12000), "scale": 1}} if whole else {}
+            {
+                "clip": {
+                    "x": 0,
+                    "y": 0,
+                    "width": size["width"],
+                    "height": min(size["height"], 12000),
+                    "scale": 1,
+                }
+            }
+            if whole
+            else {}
         )

@@ -52,10 +52,22 @@ def write(root: Path, config: RunConfig, sweep: str) -> None:
     """As RunStore does, without its fsyncs."""
     path = root / "runs" / sweep / config.run_id
     path.mkdir(parents=True)
-    header = {"schema_version": 1, "run_id": config.run_id, "sweep": sweep, "status": "finished", "error": None}
-    header |= {"config": config.model_dump(mode="json"), "provenance": provenance(config), "ended": "2026-11-21T12:00:02+00:00"}
+    header = {
+        "schema_version": 1,
+        "run_id": config.run_id,
+        "sweep": sweep,
+        "status": "finished",
+        "error": None,
+    }
+    header |= {
+        "config": config.model_dump(mode="json"),
+        "provenance": provenance(config),
+        "ended": "2026-11-21T12:00:02+00:00",
+    }
     (path / "run.json").write_text(json.dumps(header, indent=1) + "\n")
-    (path / "summary.json").write_text(json.dumps({"schema_version": 1, **summary(config)}, indent=1) + "\n")
+    (path / "summary.json").write_text(
+        json.dumps({"schema_version": 1, **summary(config)}, indent=1) + "\n"
+    )
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(config)))
 
 

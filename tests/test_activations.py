@@ -16,7 +16,17 @@ from tbn_bench.cost import cost
 from tbn_bench.inputs import constant_signs
 from tbn_bench.tasks.image_classification import ImageClassification
 
-A = [-2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 1.5]  # zero, both edges of the windows, inside and outside
+A = [
+    -2.0,
+    -1.0,
+    -0.5,
+    -0.25,
+    0.0,
+    0.25,
+    0.5,
+    1.0,
+    1.5,
+]  # zero, both edges of the windows, inside and outside
 G = [math.cos(i) for i in range(len(A))]  # dL/dy
 SIGNS = [-1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
 METHODS = [
@@ -37,7 +47,9 @@ NETWORK = "resnet_cifar(depth=8, width=4, activation='hardtanh', shortcuts='conv
 
 def activation(spec, layer=None):
     layer = layer or nn.Linear(len(A), 2)
-    method = catalog.build("binarizers", spec).activation(Target("layer", layer.weight, layer)).double()
+    method = (
+        catalog.build("binarizers", spec).activation(Target("layer", layer.weight, layer)).double()
+    )
     method.begin_epoch(0, 1)
     return method
 
@@ -76,7 +88,11 @@ def between(a):
         ("dorefa(activations=True)", [0, 0, 0, 0, 0, 0, 0, 1, 1], between),
         ("dorefa(activations=True)", None, between),
         ("bitnet158", [round(a * 63.5) / 63.5 for a in A], lambda a: 1.0),
-        ("irnet(activations=True)", SIGNS, lambda a: 1 / math.cosh(1e-3 * a) ** 2),  # epoch 0: k t = 1
+        (
+            "irnet(activations=True)",
+            SIGNS,
+            lambda a: 1 / math.cosh(1e-3 * a) ** 2,
+        ),  # epoch 0: k t = 1
     ],
 )
 def test_values_and_slopes_by_hand(spec, values, slope):
@@ -86,24 +102,33 @@ def test_values_and_slopes_by_hand(spec, values, slope):
     assert values is None or method(x).tolist() == pytest.approx(values, abs=1e-15)
     expected = [slope(a) * b for a, b in zip(A, G, strict=True)]
     assert gradient(method, x, g).tolist() == pytest.approx(expected, abs=1e-14)
-    torch.testing.assert_close(method(x.clone().requires_grad_()), method(x), rtol=1e-15, atol=1e-15)
+    torch.testing.assert_close(
+        method(x.clone().requires_grad_()), method(x), rtol=1e-15, atol=1e-15
+    )
 
 
-@pytest.mark.parametrize(("epoch", "t", "k"), [(0, 1e-3, 1e3), (200, 0.1, 10.0), (399, 10 ** (1 - 4 / 400), 1.0)])
+@pytest.mark.parametrize(
+    ("epoch", "t", "k"), [(0, 1e-3, 1e3), (200, 0.1, 10.0), (399, 10 ** (1 - 4 / 400), 1.0)]
+)
 def test_ede_of_inputs(epoch, t, k):
     """First, middle and last of 400 epochs: g k t (1 - tanh(t a)^2), on the input itself; forward stays the hard sign."""
     method = activation("irnet(activations=True)")
     method.begin_epoch(epoch, 400)
     x = torch.tensor(A, dtype=torch.float64)
     expected = [b * k * t / math.cosh(t * a) ** 2 for a, b in zip(A, G, strict=True)]
-    assert gradient(method, x, torch.tensor(G, dtype=torch.float64)).tolist() == pytest.approx(expected, rel=1e-12)
+    assert gradient(method, x, torch.tensor(G, dtype=torch.float64)).tolist() == pytest.approx(
+        expected, rel=1e-12
+    )
     assert (float(method.t), float(method.k)) == pytest.approx((t, k), rel=1e-12)
     assert method(x).tolist() == SIGNS
 
 
 def test_a_schedule_that_moves_on_leaves_the_graph_alone():
     """The slope is that of the epoch of the forward, also where the next epoch begins before the backward."""
-    method, x = activation("irnet(activations=True)"), torch.tensor(A, dtype=torch.float64, requires_grad=True)
+    method, x = (
+        activation("irnet(activations=True)"),
+        torch.tensor(A, dtype=torch.float64, requires_grad=True),
+    )
     y = method(x).sum()
     method.begin_epoch(7, 8)
     y.backward()
@@ -121,13 +146,19 @@ def test_a_schedule_that_moves_on_leaves_the_graph_alone():
 @pytest.mark.parametrize("spec", ["reactnet", "snn(activations=True)"])
 def test_rsign_shift_is_learned_per_channel(spec, layer, shape, others):
     """sign(a + b_c); b gets the input's gradient summed over everything but the channel; at a + b = 0 the value is +1."""
-    method, x, g = activation(spec, layer), torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    method, x, g = (
+        activation(spec, layer),
+        torch.randn(shape, dtype=torch.float64),
+        torch.randn(shape, dtype=torch.float64),
+    )
     b = torch.tensor([0.3, -0.7, 0.0], dtype=torch.float64).reshape(method.shift.shape)
     method.shift.data.copy_(b)
     x[0].copy_((-b).expand(shape[1:]))
     expected = g * (2 - 2 * (x + b).abs()).clamp(min=0)
     torch.testing.assert_close(gradient(method, x, g), expected, rtol=0, atol=1e-14)
-    torch.testing.assert_close(method.shift.grad, expected.sum(others).reshape(b.shape), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        method.shift.grad, expected.sum(others).reshape(b.shape), rtol=0, atol=1e-12
+    )
     assert torch.equal(method(x), torch.where(x + b >= 0, 1.0, -1.0).double())
     assert (method(x)[0] == 1).all()
 
@@ -143,22 +174,37 @@ def test_adabin_forms_by_hand(form):
     released = form == "released"
     values = [alpha * (v + beta) if released else alpha * v + beta for v in s]
     x, g = torch.tensor(A, dtype=torch.float64), torch.tensor(G, dtype=torch.float64)
-    assert gradient(method, x, g).tolist() == pytest.approx([b * v for b, v in zip(G, h, strict=True)], abs=1e-14)
+    assert gradient(method, x, g).tolist() == pytest.approx(
+        [b * v for b, v in zip(G, h, strict=True)], abs=1e-14
+    )
     assert method(x).tolist() == pytest.approx(values)
     to_alpha = sum(b * (v + beta * released - w * z) for b, v, w, z in zip(G, s, h, u, strict=True))
     to_beta = sum(b * ((alpha if released else 1) - w) for b, w in zip(G, h, strict=True))
-    assert (float(method.alpha.grad), float(method.beta.grad)) == pytest.approx((to_alpha, to_beta), abs=1e-13)
+    assert (float(method.alpha.grad), float(method.beta.grad)) == pytest.approx(
+        (to_alpha, to_beta), abs=1e-13
+    )
 
 
 def test_absmax_takes_the_largest_of_each_token_or_image():
     """Steps of max / 127 over the last axis of tokens, over channels and positions of images; all-zero inputs stay zero."""
-    tokens = torch.tensor([[[1.27, -0.5, 0.004], [0.0, 0.0, 0.0]], [[-254.0, 3.1, 0.9], [1.0, -1.0, 0.5]]], dtype=torch.float64)
+    tokens = torch.tensor(
+        [[[1.27, -0.5, 0.004], [0.0, 0.0, 0.0]], [[-254.0, 3.1, 0.9], [1.0, -1.0, 0.5]]],
+        dtype=torch.float64,
+    )
     expected = [[[1.27, -0.5, 0.0], [0.0, 0.0, 0.0]], [[-254.0, 4.0, 0.0], [1.0, -1.0, 64 / 127]]]
-    torch.testing.assert_close(activation("bitnet158", nn.Linear(3, 2))(tokens), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(
+        activation("bitnet158", nn.Linear(3, 2))(tokens),
+        torch.tensor(expected, dtype=torch.float64),
+    )
     images = torch.tensor([[[[127.0]], [[0.6]]], [[[0.0]], [[1.27]]]], dtype=torch.float64)
     expected = torch.tensor([[[[127.0]], [[1.0]]], [[[0.0]], [[1.27]]]], dtype=torch.float64)
     torch.testing.assert_close(activation("bitnet158", nn.Conv2d(2, 2, 1))(images), expected)
-    assert catalog.build("binarizers", "bitnet158(activation_bits=32)").activation(Target("a", torch.ones(2, 2))) is None
+    assert (
+        catalog.build("binarizers", "bitnet158(activation_bits=32)").activation(
+            Target("a", torch.ones(2, 2))
+        )
+        is None
+    )
 
 
 def k_by_hand(layer, x):
@@ -167,7 +213,13 @@ def k_by_hand(layer, x):
         return x.abs().mean(-1, keepdim=True)
     two = isinstance(layer, nn.Conv2d)
     kernel, stride, padding, dilation = (
-        v if two else (d, *v) for v, d in ((layer.kernel_size, 1), (layer.stride, 1), (layer.padding, 0), (layer.dilation, 1))
+        v if two else (d, *v)
+        for v, d in (
+            (layer.kernel_size, 1),
+            (layer.stride, 1),
+            (layer.padding, 0),
+            (layer.dilation, 1),
+        )
     )
     average = x.abs().mean(1, keepdim=True) if two else x.abs().mean(1, keepdim=True).unsqueeze(2)
     if layer.padding_mode != "zeros":
@@ -185,8 +237,14 @@ LAYERS = {
     "tokens": (lambda b: nn.Linear(5, 4, bias=b), (3, 2, 5)),
     "conv1d": (lambda b: nn.Conv1d(5, 4, 3, stride=2, padding=2, dilation=2, bias=b), (3, 5, 11)),
     "conv2d": (lambda b: nn.Conv2d(5, 4, 3, padding=1, bias=b), (3, 5, 6, 7)),
-    "uneven": (lambda b: nn.Conv2d(5, 4, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), bias=b), (3, 5, 6, 7)),
-    "circular": (lambda b: nn.Conv2d(5, 4, 3, padding=1, padding_mode="circular", bias=b), (3, 5, 4, 6)),
+    "uneven": (
+        lambda b: nn.Conv2d(5, 4, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), bias=b),
+        (3, 5, 6, 7),
+    ),
+    "circular": (
+        lambda b: nn.Conv2d(5, 4, 3, padding=1, padding_mode="circular", bias=b),
+        (3, 5, 4, 6),
+    ),
     "groups": (lambda b: nn.Conv2d(6, 4, 3, groups=2, bias=b), (3, 6, 5, 5)),
 }
 
@@ -194,7 +252,9 @@ LAYERS = {
 def products_by_hand(made, weight, signs):
     """What the layer without bias gives for these signs and alpha * sign(weight)."""
     alpha = weight.abs().flatten(1).mean(1).reshape(-1, *[1] * (weight.dim() - 1))
-    return torch.func.functional_call(made(False).double(), {"weight": weight.sign() * alpha}, (signs,))
+    return torch.func.functional_call(
+        made(False).double(), {"weight": weight.sign() * alpha}, (signs,)
+    )
 
 
 @pytest.mark.parametrize("k", [True, False])
@@ -204,16 +264,24 @@ def test_xnor_scales_products_by_k_and_not_the_bias(layer, bias, k):
     """y = (sign(a) * sign(W)) alpha K + b, K unfolded by hand; dL/da is the clipped one of the products and that of K together."""
     made, shape = LAYERS[layer]
     net, x = nn.Sequential(made(bias)).double(), torch.randn(shape, dtype=torch.float64)
-    signs, source, inputs = x.sign().requires_grad_(), x.clone().requires_grad_(), x.clone().requires_grad_()
+    signs, source, inputs = (
+        x.sign().requires_grad_(),
+        x.clone().requires_grad_(),
+        x.clone().requires_grad_(),
+    )
     weight = net[0].weight.detach().clone()
     binarize_(net, f"xnor(k={k})")
     shift = net[0].bias.detach().reshape(-1, *[1] * (weight.dim() - 2)) if bias else 0
-    expected = products_by_hand(made, weight, signs) * (k_by_hand(net[0], source) if k else 1) + shift
+    expected = (
+        products_by_hand(made, weight, signs) * (k_by_hand(net[0], source) if k else 1) + shift
+    )
     got, g = net(inputs), torch.randn(expected.shape, dtype=torch.float64)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     got.backward(g), expected.backward(g)
     through_k = source.grad if k else 0
-    torch.testing.assert_close(inputs.grad, signs.grad * (x.abs() <= 1) + through_k, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        inputs.grad, signs.grad * (x.abs() <= 1) + through_k, rtol=1e-11, atol=1e-11
+    )
 
 
 def test_k_by_hand_on_one_window():
@@ -228,7 +296,9 @@ def test_k_by_hand_on_one_window():
     assert float(y[0, 0, 0, 0].detach()) == pytest.approx(8 * 0.5 * 2 * 4 / 9)
 
 
-@pytest.mark.parametrize("spec", ["bireal", "adabin", "irnet(activations=True)", "dorefa(activations=True)"])
+@pytest.mark.parametrize(
+    "spec", ["bireal", "adabin", "irnet(activations=True)", "dorefa(activations=True)"]
+)
 def test_padding_is_zero_after_binarization(spec):
     """A corner of an all-positive image sees 4 of 9 values: the border is a third value, as in the methods' own code."""
     net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, bias=False)).double()
@@ -349,7 +419,9 @@ def test_schedules_are_in_checkpoints_alone():
     """The state of a network has k and t of its inputs; its cost and its packed file do not."""
     net, plan = network("irnet(activations=True)")
     other, other_plan = network("irnet")
-    assert {"blocks.0.conv1.input_binarizer.k", "blocks.0.conv1.input_binarizer.t"} <= set(net.state_dict())
+    assert {"blocks.0.conv1.input_binarizer.k", "blocks.0.conv1.input_binarizer.t"} <= set(
+        net.state_dict()
+    )
     assert cost(net, plan, (1, 8, 8)).stored_bits == cost(other, other_plan, (1, 8, 8)).stored_bits
 
 
@@ -385,7 +457,10 @@ def test_track_side_data_and_bit_operations(spec, track, extra):
 def test_attention_is_refused():
     """torch's attention multiplies by its projections itself, the output projection too: nothing would binarize their inputs."""
     for keep, name in ([], "in_proj_weight"), (["in_proj_weight"], "out_proj.weight"):
-        with pytest.raises(ValueError, match=f"{name} belongs to a MultiheadAttention, whose input cannot be binarized; keep it"):
+        with pytest.raises(
+            ValueError,
+            match=f"{name} belongs to a MultiheadAttention, whose input cannot be binarized; keep it",
+        ):
             binarize_(nn.MultiheadAttention(8, 2), "bireal", keep)
     assert binarize_(nn.MultiheadAttention(8, 2), "irnet").track == "W1A32"
 
@@ -400,7 +475,10 @@ def test_fused_transformer_path_calls_the_layers():
         torch.testing.assert_close(layer.eval()(x), trained, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("activation", "warned"), [("relu", True), ("hardtanh", False), ("prelu", False), ("rprelu", False)])
+@pytest.mark.parametrize(
+    ("activation", "warned"),
+    [("relu", True), ("hardtanh", False), ("prelu", False), ("rprelu", False)],
+)
 @pytest.mark.parametrize("spec", ["xnor", "reactnet", "irnet(activations=True)", "adabin"])
 def test_a_relu_before_a_sign_is_warned_about(spec, activation, warned):
     """Behind a ReLU no input is negative, so its sign says nothing; the plan names the layers. Other non-linearities are quiet."""
@@ -423,7 +501,15 @@ def test_looking_for_constant_signs_changes_nothing():
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert (net.training, net.blocks[0].training, net.blocks[1].training) == (True, False, True)
     assert not any(m._forward_hooks for m in net.modules())
-    _, _, plan, _ = build(make({"model": "resnet_cifar(depth=8, width=4)", "binarizer": "bitnet158", "keep": ["conv1", "fc"]}))
+    _, _, plan, _ = build(
+        make(
+            {
+                "model": "resnet_cifar(depth=8, width=4)",
+                "binarizer": "bitnet158",
+                "keep": ["conv1", "fc"],
+            }
+        )
+    )
     assert not [w for w in plan.warnings if "sign" in w]
 
 

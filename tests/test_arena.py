@@ -69,7 +69,11 @@ def test_airbench_trains_the_whitening_bias_for_three_epochs():
 @pytest.mark.parametrize(
     ("call", "shape", "words"),
     [
-        ("airbench", (1, 28, 28), r"layer whiten takes .* 3 channels .* got samples of shape \(1, 28, 28\)"),
+        (
+            "airbench",
+            (1, 28, 28),
+            r"layer whiten takes .* 3 channels .* got samples of shape \(1, 28, 28\)",
+        ),
         ("airbench(widths=[64, 256])", (3, 32, 32), "widths must be three channel counts"),
         ("airbench(widths=[64, 256, 0])", (3, 32, 32), "widths must be three channel counts"),
     ],
@@ -81,10 +85,20 @@ def test_airbench_refuses(call, shape, words):
 
 def test_widths_that_p_does_not_divide_name_the_layer():
     with pytest.raises(ValueError, match=r"p must divide .* \(layer groups\.0\.0\.weight"):
-        assembly.build(make(SMALL | {"model": "airbench(widths=[9, 9, 9])", "binarizer": "tbn(p=16, min_layer_size=0)"}))
+        assembly.build(
+            make(
+                SMALL
+                | {
+                    "model": "airbench(widths=[9, 9, 9])",
+                    "binarizer": "tbn(p=16, min_layer_size=0)",
+                }
+            )
+        )
 
 
-@pytest.mark.parametrize("binarizer", ["bwn", "tbn(p=2, min_layer_size=0)", "low_rank(rank=2, min_layer_size=0)"])
+@pytest.mark.parametrize(
+    "binarizer", ["bwn", "tbn(p=2, min_layer_size=0)", "low_rank(rank=2, min_layer_size=0)"]
+)
 def test_airbench_runs_natively(binarizer):
     """Packed, by the executor, as in torch."""
     torch.manual_seed(0)
@@ -120,7 +134,9 @@ def test_alternating_flips_mirror_one_half_and_then_the_other():
     data = images(crop_padding=0, flip="alternating")
     x, positions = data.splits["train"][0], torch.arange(12)
     plain = data.prepare(x)
-    mirrored = [(data.prepare_at(x, positions, epoch) != plain).flatten(1).any(1) for epoch in range(3)]
+    mirrored = [
+        (data.prepare_at(x, positions, epoch) != plain).flatten(1).any(1) for epoch in range(3)
+    ]
     assert 0 < int(mirrored[0].sum()) < 12
     assert torch.equal(mirrored[0], ~mirrored[1])
     assert torch.equal(mirrored[0], mirrored[2])
@@ -134,17 +150,26 @@ def test_augmentation_is_a_function_of_seed_epoch_and_position():
     some = torch.tensor([7, 2])
     assert torch.equal(data.prepare_at(x[some], some, 3), whole[some])
     assert not torch.equal(data.prepare_at(x, torch.arange(12), 5), whole)
-    assert not torch.equal(images(crop_border="reflect", flip="alternating", seed=1).prepare_at(x, torch.arange(12), 3), whole)
+    assert not torch.equal(
+        images(crop_border="reflect", flip="alternating", seed=1).prepare_at(
+            x, torch.arange(12), 3
+        ),
+        whole,
+    )
 
 
-@pytest.mark.parametrize(("border", "expected"), [("mean", "zero"), ("black", "black"), ("reflect", "inside")])
+@pytest.mark.parametrize(
+    ("border", "expected"), [("mean", "zero"), ("black", "black"), ("reflect", "inside")]
+)
 def test_what_lies_around_a_crop(border, expected):
     """The first row of an image that is moved down by two: the mean colour, black, or the row on the other side of the edge."""
     data = images(crop_padding=2, crop_border=border, flip=False)
     x = data.prepare(data.splits["train"][0][:1])
     moved = data._crop(x, torch.tensor([0, 2]).reshape(2, 1, 1, 1))
     black = (-torch.tensor(data.mean) / torch.tensor(data.std)).reshape(3, 1)
-    wanted = {"zero": torch.zeros(3, 32), "black": black.expand(3, 32), "inside": x[0, :, 2]}[expected]
+    wanted = {"zero": torch.zeros(3, 32), "black": black.expand(3, 32), "inside": x[0, :, 2]}[
+        expected
+    ]
     torch.testing.assert_close(moved[0, :, 0], wanted)
     torch.testing.assert_close(moved[0, :, 2:], x[0, :, :-2])
 
@@ -167,7 +192,10 @@ def test_the_first_options_keep_their_random_stream():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"crop_border": "zeros"}, "crop_border must be one of 'mean', 'black', 'reflect', got 'zeros'"),
+        (
+            {"crop_border": "zeros"},
+            "crop_border must be one of 'mean', 'black', 'reflect', got 'zeros'",
+        ),
         ({"flip": "sometimes"}, "flip must be True, False or 'alternating', got 'sometimes'"),
         ({"crop_padding": 32}, "a whole number from 0 to 31, got 32"),
     ],
@@ -186,7 +214,9 @@ def test_reestimated_statistics_are_the_plain_mean_over_the_batches():
     net.train()
     batches = [torch.randn(8, 3) + k for k in range(4)]
     reestimate_(net, batches)
-    torch.testing.assert_close(net[1].running_mean, torch.stack([b.mean(0) for b in batches]).mean(0))
+    torch.testing.assert_close(
+        net[1].running_mean, torch.stack([b.mean(0) for b in batches]).mean(0)
+    )
     torch.testing.assert_close(net[1].running_var, torch.stack([b.var(0) for b in batches]).mean(0))
     assert net[1].momentum == 0.4
     assert net.training
@@ -210,12 +240,16 @@ def test_augmented_logits_weigh_six_views():
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    return train.run(make(SMALL), train.RunOptions(tmp_path_factory.mktemp("arena"), wandb="off", threads=1))
+    return train.run(
+        make(SMALL), train.RunOptions(tmp_path_factory.mktemp("arena"), wandb="off", threads=1)
+    )
 
 
 def test_a_run_records_both_scores_and_what_it_cost(record):
     summary = record.summary
-    assert {"test/top1", "test/top1_tta", "train_pflop", "cpu_seconds", "images_per_second"} <= set(summary)
+    assert {"test/top1", "test/top1_tta", "train_pflop", "cpu_seconds", "images_per_second"} <= set(
+        summary
+    )
     assert summary["best_epoch"] == 1
     assert summary["cpu_seconds"] > 0
 
@@ -231,7 +265,8 @@ def test_training_pflop_by_hand(record):
 def test_the_last_epoch_is_tested_and_kept(record):
     """select=last: best.ckpt holds the weights of the last epoch."""
     chosen, last = (
-        torch.load(record.path / "checkpoints" / name, weights_only=True)["state_dict"] for name in ("best.ckpt", "last.ckpt")
+        torch.load(record.path / "checkpoints" / name, weights_only=True)["state_dict"]
+        for name in ("best.ckpt", "last.ckpt")
     )
     latent = "model.groups.0.0.parametrizations.weight.original"
     assert torch.equal(chosen[latent], last[latent])
@@ -257,7 +292,15 @@ def test_full_precision_keeps_no_packed_network(tmp_path):
 @pytest.mark.parametrize("field", ["mixup", "cutmix", "tta"])
 def test_image_options_are_refused_elsewhere(field):
     with pytest.raises(ValueError, match=f"{field}: for the classification of images alone"):
-        assembly.data_of(make({"data": "primitives", "task": "point_classification", field: True if field == "tta" else 0.5}))
+        assembly.data_of(
+            make(
+                {
+                    "data": "primitives",
+                    "task": "point_classification",
+                    field: True if field == "tta" else 0.5,
+                }
+            )
+        )
 
 
 def test_mixing_gives_labels_that_sum_to_one(tmp_path):
@@ -281,7 +324,9 @@ def test_narrow_networks_cost_what_tiles_cost():
     models = file["parameters"]["model"]["values"]
 
     def cost(model: str, binarizer: str) -> dict[str, float]:
-        config = make({"data": "cifar10", "model": model, "binarizer": binarizer, "keep": ("whiten", "head")})
+        config = make(
+            {"data": "cifar10", "model": model, "binarizer": binarizer, "keep": ("whiten", "head")}
+        )
         return assembly.sketch(config)[3].summary()
 
     fields = ["tile_bits", "stored_bytes", "distinct_macs"]

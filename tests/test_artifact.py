@@ -24,14 +24,22 @@ MODELS = [
     ("resnet_cifar(depth=8)", (3, 8, 8)),
     ("vit(dim=32, depth=1, heads=2, head_dim=16, mlp_dim=64)", (3, 8, 8)),
 ]
-SPECS = ["full_precision", "sign", "bwn", "tbn(p=4, min_layer_size=0)", "tbn(p=4, alpha='layer', min_layer_size=600)"]
+SPECS = [
+    "full_precision",
+    "sign",
+    "bwn",
+    "tbn(p=4, min_layer_size=0)",
+    "tbn(p=4, alpha='layer', min_layer_size=600)",
+]
 
 
 def network(model: str, shape: tuple[int, ...]) -> nn.Module:
     return catalog.build("models", model, num_classes=8, in_shape=shape)
 
 
-def saved(tmp_path, model="mlp(hidden=[40, 24])", shape=(1, 6, 6), spec="tbn(p=4, min_layer_size=0)"):
+def saved(
+    tmp_path, model="mlp(hidden=[40, 24])", shape=(1, 6, 6), spec="tbn(p=4, min_layer_size=0)"
+):
     """(path, packed model, dense copy, cost) of a network with noise in its statistics."""
     net = network(model, shape)
     plan = binarize_(net, spec)
@@ -87,7 +95,9 @@ def test_attention_and_shared_weights_are_stored_once_as_bits(tmp_path, spec):
     packed.save(net, tmp_path / "a.safetensors")
     content = artifact.read(tmp_path / "a.safetensors")
     assert content.payload_bytes == total
-    assert {"attention.in_proj_weight", "attention.out_proj.weight", "decode.weight"} <= set(content.weights)
+    assert {"attention.in_proj_weight", "attention.out_proj.weight", "decode.weight"} <= set(
+        content.weights
+    )
     loaded = packed.load_(Attentive(), tmp_path / "a.safetensors")
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), expected, rtol=1e-5, atol=1e-5)
@@ -140,7 +150,12 @@ def test_a_decoder_of_the_transposed_encoder_comes_back(tmp_path):
 def test_the_reader_needs_no_torch(tmp_path):
     path, *_ = saved(tmp_path)
     code = f"import sys; from tbn_bench import artifact; artifact.read({str(path)!r}).dense(); print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )
 
 
 def rewrite(path, change):
@@ -169,7 +184,10 @@ def flip_a_bit(metadata, tensors):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m, t: m.update(tbn_format_version="4"), "format version '4', this tbn_bench reads 1, 2, 3"),
+        (
+            lambda m, t: m.update(tbn_format_version="4"),
+            "format version '4', this tbn_bench reads 1, 2, 3",
+        ),
         (lambda m, t: m.pop("tbn_format_version"), "not a packed network"),
         (lambda m, t: m.update(tbn_layers="{"), "damaged metadata"),
         (lambda m, t: m.update(tbn_layers="[]"), "damaged metadata"),
@@ -185,7 +203,10 @@ def flip_a_bit(metadata, tensors):
         (edit_layer(alphas="1.tile_bits"), "expected float32"),
         (edit_layer(bit_order="msb"), "unknown bit order"),
         (edit_layer(sha256=3), "its description must have"),
-        (edit_layer(code="huffman"), "code must be one of sign, ternary, codebook, low_rank, got 'huffman'"),
+        (
+            edit_layer(code="huffman"),
+            "code must be one of sign, ternary, codebook, low_rank, got 'huffman'",
+        ),
         (edit_layer(code=3), "its code cannot be read"),
         (edit_layer(code="ternary"), r"its tile is uint8 \(45,\), expected uint8 \(72,\)"),
         (edit_layer(code="codebook", index_bits=2), "a codebook needs p = 1"),
@@ -197,8 +218,14 @@ def flip_a_bit(metadata, tensors):
         (edit_layer(offsets="1.tile_bits"), "its offsets is uint8 .45,., expected float32 .4,."),
         (edit_layer(copies="sideways"), "copies='sideways': must be one of"),
         (edit_layer(copies=["rotated"]), "its copies cannot be read"),
-        (edit_layer(copies="shifted"), "expected 4 shifts of 0 numbers .at least one spatial axis."),
-        (edit_layer(copies="shifted", shifts=[[0, "x"]]), "its shifts must be lists of whole numbers"),
+        (
+            edit_layer(copies="shifted"),
+            "expected 4 shifts of 0 numbers .at least one spatial axis.",
+        ),
+        (
+            edit_layer(copies="shifted", shifts=[[0, "x"]]),
+            "its shifts must be lists of whole numbers",
+        ),
         (edit_layer(copies="shifted", shifts=[5]), "its shifts must be lists of whole numbers"),
         (edit_layer(shifts="[0]"), "its shifts cannot be read"),
     ],
@@ -215,7 +242,9 @@ def test_a_file_that_is_not_right_is_refused(tmp_path, change, message):
 def set_tile(metadata, tensors, value):
     """The first byte of a tile, under a right hash."""
     tensors["1.tile_bits"] = np.concatenate([[np.uint8(value)], tensors["1.tile_bits"][1:]])
-    edit_layer(sha256=hashlib.sha256(tensors["1.tile_bits"].tobytes()).hexdigest())(metadata, tensors)
+    edit_layer(sha256=hashlib.sha256(tensors["1.tile_bits"].tobytes()).hexdigest())(
+        metadata, tensors
+    )
 
 
 def drop(name):
@@ -240,10 +269,18 @@ CODED = {
     ("kind", "change", "message"),
     [
         ("ternary", drop("code"), r"its tile is uint8 \(22,\), expected uint8 \(14,\)"),
-        ("ternary", edit_layer(code="codebook", index_bits=3, codebook="1.alphas"), "its tile is uint8"),
+        (
+            "ternary",
+            edit_layer(code="codebook", index_bits=3, codebook="1.alphas"),
+            "its tile is uint8",
+        ),
         ("codebook", drop("codebook"), "its codebook is missing"),
         ("codebook", edit_layer(codebook="nothing"), "its tensors are missing"),
-        ("codebook", edit_layer(codebook="1.tile_bits"), "its codebook is uint8 .5,., expected uint8 .9,."),
+        (
+            "codebook",
+            edit_layer(codebook="1.tile_bits"),
+            "its codebook is uint8 .5,., expected uint8 .9,.",
+        ),
         ("codebook", edit_layer(codebook=7), "its codebook cannot be read"),
         ("codebook", drop("index_bits"), "1 to 9 index bits"),
         ("codebook", edit_layer(index_bits=4), "its tile is uint8 .5,., expected uint8 .6,."),
@@ -331,9 +368,13 @@ def test_scales_that_are_not_finite_are_refused(tmp_path, part, value):
         packed.save(net, tmp_path / "not.safetensors")
     assert not (tmp_path / "not.safetensors").exists()
     made_packed_files.write_2(path, artifact.Artifact(damaged, content.weights))
-    with pytest.raises(ArtifactError, match=f"weight 1.weight: its {part} are not finite; export it again"):
+    with pytest.raises(
+        ArtifactError, match=f"weight 1.weight: its {part} are not finite; export it again"
+    ):
         artifact.read(path)
-    path.write_bytes(made_packed_files.sealed(header, data.replace(scale, np.float32(value).tobytes(), 1)))
+    path.write_bytes(
+        made_packed_files.sealed(header, data.replace(scale, np.float32(value).tobytes(), 1))
+    )
     with pytest.raises(ArtifactError, match=f"its {part} are not finite"):
         artifact.read(path)
 
@@ -382,7 +423,14 @@ def test_a_header_by_hand(tmp_path):
         [[""], {"steps": {"int64": []}}],
         [["2"], {"weight": [2, 4]}],
     ]
-    assert sorted(metadata) == ["commit", "producer", "sha256", "tbn_config", "tbn_format_version", "tbn_layers"]
+    assert sorted(metadata) == [
+        "commit",
+        "producer",
+        "sha256",
+        "tbn_config",
+        "tbn_format_version",
+        "tbn_layers",
+    ]
     assert header == {
         "int64": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]},
         "float32": {"dtype": "F32", "shape": [20], "data_offsets": [8, 88]},

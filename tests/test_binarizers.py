@@ -53,13 +53,23 @@ METHODS = MATRIX_METHODS + KERNEL_METHODS
 KERNEL_NETWORK = "resnet_cifar(depth=8, width=4, activation='hardtanh', shortcuts='conv')"
 # zeros, both edges of the clipping window, values inside and outside; with p = 2 the columns sum to 0 at (0, 0), (0, 1) and (1, 1)
 W = torch.tensor(
-    [[0.0, 1.0, -1.0, 0.5], [1.5, -0.25, 0.0, -2.0], [0.0, -1.0, 0.1, -0.6], [-0.3, 0.25, 1.0, -1.25]], dtype=torch.float64
+    [
+        [0.0, 1.0, -1.0, 0.5],
+        [1.5, -0.25, 0.0, -2.0],
+        [0.0, -1.0, 0.1, -0.6],
+        [-0.3, 0.25, 1.0, -1.25],
+    ],
+    dtype=torch.float64,
 )
 G = torch.cos(torch.arange(16, dtype=torch.float64)).reshape(4, 4)  # dL/dB
 
 
 def parametrization(spec, weight=W):
-    return catalog.build("binarizers", spec).decide([Target("layer", weight)])[0].parametrization.double()
+    return (
+        catalog.build("binarizers", spec)
+        .decide([Target("layer", weight)])[0]
+        .parametrization.double()
+    )
 
 
 def gradient(method, weight=W):
@@ -71,7 +81,9 @@ def gradient(method, weight=W):
 
 def channel_by_channel(rule):
     """The gradient of W where rule(w, g) -> list is that of one output channel of plain numbers."""
-    return torch.tensor([rule(w, g) for w, g in zip(W.tolist(), G.tolist(), strict=True)], dtype=torch.float64)
+    return torch.tensor(
+        [rule(w, g) for w, g in zip(W.tolist(), G.tolist(), strict=True)], dtype=torch.float64
+    )
 
 
 def sgn(x):
@@ -118,8 +130,16 @@ def ede_through_standardisation(w, g, k, t):
         ("xnor", bwn_paper),
         ("xnor(grad='full')", bwn_full),
         ("xnor(grad='clip_ste')", lambda w, g: [window(a) * b for a, b in zip(w, g, strict=True)]),
-        ("bireal", lambda w, g: [sum(map(abs, w)) / len(w) * window(a) * b for a, b in zip(w, g, strict=True)]),
-        ("bireal(grad='clip_ste')", lambda w, g: [window(a) * b for a, b in zip(w, g, strict=True)]),
+        (
+            "bireal",
+            lambda w, g: [
+                sum(map(abs, w)) / len(w) * window(a) * b for a, b in zip(w, g, strict=True)
+            ],
+        ),
+        (
+            "bireal(grad='clip_ste')",
+            lambda w, g: [window(a) * b for a, b in zip(w, g, strict=True)],
+        ),
         ("reactnet", lambda w, g: [window(a) * b for a, b in zip(w, g, strict=True)]),
         ("twn", lambda w, g: g),
         ("bitnet158", lambda w, g: g),
@@ -133,7 +153,9 @@ def test_gradient_is_the_formula(spec, rule):
         torch.testing.assert_close(got, channel_by_channel(rule), rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize(("epoch", "t", "k"), [(0, 1e-3, 1e3), (4, 0.1, 10.0), (6, 1.0, 1.0), (7, 10**0.5, 1.0)])
+@pytest.mark.parametrize(
+    ("epoch", "t", "k"), [(0, 1e-3, 1e3), (4, 0.1, 10.0), (6, 1.0, 1.0), (7, 10**0.5, 1.0)]
+)
 def test_irnet_gradient_is_the_formula_at_every_stage(epoch, t, k):
     """EDE, then the derivative of the standardisation; the first channel's 0.0 is not its mean, 1.0 is no edge of anything."""
     method = parametrization("irnet")
@@ -152,12 +174,15 @@ def adabin_through_mean_and_deviation(w, g, k, t):
     ge = [b * k * t / math.cosh(t * a) ** 2 for a, b in zip(u, g, strict=True)]
     to_beta = (sum(g) - sum(ge)) / n
     to_alpha = (
-        sum(b * (1 if a >= 0 else -1) for a, b in zip(u, g, strict=True)) - sum(a * b for a, b in zip(u, ge, strict=True))
+        sum(b * (1 if a >= 0 else -1) for a, b in zip(u, g, strict=True))
+        - sum(a * b for a, b in zip(u, ge, strict=True))
     ) / n
     return [e + to_beta + a * to_alpha for a, e in zip(u, ge, strict=True)]
 
 
-@pytest.mark.parametrize(("epoch", "t", "k"), [(0, 1e-3, 1e3), (200, 0.1, 10.0), (399, 10 ** (1 - 4 / 400), 1.0)])
+@pytest.mark.parametrize(
+    ("epoch", "t", "k"), [(0, 1e-3, 1e3), (200, 0.1, 10.0), (399, 10 ** (1 - 4 / 400), 1.0)]
+)
 def test_adabin_gradient_is_the_formula_at_every_stage(epoch, t, k):
     """First, middle and last of 400 epochs: EDE on the standardised value, and the paths through mean and deviation."""
     method = parametrization("adabin")
@@ -190,7 +215,9 @@ def column_sums(p):
 @pytest.mark.parametrize("rule", ["elementwise", "tile"])
 def test_tbn_gradient_is_the_formula(p, alpha, source, rule):
     """Straight through by either rule, plus the path through alpha, which ends in A or in W; tiles of half a row included."""
-    method = parametrization(f"tbn(p={p}, min_layer_size=0, alpha={alpha!r}, alpha_source={source!r}, gradient={rule!r})")
+    method = parametrization(
+        f"tbn(p={p}, min_layer_size=0, alpha={alpha!r}, alpha_source={source!r}, gradient={rule!r})"
+    )
     tensor = W if source == "W" else method.A.detach()
     straight, through = shared_by_hand(tensor, column_sums(p), p, alpha, rule)
     got = gradient(method).flatten().tolist()
@@ -205,12 +232,16 @@ def test_tbn_gradient_is_the_formula(p, alpha, source, rule):
 @pytest.mark.parametrize("source", ["A", "W"])
 def test_frozen_tile_gradient_is_alphas_alone(p, alpha, source):
     """The tile passes nothing to W; the source of alpha gets what it gets under tbn. The tile is that of W at conversion."""
-    method = parametrization(f"frozen_tile(p={p}, min_layer_size=0, alpha={alpha!r}, alpha_source={source!r})")
+    method = parametrization(
+        f"frozen_tile(p={p}, min_layer_size=0, alpha={alpha!r}, alpha_source={source!r})"
+    )
     later = W + 3  # W has moved since: its own tile would now be another
     tensor = later if source == "W" else method.A.detach()
     _, through = shared_by_hand(tensor, column_sums(p), p, alpha, "elementwise")
     got = gradient(method, later).flatten().tolist()
-    assert (method.A.grad.flatten().tolist() if source == "A" else got) == pytest.approx(through, abs=1e-14)
+    assert (method.A.grad.flatten().tolist() if source == "A" else got) == pytest.approx(
+        through, abs=1e-14
+    )
     if source == "A":
         assert got == [0.0] * W.numel()
 
@@ -224,7 +255,9 @@ def test_repeated_filters_gradient_is_the_formula(p):
     expected = [[0.0] * 4 for _ in range(4)]
     for r in range(rows):
         for c in range(4):
-            expected[r][c] = alpha * sum(g[i][c] for i in range(r, 4, rows)) + total * sgn(w[r][c]) / n
+            expected[r][c] = (
+                alpha * sum(g[i][c] for i in range(r, 4, rows)) + total * sgn(w[r][c]) / n
+            )
     got = gradient(parametrization(f"repeated_filters(p={p}, min_layer_size=0)"))
     torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-14)
 
@@ -245,7 +278,10 @@ def test_repeated_filters_gradient_is_the_formula(p):
         ("reactnet", [[1.0, -1.0], [1.5, 1.5]]),
         ("twn", [[0.0, -2.5], [2.5, 0.0]]),
         ("bitnet158", [[0.0, -1.25], [1.25, 0.0]]),
-        ("adabin", [[0.0, -2.0], [3.0, 0.0]]),  # of two weights the mean and deviation give back the weights
+        (
+            "adabin",
+            [[0.0, -2.0], [3.0, 0.0]],
+        ),  # of two weights the mean and deviation give back the weights
     ],
 )
 def test_forward_by_hand(spec, expected):
@@ -257,9 +293,15 @@ def test_forward_by_hand(spec, expected):
 def test_adabin_forward_by_hand():
     """Channel (1, 2, 3): mean 2, population variance 2/3, and 2, which is the mean, takes the upper value."""
     weight = torch.tensor([[1.0, 2.0, 3.0], [-4.0, 0.0, 4.0]], dtype=torch.float64)
-    method, low, high = parametrization("adabin", weight), 2 - math.sqrt(2 / 3), 2 + math.sqrt(2 / 3)
+    method, low, high = (
+        parametrization("adabin", weight),
+        2 - math.sqrt(2 / 3),
+        2 + math.sqrt(2 / 3),
+    )
     assert method(weight)[0].tolist() == pytest.approx([low, high, high])
-    assert method(weight)[1].tolist() == pytest.approx([-4 * math.sqrt(2 / 3)] + [4 * math.sqrt(2 / 3)] * 2)
+    assert method(weight)[1].tolist() == pytest.approx(
+        [-4 * math.sqrt(2 / 3)] + [4 * math.sqrt(2 / 3)] * 2
+    )
 
 
 def test_ternary_thresholds_by_hand():
@@ -276,20 +318,29 @@ def test_ternary_thresholds_by_hand():
 def test_irnet_forward_by_hand():
     """Channel (1, 2, 3): What = (-1, 0, 1), the 0 gives +1; mean |What| = 2/3, s = round(-0.58) = -1. Shifting and stretching is nothing."""
     weight = torch.tensor([[1.0, 2.0, 3.0], [-5.0, -1.0, 3.0]])
-    method = catalog.build("binarizers", "irnet").decide([Target("layer", weight)])[0].parametrization
+    method = (
+        catalog.build("binarizers", "irnet").decide([Target("layer", weight)])[0].parametrization
+    )
     assert method(weight).tolist() == [[-0.5, 0.5, 0.5]] * 2
 
 
 def test_irnet_scales_are_powers_of_two():
     """2^s with an integer s in every channel, and more than one s occurs."""
-    weight = torch.randn(64, 50) * torch.rand(64, 50).pow(torch.arange(64)[:, None])  # heavier and heavier tails
-    method = catalog.build("binarizers", "irnet").decide([Target("layer", weight)])[0].parametrization
+    weight = torch.randn(64, 50) * torch.rand(64, 50).pow(
+        torch.arange(64)[:, None]
+    )  # heavier and heavier tails
+    method = (
+        catalog.build("binarizers", "irnet").decide([Target("layer", weight)])[0].parametrization
+    )
     mantissa, exponent = torch.frexp(method.scales(weight))
     assert (mantissa == 0.5).all()
     assert len(exponent.unique()) > 1
 
 
-@pytest.mark.parametrize(("epoch", "epochs", "t", "k"), [(0, 400, 1e-3, 1e3), (200, 400, 0.1, 10.0), (399, 400, 9.772372, 1.0)])
+@pytest.mark.parametrize(
+    ("epoch", "epochs", "t", "k"),
+    [(0, 400, 1e-3, 1e3), (200, 400, 0.1, 10.0), (399, 400, 9.772372, 1.0)],
+)
 @pytest.mark.parametrize("spec", ["irnet", "adabin"])
 def test_ede_schedule(spec, epoch, epochs, t, k):
     """First, middle and last epoch of the paper's 400: 10^-3, 10^-1 and 10^(1 - 4/400)."""
@@ -344,7 +395,9 @@ def weights(net):
 
 def batch(n=64):
     digits = load_digits()
-    return torch.tensor(digits.images[:n, None] / 8 - 1, dtype=torch.float32), torch.tensor(digits.target[:n])
+    return torch.tensor(digits.images[:n, None] / 8 - 1, dtype=torch.float32), torch.tensor(
+        digits.target[:n]
+    )
 
 
 @pytest.mark.parametrize("spec", METHODS)
@@ -356,12 +409,16 @@ def test_state_survives_a_checkpoint(tmp_path, spec):
     announce(nets[0], 3, 4)
     step(nets[0], optimizers[0], x, y)
     torch.save([nets[0].state_dict(), optimizers[0].state_dict()], tmp_path / "last.ckpt")
-    for part, state in zip((nets[1], optimizers[1]), torch.load(tmp_path / "last.ckpt", weights_only=True), strict=True):
+    for part, state in zip(
+        (nets[1], optimizers[1]), torch.load(tmp_path / "last.ckpt", weights_only=True), strict=True
+    ):
         part.load_state_dict(state)
     for net, optimizer in zip(nets, optimizers, strict=True):
         torch.manual_seed(5)
         step(net, optimizer, x, y)
-    assert all(torch.equal(a, b) for a, b in zip(*(net.state_dict().values() for net in nets), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(net.state_dict().values() for net in nets), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -378,7 +435,10 @@ def test_state_has_what_it_needs_and_no_more(spec, extra):
     """Checkpoints of earlier runs (sign, bwn, tbn) still fit; schedules, draws, codebooks and frozen tiles are in the state."""
     layer = nn.Sequential(nn.Conv2d(2, 2, 3))
     binarize_(layer, spec)
-    names = [k.removeprefix("0.parametrizations.weight.").replace("0.input_binarizer", "input") for k in layer.state_dict()]
+    names = [
+        k.removeprefix("0.parametrizations.weight.").replace("0.input_binarizer", "input")
+        for k in layer.state_dict()
+    ]
     assert sorted(names) == sorted({"0.bias", "original", *extra})
 
 
@@ -391,7 +451,10 @@ def test_binary_connect_clips_after_every_update():
     x, y = batch()
     net = mlp("binary_connect")
     plain = copy.deepcopy(net)
-    ours, theirs = (torch.optim.SGD(n.parameters(), lr=0.2, momentum=0.9, weight_decay=1e-2) for n in (net, plain))
+    ours, theirs = (
+        torch.optim.SGD(n.parameters(), lr=0.2, momentum=0.9, weight_decay=1e-2)
+        for n in (net, plain)
+    )
     outside = 0
     for _ in range(20):
         step(net, ours, x, y)
@@ -435,9 +498,14 @@ def test_stochastic_binary_connect_draws_with_the_stated_probability():
     method = parametrization("binary_connect(stochastic=True)").train()
     drawn = method(values[:, None].repeat(1, n))
     assert set(drawn.unique().tolist()) == {-1.0, 1.0}
-    share, expected = (drawn > 0).double().mean(1), torch.tensor([0, 0, 0.25, 0.5, 0.9, 1, 1], dtype=torch.float64)
+    share, expected = (
+        (drawn > 0).double().mean(1),
+        torch.tensor([0, 0, 0.25, 0.5, 0.9, 1, 1], dtype=torch.float64),
+    )
     assert ((share - expected).abs() <= 4 * (expected * (1 - expected) / n).sqrt()).all()
-    assert method.eval()(values).tolist() == method.signs(values).tolist() == [-1, -1, -1, 1, 1, 1, 1]
+    assert (
+        method.eval()(values).tolist() == method.signs(values).tolist() == [-1, -1, -1, 1, 1, 1, 1]
+    )
     assert method.train()(torch.zeros(1000)).tolist() != method(torch.zeros(1000)).tolist()
 
 
@@ -466,11 +534,16 @@ def test_tbn_then_normalisation_is_repeated_filters(alpha, p, eps, tolerance):
     """Where p divides C_out, batch normalisation removes tbn's alphas: one function (value and input gradient) with repeated filters,
     up to what its eps adds to the variance."""
     torch.manual_seed(0)
-    nets = [nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, eps=eps)).double() for _ in range(2)]
+    nets = [
+        nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8, eps=eps)).double()
+        for _ in range(2)
+    ]
     binarize_(nets[0], f"tbn(p={p}, alpha={alpha!r}, min_layer_size=0)")
     binarize_(nets[1], f"repeated_filters(p={p}, min_layer_size=0)")
     (tiled,), (repeated,) = weights(nets[0]), weights(nets[1])
-    repeated.original.data[: 8 // p] = 0.7 * tiled[0].signs(tiled.original.detach()).reshape(8 // p, 3, 3, 3)
+    repeated.original.data[: 8 // p] = 0.7 * tiled[0].signs(tiled.original.detach()).reshape(
+        8 // p, 3, 3, 3
+    )
     x, found = torch.randn(4, 3, 6, 6, dtype=torch.float64), []
     for net in nets:
         inputs = x.clone().requires_grad_()
@@ -484,10 +557,19 @@ def test_tbn_then_normalisation_is_repeated_filters(alpha, p, eps, tolerance):
 def test_learns_a_small_batch(spec):
     """Each method fits 64 real digits by the signs that are stored. Normalised by the batch: running statistics are those of drawn weights."""
     x, y = batch()
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 10), nn.BatchNorm1d(10))
+    net = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(64, 128),
+        nn.BatchNorm1d(128),
+        nn.ReLU(),
+        nn.Linear(128, 10),
+        nn.BatchNorm1d(10),
+    )
     # where nothing but scales is learned the last layer must be; one scale and p = 2 would give classes the same weights;
     # of rank 4 ten classes are hard to learn
-    spec = spec.replace("filters(p=2, min_layer_size=0", "filters(p=2, min_layer_size=2000").replace("rank=4", "rank=8")
+    spec = spec.replace(
+        "filters(p=2, min_layer_size=0", "filters(p=2, min_layer_size=2000"
+    ).replace("rank=4", "rank=8")
     binarize_(net, spec, ["4"] if "frozen" in spec else [])
     optimizer = torch.optim.Adam(net.parameters(), lr=0.03)
     for epoch in range(10):
@@ -504,9 +586,13 @@ def test_learns_a_small_batch(spec):
 def test_kernel_methods_learn_a_small_batch(spec):
     """Each fits 64 real digits by its own parameters alone: stem, classifier and normalisation stay as they were drawn."""
     x, y = batch()
-    net = catalog.build("models", KERNEL_NETWORK.replace("width=4", "width=8"), num_classes=10, in_shape=(1, 8, 8))
+    net = catalog.build(
+        "models", KERNEL_NETWORK.replace("width=4", "width=8"), num_classes=10, in_shape=(1, 8, 8)
+    )
     binarize_(net, spec.replace("tau=3", "tau=6"), ["conv1", "fc"])
-    own = [p for n, p in net.named_parameters() if "parametrizations" in n or "input_binarizer" in n]
+    own = [
+        p for n, p in net.named_parameters() if "parametrizations" in n or "input_binarizer" in n
+    ]
     optimizer = torch.optim.Adam(own, lr=0.03)
     for epoch in range(10):
         announce(net, epoch, 10)
@@ -518,7 +604,10 @@ def test_kernel_methods_learn_a_small_batch(spec):
     assert (net(x).argmax(1) == y).double().mean() > 0.99
 
 
-@pytest.mark.parametrize(("model", "shape"), [("mlp(hidden=[24, 40])", (1, 6, 6)), ("resnet_cifar(depth=8, width=4)", (3, 8, 8))])
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [("mlp(hidden=[24, 40])", (1, 6, 6)), ("resnet_cifar(depth=8, width=4)", (3, 8, 8))],
+)
 @pytest.mark.parametrize("spec", METHODS)
 def test_packs_to_what_was_counted_and_comes_back(tmp_path, model, shape, spec):
     """Packed bytes are cost.stored_bytes; the packed network, and the one read from its file, give the trained network's outputs."""
@@ -585,7 +674,9 @@ def test_what_cannot_be_converted_is_refused(spec, message):
     """Every refusal says which option or layer, and what to write instead; a layer of one weight per filter has no deviation."""
     layers = {"a": torch.randn(6, 8), "b": torch.cat([torch.randn(9, 6), torch.full((1, 6), 0.3)])}
     with pytest.raises(ValueError, match=message):
-        catalog.build("binarizers", spec).decide([Target(name, weight) for name, weight in layers.items()])
+        catalog.build("binarizers", spec).decide(
+            [Target(name, weight) for name, weight in layers.items()]
+        )
 
 
 @pytest.mark.parametrize("spec", ["irnet", "adabin"])
@@ -602,7 +693,8 @@ def test_plans_on_the_meta_device(spec):
     """A sweep checks its configs without making weights."""
     with torch.device("meta"):
         models = [
-            catalog.build("models", m, num_classes=10, in_shape=(1, 8, 8)) for m in ("mlp(hidden=[24])", "resnet_cifar(depth=8)")
+            catalog.build("models", m, num_classes=10, in_shape=(1, 8, 8))
+            for m in ("mlp(hidden=[24])", "resnet_cifar(depth=8)")
         ]
         plans = [binarize_(model, spec) for model in models]
     assert all(row.binarized for plan in plans for row in plan.rows)

@@ -8,7 +8,10 @@ from tbn_bench import bits
 
 def test_order_polarity_padding_by_hand():
     """Value 0 is the least significant bit, +1 is a set bit, padding is clear."""
-    assert bits.pack(np.array([1, -1, -1, 1, -1, -1, -1, -1, 1])).tolist() == [0b00001001, 0b00000001]
+    assert bits.pack(np.array([1, -1, -1, 1, -1, -1, -1, -1, 1])).tolist() == [
+        0b00001001,
+        0b00000001,
+    ]
 
 
 def test_words_are_little_endian():
@@ -33,7 +36,9 @@ def test_only_plus_minus_one(values):
         bits.pack(np.array(values))
 
 
-@pytest.mark.parametrize("data", [np.array([8], np.uint8), np.array([1, 0], np.uint8), np.array([1], np.int32)])
+@pytest.mark.parametrize(
+    "data", [np.array([8], np.uint8), np.array([1, 0], np.uint8), np.array([1], np.int32)]
+)
 def test_unpack_refuses_foreign_data(data):
     """Set padding bits, a wrong length and a wrong type are refused."""
     with pytest.raises(ValueError):

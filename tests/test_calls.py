@@ -56,7 +56,10 @@ class Attentive(nn.Module):
 
     def __init__(self, **options):
         super().__init__()
-        self.mix, self.norm = nn.MultiheadAttention(8, 2, batch_first=True, **options), nn.LayerNorm(8)
+        self.mix, self.norm = (
+            nn.MultiheadAttention(8, 2, batch_first=True, **options),
+            nn.LayerNorm(8),
+        )
         self.out = nn.Linear(8, 4)
 
     def forward(self, x):

@@ -97,5 +97,7 @@ def test_values_that_fit_are_taken(package, call):
 
 def test_another_error_of_an_entry_is_one_line():
     """vit divides by its patch before it looks at it."""
-    with pytest.raises(catalog.EntryFailed, match=r"vit\(patch=0\) cannot be built: ZeroDivisionError"):
+    with pytest.raises(
+        catalog.EntryFailed, match=r"vit\(patch=0\) cannot be built: ZeroDivisionError"
+    ):
         catalog.build("models", "vit(patch=0)")

@@ -62,9 +62,18 @@ def only_line(err, command):
 
 def test_help_needs_no_torch(tmp_path):
     """--help of the program and of every command, --version and the list of runs are there before torch is."""
-    argvs = [["--help"], *([name, "--help"] for name in COMMANDS), ["--version"], ["runs", "--results", str(tmp_path)]]
+    argvs = [
+        ["--help"],
+        *([name, "--help"] for name in COMMANDS),
+        ["--version"],
+        ["runs", "--results", str(tmp_path)],
+    ]
     out = subprocess.run(
-        [sys.executable, "-c", PROBE, json.dumps([argvs, HEAVY])], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-c", PROBE, json.dumps([argvs, HEAVY])],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
     )
     answers = [json.loads(line) for line in out.stdout.splitlines()]
     assert [(code, loaded) for code, _, loaded in answers] == [(0, [])] * len(argvs)
@@ -126,7 +135,12 @@ def test_wrong_words_are_answered_with_the_right_ones(call, tmp_path, argv, comm
 
 def test_the_program_itself_ends_with_the_status():
     """As a process: status 2, one line on stderr, nothing on stdout."""
-    out = subprocess.run([sys.executable, "-m", "tbn_bench.cli", "runs", "--result=x"], capture_output=True, text=True, cwd=ROOT)
+    out = subprocess.run(
+        [sys.executable, "-m", "tbn_bench.cli", "runs", "--result=x"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert (out.returncode, out.stdout) == (2, "")
     assert "did you mean '--results'" in only_line(out.stderr, "runs")
 
@@ -139,13 +153,19 @@ def test_the_program_itself_ends_with_the_status():
     ("flags", "said"),
     [
         (["--binarizer", "tbm(p=4)"], "unknown name 'tbm' in binarizers, did you mean 'tbn'"),
-        (["--binarizer", "tbn(p=4, aplha='tile')"], "tbn has no option 'aplha', did you mean 'alpha'"),
+        (
+            ["--binarizer", "tbn(p=4, aplha='tile')"],
+            "tbn has no option 'aplha', did you mean 'alpha'",
+        ),
         (["--binarizer", "tbn(4)"], "binarizer: .*name=value"),
         (["--binarizer", "tbn"], "exactly one of p, tile_length, per_layer"),
         (["--model", "mpl"], "unknown name 'mpl' in models, did you mean 'mlp'"),
         (["--model", "mlp(hiden=[30])"], "did you mean 'hidden'"),
         (["--data", "digit"], "unknown name 'digit' in data, did you mean 'digits'"),
-        (["--keep", "head"], "keep pattern 'head' matches no weight; the weights are: 1.weight, 3.weight"),
+        (
+            ["--keep", "head"],
+            "keep pattern 'head' matches no weight; the weights are: 1.weight, 3.weight",
+        ),
         (["--lr", "fast"], "lr: "),
         (["--epochs", "0"], "epochs: "),
         (["--optimizer", "sdg"], "optimizer: "),
@@ -153,8 +173,14 @@ def test_the_program_itself_ends_with_the_status():
         (["--binarizer", "tbn(p=0)"], "p must be a positive integer, got 0"),
         (["--binarizer", "tbn(p=-4)"], "p must be a positive integer, got -4"),
         (["--binarizer", "tbn(p=2.0)"], "p must be a positive integer, got 2.0"),
-        (["--binarizer", "tbn(p=7, min_layer_size=1000)"], "got p=7 for 1920 weights .layer 1.weight.; use one of "),
-        (["--binarizer", "tbn(per_layer=[1, 7])"], "got p=7 for 300 weights .layer 3.weight.; use one of "),
+        (
+            ["--binarizer", "tbn(p=7, min_layer_size=1000)"],
+            "got p=7 for 1920 weights .layer 1.weight.; use one of ",
+        ),
+        (
+            ["--binarizer", "tbn(per_layer=[1, 7])"],
+            "got p=7 for 300 weights .layer 3.weight.; use one of ",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -169,7 +195,9 @@ def test_wrong_values_are_one_line_before_any_work(call, tmp_path, command, flag
 
 def test_an_unknown_task_is_refused_before_the_run_is_claimed(call, tmp_path):
     """A wrong entry of any kind leaves no record behind."""
-    code, _, err = call("train", *TINY, "--task", "image_clasification", "--wandb", "off", "--quiet")
+    code, _, err = call(
+        "train", *TINY, "--task", "image_clasification", "--wandb", "off", "--quiet"
+    )
     assert code == 1
     assert "did you mean 'image_classification'" in only_line(err, "train")
     assert list(tmp_path.iterdir()) == []
@@ -187,7 +215,10 @@ def test_a_p_that_does_not_divide_names_every_layer_and_what_would_do(call, tmp_
         assert offers[-1]
         assert all(weights % p == 0 for p in offers[-1])
     assert list(tmp_path.iterdir()) == []
-    assert call("plan", *TINY, "--binarizer", f"tbn(per_layer={[offer[-1] for offer in offers]})")[0] == 0
+    assert (
+        call("plan", *TINY, "--binarizer", f"tbn(per_layer={[offer[-1] for offer in offers]})")[0]
+        == 0
+    )
 
 
 # What is printed where all is well
@@ -197,7 +228,9 @@ def test_plan_shows_each_weight_and_ends_with_json(call, tmp_path):
     """By hand: 1920 weights as 4 tiles of 480 bits and 4 scales of 32, 300 weights at p = 1 with one scale; nothing is written."""
     code, out, err = call("plan", *TINY, "--binarizer", "tbn(p=4, min_layer_size=1000)")
     assert (code, err) == (0, "")
-    first, second = (re.search(rf"^{name} .*$", out, re.M).group().split() for name in ("1.weight", "3.weight"))
+    first, second = (
+        re.search(rf"^{name} .*$", out, re.M).group().split() for name in ("1.weight", "3.weight")
+    )
     assert first[1:6] == ["30x64", "1,920", "4", "480", str(480 + 4 * 32)]
     assert second[1:6] == ["10x30", "300", "1", "300", str(300 + 32)]
     assert "below min_layer_size 1,000" in " ".join(second)
@@ -210,17 +243,32 @@ def test_plan_shows_each_weight_and_ends_with_json(call, tmp_path):
 
 def test_plan_takes_a_preset_and_flags(call, tmp_path):
     """--config and a flag over it, through the whole command."""
-    (tmp_path / "preset.yaml").write_text("data: digits\nmodel: mlp(hidden=[30])\nbinarizer: tbn(p=4, min_layer_size=0)\n")
+    (tmp_path / "preset.yaml").write_text(
+        "data: digits\nmodel: mlp(hidden=[30])\nbinarizer: tbn(p=4, min_layer_size=0)\n"
+    )
     _, tiled, _ = call("plan", "--config", "preset.yaml")
     _, binary, _ = call("plan", "--config", "preset.yaml", "--binarizer", "sign")
-    bits = [json.loads(out.splitlines()[-1])["bits_per_binarized_weight"] for out in (tiled, binary)]
+    bits = [
+        json.loads(out.splitlines()[-1])["bits_per_binarized_weight"] for out in (tiled, binary)
+    ]
     assert bits[0] == pytest.approx((480 + 75 + 2 * 4 * 32) / 2220)
     assert bits[1] == 1
 
 
 def test_train_ends_with_json_and_is_not_done_twice(call, tmp_path):
     """The last line is the summary of the record; the same command again returns it and writes nothing."""
-    argv = ["train", *TINY, "--binarizer", "tbn(p=4, min_layer_size=0)", "--epochs", "1", "--wandb", "off", "--results", "r"]
+    argv = [
+        "train",
+        *TINY,
+        "--binarizer",
+        "tbn(p=4, min_layer_size=0)",
+        "--epochs",
+        "1",
+        "--wandb",
+        "off",
+        "--results",
+        "r",
+    ]
     code, out, _ = call(*argv)
     last = json.loads(out.splitlines()[-1])
     store = RunStore(tmp_path / "r")
@@ -245,7 +293,9 @@ def test_runs_lists_the_readable_and_names_the_rest(call, tmp_path):
     (bare / "summary.json").write_text('{"schema_version": 1}')
     code, out, err = call("runs", "--results", str(tmp_path))
     assert code == 0
-    assert re.search(rf"^{make({}).run_id}  diverged .*— +s  digits  mlp  full_precision  seed 0$", out, re.M)
+    assert re.search(
+        rf"^{make({}).run_id}  diverged .*— +s  digits  mlp  full_precision  seed 0$", out, re.M
+    )
     assert re.search(rf"^{make({'seed': 1}).run_id}  finished .*87.50 %", out, re.M)
     assert str(torn) in err
     assert "Traceback" not in err
@@ -267,7 +317,11 @@ def test_a_busy_run_is_status_75(call, tmp_path):
     owner.release()
 
 
-@pytest.mark.parametrize("argv", [["train", *TINY, "--wandb=off", "--quiet"], ["sweep", "sweep.yaml"]], ids=["train", "sweep"])
+@pytest.mark.parametrize(
+    "argv",
+    [["train", *TINY, "--wandb=off", "--quiet"], ["sweep", "sweep.yaml"]],
+    ids=["train", "sweep"],
+)
 def test_results_that_cannot_be_written_are_named(call, tmp_path, argv):
     """A file where the folder must be (root is stopped too): one line with the path and the way out."""
     (tmp_path / "taken").write_text("")
@@ -304,7 +358,10 @@ def test_failed_runs_of_a_sweep_are_status_1(call, monkeypatch):
 # Processors without bfloat16
 
 
-@pytest.mark.parametrize(("capability", "precision", "said"), [("AVX2", "bf16", 1), ("AVX512", "bf16", 0), ("AVX2", "32", 0)])
+@pytest.mark.parametrize(
+    ("capability", "precision", "said"),
+    [("AVX2", "bf16", 1), ("AVX512", "bf16", 0), ("AVX2", "32", 0)],
+)
 def test_emulated_bfloat16_is_announced(call, monkeypatch, tmp_path, capability, precision, said):
     """A sweep file made for AVX-512 takes 17 times as long on AVX2: the dry run says so, for grids and for searches."""
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
@@ -313,14 +370,21 @@ def test_emulated_bfloat16_is_announced(call, monkeypatch, tmp_path, capability,
         sweep = {
             "method": method,
             "metric": {"name": "val/top1", "goal": "maximize"},
-            "parameters": {"data": {"value": "digits"}, "precision": {"value": precision}, "lr": {"values": [0.1, 0.2]}},
+            "parameters": {
+                "data": {"value": "digits"},
+                "precision": {"value": precision},
+                "lr": {"values": [0.1, 0.2]},
+            },
         }
         if method == "bayes":
             sweep["run_cap"] = 2
         (tmp_path / "s.yaml").write_text(json.dumps(sweep))
         code, _, err = call("sweep", "s.yaml", "--dry-run")
         assert code == 0
-        assert err.count("warning: precision=bf16: this processor (AVX2) has no bfloat16 units") == said
+        assert (
+            err.count("warning: precision=bf16: this processor (AVX2) has no bfloat16 units")
+            == said
+        )
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,19 @@ GRID = {"binarizer": {"values": ["bwn", "sign"]}, "seed": {"values": [0, 1, 2]}}
 
 def sweep_file(folder: Path, top=None, **parameters) -> Path:
     path = folder / "nodes.yaml"
-    path.write_text(yaml.safe_dump({"name": "nodes", "method": "grid", "parameters": ONE | parameters, **(top or {})}))
+    path.write_text(
+        yaml.safe_dump(
+            {"name": "nodes", "method": "grid", "parameters": ONE | parameters, **(top or {})}
+        )
+    )
     return path
 
 
 def lines(results: Path, config) -> list[dict]:
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in RunStore(results).read("nodes", config.run_id).rows()]
+    return [
+        {k: v for k, v in row.items() if k not in TIMES}
+        for row in RunStore(results).read("nodes", config.run_id).rows()
+    ]
 
 
 def summary(results: Path, config) -> dict:
@@ -56,9 +63,13 @@ def two_nodes():
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     try:
-        yield SimpleNamespace(cluster=nodes, address=nodes.address, second=nodes.add_node(num_cpus=1))
+        yield SimpleNamespace(
+            cluster=nodes, address=nodes.address, second=nodes.add_node(num_cpus=1)
+        )
     finally:
         nodes.shutdown()
         del os.environ["RAY_USAGE_STATS_ENABLED"]
@@ -79,9 +90,20 @@ def launch(two_nodes):
     started = []
 
     def start(file: Path, results: Path, *flags: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "tbn_bench.cli", "sweep", str(file), f"--results={results}", "--engine=ray"]
+        command = [
+            sys.executable,
+            "-m",
+            "tbn_bench.cli",
+            "sweep",
+            str(file),
+            f"--results={results}",
+            "--engine=ray",
+        ]
         process = subprocess.Popen(
-            [*command, f"--address={two_nodes.address}", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, f"--address={two_nodes.address}", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         started.append(process)
         return process
@@ -102,7 +124,10 @@ def holder(results: Path, process: subprocess.Popen, rows: int = 3) -> int:
     """The process id of a worker that is in the midst of a run."""
     while process.poll() is None:
         for path in results.glob("runs/*/*/metrics.jsonl"):
-            if len(path.read_text().splitlines()) >= rows and not (path.parent / "summary.json").exists():
+            if (
+                len(path.read_text().splitlines()) >= rows
+                and not (path.parent / "summary.json").exists()
+            ):
                 for link in Path("/proc").glob("[0-9]*/fd/*"):
                     try:
                         if os.readlink(link) == str(path.parent / "owner.lock"):
@@ -133,7 +158,11 @@ def test_a_cluster_gives_the_local_results(tmp_path, launch, calm):
     file = sweep_file(tmp_path, **GRID)
     said, out = outcome(launch(file, tmp_path / "r"))
     assert (said["runs"], said["finished"], said["failed"]) == (6, 6, 0)
-    assert [line[:6] for line in out.splitlines()] == ["sweep ", *(f"[{n}/6] " for n in range(1, 7)), '{"swee']
+    assert [line[:6] for line in out.splitlines()] == [
+        "sweep ",
+        *(f"[{n}/6] " for n in range(1, 7)),
+        '{"swee',
+    ]
     assert_same(tmp_path / "r", calm, spec.load(file).configs)
     assert list((tmp_path / "r" / "logs" / "nodes").glob("cluster-*")) == []
     again = cluster.run(spec.load(file), tmp_path / "r", address="nowhere:1")
@@ -170,7 +199,9 @@ def test_a_lost_node_is_survived(tmp_path, launch, calm, two_nodes):
 def test_random_search_draws_the_same(tmp_path, launch):
     """method random: the configurations and results of the local engine."""
     top = {"method": "random", "run_cap": 3}
-    file = sweep_file(tmp_path, top, lr={"distribution": "uniform", "min": 0.01, "max": 0.1}, epochs={"value": 2})
+    file = sweep_file(
+        tmp_path, top, lr={"distribution": "uniform", "min": 0.01, "max": 0.1}, epochs={"value": 2}
+    )
     local.run(spec.load(file), tmp_path / "local", How(jobs=os.cpu_count()))
     said, _ = outcome(launch(file, tmp_path / "r"))
     assert said["finished"] == 3
@@ -180,7 +211,10 @@ def test_random_search_draws_the_same(tmp_path, launch):
 @on_nodes
 def test_early_termination_reaches_the_workers(tmp_path, launch):
     """Hyperband stops the learning rate that learns nothing; its record says so."""
-    top = {"early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2}, "metric": {"name": "val/top1", "goal": "maximize"}}
+    top = {
+        "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2},
+        "metric": {"name": "val/top1", "goal": "maximize"},
+    }
     file = sweep_file(tmp_path, top, lr={"values": [0.1, 0.05, 1e-9]}, epochs={"value": 150})
     said, _ = outcome(launch(file, tmp_path / "r"))
     (stopped,) = [r for r in RunStore(tmp_path / "r").runs() if r.status == "stopped"]
@@ -214,7 +248,10 @@ def test_a_node_without_the_results_is_named_before_the_first_run(tmp_path, two_
         return None
 
     monkeypatch.setattr(cluster, "look", look)
-    with pytest.raises(ValueError, match=f"(?s)must be one folder that every node shares.*{blind[:8]}.*No such file") as said:
+    with pytest.raises(
+        ValueError,
+        match=f"(?s)must be one folder that every node shares.*{blind[:8]}.*No such file",
+    ) as said:
         cluster.run(spec.load(sweep_file(tmp_path)), tmp_path / "r", address=two_nodes.address)
     assert str(said.value).count("node ") == 2  # "every node", and the one
     assert list(RunStore(tmp_path / "r").runs()) == []
@@ -223,8 +260,15 @@ def test_a_node_without_the_results_is_named_before_the_first_run(tmp_path, two_
 @on_nodes
 def test_a_run_that_fits_nowhere_is_refused(tmp_path, two_nodes):
     """Two cores on nodes of one: an error with what there is, where Ray would wait for ever."""
-    with pytest.raises(ValueError, match=r"no node has room for a run of 2 CPU; there are .*1 CPU; .*1 CPU"):
-        cluster.run(spec.load(sweep_file(tmp_path)), tmp_path / "r", address=two_nodes.address, share=cluster.Share(2))
+    with pytest.raises(
+        ValueError, match=r"no node has room for a run of 2 CPU; there are .*1 CPU; .*1 CPU"
+    ):
+        cluster.run(
+            spec.load(sweep_file(tmp_path)),
+            tmp_path / "r",
+            address=two_nodes.address,
+            share=cluster.Share(2),
+        )
 
 
 # Without Ray
@@ -233,7 +277,12 @@ def test_a_run_that_fits_nowhere_is_refused(tmp_path, two_nodes):
 def test_ray_is_asked_for_by_name(tmp_path, monkeypatch, capsys):
     """--engine ray without Ray: exit 1, and the extra to install."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert cli.main(["sweep", str(sweep_file(tmp_path)), "--engine=ray", f"--results={tmp_path / 'r'}"]) == 1
+    assert (
+        cli.main(
+            ["sweep", str(sweep_file(tmp_path)), "--engine=ray", f"--results={tmp_path / 'r'}"]
+        )
+        == 1
+    )
     assert 'pip install "tbn-bench[ray]"' in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
 
@@ -247,7 +296,9 @@ def test_ray_is_asked_for_by_name(tmp_path, monkeypatch, capsys):
 )  # fmt: skip
 def test_flags_that_cannot_be_are_refused(flags, said, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cluster, "library", lambda: None)
-    assert cli.main(["sweep", str(sweep_file(tmp_path)), f"--results={tmp_path / 'r'}", *flags]) == 1
+    assert (
+        cli.main(["sweep", str(sweep_file(tmp_path)), f"--results={tmp_path / 'r'}", *flags]) == 1
+    )
     assert said in capsys.readouterr().err
 
 
@@ -320,14 +371,24 @@ def test_an_agent_of_wandb_is_started(status, wandb, monkeypatch, capsys):
     monkeypatch.setattr(account, "require_key", lambda what: None)
     monkeypatch.setenv("STATUS", str(status))
     assert cli.main(["sweep", "--engine=wandb", "me/tbn/abc123"]) == (1 if status else 0)
-    assert wandb.read_text().splitlines() == ["agent me/tbn/abc123", str(Path(sys.executable).parent / "python3")]
-    assert json.loads(capsys.readouterr().out) == {"engine": "wandb", "sweep": "me/tbn/abc123", "failed": status}
+    assert wandb.read_text().splitlines() == [
+        "agent me/tbn/abc123",
+        str(Path(sys.executable).parent / "python3"),
+    ]
+    assert json.loads(capsys.readouterr().out) == {
+        "engine": "wandb",
+        "sweep": "me/tbn/abc123",
+        "failed": status,
+    }
 
 
 def test_an_agent_needs_a_key(wandb, capsys):
     """Without a key: exit 1, what to do, and the agent is not started."""
     assert cli.main(["sweep", "--engine=wandb", "me/tbn/abc123"]) == 1
-    assert "--engine wandb needs a W&B key; run `wandb login` or set WANDB_API_KEY" in capsys.readouterr().err
+    assert (
+        "--engine wandb needs a W&B key; run `wandb login` or set WANDB_API_KEY"
+        in capsys.readouterr().err
+    )
     assert not wandb.exists()
 
 

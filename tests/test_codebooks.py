@@ -21,7 +21,11 @@ NETWORK = "resnet_cifar(depth=8, width=8, activation='hardtanh', shortcuts='conv
 
 
 def parametrization(spec, shape=SHAPE):
-    return catalog.build("binarizers", spec).decide([Target("layer", torch.empty(shape))])[0].parametrization.double()
+    return (
+        catalog.build("binarizers", spec)
+        .decide([Target("layer", torch.empty(shape))])[0]
+        .parametrization.double()
+    )
 
 
 def latent(shape=SHAPE):
@@ -46,13 +50,19 @@ def gradients_by_hand(weight, g, book):
     to_entries = [[0.0] * 9 for _ in book]
     scaled, entries = [], chosen(weight, book)
     for c, (channel, grads) in enumerate(zip(weight.tolist(), g.tolist(), strict=True)):
-        kernels, parts = ([[v for row in kernel for v in row] for kernel in side] for side in (channel, grads))
+        kernels, parts = (
+            [[v for row in kernel for v in row] for kernel in side] for side in (channel, grads)
+        )
         alpha = sum(abs(v) for kernel in kernels for v in kernel) / (9 * len(kernels))
         for i, (kernel, part) in enumerate(zip(kernels, parts, strict=True)):
             scaled.append([alpha * b * (abs(a) <= 1) for a, b in zip(kernel, part, strict=True)])
             entry = entries[c * len(kernels) + i]
-            to_entries[entry] = [a + alpha * b for a, b in zip(to_entries[entry], part, strict=True)]
-    return torch.tensor(scaled, dtype=torch.float64).reshape(weight.shape), torch.tensor(to_entries, dtype=torch.float64)
+            to_entries[entry] = [
+                a + alpha * b for a, b in zip(to_entries[entry], part, strict=True)
+            ]
+    return torch.tensor(scaled, dtype=torch.float64).reshape(weight.shape), torch.tensor(
+        to_entries, dtype=torch.float64
+    )
 
 
 def test_numbers_name_the_512_kernels():
@@ -63,23 +73,33 @@ def test_numbers_name_the_512_kernels():
     assert torch.equal(numbers_of(every), torch.arange(512))
 
 
-@pytest.mark.parametrize("spec", ["snn(tau=1)", "snn(tau=4)", "snn(tau=8)", "sparks(tau=2)", "sparks(tau=4, noise=0.0)"])
+@pytest.mark.parametrize(
+    "spec", ["snn(tau=1)", "snn(tau=4)", "snn(tau=8)", "sparks(tau=2)", "sparks(tau=4, noise=0.0)"]
+)
 def test_forward_is_alpha_times_the_nearest_entry(spec):
     """Of equally near entries the first: a kernel of zeros takes entry 0. alpha is mean |W| of the output channel."""
     method, weight = parametrization(spec).eval(), latent()
     weight[1, 2] = 0
     book = method.codebook()
-    expected = book[chosen(weight, book)].reshape(SHAPE) * weight.abs().mean((1, 2, 3), keepdim=True)
+    expected = book[chosen(weight, book)].reshape(SHAPE) * weight.abs().mean(
+        (1, 2, 3), keepdim=True
+    )
     assert chosen(weight, book)[-1] == 0
     torch.testing.assert_close(method(weight), expected, rtol=1e-15, atol=0)
     assert torch.equal(book.abs(), torch.ones_like(book))
     assert len(book.unique(dim=0)) == len(book)
 
 
-@pytest.mark.parametrize(("step", "refines"), [(0, False), (1, False), (24, False), (25, True), (26, False), (50, True)])
+@pytest.mark.parametrize(
+    ("step", "refines"), [(0, False), (1, False), (24, False), (25, True), (26, False), (50, True)]
+)
 def test_snn_gradients_are_the_formula(step, refines):
     """alpha g to W inside the window; to P, summed over the kernels that chose the entry, in every 25th step alone."""
-    method, weight, g = parametrization("snn(tau=2)"), latent(), torch.randn(SHAPE, dtype=torch.float64)
+    method, weight, g = (
+        parametrization("snn(tau=2)"),
+        latent(),
+        torch.randn(SHAPE, dtype=torch.float64),
+    )
     method.step.fill_(step)
     to_weight, to_entries = gradients_by_hand(weight, g, method.codebook())
     weight.requires_grad_()
@@ -101,7 +121,9 @@ def test_snn_without_3x3_kernels_is_bwn():
 def test_snn_bits_are_kept_below_the_threshold():
     """|P| >= 1e-3 is its sign; below it the bit is what it was when the step began, also over several steps."""
     method = parametrization("snn(tau=1)")
-    method.P.data[0] = torch.tensor([1e-3, -1e-3, 9e-4, -9e-4, 0.0, 5.0, -5.0, 9e-4, -9e-4], dtype=torch.float64)
+    method.P.data[0] = torch.tensor(
+        [1e-3, -1e-3, 9e-4, -9e-4, 0.0, 5.0, -5.0, 9e-4, -9e-4], dtype=torch.float64
+    )
     before = torch.tensor([-1.0, 1.0, -1.0, -1.0, 1.0, -1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
     method.memory[0] = before
     expected = [1.0, -1.0, -1.0, -1.0, 1.0, 1.0, -1.0, 1.0, 1.0]
@@ -145,7 +167,10 @@ def test_snn_duplicates_are_replaced_alike_on_every_rank(tau):
     method.begin_step()
     torch.randn(17)
     other.begin_step()
-    assert all(torch.equal(a, b) for a, b in zip(method.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(method.state_dict().values(), other.state_dict().values(), strict=True)
+    )
     assert torch.equal(method.codebook()[0], first)
     assert len(method.codebook().unique(dim=0)) == 1 << tau
     assert (method.P.detach()[1:].abs() >= 1e-3).all()
@@ -155,12 +180,20 @@ def test_snn_duplicates_are_replaced_alike_on_every_rank(tau):
 def trained(spec, steps):
     """[(codebook bits that the optimizer changed, that begin_step changed, whether all entries differ)] of a layer, step by step."""
     digits, seen = load_digits(), []
-    x, y = torch.tensor(digits.images[:, None] / 8 - 1, dtype=torch.float32), torch.tensor(digits.target)
+    x, y = (
+        torch.tensor(digits.images[:, None] / 8 - 1, dtype=torch.float32),
+        torch.tensor(digits.target),
+    )
     net = catalog.build("models", NETWORK, num_classes=10, in_shape=(1, 8, 8))
     binarize_(net, spec, ["conv1", "fc"])
     methods = [m for m in net.modules() if hasattr(m, "begin_step")]
-    groups = {name: [p for n, p in net.named_parameters() if n.endswith(".P") == (name == "P")] for name in ("P", "others")}
-    optimizer = torch.optim.SGD([{"params": groups["P"], "lr": 2.0}, {"params": groups["others"]}], lr=0.1)
+    groups = {
+        name: [p for n, p in net.named_parameters() if n.endswith(".P") == (name == "P")]
+        for name in ("P", "others")
+    }
+    optimizer = torch.optim.SGD(
+        [{"params": groups["P"], "lr": 2.0}, {"params": groups["others"]}], lr=0.1
+    )
     for step in range(steps):
         before = [m.codebook() for m in methods]
         for method in methods:
@@ -203,12 +236,16 @@ def test_sinkhorn_sums():
     for iterations in (1, 10, 200):
         soft = sinkhorn(scores, iterations)
         assert soft.min() > 0
-        torch.testing.assert_close(soft.sum(1), torch.ones(6, dtype=torch.float64), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            soft.sum(1), torch.ones(6, dtype=torch.float64), rtol=0, atol=1e-12
+        )
         torch.testing.assert_close(soft, textbook_sinkhorn(scores, iterations), rtol=1e-10, atol=0)
     assert soft.sum(0).max() <= 1 + 1e-9
     torch.testing.assert_close(sinkhorn(scores), textbook_sinkhorn(scores, 10), rtol=1e-10, atol=0)
     assert sinkhorn(scores).sum(0).max() <= 1.01
-    torch.testing.assert_close(sinkhorn(scores + 700), sinkhorn(scores + 700.5), rtol=1e-6, atol=0)  # no overflow
+    torch.testing.assert_close(
+        sinkhorn(scores + 700), sinkhorn(scores + 700.5), rtol=1e-6, atol=0
+    )  # no overflow
 
 
 def test_sinkhorn_gradient():
@@ -221,7 +258,10 @@ def test_hardening_is_the_best_selection():
     """Of all ways to give three rows different columns the one of the largest total; backward is the identity."""
     soft = torch.rand(3, 6, dtype=torch.float64, requires_grad=True)
     hard, g, score = _Harden.apply(soft), torch.randn(3, 6, dtype=torch.float64), soft.tolist()
-    best = max(itertools.permutations(range(6), 3), key=lambda columns: sum(score[i][j] for i, j in enumerate(columns)))
+    best = max(
+        itertools.permutations(range(6), 3),
+        key=lambda columns: sum(score[i][j] for i, j in enumerate(columns)),
+    )
     assert hard.nonzero().tolist() == [[i, j] for i, j in enumerate(best)]
     assert set(hard.unique().tolist()) == {0.0, 1.0}
     hard.backward(g)
@@ -284,14 +324,18 @@ def test_sparks_noise_is_gumbel_and_falls(epoch, level):
     method.begin_epoch(epoch, 4)
     draw, n = method._gumbel(), 16 * 512
     assert abs(float(draw.mean()) - 0.57722) <= 5 * math.pi / math.sqrt(6 * n)
-    assert abs(float(draw.var()) - math.pi**2 / 6) <= 5 * math.sqrt(4.4 / n) * math.pi**2 / 6  # kurtosis 5.4
+    assert (
+        abs(float(draw.var()) - math.pi**2 / 6) <= 5 * math.sqrt(4.4 / n) * math.pi**2 / 6
+    )  # kurtosis 5.4
     method.X.data *= 100  # as large as the noise, so that its size matters
     quiet = parametrization_without_noise(method)
     quiet.X.data += 0.5 * level * draw
     assert torch.equal(method.codebook(), quiet.codebook())
 
 
-@pytest.mark.parametrize("spec", ["snn(tau=4)", "snn(tau=8)", "sparks(tau=4)", "sparks(tau=6, noise=0.0)"])
+@pytest.mark.parametrize(
+    "spec", ["snn(tau=4)", "snn(tau=8)", "sparks(tau=4)", "sparks(tau=6, noise=0.0)"]
+)
 def test_autocast_chooses_what_is_stored(spec):
     """Products in bfloat16 would choose other kernels: the weight that trains under autocast is the stored one, bit for bit."""
     net = nn.Sequential(nn.Conv2d(32, 32, 3))
@@ -310,4 +354,6 @@ def test_equal_entries_between_steps_can_be_stored():
     method.P.data[1:3] = method.P.data[:1]
     method.memory[1:3] = method.memory[:1]
     assert len(method.codebook().unique(dim=0)) == 2
-    assert np.array_equal(method.form(weight).dense(method.stored(weight)), method(weight).detach().numpy())
+    assert np.array_equal(
+        method.form(weight).dense(method.stored(weight)), method(weight).detach().numpy()
+    )

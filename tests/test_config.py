@@ -85,13 +85,18 @@ def test_spelling_and_order_do_not_matter(one, other):
     """Equal configs are one run, however they were written; and the id survives the record's JSON."""
     assert make(one) == make(other)
     assert make(one).run_id == make(other).run_id
-    assert make(json.loads(json.dumps(make(one).model_dump(mode="json")))).run_id == make(one).run_id
+    assert (
+        make(json.loads(json.dumps(make(one).model_dump(mode="json")))).run_id == make(one).run_id
+    )
 
 
 def test_group_is_shared_by_seeds_only():
     """Rows of a table average over one group: all seeds of a method, never two methods."""
     specs = ("full_precision", "bwn", "tbn(p=4)", "tbn(p=8)", "tbn(alpha='layer', p=4)")
-    groups = {spec: {make({"binarizer": spec, "seed": seed}).group_id for seed in range(4)} for spec in specs}
+    groups = {
+        spec: {make({"binarizer": spec, "seed": seed}).group_id for seed in range(4)}
+        for spec in specs
+    }
     assert [len(group) for group in groups.values()] == [1] * len(specs)
     assert len(set.union(*groups.values())) == len(specs)
     assert make({"binarizer": "bwn", "seed": 3}).group_id == make({"binarizer": "bwn"}).run_id
@@ -106,10 +111,15 @@ def test_a_config_cannot_change():
 # Faults
 
 
-@pytest.mark.parametrize(("key", "meant"), [("binariser", "binarizer"), ("learning_rate", None), ("epoch", "epochs"), (1, None)])
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("binariser", "binarizer"), ("learning_rate", None), ("epoch", "epochs"), (1, None)],
+)
 def test_unknown_keys_are_answered_with_the_known(key, meant):
     """The nearest name, where one is near, and all names; a key YAML read as a number is no exception."""
-    with pytest.raises(ValueError, match=f"unknown parameter {key!r}.*(K|k)nown: .*weight_decay") as error:
+    with pytest.raises(
+        ValueError, match=f"unknown parameter {key!r}.*(K|k)nown: .*weight_decay"
+    ) as error:
         make({key: 1})
     assert len(str(error.value).splitlines()) == 1
     assert meant is None or f"did you mean {meant!r}" in str(error.value)
@@ -138,7 +148,10 @@ def test_all_faults_at_once():
     """Two bad values are two lines, not two tries."""
     with pytest.raises(ValueError) as error:
         make({"lr": -1, "epochs": 0})
-    assert [line.split(":")[0] for line in sorted(str(error.value).splitlines())] == ["epochs", "lr"]
+    assert [line.split(":")[0] for line in sorted(str(error.value).splitlines())] == [
+        "epochs",
+        "lr",
+    ]
 
 
 # The command, and the command line
@@ -171,13 +184,21 @@ def test_the_command_is_safe_in_a_shell():
     """A real shell expands nothing in it: not a variable, not a pattern that matches a file here."""
     config = make({"keep": ["$HOME", "*"], "model": "from_timm(name='`id`')"})
     script = "tbn-bench() { printf '%s\\0' \"$@\"; }; " + config.command
-    out = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    out = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
     assert parsed(*out.split("\0")[1:-1]) == config
 
 
 def test_wandb_agent_spelling():
     """`wandb agent` gives every parameter as --name=value, quotes of its own included where values are no strings."""
-    given = ["--binarizer=tbn(alpha='layer', p=4)", "--lr=0.003", "--seed='3'", "--keep=fc,layer1.*", "--precision=bf16"]
+    given = [
+        "--binarizer=tbn(alpha='layer', p=4)",
+        "--lr=0.003",
+        "--seed='3'",
+        "--keep=fc,layer1.*",
+        "--precision=bf16",
+    ]
     rest = {k: FULL[k] for k in ("binarizer", "lr", "seed", "keep", "precision")}
     assert parsed(*given) == make(rest)
 
@@ -185,12 +206,24 @@ def test_wandb_agent_spelling():
 def test_a_preset_and_flags_that_win_over_it(tmp_path):
     """--config holds the same names as the flags; a flag wins wherever it stands."""
     preset = tmp_path / "preset.yaml"
-    preset.write_text("model: resnet_cifar(depth=18)\nbinarizer: tbn(p=4)\nlr: 1e-3\nprecision: 32\nkeep: [fc, head]\nseed: 1\n")
-    wanted = make({"model": "resnet_cifar(depth=18)", "binarizer": "tbn(p=4)", "lr": 1e-3, "keep": "fc,head", "seed": 1})
+    preset.write_text(
+        "model: resnet_cifar(depth=18)\nbinarizer: tbn(p=4)\nlr: 1e-3\nprecision: 32\nkeep: [fc, head]\nseed: 1\n"
+    )
+    wanted = make(
+        {
+            "model": "resnet_cifar(depth=18)",
+            "binarizer": "tbn(p=4)",
+            "lr": 1e-3,
+            "keep": "fc,head",
+            "seed": 1,
+        }
+    )
     assert parsed("--config", str(preset)) == wanted
     changed = make({**wanted.non_defaults, "seed": 2, "binarizer": "bwn"})
     assert parsed("--seed=2", "--config", str(preset), "--binarizer", "bwn") == changed
-    assert parsed("--config", str(preset), "--keep", "") == make({k: v for k, v in wanted.non_defaults.items() if k != "keep"})
+    assert parsed("--config", str(preset), "--keep", "") == make(
+        {k: v for k, v in wanted.non_defaults.items() if k != "keep"}
+    )
 
 
 @pytest.mark.parametrize(

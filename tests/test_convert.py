@@ -31,7 +31,9 @@ def test_weight_is_binary_and_original_is_latent():
 def test_every_layer_that_cannot_take_p_is_named():
     """Nothing is converted, and the error names each layer and the p that would do."""
     model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 7))
-    with pytest.raises(ValueError, match=r"(?s)15 weights \(layer 0.weight\).*35 weights \(layer 1.weight\)"):
+    with pytest.raises(
+        ValueError, match=r"(?s)15 weights \(layer 0.weight\).*35 weights \(layer 1.weight\)"
+    ):
         binarize_(model, "tbn(p=4, min_layer_size=0)")
     assert type(model[0]) is nn.Linear
 
@@ -42,10 +44,14 @@ def test_attention_projections():
     assert names == ["in_proj_weight", "out_proj.weight"]
 
 
-@pytest.mark.parametrize("spec", ["sign", "bwn", "tbn(p=4, min_layer_size=0)", "tbn(tile_length=50, min_layer_size=0)"])
+@pytest.mark.parametrize(
+    "spec", ["sign", "bwn", "tbn(p=4, min_layer_size=0)", "tbn(tile_length=50, min_layer_size=0)"]
+)
 def test_fused_transformer_path_reads_the_binary_weight(spec):
     """nn.TransformerEncoder in eval under no_grad (torch's fused path) equals train mode without dropout."""
-    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2)
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2
+    )
     full = copy.deepcopy(encoder)
     binarize_(encoder, spec)
     x = torch.randn(3, 5, 8)
@@ -92,7 +98,9 @@ def test_per_layer_lists_and_tile_length():
     assert [r.q for r in binarize_(model, "tbn(tile_length=7, min_layer_size=0)").rows] == [8, 8]
 
 
-@pytest.mark.parametrize("spec", ["tbn()", "tbn(p=0)", "tbn(p=-2)", "tbn(p=2, tile_length=8)", "tbn(p=2, alpha='row')"])
+@pytest.mark.parametrize(
+    "spec", ["tbn()", "tbn(p=0)", "tbn(p=-2)", "tbn(p=2, tile_length=8)", "tbn(p=2, alpha='row')"]
+)
 def test_bad_options(spec):
     """Each is refused with what was expected and what was got."""
     with pytest.raises(ValueError, match="got"):
@@ -109,7 +117,9 @@ def test_twice_or_without_weights_is_an_error():
         binarize_(nn.ReLU(), "sign")
 
 
-@pytest.mark.parametrize("spec", ["tbn(p=2, min_layer_size=0, alpha='layer')", "repeated_filters(p=2, min_layer_size=0)"])
+@pytest.mark.parametrize(
+    "spec", ["tbn(p=2, min_layer_size=0, alpha='layer')", "repeated_filters(p=2, min_layer_size=0)"]
+)
 def test_classifier_with_one_alpha_is_warned_about(spec):
     """Tiled with one alpha, outputs c and c + 5 share a row, so but for the bias two classes have the same logits: the plan says so."""
     layer = nn.Linear(4, 10, bias=False)
@@ -136,16 +146,31 @@ def test_classifiers_that_tell_classes_apart_are_quiet(spec):
 
 
 def blocks(norm=nn.BatchNorm2d):
-    return nn.Sequential(nn.Conv2d(4, 8, 3), norm(8), nn.Conv2d(8, 8, 3), nn.ReLU(), norm(8), nn.Flatten(), nn.Linear(32, 7))
+    return nn.Sequential(
+        nn.Conv2d(4, 8, 3),
+        norm(8),
+        nn.Conv2d(8, 8, 3),
+        nn.ReLU(),
+        norm(8),
+        nn.Flatten(),
+        nn.Linear(32, 7),
+    )
 
 
 @pytest.mark.parametrize(
-    "spec", ["tbn(p=2, min_layer_size=0)", "tbn(p=4, min_layer_size=0, alpha='layer')", "frozen_tile(p=2, min_layer_size=0)"]
+    "spec",
+    [
+        "tbn(p=2, min_layer_size=0)",
+        "tbn(p=4, min_layer_size=0, alpha='layer')",
+        "frozen_tile(p=2, min_layer_size=0)",
+    ],
 )
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, lambda c: nn.InstanceNorm2d(c, affine=True)])
 def test_aligned_copies_before_a_normalisation_are_warned_about(spec, norm):
     """It cancels the alphas, so that the copies are the same features: one warning names the layers and the layouts that help."""
-    warnings = [w for w in binarize_(blocks(norm), spec, ["6"]).warnings if "cancels their alphas" in w]
+    warnings = [
+        w for w in binarize_(blocks(norm), spec, ["6"]).warnings if "cancels their alphas" in w
+    ]
     assert len(warnings) == 1
     assert warnings[0].startswith("0.weight, 2.weight: a normalisation")
     assert "copies='shifted', 'hadamard' or 'columns'" in warnings[0]
@@ -172,7 +197,10 @@ def test_where_scales_are_not_cancelled_the_plan_is_quiet(model, spec):
 
 def _state(model):
     """What conversion may change: classes, attributes, parameters and whether they learn."""
-    parts = [(type(m), {k: v for k, v in vars(m).items() if not k.startswith("_")}, list(m._modules)) for m in model.modules()]
+    parts = [
+        (type(m), {k: v for k, v in vars(m).items() if not k.startswith("_")}, list(m._modules))
+        for m in model.modules()
+    ]
     return parts, [(name, id(p), p.requires_grad) for name, p in model.named_parameters()]
 
 
@@ -194,7 +222,9 @@ def test_a_computed_weight_is_refused_before_anything_changes(way):
         assert _state(model) == before
 
 
-@pytest.mark.parametrize("spec", ["tbn(p=2, min_layer_size=0)", "reactnet", "low_rank(rank=1, min_layer_size=0)"])
+@pytest.mark.parametrize(
+    "spec", ["tbn(p=2, min_layer_size=0)", "reactnet", "low_rank(rank=1, min_layer_size=0)"]
+)
 def test_nothing_is_converted_where_something_fails(spec, monkeypatch):
     """An error at the second layer puts the first back: class, parameters, hooks and outputs."""
     model, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.randn(2, 4)

@@ -31,7 +31,10 @@ def made(layer, kind, p=4, gradient="tile", alpha="tile"):
     torch.manual_seed(0)
     build, shape = LAYERS[layer]
     net = nn.Sequential(build())
-    plan = binarize_(net, f"tbn(p={p}, min_layer_size=0, copies={kind!r}, gradient={gradient!r}, alpha={alpha!r})")
+    plan = binarize_(
+        net,
+        f"tbn(p={p}, min_layer_size=0, copies={kind!r}, gradient={gradient!r}, alpha={alpha!r})",
+    )
     return net.double(), plan, torch.randn(*shape, dtype=torch.float64)
 
 
@@ -49,19 +52,28 @@ def test_columns_by_hand():
     """Two rows of four inputs, p = 2: neighbours share the sign of their sum (of 0: -1), and each row has its own."""
     tile = np.array([1, 2, 3, 4])
     assert Copies((2, 4), 2, "columns").lay_out(tile).tolist() == [[1, 1, 2, 2], [3, 3, 4, 4]]
-    assert Copies((1, 4, 2), 2, "columns").lay_out(tile).tolist() == [[1, 2, 1, 2], [3, 4, 3, 4]]  # two taps
+    assert Copies((1, 4, 2), 2, "columns").lay_out(tile).tolist() == [
+        [1, 2, 1, 2],
+        [3, 4, 3, 4],
+    ]  # two taps
     net = nn.Sequential(nn.Linear(4, 2, bias=False))
     net[0].weight.data = torch.tensor([[0.5, -2.0, 3.0, -1.0], [1.0, -1.0, 0.0, 2.0]])
     binarize_(net, "tbn(p=2, min_layer_size=0, copies='columns', alpha_source='W')")
     first, second = 6.5 / 4, 4 / 4
-    assert net[0].weight.tolist() == [[-first, -first, first, first], [-second, -second, second, second]]
+    assert net[0].weight.tolist() == [
+        [-first, -first, first, first],
+        [-second, -second, second, second],
+    ]
     x = torch.tensor([[1.0, 2.0, 3.0, 5.0]])  # the sums of its pairs: 3 and 8
     assert net(x).tolist() == [[first * 5, second * 5]]
 
 
 def test_the_permutations_never_change():
     """Files store the kind alone: the permutation of a copy must be the same in every version of every library."""
-    assert Copies((2, 6), 2, "permuted").lay_out(np.arange(6)).tolist() == [[0, 1, 2, 3, 4, 5], [2, 1, 4, 0, 3, 5]]
+    assert Copies((2, 6), 2, "permuted").lay_out(np.arange(6)).tolist() == [
+        [0, 1, 2, 3, 4, 5],
+        [2, 1, 4, 0, 3, 5],
+    ]
 
 
 def test_default_shifts():
@@ -83,9 +95,14 @@ def test_gather_is_the_transpose_of_lay_out(kind):
     """<lay_out(t), W> = <t, gather(W)> for every layout, and numpy and torch lay out alike."""
     shape = (8, 8, 3, 3)
     copies = Copies(shape, 4, kind, default_shifts(4, 2) if kind == "shifted" else ())
-    tile, weight = torch.randn(copies.q, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    tile, weight = (
+        torch.randn(copies.q, dtype=torch.float64),
+        torch.randn(shape, dtype=torch.float64),
+    )
     laid = tiling.lay_out(tile, copies)
-    assert torch.allclose((laid.reshape(-1) * weight.reshape(-1)).sum(), (tile * tiling.gather(weight, copies)).sum())
+    assert torch.allclose(
+        (laid.reshape(-1) * weight.reshape(-1)).sum(), (tile * tiling.gather(weight, copies)).sum()
+    )
     assert np.array_equal(copies.lay_out(tile.numpy()), laid.numpy())
     assert np.array_equal(copies.enlarged(weight.numpy()), tiling.enlarged(weight, copies).numpy())
 
@@ -98,7 +115,10 @@ def test_reuse_equals_the_dense_weight(kind, layer, gradient, alpha):
     """Output and every gradient (input, latent weight, A, bias) are those of the plain layer with .weight, in float64."""
     net, plan, x = made(layer, kind, gradient=gradient, alpha=alpha)
     plain, results = type(LAYERS[layer][0]()), []
-    for forward in (net[0], lambda v: plain.forward(net[0], v)):  # the plain layer's forward reads .weight
+    for forward in (
+        net[0],
+        lambda v: plain.forward(net[0], v),
+    ):  # the plain layer's forward reads .weight
         net.zero_grad()
         v = x.clone().requires_grad_()
         y = forward(v)
@@ -106,7 +126,9 @@ def test_reuse_equals_the_dense_weight(kind, layer, gradient, alpha):
         results.append([y.detach(), v.grad, *(p.grad.clone() for p in net.parameters())])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
-    assert plan.rows[0].reuse == (plan.rows[0].copies in ("aligned", "hadamard", "shifted", "columns"))
+    assert plan.rows[0].reuse == (
+        plan.rows[0].copies in ("aligned", "hadamard", "shifted", "columns")
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,7 +137,9 @@ def test_sgd_moves_both_gradient_rules_alike(kind, alpha_source):
     """The column sums, so the tiles, are the same step by step under SGD with momentum and weight decay."""
     nets = [made("conv", kind, gradient=g) for g in ("tile", "elementwise")]
     nets[1][0].load_state_dict(nets[0][0].state_dict())
-    optimizers = [torch.optim.SGD(n.parameters(), 0.1, momentum=0.9, weight_decay=1e-2) for n, _, _ in nets]
+    optimizers = [
+        torch.optim.SGD(n.parameters(), 0.1, momentum=0.9, weight_decay=1e-2) for n, _, _ in nets
+    ]
     for _ in range(5):
         for (net, _, x), optimizer in zip(nets, optimizers, strict=True):
             optimizer.zero_grad()
@@ -149,7 +173,9 @@ def test_packed_layers_and_files(tmp_path, kind, layer):
 def test_native_plans_know_every_layout(kind):
     """The executor runs what it can and leaves shifted layers to torch; numbers agree."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 8))
+    net = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 8)
+    )
     binarize_(net, f"tbn(p=4, min_layer_size=0, copies={kind!r})")
     packed.pack_(net.eval())
     x = torch.randn(3, 4, 6, 6)
@@ -161,7 +187,13 @@ def test_native_plans_know_every_layout(kind):
 
 @pytest.mark.parametrize(
     ("kind", "factor"),
-    [("aligned", 1), ("hadamard", 1), ("columns", 1), ("shifted", (7 + 2) * (9 + 2) / (4 * 5)), ("rotated", 4)],
+    [
+        ("aligned", 1),
+        ("hadamard", 1),
+        ("columns", 1),
+        ("shifted", (7 + 2) * (9 + 2) / (4 * 5)),
+        ("rotated", 4),
+    ],
 )
 def test_distinct_macs(kind, factor):
     """A stride-2 layer: 1/p of the products; shifted computes its tile at every position and a margin; rotated saves nothing."""
@@ -173,7 +205,13 @@ def test_distinct_macs(kind, factor):
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("aligned", 0), ("hadamard", 4 * 12 * 4 * 5), ("columns", 8 * 7 * 9 * 3 // 4), ("shifted", 0), ("rotated", 0)],
+    [
+        ("aligned", 0),
+        ("hadamard", 4 * 12 * 4 * 5),
+        ("columns", 8 * 7 * 9 * 3 // 4),
+        ("shifted", 0),
+        ("rotated", 0),
+    ],
 )
 def test_additions(kind, expected):
     """p = 4, maps of 7 x 9 to 4 x 5: four per output of hadamard; columns add each four neighbours of the input once."""
@@ -184,7 +222,12 @@ def test_additions(kind, expected):
 def test_additions_of_the_digits_network():
     """ResNet-8, p = 16, stem and classifier float: 16 for each of 3,584 outputs, more than its multiply-adds."""
     binarizer = "tbn(p=16, min_layer_size=0, copies='hadamard')"
-    config = {"data": "digits", "model": "resnet_cifar(depth=8)", "binarizer": binarizer, "keep": ["conv1", "fc"]}
+    config = {
+        "data": "digits",
+        "model": "resnet_cifar(depth=8)",
+        "binarizer": binarizer,
+        "keep": ["conv1", "fc"],
+    }
     total = assembly.sketch(make(config))[3].summary()
     assert (total["distinct_macs"], total["additions"]) == (55_936, 57_344)
 
@@ -201,7 +244,9 @@ def test_columns_with_one_alpha_need_no_p_that_divides_the_rows(tmp_path, gradie
     torch.testing.assert_close(net(x), expected, rtol=1e-5, atol=1e-5)
     latent = net[2].parametrizations.weight.original
     (got,) = torch.autograd.grad(net(x).square().sum(), latent)
-    (wanted,) = torch.autograd.grad(nn.functional.linear(net[:2](x), net[2].weight, net[2].bias).square().sum(), latent)
+    (wanted,) = torch.autograd.grad(
+        nn.functional.linear(net[:2](x), net[2].weight, net[2].bias).square().sum(), latent
+    )
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
     packed.pack_(net.eval())
     packed.save(net, tmp_path / "net.safetensors")
@@ -260,20 +305,31 @@ def test_a_scale_inside_a_row_is_expanded():
 
 
 def test_a_layout_that_does_not_fit_is_aligned_and_says_so():
-    net = nn.Sequential(nn.Linear(15, 8), nn.Conv2d(8, 8, 3, padding="same"), nn.Conv2d(8, 8, 3, groups=2))
+    net = nn.Sequential(
+        nn.Linear(15, 8), nn.Conv2d(8, 8, 3, padding="same"), nn.Conv2d(8, 8, 3, groups=2)
+    )
     plan = binarize_(net, "tbn(p=4, min_layer_size=0, copies='shifted')")
     assert [r.copies for r in plan.rows] == ["aligned"] * 3
-    assert ["spatial axis" in plan.rows[0].reason, "given as a number" in plan.rows[1].reason] == [True, True]
+    assert ["spatial axis" in plan.rows[0].reason, "given as a number" in plan.rows[1].reason] == [
+        True,
+        True,
+    ]
     assert "single group" in plan.rows[2].reason
     other = nn.Sequential(nn.Linear(15, 8))
-    assert "input channels" in binarize_(other, "tbn(p=4, min_layer_size=0, copies='hadamard')").rows[0].reason
+    assert (
+        "input channels"
+        in binarize_(other, "tbn(p=4, min_layer_size=0, copies='hadamard')").rows[0].reason
+    )
 
 
 def test_bad_options_are_refused():
     for spec, message in (
         ("tbn(p=2, copies='sideways')", "must be one of"),
         ("tbn(p=2, shifts=[[0, 1]])", "shifts are for"),
-        ("tbn(p=2, copies='shifted', shifts=[0])", r"option shifts must be list\[list\[int\]\] \| None, got \[0\]"),
+        (
+            "tbn(p=2, copies='shifted', shifts=[0])",
+            r"option shifts must be list\[list\[int\]\] \| None, got \[0\]",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             binarize_(nn.Sequential(nn.Linear(8, 8)), spec)

@@ -25,8 +25,18 @@ MNIST_FILES = {
     "t10k-images-idx3-ubyte": (10_000, 28, 28),
     "t10k-labels-idx1-ubyte": (10_000,),
 }
-CIFAR_FILES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
-LOOKALIKES = {"mnist": "mnist/MNIST/raw", "fashion_mnist": "FashionMNIST/raw"}  # one with the folder of the data set, one without
+CIFAR_FILES = (
+    "data_batch_1",
+    "data_batch_2",
+    "data_batch_3",
+    "data_batch_4",
+    "data_batch_5",
+    "test_batch",
+)
+LOOKALIKES = {
+    "mnist": "mnist/MNIST/raw",
+    "fashion_mnist": "FashionMNIST/raw",
+}  # one with the folder of the data set, one without
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +54,10 @@ def root(tmp_path, monkeypatch):
 
 def idx(array: np.ndarray) -> bytes:
     """The IDX format by its specification: two zero bytes, type 8, rank, big-endian sizes, then the bytes."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    return (
+        struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+        + array.astype(np.uint8).tobytes()
+    )
 
 
 def label_of(n: int) -> np.ndarray:
@@ -101,7 +114,9 @@ def test_plain_idx_is_read_byte_by_byte(tmp_path):
     (tmp_path / "a").write_bytes(content)
     (tmp_path / "a.gz").write_bytes(gzip.compress(content))
     for path in (tmp_path / "a", tmp_path / "a.gz"):
-        assert torch.equal(read_idx(path, (2, 2, 3)), torch.arange(12, dtype=torch.uint8).reshape(2, 2, 3))
+        assert torch.equal(
+            read_idx(path, (2, 2, 3)), torch.arange(12, dtype=torch.uint8).reshape(2, 2, 3)
+        )
 
 
 GOOD = idx(np.arange(12).reshape(2, 2, 3))
@@ -168,7 +183,9 @@ def cifar_bin(tmp_path_factory):
     folder.mkdir()
     label = label_of(10_000)
     for i, name in enumerate(CIFAR_FILES, 1):
-        records = np.concatenate([label[:, None].astype(np.uint8), cifar_images(label, i).reshape(10_000, -1)], axis=1)
+        records = np.concatenate(
+            [label[:, None].astype(np.uint8), cifar_images(label, i).reshape(10_000, -1)], axis=1
+        )
         (folder / f"{name}.bin").write_bytes(records.tobytes())
     yield folder
     shutil.rmtree(folder)
@@ -208,7 +225,9 @@ def test_cifar_binary_of_a_wrong_size_is_named(size, tmp_path):
     path = tmp_path / "data_batch_1.bin"
     with path.open("wb") as file:
         file.truncate(size)
-    with pytest.raises(ValueError, match=f"30,730,000 bytes, got {size:,}; fetch it again") as error:
+    with pytest.raises(
+        ValueError, match=f"30,730,000 bytes, got {size:,}; fetch it again"
+    ) as error:
         cifar10._batch(path)
     assert str(path) in one_line(error)
 
@@ -239,10 +258,20 @@ def cifar_py(root, monkeypatch):
     folder.mkdir(parents=True)
     label = label_of(20)
     for i, name in enumerate(CIFAR_FILES, 1):
-        value = {"batch_label": name, "labels": label.tolist(), "data": cifar_images(label, i).reshape(20, -1), "filenames": []}
+        value = {
+            "batch_label": name,
+            "labels": label.tolist(),
+            "data": cifar_images(label, i).reshape(20, -1),
+            "filenames": [],
+        }
         (folder / name).write_bytes(pickle.dumps(value, protocol=2))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("0123456789")}, protocol=2))
-    sums = {path.name: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for path in folder.iterdir()}
+    (folder / "batches.meta").write_bytes(
+        pickle.dumps({"label_names": list("0123456789")}, protocol=2)
+    )
+    sums = {
+        path.name: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        for path in folder.iterdir()
+    }
     official = torchvision.datasets.CIFAR10
     monkeypatch.setattr(official, "train_list", [[n, sums[n]] for n in CIFAR_FILES[:5]])
     monkeypatch.setattr(official, "test_list", [[n, sums[n]] for n in CIFAR_FILES[5:]])
@@ -286,7 +315,10 @@ class Numbered(ImageDataModule):
     num_classes, in_shape, mean, std, val_size = 10, (1, 1, 1), (0.0,), (1.0,), 100
 
     def read(self):
-        x, t = (torch.arange(a, b, dtype=torch.float32).reshape(-1, 1, 1, 1) for a, b in ((0, 1000), (2000, 2007)))
+        x, t = (
+            torch.arange(a, b, dtype=torch.float32).reshape(-1, 1, 1, 1)
+            for a, b in ((0, 1000), (2000, 2007))
+        )
         return (x, x.flatten().long()), (t, t.flatten().long())
 
 
@@ -352,7 +384,10 @@ def write_clouds(path: Path, first: int, n: int, points: int = 6, **changes) -> 
     """A file as PointNet's authors made them. Cloud i of the set has label i % 40; its point j is (i, j, -j) / 100."""
     number = np.arange(first, first + n)
     i, j = np.meshgrid(number, np.arange(points), indexing="ij")
-    arrays = {"data": np.stack([i, j, -j], -1).astype(np.float32) / 100, "label": (number % 40)[:, None].astype(np.uint8)}
+    arrays = {
+        "data": np.stack([i, j, -j], -1).astype(np.float32) / 100,
+        "label": (number % 40)[:, None].astype(np.uint8),
+    }
     with h5py.File(path, "w") as file:
         for name, array in (arrays | changes).items():
             if array is not None:
@@ -367,11 +402,16 @@ def modelnet(root):
     for name, first, n in (("train0", 0, 60), ("train1", 60, 30), ("test0", 100, 10)):
         write_clouds(folder / f"ply_data_{name}.h5", first, n)
         with (folder / f"{name[:-1]}_files.txt").open("a") as file:
-            file.write(f"data/modelnet40_ply_hdf5_2048/ply_data_{name}.h5\n")  # a path of their machine
+            file.write(
+                f"data/modelnet40_ply_hdf5_2048/ply_data_{name}.h5\n"
+            )  # a path of their machine
     return folder
 
 
-@pytest.mark.parametrize("place", ["modelnet40_ply_hdf5_2048", "modelnet40_ply_hdf5_1024", "modelnet40/modelnet40_ply_hdf5_1024"])
+@pytest.mark.parametrize(
+    "place",
+    ["modelnet40_ply_hdf5_2048", "modelnet40_ply_hdf5_1024", "modelnet40/modelnet40_ply_hdf5_1024"],
+)
 def test_modelnet_layout(place, root, modelnet):
     """All listed files, each cloud beside its label, coordinates first, the first points of each, the official split."""
     (root / place).parent.mkdir(exist_ok=True)
@@ -440,7 +480,9 @@ def test_missing_modelnet_says_what_to_fetch_and_where_to_put_it(root):
     assert "TBN_BENCH_DATA" in said
 
 
-@pytest.mark.parametrize("options", ["points=0", "points=2.5", "points=4, train_points=5", "points=4, train_points=0"])
+@pytest.mark.parametrize(
+    "options", ["points=0", "points=2.5", "points=4, train_points=5", "points=4, train_points=0"]
+)
 def test_modelnet_refuses_an_impossible_number_of_points(options):
     with pytest.raises(ValueError, match="points must"):
         catalog.build("data", f"modelnet40({options})")
@@ -476,9 +518,13 @@ def test_clouds_are_augmented_in_training_only():
     data = catalog.build("data", "primitives(points=20, train_points=8)")
     assert data.prepare(x) is x
     assert tuple(data.prepare(x, training=True).shape) == (5, 3, 8)
-    plain = catalog.build("data", "primitives(points=20, train_points=8, augment=False)").prepare(x, training=True)
+    plain = catalog.build("data", "primitives(points=20, train_points=8, augment=False)").prepare(
+        x, training=True
+    )
     for cloud, source in zip(plain, x, strict=True):
-        assert len({tuple(p) for p in cloud.T.tolist()} & {tuple(p) for p in source.T.tolist()}) == 8
+        assert (
+            len({tuple(p) for p in cloud.T.tolist()} & {tuple(p) for p in source.T.tolist()}) == 8
+        )
 
 
 def test_primitives_need_no_network():
@@ -486,7 +532,11 @@ def test_primitives_need_no_network():
     data, again = (catalog.build("data", "primitives(n=100, points=64)") for _ in range(2))
     data.setup(), again.setup()
     check_splits(data, (80, 20, 50))
-    assert all(torch.equal(a, b) for s in data.splits for a, b in zip(data.splits[s], again.splits[s], strict=True))
+    assert all(
+        torch.equal(a, b)
+        for s in data.splits
+        for a, b in zip(data.splits[s], again.splits[s], strict=True)
+    )
     x, y = data.splits["test"]
     assert torch.bincount(y).tolist() == [5] * data.num_classes
     assert x.norm(dim=1).amax(1).tolist() == pytest.approx([1.0] * 50)
@@ -498,7 +548,9 @@ def test_primitives_are_what_they_are_called():
     surfaces, u = primitives.SURFACES, torch.rand(1, 500, 3)
     assert surfaces["sphere"](u).norm(dim=-1).sub(1).abs().max() < 1e-5
     x, y, z = surfaces["torus"](u).unbind(-1)
-    assert (((x.square() + y.square()).sqrt() - 1).square() + z.square()).sqrt().sub(0.35).abs().max() < 1e-5
+    assert (((x.square() + y.square()).sqrt() - 1).square() + z.square()).sqrt().sub(
+        0.35
+    ).abs().max() < 1e-5
     x, y, z = surfaces["cube"](u).unbind(-1)
     assert torch.maximum((x + y).abs(), (x - y).abs()).max() < 1 + 1e-5
     assert bool((((x + y).abs() > 1 - 1e-5) | ((x - y).abs() > 1 - 1e-5) | (z.abs() == 1)).all())
@@ -538,7 +590,10 @@ def test_real_files(name, request, monkeypatch):
 def test_real_modelnet(request, monkeypatch):
     """Where real files are: all clouds of the official split, 40 classes on both sides, on the unit sphere."""
     beside = [request.config.rootpath / "data", request.config.rootpath.parent / "shared" / "data"]
-    folder = next((f for f in ([Path(REAL)] if REAL else beside) if list(f.glob("**/modelnet40_ply_hdf5_*"))), None)
+    folder = next(
+        (f for f in ([Path(REAL)] if REAL else beside) if list(f.glob("**/modelnet40_ply_hdf5_*"))),
+        None,
+    )
     if folder is None:
         pytest.skip("no modelnet40 files under $TBN_BENCH_DATA, ./data or ../shared/data")
     monkeypatch.setenv("TBN_BENCH_DATA", str(folder))

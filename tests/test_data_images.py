@@ -23,7 +23,9 @@ from tbn_bench.data.tiny_imagenet import CACHE, TinyImageNet
 
 WNIDS = ["n03", "n01", "n02"]  # as in the real wnids.txt, not sorted
 # of Python 3.12 and later in any process with threads; of torch on a machine with fewer cores than workers
-WORKERS = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:This DataLoader will create")
+WORKERS = pytest.mark.filterwarnings(
+    "ignore:.*fork.*:DeprecationWarning", "ignore:This DataLoader will create"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -97,10 +99,19 @@ def cifar_py(root, monkeypatch):
     folder.mkdir(parents=True)
     for i, (name, n) in enumerate((("train", 200), ("test", 100)), 1):
         fine, data = fine_of(n), cifar_images(fine_of(n), i).reshape(n, -1)
-        value = {"fine_labels": fine.tolist(), "coarse_labels": coarse_of(fine).tolist(), "data": data}
+        value = {
+            "fine_labels": fine.tolist(),
+            "coarse_labels": coarse_of(fine).tolist(),
+            "data": data,
+        }
         (folder / name).write_bytes(pickle.dumps(value, protocol=2))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(i) for i in range(100)]}, protocol=2))
-    sums = {path.name: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for path in folder.iterdir()}
+    (folder / "meta").write_bytes(
+        pickle.dumps({"fine_label_names": [str(i) for i in range(100)]}, protocol=2)
+    )
+    sums = {
+        path.name: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        for path in folder.iterdir()
+    }
     official = torchvision.datasets.CIFAR100
     monkeypatch.setattr(official, "train_list", [["train", sums["train"]]])
     monkeypatch.setattr(official, "test_list", [["test", sums["test"]]])
@@ -131,7 +142,9 @@ def test_cifar100_has_50000_and_10000_records(root):
     folder.mkdir(parents=True)
     with (folder / "train.bin").open("wb") as file:
         file.truncate(50_000 * 3074 - 1)
-    assert str(folder / "train.bin") in refused("cifar100", "must have 153,700,000 bytes, got 153,699,999")
+    assert str(folder / "train.bin") in refused(
+        "cifar100", "must have 153,700,000 bytes, got 153,699,999"
+    )
     assert (CIFAR100.train_size, CIFAR100.test_size) == (50_000, 10_000)
 
 
@@ -141,7 +154,9 @@ def test_cifar100_labels_out_of_range_are_named(place, cifar_bin):
     content = bytearray((cifar_bin / "test.bin").read_bytes())
     content[3074 * 5 + place] = (20, 100)[place]
     (cifar_bin / "test.bin").write_bytes(content)
-    assert str(cifar_bin / "test.bin") in refused("cifar100", "coarse labels below 20 and fine ones below 100")
+    assert str(cifar_bin / "test.bin") in refused(
+        "cifar100", "coarse labels below 20 and fine ones below 100"
+    )
 
 
 def test_missing_cifar100_says_what_to_fetch_and_where_to_put_it(root):
@@ -205,7 +220,9 @@ def tiny(root, monkeypatch):
         (folder / "train" / wnid / "images").mkdir(parents=True)
         (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t0\t62\t62\n")
         for i in range(4):
-            picture(60 * c + 40 + 5 * i).save(folder / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", quality=95)
+            picture(60 * c + 40 + 5 * i).save(
+                folder / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", quality=95
+            )
     rows = [f"val_{i}.JPEG\t{sorted(WNIDS)[i * 2 % 3]}\t0\t32\t44\t62\n" for i in range(6)]
     (folder / "val" / "val_annotations.txt").write_text("".join(rows))
     for i in range(6):
@@ -229,12 +246,19 @@ def test_tiny_imagenet_layout(place, root, tiny):
         assert class_of(x) == y.tolist()
     assert data.splits["test"][1].tolist() == [0, 2, 1, 0, 2, 1]
     seen = torch.cat([value_of(data.splits[name][0]) for name in ("train", "val")]).sort().values
-    assert torch.allclose(seen, torch.tensor([60.0 * c + 40 + 5 * i for c in range(3) for i in range(4)]), atol=1.5)
+    assert torch.allclose(
+        seen, torch.tensor([60.0 * c + 40 + 5 * i for c in range(3) for i in range(4)]), atol=1.5
+    )
 
 
 def test_tiny_imagenet_counts():
     """Without a test's counts: 200 classes of 500, 10,000 for the test, 10,000 held out; crop 64 after padding 8, and flip."""
-    assert (TinyImageNet.num_classes, TinyImageNet.per_class, TinyImageNet.test_size, TinyImageNet.val_size) == (
+    assert (
+        TinyImageNet.num_classes,
+        TinyImageNet.per_class,
+        TinyImageNet.test_size,
+        TinyImageNet.val_size,
+    ) == (
         200,
         500,
         10_000,
@@ -251,14 +275,20 @@ def test_the_second_start_decodes_nothing(tiny, monkeypatch):
     second.setup()
     for name in first.splits:
         assert torch.equal(first.splits[name][0], second.splits[name][0])
-    assert sorted(path.name for path in tiny.iterdir()) == sorted([CACHE, "train", "val", "wnids.txt", "words.txt"])
+    assert sorted(path.name for path in tiny.iterdir()) == sorted(
+        [CACHE, "train", "val", "wnids.txt", "words.txt"]
+    )
 
 
 def replace(cache: Path, metadata: bool = True, **changes) -> None:
     """The cache written again by another hand."""
     with tiny_imagenet.safe_open(cache, "pt") as file:
         kept = file.metadata()
-    save_file({name: change(load_file(cache)["images"]) for name, change in changes.items()}, cache, kept if metadata else None)
+    save_file(
+        {name: change(load_file(cache)["images"]) for name, change in changes.items()},
+        cache,
+        kept if metadata else None,
+    )
 
 
 STALE = {
@@ -286,7 +316,9 @@ def rename(path: Path) -> None:
 def test_a_stale_cache_is_made_again(fault, tiny, monkeypatch):
     """Damaged, of another shape, or of other files than those that lie there now: decoded again once, and right the next time."""
     decoded, decode_all = [], tiny_imagenet._decode_all
-    monkeypatch.setattr(tiny_imagenet, "_decode_all", lambda *args: decoded.append(1) or decode_all(*args))
+    monkeypatch.setattr(
+        tiny_imagenet, "_decode_all", lambda *args: decoded.append(1) or decode_all(*args)
+    )
     catalog.build("data", "tiny_imagenet(val_size=5)").setup()
     STALE[fault](tiny / CACHE)
     for _ in range(2):
@@ -314,15 +346,39 @@ def annotate(folder: Path, old: str, new: str) -> None:
 
 
 LACKING = {
-    "an image": (lambda f: (f / "train/n02/images/n02_1.JPEG").unlink(), "train/n02/images must hold 4 .JPEG images, got 3"),
-    "a class": (lambda f: shutil.rmtree(f / "train/n01"), "train/n01/images must hold 4 .JPEG images, got 0"),
+    "an image": (
+        lambda f: (f / "train/n02/images/n02_1.JPEG").unlink(),
+        "train/n02/images must hold 4 .JPEG images, got 3",
+    ),
+    "a class": (
+        lambda f: shutil.rmtree(f / "train/n01"),
+        "train/n01/images must hold 4 .JPEG images, got 0",
+    ),
     "wnids": (lambda f: (f / "wnids.txt").unlink(), "cannot read .*wnids.txt: No such file"),
-    "a wnid": (lambda f: (f / "wnids.txt").write_text("n01\nn02\nn02\n"), "wnids.txt must list 3 classes, got 2"),
-    "annotations": (lambda f: (f / "val/val_annotations.txt").unlink(), "cannot read .*val_annotations.txt"),
-    "an annotation": (lambda f: annotate(f, "val_1.JPEG\tn03\t0\t32\t44\t62\n", ""), "6 images a class of wnids.txt, got 5"),
-    "a known class": (lambda f: annotate(f, "val_1.JPEG\tn03", "val_1.JPEG\tn04"), "val_1.JPEG has none"),
-    "a class in a line": (lambda f: annotate(f, "val_1.JPEG\tn03\t0\t32\t44\t62", "val_1.JPEG"), "val_1.JPEG has none"),
-    "a val image": (lambda f: (f / "val/images/val_5.JPEG").unlink(), "val/images must hold the 6 images .*, got 5"),
+    "a wnid": (
+        lambda f: (f / "wnids.txt").write_text("n01\nn02\nn02\n"),
+        "wnids.txt must list 3 classes, got 2",
+    ),
+    "annotations": (
+        lambda f: (f / "val/val_annotations.txt").unlink(),
+        "cannot read .*val_annotations.txt",
+    ),
+    "an annotation": (
+        lambda f: annotate(f, "val_1.JPEG\tn03\t0\t32\t44\t62\n", ""),
+        "6 images a class of wnids.txt, got 5",
+    ),
+    "a known class": (
+        lambda f: annotate(f, "val_1.JPEG\tn03", "val_1.JPEG\tn04"),
+        "val_1.JPEG has none",
+    ),
+    "a class in a line": (
+        lambda f: annotate(f, "val_1.JPEG\tn03\t0\t32\t44\t62", "val_1.JPEG"),
+        "val_1.JPEG has none",
+    ),
+    "a val image": (
+        lambda f: (f / "val/images/val_5.JPEG").unlink(),
+        "val/images must hold the 6 images .*, got 5",
+    ),
 }
 
 
@@ -344,7 +400,10 @@ DAMAGE = {
     "truncated": (cut, "cannot be decoded"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be decoded"),
     "a web page": (lambda path: path.write_text("<html>404 Not Found</html>"), "cannot be decoded"),
-    "another size": (lambda path: picture(50, (60, 64)).save(path), "must be 64 x 64 pixels, got 64 x 60"),
+    "another size": (
+        lambda path: picture(50, (60, 64)).save(path),
+        "must be 64 x 64 pixels, got 64 x 60",
+    ),
 }
 
 
@@ -375,7 +434,9 @@ def full(root, monkeypatch):
         for c, (wnid, count) in enumerate(zip(sorted(WNIDS), counts, strict=True)):
             (folder / part / wnid).mkdir(parents=True)
             for i in range(count):
-                picture(60 * c + 40 + 2 * i, PIXELS[i % 5]).save(folder / part / wnid / f"{wnid}_{part}_{i}.JPEG", quality=95)
+                picture(60 * c + 40 + 2 * i, PIXELS[i % 5]).save(
+                    folder / part / wnid / f"{wnid}_{part}_{i}.JPEG", quality=95
+                )
     for name, count in (("num_classes", 3), ("train_size", 21), ("test_size", 5)):
         monkeypatch.setattr(ImageNet, name, count)
     return folder
@@ -383,7 +444,9 @@ def full(root, monkeypatch):
 
 def ready(options: str = "", workers: int = 0) -> ImageNet:
     """The set at 32 pixels, 4 images a batch, 6 held out."""
-    data = catalog.build("data", f"imagenet(size=32, workers={workers}, batch_size=4, val_size=6{options})")
+    data = catalog.build(
+        "data", f"imagenet(size=32, workers={workers}, batch_size=4, val_size=6{options})"
+    )
     data.setup()
     return data
 
@@ -397,7 +460,11 @@ def test_imagenet_counts():
         10_000,
     )
     data = catalog.build("data", "imagenet")
-    assert (data.in_shape, data.resize, data.workers) == ((3, 224, 224), 256, len(os.sched_getaffinity(0)))
+    assert (data.in_shape, data.resize, data.workers) == (
+        (3, 224, 224),
+        256,
+        len(os.sched_getaffinity(0)),
+    )
 
 
 @pytest.mark.parametrize("place", ["imagenet", "ILSVRC2012"])
@@ -427,13 +494,18 @@ def test_imagenet_splits_share_no_file(full):
     """Train and val are together all training files, each once; test is val's files."""
     data = ready()
     files = {name: [str(x.path(i)) for i in range(len(x))] for name, (x, _) in data.splits.items()}
-    assert sorted(files["train"] + files["val"]) == sorted(str(path) for path in (full / "train").glob("*/*.JPEG"))
+    assert sorted(files["train"] + files["val"]) == sorted(
+        str(path) for path in (full / "train").glob("*/*.JPEG")
+    )
     assert files["test"] == sorted(str(path) for path in (full / "val").glob("*/*.JPEG"))
     assert not set(files["train"]) & set(files["val"])
 
 
 def test_the_imagenet_split_depends_on_its_own_seed_alone(full):
-    held = [ready(options).splits["val"][0].names.tolist() for options in ("", ", seed=3", ", split_seed=1")]
+    held = [
+        ready(options).splits["val"][0].names.tolist()
+        for options in ("", ", seed=3", ", split_seed=1")
+    ]
     assert held[0] == held[1] != held[2]
 
 
@@ -490,7 +562,9 @@ class Watcher(pl.LightningModule):
 
 
 def shown(folder: Path, epochs: int, workers: int, resume: Path | None = None) -> list[float]:
-    keep = pl.callbacks.ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+    keep = pl.callbacks.ModelCheckpoint(
+        folder, "last", enable_version_counter=False, save_on_train_epoch_end=True
+    )
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
                          callbacks=[keep], num_sanity_val_steps=0)  # fmt: skip
     module = Watcher()
@@ -533,7 +607,9 @@ def test_pixels_are_normalised_once():
     """By the mean and standard deviation of each channel, in training as in evaluation."""
     data = catalog.build("data", "imagenet")
     x = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
-    expected = torchvision.transforms.functional.normalize(x / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    expected = torchvision.transforms.functional.normalize(
+        x / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    )
     for training in (False, True):
         assert torch.allclose(data.prepare(x, training), expected, atol=1e-6)
 
@@ -552,7 +628,9 @@ def test_the_centre_crop_is_torchvisions(size, tmp_path):
     image, t = noise(tmp_path / "a.JPEG", size), torchvision.transforms
     for side, resize in ((32, 37), (45, 52), (32, 32)):
         expected = t.Compose([t.Resize(resize), t.CenterCrop(side)])(image)
-        assert np.array_equal(imagenet.centre_crop(tmp_path / "a.JPEG", side, resize), np.asarray(expected))
+        assert np.array_equal(
+            imagenet.centre_crop(tmp_path / "a.JPEG", side, resize), np.asarray(expected)
+        )
 
 
 class Fixed:
@@ -585,7 +663,9 @@ def test_crop_boxes_are_spread_as_torchvisions():
     rng, crop = np.random.default_rng(0), torchvision.transforms.RandomResizedCrop
     ours = np.array([imagenet.crop_box(500, 375, rng) for _ in range(3000)])
     image = torch.empty(3, 375, 500)
-    theirs = np.array([crop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)])[:, [1, 0, 3, 2]]
+    theirs = np.array([crop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)])[
+        :, [1, 0, 3, 2]
+    ]
     theirs[:, 2:] += theirs[:, :2]
     spread = []
     for left, top, right, bottom in (ours.T, theirs.T):
@@ -608,7 +688,9 @@ def test_a_random_crop_shows_the_box(flip, size, tmp_path):
     expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR, box)).astype(int)
     got = imagenet.random_crop(tmp_path / "a.JPEG", 32, Fixed([0.5, 0.1], [7, 3], flip)).astype(int)
     difference = np.abs(got - (expected[:, ::-1] if flip else expected))
-    assert difference.mean() < (1.5 if size[0] > 99 else 1e-9)  # a shift by 2 pixels of 500 makes 3.5
+    assert difference.mean() < (
+        1.5 if size[0] > 99 else 1e-9
+    )  # a shift by 2 pixels of 500 makes 3.5
 
 
 ODD = {
@@ -626,7 +708,10 @@ def test_odd_files_become_rgb(kind, tmp_path):
     image, form = ODD[kind]
     path = tmp_path / "a.JPEG"
     image.save(path, form)
-    for pixels in (imagenet.centre_crop(path, 32, 37), imagenet.random_crop(path, 8, Fixed([0.9, 0.0], [0, 0], False))):
+    for pixels in (
+        imagenet.centre_crop(path, 32, 37),
+        imagenet.random_crop(path, 8, Fixed([0.9, 0.0], [0, 0], False)),
+    ):
         x = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
         assert value_of(x).item() == pytest.approx(100, abs=3)
 
@@ -664,13 +749,25 @@ SHORT = {
         lambda f: (f / "train/n02/n02_train_3.JPEG").unlink(),
         "train must hold 21 .*, got 20 in 3, the fewest .6. in n02",
     ),
-    "a class": (lambda f: shutil.rmtree(f / "train/n01"), "train must hold 21 .JPEG images in 3 folders, got 13 in 2"),
-    "a val image": (lambda f: (f / "val/n03/n03_val_0.JPEG").unlink(), "val must hold 5 .*, got 4 in 3, the fewest .0. in n03"),
-    "train": (lambda f: shutil.rmtree(f / "train"), "train is missing; it must hold 21 .JPEG images in 3 folders"),
+    "a class": (
+        lambda f: shutil.rmtree(f / "train/n01"),
+        "train must hold 21 .JPEG images in 3 folders, got 13 in 2",
+    ),
+    "a val image": (
+        lambda f: (f / "val/n03/n03_val_0.JPEG").unlink(),
+        "val must hold 5 .*, got 4 in 3, the fewest .0. in n03",
+    ),
+    "train": (
+        lambda f: shutil.rmtree(f / "train"),
+        "train is missing; it must hold 21 .JPEG images in 3 folders",
+    ),
     "val": (lambda f: shutil.rmtree(f / "val"), "val is missing; it must hold 5"),
     "images": (lambda f: empty(f / "train"), "train must hold 21 .*, got 0 in 0; unpack"),
     "val's folders": (lambda f: flatten(f / "val"), "val is flat.*valprep.sh"),
-    "a name": (lambda f: (f / "val/n02").rename(f / "val/n04"), "folders of the same names, n02 is in one alone"),
+    "a name": (
+        lambda f: (f / "val/n02").rename(f / "val/n04"),
+        "folders of the same names, n02 is in one alone",
+    ),
 }
 
 
@@ -683,7 +780,13 @@ def test_what_imagenet_lacks_is_named(what, full):
 
 def test_what_lies_beside_the_images_does_not_count(full):
     """Archives, listings and hidden files that other systems leave."""
-    for name in ("train/n01.tar", "val/synset.txt", "train/n01/._n01_train_0.JPEG", "train/n02/notes.txt", "val/.cache/a.JPEG"):
+    for name in (
+        "train/n01.tar",
+        "val/synset.txt",
+        "train/n01/._n01_train_0.JPEG",
+        "train/n02/notes.txt",
+        "val/.cache/a.JPEG",
+    ):
         (full / name).parent.mkdir(exist_ok=True)
         (full / name).write_bytes(b"")
     assert sizes(ready()) == (15, 6, 5)
@@ -697,11 +800,15 @@ def test_missing_imagenet_says_what_to_fetch_and_where_to_put_it(root):
 
 @pytest.mark.parametrize("options", ["size=0", "size=64, resize=63", "workers=-1", "size=64.0"])
 def test_impossible_options_are_refused(options):
-    refused(f"imagenet({options})", "size must be 1 or more, resize at least size, workers 0 or more")
+    refused(
+        f"imagenet({options})", "size must be 1 or more, resize at least size, workers 0 or more"
+    )
 
 
 def test_a_size_in_quotes_is_refused():
-    refused("imagenet(size=64, resize='80')", r"imagenet: option resize must be int \| None, got '80'")
+    refused(
+        "imagenet(size=64, resize='80')", r"imagenet: option resize must be int \| None, got '80'"
+    )
 
 
 def test_an_imagenet_split_leaves_something_to_train_on(full):

@@ -49,7 +49,9 @@ def trained(spec, rank, broadcast, x, y):
     torch.manual_seed(rank if broadcast else 0)
     net = network(spec)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # newer versions of torch have another name for the option
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # newer versions of torch have another name for the option
         wrapped = DistributedDataParallel(net, broadcast_buffers=broadcast)
     start = {k: v.clone() for k, v in net.state_dict().items()}
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.9, weight_decay=1e-4)
@@ -62,7 +64,11 @@ def trained(spec, rank, broadcast, x, y):
                 module.begin_step()
         now = slice(16 * step, 16 * step + 16)
         loss = nn.functional.cross_entropy(wrapped(x[now]), y[now])
-        used = {name: m.weight.detach().clone() for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+        used = {
+            name: m.weight.detach().clone()
+            for name, m in net.named_modules()
+            if isinstance(m, nn.Conv2d | nn.Linear)
+        }
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -74,7 +80,11 @@ def rank_main(rank, folder):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     data = [part[rank::2] for part in torch.load(f"{folder}/digits.pt", weights_only=True)]
-    found = {(spec, broadcast): trained(spec, rank, broadcast, *data) for spec in METHODS for broadcast in (False, True)}
+    found = {
+        (spec, broadcast): trained(spec, rank, broadcast, *data)
+        for spec in METHODS
+        for broadcast in (False, True)
+    }
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -86,7 +96,11 @@ def ranks(tmp_path_factory):
 
     folder, digits = tmp_path_factory.mktemp("ranks"), load_digits()
     torch.save(
-        [torch.tensor(digits.images[:, None] / 8 - 1, dtype=torch.float32), torch.tensor(digits.target)], folder / "digits.pt"
+        [
+            torch.tensor(digits.images[:, None] / 8 - 1, dtype=torch.float32),
+            torch.tensor(digits.target),
+        ],
+        folder / "digits.pt",
     )
     mp.spawn(rank_main, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -111,11 +125,19 @@ def command(tmp_path, devices, *flags):
     """tbn-bench train as a user runs it: Lightning starts the second process by the same command."""
     run = [sys.executable, "-m", "tbn_bench.cli", "train", "--quiet", "--wandb=off", f"--results={tmp_path / str(devices)}", "--threads=1",
            f"--devices={devices}", "--data=synthetic(n=80)", "--batch_size=20", "--epochs=3", "--lr=0.05", *flags]  # fmt: skip
-    done = subprocess.run(run, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        run,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     return done, list(RunStore(tmp_path / str(devices)).runs())
 
 
-@pytest.mark.parametrize("binarizer", ["tbn(p=2, min_layer_size=0)", "tbn(p=2, min_layer_size=0, gradient='tile')"])
+@pytest.mark.parametrize(
+    "binarizer", ["tbn(p=2, min_layer_size=0)", "tbn(p=2, min_layer_size=0, gradient='tile')"]
+)
 def test_two_processes_train_as_one(tmp_path, binarizer):
     """Where nothing depends on the statistics of a batch: the same rows and results up to rounding, one record, one line of JSON."""
     flags = ("--model=mlp(hidden=[16])", f"--binarizer={binarizer}")
@@ -134,7 +156,9 @@ def test_two_processes_train_as_one(tmp_path, binarizer):
 
 def test_two_processes_with_batch_norm_end_with_the_same_tiles(tmp_path):
     """The run compares all weights, scales and schedules of both before it says that it is finished."""
-    done, [record] = command(tmp_path, 2, "--model=resnet_cifar(depth=8, width=4)", "--binarizer=irnet")
+    done, [record] = command(
+        tmp_path, 2, "--model=resnet_cifar(depth=8, width=4)", "--binarizer=irnet"
+    )
     assert done.returncode == 0, done.stderr
     assert record.status == "finished"
 
@@ -143,7 +167,11 @@ def test_processes_that_came_apart_are_a_fault():
     """Of weights and binarizers' state; running statistics are each process's own."""
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     everyone = []
-    task = SimpleNamespace(model=net, device="cpu", all_gather=lambda v: (everyone.append(v), torch.stack([everyone[0], v]))[1])
+    task = SimpleNamespace(
+        model=net,
+        device="cpu",
+        all_gather=lambda v: (everyone.append(v), torch.stack([everyone[0], v]))[1],
+    )
     train._check_ranks(task)
     net[1].running_mean += 1
     train._check_ranks(task)
@@ -154,11 +182,18 @@ def test_processes_that_came_apart_are_a_fault():
 
 @pytest.mark.parametrize(
     ("devices", "batch_size", "message"),
-    [(0, 20, "--devices must lie between 1 and"), (9999, 20, "got 9999"), (2, 3, "2 need 4, got 3")],
+    [
+        (0, 20, "--devices must lie between 1 and"),
+        (9999, 20, "got 9999"),
+        (2, 3, "2 need 4, got 3"),
+    ],
 )
 def test_impossible_numbers_of_devices_are_refused(tmp_path, devices, batch_size, message):
     with pytest.raises(ValueError, match=message):
-        train.run(make({"batch_size": batch_size}), train.RunOptions(tmp_path, wandb="off", devices=devices))
+        train.run(
+            make({"batch_size": batch_size}),
+            train.RunOptions(tmp_path, wandb="off", devices=devices),
+        )
 
 
 @pytest.mark.parametrize(("size", "batch"), [(40, 8), (41, 8), (42, 8), (43, 8), (44, 8), (7, 8)])

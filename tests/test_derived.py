@@ -27,7 +27,9 @@ SPECS = [
 
 def convolutions(spec: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(32, 6))
+    net = nn.Sequential(
+        nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(32, 6)
+    )
     binarize_(net, spec)
     packed.pack_(net.eval())
     return net
@@ -186,7 +188,9 @@ def test_scales_at_the_address_of_freed_ones_are_noticed():
     x, bits, outputs = torch.ones(1, 8), torch.full((8,), 255, dtype=torch.uint8), []
     for value in (1.0, 2.0, 3.0):
         alphas = torch.full((1,), value)
-        outputs.append(float(tiled_linear.tiled_linear(x, bits, alphas, None, (8, 8), 1, "cpu")[0, 0]))
+        outputs.append(
+            float(tiled_linear.tiled_linear(x, bits, alphas, None, (8, 8), 1, "cpu")[0, 0])
+        )
         del alphas
     assert outputs == [8.0, 16.0, 24.0]
 
@@ -196,12 +200,16 @@ def test_scales_at_the_address_of_freed_ones_are_noticed():
 def test_a_packed_layer_has_its_dense_weight_on_demand(spec, dtype):
     """That of the trained layer, in its type; it follows the bits, and is in no state."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(32, 6)).to(dtype)
+    net = nn.Sequential(
+        nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(32, 6)
+    ).to(dtype)
     binarize_(net, spec)
     plain = packed.dense(net)
     rows = packed.pack_(net.eval())
     for i, row in zip((0, 2, 4), rows, strict=True):
-        torch.testing.assert_close(net[i].weight, plain[i].weight, rtol=1e-6 if dtype == torch.float32 else 1e-2, atol=1e-7)
+        torch.testing.assert_close(
+            net[i].weight, plain[i].weight, rtol=1e-6 if dtype == torch.float32 else 1e-2, atol=1e-7
+        )
         assert not net[i].weight.requires_grad
         assert row.dense_bytes == plain[i].weight.numel() * dtype.itemsize
         assert net[i].weight is net[i].weight
@@ -209,7 +217,12 @@ def test_a_packed_layer_has_its_dense_weight_on_demand(spec, dtype):
     before = net[0].weight
     net.load_state_dict(convolutions(spec, 1).state_dict())
     assert not torch.equal(net[0].weight, before)
-    assert (net[4].in_features, net[4].out_features, net[2].in_channels, net[0].out_channels) == (32, 6, 8, 8)
+    assert (net[4].in_features, net[4].out_features, net[2].in_channels, net[0].out_channels) == (
+        32,
+        6,
+        8,
+        8,
+    )
 
 
 def test_the_cost_of_a_dense_weight_is_counted_once_it_is_read():
@@ -237,6 +250,10 @@ def test_a_network_that_asks_its_layers_for_their_weights_runs_packed():
     with torch.no_grad():
         expected = net(x)
         packed.pack_(net)
-        torch.testing.assert_close(net(x), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-        reader = next(m for m in net.modules() if type(m).__name__ == "PositionalEncodingFourier").token_projection
+        torch.testing.assert_close(
+            net(x), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())
+        )
+        reader = next(
+            m for m in net.modules() if type(m).__name__ == "PositionalEncodingFourier"
+        ).token_projection
         assert reader.kept_weight.value is not None or reader.how == "expanded"

@@ -16,7 +16,14 @@ from tbn_bench.tasks.image_classification import ImageClassification
 from tbn_bench.tasks.point_classification import PointClassification, departure_from_orthogonality
 
 NETWORK = "resnet_cifar(depth=8, width=4, activation='rprelu', shortcuts='conv')"
-TINY = {"data": "synthetic", "model": NETWORK, "epochs": 1, "batch_size": 16, "lr": 0.05, "keep": ["conv1", "fc"]}
+TINY = {
+    "data": "synthetic",
+    "model": NETWORK,
+    "epochs": 1,
+    "batch_size": 16,
+    "lr": 0.05,
+    "keep": ["conv1", "fc"],
+}
 
 
 def linear(classes=3):
@@ -34,13 +41,18 @@ def cross_entropy(teacher, student):
 
 def test_the_teachers_probabilities_are_the_labels():
     """The cross-entropy by hand; its gradient at the logits is (softmax(student) - softmax(teacher)) / batch; y is not looked at."""
-    task, teacher = ImageClassification(linear().double(), make({"label_smoothing": 0.1}), 3), linear().double()
+    task, teacher = (
+        ImageClassification(linear().double(), make({"label_smoothing": 0.1}), 3),
+        linear().double(),
+    )
     task.learn_from(teacher)
     x = torch.randn(5, 1, 2, 2, dtype=torch.float64)
     loss = task.training_loss(x, torch.randint(0, 3, (5,)))
     with torch.no_grad():
         student, labels = task.model(x), teacher(x)
-    assert float(loss.detach()) == pytest.approx(cross_entropy(labels.tolist(), student.tolist()), rel=1e-12)
+    assert float(loss.detach()) == pytest.approx(
+        cross_entropy(labels.tolist(), student.tolist()), rel=1e-12
+    )
     assert torch.equal(loss, task.training_loss(x, torch.zeros(5, dtype=torch.int64)))
     loss.backward()
     expected = (student.softmax(1) - labels.softmax(1)).T @ x.flatten(1) / 5
@@ -63,14 +75,21 @@ def test_without_a_teacher_the_labels_are_the_labels():
 
 def test_point_clouds_are_distilled_too():
     """The transform's regulariser is added to the cross-entropy with the teacher's probabilities."""
-    student, teacher = (catalog.build("models", "pointnet_cls(dropout=0.0)", num_classes=3, in_shape=(3, 16)) for _ in range(2))
+    student, teacher = (
+        catalog.build("models", "pointnet_cls(dropout=0.0)", num_classes=3, in_shape=(3, 16))
+        for _ in range(2)
+    )
     task = PointClassification(student, make({}), 3, reg=0.5)
     task.learn_from(teacher)
     x = torch.randn(4, 3, 16)
     logits, matrix = student.logits_and_transform(x)
     with torch.no_grad():
-        expected = cross_entropy(teacher(x).tolist(), logits.tolist()) + 0.5 * float(departure_from_orthogonality(matrix))
-    assert float(task.training_loss(x, torch.zeros(4, dtype=torch.int64)).detach()) == pytest.approx(expected, rel=1e-5)
+        expected = cross_entropy(teacher(x).tolist(), logits.tolist()) + 0.5 * float(
+            departure_from_orthogonality(matrix)
+        )
+    assert float(
+        task.training_loss(x, torch.zeros(4, dtype=torch.int64)).detach()
+    ) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_teacher_is_no_part_of_the_task():
@@ -102,7 +121,10 @@ def network(spec, model=NETWORK):
 
 def plain(net):
     """The state of a network, latent weights by the name that they have in full precision."""
-    return {k.replace("parametrizations.", "").replace(".original", ""): v.clone() for k, v in net.state_dict().items()}
+    return {
+        k.replace("parametrizations.", "").replace(".original", ""): v.clone()
+        for k, v in net.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -127,8 +149,13 @@ def test_start_from_takes_what_both_have(first, then):
     assert all(torch.equal(v, theirs.get(k, own[k])) for k, v in now.items())
     taken = {"bn1.running_mean", "act1.slope.weight", "blocks.2.conv2.weight"}
     assert taken <= set(theirs) & set(own)
-    assert ("blocks.0.conv1.input_binarizer.shift" in set(theirs) & set(own)) == (then == "reactnet")
-    assert not any(torch.equal(own[k], now[k]) for k in ("bn1.running_mean", "blocks.2.conv2.weight", "fc.weight"))
+    assert ("blocks.0.conv1.input_binarizer.shift" in set(theirs) & set(own)) == (
+        then == "reactnet"
+    )
+    assert not any(
+        torch.equal(own[k], now[k])
+        for k in ("bn1.running_mean", "blocks.2.conv2.weight", "fc.weight")
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,7 +183,10 @@ def test_start_from_another_network_is_refused(model, missing):
 def results(tmp_path_factory):
     """(options, the first step's record, the teacher's record)."""
     options = train.RunOptions(tmp_path_factory.mktemp("results"), wandb="off", threads=1)
-    specs = ({"binarizer": "reactnet(step=1)", "epochs": 2}, {"binarizer": "full_precision", "seed": 1})
+    specs = (
+        {"binarizer": "reactnet(step=1)", "epochs": 2},
+        {"binarizer": "full_precision", "seed": 1},
+    )
     return (options, *(train.run(make(TINY | spec), options) for spec in specs))
 
 
@@ -171,9 +201,14 @@ def test_the_recipe_of_two_steps_and_a_teacher(results, monkeypatch):
     before, started = [f.read_bytes() for f in files], []
     original = ImageClassification.on_train_epoch_start
     monkeypatch.setattr(
-        ImageClassification, "on_train_epoch_start", lambda t: (started.append((plain(t.model), t.teachers)), original(t))
+        ImageClassification,
+        "on_train_epoch_start",
+        lambda t: (started.append((plain(t.model), t.teachers)), original(t)),
     )
-    config = make(TINY | {"binarizer": "reactnet", "init": name_of(first), "teacher": name_of(teacher), "lr": 1e-9})
+    config = make(
+        TINY
+        | {"binarizer": "reactnet", "init": name_of(first), "teacher": name_of(teacher), "lr": 1e-9}
+    )
     record = train.run(config, options)
     source = plain(trained(first)[1])
     assert all(torch.allclose(v, source[k], rtol=0, atol=1e-6) for k, v in started[0][0].items())
@@ -223,7 +258,15 @@ def outcome(record):
 def test_training_with_a_teacher_resumes_bit_by_bit(results, tmp_path):
     """Stopped after the first of two epochs, the run goes on as one that was not: the start and the teacher are found again."""
     options, first, teacher = results
-    config = make(TINY | {"binarizer": "snn(tau=3, every=2)", "init": name_of(first), "teacher": name_of(teacher), "epochs": 2})
+    config = make(
+        TINY
+        | {
+            "binarizer": "snn(tau=3, every=2)",
+            "init": name_of(first),
+            "teacher": name_of(teacher),
+            "epochs": 2,
+        }
+    )
     whole = train.run(config, options)
     rows, state = outcome(whole)
     whole.path.rename(tmp_path / "whole")
@@ -238,7 +281,9 @@ def test_a_run_that_is_not_there_is_refused(results, flag):
     """One line that names flag and run; nothing is recorded."""
     options, *_ = results
     config = make(TINY | {"binarizer": "bwn", flag: "single/0123456789ab"})
-    with pytest.raises(ValueError, match=f"--{flag}=single/0123456789ab: .*must be a finished run under --results") as caught:
+    with pytest.raises(
+        ValueError, match=f"--{flag}=single/0123456789ab: .*must be a finished run under --results"
+    ) as caught:
         train.run(config, options)
     assert "\n" not in str(caught.value)
     assert not RunStore(options.results).path("single", config.run_id).exists()
@@ -250,19 +295,34 @@ def test_an_unfinished_run_is_refused(results):
     record = stopped(make(TINY | {"binarizer": "bwn", "epochs": 2}), options)
     assert (record.path / "checkpoints" / "best.ckpt").exists()
     for flag in ("init", "teacher"):
-        with pytest.raises(ValueError, match=f"--{flag}={name_of(record)}: its status is failed; it must be a finished run"):
+        with pytest.raises(
+            ValueError,
+            match=f"--{flag}={name_of(record)}: its status is failed; it must be a finished run",
+        ):
             train.run(make(TINY | {"binarizer": "sign", flag: name_of(record)}), options)
 
 
 def test_a_start_from_another_model_is_refused_before_anything_is_recorded(results):
     options, first, _ = results
-    config = make(TINY | {"binarizer": "bwn", "init": name_of(first), "model": NETWORK.replace("width=4", "width=8")})
-    with pytest.raises(ValueError, match="--init: .* no weight of the same shape for conv1.weight, .*use the same --model"):
+    config = make(
+        TINY
+        | {
+            "binarizer": "bwn",
+            "init": name_of(first),
+            "model": NETWORK.replace("width=4", "width=8"),
+        }
+    )
+    with pytest.raises(
+        ValueError,
+        match="--init: .* no weight of the same shape for conv1.weight, .*use the same --model",
+    ):
         train.run(config, options)
     assert not RunStore(options.results).path("single", config.run_id).exists()
 
 
-@pytest.mark.parametrize("value", ["44136fa355b3", "single/xyz", "a/b/44136fa355b3", "single/44136fa355b3x", ""])
+@pytest.mark.parametrize(
+    "value", ["44136fa355b3", "single/xyz", "a/b/44136fa355b3", "single/44136fa355b3x", ""]
+)
 @pytest.mark.parametrize("flag", ["init", "teacher"])
 def test_a_name_that_is_no_run_is_refused(flag, value):
     with pytest.raises(ValueError, match=f"^{flag}: "):
@@ -272,7 +332,8 @@ def test_a_name_that_is_no_run_is_refused(flag, value):
 def test_build_is_the_same_with_and_without_them():
     """init and teacher change no shape, plan or cost."""
     configs = [
-        make(TINY | {"binarizer": "reactnet"} | extra) for extra in ({}, {"init": "a/0123456789ab", "teacher": "a/0123456789ab"})
+        make(TINY | {"binarizer": "reactnet"} | extra)
+        for extra in ({}, {"init": "a/0123456789ab", "teacher": "a/0123456789ab"})
     ]
     (_, _, plan, total), (_, _, other, other_total) = (build(c) for c in configs)
     assert (str(plan), total.summary()) == (str(other), other_total.summary())

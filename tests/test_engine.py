@@ -26,7 +26,11 @@ ONE = {"data": {"value": "synthetic"}, "model": {"value": "mlp(hidden=[8])"}, "e
 
 def sweep_file(folder: Path, top=None, **parameters) -> Path:
     path = folder / "engine.yaml"
-    path.write_text(yaml.safe_dump({"name": "engine", "method": "grid", "parameters": ONE | parameters, **(top or {})}))
+    path.write_text(
+        yaml.safe_dump(
+            {"name": "engine", "method": "grid", "parameters": ONE | parameters, **(top or {})}
+        )
+    )
     return path
 
 
@@ -54,7 +58,8 @@ def struck(monkeypatch):
                 def strike():
                     wait_for(
                         lambda: (
-                            attempt.process.poll() is not None or (rows.exists() and len(rows.read_text().splitlines()) > before)
+                            attempt.process.poll() is not None
+                            or (rows.exists() and len(rows.read_text().splitlines()) > before)
                         )
                     )
                     attempt.process.send_signal(sign)
@@ -68,7 +73,10 @@ def struck(monkeypatch):
 
 
 def lines(results: Path, config) -> list[dict]:
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in RunStore(results).read("engine", config.run_id).rows()]
+    return [
+        {k: v for k, v in row.items() if k not in TIMES}
+        for row in RunStore(results).read("engine", config.run_id).rows()
+    ]
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, struck):
@@ -78,7 +86,9 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, struck):
     struck(signal.SIGKILL, 1)
     said = local.run(sweep, tmp_path / "struck")
     assert (said["finished"], said["failed"]) == (1, 0)
-    assert lines(tmp_path / "struck", sweep.configs[0]) == lines(tmp_path / "calm", sweep.configs[0])
+    assert lines(tmp_path / "struck", sweep.configs[0]) == lines(
+        tmp_path / "calm", sweep.configs[0]
+    )
 
 
 def test_retries_run_out(tmp_path, struck):
@@ -102,7 +112,10 @@ def test_a_hanging_run_meets_its_limit(tmp_path, struck, monkeypatch):
 
 @pytest.mark.parametrize(
     ("limit", "why"),
-    [({"memory_limit_gb": 0.1}, "memory limit of 0.1 GB passed"), ({"time_limit_s": 2}, "time limit of 2 s passed")],
+    [
+        ({"memory_limit_gb": 0.1}, "memory limit of 0.1 GB passed"),
+        ({"time_limit_s": 2}, "time limit of 2 s passed"),
+    ],
 )
 def test_limits_name_themselves(tmp_path, limit, why):
     """A run that cannot live within its limit fails with that reason, in its record too, whether or not it had begun one."""
@@ -122,7 +135,9 @@ def test_runs_listen_to_interruptions_also_in_the_background():
             child.kill()
     finally:
         signal.signal(signal.SIGINT, before)
-    ignored = int(next(line for line in status.splitlines() if line.startswith("SigIgn")).split()[1], 16)
+    ignored = int(
+        next(line for line in status.splitlines() if line.startswith("SigIgn")).split()[1], 16
+    )
     assert not ignored & 1 << (signal.SIGINT - 1)
 
 
@@ -137,8 +152,19 @@ def test_a_diverged_run_is_not_tried_again(tmp_path, capsys):
 
 def test_early_termination_stops_the_worse(tmp_path):
     """Hyperband from the first epoch on: a learning rate that learns nothing is stopped, says so, and is not begun again."""
-    top = {"early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2}, "metric": {"name": "val/top1", "goal": "maximize"}}
-    sweep = spec.load(sweep_file(tmp_path, top, lr={"values": [0.1, 0.05, 1e-9]}, epochs={"value": 60}, seed={"values": [0, 1]}))
+    top = {
+        "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2},
+        "metric": {"name": "val/top1", "goal": "maximize"},
+    }
+    sweep = spec.load(
+        sweep_file(
+            tmp_path,
+            top,
+            lr={"values": [0.1, 0.05, 1e-9]},
+            epochs={"value": 60},
+            seed={"values": [0, 1]},
+        )
+    )
     said = local.run(sweep, tmp_path / "r")
     store = RunStore(tmp_path / "r")
     stopped = [r for r in store.runs() if r.status == "stopped"]
@@ -153,9 +179,14 @@ def test_search_by_bayes_is_rebuilt_from_the_records(tmp_path):
     """run_cap counts runs that are recorded: a second call adds what is missing and repeats nothing."""
     pytest.importorskip("optuna")
     top = {"method": "bayes", "run_cap": 3, "metric": {"name": "val/loss"}}
-    wide = {"lr": {"distribution": "log_uniform_values", "min": 1e-3, "max": 0.5}, "epochs": {"value": 1}}
+    wide = {
+        "lr": {"distribution": "log_uniform_values", "min": 1e-3, "max": 0.5},
+        "epochs": {"value": 1},
+    }
     first = local.run(spec.load(sweep_file(tmp_path, top, **wide)), tmp_path / "r")
-    second = local.run(spec.load(sweep_file(tmp_path, top | {"run_cap": 4}, **wide)), tmp_path / "r")
+    second = local.run(
+        spec.load(sweep_file(tmp_path, top | {"run_cap": 4}, **wide)), tmp_path / "r"
+    )
     assert (first["finished"], second["finished"], second["skipped"]) == (3, 1, 3)
     assert len({r.config["lr"] for r in RunStore(tmp_path / "r").runs()}) == 4
 
@@ -169,7 +200,9 @@ def test_a_search_with_a_damaged_trial_does_not_go_on(tmp_path):
     victim = next(r.path / "summary.json" for r in RunStore(tmp_path / "r").runs())
     content = victim.read_text()
     victim.write_text(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=rf"run {victim.parent.name}: its record cannot be used .*runs verify"):
+    with pytest.raises(
+        ValueError, match=rf"run {victim.parent.name}: its record cannot be used .*runs verify"
+    ):
         local.run(sweep, tmp_path / "r")
     victim.write_text(content)
     assert local.run(sweep, tmp_path / "r")["skipped"] == 3
@@ -180,7 +213,12 @@ def test_a_draw_that_no_layer_can_take_is_a_failed_point(tmp_path):
     pytest.importorskip("optuna")
     top = {"method": "bayes", "run_cap": 4, "metric": {"name": "val/loss"}}
     sweep = spec.load(
-        sweep_file(tmp_path, top, binarizer={"values": ["bwn", "sign", "tbn(p=7, min_layer_size=0)"]}, epochs={"value": 1})
+        sweep_file(
+            tmp_path,
+            top,
+            binarizer={"values": ["bwn", "sign", "tbn(p=7, min_layer_size=0)"]},
+            epochs={"value": 1},
+        )
     )
     said = local.run(sweep, tmp_path / "r")
     errors = [r.error for r in RunStore(tmp_path / "r").runs() if r.status == "failed"]
@@ -196,7 +234,9 @@ def test_missing_seeds_are_filled(tmp_path, capsys):
     for binarizer, seeds in (("bwn", (0, 1)), ("sign", (1,))):
         for seed in seeds:
             config = make({**base, "binarizer": binarizer, "seed": seed})
-            store.claim("s", config.run_id, config.model_dump(mode="json"), {}).finish({"test/top1": 0.5})
+            store.claim("s", config.run_id, config.model_dump(mode="json"), {}).finish(
+                {"test/top1": 0.5}
+            )
     assert cli.main(["sweep", "--fill=s", f"--results={tmp_path}"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["finished"] == 1
     assert store.finished("s", make({**base, "binarizer": "sign", "seed": 0}).run_id)
@@ -228,7 +268,10 @@ def test_memory_is_that_of_all_processes_of_a_run():
     """A child's memory counts."""
     code = "import subprocess, sys; x = bytearray(80_000_000); subprocess.run([sys.executable, '-c', \"x = bytearray(80_000_000); print('up', flush=True); input()\"])"
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     ) as parent:
         parent.stdout.readline()
         used = process.resident_bytes(parent.pid)
@@ -239,14 +282,25 @@ def test_memory_is_that_of_all_processes_of_a_run():
 def test_time_is_estimated_by_like_runs(tmp_path, capsys):
     """Median seconds per epoch of the same method on the same data and model, else of any; unknown is said."""
     store = RunStore(tmp_path)
-    for seed, seconds, binarizer in ((0, 10, "bwn"), (1, 30, "bwn"), (2, 20, "bwn"), (0, 99, "sign")):
+    for seed, seconds, binarizer in (
+        (0, 10, "bwn"),
+        (1, 30, "bwn"),
+        (2, 20, "bwn"),
+        (0, 99, "sign"),
+    ):
         config = make({"binarizer": binarizer, "seed": seed, "epochs": 10})
-        store.claim("s", config.run_id, config.model_dump(mode="json"), {}).finish({"seconds": seconds})
+        store.claim("s", config.run_id, config.model_dump(mode="json"), {}).finish(
+            {"seconds": seconds}
+        )
     done = list(store.runs())
     assert estimate.seconds_of(make({"binarizer": "bwn", "epochs": 5}), done) == pytest.approx(10)
-    assert estimate.seconds_of(make({"binarizer": "irnet", "epochs": 10}), done) == pytest.approx(25)
+    assert estimate.seconds_of(make({"binarizer": "irnet", "epochs": 10}), done) == pytest.approx(
+        25
+    )
     assert estimate.seconds_of(make({"data": "cifar10"}), done) is None
-    wanted = spec.SweepSpec("new", [make({"binarizer": "bwn", "epochs": 10, "seed": s}) for s in (7, 8)])
+    wanted = spec.SweepSpec(
+        "new", [make({"binarizer": "bwn", "epochs": 10, "seed": s}) for s in (7, 8)]
+    )
     said = local.run(wanted, tmp_path, How(jobs=2), dry_run=True)
     assert said["estimated_seconds"] == pytest.approx(20)
     assert "time: about 20 s with 2 at once" in capsys.readouterr().out
@@ -257,15 +311,32 @@ def test_time_is_estimated_by_like_runs(tmp_path, capsys):
 def test_killed_at_random_and_started_again_the_table_is_the_same(tmp_path):
     """Twenty rounds of SIGKILL to the launcher, a run or both, at random moments, on a path with spaces and umlauts: the records are those
     of an undisturbed sweep."""
-    file = sweep_file(tmp_path, epochs={"value": 30}, seed={"values": list(range(8))}, binarizer={"values": ["bwn", "sign"]})
+    file = sweep_file(
+        tmp_path,
+        epochs={"value": 30},
+        seed={"values": list(range(8))},
+        binarizer={"values": ["bwn", "sign"]},
+    )
     ids, rng = [c for c in spec.load(file).configs], random.Random(0)
     local.run(spec.load(file), tmp_path / "calm", How(jobs=2))
     results = tmp_path / "a sweep, gestört"
-    command = [sys.executable, "-m", "tbn_bench.cli", "sweep", str(file), f"--results={results}", "--jobs=2", "--retries=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "tbn_bench.cli",
+        "sweep",
+        str(file),
+        f"--results={results}",
+        "--jobs=2",
+        "--retries=2",
+    ]
     for _ in range(20):
         launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(rng.uniform(1, 9))
-        children = [int(p) for p in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
+        children = [
+            int(p)
+            for p in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        ]
         for pid in rng.choice([[launcher.pid], children[:1], [launcher.pid, *children]]):
             os.kill(pid, signal.SIGKILL)
         if launcher.poll() is None:

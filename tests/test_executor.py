@@ -38,7 +38,9 @@ def settled(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     return model.eval()
 
 
-def check(model: nn.Module, shape: tuple[int, ...], spec: str, level: str | None = None) -> Executor:
+def check(
+    model: nn.Module, shape: tuple[int, ...], spec: str, level: str | None = None
+) -> Executor:
     binarize_(model, spec)
     model = settled(model, shape)
     reference = packed.dense(model).double()
@@ -63,7 +65,14 @@ MODELS = [
 ]
 COLUMNS = "tbn(p=4, min_layer_size=0, copies='columns')"
 LOW_RANK = "low_rank(rank=3, min_layer_size=0)"
-SPECS = ["tbn(p=4, min_layer_size=512)", "tbn(p=2, alpha='layer', min_layer_size=0)", "bwn", "sign", COLUMNS, LOW_RANK]
+SPECS = [
+    "tbn(p=4, min_layer_size=512)",
+    "tbn(p=2, alpha='layer', min_layer_size=0)",
+    "bwn",
+    "sign",
+    COLUMNS,
+    LOW_RANK,
+]
 
 
 @pytest.mark.parametrize(("model", "shape"), MODELS)
@@ -90,7 +99,9 @@ def test_ternary_values_exponents_offsets_and_codebooks(model, spec):
                                   "snn(tau=3, activations=True)", "sparks(tau=3, activations=True)", "bitnet158"])  # fmt: skip
 def test_layers_with_binary_inputs_stay_in_torch(spec):
     """Stem and classifier run natively, the layers between in torch, and the outputs are those of the packed network."""
-    network = catalog.build("models", "resnet_cifar(depth=8, activation='hardtanh')", num_classes=8, in_shape=(1, 8, 8))
+    network = catalog.build(
+        "models", "resnet_cifar(depth=8, activation='hardtanh')", num_classes=8, in_shape=(1, 8, 8)
+    )
     binarize_(network, spec, ["conv1", "fc"])
     packed.pack_(settled(network, (1, 8, 8)))
     run, x = Executor(network, torch.zeros(1, 1, 8, 8)), torch.randn(5, 1, 8, 8)
@@ -116,8 +127,16 @@ def columns_network() -> nn.Module:
     class Network(nn.Module):
         def __init__(self):
             super().__init__()
-            self.stem, self.left, self.right = (nn.Conv2d(8, 24, 3, 2, 1), nn.Conv2d(24, 24, 3, padding=1), nn.Conv2d(24, 24, 1))
-            self.norm, self.line, self.head = nn.BatchNorm2d(24), nn.Linear(24, 20), nn.Linear(20 * 25, 12)
+            self.stem, self.left, self.right = (
+                nn.Conv2d(8, 24, 3, 2, 1),
+                nn.Conv2d(24, 24, 3, padding=1),
+                nn.Conv2d(24, 24, 1),
+            )
+            self.norm, self.line, self.head = (
+                nn.BatchNorm2d(24),
+                nn.Linear(24, 20),
+                nn.Linear(20 * 25, 12),
+            )
 
         def forward(self, x):
             y = torch.relu(self.norm(self.stem(x)))
@@ -165,7 +184,14 @@ def test_pointnet_leaves_to_torch_only_what_its_transforms_do():
     """From the points to each transform, and from the last one to the logits: three native calls, the maximum over points inside."""
     network = catalog.build("models", "pointnet_cls", num_classes=8, in_shape=(3, 20))
     run = check(network, (3, 20), "bwn")
-    assert {name.rstrip("_0123456789") for name in run.torch_nodes} == {"view", "getattr", "eye", "add", "transpose", "bmm"}
+    assert {name.rstrip("_0123456789") for name in run.torch_nodes} == {
+        "view",
+        "getattr",
+        "eye",
+        "add",
+        "transpose",
+        "bmm",
+    }
     assert sum(isinstance(step, Region) for step in run._steps) == 3
 
 
@@ -180,7 +206,11 @@ class Pooled(nn.Module):
     def forward(self, x):
         y = self.a(x)
         z = torch.relu(y)
-        return self.head(torch.cat([y.amax(2), torch.sigmoid(z).amax(-1), z.amax(2), self.norm(self.b(z)).amax(2)], 1))
+        return self.head(
+            torch.cat(
+                [y.amax(2), torch.sigmoid(z).amax(-1), z.amax(2), self.norm(self.b(z)).amax(2)], 1
+            )
+        )
 
 
 def test_maxima_over_positions():
@@ -214,7 +244,10 @@ def test_fusing_keeps_the_meaning():
 class Signal(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.head = nn.Conv1d(4, 16, 5, stride=2, padding=2, dilation=1), nn.Linear(16 * 8, 4)
+        self.conv, self.head = (
+            nn.Conv1d(4, 16, 5, stride=2, padding=2, dilation=1),
+            nn.Linear(16 * 8, 4),
+        )
         self.norm = nn.BatchNorm1d(16)
 
     def forward(self, x):
@@ -240,7 +273,12 @@ class Unaligned(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "spec", ["tbn(p=4, min_layer_size=0)", "tbn(p=4, alpha='layer', min_layer_size=0)", "tbn(p=3, min_layer_size=0)"]
+    "spec",
+    [
+        "tbn(p=4, min_layer_size=0)",
+        "tbn(p=4, alpha='layer', min_layer_size=0)",
+        "tbn(p=3, min_layer_size=0)",
+    ],
 )
 @pytest.mark.parametrize("level", LEVELS)
 def test_tiles_that_do_not_align_with_rows(spec, level):
@@ -259,7 +297,9 @@ def test_unaligned_tiles_stay_bits():
 def test_memory_format_is_kept_as_torch_keeps_it():
     """Channels last in, channels last out, without a copy; the numbers are the same."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(5, 24, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(24, 33, 1)).eval()
+    network = nn.Sequential(
+        nn.Conv2d(5, 24, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(24, 33, 1)
+    ).eval()
     x = torch.randn(2, 5, 9, 11)
     run = Executor(network, x)
     plain, last = run(x), run(x.to(memory_format=torch.channels_last))
@@ -297,20 +337,28 @@ def test_depthwise_layers_clamps_and_padding_by_name(level):
         def __init__(self, channels: int, binary: bool):
             super().__init__()
             self.wide = nn.Conv2d(3, channels, 1)
-            self.deep = nn.Conv2d(channels, channels, 3, padding="same", dilation=2, groups=channels, bias=False)
+            self.deep = nn.Conv2d(
+                channels, channels, 3, padding="same", dilation=2, groups=channels, bias=False
+            )
             self.down = nn.Conv2d(channels, channels, (3, 5), 2, (1, 0), groups=channels)
             self.norm, self.head = nn.BatchNorm2d(channels), nn.Linear(channels, 5)
             self.binary = binary
 
         def forward(self, x):
-            y = torch.nn.functional.hardtanh(self.wide(x), -0.5, 2.0) if self.binary else nn.functional.relu6(self.wide(x))
+            y = (
+                torch.nn.functional.hardtanh(self.wide(x), -0.5, 2.0)
+                if self.binary
+                else nn.functional.relu6(self.wide(x))
+            )
             y = torch.relu(self.norm(self.deep(y)) + y)
             return self.head(nn.functional.hardtanh(self.down(y)).mean((2, 3)))
 
     for channels in (13, 35):
         for binary in (True, False):
             network = Block(channels, binary)
-            run = check(network, (3, 9, 11), f"tbn(p=1, min_layer_size={0 if binary else 200})", level)
+            run = check(
+                network, (3, 9, 11), f"tbn(p=1, min_layer_size={0 if binary else 200})", level
+            )
             assert [name for name in run.torch_nodes if not name.startswith("sym_size")] == []
 
 
@@ -319,7 +367,10 @@ def test_depthwise_layers_clamps_and_padding_by_name(level):
     ("spec", "shape"),
     [
         ("vit(dim=48, depth=2, heads=3, head_dim=16, mlp_dim=40)", (3, 12, 12)),
-        ("vit(dim=40, depth=1, heads=2, head_dim=70, mlp_dim=33, patch=2)", (1, 24, 16)),  # 97 tokens; heads wider than a vector
+        (
+            "vit(dim=40, depth=1, heads=2, head_dim=70, mlp_dim=33, patch=2)",
+            (1, 24, 16),
+        ),  # 97 tokens; heads wider than a vector
         ("mlp_mixer(dim=24, depth=2, token_dim=20, channel_dim=36)", (3, 12, 8)),
         ("conv_mixer(dim=20, depth=2, kernel=8)", (3, 9, 10)),
         ("conv_mixer(dim=36, depth=2, kernel=5, patch=2)", (3, 12, 16)),
@@ -327,7 +378,12 @@ def test_depthwise_layers_clamps_and_padding_by_name(level):
 )
 def test_transformers_and_mixers_are_one_native_call(spec, shape, level):
     """Patches, tokens, attention, GELU, the turn from tokens to channels, means, uneven padding: nothing is left to torch."""
-    run = check(catalog.build("models", spec, num_classes=7, in_shape=shape), shape, "tbn(p=4, min_layer_size=0)", level)
+    run = check(
+        catalog.build("models", spec, num_classes=7, in_shape=shape),
+        shape,
+        "tbn(p=4, min_layer_size=0)",
+        level,
+    )
     assert len(run._steps) == 1
     assert isinstance(run._steps[0], Region)
 
@@ -374,7 +430,11 @@ def test_reshapes_like_attention_that_are_not():
             else:
                 parts = qkv.reshape(n, 7, 3, 2, 12)
             q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
-            return self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, 7, 24))
+            return self.proj(
+                nn.functional.scaled_dot_product_attention(q, k, v)
+                .transpose(1, 2)
+                .reshape(n, 7, 24)
+            )
 
     for way in ("plain", "split", "axis"):
         run = check(Cut(way), (7, 12), "tbn(p=4, min_layer_size=0)")
@@ -391,7 +451,10 @@ class Classic(nn.Module):
             nn.Conv2d(16, 16, 3, padding="same"),
             nn.Linear(16, 5),
         )
-        self.norms, self.pool = nn.ModuleList(nn.BatchNorm2d(16) for _ in range(2)), nn.AdaptiveAvgPool2d(1)
+        self.norms, self.pool = (
+            nn.ModuleList(nn.BatchNorm2d(16) for _ in range(2)),
+            nn.AdaptiveAvgPool2d(1),
+        )
 
     def forward(self, x):
         y = self.norms[0](self.a(x)).relu() if x.shape[-1] > 4 else x
@@ -414,7 +477,10 @@ class Turning(nn.Module):
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1, groups=2)
         self.norm, self.point, self.head = nn.BatchNorm2d(16), nn.LayerNorm(16), nn.Linear(16, 5)
-        self.kernel, self.matrix = nn.Parameter(torch.randn(16, 4, 3, 3) / 6), nn.Parameter(torch.randn(12, 16) / 4)
+        self.kernel, self.matrix = (
+            nn.Parameter(torch.randn(16, 4, 3, 3) / 6),
+            nn.Parameter(torch.randn(12, 16) / 4),
+        )
 
     def forward(self, x):
         y = self.a(x)
@@ -422,7 +488,10 @@ class Turning(nn.Module):
             y = torch.nn.functional.max_pool2d(torch.relu(self.norm(y)), 2)
         z = torch.nn.functional.conv2d(self.b(y), self.kernel, padding=1, groups=4) + y
         tokens = self.point(torch.nn.functional.avg_pool2d(z.relu(), 2).flatten(2).transpose(1, 2))
-        return {"logits": self.head(tokens.mean(1)), "rest": (torch.nn.functional.linear(tokens, self.matrix), tokens)}
+        return {
+            "logits": self.head(tokens.mean(1)),
+            "rest": (torch.nn.functional.linear(tokens, self.matrix), tokens),
+        }
 
 
 def test_a_network_that_only_torch_export_can_follow():
@@ -435,13 +504,17 @@ def test_a_network_that_only_torch_export_can_follow():
     run = Executor(network, torch.zeros(1, 3, 8, 8))
     assert run.native_layers == 5
     assert not any(
-        name.startswith(("packed", "conv", "linear", "max_pool", "relu", "_native", "getitem")) for name in run.torch_nodes
+        name.startswith(("packed", "conv", "linear", "max_pool", "relu", "_native", "getitem"))
+        for name in run.torch_nodes
     )
     for n in (1, 5):
         x = torch.randn(n, 3, 8, 8)
         with torch.no_grad():
             made, expected = run(x), reference(x.double())
-        for ours, theirs in ((made["logits"], expected["logits"]), *zip(made["rest"], expected["rest"], strict=True)):
+        for ours, theirs in (
+            (made["logits"], expected["logits"]),
+            *zip(made["rest"], expected["rest"], strict=True),
+        ):
             assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
     assert "forward" not in vars(network.a)
 
@@ -451,7 +524,11 @@ class Windows(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.embed, self.inside, self.table = nn.Conv2d(3, 16, 2, 2), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.embed, self.inside, self.table = (
+            nn.Conv2d(3, 16, 2, 2),
+            nn.Linear(16, 16),
+            nn.Linear(16, 16),
+        )
         self.learned = nn.Parameter(torch.randn(26, 16))
 
     def forward(self, x):
@@ -519,8 +596,18 @@ class Layers(nn.Module):
 
     def __init__(self, way):
         super().__init__()
-        self.way, self.conv, self.other, self.norm = way, nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6)
-        self.drop, self.same, self.line, self.long = nn.Dropout(0.5), nn.Identity(), nn.Linear(6, 6), nn.BatchNorm1d(6)
+        self.way, self.conv, self.other, self.norm = (
+            way,
+            nn.Conv2d(4, 6, 3, padding=1),
+            nn.Conv2d(4, 6, 1),
+            nn.BatchNorm2d(6),
+        )
+        self.drop, self.same, self.line, self.long = (
+            nn.Dropout(0.5),
+            nn.Identity(),
+            nn.Linear(6, 6),
+            nn.BatchNorm1d(6),
+        )
 
     def forward(self, x):
         return getattr(self, self.way)(x)
@@ -574,7 +661,10 @@ class Layers(nn.Module):
         return torch.cat([*outs, y], 1)
 
     def partly_flat(self, x):
-        return torch.flatten(self.conv(x), end_dim=1).sum(0) + torch.flatten(self.norm(self.conv(x)), 1, 2).mean()
+        return (
+            torch.flatten(self.conv(x), end_dim=1).sum(0)
+            + torch.flatten(self.norm(self.conv(x)), 1, 2).mean()
+        )
 
     def in_double(self, x):
         return self.conv(x).mean((2, 3), dtype=torch.float64)
@@ -623,7 +713,9 @@ def test_no_way_of_writing_a_network_changes_its_numbers(way, memory):
                 run(x.clone(memory_format=torch.preserve_format)),
                 reference(x.clone(memory_format=torch.preserve_format)),
             )
-        pairs = zip(got, expected, strict=True) if isinstance(expected, tuple) else [(got, expected)]
+        pairs = (
+            zip(got, expected, strict=True) if isinstance(expected, tuple) else [(got, expected)]
+        )
         for ours, theirs in pairs:
             assert ours.dtype == theirs.dtype
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
@@ -646,7 +738,9 @@ def test_what_cannot_be_followed_is_refused():
     made, why = executor(network.eval(), torch.zeros(1, 4))
     assert made is None
     assert "something else for a batch of 1" in why
-    named = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding="same"), Branching())
+    named = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding="same"), Branching()
+    )
     binarize_(named, "bwn")
     packed.pack_(named)
     made, why = executor(named.eval(), torch.zeros(1, 3, 6, 6))
@@ -654,7 +748,9 @@ def test_what_cannot_be_followed_is_refused():
     assert named(torch.zeros(1, 3, 6, 6)).shape == (1, 4, 6, 6)
     plain = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)).eval()
     run = Executor(plain, torch.zeros(1, 3, 64, 64))
-    with pytest.raises(ValueError, match=r"expected inputs of shape \(B, 3, 64, 64\), got \(1, 3, 8, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"expected inputs of shape \(B, 3, 64, 64\), got \(1, 3, 8, 8\)"
+    ):
         run(torch.zeros(1, 3, 8, 8))
 
 
@@ -685,9 +781,19 @@ def test_networks_of_timm():
     """A transformer whose code looks at shapes, and one with windows: every packed layer of the first is native."""
     from timm.models import SwinTransformer, VisionTransformer
 
-    vit = VisionTransformer(img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=6)
+    vit = VisionTransformer(
+        img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=6
+    )
     assert check(vit, (3, 16, 16), "tbn(p=4, min_layer_size=0)").native_layers == 10
-    swin = SwinTransformer(img_size=16, patch_size=2, embed_dim=16, depths=(2, 1), num_heads=(2, 2), window_size=4, num_classes=6)
+    swin = SwinTransformer(
+        img_size=16,
+        patch_size=2,
+        embed_dim=16,
+        depths=(2, 1),
+        num_heads=(2, 2),
+        window_size=4,
+        num_classes=6,
+    )
     assert check(swin, (3, 16, 16), "tbn(p=4, min_layer_size=0)").native_layers >= 14
 
 
@@ -726,7 +832,9 @@ def test_what_is_no_batch_is_refused_in_one_line(x, said):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("example", "said"), NO_INPUTS[:5], ids=[said for _, said in NO_INPUTS[:5]])
+@pytest.mark.parametrize(
+    ("example", "said"), NO_INPUTS[:5], ids=[said for _, said in NO_INPUTS[:5]]
+)
 def test_an_example_that_is_no_batch_is_refused(example, said):
     with pytest.raises(ValueError, match=f"expected an example.*{said}"):
         Executor(nn.Sequential(nn.Linear(4, 3)), example)
@@ -735,7 +843,9 @@ def test_an_example_that_is_no_batch_is_refused(example, said):
 def changing(seed: int) -> nn.Module:
     """Packed, dense and normalised layers, and an addition that torch runs."""
     torch.manual_seed(seed)
-    network = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3))
+    network = nn.Sequential(
+        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3)
+    )
     binarize_(network, "tbn(p=4, min_layer_size=0)", keep=["4.weight"])
     network = settled(network, (6,))
     packed.pack_(network)
@@ -756,7 +866,11 @@ def _replace(network: nn.Module, other: nn.Module) -> None:
 
 
 def _point(network: nn.Module, other: nn.Module) -> None:
-    for own, new in zip([*network.parameters(), *network.buffers()], [*other.parameters(), *other.buffers()], strict=True):
+    for own, new in zip(
+        [*network.parameters(), *network.buffers()],
+        [*other.parameters(), *other.buffers()],
+        strict=True,
+    ):
         own.data = new.data
 
 
@@ -780,7 +894,11 @@ def test_one_changed_value_is_noticed(part):
     run = Executor(network, x)
     run(x)
     with torch.no_grad():
-        tensor = next(t for name, t in [*network.named_buffers(), *network.named_parameters()] if name.endswith(part))
+        tensor = next(
+            t
+            for name, t in [*network.named_buffers(), *network.named_parameters()]
+            if name.endswith(part)
+        )
         tensor[0] = tensor[0] ^ 255 if part == "tile_bits" else tensor[0] + 1
         torch.testing.assert_close(run(x), network(x))
 
@@ -862,7 +980,10 @@ def test_executors_are_made_in_many_threads_at_once():
     made, forward = {}, nn.Module.__call__
     networks = [changing(i) for i in range(6)]
     x = torch.randn(3, 6)
-    threads = [threading.Thread(target=lambda i=i: made.update({i: Executor(networks[i], x)(x)})) for i in range(len(networks))]
+    threads = [
+        threading.Thread(target=lambda i=i: made.update({i: Executor(networks[i], x)(x)}))
+        for i in range(len(networks))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -873,7 +994,9 @@ def test_executors_are_made_in_many_threads_at_once():
             torch.testing.assert_close(made[i], network(x))
 
 
-@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda run: pickle.loads(pickle.dumps(run))])
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda run: pickle.loads(pickle.dumps(run))]
+)
 def test_an_executor_can_be_copied_and_pickled(again):
     """The copy gives the same numbers; a deep copy and a pickle have a network of their own."""
     network, x = changing(0), torch.randn(3, 6)

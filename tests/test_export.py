@@ -15,7 +15,14 @@ from tbn_bench.records import RunStore
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
-    config = make({"data": "synthetic", "model": "resnet_cifar(depth=8)", "binarizer": "tbn(p=4, min_layer_size=0)", "epochs": 1})
+    config = make(
+        {
+            "data": "synthetic",
+            "model": "resnet_cifar(depth=8)",
+            "binarizer": "tbn(p=4, min_layer_size=0)",
+            "epochs": 1,
+        }
+    )
     return train.run(config, train.RunOptions(root, wandb="off"))
 
 
@@ -38,7 +45,9 @@ def test_each_format_runs_from_its_file(record, tmp_path, form, capsys):
 def test_every_stored_form_is_decoded_in_the_graph(tmp_path, spec):
     """At any batch size the archive gives the packed network's outputs, and holds no float weight."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.Hardtanh(), nn.Flatten(), nn.Linear(128, 6))
+    net = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=1), nn.Hardtanh(), nn.Flatten(), nn.Linear(128, 6)
+    )
     binarize_(net, spec)
     packed.pack_(net.eval())
     for layer in (net[0], net[3]):
@@ -49,7 +58,9 @@ def test_every_stored_form_is_decoded_in_the_graph(tmp_path, spec):
     for n in (1, 5):
         torch.testing.assert_close(call(x[:n]), expected[:n], rtol=1e-5, atol=1e-5)
     held = [*call.parameters(), *call.buffers()]
-    assert max(t.numel() for t in held if t.dtype == torch.float32) <= 2048  # the table of the signs of a byte
+    assert (
+        max(t.numel() for t in held if t.dtype == torch.float32) <= 2048
+    )  # the table of the signs of a byte
     assert not any(t.numel() in (288, 768) for t in held)
 
 
@@ -88,8 +99,16 @@ def test_wrong_requests_say_what_is_expected(record, tmp_path):
 
 @pytest.fixture(scope="module")
 def bfloat16_record(tmp_path_factory):
-    config = {"data": "digits", "model": "mlp(hidden=[32])", "binarizer": "bwn", "epochs": 1, "precision": "bf16"}
-    return train.run(make(config), train.RunOptions(tmp_path_factory.mktemp("results"), wandb="off"))
+    config = {
+        "data": "digits",
+        "model": "mlp(hidden=[32])",
+        "binarizer": "bwn",
+        "epochs": 1,
+        "precision": "bf16",
+    }
+    return train.run(
+        make(config), train.RunOptions(tmp_path_factory.mktemp("results"), wandb="off")
+    )
 
 
 def test_the_record_of_a_bfloat16_run_holds_what_its_file_gives(bfloat16_record, tmp_path):
@@ -108,7 +127,9 @@ def test_a_score_of_bfloat16_is_named_as_such(bfloat16_record, tmp_path):
     """A record of an early version, whose score was that of autocast."""
     summary = bfloat16_record.summary | {"test/top1": bfloat16_record.summary["test/top1"] + 0.015}
     early = dataclasses.replace(bfloat16_record, summary=summary)
-    with pytest.raises(export.ExportError, match="trained in bf16; early versions tested such runs in bf16 too"):
+    with pytest.raises(
+        export.ExportError, match="trained in bf16; early versions tested such runs in bf16 too"
+    ):
         export.export(early, "safetensors", tmp_path / "net.safetensors")
 
 
@@ -128,7 +149,10 @@ NETWORKS = {
     "vgg_small": ("vgg_small(width=4)", "image_classification"),
     "micro_cnn": ("micro_cnn(channels=[4, 8])", "image_classification"),
     "vit": ("vit(dim=16, depth=1, heads=2, head_dim=8, mlp_dim=16)", "image_classification"),
-    "swin": ("swin(hidden=8, layers=[2, 2], heads=[1, 2], head_dim=8, downscale=[2, 2])", "image_classification"),
+    "swin": (
+        "swin(hidden=8, layers=[2, 2], heads=[1, 2], head_dim=8, downscale=[2, 2])",
+        "image_classification",
+    ),
     "mlp_mixer": ("mlp_mixer(dim=16, depth=1, token_dim=8, channel_dim=8)", "image_classification"),
     "conv_mixer": ("conv_mixer(dim=8, depth=1, kernel=4, patch=2)", "image_classification"),
     "from_timm": ("from_timm(name='test_vit')", "image_classification"),
@@ -154,14 +178,24 @@ def trained(tmp_path_factory):
 
     def run(name, task):
         if (name, task) not in made:
-            config = {"data": DATA[task], "task": task, "model": NETWORKS[name][0], "epochs": 1, "batch_size": 8}
-            made[name, task] = train.run(make(config | {"binarizer": "bwn"}), train.RunOptions(root, wandb="off"))
+            config = {
+                "data": DATA[task],
+                "task": task,
+                "model": NETWORKS[name][0],
+                "epochs": 1,
+                "batch_size": 8,
+            }
+            made[name, task] = train.run(
+                make(config | {"binarizer": "bwn"}), train.RunOptions(root, wandb="off")
+            )
         return made[name, task]
 
     return run
 
 
-@pytest.mark.parametrize("form", ["safetensors", "pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "form", ["safetensors", "pt2", pytest.param("onnx", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(("name", "task"), PAIRS)
 def test_every_network_is_exported_and_read_back(trained, tmp_path, name, task, form):
     """export itself runs the file: outputs and test score are those of the trained model. Nothing else is left beside it."""
@@ -176,7 +210,9 @@ def test_every_network_is_exported_and_read_back(trained, tmp_path, name, task, 
 def test_an_older_file_stays_where_an_export_fails(record, tmp_path, monkeypatch):
     """Half an export must not replace a good file, and none is left where there was none."""
     (tmp_path / "net.pt2").write_text("older")
-    monkeypatch.setattr(torch.export, "save", lambda program, path: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        torch.export, "save", lambda program, path: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError, match="disk full"):
         export.export(record, "pt2", tmp_path / "net.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["net.pt2"]

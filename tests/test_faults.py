@@ -43,12 +43,26 @@ def table(results: Path) -> dict[str, tuple]:
     def timeless(row):
         return {k: v for k, v in row.items() if k not in TIMES}
 
-    return {r.run_id: ([timeless(row) for row in r.rows()], timeless(r.summary)) for r in RunStore(results).runs()}
+    return {
+        r.run_id: ([timeless(row) for row in r.rows()], timeless(r.summary))
+        for r in RunStore(results).runs()
+    }
 
 
 def launch(file: Path, results: Path, prefix=(), **environment) -> subprocess.CompletedProcess:
-    command = [*prefix, sys.executable, "-m", "tbn_bench.cli", "sweep", str(file), f"--results={results}", "--retries=0"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
+    command = [
+        *prefix,
+        sys.executable,
+        "-m",
+        "tbn_bench.cli",
+        "sweep",
+        str(file),
+        f"--results={results}",
+        "--retries=0",
+    ]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
 
 
 def last(done: subprocess.CompletedProcess) -> dict:
@@ -63,7 +77,9 @@ def small_disk(tmp_path):
     """A file system of 4 MB, if this user may mount one."""
     folder = tmp_path / "small disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"no small file system can be mounted: {mounted.stderr.strip()}")
     yield folder
@@ -109,24 +125,37 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_sweep(sweep, calm, small_disk):
 
 @pytest.mark.parametrize(
     ("name", "keep", "said"),
-    [("run.json", 0.5, "cannot read"), ("summary.json", 0.5, "cannot read"), ("metrics.jsonl", 0.5, "epochs")],
+    [
+        ("run.json", 0.5, "cannot read"),
+        ("summary.json", 0.5, "cannot read"),
+        ("metrics.jsonl", 0.5, "epochs"),
+    ],
 )
-def test_a_truncated_record_is_found_and_made_again(sweep, calm, tmp_path, capsys, name, keep, said):
+def test_a_truncated_record_is_found_and_made_again(
+    sweep, calm, tmp_path, capsys, name, keep, said
+):
     """Cut in the middle: verify names it; the sweep does not count it as finished; --set-aside moves it away, the next sweep makes it again
     with the same numbers, and nothing was deleted."""
     results = tmp_path / "r"
     shutil.copytree(calm, results)
-    before, victim = table(results), RunStore(results).path("faults", spec.load(sweep).configs[1].run_id)
+    before, victim = (
+        table(results),
+        RunStore(results).path("faults", spec.load(sweep).configs[1].run_id),
+    )
     content = (victim / name).read_bytes()
     (victim / name).write_bytes(content[: int(len(content) * keep)])
     assert cli.main(["runs", "verify", f"--results={results}"]) == 1
-    assert any(str(victim) in line and said in line for line in capsys.readouterr().out.splitlines())
+    assert any(
+        str(victim) in line and said in line for line in capsys.readouterr().out.splitlines()
+    )
     if name != "metrics.jsonl":  # rows that are missing at the end are a matter for verify
         counted = local.run(spec.load(sweep), results)
         assert (counted["skipped"], counted["failed_ids"]) == (1, [victim.name])
         assert "runs verify` (--set-aside" in capsys.readouterr().err
     assert cli.main(["runs", "verify", "--set-aside", f"--results={results}"]) == 0
-    assert (results / "set_aside" / "faults" / f"{victim.name}.1" / name).read_bytes() == content[: int(len(content) * keep)]
+    assert (results / "set_aside" / "faults" / f"{victim.name}.1" / name).read_bytes() == content[
+        : int(len(content) * keep)
+    ]
     assert local.run(spec.load(sweep), results)["finished"] == 1
     assert table(results) == before
     assert cli.main(["runs", "verify", f"--results={results}"]) == 0
@@ -156,11 +185,17 @@ def test_a_clock_that_goes_backwards(sweep, calm, tmp_path):
     assert done.returncode == 0, done.stderr
     assert table(tmp_path / "r") == table(calm)
     records = list(RunStore(tmp_path / "r").runs())
-    assert all(r.summary["seconds"] > 0 and all(row["seconds"] > 0 for row in r.rows()) for r in records)
+    assert all(
+        r.summary["seconds"] > 0 and all(row["seconds"] > 0 for row in r.rows()) for r in records
+    )
     ended = [json.loads((r.path / "run.json").read_text())["ended"] for r in records]
-    assert all(end < r.provenance["started"] for r, end in zip(records, ended, strict=True))  # the clock did go backwards
+    assert all(
+        end < r.provenance["started"] for r, end in zip(records, ended, strict=True)
+    )  # the clock did go backwards
     listed = subprocess.run(
-        [sys.executable, "-m", "tbn_bench.cli", "runs", f"--results={tmp_path / 'r'}"], capture_output=True, text=True
+        [sys.executable, "-m", "tbn_bench.cli", "runs", f"--results={tmp_path / 'r'}"],
+        capture_output=True,
+        text=True,
     )
     assert listed.returncode == 0
     assert sum("finished" in line for line in listed.stdout.splitlines()) == 2
@@ -200,7 +235,10 @@ def test_sixteen_writers_at_once(tmp_path):
     """Forty runs, some given up and some writers killed in the middle: each is finished once, by one writer, with its rows in order."""
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, tmp_path, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", WRITER, tmp_path, str(n)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for n in range(16)
     ]

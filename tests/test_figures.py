@@ -31,8 +31,20 @@ LEDGER = "method,spec,dataset,model,weight_bits,activation_bits,metric,value,sec
     for spec, bits, value in (("tbn(p=4)", 0.25, 0.9), ("tbn(p=8)", 0.125, 0.8), ('"tbn(p=8, alpha=\'layer\')"', 0.125, 0.7))
 )  # fmt: skip
 PLAN = [
-    {"name": "conv.weight", "shape": [8, 8, 3, 3], "numel": 576, "binarized": True, "stored_bits": 144},
-    {"name": "point.weight", "shape": [8, 8, 1, 1], "numel": 64, "binarized": False, "stored_bits": 2048},
+    {
+        "name": "conv.weight",
+        "shape": [8, 8, 3, 3],
+        "numel": 576,
+        "binarized": True,
+        "stored_bits": 144,
+    },
+    {
+        "name": "point.weight",
+        "shape": [8, 8, 1, 1],
+        "numel": 64,
+        "binarized": False,
+        "stored_bits": 2048,
+    },
     {"name": "fc.weight", "shape": [10, 8], "numel": 80, "binarized": True, "stored_bits": 20},
 ]
 CEILINGS = {"lookup_gmacs": 100.0, "read_gb_s": {"0.25 MB": 100.0, "8 MB": 50.0}}
@@ -41,10 +53,23 @@ CEILINGS = {"lookup_gmacs": 100.0, "read_gb_s": {"0.25 MB": 100.0, "8 MB": 50.0}
 def finish(store, top1, sweep="s", **values):
     config = make({"data": "digits", "model": "resnet_cifar(depth=8)", "epochs": 3, **values})
     track = "W32A32" if config.binarizer == "full_precision" else "W1A32"
-    run = store.claim(sweep, config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False, "track": track})
+    run = store.claim(
+        sweep,
+        config.run_id,
+        config.model_dump(mode="json"),
+        {"commit": "c0ffee", "dirty": False, "track": track},
+    )
     for epoch in range(3):
         run.log({"epoch": epoch, "val/top1": top1, "tile/flip_rate": 0.1, "tile/near_zero": 0.02})
-    run.finish({"test/top1": top1, "bits_per_weight": 0.3, "stored_bytes": 100, "weights": 720, "plan": PLAN})
+    run.finish(
+        {
+            "test/top1": top1,
+            "bits_per_weight": 0.3,
+            "stored_bytes": 100,
+            "weights": 720,
+            "plan": PLAN,
+        }
+    )
     return config.run_id
 
 
@@ -60,15 +85,32 @@ def records(tmp_path_factory):
     for n in range(12):
         lr, decay = 10 ** rng.uniform(-4, 0), rng.uniform(0, 0.1)
         finish(
-            store, 0.5 + 0.1 * np.log10(lr) / 4, "search", lr=lr, weight_decay=decay, batch_size=int(rng.choice([16, 64])), seed=n
+            store,
+            0.5 + 0.1 * np.log10(lr) / 4,
+            "search",
+            lr=lr,
+            weight_decay=decay,
+            batch_size=int(rng.choice([16, 64])),
+            seed=n,
         )
     rows = [
         {"binarizer": m, "implementation": "dense" if m == "full_precision" else "native avx512", "run_id": run_id, "time_ms_p20": 0.9, "time_ms_p50": ms,
          "time_ms_p80": 3.0, "n": 9, "tolerance": 1e-5, "weight_bytes": 4_000_000, "memory_peak": 5_000_000, "tile_macs": 100_000_000}
         for (m, run_id), ms in zip(ids.items(), (2.8, 2.0, 1.5, 1.0), strict=True)
     ]  # fmt: skip
-    info = {"data": "digits", "model": "resnet_cifar(depth=8)", "batch": 64, "threads": 1, "cache": "hot", "ceilings": CEILINGS}
-    store.write_latency(LatencyRecord("resnet-b64", "cpu", rows, info, {"command": "tbn-bench latency", "commit": "c0ffee"}))
+    info = {
+        "data": "digits",
+        "model": "resnet_cifar(depth=8)",
+        "batch": 64,
+        "threads": 1,
+        "cache": "hot",
+        "ceilings": CEILINGS,
+    }
+    store.write_latency(
+        LatencyRecord(
+            "resnet-b64", "cpu", rows, info, {"command": "tbn-bench latency", "commit": "c0ffee"}
+        )
+    )
     library = {
         "data": "digits",
         "model": "resnet_cifar(depth=8)",
@@ -80,7 +122,12 @@ def records(tmp_path_factory):
     for m, run_id in ids.items():
         info = library | {"binarizer": m, "run_id": run_id, "table_bytes": 1000, "top1_c": 0.9}
         store.write_mcu(
-            McuRecord(f"{run_id}-u8", "m4-gcc-O2", info, {"command": "tbn-bench mcu run", "commit": "c0ffee", "dirty": False})
+            McuRecord(
+                f"{run_id}-u8",
+                "m4-gcc-O2",
+                info,
+                {"command": "tbn-bench mcu run", "commit": "c0ffee", "dirty": False},
+            )
         )
     (root / "published").mkdir()
     (root / "published" / "tbn.csv").write_text(LEDGER)
@@ -98,7 +145,9 @@ def svg(module, records) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.filterwarnings("ignore:Automatically deduplicated selection")  # one selection for all panels is what is meant
+@pytest.mark.filterwarnings(
+    "ignore:Automatically deduplicated selection"
+)  # one selection for all panels is what is meant
 @pytest.mark.parametrize("name", modules())
 def test_a_figure_drawn_twice_is_the_same_file(records, name):
     """From the same records, byte by byte; on the page it is a Vega-Lite chart."""
@@ -108,7 +157,12 @@ def test_a_figure_drawn_twice_is_the_same_file(records, name):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in modules() if n not in ("performance_profiles", "training_curves", "sweep_importance")]
+    "name",
+    [
+        n
+        for n in modules()
+        if n not in ("performance_profiles", "training_curves", "sweep_importance")
+    ],
 )
 def test_every_mark_names_its_runs_or_its_source(records, name):
     """No drawn value without a run id, a case or a citation."""
@@ -116,7 +170,9 @@ def test_every_mark_names_its_runs_or_its_source(records, name):
     known = {*records.runs["run_id"], *records.runs["group_id"]}
     named = data["runs"] if "runs" in data else data["run"]
     assert len(data) > 0
-    assert all("log of the authors" in said or any(run_id in said for run_id in known) for said in named)
+    assert all(
+        "log of the authors" in said or any(run_id in said for run_id in known) for said in named
+    )
 
 
 def test_published_values_stand_hollow_beside_ours(records):
@@ -130,7 +186,10 @@ def test_published_values_stand_hollow_beside_ours(records):
 
 def test_p_of_a_method():
     """Binary weights are p = 1; full precision has none; a list counts as its largest."""
-    assert [accuracy_p.p_of(s) for s in ("bwn", "tbn(p=8)", "full_precision", "tbn(per_layer=[1, 4, 16])")] == [
+    assert [
+        accuracy_p.p_of(s)
+        for s in ("bwn", "tbn(p=8)", "full_precision", "tbn(per_layer=[1, 4, 16])")
+    ] == [
         1.0,
         8.0,
         None,
@@ -157,9 +216,13 @@ def test_ceilings_by_hand(records):
     """1e8 multiply-adds x 64 samples / 100 G/s = 64 ms, by two threads half of it; 4 MB at the rate of the 8 MB block, 50 GB/s, = 0.08 ms."""
     data = latency_p.frame(records)
     found = data[data["kind"] == "ceiling"].groupby("method")["y"].first().to_dict()
-    assert found == pytest.approx({"arithmetic at the measured peak": 64.0, "weights at memory bandwidth": 0.08})
+    assert found == pytest.approx(
+        {"arithmetic at the measured peak": 64.0, "weights at memory bandwidth": 0.08}
+    )
     assert set(data[data["kind"] == "level"]["y"]) == {2.8}
-    assert set(data[data["kind"] == "measured"]["method"]) == {"native"}, "one colour for the native kernels of every machine"
+    assert set(data[data["kind"] == "measured"]["method"]) == {"native"}, (
+        "one colour for the native kernels of every machine"
+    )
     two = {"tile_macs": 100_000_000, "batch": 64, "threads": 2, "ceilings": CEILINGS}
     assert latency_p._ceiling("arithmetic at the measured peak", two) == pytest.approx(32)
     matrix = {**two, "ceilings": CEILINGS | {"matrix_gmacs": 400.0}}
@@ -168,14 +231,19 @@ def test_ceilings_by_hand(records):
 
 def test_memory_is_in_megabytes(records):
     data = memory.frame(records)
-    assert set(zip(data["part"], data["mb"], strict=True)) == {("weights", 4.0), ("process, peak", 5.0)}
+    assert set(zip(data["part"], data["mb"], strict=True)) == {
+        ("weights", 4.0),
+        ("process, peak", 5.0),
+    }
 
 
 def test_parameters_by_type_of_layer(records):
     """576, 64 and 80 of 720 weights; of 2212 stored bits 2048 are those of the layer that was kept."""
     data = parameter_share.frame(records).set_index(["panel", "type"])["percent"]
     weights, stored = parameter_share._PANELS
-    assert [data[weights, kind] for kind in parameter_share.TYPES] == pytest.approx([80, 100 * 64 / 720, 100 * 80 / 720])
+    assert [data[weights, kind] for kind in parameter_share.TYPES] == pytest.approx(
+        [80, 100 * 64 / 720, 100 * 80 / 720]
+    )
     assert data[stored, parameter_share.KEPT] == pytest.approx(100 * 2048 / 2212)
     assert data[stored, "1x1 convolution"] == 0
 
@@ -209,11 +277,17 @@ def test_mixed_protocols_and_lost_networks_are_flagged(records, tmp_path):
     runs["test_samples"] = 100.0
     runs.loc[first, "test_samples"] = 99.0
     runs.loc[first, "dirty"] = True
-    said = protocol.flags(dataclasses.replace(records, runs=runs[runs["run_id"] != records.latency["run_id"].iloc[-1]]))
+    said = protocol.flags(
+        dataclasses.replace(
+            records, runs=runs[runs["run_id"] != records.latency["run_id"].iloc[-1]]
+        )
+    )
     assert any("runs of 99, 100 test samples stand in one panel" in line for line in said)
     assert any(line.startswith("1 of ") and "differ from their commit" in line for line in said)
     assert any(line.startswith("resnet-b64: timed network") for line in said)
-    assert any(line.startswith("networks on simulated microcontrollers without a record") for line in said)
+    assert any(
+        line.startswith("networks on simulated microcontrollers without a record") for line in said
+    )
     assert len(said) == 4
 
 

@@ -24,7 +24,14 @@ SWEEP = {
         "data": {"value": "digits"},
         "model": {"value": "mlp(hidden=[32])"},
         "epochs": {"value": 4},
-        "binarizer": {"values": ["full_precision", "bwn", "tbn(p=2, min_layer_size=0)", "tbn(p=4, min_layer_size=0)"]},
+        "binarizer": {
+            "values": [
+                "full_precision",
+                "bwn",
+                "tbn(p=2, min_layer_size=0)",
+                "tbn(p=4, min_layer_size=0)",
+            ]
+        },
         "seed": {"values": list(range(10))},
     },
 }
@@ -36,7 +43,10 @@ def table(results: Path) -> dict[str, tuple]:
     def timeless(row):
         return {k: v for k, v in row.items() if k not in TIMES}
 
-    return {r.run_id: ([timeless(row) for row in r.rows()], timeless(r.summary)) for r in RunStore(results).runs()}
+    return {
+        r.run_id: ([timeless(row) for row in r.rows()], timeless(r.summary))
+        for r in RunStore(results).runs()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +69,15 @@ def calm(file) -> dict[str, tuple]:
 def test_killed_three_times(file, calm, tmp_path):
     """SIGKILL to the launcher after a random number of runs and a random moment, three times."""
     results, rng = tmp_path / "r", random.Random(os.getpid())
-    command = [sys.executable, "-m", "tbn_bench.cli", "sweep", str(file), f"--results={results}", f"--jobs={os.cpu_count()}"]
+    command = [
+        sys.executable,
+        "-m",
+        "tbn_bench.cli",
+        "sweep",
+        str(file),
+        f"--results={results}",
+        f"--jobs={os.cpu_count()}",
+    ]
     for least in sorted(rng.sample(range(1, 36), 3)):
         launcher = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while len(list(results.glob("runs/*/*/summary.json"))) < least:
@@ -82,11 +100,23 @@ def test_on_two_nodes(file, calm, tmp_path):
     pytest.importorskip("ray", reason='needs Ray: pip install "tbn-bench[ray]"')
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     try:
         nodes.add_node(num_cpus=1)
-        command = [sys.executable, "-m", "tbn_bench.cli", "sweep", str(file), f"--results={tmp_path / 'r'}", "--engine=ray"]
-        done = subprocess.run([*command, f"--address={nodes.address}"], capture_output=True, text=True)
+        command = [
+            sys.executable,
+            "-m",
+            "tbn_bench.cli",
+            "sweep",
+            str(file),
+            f"--results={tmp_path / 'r'}",
+            "--engine=ray",
+        ]
+        done = subprocess.run(
+            [*command, f"--address={nodes.address}"], capture_output=True, text=True
+        )
     finally:
         nodes.shutdown()
     said = json.loads(done.stdout.splitlines()[-1])

@@ -28,7 +28,13 @@ TYPES = {torch.float16: 5e-3, torch.bfloat16: 4e-2, torch.float64: 1e-6}
 
 def network(dtype: torch.dtype) -> nn.Module:
     torch.manual_seed(0)
-    layers = nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.Flatten(), nn.Linear(32, 6)
+    layers = (
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 8, 3),
+        nn.Flatten(),
+        nn.Linear(32, 6),
+    )
     return nn.Sequential(*layers).to(dtype)
 
 
@@ -64,8 +70,14 @@ def test_a_packed_network_takes_another_type_and_keeps_what_is_stored(spec, dtyp
     with torch.no_grad():
         expected = net(x).to(dtype)
         small = copy.deepcopy(net).to(dtype)
-        assert near(small(x.to(dtype)), expected, 4 if spec == "bitnet158" else 1)  # it rounds inputs, some the other way
-    kept = {k: v for k, v in small.state_dict().items() if "bias" not in k and "input_binarizer" not in k}
+        assert near(
+            small(x.to(dtype)), expected, 4 if spec == "bitnet158" else 1
+        )  # it rounds inputs, some the other way
+    kept = {
+        k: v
+        for k, v in small.state_dict().items()
+        if "bias" not in k and "input_binarizer" not in k
+    }
     assert all(torch.equal(v, stored[k]) and v.dtype == stored[k].dtype for k, v in kept.items())
 
 

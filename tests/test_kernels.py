@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from tbn_bench import bits
-from tbn_bench.kernels import _native, _tile, binary_linear, dense_linear, tiled_conv2d, tiled_linear
+from tbn_bench.kernels import (
+    _native,
+    _tile,
+    binary_linear,
+    dense_linear,
+    tiled_conv2d,
+    tiled_linear,
+)
 
 try:
     _native.load()
@@ -28,7 +35,11 @@ def stored(total: int, p: int, k: int, rows: int) -> tuple[Tensor, Tensor, Tenso
 def error(got: Tensor, expected: Tensor) -> float:
     assert got.shape == expected.shape
     assert torch.isfinite(got).all()
-    return 0.0 if not expected.numel() else float((got.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+    return (
+        0.0
+        if not expected.numel()
+        else float((got.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+    )
 
 
 def linear_case(case):
@@ -42,7 +53,9 @@ def linear_case(case):
 def test_linear(case, implementation):
     x, tile_bits, alphas, bias, shape, p = linear_case(case)
     for b in (bias, None):
-        expected = tiled_linear.tiled_linear(x.double(), tile_bits, alphas.double(), b, shape, p, "reference")
+        expected = tiled_linear.tiled_linear(
+            x.double(), tile_bits, alphas.double(), b, shape, p, "reference"
+        )
         got = tiled_linear.tiled_linear(x, tile_bits, alphas, b, shape, p, implementation)
         assert error(got, expected) <= tiled_linear.TOLERANCE[torch.float32]
 
@@ -52,7 +65,9 @@ def test_linear(case, implementation):
 def test_linear_in_other_types(case, dtype):
     x, tile_bits, alphas, bias, shape, p = linear_case(case)
     x = x.to(dtype)
-    expected = tiled_linear.tiled_linear(x.double(), tile_bits, alphas.double(), bias, shape, p, "reference")
+    expected = tiled_linear.tiled_linear(
+        x.double(), tile_bits, alphas.double(), bias, shape, p, "reference"
+    )
     got = tiled_linear.tiled_linear(x, tile_bits, alphas, bias, shape, p, "torch")
     assert got.dtype == dtype
     assert error(got, expected) <= tiled_linear.TOLERANCE[dtype]
@@ -65,12 +80,22 @@ def test_the_reference_is_the_definition():
     assert torch.equal(_tile.expand(tile_bits, alphas, (3, 2), 2), weight)
     x = torch.tensor([[1.0, 10.0]])
     for implementation in EXACT:
-        assert torch.equal(tiled_linear.tiled_linear(x, tile_bits, alphas, None, (3, 2), 2, implementation), x @ weight.T)
+        assert torch.equal(
+            tiled_linear.tiled_linear(x, tile_bits, alphas, None, (3, 2), 2, implementation),
+            x @ weight.T,
+        )
 
 
 @pytest.mark.parametrize(
     ("shape", "p", "g"),
-    [((10, 512), 4, 256), ((1000, 768), 16, 384), ((30, 20), 4, 10), ((5, 7), 5, 7), ((4, 6), 3, 2), ((9, 8), 9, 8)],
+    [
+        ((10, 512), 4, 256),
+        ((1000, 768), 16, 384),
+        ((30, 20), 4, 10),
+        ((5, 7), 5, 7),
+        ((4, 6), 3, 2),
+        ((9, 8), 9, 8),
+    ],
 )
 def test_segments_save_what_the_formula_says(shape, p, g):
     """q K / g multiply-adds for rows K: a saving of p g / K, and no segments where that is not above 1."""
@@ -95,7 +120,11 @@ def test_binary_linear(case, implementation):
     lead, rows, columns, k = case
     sign_bits, scales, bias = stored(rows * columns, 1, k, rows)
     x = torch.randn(*lead, columns)
-    signs = torch.from_numpy(bits.unpack(sign_bits.numpy(), rows * columns)).double().reshape(max(1, k), -1)
+    signs = (
+        torch.from_numpy(bits.unpack(sign_bits.numpy(), rows * columns))
+        .double()
+        .reshape(max(1, k), -1)
+    )
     weight = (signs * scales.double()[:, None] if k else signs).reshape(rows, columns)
     for b in (bias, None):
         expected = dense_linear.dense_linear(x.double(), weight, b, "reference")
@@ -109,10 +138,17 @@ def test_binary_linear(case, implementation):
 ])  # fmt: skip
 def test_dense_linear(case, implementation, dtype):
     lead, rows, columns = case
-    x, weight, bias = torch.randn(*lead, columns).to(dtype), torch.randn(rows, columns).to(dtype), torch.randn(rows)
+    x, weight, bias = (
+        torch.randn(*lead, columns).to(dtype),
+        torch.randn(rows, columns).to(dtype),
+        torch.randn(rows),
+    )
     for b in (bias, None):
         exact = x.double() @ weight.double().T + (0 if b is None else b.to(dtype).double())
-        assert error(dense_linear.dense_linear(x, weight, b, implementation), exact) <= dense_linear.TOLERANCE[dtype]
+        assert (
+            error(dense_linear.dense_linear(x, weight, b, implementation), exact)
+            <= dense_linear.TOLERANCE[dtype]
+        )
 
 
 def test_a_changed_dense_weight_is_noticed_and_wrong_ones_are_refused():
@@ -120,7 +156,13 @@ def test_a_changed_dense_weight_is_noticed_and_wrong_ones_are_refused():
     for implementation in EXACT[1:]:
         before = dense_linear.dense_linear(x, weight, None, implementation)
         weight += 1
-        assert error(dense_linear.dense_linear(x, weight, None, implementation), x.double() @ weight.double().T) < 1e-5
+        assert (
+            error(
+                dense_linear.dense_linear(x, weight, None, implementation),
+                x.double() @ weight.double().T,
+            )
+            < 1e-5
+        )
         assert not torch.equal(before, dense_linear.dense_linear(x, weight, None, implementation))
     for arguments, message in [
         ((x[:, :3], weight, None), "expected floating-point x"), ((x, weight.double(), None), "of one type"),
@@ -140,18 +182,43 @@ def test_conv(case, implementation):
     x = torch.randn(size)
     for memory in (torch.contiguous_format, torch.channels_last):
         for b in (bias, None):
-            expected = tiled_conv2d.tiled_conv2d(x.double(), tile_bits, alphas.double(), b, shape, p, *geometry, "reference")
-            got = tiled_conv2d.tiled_conv2d(x.to(memory_format=memory), tile_bits, alphas, b, shape, p, *geometry, implementation)
+            expected = tiled_conv2d.tiled_conv2d(
+                x.double(), tile_bits, alphas.double(), b, shape, p, *geometry, "reference"
+            )
+            got = tiled_conv2d.tiled_conv2d(
+                x.to(memory_format=memory),
+                tile_bits,
+                alphas,
+                b,
+                shape,
+                p,
+                *geometry,
+                implementation,
+            )
             assert error(got, expected) <= tiled_conv2d.TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("implementation", EXACT[1:])
 def test_one_flipped_bit_is_an_error(implementation):
     x, tile_bits, alphas, bias, shape, p = linear_case(((5,), 16, 16, 4, 4))
-    expected = tiled_linear.tiled_linear(x.double(), tile_bits, alphas.double(), bias, shape, p, "reference")
-    assert error(tiled_linear.tiled_linear(x, tile_bits, alphas, bias, shape, p, implementation), expected) < 1e-5
+    expected = tiled_linear.tiled_linear(
+        x.double(), tile_bits, alphas.double(), bias, shape, p, "reference"
+    )
+    assert (
+        error(
+            tiled_linear.tiled_linear(x, tile_bits, alphas, bias, shape, p, implementation),
+            expected,
+        )
+        < 1e-5
+    )
     tile_bits[3] ^= 16  # in place: what is kept for these bits must notice
-    assert error(tiled_linear.tiled_linear(x, tile_bits, alphas, bias, shape, p, implementation), expected) > 1e-3
+    assert (
+        error(
+            tiled_linear.tiled_linear(x, tile_bits, alphas, bias, shape, p, implementation),
+            expected,
+        )
+        > 1e-3
+    )
 
 
 def test_wrong_tensors_are_refused():
@@ -190,11 +257,14 @@ def test_an_absent_library_is_an_error_and_not_a_fallback(monkeypatch):
 @pytest.mark.skipif(not NATIVE, reason="no native library")
 def test_operators_pass_torchs_own_checks():
     x, tile_bits, alphas, bias, shape, p = linear_case(((5,), 16, 16, 4, 4))
-    torch.library.opcheck(torch.ops.tbn_bench.tiled_linear.default, (x, tile_bits, alphas, bias, shape, p))
+    torch.library.opcheck(
+        torch.ops.tbn_bench.tiled_linear.default, (x, tile_bits, alphas, bias, shape, p)
+    )
     size, shape, p, k, *geometry = tiled_conv2d.CASES[1]
     tile_bits, alphas, bias = stored(int(np.prod(shape)), p, k, shape[0])
     torch.library.opcheck(
-        torch.ops.tbn_bench.tiled_conv2d.default, (torch.randn(size), tile_bits, alphas, bias, shape, p, *geometry)
+        torch.ops.tbn_bench.tiled_conv2d.default,
+        (torch.randn(size), tile_bits, alphas, bias, shape, p, *geometry),
     )
 
 
@@ -203,7 +273,9 @@ def test_operators_stay_whole_under_compile():
     x, tile_bits, alphas, bias, shape, p = linear_case(((5,), 16, 16, 4, 4))
 
     def network(x):
-        return torch.relu(torch.ops.tbn_bench.tiled_linear(x, tile_bits, alphas, bias, shape, p)) + 1
+        return (
+            torch.relu(torch.ops.tbn_bench.tiled_linear(x, tile_bits, alphas, bias, shape, p)) + 1
+        )
 
     torch._dynamo.reset()
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
@@ -219,9 +291,16 @@ class Mixed(torch.nn.Module):
             torch.nn.Conv2d(3, 16, 3, padding=1, stride=2),
             torch.nn.Conv2d(16, 32, (3, 1), dilation=(1, 2), bias=False),
         )
-        self.grouped, self.same = torch.nn.Conv2d(32, 16, 1, groups=2), torch.nn.Conv2d(16, 16, 3, padding="same")
+        self.grouped, self.same = (
+            torch.nn.Conv2d(32, 16, 1, groups=2),
+            torch.nn.Conv2d(16, 16, 3, padding="same"),
+        )
         self.reflected = torch.nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect")
-        self.line, self.odd, self.head = torch.nn.Conv1d(16, 16, 1), torch.nn.Linear(16, 10), torch.nn.Linear(16, 12)
+        self.line, self.odd, self.head = (
+            torch.nn.Conv1d(16, 16, 1),
+            torch.nn.Linear(16, 10),
+            torch.nn.Linear(16, 12),
+        )
 
     def forward(self, x):
         y = self.reflected(self.same(self.grouped(torch.relu(self.b(torch.relu(self.a(x)))))))
@@ -231,7 +310,14 @@ class Mixed(torch.nn.Module):
 
 @pytest.mark.skipif(not NATIVE, reason="no native library")
 @pytest.mark.parametrize(
-    "spec", ["tbn(p=4, min_layer_size=0)", "tbn(p=2, alpha='layer', min_layer_size=0)", "bwn", "sign", "twn"]
+    "spec",
+    [
+        "tbn(p=4, min_layer_size=0)",
+        "tbn(p=2, alpha='layer', min_layer_size=0)",
+        "bwn",
+        "sign",
+        "twn",
+    ],
 )
 def test_packed_layers_by_the_kernels(spec):
     """The same outputs from nothing but bits; what the kernels do not take is named with its reason."""
@@ -248,14 +334,25 @@ def test_packed_layers_by_the_kernels(spec):
         left = packed.implement_(network)
         for got, expected in zip(network(x), reference(x.double()), strict=True):
             assert error(got, expected) < 1e-5
-    named = {"line": "images only", "grouped": "groups", "same": "groups, or padding", "reflected": "groups, or padding"}
+    named = {
+        "line": "images only",
+        "grouped": "groups",
+        "same": "groups, or padding",
+        "reflected": "groups, or padding",
+    }
     if spec == "twn":
-        assert set(left) == {name for name, m in network.named_modules() if isinstance(m, packed._Packed)}
+        assert set(left) == {
+            name for name, m in network.named_modules() if isinstance(m, packed._Packed)
+        }
         assert "not p copies" in left["a"]
     else:
         assert set(left) == {*named, *(["odd"] if spec.startswith("tbn(p=4") else [])}
         assert all(why in left[name] for name, why in named.items())
-        assert all(m.factor is None for name, m in network.named_modules() if isinstance(m, packed._Packed) and name not in left)
+        assert all(
+            m.factor is None
+            for name, m in network.named_modules()
+            if isinstance(m, packed._Packed) and name not in left
+        )
         rows = 16 // (network.a.p if network.a.how == "tile reuse" else 1)
         assert network.a.weight_bytes() == 4 * rows * 9 * 1 + 4 * 16
         with torch.no_grad():
@@ -270,7 +367,11 @@ def test_columns_layers_by_the_kernels():
     from tbn_bench.convert import binarize_
 
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(64, 16, 3, padding=1, bias=False), torch.nn.Flatten(), torch.nn.Linear(400, 8))
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(64, 16, 3, padding=1, bias=False),
+        torch.nn.Flatten(),
+        torch.nn.Linear(400, 8),
+    )
     binarize_(network, "tbn(p=4, min_layer_size=0, copies='columns')")
     reference = packed.dense(network).double()
     packed.pack_(network)
@@ -280,7 +381,9 @@ def test_columns_layers_by_the_kernels():
         assert error(network(x), reference(x.double())) < 1e-5
         assert torch.equal(network[0](x[0]), network[0](x[:1])[0])  # (C, H, W)
     assert all(layer.factor is None for layer in (network[0], network[2]))
-    assert network[0].weight_bytes() == 4 * 16 * 9 * 1 + 4 * 16  # 16 channels: one word per tap and row
+    assert (
+        network[0].weight_bytes() == 4 * 16 * 9 * 1 + 4 * 16
+    )  # 16 channels: one word per tap and row
 
 
 @pytest.mark.gpu
@@ -290,11 +393,17 @@ def test_a_packed_network_runs_from_its_bits_on_a_gpu():
     from tbn_bench.convert import binarize_
     from tbn_bench.latency import memory
 
-    network = catalog.build("models", "resnet_cifar(depth=8, width=64)", num_classes=8, in_shape=(3, 16, 16)).eval()
+    network = catalog.build(
+        "models", "resnet_cifar(depth=8, width=64)", num_classes=8, in_shape=(3, 16, 16)
+    ).eval()
     binarize_(network, "tbn(p=4, min_layer_size=0)")
     reference = packed.dense(network).double().cuda()
     packed.pack_(network)
-    x, image, copied = torch.randn(5, 3, 16, 16, device="cuda"), torch.zeros(1, 3, 16, 16), copy.deepcopy(network)
+    x, image, copied = (
+        torch.randn(5, 3, 16, 16, device="cuda"),
+        torch.zeros(1, 3, 16, 16),
+        copy.deepcopy(network),
+    )
     memory.on_gpu(copy.deepcopy(network), image)  # workspaces of libraries, which stay
     tiles = memory.on_gpu(network, image)
     assert packed.implement_(copied) == {}

@@ -71,7 +71,9 @@ def test_a_foreign_engine_that_is_wrong_is_a_row_that_says_so():
     layer, exact, x = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3), torch.randn(2, 4)
     exact.load_state_dict(layer.state_dict())
     good = timing.Variant("full_precision", "dense", layer, exact, 0)
-    wrong = timing.Variant("full_precision", "elsewhere", lambda x: layer(x) + 1, exact, 0, foreign=True)
+    wrong = timing.Variant(
+        "full_precision", "elsewhere", lambda x: layer(x) + 1, exact, 0, foreign=True
+    )
     assert set(timing.gate([good, wrong], x)) == {good.name}
     assert "differs from its float64 reference" in wrong.unavailable
     record = timing.time_case("c", [good, wrong], x, 1, "cpu", {}, "command")
@@ -100,7 +102,11 @@ def test_a_compiled_network_stays_frozen_when_others_are_compiled(monkeypatch):
     import torch._inductor.compile_fx as inductor
 
     frozen, original = [], inductor.compile_fx
-    monkeypatch.setattr(inductor, "compile_fx", lambda *a, **k: (frozen.append(inductor.config.freezing), original(*a, **k))[1])
+    monkeypatch.setattr(
+        inductor,
+        "compile_fx",
+        lambda *a, **k: (frozen.append(inductor.config.freezing), original(*a, **k))[1],
+    )
     x = torch.randn(2, 8)
     layers = [nn.Linear(8, 8).eval() for _ in range(3)]
     calls = [peers.compiled(layer, x) for layer in layers]
@@ -138,7 +144,9 @@ def test_a_gpu_sample_is_the_time_between_its_events(monkeypatch, cold):
         next(ticks)
 
     each = timing._one_sample_cuda(call, 4, flush if cold else None)
-    assert order == (["flush", "event", "call", "event"] * 4 if cold else ["event", *["call"] * 4, "event"])
+    assert order == (
+        ["flush", "event", "call", "event"] * 4 if cold else ["event", *["call"] * 4, "event"]
+    )
     assert each == (3.0 if cold else 9 / 4)
 
 
@@ -165,7 +173,9 @@ def test_the_gate_refuses_nan_and_wrong_shapes():
 def test_interleaving_rotates_and_pairs():
     """Every round times every variant once; the first place rotates; the ratio is the median of ratios within rounds."""
     order, clock = [], iter(range(10_000))
-    samples = timing.interleave({n: lambda n=n: order.append(n) for n in "ab"}, _by(lambda: float(next(clock))), rounds=4).times
+    samples = timing.interleave(
+        {n: lambda n=n: order.append(n) for n in "ab"}, _by(lambda: float(next(clock))), rounds=4
+    ).times
     assert [len(s) for s in samples.values()] == [4, 4]
     assert "".join(order[6:]) == "abbaabba"
     row = timing.statistics_of([1.0, 2.0, 4.0], [2.0, 2.0, 2.0])
@@ -179,7 +189,9 @@ def test_quantile_by_hand():
 def test_a_disturbed_sample_is_taken_again_and_counted():
     """With several threads, a sample during which a thread waited for a processor does not count."""
     waits, clock = iter([0.0, 1.0, 1.0, 1.0] + [1.0] * 1000), iter(range(10_000))
-    samples = timing.interleave({"a": lambda: None}, _by(lambda: float(next(clock))), rounds=3, wait=lambda: next(waits))
+    samples = timing.interleave(
+        {"a": lambda: None}, _by(lambda: float(next(clock))), rounds=3, wait=lambda: next(waits)
+    )
     assert len(samples.times["a"]) == 3
     assert samples.rejected == pytest.approx(1 / 4)
 
@@ -187,7 +199,12 @@ def test_a_disturbed_sample_is_taken_again_and_counted():
 def test_a_machine_that_is_never_quiet_gives_no_numbers():
     total = iter(range(100_000))
     with pytest.raises(RuntimeError, match="disturbed"):
-        timing.interleave({"a": lambda: None}, _by(lambda: next(total) * 1e-4), rounds=3, wait=lambda: float(next(total)))
+        timing.interleave(
+            {"a": lambda: None},
+            _by(lambda: next(total) * 1e-4),
+            rounds=3,
+            wait=lambda: float(next(total)),
+        )
 
 
 def test_lossy_peers_carry_their_own_tolerance():
@@ -196,7 +213,9 @@ def test_lossy_peers_carry_their_own_tolerance():
     reference = nn.Linear(64, 8)
     reference.load_state_dict(model.state_dict())
     with torch.no_grad():
-        lossy = timing.Variant("full_precision", "bf16", lambda v: model(v) * 1.01, reference, 0, tolerance=5e-2)
+        lossy = timing.Variant(
+            "full_precision", "bf16", lambda v: model(v) * 1.01, reference, 0, tolerance=5e-2
+        )
         assert 5e-3 < timing.gate([lossy], x)[lossy.name] < 2e-2
         lossy.tolerance = timing.TOLERANCE
         with pytest.raises(timing.ParityError):

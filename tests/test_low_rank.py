@@ -91,7 +91,9 @@ def test_gradients_are_the_formula(surrogate, slope):
     filled(method, U=[[0.0, 1.0], [-1.0, 1.5], [0.004, -0.01]])
     g = torch.randn(3, 4, dtype=torch.float64)
     method(torch.zeros(3, 4, dtype=torch.float64)).backward(g)
-    signs = [torch.where(x >= 0, 1.0, -1.0).double() for x in (method.U.detach(), method.V.detach())]
+    signs = [
+        torch.where(x >= 0, 1.0, -1.0).double() for x in (method.U.detach(), method.V.detach())
+    ]
     (left, right), (u, m, v) = signs, (x.detach() for x in (method.u, method.m, method.v))
     slopes = [x.detach().clone().apply_(slope) for x in (method.U, method.V)]
     terms = {
@@ -193,7 +195,10 @@ def test_a_weight_of_zeros_starts_finite():
 
 
 def sizes(*shapes):
-    return [Sizes(Target(f"layer {i}", torch.empty(shape, device="meta"))) for i, shape in enumerate(shapes)]
+    return [
+        Sizes(Target(f"layer {i}", torch.empty(shape, device="meta")))
+        for i, shape in enumerate(shapes)
+    ]
 
 
 def test_stored_bits_by_hand():
@@ -207,7 +212,14 @@ def test_stored_bits_by_hand():
     assert sizes((16, 10))[0].useful == 1  # its scales alone cost more than its bits
 
 
-SHAPES = [(64, 64, 3, 3), (128, 64, 3, 3), (128, 64, 1, 1), (512, 256, 3, 3), (300, 700), (96, 32, 5)]
+SHAPES = [
+    (64, 64, 3, 3),
+    (128, 64, 3, 3),
+    (128, 64, 1, 1),
+    (512, 256, 3, 3),
+    (300, 700),
+    (96, 32, 5),
+]
 
 
 @pytest.mark.parametrize("wanted", ["0.25", "0.125", "0.3", "0.61", "0.93", "1"])
@@ -218,7 +230,9 @@ def test_the_budget_is_met_and_used(wanted):
     ranks = ranks_within(layers, bits_wanted)
     assert sum(layer.stored(rank) for layer, rank in zip(layers, ranks, strict=True)) <= budget
     grown = [
-        Fraction(layer.stored(rank + 1), layer.numel) for layer, rank in zip(layers, ranks, strict=True) if rank < layer.useful
+        Fraction(layer.stored(rank + 1), layer.numel)
+        for layer, rank in zip(layers, ranks, strict=True)
+        if rank < layer.useful
     ]
     if grown:
         after = [layer.rank(min(grown)) for layer in layers]
@@ -235,7 +249,12 @@ def test_one_layer_takes_the_largest_rank_within_its_bits(shape):
 
 def test_a_plan_keeps_the_budget_over_its_factorised_layers():
     """Bits of the rows with a rank, together; small and grouped layers are binary, and say why."""
-    net = nn.Sequential(nn.Conv2d(64, 128, 3), nn.Conv2d(128, 128, 1), nn.Conv2d(128, 128, 3, groups=2), nn.Linear(128, 10))
+    net = nn.Sequential(
+        nn.Conv2d(64, 128, 3),
+        nn.Conv2d(128, 128, 1),
+        nn.Conv2d(128, 128, 3, groups=2),
+        nn.Linear(128, 10),
+    )
     rows = binarize_(net, "low_rank(bits=0.25, min_layer_size=10_000)").rows
     factored = [row for row in rows if row.rank]
     assert [row.name for row in factored] == ["0.weight", "1.weight"]
@@ -432,6 +451,8 @@ def test_start_from_low_rank_takes_the_weight_it_computes_with(then):
     start_from(net, source)
     weights = [m.weight for m in source.modules() if isinstance(m, nn.Linear)]
     own = [
-        m.parametrizations.weight.original if "low_rank" in then else m.weight for m in net.modules() if isinstance(m, nn.Linear)
+        m.parametrizations.weight.original if "low_rank" in then else m.weight
+        for m in net.modules()
+        if isinstance(m, nn.Linear)
     ]
     assert all(torch.equal(a, b) for a, b in zip(own, weights, strict=True))

@@ -26,7 +26,9 @@ GOLDEN = HERE / "golden" / "mcu_layout_1.json"
 STRICT = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror")
 TILED = "tbn(p=4, min_layer_size=0)"
 
-needs_cc = pytest.mark.skipif(check.compiler() is None, reason="no C compiler here; run: apt-get install gcc")
+needs_cc = pytest.mark.skipif(
+    check.compiler() is None, reason="no C compiler here; run: apt-get install gcc"
+)
 
 
 # Layout
@@ -36,7 +38,9 @@ needs_cc = pytest.mark.skipif(check.compiler() is None, reason="no C compiler he
 @given(data=st.data(), segment=st.integers(1, 100), segments=st.integers(1, 9))
 @settings(max_examples=60, deadline=None)
 def test_a_packed_tile_unpacks(form, data, segment, segments):
-    bits = data.draw(st.lists(st.booleans(), min_size=segment * segments, max_size=segment * segments))
+    bits = data.draw(
+        st.lists(st.booleans(), min_size=segment * segments, max_size=segment * segments)
+    )
     signs = np.where(bits, 1, -1)
     words = layout.pack(signs, segment, form)
     assert words.shape == (segments * layout.words(segment),)
@@ -76,8 +80,14 @@ def test_the_golden_file_is_read_and_written_as_ever():
         (lambda: layout.pack(np.ones(10), 3, "nat"), "segments of 3 do not divide a tile of 10"),
         (lambda: layout.pack(np.ones(10), 5, "lane5"), "layout must be one of nat, lane4"),
         (lambda: layout.pack(np.array([1, 0]), 2, "nat"), "only \\+1 and -1"),
-        (lambda: layout.unpack(np.zeros(3, np.uint32), 64, 32, "nat"), "expected uint32 of shape \\(2,\\)"),
-        (lambda: layout.unpack(np.array([1 << 31], np.uint32), 31, 31, "nat"), "padding bits of a segment must be clear"),
+        (
+            lambda: layout.unpack(np.zeros(3, np.uint32), 64, 32, "nat"),
+            "expected uint32 of shape \\(2,\\)",
+        ),
+        (
+            lambda: layout.unpack(np.array([1 << 31], np.uint32), 31, 31, "nat"),
+            "padding bits of a segment must be clear",
+        ),
     ],
 )
 def test_layout_errors(call, said):
@@ -104,11 +114,24 @@ def _depthwise():
 
 
 def _ends_in_a_pool():
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 8, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
 
 
 def _one_dimension():
-    return nn.Sequential(nn.Conv1d(4, 8, 3, 2, 1), nn.BatchNorm1d(8), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(40, 5))
+    return nn.Sequential(
+        nn.Conv1d(4, 8, 3, 2, 1),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        nn.MaxPool1d(2),
+        nn.Flatten(),
+        nn.Linear(40, 5),
+    )
 
 
 def _model(call):
@@ -119,12 +142,28 @@ NETWORKS = {
     "mlp": (_model("mlp(hidden=[128], bias=False)"), (1, 28, 28), TILED),
     "mlp, 3 channels": (_model("mlp(hidden=[33])"), (3, 8, 8), TILED.replace("4", "3")),
     "mlp, full precision": (_model("mlp(hidden=[33])"), (3, 8, 8), None),
-    "mlp, one scale": (_model("mlp(hidden=[40])"), (1, 8, 8), "tbn(p=8, min_layer_size=0, alpha='layer')"),
+    "mlp, one scale": (
+        _model("mlp(hidden=[40])"),
+        (1, 8, 8),
+        "tbn(p=8, min_layer_size=0, alpha='layer')",
+    ),
     "mlp, short tiles": (_model("mlp(hidden=[32])"), (1, 6, 6), "tbn(p=64, min_layer_size=0)"),
     "mlp, ternary": (_model("mlp(hidden=[32])"), (1, 6, 6), "twn"),
-    "mlp, two factors": (_model("mlp(hidden=[32])"), (1, 6, 6), "low_rank(rank=3, min_layer_size=0)"),
-    "mlp, permuted copies": (_model("mlp(hidden=[32])"), (1, 6, 6), "tbn(p=4, min_layer_size=0, copies='permuted')"),
-    "mlp, columns": (_model("mlp(hidden=[32])"), (1, 6, 6), "tbn(p=4, min_layer_size=0, copies='columns')"),
+    "mlp, two factors": (
+        _model("mlp(hidden=[32])"),
+        (1, 6, 6),
+        "low_rank(rank=3, min_layer_size=0)",
+    ),
+    "mlp, permuted copies": (
+        _model("mlp(hidden=[32])"),
+        (1, 6, 6),
+        "tbn(p=4, min_layer_size=0, copies='permuted')",
+    ),
+    "mlp, columns": (
+        _model("mlp(hidden=[32])"),
+        (1, 6, 6),
+        "tbn(p=4, min_layer_size=0, copies='columns')",
+    ),
     "vgg": (_model("vgg_small(width=8)"), (3, 16, 16), TILED),
     "vgg, binary": (_model("vgg_small(width=8)"), (3, 16, 16), "bwn"),
     "resnet": (_model("resnet_cifar(depth=8, width=4)"), (3, 12, 12), TILED),
@@ -163,7 +202,12 @@ def folder(tmp_path):
 
     def make(prog, u, target="m4", flags=check._FLAGS):
         bundle.write(
-            tmp_path / "net", "net", prog, target, u[:2], {"activations": prog.activations, "arena_bytes": prog.arena_bytes}
+            tmp_path / "net",
+            "net",
+            prog,
+            target,
+            u[:2],
+            {"activations": prog.activations, "arena_bytes": prog.arena_bytes},
         )
         return check.Library(tmp_path / "net", "net", prog, flags)
 
@@ -192,7 +236,12 @@ class _Graph(nn.Module):
     def __init__(self, how):
         super().__init__()
         self.first, self.second, self.how = nn.Conv2d(2, 6, 3), nn.Conv2d(2, 6, 3), how
-        self.norm, self.pool, self.dropout, self.relu = nn.BatchNorm2d(6), nn.MaxPool2d(2), nn.Dropout(), nn.ReLU(inplace=True)
+        self.norm, self.pool, self.dropout, self.relu = (
+            nn.BatchNorm2d(6),
+            nn.MaxPool2d(2),
+            nn.Dropout(),
+            nn.ReLU(inplace=True),
+        )
         self.mean, self.unused = nn.AvgPool2d(2), nn.Conv2d(6, 3, 1)
         self.last = nn.LazyLinear(5)
 
@@ -207,12 +256,18 @@ def _in_place_sum(m, x):
 
 
 GRAPHS = {
-    "a ReLU behind dropout, and the value before it": lambda m, x: (y := m.first(x)) + F.relu(m.dropout(y)),
+    "a ReLU behind dropout, and the value before it": lambda m, x: (
+        (y := m.first(x)) + F.relu(m.dropout(y))
+    ),
     "a normalisation behind an identity, and the value before it": lambda m, x: (
         (y := m.first(x)) + m.norm(F.dropout(y, training=False))
     ),
-    "a pool with ReLU, and a pool of the same layer": lambda m, x: F.relu(m.pool(y := m.first(x))) + m.mean(y),
-    "a pool with normalisation, and a pool of the same layer": lambda m, x: m.norm(m.pool(y := m.first(x))) + m.mean(y),
+    "a pool with ReLU, and a pool of the same layer": lambda m, x: (
+        F.relu(m.pool(y := m.first(x))) + m.mean(y)
+    ),
+    "a pool with normalisation, and a pool of the same layer": lambda m, x: (
+        m.norm(m.pool(y := m.first(x))) + m.mean(y)
+    ),
     "a ReLU that all read": lambda m, x: (y := F.relu(m.first(x))) + m.norm(y),
     "a branch that nothing needs": lambda m, x: (y := m.first(x), m.unused(y))[0],
     "the input in two branches": lambda m, x: m.first(x) + F.relu(m.second(x)),
@@ -256,7 +311,9 @@ def test_values_with_several_readers(name, activations):
         expected = model(x.clone()).numpy()
     prog = export.compile_(model, x.clone(), activations, "m4")
     found = emulate.run(prog, export.quantised(prog, None, x)) * prog.output_scale
-    assert np.abs(found - expected).max() / np.abs(expected).max() < (1e-5 if activations == "f32" else 0.06)
+    assert np.abs(found - expected).max() / np.abs(expected).max() < (
+        1e-5 if activations == "f32" else 0.06
+    )
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -303,11 +360,21 @@ def _random_layer(rng, c):
 
     kind = rng.integers(6)
     if kind == 0:
-        return nn.Conv2d(c, int(rng.integers(1, 9)), two(1, 4), two(1, 3), two(0, 2), two(1, 3), bias=bool(rng.integers(2)))
+        return nn.Conv2d(
+            c,
+            int(rng.integers(1, 9)),
+            two(1, 4),
+            two(1, 3),
+            two(0, 2),
+            two(1, 3),
+            bias=bool(rng.integers(2)),
+        )
     if kind == 1:
         return nn.Conv2d(c, c, 3, int(rng.integers(1, 3)), 1, groups=c)
     if kind == 2:
-        return nn.MaxPool2d(2, int(rng.integers(1, 3)), int(rng.integers(0, 2)), ceil_mode=bool(rng.integers(2)))
+        return nn.MaxPool2d(
+            2, int(rng.integers(1, 3)), int(rng.integers(0, 2)), ceil_mode=bool(rng.integers(2))
+        )
     return (nn.AvgPool2d(2, 1), nn.BatchNorm2d(c), nn.ReLU())[kind - 3]
 
 
@@ -349,7 +416,9 @@ def test_random_networks_under_sanitizers(tmp_path, seed):
     u = export.quantised(prog, None, x)
     with torch.no_grad():
         expected = packed.dense(model)(x).numpy()
-    error = np.abs(emulate.run(prog, u) * prog.output_scale - expected).max() / np.abs(expected).max()
+    error = (
+        np.abs(emulate.run(prog, u) * prog.output_scale - expected).max() / np.abs(expected).max()
+    )
     assert error < (1e-5 if activations == "f32" else 0.1)
     bundle.write(tmp_path, "net", prog, target, u[:4], {})
     (tmp_path / "main.c").write_text(
@@ -402,7 +471,14 @@ def test_two_libraries_live_in_one_program(tmp_path):
         for source in (name, "tbn_rt"):
             objects.append(tmp_path / f"{name}_{source}.o")
             subprocess.run(
-                [check.compiler(), *STRICT, "-c", str(tmp_path / name / "src" / f"{source}.c"), "-o", str(objects[-1])],
+                [
+                    check.compiler(),
+                    *STRICT,
+                    "-c",
+                    str(tmp_path / name / "src" / f"{source}.c"),
+                    "-o",
+                    str(objects[-1]),
+                ],
                 check=True,
                 timeout=60,
             )
@@ -413,7 +489,9 @@ def test_two_libraries_live_in_one_program(tmp_path):
         "    || one_run(&d) != TBN_E_ARG || two_selftest(&c) != TBN_E_ARG; }\n"
     )
     subprocess.run(
-        [check.compiler(), *STRICT, str(main), *map(str, objects), "-o", str(tmp_path / "both")], check=True, timeout=60
+        [check.compiler(), *STRICT, str(main), *map(str, objects), "-o", str(tmp_path / "both")],
+        check=True,
+        timeout=60,
     )
     assert subprocess.run([str(tmp_path / "both")], timeout=20).returncode == 0
 
@@ -432,7 +510,9 @@ def test_an_operation_that_reads_elsewhere_is_caught(tmp_path, place):
 
 
 @needs_cc
-@pytest.mark.parametrize("flags", [("-O0",), ("-O3", "-march=native", "-ffp-contract=fast"), ("-Os", "-fno-builtin")])
+@pytest.mark.parametrize(
+    "flags", [("-O0",), ("-O3", "-march=native", "-ffp-contract=fast"), ("-Os", "-fno-builtin")]
+)
 def test_float_results_do_not_depend_on_the_compiler(flags, folder):
     _, prog, _, u = compiled("unaligned", "f32", "generic")
     library = folder(prog, u, "generic", ("-std=gnu99", "-fPIC", "-shared", *flags))
@@ -450,7 +530,12 @@ def test_contexts_do_not_disturb_one_another_nor_write_past_the_arena(folder):
     contexts = [(ctypes.c_uint64 * 4)() for _ in range(2)]
     places = []
     for arena, context in zip(arenas, contexts, strict=True):
-        assert calls.net_init(context, ctypes.c_void_p(arena.ctypes.data), ctypes.c_uint32(prog.arena_bytes)) == 0
+        assert (
+            calls.net_init(
+                context, ctypes.c_void_p(arena.ctypes.data), ctypes.c_uint32(prog.arena_bytes)
+            )
+            == 0
+        )
         places.append(calls.net_input(context))
     for i in range(2):
         ctypes.memmove(places[i], u[i].tobytes(), u[i].nbytes)
@@ -458,7 +543,9 @@ def test_contexts_do_not_disturb_one_another_nor_write_past_the_arena(folder):
     for i in (1, 0):
         assert calls.net_run(contexts[i]) == 0
     for i in range(2):
-        found = np.ctypeslib.as_array((ctypes.c_int32 * prog.output_len).from_address(calls.net_output(contexts[i])))
+        found = np.ctypeslib.as_array(
+            (ctypes.c_int32 * prog.output_len).from_address(calls.net_output(contexts[i]))
+        )
         assert (found == expected[i]).all()
         assert (arenas[i][prog.arena_bytes :] == 0xA5).all()
         assert calls.net_argmax(contexts[i]) == expected[i].argmax()
@@ -493,18 +580,31 @@ def faulty(tmp_path, name, change, activations="u8", target="m4", crc=False):
     assert text != before
     if crc:
         words = re.search(r"net_table\[\d+\] = \{(.*?)\}", text, re.S).group(1)
-        values = np.array([int(w.rstrip("u"), 16) for w in re.findall(r"0x[0-9A-F]+u", words)], np.uint32)
+        values = np.array(
+            [int(w.rstrip("u"), 16) for w in re.findall(r"0x[0-9A-F]+u", words)], np.uint32
+        )
         header = tmp_path / "src" / "net.h"
-        header.write_text(re.sub(r"(NET_CRC32) 0x\w+", rf"\1 0x{emit.crc(values):08X}u", header.read_text()))
+        header.write_text(
+            re.sub(r"(NET_CRC32) 0x\w+", rf"\1 0x{emit.crc(values):08X}u", header.read_text())
+        )
     path.write_text(text)
-    main = tmp_path / "main.c"  # a program of its own, with room around the arena: what is wrong may write anywhere
+    main = (
+        tmp_path / "main.c"
+    )  # a program of its own, with room around the arena: what is wrong may write anywhere
     main.write_text(
         '#include "net.h"\nstatic uint32_t room[1 << 18];\nint main(void) { tbn_ctx c;\n'
         "return net_init(&c, room + (1 << 17), NET_ARENA_BYTES) ? 99 : (int)net_selftest(&c); }\n"
     )
     sources = [main, path, tmp_path / "src" / "tbn_rt.c"]
     subprocess.run(
-        [check.compiler(), "-O1", f"-I{tmp_path / 'src'}", *map(str, sources), "-o", str(tmp_path / "faulty")],
+        [
+            check.compiler(),
+            "-O1",
+            f"-I{tmp_path / 'src'}",
+            *map(str, sources),
+            "-o",
+            str(tmp_path / "faulty"),
+        ],
         check=True,
         timeout=60,
     )
@@ -529,9 +629,13 @@ def test_a_flipped_weight_bit_is_caught(tmp_path, seed, target):
     """By the tables' checksum; and by what the layers compute, even where the checksum was made to fit."""
     rng = np.random.default_rng(seed)
     bit = int(rng.integers(32))
-    word = int(rng.integers(5 * 2))  # of the first layer: a tile of five rows of 64 inputs, no padding
+    word = int(
+        rng.integers(5 * 2)
+    )  # of the first layer: a tile of five rows of 64 inputs, no padding
     assert faulty(tmp_path / "a", "mlp, one scale", flipped(word, bit), target=target) == 4
-    assert faulty(tmp_path / "b", "mlp, one scale", flipped(word, bit), target=target, crc=True) == 5
+    assert (
+        faulty(tmp_path / "b", "mlp, one scale", flipped(word, bit), target=target, crc=True) == 5
+    )
 
 
 @needs_cc
@@ -569,7 +673,10 @@ def test_swapped_alphas_are_caught(tmp_path):
     def swap(text):
         start = text.index("net_table[")
         hits = list(re.finditer(r"0x[0-9A-F]{8}u", text[start:]))
-        a, b = (next(i for i, h in enumerate(hits) if h.group() == f"0x{int(v):08X}u") for v in scales[:2])
+        a, b = (
+            next(i for i, h in enumerate(hits) if h.group() == f"0x{int(v):08X}u")
+            for v in scales[:2]
+        )
         words = [h.group() for h in hits]
         words[a], words[b] = words[b], words[a]
         for h, w in zip(reversed(hits), reversed(words), strict=True):
@@ -586,12 +693,18 @@ def test_swapped_alphas_are_caught(tmp_path):
 
 MUTATIONS = {
     "a gather that never wraps": ("c = c + 1 == per_tile ? 0 : c + 1;", "c = c + 1;"),
-    "a total of one input too few": ("while (n--)\n        s += *x++;", "while (--n)\n        s += *x++;"),
+    "a total of one input too few": (
+        "while (n--)\n        s += *x++;",
+        "while (--n)\n        s += *x++;",
+    ),
     "a scale too early": ("if (!per_row && left == 0) {", "if (!per_row) {"),
     "nibbles exchanged": ("t[1][v >> 4 & 15]", "t[1][v >> 8 & 15]"),
     "rounding left out": ("#define TBN_HALF ((int64_t)1 << 31)", "#define TBN_HALF ((int64_t)0)"),
     "interleaved rows forgotten": ("bits += 4 * words) { /* four", "bits += words) { /* four"),
-    "a signed sum with a wrong sign": ("v = b + e, t[13] = v, t[2] = -v;", "v = b + e, t[13] = v, t[2] = v;"),
+    "a signed sum with a wrong sign": (
+        "v = b + e, t[13] = v, t[2] = -v;",
+        "v = b + e, t[13] = v, t[2] = v;",
+    ),
 }
 
 
@@ -644,10 +757,16 @@ def test_the_folder_compiles_without_a_warning(tmp_path, activations, target):
     objects = []
     for path in sorted((tmp_path / "src").glob("*.c")):
         objects.append(tmp_path / f"{path.stem}.o")
-        subprocess.run([check.compiler(), *STRICT, "-c", str(path), "-o", str(objects[-1])], check=True, timeout=60)
+        subprocess.run(
+            [check.compiler(), *STRICT, "-c", str(path), "-o", str(objects[-1])],
+            check=True,
+            timeout=60,
+        )
     missing = set()
     for path in objects:
-        lines = subprocess.run(["nm", "-u", str(path)], capture_output=True, text=True, check=True).stdout.split()
+        lines = subprocess.run(
+            ["nm", "-u", str(path)], capture_output=True, text=True, check=True
+        ).stdout.split()
         missing |= {name for name in lines if name != "U" and not name.startswith("tbn_")}
     assert missing <= {"memcpy", "memset", "_GLOBAL_OFFSET_TABLE_", "__stack_chk_fail"}
     if shutil.which("g++"):
@@ -675,8 +794,20 @@ def test_the_folder_is_a_library_of_three_kinds(tmp_path):
     """Arduino's 1.5 layout (fields, src/, an example named as its folder), PlatformIO's manifest, a CMake target."""
     _, prog, _, u = compiled("mlp, one scale")
     bundle.write(tmp_path, "net", prog, "m4", u[:2], {"model": "mlp"})
-    fields = dict(line.split("=", 1) for line in (tmp_path / "library.properties").read_text().splitlines())
-    assert {"name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url", "architectures"} <= set(fields)
+    fields = dict(
+        line.split("=", 1) for line in (tmp_path / "library.properties").read_text().splitlines()
+    )
+    assert {
+        "name",
+        "version",
+        "author",
+        "maintainer",
+        "sentence",
+        "paragraph",
+        "category",
+        "url",
+        "architectures",
+    } <= set(fields)
     assert fields["category"] in {
         "Display",
         "Communication",
@@ -695,10 +826,20 @@ def test_the_folder_is_a_library_of_three_kinds(tmp_path):
     manifest = json.loads((tmp_path / "library.json").read_text())
     assert {"name", "version", "headers", "build"} <= set(manifest)
     assert (tmp_path / "src" / manifest["headers"]).exists()
-    assert json.loads((tmp_path / "extras" / "vectors.json").read_text())["outputs"] == emulate.run(prog, u[:2]).tolist()
+    assert (
+        json.loads((tmp_path / "extras" / "vectors.json").read_text())["outputs"]
+        == emulate.run(prog, u[:2]).tolist()
+    )
     if shutil.which("cmake") and check.compiler():
-        subprocess.run(["cmake", "-S", str(tmp_path), "-B", str(tmp_path / "b")], check=True, capture_output=True, timeout=120)
-        done = subprocess.run(["cmake", "--build", str(tmp_path / "b")], capture_output=True, text=True, timeout=120)
+        subprocess.run(
+            ["cmake", "-S", str(tmp_path), "-B", str(tmp_path / "b")],
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+        done = subprocess.run(
+            ["cmake", "--build", str(tmp_path / "b")], capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0
         assert "warning" not in done.stdout + done.stderr
 
@@ -708,7 +849,9 @@ def test_one_header_does_what_the_folder_does(tmp_path):
     _, prog, _, u = compiled("unaligned")
     for name in ("first", "second"):
         (tmp_path / f"{name}_single.h").write_text(emit.single(name, prog))
-    (tmp_path / "both.c").write_text('#define first_unused\n#define FIRST_IMPLEMENTATION\n#include "first_single.h"\n')
+    (tmp_path / "both.c").write_text(
+        '#define first_unused\n#define FIRST_IMPLEMENTATION\n#include "first_single.h"\n'
+    )
     (tmp_path / "main.c").write_text(
         f"""#include "first_single.h"
 #include <stdio.h>
@@ -726,11 +869,20 @@ int main(void) {{
 """
     )
     subprocess.run(
-        [check.compiler(), *STRICT, str(tmp_path / "both.c"), str(tmp_path / "main.c"), "-o", str(tmp_path / "one")],
+        [
+            check.compiler(),
+            *STRICT,
+            str(tmp_path / "both.c"),
+            str(tmp_path / "main.c"),
+            "-o",
+            str(tmp_path / "one"),
+        ],
         check=True,
         timeout=60,
     )
-    out = subprocess.run([str(tmp_path / "one")], capture_output=True, text=True, check=True, timeout=10).stdout
+    out = subprocess.run(
+        [str(tmp_path / "one")], capture_output=True, text=True, check=True, timeout=10
+    ).stdout
     assert [int(v) for v in out.split()] == emulate.run(prog, u[:1])[0].tolist()
 
 
@@ -751,9 +903,18 @@ class _Attention(nn.Module):
     [
         (lambda: _Attention(), "LayerNorm cannot run on a microcontroller yet; known are Linear"),
         (lambda: nn.Sequential(nn.Conv2d(8, 8, 1, groups=2), nn.Flatten()), "2 groups; only plain"),
-        (lambda: nn.Sequential(nn.Conv2d(8, 8, 1, padding_mode="reflect")), "padding must be zeros"),
-        (lambda: nn.Sequential(nn.Linear(9, 2)), "a linear layer of 9 inputs on a map of 1 x 1 x 8"),
-        (lambda: nn.Sequential(nn.BatchNorm2d(8, track_running_stats=False), nn.Flatten()), "without running statistics"),
+        (
+            lambda: nn.Sequential(nn.Conv2d(8, 8, 1, padding_mode="reflect")),
+            "padding must be zeros",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(9, 2)),
+            "a linear layer of 9 inputs on a map of 1 x 1 x 8",
+        ),
+        (
+            lambda: nn.Sequential(nn.BatchNorm2d(8, track_running_stats=False), nn.Flatten()),
+            "without running statistics",
+        ),
         (lambda: nn.Sequential(nn.GELU()), "GELU cannot run"),
     ],
 )
@@ -805,15 +966,23 @@ def record(method, activations, count, **more):
 
 
 def test_ratios_name_their_bars_and_what_is_missing():
-    records = [record("bwn", "u8", 99_000, table_bytes=390), record("tbn(min_layer_size=0, p=4)", "u8", 30_000)]
+    records = [
+        record("bwn", "u8", 99_000, table_bytes=390),
+        record("tbn(min_layer_size=0, p=4)", "u8", 30_000),
+    ]
     lines = {line.what: line for line in table.ratios(records)}
     assert lines["instructions, binary / tbn p=4 (all layers)"].value == pytest.approx(3.3)
     assert "reached" in lines["instructions, binary / tbn p=4 (all layers)"].text()
     assert lines["table bytes, binary / tbn p=4 (all layers)"].value == pytest.approx(3.9)
     assert lines["instructions, binary / tbn p=8 (all layers)"].value is None
     assert "not measured" in lines["instructions, binary / tbn p=8 (all layers)"].text()
-    assert lines["instructions, int8 library, recorded / tbn p=4 (all layers)"].value == pytest.approx(197_690 / 30_000)
-    slow = {line.what: line for line in table.ratios([*records, record("tbn(min_layer_size=0, p=8)", "u8", 50_000)])}
+    assert lines[
+        "instructions, int8 library, recorded / tbn p=4 (all layers)"
+    ].value == pytest.approx(197_690 / 30_000)
+    slow = {
+        line.what: line
+        for line in table.ratios([*records, record("tbn(min_layer_size=0, p=8)", "u8", 50_000)])
+    }
     assert "NOT reached" in slow["instructions, binary / tbn p=8 (all layers)"].text()
     assert "est. FPS: an estimate, instructions at 64 MHz" in table.text(records)
 
@@ -834,7 +1003,12 @@ if __name__ == "__main__":  # writes the golden file; only for a new version of 
             signs = rng.choice([-1, 1], segment * segments)
             words = [f"{w:08x}" for w in layout.pack(signs, segment, form)]
             cases.append(
-                {"layout": form, "segment": segment, "signs": "".join("+" if s > 0 else "-" for s in signs), "words": words}
+                {
+                    "layout": form,
+                    "segment": segment,
+                    "signs": "".join("+" if s > 0 else "-" for s in signs),
+                    "words": words,
+                }
             )
     GOLDEN.parent.mkdir(exist_ok=True)
     GOLDEN.write_text(json.dumps({"version": layout.VERSION, "cases": cases}, indent=1) + "\n")

@@ -18,7 +18,9 @@ from tbn_bench.records import RunStore, read_json
 
 REQUIRED = os.environ.get("TBN_REQUIRE_MCU", "")  # pip, apt or all: these tools must be here
 HERE = Path(__file__).parent
-needs_cc = pytest.mark.skipif(check.compiler() is None, reason="no C compiler here; run: apt-get install gcc")
+needs_cc = pytest.mark.skipif(
+    check.compiler() is None, reason="no C compiler here; run: apt-get install gcc"
+)
 TIERS = {
     "pip": [("m4", "zig", "unicorn"), ("m3", "zig", "unicorn"), ("m0", "zig", "unicorn")],
     "apt": [(core, "gcc", "qemu") for core in ("m0", "m3", "m4", "m7", "m33", "m55")],
@@ -42,14 +44,22 @@ def trained(tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
     common = {"data": "digits", "epochs": 15, "batch_size": 32, "optimizer": "adam", "lr": 0.01}
     runs = {
-        "tiled": {"model": "mlp(hidden=[64], bias=False)", "binarizer": "tbn(p=4, min_layer_size=1000)"},
+        "tiled": {
+            "model": "mlp(hidden=[64], bias=False)",
+            "binarizer": "tbn(p=4, min_layer_size=1000)",
+        },
         "full": {"model": "mlp(hidden=[64], bias=False)", "binarizer": "full_precision"},
-        "cnn": {"model": "micro_cnn(channels=[8, 16])", "binarizer": "tbn(p=2, min_layer_size=1000)"},
+        "cnn": {
+            "model": "micro_cnn(channels=[8, 16])",
+            "binarizer": "tbn(p=2, min_layer_size=1000)",
+        },
         "mixer": {"model": "mlp_mixer(patch=4, dim=16, depth=1)", "binarizer": "bwn"},
     }
     options = train.RunOptions(results, "tiny", "off")
     return results, {
-        name: train.run(make(common | run | ({"epochs": 1} if name == "mixer" else {})), options).run_id
+        name: train.run(
+            make(common | run | ({"epochs": 1} if name == "mixer" else {})), options
+        ).run_id
         for name, run in runs.items()
     }
 
@@ -70,7 +80,17 @@ def test_export_runs_the_whole_test_set(trained, tmp_path, capsys, name, activat
     results, ids = trained
     folder = tmp_path / "net"
     status, line, out, err = outcome(
-        capsys, "export", ids[name], "--format", "c", "--activations", activations, "--results", results, "--out", folder
+        capsys,
+        "export",
+        ids[name],
+        "--format",
+        "c",
+        "--activations",
+        activations,
+        "--results",
+        results,
+        "--out",
+        folder,
     )
     assert status == 0, err
     report = read_json(folder / "report.json")
@@ -81,7 +101,9 @@ def test_export_runs_the_whole_test_set(trained, tmp_path, capsys, name, activat
     assert report["test_samples"] == recorded["test_samples"]
     assert report["top1_torch"] - report["top1_c"] <= max(export.MAX_DROP, 1.5 / 397)
     assert report["agreement"] >= export.MIN_AGREEMENT
-    sizes = sum(row["weight_bytes"] + row["scale_bytes"] + row["bias_bytes"] for row in report["layers"])
+    sizes = sum(
+        row["weight_bytes"] + row["scale_bytes"] + row["bias_bytes"] for row in report["layers"]
+    )
     assert sizes == report["table_bytes"]
     assert f"tables {sizes:,} bytes, arena {report['arena_bytes']:,} bytes" in out
     assert all(row["name"] in out for row in report["layers"])
@@ -96,7 +118,9 @@ def test_export_replaces_its_own_folder_only(trained, tmp_path, capsys):
     stranger = tmp_path / "mine"
     stranger.mkdir()
     (stranger / "thesis.tex").write_text("years of work")
-    status, _, _, err = outcome(capsys, "export", ids["tiled"], "--format", "c", "--results", results, "--out", stranger)
+    status, _, _, err = outcome(
+        capsys, "export", ids["tiled"], "--format", "c", "--results", results, "--out", stranger
+    )
     assert status == 1
     assert "exists and is no exported library; choose another --out" in err
     assert (stranger / "thesis.tex").read_text() == "years of work"
@@ -128,8 +152,20 @@ def test_export_replaces_its_own_folder_only(trained, tmp_path, capsys):
 def test_a_library_that_loses_accuracy_is_not_kept(trained, tmp_path, capsys, monkeypatch):
     results, ids = trained
     original = check.outputs
-    monkeypatch.setattr(check, "outputs", lambda *a: (lambda by, y: (by, np.roll(y, 1, axis=1)))(*original(*a)))
-    status, _, _, err = outcome(capsys, "export", ids["tiled"], "--format", "c", "--results", results, "--out", tmp_path / "net")
+    monkeypatch.setattr(
+        check, "outputs", lambda *a: (lambda by, y: (by, np.roll(y, 1, axis=1)))(*original(*a))
+    )
+    status, _, _, err = outcome(
+        capsys,
+        "export",
+        ids["tiled"],
+        "--format",
+        "c",
+        "--results",
+        results,
+        "--out",
+        tmp_path / "net",
+    )
     assert status == 1
     assert "with the same class for" in err
     assert "use --activations f32" in err
@@ -157,16 +193,38 @@ def test_outputs_that_are_not_the_emulations_stop_the_export(trained, tmp_path, 
 
 def test_a_network_that_c_cannot_run_is_named(trained, tmp_path, capsys):
     results, ids = trained
-    status, _, _, err = outcome(capsys, "export", ids["mixer"], "--format", "c", "--results", results, "--out", tmp_path / "net")
+    status, _, _, err = outcome(
+        capsys,
+        "export",
+        ids["mixer"],
+        "--format",
+        "c",
+        "--results",
+        results,
+        "--out",
+        tmp_path / "net",
+    )
     assert status == 1
     assert "cannot run on a microcontroller yet; known are Linear" in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_compiler_the_emulation_computes_and_says_so(trained, tmp_path, capsys, monkeypatch):
+def test_without_a_compiler_the_emulation_computes_and_says_so(
+    trained, tmp_path, capsys, monkeypatch
+):
     results, ids = trained
     monkeypatch.setattr(check, "compiler", lambda: None)
-    status, line, _, _ = outcome(capsys, "export", ids["tiled"], "--format", "c", "--results", results, "--out", tmp_path / "net")
+    status, line, _, _ = outcome(
+        capsys,
+        "export",
+        ids["tiled"],
+        "--format",
+        "c",
+        "--results",
+        results,
+        "--out",
+        tmp_path / "net",
+    )
     assert status == 0
     assert line["computed_by"] == "emulated in numpy: no C compiler here"
 
@@ -205,7 +263,13 @@ def folders(trained, tmp_path_factory):
         if (name, activations, target) not in made:
             results, ids = trained
             folder = tmp_path_factory.mktemp("lib") / f"{name}_{activations}_{target}"
-            export.export(RunStore(results).find(ids[name]), activations, target, folder, f"{name}_{activations}")
+            export.export(
+                RunStore(results).find(ids[name]),
+                activations,
+                target,
+                folder,
+                f"{name}_{activations}",
+            )
             made[name, activations, target] = folder
         return made[name, activations, target]
 
@@ -213,12 +277,16 @@ def folders(trained, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("tier", "core", "cc", "sim"), CASES)
-@pytest.mark.parametrize(("name", "activations"), [("tiled", "u8"), ("tiled", "f32"), ("cnn", "u8"), ("full", "u8")])
+@pytest.mark.parametrize(
+    ("name", "activations"), [("tiled", "u8"), ("tiled", "f32"), ("cnn", "u8"), ("full", "u8")]
+)
 def test_simulated_cores_give_the_same_bits(folders, tier, core, cc, sim, name, activations):
     """The vectors' outputs on every core equal Python's; the self-test passes there; two counts of one run agree."""
     need(tier, core, cc, sim)
     if core == "uno" and (activations == "f32" or name == "cnn"):
-        pytest.skip("more RAM than an Uno has, or float arithmetic that is not IEEE's to the last bit")
+        pytest.skip(
+            "more RAM than an Uno has, or float arithmetic that is not IEEE's to the last bit"
+        )
     target = "m4" if core in ("m4", "m7", "m33") and activations == "u8" else "generic"
     folder = folders(name, activations, target)
     built = toolchain.build(folder, core, cc)
@@ -226,13 +294,18 @@ def test_simulated_cores_give_the_same_bits(folders, tier, core, cc, sim, name, 
     result = simulate.run(built, sim)
     assert result.passed
     expected = json.loads((folder / "extras" / "vectors.json").read_text())
-    assert np.array_equal(result.outputs.astype(np.float64), np.array(expected["outputs"], np.float64))
+    assert np.array_equal(
+        result.outputs.astype(np.float64), np.array(expected["outputs"], np.float64)
+    )
     counts = result.instructions or result.cycles
     assert len(counts) == export.VECTORS
     assert result.stack < 1_000
 
 
-@pytest.mark.parametrize(("tier", "core", "cc", "sim"), [c for c in CASES if c[0] != "avr" and c[1] in ("m0", "m4", "m55")])
+@pytest.mark.parametrize(
+    ("tier", "core", "cc", "sim"),
+    [c for c in CASES if c[0] != "avr" and c[1] in ("m0", "m4", "m55")],
+)
 def test_random_layers_on_simulated_cores(tmp_path, tier, core, cc, sim):
     """tests/mcu_fuzz.c, where the DSP, Helium and Thumb-1 paths are the real ones."""
     need(tier, core, cc, sim)
@@ -269,7 +342,9 @@ def test_reuse_is_worth_its_ratio_on_a_simulated_m4(tmp_path):
     counts = {}
     for spec in ("bwn", "tbn(p=4, min_layer_size=0)", "tbn(p=8, min_layer_size=0)"):
         torch.manual_seed(0)
-        model = catalog.build("models", "mlp(hidden=[128], bias=False)", num_classes=10, in_shape=(1, 28, 28))
+        model = catalog.build(
+            "models", "mlp(hidden=[128], bias=False)", num_classes=10, in_shape=(1, 28, 28)
+        )
         convert.binarize_(model, spec)
         x = torch.rand(50, 1, 28, 28)
         prog = export.compile_(model.eval(), x, "u8", "m4")
@@ -288,7 +363,9 @@ def test_reuse_is_worth_its_ratio_on_a_simulated_m4(tmp_path):
         counts[spec] = result.instructions[0]
         shutil.rmtree(folder)
     binary, four, eight = counts.values()
-    if cc == "gcc" and " 12." in toolchain.version("m4", "gcc"):  # a slower kernel is seen here, whatever the ratios
+    if cc == "gcc" and " 12." in toolchain.version(
+        "m4", "gcc"
+    ):  # a slower kernel is seen here, whatever the ratios
         assert np.allclose([binary, four, eight], [97_566, 28_019, 17_053], rtol=0.02)
     assert binary / four >= 3.3
     assert binary / eight >= 5.5
@@ -323,10 +400,15 @@ def test_mcu_run_records_and_reports(trained, tmp_path, capsys, monkeypatch):
     assert record.info["unit"] == "instructions"
     assert record.info["count_least"] <= record.info["count"] <= record.info["count_most"]
     layers = sum(layer["count"] for layer in record.info["layers"])
-    assert layers <= record.info["count"] <= layers + 100  # what is left is the loop over operations
+    assert (
+        layers <= record.info["count"] <= layers + 100
+    )  # what is left is the loop over operations
     assert record.info["flash_bytes"] > record.info["table_bytes"]
     assert record.info["flash_with_selftest_bytes"] > record.info["flash_bytes"]
-    assert record.info["top1_c"] == read_json(Path("build/mcu") / f"net_{ids['tiled'][:6]}_u8_m4" / "report.json")["top1_c"]
+    assert (
+        record.info["top1_c"]
+        == read_json(Path("build/mcu") / f"net_{ids['tiled'][:6]}_u8_m4" / "report.json")["top1_c"]
+    )
     assert "est. FPS: an estimate" in out
     status, line, out, _ = outcome(capsys, "mcu", "report", "--results", kept)
     assert (status, line["records"]) == (0, 1)
@@ -338,7 +420,16 @@ def test_mcu_says_what_is_missing(trained, tmp_path, capsys, monkeypatch):
     results, ids = trained
     monkeypatch.setattr(toolchain.shutil, "which", lambda name: None)
     status, _, _, err = outcome(
-        capsys, "mcu", "run", ids["tiled"], "--trained", results, "--results", tmp_path, "--out", tmp_path / "out"
+        capsys,
+        "mcu",
+        "run",
+        ids["tiled"],
+        "--trained",
+        results,
+        "--results",
+        tmp_path,
+        "--out",
+        tmp_path / "out",
     )
     assert status == 1
     assert "arm-none-eabi-gcc is not installed; run: apt-get install" in err
@@ -353,12 +444,16 @@ def test_mcu_says_what_is_missing(trained, tmp_path, capsys, monkeypatch):
 def test_a_folder_builds_by_its_own_makefile(folders):
     """What a firmware engineer without Python does."""
     folder = folders("tiled", "u8", "generic")
-    done = subprocess.run(["make", "-C", str(folder / "test"), "host"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["make", "-C", str(folder / "test"), "host"], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert "mismatch 0" in done.stdout
 
 
-ARDUINO = Path("/usr/share/arduino/hardware")  # of the packages arduino-core-avr and arduino-builder
+ARDUINO = Path(
+    "/usr/share/arduino/hardware"
+)  # of the packages arduino-core-avr and arduino-builder
 
 
 def test_arduino_builds_the_example_and_an_uno_runs_it(folders, tmp_path):
@@ -373,10 +468,17 @@ def test_arduino_builds_the_example_and_an_uno_runs_it(folders, tmp_path):
     sketch = next(library.glob("examples/*/*.ino"))
     vectors = json.loads((library / "extras" / "vectors.json").read_text())
     text = sketch.read_text()
-    text, changed = re.subn(r" = \d+;  // your sensor here", " = pgm_read_byte(&vector[i]);", sketch.read_text())
+    text, changed = re.subn(
+        r" = \d+;  // your sensor here", " = pgm_read_byte(&vector[i]);", sketch.read_text()
+    )
     assert changed == 1
     values = ", ".join(map(str, vectors["inputs"][1]))
-    sketch.write_text(text.replace("static tbn_ctx", f"static const uint8_t vector[] PROGMEM = {{{values}}};\nstatic tbn_ctx"))
+    sketch.write_text(
+        text.replace(
+            "static tbn_ctx",
+            f"static const uint8_t vector[] PROGMEM = {{{values}}};\nstatic tbn_ctx",
+        )
+    )
     for place in ("build", "tools"):
         (tmp_path / place).mkdir()
     command = [
@@ -386,10 +488,16 @@ def test_arduino_builds_the_example_and_an_uno_runs_it(folders, tmp_path):
     ]  # fmt: skip # Debian's avr-gcc lacks DECIMAL_DIG, which Arduino's String wants
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert not [line for line in done.stderr.splitlines() if "warning:" in line and not line.startswith(str(ARDUINO))]
+    assert not [
+        line
+        for line in done.stderr.splitlines()
+        if "warning:" in line and not line.startswith(str(ARDUINO))
+    ]
     elf = next((tmp_path / "build").glob("*.elf"))
     command = ["simavr", "-m", "atmega328p", "-f", "16000000", str(elf)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as simulated:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as simulated:
         lines = [simulated.stdout.readline() for _ in range(2)]
         simulated.kill()
     assert "self-test: 0" in lines[0], lines

@@ -66,7 +66,9 @@ def test_a_row_has_the_record_s_numbers_and_where_they_are_from(tmp_path):
         "count",
         "frames_per_s_estimate",
     )
-    assert cells(table, *keys) == [("95.25", "95.26", "99.96", "3,380", "6,188", "1,040", "168", "25,000", "2,560.0")]
+    assert cells(table, *keys) == [
+        ("95.25", "95.26", "99.96", "3,380", "6,188", "1,040", "168", "25,000", "2,560.0")
+    ]
     assert cells(table, "device") == [("m4-gcc-O2, qemu",)]
     assert "frames/s, estimate" in [c.header for c in table.columns]
     for said in (
@@ -93,12 +95,22 @@ def test_ratios_are_of_the_same_network_core_and_compiler(tmp_path):
     add(tmp_path)
     add(tmp_path, binarizer="bwn", count=100_000.0)
     add(tmp_path, binarizer="bwn", activations="f32", count=200_000.0)
-    add(tmp_path, binarizer="full_precision", activations="f32", count=150_000.0, fused_multiply_add=True)
+    add(
+        tmp_path,
+        binarizer="full_precision",
+        activations="f32",
+        count=150_000.0,
+        fused_multiply_add=True,
+    )
     add(tmp_path, device="m4-gcc-Os", binarizer="bwn", count=1.0)
     add(tmp_path, data="mnist", binarizer="bwn", count=1.0, run_id="1" * 12)
     table = mcu(load(tmp_path))
     found = dict(
-        zip(cells(table, "data", "device", "binarizer", "activations"), cells(table, "times_binary", "times_full"), strict=True)
+        zip(
+            cells(table, "data", "device", "binarizer", "activations"),
+            cells(table, "times_binary", "times_full"),
+            strict=True,
+        )
     )
     here = ("mnist(normalise=False)", "m4-gcc-O2, qemu")
     assert found[*here, "tbn(p=4)", "u8"] == ("4.00", "6.00")
@@ -110,9 +122,27 @@ def test_ratios_are_of_the_same_network_core_and_compiler(tmp_path):
 
 def test_what_was_not_measured_is_an_em_dash(tmp_path):
     """No simulator: no count, stack, rate or ratio; nothing is made up in their place."""
-    add(tmp_path, count=None, unit=None, stack_bytes=None, ram_bytes=None, frames_per_s_estimate=None, clock_hz=None, top1_c=None)
+    add(
+        tmp_path,
+        count=None,
+        unit=None,
+        stack_bytes=None,
+        ram_bytes=None,
+        frames_per_s_estimate=None,
+        clock_hz=None,
+        top1_c=None,
+    )
     add(tmp_path, binarizer="bwn")
-    keys = ("binarizer", "top1_c", "table_bytes", "stack_bytes", "count", "frames_per_s_estimate", "times_binary", "times_full")
+    keys = (
+        "binarizer",
+        "top1_c",
+        "table_bytes",
+        "stack_bytes",
+        "count",
+        "frames_per_s_estimate",
+        "times_binary",
+        "times_full",
+    )
     table = mcu(load(tmp_path))
     assert cells(table, *keys)[1] == ("tbn(p=4)", "—", "3,380", "—", "—", "—", "—", "—")
     assert "—" not in " ".join(cells(table, "count", "times_binary")[0])
@@ -120,14 +150,24 @@ def test_what_was_not_measured_is_an_em_dash(tmp_path):
 
 def test_cycles_say_so(tmp_path):
     """Of an Uno, whose simulator counts cycles; its code is named where it is not of the core."""
-    add(tmp_path, device="uno-gcc-Os", core="uno", target="avr", sim="simavr", unit="cycles", clock_hz=16e6)
+    add(
+        tmp_path,
+        device="uno-gcc-Os",
+        core="uno",
+        target="avr",
+        sim="simavr",
+        unit="cycles",
+        clock_hz=16e6,
+    )
     add(tmp_path, device="m0-gcc-O2", core="m0", target="generic", clock_hz=16e6)
     table = mcu(load(tmp_path))
     assert cells(table, "device", "count") == [
         ("m0-gcc-O2, qemu, generic code", "25,000"),
         ("uno-gcc-Os, simavr", "25,000 cycles"),
     ]
-    assert "counted instructions at 16 MHz, one cycle each or simulated cycles at 16 MHz" in table.note
+    assert (
+        "counted instructions at 16 MHz, one cycle each or simulated cycles at 16 MHz" in table.note
+    )
 
 
 def test_damaged_records_are_named_and_the_others_kept(tmp_path):
@@ -140,7 +180,10 @@ def test_damaged_records_are_named_and_the_others_kept(tmp_path):
     (tmp_path / "mcu" / "m4-gcc-O2" / "half.json").write_text('{"case": ')
     records = load(tmp_path)
     assert len(mcu(records).rows) == 1
-    said = {Path(problem.split(".json")[0]).name.removeprefix("cannot read "): problem for problem in records.problems}
+    said = {
+        Path(problem.split(".json")[0]).name.removeprefix("cannot read "): problem
+        for problem in records.problems
+    }
     assert set(said) == {"nameless", "text", "call", "list", "half"}
     assert "info lacks model, core" in said["nameless"]
     assert "numbers for count" in said["text"]
@@ -152,8 +195,18 @@ def test_nothing_recorded_is_no_row(tmp_path):
     with pytest.raises(ValueError, match="no records"):
         load(tmp_path)
     config = make({"binarizer": "bwn", "data": "digits"})
-    run = RunStore(tmp_path).claim("s", config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False})
-    run.finish({"test/top1": 0.9, "track": "W1A32", "bits_per_weight": 1.0, "stored_bytes": 10, "weights": 80})
+    run = RunStore(tmp_path).claim(
+        "s", config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False}
+    )
+    run.finish(
+        {
+            "test/top1": 0.9,
+            "track": "W1A32",
+            "bits_per_weight": 1.0,
+            "stored_bytes": 10,
+            "weights": 80,
+        }
+    )
     ledger(tmp_path)
     records = load(tmp_path)
     assert mcu(records) is None
@@ -172,12 +225,18 @@ def test_published_networks_stand_hollow_with_their_source(tmp_path):
     data = accuracy_flash.frame(records)
     eight = data[data["panel"].str.endswith("u8 activations")]
     (hollow,) = eight[eight["published"]].to_dict("records")
-    assert (hollow["x"], hollow["y"], hollow["method"]) == (12.5, pytest.approx(99), "lib FC, published")
+    assert (hollow["x"], hollow["y"], hollow["method"]) == (
+        12.5,
+        pytest.approx(99),
+        "lib FC, published",
+    )
     assert hollow["runs"].startswith("README of lib: FC small")
     (own,) = eight[~eight["published"].astype(bool)].to_dict("records")
     assert (own["x"], own["y"]) == (pytest.approx(3380 / 1024), pytest.approx(95.25))
     assert "6,188 B of flash" in own["runs"]
-    (wide,) = data[data["panel"].str.endswith("f32 activations") & data["published"]].to_dict("records")
+    (wide,) = data[data["panel"].str.endswith("f32 activations") & data["published"]].to_dict(
+        "records"
+    )
     assert wide["runs"].startswith("README of lib: CNN")
     assert protocol.origins(data, records) == (["0" * 12], sorted({hollow["runs"], wide["runs"]}))
     marks = {
@@ -193,8 +252,18 @@ def test_methods_never_share_a_look_in_the_figure(tmp_path):
     """Also where the report has more variants of a family than there are markers."""
     for p in range(2, 12):
         config = make({"binarizer": f"tbn(p={p})", "data": "digits"})
-        run = RunStore(tmp_path).claim("s", config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False})
-        run.finish({"test/top1": 0.9, "track": "W1A32", "bits_per_weight": 1.0, "stored_bytes": 10, "weights": 80})
+        run = RunStore(tmp_path).claim(
+            "s", config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False}
+        )
+        run.finish(
+            {
+                "test/top1": 0.9,
+                "track": "W1A32",
+                "bits_per_weight": 1.0,
+                "stored_bytes": 10,
+                "weights": 80,
+            }
+        )
     for p in (2, 9):  # seven markers apart
         add(tmp_path, binarizer=f"tbn(p={p})")
     records = load(tmp_path)
@@ -205,10 +274,27 @@ def test_methods_never_share_a_look_in_the_figure(tmp_path):
 def test_the_published_table_has_the_device_s_columns(tmp_path):
     """Of the Cortex-M4 by gcc with u8, the fewest instructions; beside the run of the same id, or alone without one. Theirs in rows of their own."""
     config = make({"binarizer": "bwn", "data": "mnist(normalise=False)", "model": MLP})
-    run = RunStore(tmp_path).claim("s", config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False})
-    run.finish({"test/top1": 0.96, "track": "W1A32", "bits_per_weight": 1.0, "stored_bytes": 12_712, "weights": 101_632})
+    run = RunStore(tmp_path).claim(
+        "s", config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False}
+    )
+    run.finish(
+        {
+            "test/top1": 0.96,
+            "track": "W1A32",
+            "bits_per_weight": 1.0,
+            "stored_bytes": 12_712,
+            "weights": 101_632,
+        }
+    )
     ledger(tmp_path)
-    add(tmp_path, run_id=config.run_id, binarizer="bwn", ram_bytes=1300, flash_bytes=15_400, frames_per_s_estimate=650.0)
+    add(
+        tmp_path,
+        run_id=config.run_id,
+        binarizer="bwn",
+        ram_bytes=1300,
+        flash_bytes=15_400,
+        frames_per_s_estimate=650.0,
+    )
     add(tmp_path, device="m4-gcc-O3", count=20_000.0, ram_bytes=1250, frames_per_s_estimate=3200.0)
     add(tmp_path)
     for other in (
@@ -219,7 +305,17 @@ def test_the_published_table_has_the_device_s_columns(tmp_path):
     ):
         add(tmp_path, **other, count=1.0, frames_per_s_estimate=64e6, case=str(len(str(other))))
     table = microcontroller(load(tmp_path))
-    keys = ("binarizer", "reported", "reported_kB", "reported_ms", "value", "top1_c", "flash_bytes", "peak_bytes", "frames_per_s")
+    keys = (
+        "binarizer",
+        "reported",
+        "reported_kB",
+        "reported_ms",
+        "value",
+        "top1_c",
+        "flash_bytes",
+        "peak_bytes",
+        "frames_per_s",
+    )
     assert cells(table, *keys) == [
         ("bwn", "—", "—", "—", "96.00", "95.25", "15,400", "1,300", "650.0"),
         ("tbn(p=4)", "—", "—", "—", "—", "95.25", "6,188", "1,250", "3,200.0"),
@@ -236,11 +332,17 @@ def test_a_folder_of_such_records_alone_makes_a_report(tmp_path):
     """Table, figure, sidecars and page; measurements whose training is not here, or whose files were changed, are flagged."""
     results, out = tmp_path / "results", tmp_path / "out"
     add(results)
-    RunStore(results).write_mcu(McuRecord("changed", "m4-gcc-O2", INFO | {"binarizer": "bwn"}, SOURCE | {"dirty": True}))
+    RunStore(results).write_mcu(
+        McuRecord("changed", "m4-gcc-O2", INFO | {"binarizer": "bwn"}, SOURCE | {"dirty": True})
+    )
     build.report(results, out)
     for kind, name in (("tables", "mcu"), ("figures", "accuracy_flash")):
         sidecar = json.loads((out / kind / f"{name}.json").read_text())
-        assert (sidecar["run_ids"], sidecar["commands"], sidecar["commits"]) == (["0" * 12], ["tbn-bench mcu run"], ["c0ffee"])
+        assert (sidecar["run_ids"], sidecar["commands"], sidecar["commits"]) == (
+            ["0" * 12],
+            ["tbn-bench mcu run"],
+            ["c0ffee"],
+        )
         assert sidecar["from_changed_files"] == ["0" * 12]
         assert len(sidecar["flags"]) == 2
     page = (out / "index.html").read_text()
@@ -258,5 +360,7 @@ def test_the_committed_ledger_has_networks_of_microcontrollers():
     assert {(n["model"], n["top1"], n[published.FLASH]) for n in found} >= {
         ("FC 12k 4Bitsym", 0.9902, 12.3), ("FC 1k 2Bitsym", 0.9422, 1.1), ("CNN 16-wide, small fc", 0.9892, 3.2),
     }  # fmt: skip
-    assert all(n["source"].startswith("https://") and n["dataset"] == "mnist(size=16)" for n in found)
+    assert all(
+        n["source"].startswith("https://") and n["dataset"] == "mnist(size=16)" for n in found
+    )
     assert not published.is_same("mnist(size=16)", "mnist(normalise=False)", True)

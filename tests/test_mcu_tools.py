@@ -71,7 +71,11 @@ uint32_t standin_argmax(const tbn_ctx *c) {
 def rows(array) -> str:
     if array.ndim > 1:
         return "{" + ", ".join(rows(a) for a in array) + "}"
-    return "{" + ", ".join(repr(v.item()) + ("f" if array.dtype == np.float32 else "") for v in array) + "}"
+    return (
+        "{"
+        + ", ".join(repr(v.item()) + ("f" if array.dtype == np.float32 else "") for v in array)
+        + "}"
+    )
 
 
 class StandIn:
@@ -84,7 +88,12 @@ class StandIn:
         self.vectors = self.inputs(2)
         expected = self.outputs(self.vectors)
         arena = 16 + INPUTS * (4 if f32 else 1)
-        types = {"IN": "float" if f32 else "uint8_t", "OUT": "float" if f32 else "int32_t", "ARENA": f"{arena}u", "EXTRA": extra}
+        types = {
+            "IN": "float" if f32 else "uint8_t",
+            "OUT": "float" if f32 else "int32_t",
+            "ARENA": f"{arena}u",
+            "EXTRA": extra,
+        }
         shutil.copytree(HARNESS, folder / "test")
         for name in ("src", "extras"):
             (folder / name).mkdir()
@@ -107,11 +116,19 @@ class StandIn:
         )
 
     def inputs(self, n: int) -> np.ndarray:
-        return np.random.default_rng(n).integers(0, 256, (n, INPUTS)).astype(np.float32 if self.f32 else np.uint8)
+        return (
+            np.random.default_rng(n)
+            .integers(0, 256, (n, INPUTS))
+            .astype(np.float32 if self.f32 else np.uint8)
+        )
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
-        bits = (self.words[:, np.arange(INPUTS) // 32] >> (np.arange(INPUTS) % 32).astype(np.uint32)) & 1
-        return (x.astype(np.int64) @ (2 * bits.astype(np.int64) - 1).T).astype(np.float32 if self.f32 else np.int32)
+        bits = (
+            self.words[:, np.arange(INPUTS) // 32] >> (np.arange(INPUTS) % 32).astype(np.uint32)
+        ) & 1
+        return (x.astype(np.int64) @ (2 * bits.astype(np.int64) - 1).T).astype(
+            np.float32 if self.f32 else np.int32
+        )
 
 
 def need(reason: str | None, *tools: str) -> None:
@@ -134,7 +151,12 @@ def ran(build: toolchain.Build, sim: str, **options) -> simulate.Result:
     return simulate.run(build, sim, **options)
 
 
-PAIRS = [(cc, core) for cc in toolchain.COMPILERS for core in toolchain.CORES if (cc, core) != ("zig", "uno")]
+PAIRS = [
+    (cc, core)
+    for cc in toolchain.COMPILERS
+    for core in toolchain.CORES
+    if (cc, core) != ("zig", "uno")
+]
 RUNS = [
     (cc, core, sim)
     for cc, core in PAIRS
@@ -145,7 +167,9 @@ RUNS = [
 
 @pytest.fixture(scope="module")
 def standins(tmp_path_factory) -> dict[bool, StandIn]:
-    return {f32: StandIn(tmp_path_factory.mktemp("f32" if f32 else "u8"), f32) for f32 in (False, True)}
+    return {
+        f32: StandIn(tmp_path_factory.mktemp("f32" if f32 else "u8"), f32) for f32 in (False, True)
+    }
 
 
 @pytest.mark.parametrize("f32", [False, True])
@@ -179,7 +203,9 @@ def test_outputs_and_counts(standins, cc, core, sim, f32):
 @pytest.mark.parametrize("core", ["m0", "m4"])
 def test_the_two_counters_of_instructions_agree(standins, cc, core):
     build = built(standins[False], core, cc)
-    np.testing.assert_allclose(ran(build, "qemu").instructions, ran(build, "unicorn").instructions, atol=3)
+    np.testing.assert_allclose(
+        ran(build, "qemu").instructions, ran(build, "unicorn").instructions, atol=3
+    )
 
 
 @pytest.mark.parametrize(("cc", "core"), [pair for pair in PAIRS if pair[1] != "host"])
@@ -207,7 +233,9 @@ def test_small_code_is_an_option(standins, tmp_path):
         toolchain.build(standins[False].folder, "m4", optimize="-O3")
 
 
-@pytest.mark.parametrize(("core", "sim"), [("host", "host"), ("m4", "qemu"), ("m4", "unicorn"), ("uno", "simavr")])
+@pytest.mark.parametrize(
+    ("core", "sim"), [("host", "host"), ("m4", "qemu"), ("m4", "unicorn"), ("uno", "simavr")]
+)
 def test_one_wrong_output_is_a_mismatch(tmp_path, core, sim):
     result = ran(built(StandIn(tmp_path / "f", wrong=True), core), sim)
     assert result.mismatches == 1
@@ -229,9 +257,14 @@ LOOPS = {
 }
 
 
-@pytest.mark.parametrize(("core", "sim", "more"), [("m4", "qemu", 12_000_000), ("uno", "simavr", 10_000_000)])
+@pytest.mark.parametrize(
+    ("core", "sim", "more"), [("m4", "qemu", 12_000_000), ("uno", "simavr", 10_000_000)]
+)
 def test_long_runs_are_counted_exactly(standins, tmp_path, core, sim, more):
-    short, long = (ran(built(s, core), sim) for s in (standins[False], StandIn(tmp_path / "f", extra=LOOPS[core])))
+    short, long = (
+        ran(built(s, core), sim)
+        for s in (standins[False], StandIn(tmp_path / "f", extra=LOOPS[core]))
+    )
     counts = [r.cycles if core == "uno" else r.instructions for r in (short, long)]
     assert 0 <= counts[1][0] - counts[0][0] - more < 1000
 
@@ -239,23 +272,33 @@ def test_long_runs_are_counted_exactly(standins, tmp_path, core, sim, more):
 def test_a_run_too_long_for_unicorns_clock_is_refused(standins, monkeypatch):
     build = built(standins[False], "m4")
     monkeypatch.setattr(simulate, "_SYSTICK", 1 << 12)  # a run of 2^24 takes half a minute
-    with pytest.raises(simulate.SimulationError, match="more than unicorn's SysTick counts; use qemu"):
+    with pytest.raises(
+        simulate.SimulationError, match="more than unicorn's SysTick counts; use qemu"
+    ):
         ran(build, "unicorn")
 
 
 def test_a_run_too_long_for_timer1_is_refused(tmp_path):
     build = built(StandIn(tmp_path / "uno", extra=LOOPS["uno"].replace("k < 50", "k < 400")), "uno")
-    with pytest.raises(simulate.SimulationError, match="more than Timer1 counts; run with count=False"):
+    with pytest.raises(
+        simulate.SimulationError, match="more than Timer1 counts; run with count=False"
+    ):
         ran(build, "simavr")
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ('__asm__ volatile("udf #1");', "processor (fault|exception)|stopped at 0x.*: Invalid instruction"),
+        (
+            '__asm__ volatile("udf #1");',
+            "processor (fault|exception)|stopped at 0x.*: Invalid instruction",
+        ),
         ("for (;;) {}", "did not end within 3 s .* its last output: .*selftest 0"),
         ("c->arena[ARENA] = 1;", "written past the arena"),
-        ("{ volatile uint8_t b[8000]; for (uint16_t k = 0; k < 8000; k++) b[k] = 1; y[0] = (OUT)b[7]; }", "stack overflow"),
+        (
+            "{ volatile uint8_t b[8000]; for (uint16_t k = 0; k < 8000; k++) b[k] = 1; y[0] = (OUT)b[7]; }",
+            "stack overflow",
+        ),
     ],
     ids=["crash", "hang", "arena", "stack"],
 )
@@ -283,7 +326,9 @@ def test_a_crash_of_a_host_program_is_an_error(tmp_path):
 @pytest.mark.parametrize(("cc", "core"), [("gcc", "m0"), ("zig", "m0"), ("gcc", "uno")])
 def test_a_program_too_large_for_the_board_is_named(tmp_path, cc, core):
     extra = "{ static volatile uint8_t large[30000]; large[x[0]] = 1; y[0] += large[x[0]]; }"
-    with pytest.raises(toolchain.ToolchainError, match="the program does not fit the board's memory"):
+    with pytest.raises(
+        toolchain.ToolchainError, match="the program does not fit the board's memory"
+    ):
         built(StandIn(tmp_path / "f", extra=extra), core, cc)
 
 
@@ -297,14 +342,22 @@ def test_initialised_data_arrives_in_ram_and_is_counted(tmp_path, core, sim):
 
 def test_flags_can_be_added(tmp_path):
     """A sanitizer finds a write that the guards behind the arena do not."""
-    extra = "{ OUT z[3]; y = z; for (uint16_t k = 0; k < x[0] + 4u; k++) ((volatile OUT *)y)[k] = 1; }"
-    build = built(StandIn(tmp_path / "f", extra=extra), "host", extra_flags=["-fsanitize=address,undefined"])
-    with pytest.raises(simulate.SimulationError, match="on host ended with status .* before it was done"):
+    extra = (
+        "{ OUT z[3]; y = z; for (uint16_t k = 0; k < x[0] + 4u; k++) ((volatile OUT *)y)[k] = 1; }"
+    )
+    build = built(
+        StandIn(tmp_path / "f", extra=extra), "host", extra_flags=["-fsanitize=address,undefined"]
+    )
+    with pytest.raises(
+        simulate.SimulationError, match="on host ended with status .* before it was done"
+    ):
         ran(build, "host")
 
 
 def test_a_warning_in_the_library_is_an_error(tmp_path):
-    with pytest.raises(toolchain.ToolchainError, match="gcc for host failed: .*standin.h.*conversion"):
+    with pytest.raises(
+        toolchain.ToolchainError, match="gcc for host failed: .*standin.h.*conversion"
+    ):
         built(StandIn(tmp_path / "f", extra="{ int32_t v = y[0]; c->arena[0] = v; }"), "host")
 
 
@@ -318,7 +371,9 @@ def test_a_warning_in_the_library_is_an_error(tmp_path):
         ("uno", "zig", "use cc='gcc'"),
     ],
 )
-def test_a_missing_compiler_is_named_with_its_install_command(standins, monkeypatch, tmp_path, core, cc, command):
+def test_a_missing_compiler_is_named_with_its_install_command(
+    standins, monkeypatch, tmp_path, core, cc, command
+):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(toolchain.ToolchainError, match=command):
@@ -333,13 +388,28 @@ def test_a_missing_compiler_is_named_with_its_install_command(standins, monkeypa
         ("m4", "unicorn", "pip install 'tbn-bench\\[mcu\\]'"),
         ("m55", "unicorn", "does not know the processor m55; use qemu"),
         ("m4", "simavr", "simavr does not run programs for m4; use qemu or unicorn"),
-        ("m4", None, "no simulator for m4: qemu-system-arm is not installed.*; or: unicorn is not installed"),
+        (
+            "m4",
+            None,
+            "no simulator for m4: qemu-system-arm is not installed.*; or: unicorn is not installed",
+        ),
     ],
 )
-def test_a_missing_simulator_is_named_with_its_install_command(monkeypatch, tmp_path, core, sim, command):
+def test_a_missing_simulator_is_named_with_its_install_command(
+    monkeypatch, tmp_path, core, sim, command
+):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(simulate.importlib.util, "find_spec", lambda name: None)
-    build = toolchain.Build(tmp_path, core, "gcc", "-O2", tmp_path / "model.elf", toolchain.Sizes(0, 0, 0, 0, 0, 0, 0), "", {})
+    build = toolchain.Build(
+        tmp_path,
+        core,
+        "gcc",
+        "-O2",
+        tmp_path / "model.elf",
+        toolchain.Sizes(0, 0, 0, 0, 0, 0, 0),
+        "",
+        {},
+    )
     with pytest.raises(simulate.SimulationError, match=command):
         simulate.run(build, sim)
 
@@ -350,7 +420,10 @@ def test_bad_arguments_are_refused(standins, tmp_path):
     with pytest.raises(ValueError, match="is not an exported C folder"):
         toolchain.build(tmp_path, "m4")
     build = built(standins[False], "host")
-    with pytest.raises(ValueError, match=r"inputs must be \(images, input_len\) of uint8, got \(2, 300\) of float32"):
+    with pytest.raises(
+        ValueError,
+        match=r"inputs must be \(images, input_len\) of uint8, got \(2, 300\) of float32",
+    ):
         simulate.run(build, inputs=standins[True].vectors)
     with pytest.raises(ValueError, match="input_len 300"):
         simulate.run(build, inputs=standins[False].vectors[:, :-1])
@@ -367,10 +440,18 @@ def test_the_makefile_builds_as_python_does(standins):
     text = (HARNESS / "Makefile").read_text()
     for core in toolchain.CORES.values():
         if core.kind == "arm":
-            flags = next(line for line in text.splitlines() if line.startswith(f"FLAGS_{core.name} ="))
+            flags = next(
+                line for line in text.splitlines() if line.startswith(f"FLAGS_{core.name} =")
+            )
             assert flags.split("=", 1)[1].split() == list(core.flags[1:])
             assert f"BOARD_{core.name} = {core.board}\n" in text
-    for flag in (*toolchain._COMMON, *toolchain._STRICT, "-std=c99", "-std=gnu99", "-Wl,--gc-sections"):
+    for flag in (
+        *toolchain._COMMON,
+        *toolchain._STRICT,
+        "-std=c99",
+        "-std=gnu99",
+        "-Wl,--gc-sections",
+    ):
         assert flag in text
 
 

@@ -32,7 +32,11 @@ def page(name):
 
 def index():
     """(spec, track, bits per weight, sign(0)) of each row of the table."""
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page("README").splitlines() if line.startswith("| ")]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in page("README").splitlines()
+        if line.startswith("| ")
+    ]
     return [(row[1].strip("`"), row[2], row[4], row[6]) for row in rows[2:]]
 
 

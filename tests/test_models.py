@@ -58,7 +58,12 @@ BINARIZERS = [
     "low_rank(rank=2, min_layer_size=0)",
 ]
 # four coordinates: the transform of three has nine rows, which p = 2 does not divide
-SHAPES = {"pointnet_cls": (4, 32), "pointnet_part_seg": (8, 32), "pointnet_sem_seg": (6, 32), "ts_transformer": (11, 4)}
+SHAPES = {
+    "pointnet_cls": (4, 32),
+    "pointnet_part_seg": (8, 32),
+    "pointnet_sem_seg": (6, 32),
+    "ts_transformer": (11, 4),
+}
 IMAGE = (3, 32, 32)
 
 
@@ -81,7 +86,9 @@ def test_contract(name, binarizer):
     model, plan = _model(name, binarizer)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = None  # cumulative average: after one batch eval uses nearly that batch's statistics
+            module.momentum = (
+                None  # cumulative average: after one batch eval uses nearly that batch's statistics
+            )
             module.eval()
     x = torch.randn(4, *SHAPES.get(name, IMAGE))
     out = model(x)
@@ -154,7 +161,8 @@ def test_sizes_with_min_layer_size_64000(model, p, weights, mbit):
 
 
 @pytest.mark.parametrize(
-    ("p", "min_layer_size", "mbit"), [(2, 64_000, 1.746), (4, 64_000, 0.894), (8, 64_000, 0.468), (4, 138_000, 1.483)]
+    ("p", "min_layer_size", "mbit"),
+    [(2, 64_000, 1.746), (4, 64_000, 0.894), (8, 64_000, 0.468), (4, 138_000, 1.483)],
 )
 def test_sizes_of_pointnet(p, min_layer_size, mbit):
     """3,449,472 weights in Conv1d and Linear layers, T-nets included, and the tile bits that the authors' rules give them."""
@@ -174,7 +182,12 @@ def test_sizes_of_vgg_small(p, mbit):
 @pytest.mark.parametrize(("p", "mbit"), [(2, 11.644), (4, 6.576)])
 def test_sizes_of_resnet34_on_imagenet(p, mbit):
     """The authors' form, a 1x1 convolution at the end, with lambda = 150,000: 21,779,648 weights."""
-    total = _cost("resnet(depth=34, classifier='conv1x1')", f"tbn(p={p}, min_layer_size=150_000)", (3, 224, 224), 1000)
+    total = _cost(
+        "resnet(depth=34, classifier='conv1x1')",
+        f"tbn(p={p}, min_layer_size=150_000)",
+        (3, 224, 224),
+        1000,
+    )
     assert total["weights"] == 21_779_648
     assert round(total["tile_bits"] / 1e6, 3) == mbit
 
@@ -189,7 +202,9 @@ def test_sizes_of_resnet34_on_imagenet(p, mbit):
 )
 def test_imagenet_forms_are_as_large_as_those_of_timm(ours, theirs):
     """The same weights and multiply-adds, counted by the same code on 3 x 224 x 224."""
-    totals = [_cost(call, "sign", (3, 224, 224), 1000) for call in (ours, f"from_timm(name={theirs!r})")]
+    totals = [
+        _cost(call, "sign", (3, 224, 224), 1000) for call in (ours, f"from_timm(name={theirs!r})")
+    ]
     assert len({(total["weights"], total["macs"]) for total in totals}) == 1
 
 
@@ -218,7 +233,12 @@ def test_models_can_be_traced(name):
 
 
 @pytest.mark.parametrize(
-    ("place", "seen"), [((0, 0), (slice(2), slice(2))), ((3, 1), (slice(2, 6), slice(2))), ((7, 4), (slice(6, 8), slice(2, 6)))]
+    ("place", "seen"),
+    [
+        ((0, 0), (slice(2), slice(2))),
+        ((3, 1), (slice(2, 6), slice(2))),
+        ((7, 4), (slice(6, 8), slice(2, 6))),
+    ],
 )
 def test_shifted_windows_of_swin(place, seen):
     """On 8 x 8 with windows of 4 shifted by 2, the windows' edges are at 2 and 6, and none reaches around the border."""
@@ -273,7 +293,10 @@ class Opened:
         return open, (str(self.witness), "w")
 
 
-@pytest.mark.parametrize("key", ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"])
+@pytest.mark.parametrize(
+    "key",
+    ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"],
+)
 def test_a_model_call_loads_no_file(tmp_path, key):
     """A pickle that would run code is not opened, neither to build nor to plan; the error names the argument."""
     (tmp_path / "weights.pth").write_bytes(pickle.dumps(Opened(tmp_path / "ran")))
@@ -305,7 +328,10 @@ def test_the_name_of_a_model_of_timm_is_text():
         ("mlp_mixer(patch=5)", "patch must divide the image, got patch=5 for 32 x 32"),
         ("conv_mixer(patch=3)", "patch must divide the image, got patch=3 for 32 x 32"),
         ("swin(window=5)", "window must divide the map of stage 1 or cover it, got 5 for 16 x 16"),
-        ("swin(downscale=[2, 2, 2, 3])", "downscale must divide the map of stage 4, got 3 for 4 x 4"),
+        (
+            "swin(downscale=[2, 2, 2, 3])",
+            "downscale must divide the map of stage 4, got 3 for 4 x 4",
+        ),
         ("swin(layers=[2])", "one value per stage, got 1, 4, 4"),
     ],
 )

@@ -47,21 +47,42 @@ def run_conv(
     out_channels = rows * p
     scale, shift = rng.uniform(0.5, 1.5, out_channels), rng.standard_normal(out_channels)
     per_group = signs.reshape(groups, rows // groups, channels, kh, kw)
-    tiled = np.concatenate([np.tile(g, (p, 1, 1, 1)) for g in per_group])  # copies lie inside their group
-    expected = F.conv2d(torch.from_numpy(x).double(), torch.from_numpy(tiled).double(), None, stride, padding, dilation, groups)
+    tiled = np.concatenate(
+        [np.tile(g, (p, 1, 1, 1)) for g in per_group]
+    )  # copies lie inside their group
+    expected = F.conv2d(
+        torch.from_numpy(x).double(),
+        torch.from_numpy(tiled).double(),
+        None,
+        stride,
+        padding,
+        dilation,
+        groups,
+    )
     expected = expected.numpy() * scale[:, None, None] + shift[:, None, None]
     extra = rng.standard_normal(expected.shape).astype(np.float32)
     if residual:
         expected = expected + extra
     if relu:
         expected = np.maximum(expected, 0)
-    weights = [_native.SignWeights(bits.pack(g), rows // groups, channels, kh, kw, level) for g in per_group]
+    weights = [
+        _native.SignWeights(bits.pack(g), rows // groups, channels, kh, kw, level)
+        for g in per_group
+    ]
     shapes = [(*x.shape[2:], x.shape[1]), (*expected.shape[2:], out_channels)] + (
         [(*expected.shape[2:], out_channels)] * residual
     )
     op = Op(_native.CONV, 0, 1, residual=2 if residual else -1, kernel=(kh, kw), stride=stride, padding=padding, dilation=dilation,
             p=p, rows=rows // groups, relu=relu, weights=weights, scale=scale, shift=shift)  # fmt: skip
-    plan = Plan([op], shapes, [0, 2] if residual else [0], [1], level=level, group=group, precision=precision)
+    plan = Plan(
+        [op],
+        shapes,
+        [0, 2] if residual else [0],
+        [1],
+        level=level,
+        group=group,
+        precision=precision,
+    )
     inputs = [np.ascontiguousarray(a) for a in ([x, extra] if residual else [x])]
     out = np.full(expected.shape, np.nan, np.float32)  # whatever is not written stays NaN
     plan.run([a.ctypes.data for a in inputs], [out.ctypes.data], len(x), threads)
@@ -69,7 +90,10 @@ def run_conv(
 
 
 def close(got: np.ndarray, expected: np.ndarray) -> bool:
-    return bool(np.isfinite(got).all() and np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max())
+    return bool(
+        np.isfinite(got).all()
+        and np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
+    )
 
 
 def images(*shape: int, seed: int = 2) -> np.ndarray:
@@ -101,7 +125,11 @@ def test_geometry(level, kernel, stride, padding, dilation):
     for height, width in ((9, 9), (8, 8), (7, 13), (12, 7)):
         for group in (1, 3):
             x, signs = images(4, 20, height, width), signs_of(18, 20, *kernel)
-            assert close(*run_conv(level, x, signs, 2, stride, padding, dilation, group=group)), (height, width, group)
+            assert close(*run_conv(level, x, signs, 2, stride, padding, dilation, group=group)), (
+                height,
+                width,
+                group,
+            )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -110,16 +138,33 @@ def test_groups_residual_and_relu(level, groups):
     x, signs = images(3, 12 * groups, 6, 6), signs_of(10 * groups, 12, 3, 3)
     for residual in (False, True):
         for relu in (False, True):
-            assert close(*run_conv(level, x, signs, 2, padding=(1, 1), groups=groups, relu=relu, residual=residual))
+            assert close(
+                *run_conv(
+                    level, x, signs, 2, padding=(1, 1), groups=groups, relu=relu, residual=residual
+                )
+            )
 
 
 def lossy() -> list[tuple[str, str]]:
     """(level, precision) of every rounded precision this CPU has."""
-    pairs = [(level, precision) for level in LEVELS for precision in _native.PRECISIONS if precision != "f32"]
-    return [pair for pair in pairs if _native.load().tbn_planes_available(_native._index(pair[0]), _native.PRECISIONS[pair[1]])]
+    pairs = [
+        (level, precision)
+        for level in LEVELS
+        for precision in _native.PRECISIONS
+        if precision != "f32"
+    ]
+    return [
+        pair
+        for pair in pairs
+        if _native.load().tbn_planes_available(_native._index(pair[0]), _native.PRECISIONS[pair[1]])
+    ]
 
 
-ERROR = {"a14": 3e-4, "bf16x2": 1e-4, "bf16": 2e-2}  # 14 bits of the image's largest value; 16 and 8 bits of each value
+ERROR = {
+    "a14": 3e-4,
+    "bf16x2": 1e-4,
+    "bf16": 2e-2,
+}  # 14 bits of the image's largest value; 16 and 8 bits of each value
 
 
 @pytest.mark.parametrize(("level", "precision"), lossy())
@@ -129,26 +174,40 @@ def test_rounded_activations_keep_their_bound(level, precision):
         rng = np.random.default_rng(seed)
         kernel, stride = (tuple(int(v) for v in rng.integers(1, top, 2)) for top in (4, 3))
         channels, rows, p, n = (int(v) for v in rng.integers(1, [140, 70, 5, 6]))
-        x = images(n, channels, 9, 12, seed=seed) * rng.uniform(0.01, 100, (n, 1, 1, 1)).astype(np.float32)
+        x = images(n, channels, 9, 12, seed=seed) * rng.uniform(0.01, 100, (n, 1, 1, 1)).astype(
+            np.float32
+        )
         signs = signs_of(rows, channels, *kernel, seed=seed)
         got, expected = run_conv(level, x, signs, p, stride, (1, 1), group=2, precision=precision)
         for y, reference in zip(got, expected, strict=True):  # each image by its own size
-            assert np.abs(y - reference).max() <= ERROR[precision] * max(np.abs(reference).max(), np.abs(x).max())
+            assert np.abs(y - reference).max() <= ERROR[precision] * max(
+                np.abs(reference).max(), np.abs(x).max()
+            )
     assert np.abs(got - expected).max() > 0
     broken = images(1, 20, 5, 5)
     broken[0, 3, 0, 0] = np.nan
-    assert np.isnan(run_conv(level, broken, signs_of(18, 20, 3, 3), padding=(1, 1), precision=precision)[0][0, :, 0, 0]).all()
-    zeros = run_conv(level, np.zeros((1, 8, 4, 4), np.float32), signs_of(16, 8, 3, 3), precision=precision)
+    assert np.isnan(
+        run_conv(level, broken, signs_of(18, 20, 3, 3), padding=(1, 1), precision=precision)[0][
+            0, :, 0, 0
+        ]
+    ).all()
+    zeros = run_conv(
+        level, np.zeros((1, 8, 4, 4), np.float32), signs_of(16, 8, 3, 3), precision=precision
+    )
     assert np.allclose(*zeros, atol=1e-6)
 
 
-@pytest.mark.skipif(not {("amx", "a14"), ("avx512", "a14")} <= set(lossy()), reason="needs AMX and AVX-512 VNNI")
+@pytest.mark.skipif(
+    not {("amx", "a14"), ("avx512", "a14")} <= set(lossy()), reason="needs AMX and AVX-512 VNNI"
+)
 def test_rounded_activations_give_the_same_sums_at_every_level():
     """Both levels round alike and sum integers exactly: what is left is the last multiply-add."""
     for channels, kernel, stride in ((64, 3, 1), (131, 3, 2), (20, 3, 1), (300, 1, 1)):
         x, signs = images(3, channels, 8, 8), signs_of(40, channels, kernel, kernel)
         found = [
-            run_conv(level, x, signs, 2, (stride, stride), (kernel // 2, kernel // 2), precision="a14")[0]
+            run_conv(
+                level, x, signs, 2, (stride, stride), (kernel // 2, kernel // 2), precision="a14"
+            )[0]
             for level in ("amx", "avx512")
         ]
         assert np.abs(found[0] - found[1]).max() <= 1e-6 * np.abs(found[1]).max()
@@ -176,15 +235,23 @@ def test_positions_and_rows_of_any_count(level, precision):
     """Tiles of 16 positions by 16 rows have ends, alone and in blocks; long lists of pixels are cut."""
     if precision != "f32" and (level, precision) not in lossy():
         pytest.skip(f"level {level} has no precision {precision} here")
-    for columns, rows, n in [(64, r, m) for r in (1, 16, 17, 48, 70) for m in (6, 16, 17, 33, 70)] + [(3000, 33, 70)]:
+    for columns, rows, n in [
+        (64, r, m) for r in (1, 16, 17, 48, 70) for m in (6, 16, 17, 33, 70)
+    ] + [(3000, 33, 70)]:
         x, signs = images(n, columns, 1, 1), signs_of(rows, columns, 1, 1)
         got, expected = run_conv(level, x, signs, 3, group=80, precision=precision)
         bound = TOLERANCE if precision == "f32" else ERROR[precision]
         assert np.abs(got - expected).max() <= bound * np.abs(expected).max(), (columns, rows, n)
-    for channels, rows, size in [(64, r, s) for r in (16, 40, 80) for s in (3, 4, 5, 8, 9)] + [(100, 33, 13)]:
+    for channels, rows, size in [(64, r, s) for r in (16, 40, 80) for s in (3, 4, 5, 8, 9)] + [
+        (100, 33, 13)
+    ]:
         x, signs = images(2, channels, size, size), signs_of(rows, channels, 3, 3)
         got, expected = run_conv(level, x, signs, 2, padding=(1, 1), precision=precision)
-        assert np.abs(got - expected).max() <= bound * np.abs(expected).max(), (channels, rows, size)
+        assert np.abs(got - expected).max() <= bound * np.abs(expected).max(), (
+            channels,
+            rows,
+            size,
+        )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -212,8 +279,18 @@ def test_outputs_over_inputs_and_memory_of_any_alignment(level):
 def test_dense_float_weights(level):
     """A layer kept in full precision runs in the same plan."""
     weight, x = images(21, 3, 3, 3), images(2, 3, 10, 10)
-    expected = F.conv2d(torch.from_numpy(x).double(), torch.from_numpy(weight).double(), padding=1).numpy()
-    op = Op(_native.CONV, 0, 1, kernel=(3, 3), padding=(1, 1), rows=21, weights=[_native.FloatWeights(weight, level)])
+    expected = F.conv2d(
+        torch.from_numpy(x).double(), torch.from_numpy(weight).double(), padding=1
+    ).numpy()
+    op = Op(
+        _native.CONV,
+        0,
+        1,
+        kernel=(3, 3),
+        padding=(1, 1),
+        rows=21,
+        weights=[_native.FloatWeights(weight, level)],
+    )
     assert close(Plan([op], [(10, 10, 3), (10, 10, 21)], level=level)(x), expected)
 
 
@@ -244,11 +321,19 @@ def test_random_geometry(seed):
     rng = np.random.default_rng(seed)
     kernel, stride, dilation = (tuple(int(v) for v in rng.integers(1, top, 2)) for top in (5, 4, 4))
     padding = tuple(int(v) for v in rng.integers(0, 4, 2))
-    height, width = (int(rng.integers(d * (k - 1) + 1, d * (k - 1) + 14)) for k, d in zip(kernel, dilation, strict=True))
+    height, width = (
+        int(rng.integers(d * (k - 1) + 1, d * (k - 1) + 14))
+        for k, d in zip(kernel, dilation, strict=True)
+    )
     channels, rows, p, n = (int(v) for v in rng.integers(1, [70, 70, 5, 6]))
-    x, signs = images(n, channels, height, width, seed=seed), signs_of(rows, channels, *kernel, seed=seed)
+    x, signs = (
+        images(n, channels, height, width, seed=seed),
+        signs_of(rows, channels, *kernel, seed=seed),
+    )
     for level in LEVELS:
-        got, expected = run_conv(level, x, signs, p, stride, padding, dilation, group=int(rng.integers(1, 4)))
+        got, expected = run_conv(
+            level, x, signs, p, stride, padding, dilation, group=int(rng.integers(1, 4))
+        )
         assert close(got, expected), (level, x.shape, signs.shape, stride, padding, dilation)
 
 
@@ -284,7 +369,9 @@ def test_one_image_split_between_threads(level):
         x, residual = images(2, 20, height, 9), [False, True][height % 2]
         one, expected = run_conv(level, x, signs, 2, stride, padding, dilation, residual=residual)
         for threads in (3, 16):
-            many, _ = run_conv(level, x, signs, 2, stride, padding, dilation, residual=residual, threads=threads)
+            many, _ = run_conv(
+                level, x, signs, 2, stride, padding, dilation, residual=residual, threads=threads
+            )
             assert close(many, expected)
             assert close(one, expected)
 
@@ -301,10 +388,14 @@ def test_parts_of_an_image_whose_margin_is_outside(level, precision):
     ):  # fmt: skip
         x, signs = images(1, 8, height, width), signs_of(18, 8, *kernel)
         for threads in (1, 2, 3, 8):
-            got, expected = run_conv(level, x, signs, 2, stride, padding, threads=threads, precision=precision)
+            got, expected = run_conv(
+                level, x, signs, 2, stride, padding, threads=threads, precision=precision
+            )
             bound = TOLERANCE if precision == "f32" else ERROR[precision]
             assert np.isfinite(got).all()
-            assert np.abs(got - expected).max() <= bound * max(np.abs(expected).max(), np.abs(x).max()), (kernel, stride, threads)
+            assert np.abs(got - expected).max() <= bound * max(
+                np.abs(expected).max(), np.abs(x).max()
+            ), (kernel, stride, threads)
 
 
 @pytest.mark.parametrize(
@@ -329,9 +420,9 @@ def test_the_other_ops(kind, reference, options):
 @pytest.mark.parametrize("level", LEVELS)
 def test_gelu_at_every_level(level):
     """The error function's own GELU: small, large, far, not a number; and ends that fill no vector."""
-    x = np.concatenate([np.linspace(-9, 9, 4001), [0.0, -0.0, 1e-30, -1e-30, 80.0, -80.0, 1e30, -1e30, np.nan]]).astype(
-        np.float32
-    )
+    x = np.concatenate(
+        [np.linspace(-9, 9, 4001), [0.0, -0.0, 1e-30, -1e-30, 80.0, -80.0, 1e30, -1e30, np.nan]]
+    ).astype(np.float32)
     plan = Plan([Op(_native.GELU, 0, 1)], [(1, 1, len(x)), (1, 1, len(x))], level=level)
     got = plan(x.reshape(1, -1, 1, 1)).reshape(-1)
     expected = F.gelu(torch.from_numpy(x).double()).numpy()
@@ -341,21 +432,34 @@ def test_gelu_at_every_level(level):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize(("tokens", "heads", "depth"), [(1, 1, 1), (5, 2, 3), (16, 1, 16), (65, 8, 64), (70, 3, 65)])
+@pytest.mark.parametrize(
+    ("tokens", "heads", "depth"), [(1, 1, 1), (5, 2, 3), (16, 1, 16), (65, 8, 64), (70, 3, 65)]
+)
 def test_attention_at_every_level(level, tokens, heads, depth):
     """Any number of tokens, any depth."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 3 * heads * depth, 1, tokens), dtype=np.float32)
     shapes = [(1, tokens, 3 * heads * depth), (1, tokens, heads * depth)]
-    got = Plan([Op(_native.ATTENTION, 0, 1, rows=heads, eps=depth**-0.5)], shapes, level=level, group=2)(x)
-    q, k, v = torch.from_numpy(x[:, :, 0]).double().unflatten(1, (3, heads, depth)).permute(1, 0, 2, 4, 3)
-    expected = F.scaled_dot_product_attention(q, k, v).permute(0, 1, 3, 2).flatten(1, 2)[:, :, None].numpy()
+    got = Plan(
+        [Op(_native.ATTENTION, 0, 1, rows=heads, eps=depth**-0.5)], shapes, level=level, group=2
+    )(x)
+    q, k, v = (
+        torch.from_numpy(x[:, :, 0]).double().unflatten(1, (3, heads, depth)).permute(1, 0, 2, 4, 3)
+    )
+    expected = (
+        F.scaled_dot_product_attention(q, k, v)
+        .permute(0, 1, 3, 2)
+        .flatten(1, 2)[:, :, None]
+        .numpy()
+    )
     assert close(got, expected)
 
 
 def test_a_table_of_tokens_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="does not take 4 tokens and 1 more"):
-        Plan([Op(_native.TOKENS, 0, 1, rows=1, coefficients=np.ones((4, 6)))], [(1, 4, 6), (1, 5, 6)])
+        Plan(
+            [Op(_native.TOKENS, 0, 1, rows=1, coefficients=np.ones((4, 6)))], [(1, 4, 6), (1, 5, 6)]
+        )
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -363,7 +467,9 @@ def test_extremes_are_a_maximum_behind_the_copies(relu):
     """p scaled and shifted copies of R channels, then the maximum over positions: with scales of both signs, and more than one block."""
     x, rng = images(3, 70, 2, 9), np.random.default_rng(3)
     scale, shift = rng.standard_normal((2, 210)).astype(np.float32)
-    copies = np.tile(x, (1, 3, 1, 1)).astype(np.float64) * scale[:, None, None] + shift[:, None, None]
+    copies = (
+        np.tile(x, (1, 3, 1, 1)).astype(np.float64) * scale[:, None, None] + shift[:, None, None]
+    )
     expected = np.maximum(copies, 0 if relu else -np.inf).max((2, 3), keepdims=True)
     op = Op(_native.EXTREMES, 0, 1, p=3, rows=70, relu=relu, scale=scale, shift=shift)
     assert close(Plan([op], [(2, 9, 70), (1, 1, 210)], group=2)(x), expected)
@@ -382,7 +488,11 @@ def test_gather_sums_the_pieces_of_rows(relu):
     expected = np.zeros((2, 2, 2, 5))
     for n, h, w, r in np.ndindex(expected.shape):
         y = (
-            sum(float(coefficients[r * 3 + b]) * float(x[n, h, w * 3 + b, (r * 3 + b) % 4]) for b in range(3)) * scale[r]
+            sum(
+                float(coefficients[r * 3 + b]) * float(x[n, h, w * 3 + b, (r * 3 + b) % 4])
+                for b in range(3)
+            )
+            * scale[r]
             + shift[r]
         )
         expected[n, h, w, r] = max(y, 0) if relu else y
@@ -400,14 +510,20 @@ def test_sums_of_neighbouring_channels(p):
     assert close(plan(x[:1], threads=4), expected[:1])
 
 
-@pytest.mark.parametrize("shapes", [[(3, 7, 9), (3, 7, 2)], [(3, 7, 8), (7, 3, 2)], [(3, 7, 8), (3, 7, 4)]])
+@pytest.mark.parametrize(
+    "shapes", [[(3, 7, 9), (3, 7, 2)], [(3, 7, 8), (7, 3, 2)], [(3, 7, 8), (3, 7, 4)]]
+)
 def test_sums_that_do_not_fit_are_refused(shapes):
     with pytest.raises(ValueError, match="sums of 4 channels do not take"):
         Plan([Op(_native.GROUP_SUM, 0, 1, p=4)], shapes)
 
 
 def test_coefficients_that_do_not_fit_are_refused():
-    for shapes, count in (([(1, 6, 4), (1, 2, 5)], 14), ([(1, 6, 4), (1, 4, 5)], 15), ([(1, 6, 4), (2, 2, 5)], 15)):
+    for shapes, count in (
+        ([(1, 6, 4), (1, 2, 5)], 14),
+        ([(1, 6, 4), (1, 4, 5)], 15),
+        ([(1, 6, 4), (2, 2, 5)], 15),
+    ):
         with pytest.raises(ValueError, match="coefficients do not take"):
             Plan([Op(_native.GATHER, 0, 1, coefficients=np.ones(count))], shapes)
     with pytest.raises(ValueError, match="coefficients do not take"):

@@ -14,23 +14,50 @@ COMPILER = shutil.which("c++") or shutil.which("g++")
 needs_tools = pytest.mark.skipif(not CMAKE or not COMPILER, reason="needs cmake and a C++ compiler")
 
 
-def configure(folder: Path, *options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [CMAKE or "cmake", "-S", str(ROOT), "-B", str(folder), "-DCMAKE_BUILD_TYPE=RelWithDebInfo", *options]
+def configure(
+    folder: Path, *options: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [
+        CMAKE or "cmake",
+        "-S",
+        str(ROOT),
+        "-B",
+        str(folder),
+        "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
+        *options,
+    ]
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
 def build(folder: Path, *options: str) -> Path:
     done = configure(folder, *options)
     assert done.returncode == 0, done.stderr
-    done = subprocess.run([CMAKE or "cmake", "--build", str(folder), "-j", "2"], capture_output=True, text=True)
+    done = subprocess.run(
+        [CMAKE or "cmake", "--build", str(folder), "-j", "2"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return next(folder.glob("libtbn_bench.*"))
 
 
-def run_native_tests(library: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / "test_native.py"), *arguments]
+def run_native_tests(
+    library: Path, *arguments: str, **env: str
+) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(ROOT / "tests" / "test_native.py"),
+        *arguments,
+    ]
     return subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"TBN_BENCH_LIBRARY": str(library)} | env, cwd=ROOT
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TBN_BENCH_LIBRARY": str(library)} | env,
+        cwd=ROOT,
     )
 
 
@@ -41,22 +68,32 @@ def test_no_sanitizer_complains(tmp_path):
     library = build(tmp_path, "-DTBN_SANITIZE=ON")
     preload = []
     for name in ("libasan.so", "libubsan.so"):
-        found = subprocess.run([COMPILER or "c++", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+        found = subprocess.run(
+            [COMPILER or "c++", f"-print-file-name={name}"], capture_output=True, text=True
+        ).stdout.strip()
         if "/" not in found:
             pytest.skip(f"{name} is not installed")
         preload.append(found)
-    done = run_native_tests(library, LD_PRELOAD=" ".join(preload), ASAN_OPTIONS="detect_leaks=0", UBSAN_OPTIONS="halt_on_error=1")
+    done = run_native_tests(
+        library,
+        LD_PRELOAD=" ".join(preload),
+        ASAN_OPTIONS="detect_leaks=0",
+        UBSAN_OPTIONS="halt_on_error=1",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "runtime error" not in done.stderr
 
 
 @needs_tools
 @pytest.mark.skipif(
-    "avx512bw" not in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""), reason="AVX-512"
+    "avx512bw" not in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""),
+    reason="AVX-512",
 )
 def test_the_amx_level_is_right_where_there_is_no_amx(tmp_path):
     """Its instructions emulated in C: layout, borders, splitting into bfloat16 terms and sums are those of the real level."""
-    done = run_native_tests(build(tmp_path, "-DTBN_EMULATE_AMX=ON"), "-rp", "-k", "amx or random or precision")
+    done = run_native_tests(
+        build(tmp_path, "-DTBN_EMULATE_AMX=ON"), "-rp", "-k", "amx or random or precision"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = [line for line in done.stdout.splitlines() if line.startswith("PASSED")]
     for name in (

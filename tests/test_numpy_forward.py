@@ -85,7 +85,9 @@ NETWORKS = {
 def test_a_network_is_its_packed_file(spec, binarizer):
     """By the structure of a full-precision model with other weights."""
     shape = NETWORKS[spec]
-    model, structure = (catalog.build("models", spec, num_classes=10, in_shape=shape) for _ in range(2))
+    model, structure = (
+        catalog.build("models", spec, num_classes=10, in_shape=shape) for _ in range(2)
+    )
     binarize_(stirred(model), binarizer)
     packed.pack_(model.eval())
     assert error(model, structure, torch.randn(3, *shape)) < 1e-5

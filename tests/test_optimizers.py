@@ -74,21 +74,28 @@ def test_every_entry_trains_a_tiled_network(entry):
     assert all(value.isfinite().all() for value in after.values())
 
 
-@pytest.mark.parametrize(("entry", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)],
+)
 def test_bare_names_are_torchs_optimizers_over_all_parameters(entry, kind):
     """As before the shelf existed: one group, so that old checkpoints still fit."""
     model = tiled()
     optimizer = optimizer_of(model, make({"optimizer": entry, "lr": 0.01}))
     assert type(optimizer) is kind
     assert len(optimizer.param_groups) == 1
-    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model.parameters()]
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [
+        id(p) for p in model.parameters()
+    ]
     assert optimizer.param_groups[0]["weight_decay"] == 1e-4
 
 
 @pytest.mark.parametrize("entry", ["sgd(latent_weight_decay=0.0)", "from_timm(name='adamw')"])
 def test_latents_can_have_a_decay_of_their_own(entry):
     optimizer = optimizer_of(tiled(), make({"optimizer": entry, "weight_decay": 0.1}))
-    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    decays = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
     model_latents, others = optimizer.param_groups[0], optimizer.param_groups[1]
     assert decays[id(model_latents["params"][0])] == 0
     assert decays[id(others["params"][0])] == 0.1
@@ -105,7 +112,9 @@ def test_orthogonal_factor_has_singular_values_near_one():
 def test_orthogonal_factor_keeps_the_singular_vectors():
     """Of a diagonal matrix: a diagonal matrix, whose signs are those of the entries."""
     factor = orthogonal_factor(torch.diag(torch.tensor([3.0, -2.0, 1.0])), steps=5)
-    torch.testing.assert_close(factor - torch.diag(factor.diag()), torch.zeros(3, 3), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        factor - torch.diag(factor.diag()), torch.zeros(3, 3), atol=1e-2, rtol=0
+    )
     assert factor.diag().sign().tolist() == [1, -1, 1]
 
 
@@ -134,7 +143,10 @@ def test_muon_fixes_the_size_of_a_filter_bank_before_its_step():
 
 def test_muon_trains_the_head_at_a_rate_for_a_summed_loss():
     """By hand: the first Nesterov step is (1 + momentum) rate x batch x gradient, after the decay."""
-    model, config = tiled(), make({"optimizer": "muon", "lr": 0.1, "batch_size": 4, "weight_decay": 0.01})
+    model, config = (
+        tiled(),
+        make({"optimizer": "muon", "lr": 0.1, "batch_size": 4, "weight_decay": 0.01}),
+    )
     start = model[3].weight.detach().clone()
     train_step(model, optimizer_of(model, config))
     expected = 0.99 * start - 0.67 * 4 * 1.85 * model[3].weight.grad

@@ -22,7 +22,9 @@ from tbn_bench.reporting.tables.comparison import comparison
 from tbn_bench.reporting.tables.latency import latency
 from tbn_bench.reporting.tables.not_finished import not_finished
 
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH: the page is not tested in a browser")
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on PATH: the page is not tested in a browser"
+)
 BITS = {"full_precision": 32.0, "bwn": 1.0, "tbn(p=4)": 0.25, "tbn(p=8)": 0.125}
 
 
@@ -33,7 +35,9 @@ def _store(root):
         for k, (spec, bits) in enumerate(BITS.items()):
             for seed in (0, 1, 2) if (model, spec) == ("mlp", "bwn") else (0, 1):
                 config = make({"binarizer": spec, "model": model, "seed": seed, "epochs": 3})
-                run = store.claim("s", config.run_id, config.model_dump(mode="json"), provenance(config))
+                run = store.claim(
+                    "s", config.run_id, config.model_dump(mode="json"), provenance(config)
+                )
                 for row in rows(config):
                     run.log(row)
                 if (model, spec, seed) == ("mlp", "tbn(p=8)", 1):
@@ -51,9 +55,23 @@ def _store(root):
          "time_ms_p20": 1.0, "time_ms_p50": float((7 * i) % 80), "time_ms_p80": 3.0, "n": 31, "ratio": 1.5}
         for i in range(80)
     ]  # fmt: skip
-    info = {"data": "digits", "model": "mlp", "sweep": "s", "batch": 1, "threads": 1, "clock": "wall", "baseline": "dense"}
+    info = {
+        "data": "digits",
+        "model": "mlp",
+        "sweep": "s",
+        "batch": 1,
+        "threads": 1,
+        "clock": "wall",
+        "baseline": "dense",
+    }
     store.write_latency(
-        LatencyRecord("mlp-digits-b1-t1", "cpu", timed, info, {"command": "tbn-bench latency", "commit": "c0ffee"})
+        LatencyRecord(
+            "mlp-digits-b1-t1",
+            "cpu",
+            timed,
+            info,
+            {"command": "tbn-bench latency", "commit": "c0ffee"},
+        )
     )
     return root
 
@@ -62,10 +80,19 @@ def _write(results, out, watch_s=None):
     """The page with the tables and figures that it was made for, without print versions."""
     records = load(results)
     tables = {m.__name__: m(records) for m in (comparison, latency, not_finished)}
-    drawn = {m.__name__.rpartition(".")[2]: (m.TITLE, build.specification(m, records)) for m in (accuracy_bits, training_curves)}
+    drawn = {
+        m.__name__.rpartition(".")[2]: (m.TITLE, build.specification(m, records))
+        for m in (accuracy_bits, training_curves)
+    }
     book = details.book(results, records.curves)
     out.mkdir(exist_ok=True)
-    return render.write(out, render.page(records, tables, drawn, book, results, "tbn-bench report", "comparison", watch_s), book)
+    return render.write(
+        out,
+        render.page(
+            records, tables, drawn, book, results, "tbn-bench report", "comparison", watch_s
+        ),
+        book,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -133,10 +160,14 @@ def test_the_page_opens_from_disk_without_a_request_or_an_error(browser, page):
     assert browser.requests == [page.resolve().as_uri()]
     assert browser.errors == []
     assert browser.run("document.querySelectorAll('.chart svg').length") == 2
-    levels = browser.run("[...document.querySelectorAll('h1,h2,h3')].map(h => Number(h.tagName[1]))")
+    levels = browser.run(
+        "[...document.querySelectorAll('h1,h2,h3')].map(h => Number(h.tagName[1]))"
+    )
     assert levels[0] == 1
     assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
-    assert browser.run("(ids => ids.length === new Set(ids).size)([...document.querySelectorAll('main [id]')].map(e => e.id))")
+    assert browser.run(
+        "(ids => ids.length === new Set(ids).size)([...document.querySelectorAll('main [id]')].map(e => e.id))"
+    )
     assert browser.run(
         "[...document.querySelectorAll('table')].every(t => t.caption && [...t.tHead.rows[0].cells].every(c => c.scope === 'col'))"
     )
@@ -169,8 +200,16 @@ def test_a_filter_counts_what_it_leaves_and_works_by_keys(browser, page):
     browser.run("document.getElementById('filter-latency').focus()")
     browser.call("Input.insertText", text="mlp KERNEL0")
     browser.until("document.querySelectorAll('[data-name=latency] tbody tr').length === 10")
-    assert browser.run("document.querySelector('[data-name=latency] output').textContent") == "10 of 80 rows"
-    assert browser.run("document.querySelector('[data-name=latency] output').getAttribute('aria-live')") == "polite"
+    assert (
+        browser.run("document.querySelector('[data-name=latency] output').textContent")
+        == "10 of 80 rows"
+    )
+    assert (
+        browser.run(
+            "document.querySelector('[data-name=latency] output').getAttribute('aria-live')"
+        )
+        == "polite"
+    )
     for _ in range(2):  # past the box that scrolls, to its first head
         browser.key("Tab", 9)
     assert browser.run("document.activeElement.closest('th')?.textContent") == "device"
@@ -198,7 +237,9 @@ def test_the_legend_singles_a_method_out_in_every_chart(browser, page):
     browser.open(page)
     assert set(_opacities(browser, "accuracy_bits").values()) == {1}
     browser.run("document.querySelector('#legend [data-method=bwn]').click()")
-    browser.until("document.querySelector('#legend [data-method=bwn]').getAttribute('aria-pressed') === 'true'")
+    browser.until(
+        "document.querySelector('#legend [data-method=bwn]').getAttribute('aria-pressed') === 'true'"
+    )
     seen = _opacities(browser, "accuracy_bits")
     assert seen["bwn"] == 1
     assert max(v for k, v in seen.items() if k != "bwn") < 0.2
@@ -243,7 +284,11 @@ def test_a_finger_scrolls_over_charts_and_marks_by_touching_a_point(browser, pag
         before = browser.run("scrollY")
         browser.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
         for step in range(1, 9):
-            browser.call("Input.dispatchTouchEvent", type="touchMove", touchPoints=[{"x": x, "y": y + 20 * step}])
+            browser.call(
+                "Input.dispatchTouchEvent",
+                type="touchMove",
+                touchPoints=[{"x": x, "y": y + 20 * step}],
+            )
         browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
         browser.until(f"scrollY < {before} - 50")
         assert browser.run("plots.marked.size") == 3
@@ -255,13 +300,24 @@ def test_a_finger_scrolls_over_charts_and_marks_by_touching_a_point(browser, pag
 def test_a_run_has_a_page_of_its_own(browser, page):
     """By address or link: config, plan, curves, environment and command; Escape leads back."""
     browser.open(page, f"#run-{_run_id('tbn(p=8)')}")
-    browser.until("document.getElementById('run').dataset.run && document.querySelectorAll('#run svg').length >= 2")
+    browser.until(
+        "document.getElementById('run').dataset.run && document.querySelectorAll('#run svg').length >= 2"
+    )
     text = browser.run("document.getElementById('run').innerText")
-    for part in ("--binarizer=tbn(p=8)", "Configuration", "a.weight", "Environment", "versions.torch", "top1"):
+    for part in (
+        "--binarizer=tbn(p=8)",
+        "Configuration",
+        "a.weight",
+        "Environment",
+        "versions.torch",
+        "top1",
+    ):
         assert part in text.replace("'", ""), part
     browser.key("Escape", 27)
     browser.until("!document.getElementById('run').open && location.hash === ''")
-    browser.run(f"document.querySelector('#not_finished ~ .table a[href=\"#run-{_run_id('tbn(p=8)', 1)}\"]').click()")
+    browser.run(
+        f"document.querySelector('#not_finished ~ .table a[href=\"#run-{_run_id('tbn(p=8)', 1)}\"]').click()"
+    )
     browser.until("document.getElementById('run').innerText.includes('loss became nan')")
     assert browser.errors == []
     assert len(browser.requests) <= 2  # the page, and itself with another hash
@@ -271,11 +327,15 @@ def test_a_run_has_a_page_of_its_own(browser, page):
 def test_a_phone_scrolls_tables_not_the_page(browser, page):
     browser.open(page, width=390)
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
-    assert browser.run("[...document.querySelectorAll('.chart svg')].every(s => s.getBoundingClientRect().width <= 390)")
+    assert browser.run(
+        "[...document.querySelectorAll('.chart svg')].every(s => s.getBoundingClientRect().width <= 390)"
+    )
     assert browser.run(
         "(() => { const s = document.querySelector('#latency .scroll'); return s.scrollWidth > s.clientWidth; })()"
     )
-    assert browser.run("getComputedStyle(document.querySelector('#latency th')).position") == "sticky"
+    assert (
+        browser.run("getComputedStyle(document.querySelector('#latency th')).position") == "sticky"
+    )
 
 
 @needs_chromium
@@ -283,7 +343,9 @@ def test_a_phone_scrolls_tables_not_the_page(browser, page):
 def test_light_and_dark_have_enough_contrast_also_in_charts(browser, page, dark):
     """4.5 to 1 for text, links and axis labels; charts follow a change while the page is open."""
     browser.open(page, dark=not dark)
-    before = browser.run("document.querySelector('#chart-accuracy_bits svg .role-axis-label text').getAttribute('fill')")
+    before = browser.run(
+        "document.querySelector('#chart-accuracy_bits svg .role-axis-label text').getAttribute('fill')"
+    )
     browser.dark(dark)
     browser.until(
         f"document.querySelector('#chart-accuracy_bits svg .role-axis-label text')?.getAttribute('fill') !== '{before}'"
@@ -363,7 +425,10 @@ def test_a_watched_page_follows_and_stays_where_the_reader_was(browser, results,
     browser.until(
         "window.old === undefined && typeof plots === 'object' && plots.picked.has('bwn') && Math.abs(scrollY - 700) < 5"
     )
-    assert browser.run("document.querySelector('[data-name=latency] output').textContent") == "10 of 80 rows"
+    assert (
+        browser.run("document.querySelector('[data-name=latency] output').textContent")
+        == "10 of 80 rows"
+    )
 
 
 def test_the_page_is_small_and_rows_are_there_once(results, page):
@@ -385,17 +450,27 @@ def test_the_headline_compares_the_smallest_with_full_precision(results):
     found = headline.rows(records)
     assert [row["small_method"] for row in found] == ["tbn(p=8)"] * 2
     assert found[0]["small_times"] == 256
-    assert {row["panel"] for row in found} == {title for title, _ in groups.panels(groups.groups(records))}
+    assert {row["panel"] for row in found} == {
+        title for title, _ in groups.panels(groups.groups(records))
+    }
     assert "256 to 256" not in headline.lead(found)
 
 
 @pytest.mark.parametrize(
     ("score", "values", "close"),
     [
-        ("top1", {"full_precision": 0.98, "bwn": 0.97, "tbn(p=4)": 0.962, "tbn(p=8)": 0.677}, "tbn(p=4)"),
+        (
+            "top1",
+            {"full_precision": 0.98, "bwn": 0.97, "tbn(p=4)": 0.962, "tbn(p=8)": 0.677},
+            "tbn(p=4)",
+        ),
         ("top1", {"full_precision": 0.98, "bwn": 0.95, "tbn(p=4)": 0.90, "tbn(p=8)": 0.85}, None),
         ("mse", {"full_precision": 0.100, "bwn": 0.109, "tbn(p=4)": 0.12, "tbn(p=8)": 0.2}, "bwn"),
-        ("mse", {"full_precision": 0.100, "bwn": 0.2, "tbn(p=4)": 0.2, "tbn(p=8)": 0.09}, "tbn(p=8)"),
+        (
+            "mse",
+            {"full_precision": 0.100, "bwn": 0.2, "tbn(p=4)": 0.2, "tbn(p=8)": 0.09},
+            "tbn(p=8)",
+        ),
     ],
 )
 def test_a_network_that_failed_is_no_headline(monkeypatch, score, values, close):

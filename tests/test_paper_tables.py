@@ -30,10 +30,22 @@ SUMMARY = {"bits_per_weight": 0.25, "stored_bytes": 300, "stored_bits": 2400, "s
            "best_epoch": 1, "test_samples": 10}  # fmt: skip
 
 
-def _run(root, binarizer="tbn(p=4)", top1=0.93, seed=0, sweep="s", data="cifar10", model=RESNET, track="W1A32", **summary):
+def _run(
+    root,
+    binarizer="tbn(p=4)",
+    top1=0.93,
+    seed=0,
+    sweep="s",
+    data="cifar10",
+    model=RESNET,
+    track="W1A32",
+    **summary,
+):
     """One finished run; returns its id."""
     config = make({"binarizer": binarizer, "data": data, "model": model, "seed": seed, "epochs": 3})
-    run = RunStore(root).claim(sweep, config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False})
+    run = RunStore(root).claim(
+        sweep, config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False}
+    )
     run.log({"epoch": 0, "val/top1": 0.5})
     run.finish(SUMMARY | {"test/top1": top1, "track": track} | summary)
     return config.run_id
@@ -54,7 +66,13 @@ def _ledger(root, *lines):
         "source",
         "note",
     )
-    first = dict(zip(keys, ("tbn", "tbn(p=4)", "cifar10", RESNET, "", "32", "top1", "0.93", "false", "README", ""), strict=True))
+    first = dict(
+        zip(
+            keys,
+            ("tbn", "tbn(p=4)", "cifar10", RESNET, "", "32", "top1", "0.93", "false", "README", ""),
+            strict=True,
+        )
+    )
     (root / "published").mkdir(parents=True, exist_ok=True)
     with (root / "published" / "tbn.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, keys)
@@ -83,7 +101,11 @@ def _cells(table, *keys):
 
 def test_theirs_and_ours_stand_in_one_row_with_n_and_source(root):
     """Mean, interval and n of ours, the reported value with the number of its footnote; what was not run is an em dash."""
-    _ledger(root, {"value": "0.931", "source": "paper A"}, {"spec": "tbn(p=8)", "value": "0.924", "source": "log B"})
+    _ledger(
+        root,
+        {"value": "0.931", "source": "paper A"},
+        {"spec": "tbn(p=8)", "value": "0.924", "source": "log B"},
+    )
     table = cnn(load.load(root))
     first, second = _cells(table, "binarizer", "reported", "value", "n", "epochs")
     assert first == ("tbn(p=4)", "93.1 [1]", "93.00 ± 2.48", "3", "3")
@@ -94,17 +116,27 @@ def test_theirs_and_ours_stand_in_one_row_with_n_and_source(root):
 
 def test_sources_are_listed_once_and_in_every_format(root):
     """Two values of one source share its footnote; a value of two sources names both."""
-    _ledger(root, {"source": "A"}, {"spec": "tbn(p=8)", "value": "0.9", "source": "A"}, {"source": "B"})
+    _ledger(
+        root, {"source": "A"}, {"spec": "tbn(p=8)", "value": "0.9", "source": "A"}, {"source": "B"}
+    )
     table = cnn(load.load(root))
     assert [cell for (cell,) in _cells(table, "reported")] == ["93 [1][2]", "90 [1]"]
     assert table.sources == ["A", "B"]
-    assert write.markdown(table).count("\n[1] A\n") == write.markup(table).count('<p class="note">[1] A</p>') == 1
+    assert (
+        write.markdown(table).count("\n[1] A\n")
+        == write.markup(table).count('<p class="note">[1] A</p>')
+        == 1
+    )
     assert r"{[}1] A\par" in write.latex(table)
 
 
 def test_what_all_lines_of_a_source_note_stands_in_its_footnote(root):
     """What only one of them notes is not said of the others."""
-    _ledger(root, {"note": "author's log; 250 epochs"}, {"spec": "tbn(p=8)", "note": "author's log; best of 3"})
+    _ledger(
+        root,
+        {"note": "author's log; 250 epochs"},
+        {"spec": "tbn(p=8)", "note": "author's log; best of 3"},
+    )
     assert cnn(load.load(root)).sources == ["README (author's log)"]
 
 
@@ -121,7 +153,9 @@ def test_uncertain_values_carry_their_mark_and_it_is_explained(root, change, cel
     table = cnn(load.load(root))
     assert _cells(table, "reported")[0] == (cell,)
     assert (legend in table.note) if legend else not {"†", "‡"} & set(table.note)
-    assert published.reported(load.load(root).published, "tbn(p=4)", "cifar10", RESNET, 32) == cell.removesuffix(" [1]")
+    assert published.reported(
+        load.load(root).published, "tbn(p=4)", "cifar10", RESNET, 32
+    ) == cell.removesuffix(" [1]")
 
 
 @pytest.mark.parametrize(
@@ -157,14 +191,28 @@ def test_the_csv_has_timms_columns_first(root):
     text = write.comma_separated(cnn(load.load(root)))
     assert text.startswith("model,img_size,top1,top1_err,param_count,data,")
     (row,) = csv.DictReader(text.splitlines())
-    assert (row["img_size"], row["top1"], row["top1_err"], row["param_count"]) == ("32", "93.0", "7.0", "0.01")
-    assert (row["reported_sources"], float(row["value"]), row["n"]) == ("A", pytest.approx(0.93), "3")
+    assert (row["img_size"], row["top1"], row["top1_err"], row["param_count"]) == (
+        "32",
+        "93.0",
+        "7.0",
+        "0.01",
+    )
+    assert (row["reported_sources"], float(row["value"]), row["n"]) == (
+        "A",
+        pytest.approx(0.93),
+        "3",
+    )
 
 
 def test_timings_have_timms_names_and_units(committed):
     """Samples per second, milliseconds per step and the batch agree with each other."""
     rows = list(csv.DictReader(write.comma_separated(kernels(committed)).splitlines()))
-    assert list(rows[0])[:4] == ["model", "infer_samples_per_sec", "infer_step_time", "infer_batch_size"]
+    assert list(rows[0])[:4] == [
+        "model",
+        "infer_samples_per_sec",
+        "infer_step_time",
+        "infer_batch_size",
+    ]
     for row in rows:
         rate = 1000 * int(row["infer_batch_size"]) / float(row["infer_step_time"])
         assert float(row["infer_samples_per_sec"]) == pytest.approx(rate, abs=0.01)
@@ -180,16 +228,35 @@ def test_each_score_of_a_task_has_its_own_row_and_source(tmp_path):
         **{"test/instance_miou": 0.8, "test/class_miou": 0.7},
     )
     place = {"dataset": "shapenet_part", "model": "pointnet_part_seg"}
-    _ledger(tmp_path, place | {"metric": "instance_miou", "value": "0.83"}, place | {"metric": "class_miou", "value": "0.75"})
+    _ledger(
+        tmp_path,
+        place | {"metric": "instance_miou", "value": "0.83"},
+        place | {"metric": "class_miou", "value": "0.75"},
+    )
     rows = _cells(pointnet(load.load(tmp_path)), "score", "reported", "value")
-    assert rows == [("top-1 %", "—", "93.00"), ("instance mIoU %", "83 [1]", "80.00"), ("class mIoU %", "75 [1]", "70.00")]
+    assert rows == [
+        ("top-1 %", "—", "93.00"),
+        ("instance mIoU %", "83 [1]", "80.00"),
+        ("class mIoU %", "75 [1]", "70.00"),
+    ]
 
 
 def test_forecasts_of_other_data_stand_apart(tmp_path):
     """The published errors are in rows without ours, whatever the data is called."""
     _run(tmp_path, data="electricity", model="ts_transformer", score="mse", **{"test/mse": 0.2})
-    _ledger(tmp_path, {"dataset": "electricity", "model": "ts_transformer", "metric": "mse_standardised", "value": "0.235"})
-    assert _cells(time_series(load.load(tmp_path)), "reported", "value") == [("0.235 [1]", "—"), ("—", "0.2000")]
+    _ledger(
+        tmp_path,
+        {
+            "dataset": "electricity",
+            "model": "ts_transformer",
+            "metric": "mse_standardised",
+            "value": "0.235",
+        },
+    )
+    assert _cells(time_series(load.load(tmp_path)), "reported", "value") == [
+        ("0.235 [1]", "—"),
+        ("—", "0.2000"),
+    ]
 
 
 def test_the_microcontroller_table_says_what_is_unknown(tmp_path):
@@ -209,28 +276,54 @@ def test_kernels_show_the_fastest_exact_implementation(root):
         blank | {"implementation": "exact", "time_ms_p50": 2.0}, blank | {"implementation": "slow", "time_ms_p50": 2.5},
         blank | {"implementation": "int8", "time_ms_p50": 1.0, "tolerance": 0.05}, blank | {"implementation": "gone", "time_ms_p50": None, "unavailable": "no"},
     ]  # fmt: skip
-    info = {"data": None, "model": "linear", "sweep": None, "batch": 1, "threads": 1, "cache": "hot", "baseline": "dense"}
-    RunStore(root).write_latency(LatencyRecord("op-linear-b1-t1", "cpu", rows, info, {"command": "c", "commit": "c0ffee"}))
-    assert _cells(kernels(load.load(root)), "implementation", "time_ms_p50", "process_peak_mib") == [
-        ("exact", "2.000 (1.000 to 3.000)", "2.00")
-    ]
+    info = {
+        "data": None,
+        "model": "linear",
+        "sweep": None,
+        "batch": 1,
+        "threads": 1,
+        "cache": "hot",
+        "baseline": "dense",
+    }
+    RunStore(root).write_latency(
+        LatencyRecord("op-linear-b1-t1", "cpu", rows, info, {"command": "c", "commit": "c0ffee"})
+    )
+    assert _cells(
+        kernels(load.load(root)), "implementation", "time_ms_p50", "process_peak_mib"
+    ) == [("exact", "2.000 (1.000 to 3.000)", "2.00")]
 
 
 def test_gpu_memory_of_ours_is_that_of_the_smallest_implementation(root):
     """In MiB, beside what is published; nothing measured is an em dash and the note says so."""
     table = gpu_memory(load.load(root))
     assert table is None or "Ours was not run" in table.note
-    blank = {"binarizer": "tbn(p=4)", "run_id": None, "weight_bytes": 10, "unavailable": None, "time_ms_p50": 1.0}
+    blank = {
+        "binarizer": "tbn(p=4)",
+        "run_id": None,
+        "weight_bytes": 10,
+        "unavailable": None,
+        "time_ms_p50": 1.0,
+    }
     rows = [
-        blank | {"implementation": "tile reuse", "gpu_resting_bytes": 2**23, "gpu_peak_bytes": 2**24},
-        blank | {"implementation": "triton, CUDA graph", "gpu_resting_bytes": 2**20, "gpu_peak_bytes": 3 * 2**20},
+        blank
+        | {"implementation": "tile reuse", "gpu_resting_bytes": 2**23, "gpu_peak_bytes": 2**24},
+        blank
+        | {
+            "implementation": "triton, CUDA graph",
+            "gpu_resting_bytes": 2**20,
+            "gpu_peak_bytes": 3 * 2**20,
+        },
         blank | {"implementation": "untold"},
     ]
     info = {"data": "digits", "model": "vit", "sweep": None, "batch": 1}
-    RunStore(root).write_latency(LatencyRecord("vit-b1", "h200", rows, info, {"command": "c", "commit": "c0ffee"}))
+    RunStore(root).write_latency(
+        LatencyRecord("vit-b1", "h200", rows, info, {"command": "c", "commit": "c0ffee"})
+    )
     table = gpu_memory(load.load(root))
     assert "not run" not in table.note
-    assert ("tbn(p=4)", "3.00", "1.00", "triton") in _cells(table, "binarizer", "ours", "ours_resting", "implementation")
+    assert ("tbn(p=4)", "3.00", "1.00", "triton") in _cells(
+        table, "binarizer", "ours", "ours_resting", "implementation"
+    )
 
 
 def test_the_parts_of_stored_bits_add_up(committed):
@@ -241,7 +334,9 @@ def test_the_parts_of_stored_bits_add_up(committed):
     assert all(sum(row[key] for key in keys) == 8 * row["stored_bytes"] for row in rows)
 
 
-@pytest.mark.parametrize("table", [*OURS, microcontroller, gpu_memory, kernels, bits], ids=lambda table: table.__name__)
+@pytest.mark.parametrize(
+    "table", [*OURS, microcontroller, gpu_memory, kernels, bits], ids=lambda table: table.__name__
+)
 def test_no_number_without_a_run_or_a_source(committed, table):
     """Every value of ours comes from runs that are recorded, every reported one from a numbered source that is listed and used."""
     built = table(committed)
@@ -254,7 +349,9 @@ def test_no_number_without_a_run_or_a_source(committed, table):
         row[key] for row in built.rows for key in keys if row.get(key) not in (None, "1", "2", "32")
     ]  # whole bit widths are definitions
     assert all(re.fullmatch(r"([\d.]+[†‡]* (\[\d+\])+(, )?)+", cell) for cell in cells)
-    assert {int(n) for cell in cells for n in re.findall(r"\[(\d+)\]", cell)} == set(range(1, len(built.sources) + 1))
+    assert {int(n) for cell in cells for n in re.findall(r"\[(\d+)\]", cell)} == set(
+        range(1, len(built.sources) + 1)
+    )
 
 
 def test_no_published_score_is_lost(committed):
@@ -268,15 +365,31 @@ def test_no_published_score_is_lost(committed):
 def test_nothing_remembered_is_in_the_ledger(committed):
     """Numbers that were not read in a source are left out, not marked."""
     lines = committed.published.to_dict("records")
-    assert not [line for line in lines if re.search("remember|from memory", f"{line['source']} {line['note']}", re.I)]
+    assert not [
+        line
+        for line in lines
+        if re.search("remember|from memory", f"{line['source']} {line['note']}", re.I)
+    ]
 
 
 @pytest.mark.parametrize(
     ("score", "value", "result", "kind", "said"),
     [
-        ("top1", 0.93, Interval(0.928, 0.003, 3), "reproduced", "reproduced within ± 0.30, 300 epochs"),
+        (
+            "top1",
+            0.93,
+            Interval(0.928, 0.003, 3),
+            "reproduced",
+            "reproduced within ± 0.30, 300 epochs",
+        ),
         ("top1", 0.93, Interval(0.92, 0.003, 3), "differs", "differs by -1.00 points, 300 epochs"),
-        ("top1", 0.93, Interval(0.66, None, 1), "one seed", "one seed, differs by -27.00 points, 300 epochs"),
+        (
+            "top1",
+            0.93,
+            Interval(0.66, None, 1),
+            "one seed",
+            "one seed, differs by -27.00 points, 300 epochs",
+        ),
         ("mse", 0.2, Interval(0.25, 0.01, 2), "differs", "differs by +0.0500, 300 epochs"),
     ],
 )
@@ -297,7 +410,10 @@ def test_the_paper_report_judges_what_ran_and_says_how_to_run_the_rest(root, tmp
     said = {row["spec"]: (row["verdict"], row["command"]) for table in found for row in table.rows}
     assert said["tbn(p=4)"][0] == "reproduced within ± 2.48, 3 epochs"
     assert said["tbn(p=8)"] == ("not run", "tbn-bench sweep sweeps/cifar10_resnet18.yaml")
-    assert said["tbn(alpha='layer', alpha_source='W', p=8)"][1] == "tbn-bench sweep sweeps/ablation_alpha.yaml"
+    assert (
+        said["tbn(alpha='layer', alpha_source='W', p=8)"][1]
+        == "tbn-bench sweep sweeps/ablation_alpha.yaml"
+    )
     assert said["tbn(p=64)"][1].startswith(
         "tbn-bench train --data=cifar10 '--model=resnet_cifar(depth=18)' '--binarizer=tbn(p=64)'"
     )
@@ -316,7 +432,10 @@ def test_report_paper_writes_both_files_and_a_summary(root, tmp_path, capsys, mo
         ("reproduced", "README", "3"),
         ("not run", "README", "—"),
     ]
-    assert "| 93.1 [1] | 93.00 ± 2.48 | 3 | reproduced within ± 2.48, 3 epochs |" in (out / "paper.md").read_text()
+    assert (
+        "| 93.1 [1] | 93.00 ± 2.48 | 3 | reproduced within ± 2.48, 3 epochs |"
+        in (out / "paper.md").read_text()
+    )
 
 
 def test_a_broken_sweep_file_is_named(root, tmp_path):
@@ -341,7 +460,11 @@ def test_commands_name_files_that_exist(committed):
 @pytest.fixture(scope="module")
 def built(committed):
     """Name -> table, of all that the committed records have."""
-    return {name: table for name, module in build.entries(tables) if (table := getattr(module, name)(committed)) is not None}
+    return {
+        name: table
+        for name, module in build.entries(tables)
+        if (table := getattr(module, name)(committed)) is not None
+    }
 
 
 def test_latex_is_well_formed_without_a_compiler(built):
@@ -356,15 +479,21 @@ def test_latex_is_well_formed_without_a_compiler(built):
         assert not re.search(r"(?<!\\)[%#]", re.sub(r"\{%\n", "", text)), name
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on PATH: the tables are not compiled here")
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="no pdflatex on PATH: the tables are not compiled here"
+)
 def test_all_tables_compile(built, tmp_path):
     """With booktabs and graphicx alone, and none is wider than the line."""
     for name, table in built.items():
         (tmp_path / f"{name}.tex").write_text(write.latex(table))
-    inputs = "".join(rf"\noindent\input{{{p.name}}}\clearpage" + "\n" for p in sorted(tmp_path.glob("*.tex")))
+    inputs = "".join(
+        rf"\noindent\input{{{p.name}}}\clearpage" + "\n" for p in sorted(tmp_path.glob("*.tex"))
+    )
     head = "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage[margin=2cm]{geometry}\n\\usepackage{booktabs,graphicx}\n"
     (tmp_path / "all.tex").write_text(f"{head}\\begin{{document}}\n{inputs}\\end{{document}}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=300)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=300
+    )
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull \\hbox" not in done.stdout

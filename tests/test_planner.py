@@ -13,8 +13,17 @@ from tbn_bench.sweep.planner import Past, Planner
 from tbn_bench.sweep.spec import expand
 
 LOSS = {"name": "val/loss"}
-GRID = {"method": "grid", "parameters": {"seed": {"values": [0, 1, 2]}, "lr": {"values": [0.1, 0.2, 0.3]}}, "metric": LOSS}
-RANDOM = {"method": "random", "run_cap": 9, "parameters": {"lr": {"min": 0.1, "max": 0.9}}, "metric": LOSS}
+GRID = {
+    "method": "grid",
+    "parameters": {"seed": {"values": [0, 1, 2]}, "lr": {"values": [0.1, 0.2, 0.3]}},
+    "metric": LOSS,
+}
+RANDOM = {
+    "method": "random",
+    "run_cap": 9,
+    "parameters": {"lr": {"min": 0.1, "max": 0.9}},
+    "metric": LOSS,
+}
 BAYES = {**RANDOM, "method": "bayes", "run_cap": 24, "parameters": {
     "lr": {"min": 1e-4, "max": 1.0, "distribution": "log_uniform_values"}, "binarizer": {"values": ["tbn", "tbn(alpha='tile')"]},
     "binarizer.p": {"values": [2, 4, 8]}, "batch_size": {"min": 16, "max": 64}, "weight_decay": {"distribution": "q_beta", "q": 0.01},
@@ -54,7 +63,13 @@ def records(plan, file):
     """What the run folders of a planner hold, in any order."""
     names = [m.name for m in plan.spec.metrics]
     past = [
-        Past(t.config, t.state, [], dict(zip(names, t.values, strict=False)), t.number if plan.spec.is_search else None)
+        Past(
+            t.config,
+            t.state,
+            [],
+            dict(zip(names, t.values, strict=False)),
+            t.number if plan.spec.is_search else None,
+        )
         for t in plan.trials.values()
     ]
     random.Random(1).shuffle(past)
@@ -122,7 +137,9 @@ def test_unfinished_runs_are_asked_again_first(file):
     live[1].state = "interrupted"
     again.replay(records(plan, file))
     live[1].state = "running"
-    assert [(t.number, t.config) for t in (again.ask(), again.ask())] == [(t.number, t.config) for t in live]
+    assert [(t.number, t.config) for t in (again.ask(), again.ask())] == [
+        (t.number, t.config) for t in live
+    ]
     assert again.ask().config == plan.ask().config
 
 
@@ -137,7 +154,10 @@ def test_a_lost_record_leaves_its_number_to_be_asked():
 
 def test_records_of_other_configs_are_passed_over():
     """A grid whose file was changed goes by configs, not by numbers."""
-    plan, less = planner(GRID), planner(GRID, parameters={**GRID["parameters"], "seed": {"values": [1, 2]}})
+    plan, less = (
+        planner(GRID),
+        planner(GRID, parameters={**GRID["parameters"], "seed": {"values": [1, 2]}}),
+    )
     run(plan, GRID, 5)
     less.replay(records(plan, GRID))
     assert {t.config.seed for t in less.trials.values()} == {1, 2}
@@ -199,7 +219,9 @@ def stopped(rule, histories, **metric):
     ends = []
     for history in histories:
         number = plan.ask().number
-        ends.append(next((epoch for epoch, v in enumerate(history) if plan.report(number, epoch, v)), None))
+        ends.append(
+            next((epoch for epoch, v in enumerate(history) if plan.report(number, epoch, v)), None)
+        )
     return ends
 
 
@@ -237,12 +259,21 @@ def test_not_strict_lets_a_late_bloomer_go_on():
     """Not the value at the bracket but the best so far is compared."""
     histories = [[0.5, 0.5], [0.4, 0.4], [0.3, 0.9]]
     assert stopped({"max_iter": 4, "s": 1, "eta": 2}, histories) == [None, None, 1]
-    assert stopped({"max_iter": 4, "s": 1, "eta": 2, "strict": False}, histories) == [None, None, None]
+    assert stopped({"max_iter": 4, "s": 1, "eta": 2, "strict": False}, histories) == [
+        None,
+        None,
+        None,
+    ]
 
 
 def test_numbers_that_are_none_are_the_worst():
     """NaN loses against any number; a row without the metric says nothing."""
-    assert stopped({"min_iter": 1, "eta": 2}, [[0.5], [0.5], [math.nan], [None]]) == [None, None, 0, None]
+    assert stopped({"min_iter": 1, "eta": 2}, [[0.5], [0.5], [math.nan], [None]]) == [
+        None,
+        None,
+        0,
+        None,
+    ]
 
 
 def test_replayed_rows_count_at_the_brackets():
@@ -251,7 +282,13 @@ def test_replayed_rows_count_at_the_brackets():
     plan = planner(GRID, **rule)
     configs = plan.spec.configs
     rows = [{"epoch": 0, "val/loss": 0.1}, {"epoch": 1, "seconds": 3}]
-    plan.replay([Past(configs[0], "finished", rows), Past(configs[1], "stopped", rows), Past(configs[2], "running", rows)])
+    plan.replay(
+        [
+            Past(configs[0], "finished", rows),
+            Past(configs[1], "stopped", rows),
+            Past(configs[2], "running", rows),
+        ]
+    )
     assert [plan.ask().number for _ in range(2)] == [2, 3]
     assert plan.report(3, 0, 0.2)
     assert not plan.report(3, 0, 0.1)
@@ -295,10 +332,14 @@ def test_a_metrics_value_is_the_best_a_run_has_shown():
     assert metric.value([{}], {}) is None
 
 
-@pytest.mark.parametrize(("impute", "wanted"), [("worst", 7), ("best", 1), ("latest", 4), (None, 7)])
+@pytest.mark.parametrize(
+    ("impute", "wanted"), [("worst", 7), ("best", 1), ("latest", 4), (None, 7)]
+)
 def test_a_failed_run_is_told_to_the_search_as_wandb_imputes_it(impute, wanted):
     """The worst of all by default, its own best or last report on request."""
-    plan = planner(RANDOM, method="bayes", metric={**LOSS, **({"impute": impute} if impute else {})})
+    plan = planner(
+        RANDOM, method="bayes", metric={**LOSS, **({"impute": impute} if impute else {})}
+    )
     for value in (3, 7):
         plan.tell(plan.ask().number, "finished", [value])
     trial = plan.ask()
@@ -325,8 +366,13 @@ def test_a_running_trial_is_told_by_its_reports_on_request():
 def test_search_beats_random(sampler, trials):
     """A parabola in log lr: draws after the first ten, which are random, lie at most half as high as random ones; so does the best."""
     parameters = {"lr": {"min": 1e-5, "max": 1.0, "distribution": "log_uniform_values"}}
-    found = [loss(c) for c in run(planner(BAYES, sampler, parameters=parameters, run_cap=trials), BAYES, 99)]
-    chance = [loss(c) for c in run(planner(RANDOM, parameters=parameters, run_cap=trials), RANDOM, 99)]
+    found = [
+        loss(c)
+        for c in run(planner(BAYES, sampler, parameters=parameters, run_cap=trials), BAYES, 99)
+    ]
+    chance = [
+        loss(c) for c in run(planner(RANDOM, parameters=parameters, run_cap=trials), RANDOM, 99)
+    ]
     assert sum(found[10:]) < sum(chance[10:]) / 2
     assert min(found) < min(chance) / 2
 
@@ -357,7 +403,10 @@ def test_faults_of_the_engine_are_named():
         (lambda: plan.tell(0, "done", [1]), "state must be one of finished, failed"),
         (lambda: plan.tell(0, "finished", [None]), "trial 0 finished without val/loss"),
         (lambda: plan.replay([Past(trial.config, "failed", [])]), "has no trial number"),
-        (lambda: plan.replay([Past(trial.config, "failed", [], number=0)]), "trial 0 is there already"),
+        (
+            lambda: plan.replay([Past(trial.config, "failed", [], number=0)]),
+            "trial 0 is there already",
+        ),
         (lambda: planner(BAYES, "tep"), "sampler must be one of tpe, gp"),
         (lambda: planner({k: v for k, v in GRID.items() if k != "metric"}).best(), "has no metric"),
     ):
@@ -393,4 +442,6 @@ def test_a_quantised_space_is_read_back_from_configs():
     for name, u in itertools.product(space, (0.0, 0.01, 0.5, 0.99, 1.0)):
         value = space[name].at(u)
         if name != "epochs":
-            assert search._value(space[name], search._place(space[name], value)) == pytest.approx(value)
+            assert search._value(space[name], search._place(space[name], value)) == pytest.approx(
+                value
+            )

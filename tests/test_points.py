@@ -20,7 +20,11 @@ from tbn_bench.tasks.part_segmentation import PartScore, PartSegmentation
 from tbn_bench.tasks.point_classification import departure_from_orthogonality
 from tbn_bench.tasks.semantic_segmentation import ClassScore, SemanticSegmentation
 
-SEGMENTERS = [("pointnet_part_seg", (19, 24), 50), ("pointnet_sem_seg", (9, 24), 13), ("pointnet_part_seg", (5, 24), 4)]
+SEGMENTERS = [
+    ("pointnet_part_seg", (19, 24), 50),
+    ("pointnet_sem_seg", (9, 24), 13),
+    ("pointnet_part_seg", (5, 24), 4),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -48,15 +52,29 @@ def network(name: str, shape: tuple[int, int], classes: int) -> nn.Module:
 @pytest.mark.parametrize(
     ("name", "channels", "classes", "weights", "mbit"),
     [
-        ("pointnet_part_seg", 19, 50, 8_303_488, {(2, 64_000): 4.197, (8, 64_000): 1.118, (4, 138_000): 2.636}),
-        ("pointnet_sem_seg", 9, 13, 3_507_200, {(2, 64_000): 1.787, (8, 64_000): 0.497, (4, 138_000): 1.517}),
+        (
+            "pointnet_part_seg",
+            19,
+            50,
+            8_303_488,
+            {(2, 64_000): 4.197, (8, 64_000): 1.118, (4, 138_000): 2.636},
+        ),
+        (
+            "pointnet_sem_seg",
+            9,
+            13,
+            3_507_200,
+            {(2, 64_000): 1.787, (8, 64_000): 0.497, (4, 138_000): 1.517},
+        ),
     ],
 )
 def test_sizes_of_the_paper(name, channels, classes, weights, mbit):
     """Weights of the two networks, and the tile bits that the authors' rules give them (paper.md 1.4)."""
     for (p, least), expected in mbit.items():
         model = network(name, (channels, 32), classes)
-        total = cost(model, binarize_(model, f"tbn(p={p}, min_layer_size={least})"), (channels, 32)).summary()
+        total = cost(
+            model, binarize_(model, f"tbn(p={p}, min_layer_size={least})"), (channels, 32)
+        ).summary()
         assert total["weights"] == weights
         assert round(total["tile_bits"] / 1e6, 3) == expected
 
@@ -64,11 +82,17 @@ def test_sizes_of_the_paper(name, channels, classes, weights, mbit):
 @pytest.mark.parametrize(("name", "shape", "classes"), SEGMENTERS)
 def test_points_keep_their_logits_in_any_order(name, shape, classes):
     """The logits move with the points; doubled points change no other's; any number of points will do."""
-    model, x, order = network(name, shape, classes).eval(), torch.randn(2, *shape), torch.randperm(24)
+    model, x, order = (
+        network(name, shape, classes).eval(),
+        torch.randn(2, *shape),
+        torch.randperm(24),
+    )
     out = model(x)
     assert out.shape == (2, classes, 24)
     torch.testing.assert_close(model(x[:, :, order]), out[:, :, order], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model(torch.cat([x, x[:, :, :5]], 2))[:, :, :24], out, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        model(torch.cat([x, x[:, :, :5]], 2))[:, :, :24], out, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("name", "shape", "classes"), SEGMENTERS)
@@ -88,7 +112,10 @@ def test_the_transform_is_given_with_the_logits(name, shape, classes):
     logits, matrix = (model := network(name, shape, classes).eval()).logits_and_transform(x)
     assert torch.equal(logits, model(x))
     assert matrix.shape == ((2, 128, 128) if "part" in name else (2, 64, 64))
-    assert network(f"{name}(feature_transform=False)", shape, classes).logits_and_transform(x)[1] is None
+    assert (
+        network(f"{name}(feature_transform=False)", shape, classes).logits_and_transform(x)[1]
+        is None
+    )
 
 
 def test_the_category_reaches_every_point():
@@ -125,7 +152,9 @@ def test_parts_of_primitives_lie_where_they_should():
         if len(parts) == 2:
             second = labels == parts[1]
             ends = (z - z.min()).abs() < 1e-6
-            ends |= ((z - z.max()).abs() < 1e-6) & (parts[0] < 10)  # 10: the first label of a pyramid
+            ends |= ((z - z.max()).abs() < 1e-6) & (
+                parts[0] < 10
+            )  # 10: the first label of a pyramid
             assert torch.equal(ends, second)
 
 
@@ -142,7 +171,10 @@ def test_walls_are_upright():
 
 def test_primitives_are_the_same_clouds_with_either_labels():
     """Coordinates bit by bit; x carries the class, prepared as one of ten channels; 16 parts; augmentation leaves categories alone."""
-    plain, parted = (catalog.build("data", f"primitives(n=40, points=16{more})") for more in ("", ", labels='part'"))
+    plain, parted = (
+        catalog.build("data", f"primitives(n=40, points=16{more})")
+        for more in ("", ", labels='part'")
+    )
     plain.setup(), parted.setup()
     (x, y), (px, py) = plain.splits["train"], parted.splits["train"]
     assert torch.equal(px[:, :3], x)
@@ -179,7 +211,9 @@ def resampled(root, monkeypatch):
         for name, k in clouds:
             (folder / name).mkdir(exist_ok=True)
             rows = np.random.default_rng(k).normal(size=(8, 6))
-            (folder / name / f"{name}_{k:04}.txt").write_text("".join(",".join(f"{v:.6f}" for v in row) + "\n" for row in rows))
+            (folder / name / f"{name}_{k:04}.txt").write_text(
+                "".join(",".join(f"{v:.6f}" for v in row) + "\n" for row in rows)
+            )
     return folder
 
 
@@ -193,7 +227,9 @@ def test_modelnet_as_text(resampled):
     expected = (rows - rows.mean(0)) / np.linalg.norm(rows - rows.mean(0), axis=1).max()
     assert np.allclose(x[0].T.numpy(), expected, atol=1e-6)
     assert y.tolist() == list(range(40))
-    assert sorted(torch.cat([data.splits["train"][1], data.splits["val"][1]]).tolist()) == sorted([*range(40)] * 2)
+    assert sorted(torch.cat([data.splits["train"][1], data.splits["val"][1]]).tolist()) == sorted(
+        [*range(40)] * 2
+    )
 
 
 def test_hdf5_comes_first_and_layout_asks_for_one(resampled, root):
@@ -270,10 +306,14 @@ def shapenet(root, monkeypatch):
     folder, number = root / shapenet_part.FOLDER, np.random.default_rng(0)
     monkeypatch.setattr(shapenet_part.ShapeNetPart, "sizes", {"train": 16, "val": 4, "test": 16})
     (folder / "train_test_split").mkdir(parents=True)
-    (folder / "synsetoffset2category.txt").write_text("".join(f"{n}\t{i:08}\n" for i, n in enumerate(shapenet_part.PARTS)))
+    (folder / "synsetoffset2category.txt").write_text(
+        "".join(f"{n}\t{i:08}\n" for i, n in enumerate(shapenet_part.PARTS))
+    )
     for split, size in (("train", 16), ("val", 4), ("test", 16)):
         listed = [f"shape_data/{i:08}/{split}" for i in range(size)]
-        (folder / "train_test_split" / f"shuffled_{split}_file_list.json").write_text(json.dumps(listed))
+        (folder / "train_test_split" / f"shuffled_{split}_file_list.json").write_text(
+            json.dumps(listed)
+        )
         for i in range(size):
             (folder / f"{i:08}").mkdir(exist_ok=True)
             labels = number.choice(shapenet_part.LABELS[i], size=number.integers(5, 20))
@@ -294,8 +334,15 @@ def test_shapenet_layout(shapenet):
     assert data.prepare(x)[:, 3:].argmax(1).tolist() == [[i] * 32 for i in range(16)]
     for cloud, labels, parts in zip(x, y, data.parts, strict=True):
         assert set(labels.tolist()) <= set(parts)
-        by_place = {round(place, 5): label for place, label in zip(cloud[0].tolist(), labels.tolist(), strict=True)}
-        assert sorted(by_place.values()) == [by_place[place] for place in sorted(by_place)] == sorted(set(labels.tolist()))
+        by_place = {
+            round(place, 5): label
+            for place, label in zip(cloud[0].tolist(), labels.tolist(), strict=True)
+        }
+        assert (
+            sorted(by_place.values())
+            == [by_place[place] for place in sorted(by_place)]
+            == sorted(set(labels.tolist()))
+        )
 
 
 def test_shapenet_clouds_lie_in_the_unit_sphere(shapenet):
@@ -308,16 +355,25 @@ def test_shapenet_clouds_lie_in_the_unit_sphere(shapenet):
 
 def test_training_draws_points_anew(shapenet):
     """With replacement, from all points of the shape, again for every batch; evaluation stays as it is, and a seed repeats a draw."""
-    data, again = (catalog.build("data", "shapenet_part(points=64, batch_size=16)") for _ in range(2))
+    data, again = (
+        catalog.build("data", "shapenet_part(points=64, batch_size=16)") for _ in range(2)
+    )
     data.setup(), again.setup()
-    assert all(torch.equal(a, b) for s in ("val", "test") for a, b in zip(data.splits[s], again.splits[s], strict=True))
+    assert all(
+        torch.equal(a, b)
+        for s in ("val", "test")
+        for a, b in zip(data.splits[s], again.splits[s], strict=True)
+    )
     draws = []
     for seed in (1, 2, 1):
         torch.manual_seed(seed)
         draws.append(next(iter(data.train_dataloader())))
     assert torch.equal(draws[0][0], draws[2][0])
     assert not torch.equal(draws[0][0], draws[1][0])
-    counts = [len((shapenet / f"{int(c):08}" / "train.txt").read_text().splitlines()) for c in draws[0][0][:, 3, 0]]
+    counts = [
+        len((shapenet / f"{int(c):08}" / "train.txt").read_text().splitlines())
+        for c in draws[0][0][:, 3, 0]
+    ]
     seen = [len({tuple(p) for p in cloud[:3].T.tolist()}) for cloud in draws[0][0]]
     assert all(0.8 * n < s <= n for s, n in zip(seen, counts, strict=True))
     assert data.splits["train"][0][:3].shape == (3, 4, 64)
@@ -330,14 +386,38 @@ SHAPE_FAULTS = {
     "words": (SHAPE, "a b c d e f g\n", "7 finite numbers"),
     "empty": (SHAPE, "", "7 finite numbers"),
     "infinite": (SHAPE, "0 inf 0 0 0 0 8\n", "7 finite numbers"),
-    "foreign part": (SHAPE, "0 0 0 0 0 1 8\n0 0 0 0 0 1 3\n", r"must have the parts \(8, 9, 10, 11\) of a Car, got 3, 8"),
+    "foreign part": (
+        SHAPE,
+        "0 0 0 0 0 1 8\n0 0 0 0 0 1 3\n",
+        r"must have the parts \(8, 9, 10, 11\) of a Car, got 3, 8",
+    ),
     "missing": (SHAPE, None, "is missing"),
-    "categories": ("synsetoffset2category.txt", "Airplane 00000000\n", "must list the 16 categories"),
+    "categories": (
+        "synsetoffset2category.txt",
+        "Airplane 00000000\n",
+        "must list the 16 categories",
+    ),
     "no categories": ("synsetoffset2category.txt", None, "missing or unreadable"),
-    "listing": ("train_test_split/shuffled_train_file_list.json", '["shape_data/00000001/train"]', "must list 16 shapes, got 1"),
-    "no json": ("train_test_split/shuffled_train_file_list.json", "<html>", "must list entries such as"),
-    "entries": ("train_test_split/shuffled_train_file_list.json", "[3]", "must list entries such as"),
-    "synset": ("train_test_split/shuffled_train_file_list.json", '["shape_data/777/a"]', "must list entries such as"),
+    "listing": (
+        "train_test_split/shuffled_train_file_list.json",
+        '["shape_data/00000001/train"]',
+        "must list 16 shapes, got 1",
+    ),
+    "no json": (
+        "train_test_split/shuffled_train_file_list.json",
+        "<html>",
+        "must list entries such as",
+    ),
+    "entries": (
+        "train_test_split/shuffled_train_file_list.json",
+        "[3]",
+        "must list entries such as",
+    ),
+    "synset": (
+        "train_test_split/shuffled_train_file_list.json",
+        '["shape_data/777/a"]',
+        "must list entries such as",
+    ),
 }
 
 
@@ -372,7 +452,9 @@ def room_rows(n: int, size: tuple[float, float, float], seed: int) -> np.ndarray
     """(n, 7): evenly spread points; the label is the whole metre of x, red the whole metre of y."""
     random = np.random.default_rng(seed)
     xyz = random.random((n, 3)) * size
-    return np.column_stack([xyz, np.floor(xyz[:, 1]), np.full(n, 255), np.zeros(n), np.floor(xyz[:, 0])])
+    return np.column_stack(
+        [xyz, np.floor(xyz[:, 1]), np.full(n, 255), np.zeros(n), np.floor(xyz[:, 0])]
+    )
 
 
 @pytest.fixture
@@ -381,7 +463,9 @@ def rooms(root, monkeypatch):
     monkeypatch.setattr(s3dis.S3DIS, "rooms", {1: 3, 5: 1})
     folder = root / "stanford_indoor3d"
     folder.mkdir()
-    for i, name in enumerate(("Area_1_office_1", "Area_1_office_2", "Area_1_hallway_1", "Area_5_office_1")):
+    for i, name in enumerate(
+        ("Area_1_office_1", "Area_1_office_2", "Area_1_hallway_1", "Area_5_office_1")
+    ):
         np.save(folder / f"{name}.npy", room_rows(6000, (2.6, 1.8, 3.0), i))
     return folder
 
@@ -406,7 +490,10 @@ def test_s3dis_evaluation_sees_every_point_once(rooms):
     expected = (original[:, :3] - original[:, :3].min(0)).astype(np.float32).round(4)
     assert np.allclose(sorted(map(tuple, places)), sorted(map(tuple, expected)), atol=2e-4)
     assert x[:, :2].abs().max() <= 0.5
-    assert all(torch.equal(a, b) for a, b in zip((x, y), (data.splits["test"][i][:] for i in (0, 1)), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip((x, y), (data.splits["test"][i][:] for i in (0, 1)), strict=True)
+    )
 
 
 def test_s3dis_channels(rooms):
@@ -419,7 +506,9 @@ def test_s3dis_channels(rooms):
     assert (centre - centre[:, :, :1]).abs().max() < 1e-5
     assert torch.allclose(place[:, 2], x[:, 2], atol=1e-5)
     assert torch.equal(x[:, 4], torch.ones_like(x[:, 4]))
-    near = (place[:, 0] - place[:, 0].round()).abs() < 0.01  # rooms begin at their first point, a millimetre from 0
+    near = (
+        place[:, 0] - place[:, 0].round()
+    ).abs() < 0.01  # rooms begin at their first point, a millimetre from 0
     assert bool(((place[:, 0].floor() == y) | near | (y == IGNORED)).all())
 
 
@@ -433,18 +522,33 @@ def test_s3dis_training_columns(rooms):
     assert first.shape == (24, 9, 512)
     assert not torch.equal(first, second)
     assert first[:, :2].abs().max() <= 0.5 + 1e-6
-    known = [{tuple(p) for p in (room.xyz / room.top).tolist()} for room in data.splits["train"][0].samples.rooms]
-    assert all(any({tuple(p) for p in x[6:].T.tolist()} <= room for room in known) for x in first[:4])
-    column = s3dis.column(data.splits["train"][0].samples.rooms[0], np.array([1.3, 0.9], np.float32))
+    known = [
+        {tuple(p) for p in (room.xyz / room.top).tolist()}
+        for room in data.splits["train"][0].samples.rooms
+    ]
+    assert all(
+        any({tuple(p) for p in x[6:].T.tolist()} <= room for room in known) for x in first[:4]
+    )
+    column = s3dis.column(
+        data.splits["train"][0].samples.rooms[0], np.array([1.3, 0.9], np.float32)
+    )
     room = data.splits["train"][0].samples.rooms[0].xyz
-    assert set(column) == set(np.flatnonzero((np.abs(room[:, 0] - 1.3) <= 0.5) & (np.abs(room[:, 1] - 0.9) <= 0.5)))
+    assert set(column) == set(
+        np.flatnonzero((np.abs(room[:, 0] - 1.3) <= 0.5) & (np.abs(room[:, 1] - 0.9) <= 0.5))
+    )
 
 
 def test_s3dis_rooms_are_held_out_by_their_own_seed(rooms):
     """Whole rooms: two train, one validates, by split_seed alone; test_area names the others."""
-    sizes = [[len(areas(split_seed=seed).splits[s][0].samples.rooms) for s in ("train", "val", "test")] for seed in (0, 1)]
+    sizes = [
+        [len(areas(split_seed=seed).splits[s][0].samples.rooms) for s in ("train", "val", "test")]
+        for seed in (0, 1)
+    ]
     assert sizes == [[2, 1, 1]] * 2
-    held = {s: areas(split_seed=s, seed=9).splits["val"][0].samples.rooms[0].xyz[0].tolist() for s in range(6)}
+    held = {
+        s: areas(split_seed=s, seed=9).splits["val"][0].samples.rooms[0].xyz[0].tolist()
+        for s in range(6)
+    }
     assert held[0] == areas(split_seed=0).splits["val"][0].samples.rooms[0].xyz[0].tolist()
     assert len({tuple(v) for v in held.values()}) > 1
     with pytest.raises(ValueError, match="val_rooms must lie between 1 and 2, got 3"):
@@ -456,7 +560,10 @@ def test_s3dis_rooms_are_held_out_by_their_own_seed(rooms):
 def test_s3dis_class_weights_by_hand():
     """8 points of class 0 and one of class 1: 1 and 8^(1/3) = 2; a class without a point as if it had one."""
     room = _s3dis_rooms.Room(
-        np.zeros((9, 3), np.float32), np.zeros((9, 3), np.uint8), np.array([0] * 8 + [1], np.uint8), Path("a")
+        np.zeros((9, 3), np.float32),
+        np.zeros((9, 3), np.uint8),
+        np.array([0] * 8 + [1], np.uint8),
+        Path("a"),
     )
     assert s3dis.class_weights([room]).tolist() == pytest.approx([1.0] + [2.0] * 12)
 
@@ -490,7 +597,10 @@ def test_s3dis_from_annotations(rooms, root):
         [-1, 0.5, 0.25, 255, 0, 0, 12],
     ]
     room = _s3dis_rooms.read_room(rooms / "Area_5_office_1.npy")
-    assert (room.xyz.tolist(), room.label.tolist()) == ([[0, 0, 0], [2, 1.5, 2.75], [3, 1.5, 2.75]], [12, 8, 8])
+    assert (room.xyz.tolist(), room.label.tolist()) == (
+        [[0, 0, 0], [2, 1.5, 2.75], [3, 1.5, 2.75]],
+        [12, 8, 8],
+    )
 
 
 GOOD_ROW = np.array([[1.0, 2.0, 3.0, 0.0, 128.0, 255.0, 12.0]])
@@ -527,7 +637,9 @@ def test_missing_rooms_and_empty_columns_are_named(rooms):
     """A room too few in an area; and a room so thin that no column of it holds 1,025 points."""
     np.save(rooms / "Area_1_office_1.npy", room_rows(1000, (2.6, 1.8, 3.0), 9))
     data = areas(split_seed=next(s for s in range(9) if 1000 in _sizes(areas(split_seed=s))))
-    with pytest.raises(ValueError, match=r"Area_1_office_1.npy: none of 100 random columns of its 1,000 points"):
+    with pytest.raises(
+        ValueError, match=r"Area_1_office_1.npy: none of 100 random columns of its 1,000 points"
+    ):
         list(data.train_dataloader())
     (rooms / "Area_1_office_1.npy").unlink()
     with pytest.raises(ValueError, match=r"must have 3 rooms Area_1_\*.npy, got 2") as error:
@@ -555,7 +667,11 @@ def test_part_scores_by_hand():
     """
     parts, y = ((0, 1), (2,), (3, 4)), torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0], [2, 2, 2, 2]])
     out = outputs([[0, 1, 1, 1], [0, 0, 0, 0], [0, 3, 1, 2]], 5)
-    scores = [PartScore(parts, overlap=False), PartScore(parts), PartScore(parts, per_category=True)]
+    scores = [
+        PartScore(parts, overlap=False),
+        PartScore(parts),
+        PartScore(parts, per_category=True),
+    ]
     for score in scores:
         score.update(out[:2], y[:2]), score.update(out[2:], y[2:])
     shape = 7 / 12
@@ -581,10 +697,14 @@ def test_class_scores_by_hand():
     out, y = outputs([[0, 1, 1, 1, 0]], 5), torch.tensor([[0, 0, 1, 2, -100]])
     for score in scores:
         score.update(out, y)
-    assert [s.compute().item() for s in scores] == pytest.approx([1 / 2, (1 / 2 + 1 + 0) / 3, (1 / 2 + 1 / 3 + 0) / 3])
+    assert [s.compute().item() for s in scores] == pytest.approx(
+        [1 / 2, (1 / 2 + 1 + 0) / 3, (1 / 2 + 1 / 3 + 0) / 3]
+    )
     for score in scores:
         score.update(outputs([[3]], 5), torch.tensor([[0]]))
-    assert [s.compute().item() for s in scores] == pytest.approx([2 / 5, (1 / 3 + 1 + 0) / 3, (1 / 3 + 1 / 3 + 0 + 0) / 4])
+    assert [s.compute().item() for s in scores] == pytest.approx(
+        [2 / 5, (1 / 3 + 1 + 0) / 3, (1 / 3 + 1 / 3 + 0 + 0) / 4]
+    )
 
 
 def test_points_without_a_label_count_in_no_score_of_parts():
@@ -593,7 +713,11 @@ def test_points_without_a_label_count_in_no_score_of_parts():
     parts = ((0, 1), (2,), (3, 4))
     y = torch.tensor([[-100, 0, 0, 1, 1], [2, 2, 2, 2, -100], [-100] * 5])
     out = outputs([[4, 0, 1, 1, 1], [0, 3, 1, 2, 0], [0, 1, 2, 3, 4]], 5)
-    scores = [PartScore(parts, overlap=False), PartScore(parts), PartScore(parts, per_category=True)]
+    scores = [
+        PartScore(parts, overlap=False),
+        PartScore(parts),
+        PartScore(parts, per_category=True),
+    ]
     for score in scores:
         score.update(out, y)
         score.update(out[2:], y[2:])
@@ -601,7 +725,9 @@ def test_points_without_a_label_count_in_no_score_of_parts():
     assert [score.compute().item() for score in scores] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("kind", ["part_segmentation(parts=[[0, 1], [2]])", "semantic_segmentation"])
+@pytest.mark.parametrize(
+    "kind", ["part_segmentation(parts=[[0, 1], [2]])", "semantic_segmentation"]
+)
 def test_a_batch_without_labels_has_no_loss_and_no_gradient(kind):
     """Nothing to learn from is a loss of 0, not of NaN, and its weight in the epoch's mean is 0."""
     model = nn.Conv1d(2, 3, 1)
@@ -638,7 +764,11 @@ CONFIG = make({"task": "semantic_segmentation"})
 @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5, 4.0]])
 def test_the_loss_weighs_classes_and_the_transform(weights):
     """Training: weighted cross-entropy over points that count, and reg times the departure from orthogonality; evaluation without it."""
-    model, x, y = network("pointnet_sem_seg", (6, 16), 4), torch.randn(3, 6, 16), torch.randint(0, 4, (3, 16))
+    model, x, y = (
+        network("pointnet_sem_seg", (6, 16), 4),
+        torch.randn(3, 6, 16),
+        torch.randint(0, 4, (3, 16)),
+    )
     y[0, :5] = -100
     weights = None if weights is None else torch.tensor(weights)
     task = SemanticSegmentation(model, CONFIG, 4, weights, reg=0.5)
@@ -648,7 +778,9 @@ def test_the_loss_weighs_classes_and_the_transform(weights):
     plain = -(counted[torch.arange(len(target)), target] * w[target]).sum() / w[target].sum()
     loss = task.training_loss(x, y)
     loss.backward()
-    assert loss.item() == pytest.approx((plain + 0.5 * departure_from_orthogonality(matrix)).item(), rel=1e-5)
+    assert loss.item() == pytest.approx(
+        (plain + 0.5 * departure_from_orthogonality(matrix)).item(), rel=1e-5
+    )
     assert task.evaluation_loss(logits, y).item() == pytest.approx(plain.item(), rel=1e-5)
     assert all(p.grad is not None for p in model.parameters())
     assert not any("class_weights" in name for name in task.state_dict())
@@ -663,7 +795,9 @@ def test_a_segmenter_without_a_transform_is_trained_by_cross_entropy():
 def test_a_model_of_whole_clouds_is_refused():
     """One line says what was expected and which models give it."""
     model = catalog.build("models", "pointnet_cls", num_classes=3, in_shape=(3, 6))
-    with pytest.raises(ValueError, match=r"\(2, 3, 6\), got \(2, 3\); use --model pointnet_part_seg") as error:
+    with pytest.raises(
+        ValueError, match=r"\(2, 3, 6\), got \(2, 3\); use --model pointnet_part_seg"
+    ) as error:
         PartSegmentation(model, CONFIG, 3, ((0, 1), (2,))).training_loss(
             torch.randn(2, 3, 6), torch.zeros(2, 6, dtype=torch.int64)
         )

@@ -19,7 +19,9 @@ def _write(results: Path, *lines: dict[str, str], name: str = "tbn.csv") -> Path
     folder = results / "published"
     folder.mkdir(exist_ok=True)
     quoted = [",".join(f'"{value}"' for value in (LINE | line).values()) for line in lines]
-    (folder / name).write_text("\n".join([",".join(published.COLUMNS), *quoted]) + "\n", encoding="utf-8")
+    (folder / name).write_text(
+        "\n".join([",".join(published.COLUMNS), *quoted]) + "\n", encoding="utf-8"
+    )
     return results
 
 
@@ -39,14 +41,18 @@ def test_every_committed_line_has_its_source_and_file(ledger):
     """A file is named for the method of its lines; specs are in the one spelling; no line comes twice."""
     assert len(ledger) > 200
     assert all(len(row["source"]) > 8 for row in ledger)
-    assert {row["method"] for row in ledger} == {p.stem for p in (ROOT / "results" / "published").glob("*.csv")}
+    assert {row["method"] for row in ledger} == {
+        p.stem for p in (ROOT / "results" / "published").glob("*.csv")
+    }
     assert all(catalog.canonical(row["spec"]) == row["spec"] for row in ledger if row["spec"])
     assert len({tuple(row.values()) for row in ledger}) == len(ledger)
 
 
 def test_second_hand_lines_are_marked(ledger):
     """What the source itself says was not read is never shown as read."""
-    quoted = [row for row in ledger if "second-hand" in row["source"] or "third-party" in row["source"]]
+    quoted = [
+        row for row in ledger if "second-hand" in row["source"] or "third-party" in row["source"]
+    ]
     assert quoted
     assert all(row["second_hand"] for row in quoted)
 
@@ -58,7 +64,11 @@ def test_accuracies_name_data_and_model(ledger):
 @pytest.mark.parametrize("name", catalog.names("models"))
 def test_models_of_the_ledger_are_written_as_ours(ledger, name):
     """Where a line names one of our models, the call is one that this model takes."""
-    calls = [catalog.parse(row["model"]) for row in ledger if (row["model"] or "").partition("(")[0] == name]
+    calls = [
+        catalog.parse(row["model"])
+        for row in ledger
+        if (row["model"] or "").partition("(")[0] == name
+    ]
     options = set(inspect.signature(catalog.load("models", name)).parameters)
     assert all(set(named) <= options for _, named in calls)
 
@@ -109,9 +119,21 @@ def test_a_file_that_is_no_ledger_is_named(tmp_path, content):
     ("binarizer", "data", "model", "bits", "shown"),
     [
         ("tbn(p=4)", "cifar10", "resnet_cifar(depth=18)", 32, "93"),
-        ("tbn(gradient='tile', min_layer_size=0, p=4)", "cifar10", "resnet_cifar(depth=18)", 32, "93"),  # ours alone
+        (
+            "tbn(gradient='tile', min_layer_size=0, p=4)",
+            "cifar10",
+            "resnet_cifar(depth=18)",
+            32,
+            "93",
+        ),  # ours alone
         ("tbn(per_layer=[1, 4, 4, 1])", "cifar10", "resnet_cifar(depth=18)", 32, "93"),
-        ("tbn(p=4)", "cifar10(augment=False)", "resnet_cifar(classifier='conv1x1', depth=18)", 32, "93"),
+        (
+            "tbn(p=4)",
+            "cifar10(augment=False)",
+            "resnet_cifar(classifier='conv1x1', depth=18)",
+            32,
+            "93",
+        ),
         ("tbn(p=8)", "cifar10", "resnet_cifar(depth=18)", 32, None),
         ("tbn(tile_length=64)", "cifar10", "resnet_cifar(depth=18)", 32, None),
         ("tbn(per_layer=[1, 8])", "cifar10", "resnet_cifar(depth=18)", 32, None),
@@ -132,7 +154,10 @@ def test_a_line_is_matched_by_what_it_names(tmp_path, binarizer, data, model, bi
 
 def test_lines_that_name_no_entry_of_ours_match_nothing(tmp_path):
     """A method without our spec, a paper's own network, another metric."""
-    ledger = published.read(_write(tmp_path, {"spec": ""}, {"model": "VGG-7"}, {"model": ""}, {"metric": "top1_rerun"}), [])
+    ledger = published.read(
+        _write(tmp_path, {"spec": ""}, {"model": "VGG-7"}, {"model": ""}, {"metric": "top1_rerun"}),
+        [],
+    )
     assert len(ledger) == 4
     assert published.reported(ledger, "tbn(p=4)", "cifar10", "resnet_cifar(depth=18)", 32) is None
 
@@ -142,10 +167,18 @@ def test_lines_that_name_no_entry_of_ours_match_nothing(tmp_path):
     [
         ([("0.931", "true"), ("0.9324", "false")], "93.1†, 93.24"),
         ([("0.931", "true"), ("0.931", "false")], "93.1"),  # read somewhere as well
-        ([("0.93", "false"), ("0.90", "false"), ("0.91", "false"), ("0.92", "false")], "90 to 93 (4 values)"),
-        ([("0.93", "true"), ("0.90", "false"), ("0.91", "true"), ("0.92", "false")], "90 to 93† (4 values, some †)"),
+        (
+            [("0.93", "false"), ("0.90", "false"), ("0.91", "false"), ("0.92", "false")],
+            "90 to 93 (4 values)",
+        ),
+        (
+            [("0.93", "true"), ("0.90", "false"), ("0.91", "true"), ("0.92", "false")],
+            "90 to 93† (4 values, some †)",
+        ),
     ],
 )
 def test_several_values_are_listed_or_a_range(tmp_path, values, shown):
-    ledger = published.read(_write(tmp_path, *({"value": v, "second_hand": s} for v, s in values)), [])
+    ledger = published.read(
+        _write(tmp_path, *({"value": v, "second_hand": s} for v, s in values)), []
+    )
     assert published.reported(ledger, "tbn(p=4)", "cifar10", "resnet_cifar(depth=18)", 32) == shown

@@ -27,7 +27,10 @@ def config(name, **changes):
 def head(name):
     """The comment at the top, as one line."""
     lines = text(name).splitlines()
-    return " ".join(line.lstrip("# ") for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
+    return " ".join(
+        line.lstrip("# ")
+        for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+    )
 
 
 def built(name, **changes):
@@ -37,7 +40,9 @@ def built(name, **changes):
 
 def test_every_method_has_a_recipe():
     """A new binarizer comes with its published settings."""
-    assert {catalog.parse(config(name).binarizer)[0] for name in RECIPES} == set(catalog.names("binarizers")) - WITHOUT
+    assert {catalog.parse(config(name).binarizer)[0] for name in RECIPES} == set(
+        catalog.names("binarizers")
+    ) - WITHOUT
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -45,9 +50,13 @@ def test_it_builds_as_its_head_says(name):
     """Track and bits of a tiled network are those of the head; what never changes its sign is owned up to; keep patterns all match."""
     _, plan, total = built(name)
     assert plan.track in head(name)
-    assert [w for w in plan.warnings if "never changes its sign" in w] == [] or "never change their sign" in head(name)
+    assert [
+        w for w in plan.warnings if "never changes its sign" in w
+    ] == [] or "never change their sign" in head(name)
     if name.startswith("tbn"):
-        assert f"{total.summary()['bits_per_weight']:.3f} bits per weight with the scales" in head(name)
+        assert f"{total.summary()['bits_per_weight']:.3f} bits per weight with the scales" in head(
+            name
+        )
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -64,7 +73,9 @@ def test_its_name_is_method_model_data(name):
     c = config(name)
     model, options = catalog.parse(c.model)
     network = f"resnet{options['depth']}" if "depth" in options else model
-    assert f"{name}_".startswith(f"{catalog.parse(c.binarizer)[0]}_{network}_{catalog.parse(c.data)[0]}_")
+    assert f"{name}_".startswith(
+        f"{catalog.parse(c.binarizer)[0]}_{network}_{catalog.parse(c.data)[0]}_"
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if "teacher" in config(n).non_defaults])
@@ -90,7 +101,10 @@ def test_it_can_start_from_step_1(name):
 @pytest.mark.parametrize(("p", "first_shortcut"), [(4, 1), (8, 8)])
 def test_the_authors_lists(p, first_shortcut):
     """Stem, first block, next convolution and classifier at p = 1; the first shortcut is tiled under p = 8 alone."""
-    rows = {row.name.removesuffix(".weight"): row.p for row in built(f"tbn_resnet18_cifar10_p{p}")[1].rows}
+    rows = {
+        row.name.removesuffix(".weight"): row.p
+        for row in built(f"tbn_resnet18_cifar10_p{p}")[1].rows
+    }
     assert [name for name, found in rows.items() if found == 1] == [
         "conv1", "blocks.0.conv1", "blocks.0.conv2", "blocks.1.conv1", *["blocks.2.shortcut.0"] * (first_shortcut == 1), "fc",
     ]  # fmt: skip

@@ -18,7 +18,12 @@ from tbn_bench import records
 from tbn_bench.records import FSYNC_ROWS, LatencyRecord, McuRecord, RecordError, RunBusy, RunStore
 
 CONFIG = {"data": "digits", "seed": 0}
-HARD = {"nan": float("nan"), "up": float("inf"), "down": float("-inf"), "deep": [{"x": (float("nan"), 1.5, None, True)}]}
+HARD = {
+    "nan": float("nan"),
+    "up": float("inf"),
+    "down": float("-inf"),
+    "deep": [{"x": (float("nan"), 1.5, None, True)}],
+}
 
 # Holds a run and writes rows until it is killed; says on stdout which rows log() has returned for.
 WRITER = """
@@ -81,7 +86,9 @@ def strict(text):
 
 def writer(store):
     command = [sys.executable, "-c", WRITER, str(store.root)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
+    )
 
 
 def killed(process, rows):
@@ -102,7 +109,12 @@ def test_a_run_from_claim_to_finish(store, claim):
     run = claim()
     run.log({"epoch": 0, "loss": 0.5}, durable=True)
     before = store.read("s", "r")
-    assert (before.status, before.summary, before.config, before.rows()) == ("running", None, CONFIG, [{"epoch": 0, "loss": 0.5}])
+    assert (before.status, before.summary, before.config, before.rows()) == (
+        "running",
+        None,
+        CONFIG,
+        [{"epoch": 0, "loss": 0.5}],
+    )
     assert not store.finished("s", "r")
     run.finish({"test/top1": 0.75})
     after = store.read("s", "r")
@@ -125,9 +137,16 @@ def test_values_json_cannot_hold(store, claim):
     run = claim()
     run.log(HARD)
     run.finish(HARD)
-    row, summary = strict((run.path / "metrics.jsonl").read_text()), strict((run.path / "summary.json").read_text())
+    row, summary = (
+        strict((run.path / "metrics.jsonl").read_text()),
+        strict((run.path / "summary.json").read_text()),
+    )
     for got in (row, summary, store.read("s", "r").rows()[0]):
-        assert (got["up"], got["down"], got["deep"]) == ("Infinity", "-Infinity", [{"x": ["NaN", 1.5, None, True]}])
+        assert (got["up"], got["down"], got["deep"]) == (
+            "Infinity",
+            "-Infinity",
+            [{"x": ["NaN", 1.5, None, True]}],
+        )
         assert math.isnan(float(got["nan"]))
         assert float(got["down"]) == -math.inf
 
@@ -140,7 +159,11 @@ def test_rows_reach_the_disk_every_ten_and_at_once_if_durable(claim, monkeypatch
     for k in range(25):
         run.log({"epoch": k}, durable=k == 3)
         calls.append(len(synced))
-    assert [k for k in range(25) if calls[k] > (calls[k - 1] if k else 0)] == [3, 3 + FSYNC_ROWS, 3 + 2 * FSYNC_ROWS]
+    assert [k for k in range(25) if calls[k] > (calls[k - 1] if k else 0)] == [
+        3,
+        3 + FSYNC_ROWS,
+        3 + 2 * FSYNC_ROWS,
+    ]
 
 
 def test_each_row_is_in_the_file_when_log_returns(store, claim):
@@ -159,7 +182,13 @@ def test_a_reader_never_sees_half_a_file(store, claim, monkeypatch, name):
     seen, replace = [], Path.replace
 
     def watched(self, target):
-        seen.append((json.loads(self.read_text()), json.loads(Path(target).read_text()), self.parent == Path(target).parent))
+        seen.append(
+            (
+                json.loads(self.read_text()),
+                json.loads(Path(target).read_text()),
+                self.parent == Path(target).parent,
+            )
+        )
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", watched)
@@ -171,7 +200,11 @@ def test_a_reader_never_sees_half_a_file(store, claim, monkeypatch, name):
 def test_the_summary_is_written_before_the_status(store, claim, monkeypatch):
     """A process that dies between the two files leaves a finished run, never one called finished without numbers."""
     run, written = claim(), []
-    monkeypatch.setattr(records, "write_atomic", lambda path, value: written.append((path.name, value.get("status"))))
+    monkeypatch.setattr(
+        records,
+        "write_atomic",
+        lambda path, value: written.append((path.name, value.get("status"))),
+    )
     run.finish({"test/top1": 1.0})
     assert written == [("summary.json", None), ("run.json", "finished")]
 
@@ -207,7 +240,9 @@ def test_a_half_written_record_costs_its_own_row(store, claim, name, keep):
         list(store.runs())
 
 
-@pytest.mark.parametrize("content", [b"[1]", b"\xff\xfe\x00", b'{"schema_version": 99}', b"{}", b'{"schema_version": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"[1]", b"\xff\xfe\x00", b'{"schema_version": 99}', b"{}", b'{"schema_version": 1}']
+)
 def test_foreign_records_are_named(store, claim, content):
     """Another JSON value, no text, another version, a missing key: one RecordError that holds the path."""
     path = claim().path / "run.json"
@@ -223,7 +258,9 @@ def test_another_schema_version_is_not_guessed_at(store, claim):
     """A whole record of another version is refused, with both versions named."""
     run = claim()
     records.write_atomic(run.path / "run.json", {**run.header, "schema_version": 99})
-    with pytest.raises(RecordError, match=f"schema_version 99, this version reads {records.SCHEMA_VERSION}"):
+    with pytest.raises(
+        RecordError, match=f"schema_version 99, this version reads {records.SCHEMA_VERSION}"
+    ):
         store.read("s", "r")
 
 
@@ -254,7 +291,9 @@ def test_find_by_the_beginning_of_an_id(store, claim):
     assert store.find("ab2").run_id == "ab2"
     assert store.find("s/ab2").run_id == "ab2"
     for prefix, count in (("ab", 2), ("x", 0), ("other/ab2", 0), ("ab[12]", 0)):
-        with pytest.raises(RecordError, match=f"{count} runs match {re.escape(repr(prefix))}.*tbn-bench runs"):
+        with pytest.raises(
+            RecordError, match=f"{count} runs match {re.escape(repr(prefix))}.*tbn-bench runs"
+        ):
             store.find(prefix)
 
 
@@ -327,7 +366,11 @@ def test_a_run_of_a_live_process_is_busy(store, claim):
 
 def test_two_owners_in_one_process(store, claim):
     """The lock is the run's, not the process's; other runs are free, and each way to end gives it back."""
-    for end in (lambda run: run.fail("failed", "x"), lambda run: run.release(), lambda run: run.finish({})):
+    for end in (
+        lambda run: run.fail("failed", "x"),
+        lambda run: run.release(),
+        lambda run: run.finish({}),
+    ):
         run = claim()
         with pytest.raises(RunBusy):
             store.claim("s", "r", CONFIG, {})
@@ -361,12 +404,17 @@ def test_rewind_of_a_run_without_rows(store, claim):
 # Where writing fails
 
 
-@pytest.mark.parametrize("blocked", ["results", "results/runs", "results/runs/s", "results/runs/s/r"])
+@pytest.mark.parametrize(
+    "blocked", ["results", "results/runs", "results/runs/s", "results/runs/s/r"]
+)
 def test_a_folder_that_cannot_be_made(store, tmp_path, blocked):
     """A regular file where a folder must be stops root too: the error has the path, the reason and the way out."""
     (tmp_path / blocked).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / blocked).write_text("in the way")
-    with pytest.raises(RecordError, match=f"cannot write to {store.path('s', 'r')}: .+; choose another folder with --results"):
+    with pytest.raises(
+        RecordError,
+        match=f"cannot write to {store.path('s', 'r')}: .+; choose another folder with --results",
+    ):
         store.claim("s", "r", CONFIG, {})
     assert (tmp_path / blocked).read_text() == "in the way"
 
@@ -384,7 +432,10 @@ def test_a_full_disk_leaves_the_older_record(claim, name):
     """The old file is untouched, no temporary file takes the last bytes, and the error says what to do."""
     run = claim()
     records.write_atomic(run.path / name, {"old": 1})
-    with full_disk(), pytest.raises(RecordError, match=f"{name}: No space left on device; free space"):
+    with (
+        full_disk(),
+        pytest.raises(RecordError, match=f"{name}: No space left on device; free space"),
+    ):
         records.write_atomic(run.path / name, {"new": 2})
     assert records.read_json(run.path / name) == {"old": 1}
     assert list(run.path.glob(".*.tmp")) == []
@@ -419,7 +470,10 @@ def test_a_row_that_does_not_fit_costs_only_itself(store, claim):
         run.log({"epoch": k})
     path = run.path / "metrics.jsonl"
     size = path.stat().st_size
-    with largest_file(size + 4), pytest.raises(RecordError, match=f"cannot append to {path}: .*; earlier rows are intact"):
+    with (
+        largest_file(size + 4),
+        pytest.raises(RecordError, match=f"cannot append to {path}: .*; earlier rows are intact"),
+    ):
         run.log({"epoch": 3})
     assert path.stat().st_size == size + 4  # torn indeed
     assert [row["epoch"] for row in store.read("s", "r").rows()] == [0, 1, 2]
@@ -457,7 +511,10 @@ def test_changed_code_is_flagged_and_changed_records_are_not(tmp_path, monkeypat
 
     def git(*arguments):
         subprocess.run(
-            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], cwd=tmp_path, check=True, capture_output=True
+            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
         )
 
     for name in ("tbn_bench/records.py", "results/run.json", "sweeps/a.yaml"):

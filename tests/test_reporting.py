@@ -35,7 +35,10 @@ def results(tmp_path):
         for seed in (0, 1):
             config = make({"binarizer": spec, "seed": seed})
             run = store.claim(
-                "s", config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False, "hardware": {}}
+                "s",
+                config.run_id,
+                config.model_dump(mode="json"),
+                {"commit": "c0ffee", "dirty": False, "hardware": {}},
             )
             for epoch in range(3):
                 run.log({"epoch": epoch, "val/top1": 0.5 + 0.1 * epoch + 0.01 * seed})
@@ -64,15 +67,25 @@ def results(tmp_path):
         "baseline": "dense",
     }
     store.write_latency(
-        LatencyRecord("mlp-digits-b1-t1", "cpu", [row, gone], info, {"command": "tbn-bench latency", "commit": "c0ffee"})
+        LatencyRecord(
+            "mlp-digits-b1-t1",
+            "cpu",
+            [row, gone],
+            info,
+            {"command": "tbn-bench latency", "commit": "c0ffee"},
+        )
     )
     return tmp_path / "results"
 
 
 def _run(root: Path, binarizer: str, track: str | None, sweep: str = "s", **config) -> None:
     """One finished run of one epoch; unfinished where track is "failed", as an old record where it is None."""
-    made = make({"binarizer": binarizer, "data": "cifar10", "model": "resnet_cifar(depth=20)", **config})
-    run = RunStore(root).claim(sweep, made.run_id, made.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False})
+    made = make(
+        {"binarizer": binarizer, "data": "cifar10", "model": "resnet_cifar(depth=20)", **config}
+    )
+    run = RunStore(root).claim(
+        sweep, made.run_id, made.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False}
+    )
     run.log({"epoch": 0, "val/top1": 0.5})
     if track == "failed":
         run.fail("failed", "out of memory")
@@ -82,7 +95,9 @@ def _run(root: Path, binarizer: str, track: str | None, sweep: str = "s", **conf
 
 def _ledger(root: Path, *lines: str) -> None:
     (root / "published").mkdir(parents=True, exist_ok=True)
-    (root / "published" / "x.csv").write_text("\n".join([",".join(published.COLUMNS), *lines]) + "\n")
+    (root / "published" / "x.csv").write_text(
+        "\n".join([",".join(published.COLUMNS), *lines]) + "\n"
+    )
 
 
 @pytest.fixture
@@ -125,7 +140,9 @@ def test_comparison_holds_the_recorded_numbers(results):
     row = next(line for line in text.splitlines() if "tbn(p=8)" in line)
     assert "90.00 (1 seed) |" in row
     assert "±" not in row
-    assert row.count("—") == 4  # two times, and the binary bits and multiply-adds, which these records do not have
+    assert (
+        row.count("—") == 4
+    )  # two times, and the binary bits and multiply-adds, which these records do not have
     raw = list(csv.DictReader(write.comma_separated(table).splitlines()))
     assert raw[2]["time_ms_p50_b1"] == "—"
     assert "---" in write.latex(table)
@@ -144,7 +161,12 @@ def test_the_page_is_whole_and_asks_for_nothing(results, tmp_path):
         assert make({"binarizer": spec}).run_id in page
     assert "DivergedError: loss became nan" in page
     assert "no compiler" in page
-    assert {p.suffix for p in (out / "figures").glob("accuracy_bits.*")} == {".svg", ".pdf", ".png", ".json"}
+    assert {p.suffix for p in (out / "figures").glob("accuracy_bits.*")} == {
+        ".svg",
+        ".pdf",
+        ".png",
+        ".json",
+    }
     side = json.loads((out / "tables" / "comparison.json").read_text())
     assert side["commits"] == ["c0ffee"]
     assert len(side["run_ids"]) == 5
@@ -182,23 +204,29 @@ def test_labels_drop_only_what_all_variants_share():
 
 def test_reports_need_no_torch():
     """The wing imports records, config and catalogue only."""
-    code = (
-        "import sys, tbn_bench.reporting.build; print([m for m in ('torch', 'pytorch_lightning', 'wandb') if m in sys.modules])"
-    )
+    code = "import sys, tbn_bench.reporting.build; print([m for m in ('torch', 'pytorch_lightning', 'wandb') if m in sys.modules])"
     out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent,
     )
     assert out.stdout.strip() == "[]"
 
 
 def test_latex_special_characters_are_escaped():
-    table = write.Table("T", [write.column("a", "a_b %", numeric=False)], [{"a": "x_1 & 50% ± 2"}, {"a": None}])
+    table = write.Table(
+        "T", [write.column("a", "a_b %", numeric=False)], [{"a": "x_1 & 50% ± 2"}, {"a": None}]
+    )
     text = write.latex(table)
     assert r"x\_1 \& 50\% $\pm$ 2 \\" in text
     assert "---" in text
 
 
-INJECTED = "\ue000a\ue001\ue002\ue003 \x1b[2J\x9b8m\r\n\x85|\\| <b onclick=x> [here](http://x) \0 $^{_"
+INJECTED = (
+    "\ue000a\ue001\ue002\ue003 \x1b[2J\x9b8m\r\n\x85|\\| <b onclick=x> [here](http://x) \0 $^{_"
+)
 
 
 @pytest.mark.parametrize("mark", ["best", "second", None])
@@ -223,11 +251,19 @@ def test_a_name_brings_no_markup_of_its_own(mark):
     assert len(markdown.splitlines()) == 9
     assert markdown.count("**") == (2 if mark == "best" else 0)
     assert not re.search(r"(?<!\\)(<b|\]\()", markdown)
-    cell_ends = [len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in markdown.splitlines() if line.startswith("|")]
+    cell_ends = [
+        len(re.findall(r"(?<!\\)(?:\\\\)*\|", line))
+        for line in markdown.splitlines()
+        if line.startswith("|")
+    ]
     assert cell_ends == [3, 3, 3]
     page = write.markup(table)
     assert page.isprintable()
-    assert ("<strong>" in page, "<u>" in page, "<b" in page) == (mark == "best", mark == "second", False)
+    assert ("<strong>" in page, "<u>" in page, "<b" in page) == (
+        mark == "best",
+        mark == "second",
+        False,
+    )
     _, (name, formula) = csv.reader(io.StringIO(write.comma_separated(table), newline=""))
     assert (name, formula) == (INJECTED.replace("\r\n", "\n"), "'=1+1")
 
@@ -248,13 +284,25 @@ def test_each_track_has_its_table_and_full_precision_is_in_both(two_tracks, tmp_
     build.report(two_tracks, tmp_path / "out")
     records = load.load(two_tracks)
     assert _methods(comparison(records)) == ["full_precision", "irnet"]
-    assert _methods(comparison_w1a1(records)) == ["full_precision", "irnet(activations=True)", "xnor"]
+    assert _methods(comparison_w1a1(records)) == [
+        "full_precision",
+        "irnet(activations=True)",
+        "xnor",
+    ]
     written = {p.name for p in (tmp_path / "out" / "tables").glob("comparison*.md")}
     assert written == {"comparison.md", "comparison_w1a1.md"}
-    assert "### Comparison, weights only (W1A32)" in (tmp_path / "out" / "tables" / "comparison.md").read_text()
+    assert (
+        "### Comparison, weights only (W1A32)"
+        in (tmp_path / "out" / "tables" / "comparison.md").read_text()
+    )
     for figure in (accuracy_bits, training_curves):
-        drawn = {panel: set(part["binarizer"]) for panel, part in figure.frame(records).groupby("panel")}
-        assert list(drawn.values()) == [{"full_precision", "irnet(activations=True)", "xnor"}, {"full_precision", "irnet"}]
+        drawn = {
+            panel: set(part["binarizer"]) for panel, part in figure.frame(records).groupby("panel")
+        }
+        assert list(drawn.values()) == [
+            {"full_precision", "irnet(activations=True)", "xnor"},
+            {"full_precision", "irnet"},
+        ]
         assert all("W1A" in panel for panel in drawn)
 
 
@@ -263,14 +311,18 @@ def test_a_store_of_one_other_track_has_only_its_table(tmp_path):
     _run(root, "full_precision", "W32A32")
     _run(root, "xnor", "W1A1")
     build.report(root, tmp_path / "out")
-    assert [p.name for p in (tmp_path / "out" / "tables").glob("comparison*.md")] == ["comparison_w1a1.md"]
+    assert [p.name for p in (tmp_path / "out" / "tables").glob("comparison*.md")] == [
+        "comparison_w1a1.md"
+    ]
 
 
 def test_full_precision_is_a_reference_in_its_own_panel_only(two_tracks):
     """Another sweep is another protocol: its full precision is no reference here."""
     _run(two_tracks, "full_precision", "W32A32", sweep="t", epochs=3)
     _run(two_tracks, "bwn", "W1A32", sweep="t", epochs=3)
-    assert [(r["sweep"], r["binarizer"]) for r in comparison_w1a1(load.load(two_tracks)).rows].count(("t", "full_precision")) == 0
+    assert [
+        (r["sweep"], r["binarizer"]) for r in comparison_w1a1(load.load(two_tracks)).rows
+    ].count(("t", "full_precision")) == 0
     assert len(set(accuracy_bits.frame(load.load(two_tracks))["panel"])) == 3
 
 
@@ -294,7 +346,12 @@ def test_an_unfinished_run_stands_in_the_track_of_its_method(two_tracks):
     _run(two_tracks, "dorefa(activations=True)", "failed")
     records = load.load(two_tracks)
     assert _methods(comparison(records)) == ["full_precision", "irnet"]
-    assert _methods(comparison_w1a1(records)) == ["full_precision", "dorefa(activations=True)", "irnet(activations=True)", "xnor"]
+    assert _methods(comparison_w1a1(records)) == [
+        "full_precision",
+        "dorefa(activations=True)",
+        "irnet(activations=True)",
+        "xnor",
+    ]
 
 
 def test_an_unknown_track_is_named(two_tracks):
@@ -308,7 +365,9 @@ def test_an_unknown_track_is_named(two_tracks):
 def test_every_track_has_its_table():
     """A run of a known track is never in no comparison."""
     wanted = {
-        "comparison" if t == tracks.WEIGHTS_ONLY else f"comparison_{t.lower()}" for t in tracks.TRACKS if t != tracks.REFERENCE
+        "comparison" if t == tracks.WEIGHTS_ONLY else f"comparison_{t.lower()}"
+        for t in tracks.TRACKS
+        if t != tracks.REFERENCE
     }
     assert wanted == {name for name, _ in build.entries(tables) if name.startswith("comparison")}
 
@@ -354,7 +413,9 @@ def test_no_two_families_look_alike(monkeypatch):
     for mark in (style.marker, style.shape, style.dash):
         owners: dict[tuple[str, str], set[str]] = {}
         for spec in specs:
-            owners.setdefault((style.colour(spec), str(mark(spec, specs))), set()).add(catalog.parse(spec)[0])
+            owners.setdefault((style.colour(spec), str(mark(spec, specs))), set()).add(
+                catalog.parse(spec)[0]
+            )
         assert all(len(families) == 1 for families in owners.values()), mark.__name__
 
 
@@ -377,18 +438,43 @@ def test_forecasts_have_a_table_and_figures_of_their_own(results, tmp_path):
     """MSE and MAE with intervals, not among accuracies; axes and page say what is drawn and which way is better."""
     store = RunStore(results)
     for binarizer, seed, mse in (("bwn", 0, 0.2), ("bwn", 1, 0.4), ("full_precision", 0, 0.1)):
-        config = make({"data": "etth1", "model": "ts_transformer", "task": "forecasting", "binarizer": binarizer, "seed": seed})
+        config = make(
+            {
+                "data": "etth1",
+                "model": "ts_transformer",
+                "task": "forecasting",
+                "binarizer": binarizer,
+                "seed": seed,
+            }
+        )
         run = store.claim(
-            "f", config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False, "track": "W1A32"}
+            "f",
+            config.run_id,
+            config.model_dump(mode="json"),
+            {"commit": "c0ffee", "dirty": False, "track": "W1A32"},
         )
         run.log({"epoch": 0, "val/mse": 0.5})
-        run.finish({"score": "mse", "test/mse": mse, "test/mae": 0.1, "bits_per_weight": 1.0, "stored_bytes": 9, "weights": 8})
+        run.finish(
+            {
+                "score": "mse",
+                "test/mse": mse,
+                "test/mae": 0.1,
+                "bits_per_weight": 1.0,
+                "stored_bytes": 9,
+                "weights": 8,
+            }
+        )
     records = load.load(results)
     assert {row["data"] for row in comparison(records).rows} == {"digits"}
     table = forecasting(records)
     assert [c.header for c in table.columns[3:5]] == ["MSE (95 % interval)", "MAE (95 % interval)"]
-    assert write.cells(table)[1][3:5] == [f"0.3000 ± {scipy_stats.t.ppf(0.975, 1) * 0.1:.4f}", "0.1000 ± 0.0000"]
-    assert {"MSE, lower is better", "top-1 %, higher is better"} == set(accuracy_bits.frame(records)["axis"])
+    assert write.cells(table)[1][3:5] == [
+        f"0.3000 ± {scipy_stats.t.ppf(0.975, 1) * 0.1:.4f}",
+        "0.1000 ± 0.0000",
+    ]
+    assert {"MSE, lower is better", "top-1 %, higher is better"} == set(
+        accuracy_bits.frame(records)["axis"]
+    )
     build.report(results, tmp_path / "out")
     assert "MSE 0.2000" in (tmp_path / "out" / "index.html").read_text()
 
@@ -396,6 +482,8 @@ def test_forecasts_have_a_table_and_figures_of_their_own(results, tmp_path):
 def test_records_judged_by_an_unknown_score_are_named(results):
     """A later version's record is left out and said, not shown as something else."""
     config = make({"seed": 9})
-    RunStore(results).claim("s", config.run_id, config.model_dump(mode="json"), {}).finish({"score": "elo", "test/elo": 1.0})
+    RunStore(results).claim("s", config.run_id, config.model_dump(mode="json"), {}).finish(
+        {"score": "elo", "test/elo": 1.0}
+    )
     records = load.load(results)
     assert any("judged by 'elo'" in problem for problem in records.problems)

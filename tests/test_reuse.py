@@ -15,8 +15,14 @@ LAYERS = {
     "linear 3d": (lambda: nn.Linear(5, 8, bias=False), (2, 3, 5)),
     "conv1d": (lambda: nn.Conv1d(3, 8, 3, padding=1), (2, 3, 9)),
     "conv2d": (lambda: nn.Conv2d(3, 8, 3, padding=1), (2, 3, 6, 5)),
-    "stride dilation": (lambda: nn.Conv2d(3, 8, 3, stride=2, dilation=2, padding=(1, 2)), (2, 3, 9, 8)),
-    "same reflect": (lambda: nn.Conv2d(3, 8, (3, 2), padding="same", padding_mode="reflect"), (2, 3, 6, 5)),
+    "stride dilation": (
+        lambda: nn.Conv2d(3, 8, 3, stride=2, dilation=2, padding=(1, 2)),
+        (2, 3, 9, 8),
+    ),
+    "same reflect": (
+        lambda: nn.Conv2d(3, 8, (3, 2), padding="same", padding_mode="reflect"),
+        (2, 3, 6, 5),
+    ),
     "unbatched": (lambda: nn.Conv2d(3, 8, 1), (3, 4, 4)),
 }
 SPECS = [
@@ -62,7 +68,9 @@ def test_deepcopy_and_state_dict_keep_reuse():
     assert torch.equal(layer(x), twin(x))
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(4, 6, 3), nn.Linear(8, 6)])
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(4, 8, 3, groups=2), nn.Conv2d(4, 6, 3), nn.Linear(8, 6)]
+)
 def test_not_reused_where_rows_or_groups_forbid(layer):
     """Groups, or a p that does not divide the rows: the plain path, still right."""
     assert not binarize_(layer, "tbn(p=4, min_layer_size=0)").rows[0].reuse
@@ -97,7 +105,11 @@ def test_cuda_agrees_with_the_plain_path(gradient, memory_format):
     """On a GPU in float64, output and gradients by reuse are those of the plain parametrized path."""
     net = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1)).cuda().double()
     binarize_(net, f"tbn(p=4, min_layer_size=0, gradient={gradient!r})")
-    x = torch.randn(2, 16, 8, 8, device="cuda", dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    x = (
+        torch.randn(2, 16, 8, 8, device="cuda", dtype=torch.float64)
+        .to(memory_format=memory_format)
+        .requires_grad_()
+    )
     inputs = [x, net[0].parametrizations.weight.original]
     plain = torch.nn.functional.conv2d(x, net[0].weight, net[0].bias, padding=1)
     expected = torch.autograd.grad(plain.square().sum(), inputs)
@@ -112,7 +124,11 @@ def latent_gradient(layer: nn.Module, x: torch.Tensor, autocast: bool) -> torch.
         y = layer(x)
     y.backward(y.detach().to(torch.bfloat16).to(y.dtype) if autocast else y.detach())
     return torch.cat(
-        [p.grad.double().flatten() for name, p in layer.named_parameters() if "original" in name or name.endswith("A")]
+        [
+            p.grad.double().flatten()
+            for name, p in layer.named_parameters()
+            if "original" in name or name.endswith("A")
+        ]
     )
 
 
@@ -139,7 +155,9 @@ def test_under_autocast_reuse_is_as_exact_as_the_plain_path(kind, spec, monkeypa
             monkeypatch.setattr(reuse, "reusable", lambda module, method: False)
         binarize_(layer, spec)
         exact = way == "exact"
-        found[way] = latent_gradient(layer.double() if exact else layer, x.double() if exact else x, not exact)
+        found[way] = latent_gradient(
+            layer.double() if exact else layer, x.double() if exact else x, not exact
+        )
     size = found["exact"].norm()
     by_reuse, plain = ((found[way] - found["exact"]).norm() / size for way in ("reuse", "plain"))
     assert by_reuse < max(2 * plain, 1e-3)

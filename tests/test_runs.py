@@ -48,7 +48,9 @@ def store(tmp_path):
 def finish(store, sweep="s", **values):
     """A finished run, through the store's own writer."""
     config = make({"epochs": 3, **values})
-    run = store.claim(sweep, config.run_id, config.model_dump(mode="json"), generated_runs.provenance(config))
+    run = store.claim(
+        sweep, config.run_id, config.model_dump(mode="json"), generated_runs.provenance(config)
+    )
     for row in generated_runs.rows(config):
         run.log(row)
     run.finish(generated_runs.summary(config))
@@ -57,7 +59,9 @@ def finish(store, sweep="s", **values):
 
 def end(store, status, error="why", sweep="s", **values):
     config = make(values)
-    run = store.claim(sweep, config.run_id, config.model_dump(mode="json"), generated_runs.provenance(config))
+    run = store.claim(
+        sweep, config.run_id, config.model_dump(mode="json"), generated_runs.provenance(config)
+    )
     run.fail(status, error)
     return run.path
 
@@ -66,7 +70,9 @@ def end(store, status, error="why", sweep="s", **values):
 def holding(store, **values):
     """A run that this process holds."""
     config = make(values)
-    run = store.claim("s", config.run_id, config.model_dump(mode="json"), generated_runs.provenance(config))
+    run = store.claim(
+        "s", config.run_id, config.model_dump(mode="json"), generated_runs.provenance(config)
+    )
     try:
         yield run
     finally:
@@ -98,7 +104,9 @@ def call(store, capsys):
 def change(path, **values):
     """Edits a JSON file: other values, or without the key where one is None."""
     content = json.loads(path.read_text()) | values
-    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None or k not in values}, indent=1))
+    path.write_text(
+        json.dumps({k: v for k, v in content.items() if v is not None or k not in values}, indent=1)
+    )
 
 
 def keys(rows):
@@ -108,7 +116,11 @@ def keys(rows):
 def read_paths(monkeypatch):
     """Run ids that RunStore.read is asked for, from now on."""
     asked, read = [], RunStore.read
-    monkeypatch.setattr(RunStore, "read", lambda self, sweep, run_id: asked.append(run_id) or read(self, sweep, run_id))
+    monkeypatch.setattr(
+        RunStore,
+        "read",
+        lambda self, sweep, run_id: asked.append(run_id) or read(self, sweep, run_id),
+    )
     return asked
 
 
@@ -122,7 +134,12 @@ def test_rows_say_what_the_records_say(store):
     dead(store, seed=5)
     found = {row["run_id"]: row for row in index.rows(store)}
     done = found[path.name]
-    assert (done["binarizer"], done["keep"], done["lr"], done["seed"]) == ("tbn(p=4)", "a,b", 0.1, 2)
+    assert (done["binarizer"], done["keep"], done["lr"], done["seed"]) == (
+        "tbn(p=4)",
+        "a,b",
+        0.1,
+        2,
+    )
     assert (done["status"], done["score"], done["value"], done["track"], done["torch"]) == (
         "finished",
         "top1",
@@ -130,9 +147,13 @@ def test_rows_say_what_the_records_say(store):
         "W1A32",
         "2.15.0",
     )
-    assert done["group_id"] == make({"epochs": 3, "binarizer": "tbn(p=4)", "keep": ["a", "b"]}).run_id
+    assert (
+        done["group_id"] == make({"epochs": 3, "binarizer": "tbn(p=4)", "keep": ["a", "b"]}).run_id
+    )
     assert "plan" not in done
-    assert sorted((row["status"], row.get("error"), row.get("value")) for row in found.values())[:2] == [
+    assert sorted((row["status"], row.get("error"), row.get("value")) for row in found.values())[
+        :2
+    ] == [
         ("dead", None, None),
         ("diverged", "nan", None),
     ]
@@ -156,7 +177,9 @@ def test_what_changed_is_read_again_and_nothing_else(store, monkeypatch, what):
     if what == "status":
         change(other / "run.json", status="interrupted")
     elif what == "summary":
-        records.write_atomic(other / "summary.json", json.loads((path / "summary.json").read_text()))
+        records.write_atomic(
+            other / "summary.json", json.loads((path / "summary.json").read_text())
+        )
     elif what == "same size":
         time_ns = (other / "run.json").stat().st_mtime_ns
         (other / "run.json").write_text((other / "run.json").read_text().replace('"why"', '"who"'))
@@ -217,7 +240,9 @@ def test_without_a_writable_folder_there_is_no_cache(store, monkeypatch):
     finish(store)
     (store.root / "index.json").mkdir()
     assert len(index.rows(store)) == len(index.rows(store)) == 1
-    monkeypatch.setattr(records.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        records.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     (store.root / "index.json").rmdir()
     assert len(index.rows(store)) == 1
     assert [path.name for path in store.root.iterdir()] == ["runs"]
@@ -245,7 +270,9 @@ def test_processes_at_once_do_not_break_the_cache(tmp_path):
         "for _ in range(40): assert len(index.rows(RunStore(sys.argv[1]))) >= 20"
     )
     generated_runs.store(tmp_path, 20)
-    readers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT) for _ in range(4)]
+    readers = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT) for _ in range(4)
+    ]
     for k in range(40):
         generated_runs.write(tmp_path / "aside", make({"seed": 100 + k}), "sweep9")
         (tmp_path / "runs" / "sweep9").mkdir(exist_ok=True)
@@ -334,7 +361,10 @@ def test_bare_runs_is_list(call, store):
     argv = ("--filter=seed>0", "--filter=seed<2")
     assert call(*argv) == call("list", *argv)
     assert call(*argv)[2] == {"runs": 1, "unreadable": 0}
-    assert re.search(r"^[0-9a-f]{12}  finished +89\.00 %  s  digits  mlp  full_precision  seed 1$", call(*argv)[1][0])
+    assert re.search(
+        r"^[0-9a-f]{12}  finished +89\.00 %  s  digits  mlp  full_precision  seed 1$",
+        call(*argv)[1][0],
+    )
 
 
 def test_lines_are_cut_to_the_terminal():
@@ -365,13 +395,18 @@ def test_a_reader_that_has_seen_enough(tmp_path):
     assert (out.returncode, out.stderr, len(out.stdout.splitlines())) == (0, "", 1)
 
 
-@pytest.mark.parametrize("argv", [["list"], ["verify"], ["seeds"], ["prune"], ["show", "0"], ["tail", "0"]])
+@pytest.mark.parametrize(
+    "argv", [["list"], ["verify"], ["seeds"], ["prune"], ["show", "0"], ["tail", "0"]]
+)
 def test_results_before_or_behind_the_command(store, capsys, argv):
     """--results means the same at both places: the flag of the inner parser does not reset it."""
     finish(store)
     argv = [word if word != "0" else make({"epochs": 3}).run_id for word in argv]
     said = []
-    for words in (["runs", f"--results={store.root}", *argv], ["runs", *argv, f"--results={store.root}"]):
+    for words in (
+        ["runs", f"--results={store.root}", *argv],
+        ["runs", *argv, f"--results={store.root}"],
+    ):
         assert cli.main(words) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1]
@@ -390,8 +425,13 @@ def test_show_says_all(call, store):
     page = "\n".join(lines)
     assert code == 0
     assert page.index("binarizer") < page.index("(default)")
-    assert re.search(r"again +tbn-bench train '--binarizer=tbn\(p=4\)' --epochs=3 --sweep='ä'", page)
-    assert re.search(r"val/top1 +first 50\.00 % \(epoch 0\)  best 60\.00 % \(epoch 1\)  last 25\.00 % \(epoch 2\)", page)
+    assert re.search(
+        r"again +tbn-bench train '--binarizer=tbn\(p=4\)' --epochs=3 --sweep='ä'", page
+    )
+    assert re.search(
+        r"val/top1 +first 50\.00 % \(epoch 0\)  best 60\.00 % \(epoch 1\)  last 25\.00 % \(epoch 2\)",
+        page,
+    )
     assert re.search(r"stored_bits +3,808\n", page)
     assert re.search(re.escape(str(log)) + r" +2 kB", page)
     assert (last["status"], last["test/top1"], last["path"]) == ("finished", 0.9, str(path))
@@ -400,7 +440,8 @@ def test_show_says_all(call, store):
 def test_show_of_a_run_without_result(call, store):
     """Its error; a dead one says that nobody holds it; damaged rows are named and cost only the curves."""
     assert any(
-        re.search(r"error +ValueError: why", line) for line in call("show", end(store, "failed", "ValueError: why").name)[1]
+        re.search(r"error +ValueError: why", line)
+        for line in call("show", end(store, "failed", "ValueError: why").name)[1]
     )
     path = dead(store, seed=1)
     (path / "metrics.jsonl").write_text("{\n")
@@ -431,7 +472,12 @@ def test_compare_says_only_what_differs(call, store):
     _, lines, last, _ = call("compare", a.name, b.name)
     words = [line.split() for line in lines]
     assert words[1:4] == [["config"], ["seed", "1", "2"], ["lr", "0.1", "0.2"]]
-    assert words[4:] == [["plan"], ["a.weight", "p", "4", "8"], ["results"], ["test/top1", "0.89", "0.88", "-0.01"]]
+    assert words[4:] == [
+        ["plan"],
+        ["a.weight", "p", "4", "8"],
+        ["results"],
+        ["test/top1", "0.89", "0.88", "-0.01"],
+    ]
     assert last["differences"] == {"config": 2, "plan": 1, "results": 1}
 
 
@@ -450,7 +496,11 @@ def test_compare_with_itself(call, store):
 def live_run(store):
     """(a process that holds a run, log(n): it logs n epochs, the run's id)."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(store.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", WRITER, str(store.root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     )
     try:
         assert process.stdout.readline() == "held\n"
@@ -462,8 +512,20 @@ def live_run(store):
 
 @contextmanager
 def follower(store, run_id):
-    command = [sys.executable, "-m", "tbn_bench.cli", "runs", "tail", run_id, "--follow", "--results", str(store.root)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    command = [
+        sys.executable,
+        "-m",
+        "tbn_bench.cli",
+        "runs",
+        "tail",
+        run_id,
+        "--follow",
+        "--results",
+        str(store.root),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
     try:
         yield process
     finally:
@@ -492,7 +554,11 @@ def test_tail_follows_a_live_run_to_its_end(store):
             out, err = reader.communicate(timeout=60)
     assert (reader.returncode, err) == (0, "")
     assert sorted(re.findall(r"last word|epoch \d", out)) == ["epoch 1", "epoch 2", "last word"]
-    assert json.loads(out.splitlines()[-1]) == {"sweep": "live", "run_id": run_id, "status": "finished"}
+    assert json.loads(out.splitlines()[-1]) == {
+        "sweep": "live",
+        "run_id": run_id,
+        "status": "finished",
+    }
 
 
 def test_tail_ends_quietly_at_ctrl_c(store):
@@ -547,7 +613,13 @@ def test_tail_shows_trained_again_epochs_and_no_others(tmp_path):
 
 def test_intact_records_have_no_fault(call, store):
     """Finished, failed, diverged with NaN rows, interrupted, and one that is held in the middle of a row."""
-    finish(store, binarizer="tbn(p=4)", model="mlp(hidden=[30, 20])", keep=["fc", "a b"], precision="bf16")
+    finish(
+        store,
+        binarizer="tbn(p=4)",
+        model="mlp(hidden=[30, 20])",
+        keep=["fc", "a b"],
+        precision="bf16",
+    )
     end(store, "failed", seed=1), end(store, "interrupted", seed=2)
     path = end(store, "diverged", seed=3)
     (path / "metrics.jsonl").write_text('{"epoch": 0, "train/loss": "NaN"}\n')
@@ -566,7 +638,10 @@ def rows_file(change_rows):
     def plant(path):
         file = path / "metrics.jsonl"
         file.write_text(
-            "".join(json.dumps(row) + "\n" for row in change_rows([json.loads(line) for line in file.read_text().splitlines()]))
+            "".join(
+                json.dumps(row) + "\n"
+                for row in change_rows([json.loads(line) for line in file.read_text().splitlines()])
+            )
         )
 
     return plant
@@ -581,11 +656,16 @@ def in_summary(**values):
 
 
 def config_with(**values):
-    return lambda path: change(path / "run.json", config=json.loads((path / "run.json").read_text())["config"] | values)
+    return lambda path: change(
+        path / "run.json", config=json.loads((path / "run.json").read_text())["config"] | values
+    )
 
 
 def source_with(**values):
-    return lambda path: change(path / "run.json", provenance=json.loads((path / "run.json").read_text())["provenance"] | values)
+    return lambda path: change(
+        path / "run.json",
+        provenance=json.loads((path / "run.json").read_text())["provenance"] | values,
+    )
 
 
 def plan_with(**values):
@@ -676,7 +756,8 @@ def test_whole_records_are_not_set_aside(call, store):
     path = finish(store, seed=1)
     change(
         path / "run.json",
-        provenance=json.loads((path / "run.json").read_text())["provenance"] | {"command": "tbn-bench train --new=1"},
+        provenance=json.loads((path / "run.json").read_text())["provenance"]
+        | {"command": "tbn-bench train --new=1"},
     )
     code, _, last, _ = call("verify", "--set-aside")
     assert (code, last["kinds"], last["set_aside"]) == (1, {"command": 1}, 0)
@@ -750,7 +831,9 @@ def test_a_run_that_changes_meanwhile_is_looked_at_again(store, monkeypatch):
 def test_the_committed_records_are_intact():
     """Every record of this repository; a run that someone's kill has just left behind is no fault of theirs."""
     store = RunStore(ROOT / "results")
-    found = [fault for names in index.folders(store.root) for fault in verify.faults(store.path(*names))]
+    found = [
+        fault for names in index.folders(store.root) for fault in verify.faults(store.path(*names))
+    ]
     assert [str(fault) for fault in found if fault.kind not in ("dead", "leftover")] == []
 
 
@@ -778,9 +861,16 @@ def test_prune_keeps_the_best_of_finished_runs_and_all_of_others(call, store):
     (done / "checkpoints" / "note.txt").write_text("")
     before = (done / "run.json").read_bytes()
     code, lines, last, _ = call("prune")
-    assert (code, last) == (0, {"runs": 1, "files": 1, "freed_bytes": 1000, "held": 0, "dry_run": False})
+    assert (code, last) == (
+        0,
+        {"runs": 1, "files": 1, "freed_bytes": 1000, "held": 0, "dry_run": False},
+    )
     assert lines == [f"s/{done.name}: last.ckpt, 1 kB", "1 checkpoints of 1 runs, 1 kB freed"]
-    assert [checkpoints(path) for path in (done, failed, gone)] == [["best", "note"], ["best", "last"], ["best", "last"]]
+    assert [checkpoints(path) for path in (done, failed, gone)] == [
+        ["best", "note"],
+        ["best", "last"],
+        ["best", "last"],
+    ]
     assert (done / "run.json").read_bytes() == before
     assert call("prune")[2]["files"] == 0
 
@@ -860,11 +950,21 @@ def test_prune_never_leaves_less_than_asked(store):
 
 def test_export_is_one_table_of_all_runs(call, store, tmp_path):
     """A row per run, columns in one order, empty where unknown; what CSV must quote comes back."""
-    done, failed = finish(store, keep=["a", "b"], binarizer="tbn(p=4)"), end(store, "failed", 'a "b",\nc', seed=1)
+    done, failed = (
+        finish(store, keep=["a", "b"], binarizer="tbn(p=4)"),
+        end(store, "failed", 'a "b",\nc', seed=1),
+    )
     out = tmp_path / "ä b.csv"
     assert call("export", "--out", str(out))[2] == {"runs": 2, "unreadable": 0, "file": str(out)}
-    found = {row["run_id"]: row for row in csv.DictReader(io.StringIO(out.read_text(encoding="utf-8"), newline=""))}
-    assert (found[done.name]["value"], found[done.name]["keep"], found[done.name]["lr"]) == ("0.9", "a,b", "0.1")
+    found = {
+        row["run_id"]: row
+        for row in csv.DictReader(io.StringIO(out.read_text(encoding="utf-8"), newline=""))
+    }
+    assert (found[done.name]["value"], found[done.name]["keep"], found[done.name]["lr"]) == (
+        "0.9",
+        "a,b",
+        "0.1",
+    )
     assert (found[failed.name]["value"], found[failed.name]["error"]) == ("", 'a "b",\nc')
     head = out.read_text(encoding="utf-8").split("\n")[0].split(",")
     assert head[:7] == ["sweep", "run_id", "group_id", "status", "error", "score", "value"]
@@ -880,7 +980,9 @@ def test_export_is_whole_or_not_there(call, store, tmp_path, monkeypatch):
     call("export", "--out", str(out), "--filter=seed=1")
     before = out.read_text()
     assert len(before.splitlines()) == 2
-    monkeypatch.setattr(records.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        records.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     code, _, _, err = call("export", "--out", str(out))
     assert (code, out.read_text()) == (1, before)
     assert "No space left" in err
@@ -926,7 +1028,11 @@ def hostile(store):
     for seed, status in ((1, "failed"), (2, "diverged")):
         path = end(store, status, f"why{ESCAPES}", seed=seed)
         (path / "metrics.jsonl").write_text(json.dumps({"epoch": 0, f"k{ESCAPES}": ESCAPES}) + "\n")
-        change(path / "run.json", provenance={"hardware": {"cpu": ESCAPES}, "command": ESCAPES, ESCAPES: ESCAPES}, ended=ESCAPES)
+        change(
+            path / "run.json",
+            provenance={"hardware": {"cpu": ESCAPES}, "command": ESCAPES, ESCAPES: ESCAPES},
+            ended=ESCAPES,
+        )
         (path / f"file{ESCAPES}").write_text("")
         with_checkpoints(path, (f"x{ESCAPES}",))
         log = store.root / "logs" / folder.name / f"{path.name}.txt"
@@ -948,7 +1054,13 @@ def test_a_record_writes_no_escape_to_the_terminal(store, capsys, monkeypatch, t
     """Whatever a record holds, both streams have text alone; what was there is shown as its escapes."""
     monkeypatch.chdir(tmp_path)
     a, b = hostile(store)
-    cli.main(["runs", *(word.replace("A", a).replace("B", b) for word in argv), f"--results={store.root}"])
+    cli.main(
+        [
+            "runs",
+            *(word.replace("A", a).replace("B", b) for word in argv),
+            f"--results={store.root}",
+        ]
+    )
     out, err = capsys.readouterr()
     said = out + err
     assert [line for line in said.split("\n") if not line.replace("\t", "").isprintable()] == []
@@ -974,7 +1086,16 @@ def test_missing_configs_fill_the_groups(store):
         finish(store, seed=seed)
     finish(store, lr=0.2, keep=["a", "b"], binarizer="tbn(p=4)", precision="bf16")
     (config,) = seeds.missing_configs(store, "s")
-    assert config == make({"epochs": 3, "lr": 0.2, "keep": ["a", "b"], "binarizer": "tbn(p=4)", "precision": "bf16", "seed": 1})
+    assert config == make(
+        {
+            "epochs": 3,
+            "lr": 0.2,
+            "keep": ["a", "b"],
+            "binarizer": "tbn(p=4)",
+            "precision": "bf16",
+            "seed": 1,
+        }
+    )
     finish(store, **config.non_defaults)
     assert seeds.missing_configs(store, "s") == []
     assert seeds.missing_seeds(store, "s") == {}
@@ -999,6 +1120,10 @@ def test_ten_thousand_rows_are_quick_to_read_again(tmp_path, monkeypatch):
     generated_runs.store(tmp_path, 200)
     index.rows(RunStore(tmp_path))
     opened, read_text = [], Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: opened.append(self.name) or read_text(self, *a, **k))
+    monkeypatch.setattr(
+        Path,
+        "read_text",
+        lambda self, *a, **k: opened.append(self.name) or read_text(self, *a, **k),
+    )
     assert len(index.rows(RunStore(tmp_path))) == 200
     assert opened == ["index.json"]

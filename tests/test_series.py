@@ -27,7 +27,10 @@ def write(path, values, names=NAMES, date=True):
     """A CSV file as those of the field: a date column, a header, numbers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [",".join([*(["date"] if date else []), *names])]
-    lines += [",".join([*([f"2016-07-01 {i:05d}"] if date else []), *(f"{v:.6f}" for v in row)]) for i, row in enumerate(values)]
+    lines += [
+        ",".join([*([f"2016-07-01 {i:05d}"] if date else []), *(f"{v:.6f}" for v in row)])
+        for i, row in enumerate(values)
+    ]
     path.write_text("\n".join(lines) + "\n", encoding="latin-1")
 
 
@@ -72,11 +75,15 @@ def test_the_scaler_sees_training_rows_alone(root):
     assert not torch.equal(splits[0]["test"][0], splits[1]["test"][0])
 
 
-@pytest.mark.parametrize(("features", "channels", "targets"), [("M", 3, 3), ("S", 1, 1), ("MS", 3, 1)])
+@pytest.mark.parametrize(
+    ("features", "channels", "targets"), [("M", 3, 3), ("S", 1, 1), ("MS", 3, 1)]
+)
 def test_features(root, features, channels, targets):
     """Which columns go in and which are forecast; the target is the one named, wherever it stands."""
     write(root / "x.csv", table(100) ** 1.5)
-    data = catalog.build("data", f"csv_forecast(path='x.csv', target='b', features='{features}', lookback=6)")
+    data = catalog.build(
+        "data", f"csv_forecast(path='x.csv', target='b', features='{features}', lookback=6)"
+    )
     data.setup()
     x, y = data.splits["train"]
     assert (x.shape[2], y.shape[2]) == (channels, targets) == (data.in_shape[1], data.targets)
@@ -157,7 +164,10 @@ def test_names_with_commas_and_a_byte_order_mark_are_read(root):
         ("date,a,b\n1,2,3\n1,,3\n", "every line must have 2 numbers"),
         ("date,a,b\n1,2,3\n1,nan,3\n", "line 3, column 'a' is not finite"),
         ("1,2,3\n1,2,3\n", "the first line must name the columns, got '1,2,3'"),
-        ("2016-07-01 02:00:00,2,3\n2016-07-01 03:00:00,2,3\n", "the first line must name the columns"),
+        (
+            "2016-07-01 02:00:00,2,3\n2016-07-01 03:00:00,2,3\n",
+            "the first line must name the columns",
+        ),
         ("date\n2016-07-01\n", "the first line must name the columns"),
         ('"a,b\n' + "x" * 200_000 + "\n", "every line must have"),
         ("x" * 200_000 + ",a\n1,2\n", "no line of a CSV file"),
@@ -181,7 +191,10 @@ def test_damaged_files_are_named(root, text, message):
         ("csv_forecast(path='none.csv')", "none.csv found neither here nor under"),
         ("csv_forecast(path='x.csv', target='c')", "has no column 'c'; it has a, b, load"),
         ("csv_forecast(path='x.csv', split=[0.5, 0.1, 0.1])", "split must be three shares"),
-        ("csv_forecast(path='x.csv', lookback=99)", "the training part has 70 rows, lookback . horizon = 100 are needed"),
+        (
+            "csv_forecast(path='x.csv', lookback=99)",
+            "the training part has 70 rows, lookback . horizon = 100 are needed",
+        ),
     ],
 )
 def test_bad_settings_are_refused(root, call, message):
@@ -212,7 +225,9 @@ def test_positions_by_hand():
 
 def test_the_model_forecasts_from_zero_rows():
     """It sees no row that it is to forecast: outputs depend on every row given, and there are horizon of them."""
-    model = catalog.build("models", "ts_transformer(dim=16, mlp_dim=32)", in_shape=(12, 3), horizon=4, targets=2).eval()
+    model = catalog.build(
+        "models", "ts_transformer(dim=16, mlp_dim=32)", in_shape=(12, 3), horizon=4, targets=2
+    ).eval()
     x = torch.randn(5, 12, 3, requires_grad=True)
     out = model(x)
     out.square().sum().backward()
@@ -222,7 +237,9 @@ def test_the_model_forecasts_from_zero_rows():
 
 def test_weights_by_hand():
     """d = 128 and MLP 256: two blocks of 4 d^2 + 2 * 256 d, and 21 d at either end (the WTH form of the source, largest layer 32,768)."""
-    model = catalog.build("models", "ts_transformer(dim=128)", in_shape=(199, 21), horizon=1, targets=21)
+    model = catalog.build(
+        "models", "ts_transformer(dim=128)", in_shape=(199, 21), horizon=1, targets=21
+    )
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     assert sum(w.numel() for w in weights) == 2 * (4 * 128**2 + 2 * 256 * 128) + 2 * 21 * 128
     assert max(w.numel() for w in weights) == 32_768
@@ -230,7 +247,9 @@ def test_weights_by_hand():
 
 def test_norm_over_time_by_hand():
     """Every feature of every sample has mean 0 and variance 1 over the rows."""
-    model = catalog.build("models", "ts_transformer(dim=8, heads=1)", in_shape=(15, 3), horizon=1, targets=3)
+    model = catalog.build(
+        "models", "ts_transformer(dim=8, heads=1)", in_shape=(15, 3), horizon=1, targets=3
+    )
     out = model.blocks[0].norm1(5 + 3 * torch.randn(2, 16, 8))
     torch.testing.assert_close(out.mean(1), torch.zeros(2, 8), atol=1e-5, rtol=0)
     torch.testing.assert_close(out.var(1, unbiased=False), torch.ones(2, 8), atol=1e-3, rtol=0)
@@ -261,11 +280,16 @@ def test_a_run_is_judged_by_mse(series, tmp_path, model):
     data.setup()
     x, y = data.splits["test"]
     with torch.no_grad():
-        assert record.summary["test/mse"] == pytest.approx((net(x).reshape(y.shape) - y).square().mean().item(), rel=1e-4)
+        assert record.summary["test/mse"] == pytest.approx(
+            (net(x).reshape(y.shape) - y).square().mean().item(), rel=1e-4
+        )
 
 
 def test_a_set_and_a_task_that_do_not_fit_are_refused(series):
-    with pytest.raises(ValueError, match="is for forecasting, got task image_classification; use --task forecasting"):
+    with pytest.raises(
+        ValueError,
+        match="is for forecasting, got task image_classification; use --task forecasting",
+    ):
         train.run(make({"data": series[0]}))
 
 

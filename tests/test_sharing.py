@@ -58,7 +58,9 @@ class Parts(nn.Module):
 
 
 def slots(net: nn.Module) -> list[tuple[nn.Module, str, torch.Tensor]]:
-    return [(m, name, p) for m in net.modules() for name, p in m._parameters.items() if p is not None]
+    return [
+        (m, name, p) for m in net.modules() for name, p in m._parameters.items() if p is not None
+    ]
 
 
 def tie(net: nn.Module, first: int, second: int, by_memory: bool) -> None:
@@ -90,7 +92,11 @@ def check(net: nn.Module, spec: str, path) -> artifact.Artifact:
     content = artifact.read(path)
     assert content.payload_bytes == predicted.stored_bytes
     loaded = packed.load_(blank, path).state_dict()
-    assert all(torch.equal(loaded[k], v) for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked"))
+    assert all(
+        torch.equal(loaded[k], v)
+        for k, v in net.state_dict().items()
+        if not k.endswith("num_batches_tracked")
+    )
     return content
 
 
@@ -98,8 +104,15 @@ ties = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.booleans())
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=5), ties, st.integers(0, 5), st.sampled_from(SPECS))
-def test_every_pattern_of_sharing_weighs_what_is_predicted(tmp_path_factory, kinds, ties, twice, spec):
+@given(
+    st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=5),
+    ties,
+    st.integers(0, 5),
+    st.sampled_from(SPECS),
+)
+def test_every_pattern_of_sharing_weighs_what_is_predicted(
+    tmp_path_factory, kinds, ties, twice, spec
+):
     """Any kinds of modules, any parameters of equal shape shared, one module used under two names."""
     net = shared(["linear", *kinds], ties, twice)
     check(net, spec, tmp_path_factory.getbasetemp() / "shared.safetensors")
@@ -110,7 +123,11 @@ class Tied(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.embed, self.mix, self.decode = nn.Embedding(16, 8), nn.Linear(8, 8), nn.Linear(8, 16, bias=False)
+        self.embed, self.mix, self.decode = (
+            nn.Embedding(16, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 16, bias=False),
+        )
         self.decode.weight = self.embed.weight
 
     def forward(self, x):
@@ -122,7 +139,9 @@ def test_a_decoder_tied_to_its_embedding_counts_once(tmp_path):
     net = Tied()
     assert check(net, "bwn", tmp_path / "net").payload_bytes == 584
     assert (
-        cost(Tied(), binarize_(tied := Tied(), "bwn"), (3,)).weights == 128 + 64 == sum(p.numel() for p in tied.parameters()) - 8
+        cost(Tied(), binarize_(tied := Tied(), "bwn"), (3,)).weights
+        == 128 + 64
+        == sum(p.numel() for p in tied.parameters()) - 8
     )
 
 
@@ -138,12 +157,19 @@ def test_a_bias_that_two_layers_share_counts_once(tmp_path):
 def test_counters_of_a_norm_used_twice_are_not_stored(tmp_path):
     """8 signs in each of 8 rows, a bias and four vectors of 8: 8 + 5 x 32 bytes."""
     norm = nn.BatchNorm1d(8)
-    assert check(nn.Sequential(nn.Linear(8, 8), norm, norm).eval(), "sign", tmp_path / "net").payload_bytes == 168
+    assert (
+        check(
+            nn.Sequential(nn.Linear(8, 8), norm, norm).eval(), "sign", tmp_path / "net"
+        ).payload_bytes
+        == 168
+    )
 
 
 def test_parameters_over_one_memory_are_one(tmp_path):
     """Two objects for the same values are converted, counted and stored once; another layout of them is another weight."""
-    net = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
+    net = nn.Sequential(
+        nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+    )
     net[1].weight = nn.Parameter(net[0].weight.data)
     net[2].weight = nn.Parameter(net[0].weight.data.t())
     plan = binarize_(net, "sign")
@@ -167,7 +193,9 @@ class Unused(nn.Module):
 
 def test_a_foreign_parametrization_is_counted_as_it_is_stored(tmp_path):
     """Magnitudes (8, 1) and directions (8, 8) of a normalised embedding: 288 bytes beside 64 signs and a bias of 8 floats."""
-    net = nn.Sequential(nn.Linear(8, 8), Unused(nn.utils.parametrizations.weight_norm(nn.Embedding(8, 8))))
+    net = nn.Sequential(
+        nn.Linear(8, 8), Unused(nn.utils.parametrizations.weight_norm(nn.Embedding(8, 8)))
+    )
     plan = binarize_(net, "sign")
     predicted = cost(net, plan, (8,))
     packed.pack_(net)

@@ -29,7 +29,9 @@ def test_published_sweeps_have_seeds_and_the_reference(name):
     """Three seeds (one on ImageNet), and full precision beside the methods, but in ablations of tiling."""
     configs = load(SWEEPS[0].parent / f"{name}.yaml").configs
     assert {c.seed for c in configs} == ({0} if name.startswith("imagenet") else {0, 1, 2})
-    assert any(c.binarizer == "full_precision" for c in configs) == (not name.startswith(("ablation", "tile")))
+    assert any(c.binarizer == "full_precision" for c in configs) == (
+        not name.startswith(("ablation", "tile"))
+    )
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
@@ -39,17 +41,31 @@ def test_every_sweep_builds_at_smoke_scale(path):
     check(small.configs)
     assert small.name.endswith("-smoke")
     assert {(c.seed, c.epochs) for c in small.configs} == {(0, 1)}
-    assert {(c.model, c.binarizer) for c in small.configs} == {(c.model, c.binarizer) for c in load(path).configs}
+    assert {(c.model, c.binarizer) for c in small.configs} == {
+        (c.model, c.binarizer) for c in load(path).configs
+    }
 
 
 def test_files_of_one_table_are_one_sweep():
-    for names in (["forecasting", "forecasting_weather", "forecasting_ett"], ["ablation_alpha", "ablation_alpha_mlp_mixer"]):
+    for names in (
+        ["forecasting", "forecasting_weather", "forecasting_ett"],
+        ["ablation_alpha", "ablation_alpha_mlp_mixer"],
+    ):
         joined = load_all([SWEEPS[0].parent / f"{name}.yaml" for name in names])
         assert joined.name == names[0]
 
 
 @pytest.mark.parametrize(
-    "of", ["cifar10", "imagenet", "modelnet40", "shapenet_part", "s3dis", "primitives(labels='part')", "etth1(features='MS')"]
+    "of",
+    [
+        "cifar10",
+        "imagenet",
+        "modelnet40",
+        "shapenet_part",
+        "s3dis",
+        "primitives(labels='part')",
+        "etth1(features='MS')",
+    ],
 )
 def test_samples_have_the_form_of_the_set(of):
     """Shapes and labels are what the set's first task takes, for each part of the split."""
@@ -65,7 +81,10 @@ def test_samples_have_the_form_of_the_set(of):
     assert 0 <= int(y.min()) <= int(y.max()) < data.num_classes
     if hasattr(data, "parts"):
         category = x[:, -len(data.parts) :, 0].argmax(1)
-        assert all(set(row.tolist()) <= set(data.parts[c]) for row, c in zip(y, category.tolist(), strict=True))
+        assert all(
+            set(row.tolist()) <= set(data.parts[c])
+            for row, c in zip(y, category.tolist(), strict=True)
+        )
 
 
 def test_it_passes_on_all_that_a_set_offers():
@@ -75,7 +94,17 @@ def test_it_passes_on_all_that_a_set_offers():
 
 def test_smoke_runs_from_the_command_line(tmp_path, capsys):
     """In seconds, under the sweep's name with -smoke, the data saying what they are."""
-    assert cli.main(["sweep", str(SWEEPS[0].parent / "mnist_mcu.yaml"), "--scale=smoke", f"--results={tmp_path}"]) == 0
+    assert (
+        cli.main(
+            [
+                "sweep",
+                str(SWEEPS[0].parent / "mnist_mcu.yaml"),
+                "--scale=smoke",
+                f"--results={tmp_path}",
+            ]
+        )
+        == 0
+    )
     runs = list(RunStore(tmp_path).runs())
     assert len(runs) == 5
     assert {(r.sweep, r.status) for r in runs} == {("mnist_mcu-smoke", "finished")}

@@ -34,7 +34,8 @@ def test_the_paired_interval_is_that_of_scipy():
 
 
 @pytest.mark.parametrize(
-    ("differences", "p"), [([1, 2, 3], 2 / 8), ([3, -1, 1], 6 / 8), ([1, -1], 1), ([0, 0, 0], 1), ([1, 0], 1)]
+    ("differences", "p"),
+    [([1, 2, 3], 2 / 8), ([3, -1, 1], 6 / 8), ([1, -1], 1), ([0, 0, 0], 1), ([1, 0], 1)],
 )
 def test_sign_flips_by_hand(differences, p):
     """1 2 3: of 8 patterns only two reach 6. 3 1 1: 5 twice, 3 four times, 1 twice, so six reach 3. No difference at all: p is 1."""
@@ -55,7 +56,11 @@ def test_no_p_is_smaller_than_stated(n):
     """All differences of one sign give the smallest p; rounding does not make equal sums unequal."""
     assert stats.sign_flip_p(0.1 + 0.01 * np.arange(n)) == stats.smallest_p(n)
     assert stats.sign_flip_p(np.full(n, -0.1)) == stats.smallest_p(n)
-    assert (stats.smallest_p(3), stats.smallest_p(5) > 0.05, stats.smallest_p(6) < 0.05) == (0.25, True, True)
+    assert (stats.smallest_p(3), stats.smallest_p(5) > 0.05, stats.smallest_p(6) < 0.05) == (
+        0.25,
+        True,
+        True,
+    )
 
 
 def test_what_cannot_be_tested_has_no_p():
@@ -79,7 +84,9 @@ def test_holm_by_hand():
 
 def _scores(*means: float, seeds: int = 3) -> list[dict[int, float]]:
     """Scores by seed that move with the seed alike, but for 0.001."""
-    return [{s: m + 0.1 * s + 0.001 * (s * i % 3) for s in range(seeds)} for i, m in enumerate(means)]
+    return [
+        {s: m + 0.1 * s + 0.001 * (s * i % 3) for s in range(seeds)} for i, m in enumerate(means)
+    ]
 
 
 def test_leaders_only_where_told_apart():
@@ -100,7 +107,10 @@ def test_one_seed_is_never_told_apart():
 
 def test_a_best_is_wrong_in_one_of_twenty_panels_at_worst():
     """Two methods that are equally good, three far behind, normal seeds: uncorrected, one of the two is marked in 5 % of 2,000 panels."""
-    draws = np.random.default_rng(0).normal(size=(2000, 5, 3)) - np.array([0, 0, 100, 100, 100])[:, None]
+    draws = (
+        np.random.default_rng(0).normal(size=(2000, 5, 3))
+        - np.array([0, 0, 100, 100, 100])[:, None]
+    )
     marked = [bool(stats.leaders([dict(enumerate(seeds)) for seeds in panel])) for panel in draws]
     assert np.mean(marked) == pytest.approx(0.05, abs=0.015)
 
@@ -111,9 +121,13 @@ ONES = np.ones(8)
 def test_interquartile_mean_by_hand_and_as_scipy_trims():
     """Nine values: the middle 4.5 are 5, 7 and their neighbours by three quarters, here 9. A multiple of 4: scipy's trimmed mean."""
     assert spread.interquartile_mean(np.arange(1, 18, 2), np.ones(9)) == pytest.approx(9)
-    assert spread.interquartile_mean(np.array([0.0, 1, 2, 3, 100]), np.ones(5)) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
+    assert spread.interquartile_mean(np.array([0.0, 1, 2, 3, 100]), np.ones(5)) == pytest.approx(
+        (0.75 * 1 + 2 + 0.75 * 3) / 2.5
+    )
     x = np.random.default_rng(0).normal(size=(3, 8))
-    assert spread.interquartile_mean(x, ONES) == pytest.approx(scipy_stats.trim_mean(x, 0.25, axis=1))
+    assert spread.interquartile_mean(x, ONES) == pytest.approx(
+        scipy_stats.trim_mean(x, 0.25, axis=1)
+    )
     assert spread.interquartile_mean(np.array([0.5]), np.ones(1)) == 0.5
 
 
@@ -123,7 +137,9 @@ def test_every_task_weighs_the_same():
     assert spread.mean(values, weights) == pytest.approx(0.5)
     tasks = [np.array([0.1, 0.4, 0.2]), np.array([0.7, 0.3])]
     twice = [tasks[0], np.repeat(tasks[1], 2)]
-    assert spread.interquartile_mean(*spread.pooled(tasks)) == pytest.approx(spread.interquartile_mean(*spread.pooled(twice)))
+    assert spread.interquartile_mean(*spread.pooled(tasks)) == pytest.approx(
+        spread.interquartile_mean(*spread.pooled(twice))
+    )
     with pytest.raises(ValueError, match=r"\[2, 0\] runs"):
         spread.pooled([np.ones(2), np.ones(0)])
 
@@ -132,23 +148,33 @@ def test_the_bootstrap_agrees_with_scipy_in_one_task():
     """One task, the mean: the percentile interval of scipy, to what 4,000 draws of either allow."""
     x = np.random.default_rng(0).normal(size=40)
     got = spread.stratified_bootstrap([x], spread.mean, np.random.default_rng(1), resamples=4000)
-    wanted = scipy_stats.bootstrap((x,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(2))
+    wanted = scipy_stats.bootstrap(
+        (x,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(2)
+    )
     assert got == pytest.approx(wanted.confidence_interval, abs=0.02)
 
 
 def test_the_bootstrap_stays_within_its_tasks():
     """Tasks without spread of their own have an interval of no width, however far apart; the same generator gives the same numbers."""
     apart = [np.full(3, 0.2), np.full(3, 0.8)]
-    assert spread.stratified_bootstrap(apart, spread.mean, np.random.default_rng(0)) == pytest.approx((0.5, 0.5))
+    assert spread.stratified_bootstrap(
+        apart, spread.mean, np.random.default_rng(0)
+    ) == pytest.approx((0.5, 0.5))
     tasks = [np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.9])]
-    first, again = (spread.stratified_bootstrap(tasks, spread.interquartile_mean, np.random.default_rng(0)) for _ in range(2))
+    first, again = (
+        spread.stratified_bootstrap(tasks, spread.interquartile_mean, np.random.default_rng(0))
+        for _ in range(2)
+    )
     assert first == again
     assert first[0] < float(spread.interquartile_mean(*spread.pooled(tasks))) < first[1]
 
 
 def test_a_task_of_one_run_has_no_bootstrap():
     """Drawing the same run again is no spread."""
-    assert spread.stratified_bootstrap([np.ones(3), np.ones(1)], spread.mean, np.random.default_rng(0)) is None
+    assert (
+        spread.stratified_bootstrap([np.ones(3), np.ones(1)], spread.mean, np.random.default_rng(0))
+        is None
+    )
 
 
 def test_performance_profile_by_hand():
@@ -163,13 +189,21 @@ JITTER = (0.0, 0.01, -0.005)  # of a method's seeds, so that differences are not
 
 
 def _write(
-    root, data: str, methods: dict[str, float], seeds: int = 3, score: str = "top1", track: str = "W1A32", **config
+    root,
+    data: str,
+    methods: dict[str, float],
+    seeds: int = 3,
+    score: str = "top1",
+    track: str = "W1A32",
+    **config,
 ) -> None:
     """Finished runs of methods with the given scores; a seed moves all of them alike, and every method by its own jitter."""
     for k, (spec, value) in enumerate(methods.items()):
         for seed in range(seeds):
             made = make({"binarizer": spec, "data": data, "seed": seed, **config})
-            run = RunStore(root).claim("s", made.run_id, made.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False})
+            run = RunStore(root).claim(
+                "s", made.run_id, made.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False}
+            )
             run.log({"epoch": 0, f"val/{score}": 0.5})
             run.finish({
                 "score": score, f"test/{score}": value + 0.03 * seed + k * JITTER[seed], "weights": 8, "bits_per_weight": 1.5, "stored_bytes": 9,
@@ -181,7 +215,11 @@ def test_differences_are_paired_and_corrected_within_the_panel(tmp_path):
     """bwn against full precision; tbn against both; the shift by the seed cancels; three pairs give 0.25 at best, 0.75 after Holm."""
     _write(tmp_path, "digits", {FULL: 0.6, "bwn": 0.5, SUB: 0.4})
     table = differences(load.load(tmp_path))
-    assert [(r["binarizer"], r["baseline"], r["n"]) for r in table.rows] == [("bwn", FULL, 3), (SUB, FULL, 3), (SUB, "bwn", 3)]
+    assert [(r["binarizer"], r["baseline"], r["n"]) for r in table.rows] == [
+        ("bwn", FULL, 3),
+        (SUB, FULL, 3),
+        (SUB, "bwn", 3),
+    ]
     assert [r["p"] for r in table.rows] == [0.25] * 3
     assert [r["p_holm"] for r in table.rows] == [0.75] * 3
     assert table.rows[0]["difference"] == pytest.approx(-0.1 + np.mean(JITTER))
@@ -223,7 +261,10 @@ def test_methods_are_aggregated_over_the_tasks_they_share(tmp_path):
     _write(tmp_path, "mnist", {FULL: 0.8, "bwn": 0.4})
     _write(tmp_path, "etth1", {FULL: 0.8, "bwn": 0.4}, score="mse", task="forecasting")
     records = load.load(tmp_path)
-    assert [(len(s.tasks), list(s.scores)) for s in task_sets.task_sets(records)] == [(3, [FULL, "bwn"]), (2, [FULL, "bwn", SUB])]
+    assert [(len(s.tasks), list(s.scores)) for s in task_sets.task_sets(records)] == [
+        (3, [FULL, "bwn"]),
+        (2, [FULL, "bwn", SUB]),
+    ]
     rows = aggregate(records).rows
     assert [(r["task_set"], r["binarizer"], r["tasks"], r["runs"]) for r in rows] == [
         (1, "bwn", 3, 9),
@@ -246,7 +287,11 @@ def test_one_run_of_a_task_takes_the_interval(tmp_path):
 def test_profiles_fall_from_all_to_none(tmp_path):
     """Drawn for print and for the page; one task has none."""
     _write(tmp_path, "digits", {FULL: 0.8, "bwn": 0.4})
-    assert performance_profiles.print_figure(load.load(tmp_path)) is performance_profiles.chart(load.load(tmp_path)) is None
+    assert (
+        performance_profiles.print_figure(load.load(tmp_path))
+        is performance_profiles.chart(load.load(tmp_path))
+        is None
+    )
     _write(tmp_path, "cifar10", {FULL: 0.8, "bwn": 0.4})
     records = load.load(tmp_path)
     for _, line in performance_profiles.frame(records).groupby("binarizer"):
@@ -255,12 +300,16 @@ def test_profiles_fall_from_all_to_none(tmp_path):
         assert line["score"].is_monotonic_increasing
     with style.printing():
         assert len(performance_profiles.print_figure(records).axes) == 1
-    assert "Task set 1, weights only (W1A32), 2 tasks" in str(performance_profiles.chart(records).to_dict())
+    assert "Task set 1, weights only (W1A32), 2 tasks" in str(
+        performance_profiles.chart(records).to_dict()
+    )
 
 
 def _marks(table: write.Table) -> dict[str, str]:
     """Method -> how its score stands out in Markdown."""
-    cells = [line.split(" | ") for line in write.markdown(table).splitlines() if line.startswith("| ")][2:]
+    cells = [
+        line.split(" | ") for line in write.markdown(table).splitlines() if line.startswith("| ")
+    ][2:]
     return {cell[2].split("(")[0]: re.sub(r"[^*]", "", cell[3]) for cell in cells}
 
 
@@ -271,8 +320,13 @@ def test_best_and_second_stand_out_beside_full_precision(tmp_path):
     assert _marks(table) == {FULL: "", "bwn": "****", "tbn": "**", "sign": ""}
     page, tex = write.markup(table), write.latex(table)
     assert re.findall("<(strong|u)>(6|4)", page) == [("strong", "6"), ("u", "4")]
-    assert re.findall(r"\\(textbf|underline)\{(6|4)[^}]+\} &", tex) == [("textbf", "6"), ("underline", "4")]
-    assert not re.search("[\ue000-\uf8ff]", page + tex + write.markdown(table) + write.comma_separated(table))
+    assert re.findall(r"\\(textbf|underline)\{(6|4)[^}]+\} &", tex) == [
+        ("textbf", "6"),
+        ("underline", "4"),
+    ]
+    assert not re.search(
+        "[\ue000-\uf8ff]", page + tex + write.markdown(table) + write.comma_separated(table)
+    )
     assert "*" not in write.comma_separated(table)
 
 

@@ -48,8 +48,14 @@ def test_codebook_indices_by_hand():
     form = Form((3, 1, 3, 3), scales=3, code="codebook", index_bits=2)
     tensors = form.encode(book[[2, 0, 3]], f32(1, 2, 3), codebook=book)
     assert tensors["tile"].tolist() == [0b110010]
-    assert np.flatnonzero(np.unpackbits(tensors["codebook"], bitorder="little")).tolist() == [9, 19, 35]
-    assert np.array_equal(form.dense(tensors).reshape(3, 9), book[[2, 0, 3]] * f32(1, 2, 3)[:, None])
+    assert np.flatnonzero(np.unpackbits(tensors["codebook"], bitorder="little")).tolist() == [
+        9,
+        19,
+        35,
+    ]
+    assert np.array_equal(
+        form.dense(tensors).reshape(3, 9), book[[2, 0, 3]] * f32(1, 2, 3)[:, None]
+    )
     assert form.sizes == {"tile": 6, "alphas": 96, "codebook": 36}
     assert form.nbytes == 1 + 12 + 5
 
@@ -75,7 +81,10 @@ def test_exponents_and_offsets_by_hand():
     assert form.sizes == {"tile": 4, "alphas": 64, "offsets": 64}
 
 
-@given(st.lists(st.sampled_from([-1, 0, 1]), min_size=1, max_size=60), st.floats(2**-20, 2**20, width=32))
+@given(
+    st.lists(st.sampled_from([-1, 0, 1]), min_size=1, max_size=60),
+    st.floats(2**-20, 2**20, width=32),
+)
 def test_ternary_round_trip(values, scale):
     """Any values come back, in ceil(n / 5) bytes below 243."""
     form = Form((1, len(values)), scales=1, code="ternary")
@@ -108,16 +117,25 @@ def test_exponents_round_trip(exponents):
     assert np.array_equal(form.dense(tensors)[:, 0], scales)
 
 
-@given(st.sampled_from([1, 2, 3, 6]), st.sampled_from([0, 1, 2, 6]), st.booleans(), st.randoms(use_true_random=False))
+@given(
+    st.sampled_from([1, 2, 3, 6]),
+    st.sampled_from([0, 1, 2, 6]),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
 def test_signs_round_trip(p, k, offsets, random):
     """alpha * value + offset for any number of tiles and scales, in the order of the weights."""
     form = Form((6, 4), p, k, offsets=offsets and k > 0)
     tile = np.array([random.choice([-1, 1]) for _ in range(24 // p)])
-    alphas, shifts = (np.array([random.uniform(-2, 2) for _ in range(k)], np.float32) for _ in range(2))
+    alphas, shifts = (
+        np.array([random.uniform(-2, 2) for _ in range(k)], np.float32) for _ in range(2)
+    )
     tensors = form.encode(tile, alphas, shifts if form.offsets else None)
     expected = np.tile(tile, p).astype(np.float32)
     if k:
-        expected = expected * alphas.repeat(24 // k) + (shifts.repeat(24 // k) if form.offsets else 0)
+        expected = expected * alphas.repeat(24 // k) + (
+            shifts.repeat(24 // k) if form.offsets else 0
+        )
     assert np.array_equal(form.dense(tensors), expected.reshape(6, 4).astype(np.float32))
     assert form.nbytes == sum(t.nbytes for t in tensors.values())
 
@@ -165,7 +183,11 @@ def test_what_the_code_cannot_hold_is_refused(form, arguments, message):
             {"tile": u8(0b10), "codebook": u8(255, 1, 4), "alphas": f32(1, 1)},
             "padding bits after value 18 must be clear",
         ),
-        (Form((1, 6)), {"tile": u8(64), "alphas": f32()}, "padding bits after value 6 must be clear"),
+        (
+            Form((1, 6)),
+            {"tile": u8(64), "alphas": f32()},
+            "padding bits after value 6 must be clear",
+        ),
     ],
 )
 def test_damaged_tensors_are_refused(form, tensors, message):
@@ -182,8 +204,14 @@ def test_damaged_tensors_are_refused(form, tensors, message):
         ({"tile": u8(0, 0)}, "its alphas is missing"),
         ({"tile": i8(0, 0), "alphas": f32(1)}, "its tile is int8 (2,), expected uint8 (2,)"),
         ({"tile": u8(0), "alphas": f32(1)}, "its tile is uint8 (1,), expected uint8 (2,)"),
-        ({"tile": u8(0, 0), "alphas": f32(1, 1)}, "its alphas is float32 (2,), expected float32 (1,)"),
-        ({"tile": u8(0, 0), "alphas": np.ones(1)}, "its alphas is float64 (1,), expected float32 (1,)"),
+        (
+            {"tile": u8(0, 0), "alphas": f32(1, 1)},
+            "its alphas is float32 (2,), expected float32 (1,)",
+        ),
+        (
+            {"tile": u8(0, 0), "alphas": np.ones(1)},
+            "its alphas is float64 (1,), expected float32 (1,)",
+        ),
         ({"tile": u8(0, 0), "alphas": i8(1)}, "its alphas is int8 (1,), expected float32 (1,)"),
         ({"tile": u8(0, 0), "alphas": f32(1)}, ""),
     ],
@@ -195,7 +223,10 @@ def test_types_and_shapes_are_checked(tensors, fault):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"code": "huffman"}, "code must be one of sign, ternary, codebook, low_rank, got 'huffman'"),
+        (
+            {"code": "huffman"},
+            "code must be one of sign, ternary, codebook, low_rank, got 'huffman'",
+        ),
         ({"p": 5}, "p = 5 does not divide 36 weights"),
         ({"p": 0}, "p = 0 does not divide"),
         ({"scales": 5}, "5 scales do not divide 36 weights"),
@@ -204,7 +235,10 @@ def test_types_and_shapes_are_checked(tensors, fault):
         ({"code": "codebook", "index_bits": 10}, "1 to 9 index bits"),
         ({"code": "codebook", "index_bits": 2, "p": 2}, "a codebook needs p = 1"),
         ({"code": "codebook", "index_bits": 2, "shape": (5, 2)}, "kernels of 9 values"),
-        ({"p": 2, "copies": Copies((4, 9), 4, "rotated")}, r"copies are for \(4, 9\) and p = 4, not"),
+        (
+            {"p": 2, "copies": Copies((4, 9), 4, "rotated")},
+            r"copies are for \(4, 9\) and p = 4, not",
+        ),
         ({"copies": Copies((2, 18), 1)}, r"copies are for \(2, 18\) and p = 1, not"),
     ],
 )
@@ -218,8 +252,16 @@ def test_plain_is_what_the_kernels_take():
     """Signs, float scales and aligned copies, and nothing else."""
     assert Form((4, 9), 2, 2).plain
     assert Form((4, 9), 2, 2, copies=Copies((4, 9), 2)).plain
-    others = [{"code": "ternary"}, {"exponents": True}, {"offsets": True}, {"copies": Copies((4, 9), 1, "rotated")}]
+    others = [
+        {"code": "ternary"},
+        {"exponents": True},
+        {"offsets": True},
+        {"copies": Copies((4, 9), 1, "rotated")},
+    ]
     columns = Form((4, 8), 2, 2, copies=Copies((4, 8), 2, "columns"))
-    assert (columns.plain, columns.product) == (False, Form((4, 4), 1, 2))  # behind sums of two inputs
+    assert (columns.plain, columns.product) == (
+        False,
+        Form((4, 4), 1, 2),
+    )  # behind sums of two inputs
     assert not any(Form((4, 9), scales=4, **other).plain for other in others)
     assert not Form((4, 9), scales=4, code="codebook", index_bits=3).plain

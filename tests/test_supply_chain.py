@@ -13,11 +13,16 @@ ROOT = Path(__file__).parent.parent
 def locked() -> dict[str, tuple[Requirement, list[str]]]:
     """Name -> (requirement, hashes) of requirements.lock."""
     text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [
+        line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")
+    ]
     found = {}
     for line in lines:
         requirement = Requirement(line.partition("--hash")[0].strip())
-        found[canonicalize_name(requirement.name)] = requirement, re.findall(r"--hash=sha256:([0-9a-f]{64})", line)
+        found[canonicalize_name(requirement.name)] = (
+            requirement,
+            re.findall(r"--hash=sha256:([0-9a-f]{64})", line),
+        )
     return found
 
 
@@ -51,4 +56,6 @@ def test_the_lock_meets_what_the_package_asks_for():
 
 def test_the_build_backend_is_pinned():
     system = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
-    assert [[spec.operator for spec in Requirement(line).specifier] for line in system["requires"]] == [["=="]]
+    assert [
+        [spec.operator for spec in Requirement(line).specifier] for line in system["requires"]
+    ] == [["=="]]

@@ -33,7 +33,15 @@ def drawn(**parameter):
 
 
 def search(**changes):
-    return spec(**{"method": "bayes", "run_cap": 2, "metric": LOSS, "parameters": {"lr": {"min": 0.1, "max": 0.2}}, **changes})
+    return spec(
+        **{
+            "method": "bayes",
+            "run_cap": 2,
+            "metric": LOSS,
+            "parameters": {"lr": {"min": 0.1, "max": 0.2}},
+            **changes,
+        }
+    )
 
 
 def parsed_flags(*flags):
@@ -43,11 +51,27 @@ def parsed_flags(*flags):
 
 GOOD = {
     "every text at the top": spec(
-        apiVersion="v1", kind="sweep", description="d", entity="e", program="p.py", project="p", job="j", image_uri="i", name="n"
+        apiVersion="v1",
+        kind="sweep",
+        description="d",
+        entity="e",
+        program="p.py",
+        project="p",
+        job="j",
+        image_uri="i",
+        name="n",
     ),
     "command": spec(command=["tbn-bench", "train", "--x", "${args}", "${envvar:HOME}", 3]),
     "controller": spec(controller={"type": "local"}),
-    "metric": spec(metric={**LOSS, "goal": "maximize", "target": 1, "impute": "best", "impute_while_running": "false"}),
+    "metric": spec(
+        metric={
+            **LOSS,
+            "goal": "maximize",
+            "target": 1,
+            "impute": "best",
+            "impute_while_running": "false",
+        }
+    ),
     "run_cap": spec(run_cap=3),
     "min_iter": spec(metric=LOSS, early_terminate={**BAND, "eta": 2, "strict": False}),
     "max_iter": spec(metric=LOSS, early_terminate={"type": "hyperband", "max_iter": 27, "s": 2}),
@@ -56,11 +80,15 @@ GOOD = {
     "value": spec(parameters={"lr": {"value": 0.1, "distribution": "constant"}}),
     "null": spec(parameters={"teacher": {"value": None}}),
     "int_uniform": spec(parameters={"seed": {"min": 0, "max": 2, "distribution": "int_uniform"}}),
-    "q_uniform": spec(parameters={"lr": {"min": 1, "max": 2, "q": 0.25, "distribution": "q_uniform"}}),
+    "q_uniform": spec(
+        parameters={"lr": {"min": 1, "max": 2, "q": 0.25, "distribution": "q_uniform"}}
+    ),
     "dotted": spec(parameters={"binarizer": {"value": "tbn"}, "binarizer.p": {"values": [2, 4]}}),
     "nested": spec(parameters={"model": {"parameters": {"hidden": {"values": [[8], [16]]}}}}),
     "probabilities": drawn(values=[0.1, 0.2], probabilities=[0.25, 0.75]),
-    "named probabilities": drawn(values=[0.1, 0.2], probabilities=[0.25, 0.75], distribution="categorical_w_probabilities"),
+    "named probabilities": drawn(
+        values=[0.1, 0.2], probabilities=[0.25, 0.75], distribution="categorical_w_probabilities"
+    ),
     "uniform of integers": drawn(min=1, max=2, distribution="uniform"),
     "integer and float": drawn(min=1, max=2.0),
     "log_uniform_values": drawn(min=0.1, max=1, distribution="log_uniform_values"),
@@ -74,7 +102,9 @@ GOOD = {
     "q_beta": drawn(a=200, q=0.125, distribution="q_beta"),
     "bayes": search(),
     "custom": search(method="custom", scheduler={"engine": "optuna"}),
-    "several objectives": {k: v for k, v in search(method="custom", metrics=TWO).items() if k != "metric"},
+    "several objectives": {
+        k: v for k, v in search(method="custom", metrics=TWO).items() if k != "metric"
+    },
     "engine wandb": search(scheduler={"engine": "wandb"}),
 }
 
@@ -92,11 +122,17 @@ BAD = {  # W&B refuses these too
     "name: Input should be a valid string, got 3": spec(name=3),
     "metric: Input should be a valid dictionary": spec(metric=None),
     "metric.name is missing": spec(metric={"goal": "minimize"}),
-    "metric.goal: unknown 'maximise', did you mean 'maximize'": spec(metric={**LOSS, "goal": "maximise"}),
+    "metric.goal: unknown 'maximise', did you mean 'maximize'": spec(
+        metric={**LOSS, "goal": "maximise"}
+    ),
     "metric: unknown key 'gaol', did you mean 'goal'": spec(metric={**LOSS, "gaol": "minimize"}),
     "metric.target: must be a number, got 'low'": spec(metric={**LOSS, "target": "low"}),
-    "metric.impute: unknown 'wrost', did you mean 'worst'": spec(metric={**LOSS, "impute": "wrost"}),
-    "metric.impute_while_running: unknown False": spec(metric={**LOSS, "impute_while_running": False}),
+    "metric.impute: unknown 'wrost', did you mean 'worst'": spec(
+        metric={**LOSS, "impute": "wrost"}
+    ),
+    "metric.impute_while_running: unknown False": spec(
+        metric={**LOSS, "impute_while_running": False}
+    ),
     "metrics: List should have at least 2": spec(method="custom", run_cap=1, metrics=TWO[:1]),
     "metrics needs method custom, got grid": spec(metrics=TWO),
     "metric and metrics cannot both": search(method="custom", metrics=TWO),
@@ -104,37 +140,61 @@ BAD = {  # W&B refuses these too
     "early_terminate.type: unknown 'hyberband', did you mean 'hyperband'": spec(
         metric=LOSS, early_terminate={**BAND, "type": "hyberband"}
     ),
-    "give min_iter, or max_iter with s": spec(metric=LOSS, early_terminate={"type": "hyperband", "max_iter": 9}),
-    "early_terminate.min_iter: must be positive": spec(metric=LOSS, early_terminate={**BAND, "min_iter": 0}),
-    "early_terminate.eta: must be greater than 1": spec(metric=LOSS, early_terminate={**BAND, "eta": 1}),
+    "give min_iter, or max_iter with s": spec(
+        metric=LOSS, early_terminate={"type": "hyperband", "max_iter": 9}
+    ),
+    "early_terminate.min_iter: must be positive": spec(
+        metric=LOSS, early_terminate={**BAND, "min_iter": 0}
+    ),
+    "early_terminate.eta: must be greater than 1": spec(
+        metric=LOSS, early_terminate={**BAND, "eta": 1}
+    ),
     "early_terminate: unknown key 'mni_iter', did you mean 'min_iter'": spec(
         metric=LOSS, early_terminate={**BAND, "mni_iter": 1}
     ),
-    "early_terminate and scheduler cannot both": search(scheduler={"engine": "wandb"}, early_terminate=BAND),
-    "scheduler.engine optuna needs method custom, got bayes": search(scheduler={"engine": "optuna"}),
+    "early_terminate and scheduler cannot both": search(
+        scheduler={"engine": "wandb"}, early_terminate=BAND
+    ),
+    "scheduler.engine optuna needs method custom, got bayes": search(
+        scheduler={"engine": "optuna"}
+    ),
     "scheduler: optimizer and search_space need source": search(
         method="custom", scheduler={"engine": "optuna", "optimizer": "f"}
     ),
-    "controller of type local and scheduler": search(scheduler={"engine": "wandb"}, controller={"type": "local"}),
+    "controller of type local and scheduler": search(
+        scheduler={"engine": "wandb"}, controller={"type": "local"}
+    ),
     "controller.type: unknown 'here'": spec(controller={"type": "here"}),
     "kind: unknown 'swep', did you mean 'sweep'": spec(kind="swep"),
     "command: Input should be a valid list": spec(command="tbn-bench train"),
     "parameter seed: expected {value: ...}": spec(parameters={"seed": 3}),
     "give exactly one of value, values": spec(parameters={"seed": {"value": 1, "values": [2]}}),
-    "parameter seed: unknown key 'vales', did you mean 'values'": spec(parameters={"seed": {"vales": [1]}}),
+    "parameter seed: unknown key 'vales', did you mean 'values'": spec(
+        parameters={"seed": {"vales": [1]}}
+    ),
     "parameter seed: values must be a non-empty list": spec(parameters={"seed": {"values": []}}),
-    "min and max must be numbers with min < max, got 3 and 3": spec(parameters={"seed": {"min": 3, "max": 3}}),
-    "parameter seed: int_uniform needs max": spec(parameters={"seed": {"min": 3, "distribution": "int_uniform"}}),
+    "min and max must be numbers with min < max, got 3 and 3": spec(
+        parameters={"seed": {"min": 3, "max": 3}}
+    ),
+    "parameter seed: int_uniform needs max": spec(
+        parameters={"seed": {"min": 3, "distribution": "int_uniform"}}
+    ),
     "parameter seed: max must be an integer, got 5.0": spec(
         parameters={"seed": {"min": 3, "max": 5.0, "distribution": "int_uniform"}}
     ),
     "leave its quotes out": drawn(min="1e-4", max=1),
     "must match values one by one and sum to 1": drawn(values=[1, 2], probabilities=[0.3, 0.3]),
-    "categorical takes values, not probabilities": drawn(values=[1, 2], probabilities=[0.5, 0.5], distribution="categorical"),
-    "unknown distribution 'unifrom', did you mean 'uniform'": drawn(min=1, max=2, distribution="unifrom"),
+    "categorical takes values, not probabilities": drawn(
+        values=[1, 2], probabilities=[0.5, 0.5], distribution="categorical"
+    ),
+    "unknown distribution 'unifrom', did you mean 'uniform'": drawn(
+        min=1, max=2, distribution="unifrom"
+    ),
     "log_uniform_values, with min and max": drawn(min=-9, max=-2, distribution="log_uniform"),
     "q_log_uniform_values, with min and max": drawn(min=-9, max=-2, distribution="q_log_uniform"),
-    "inv_log_uniform_values, with min and max": drawn(min=-9, max=-2, distribution="inv_log_uniform"),
+    "inv_log_uniform_values, with min and max": drawn(
+        min=-9, max=-2, distribution="inv_log_uniform"
+    ),
     "min must be positive, got 0": drawn(min=0, max=1, distribution="log_uniform_values"),
     "q must be positive, got 0": drawn(min=0, max=1, q=0, distribution="q_uniform"),
     "sigma must not be negative": drawn(sigma=-1, distribution="normal"),
@@ -146,18 +206,28 @@ OURS = {  # what W&B's schema lets pass, and nobody could carry out, or nobody h
     "did you mean 'binarizer'": spec(parameters={"binariser": {"value": "sign"}}),
     "lr takes no arguments": spec(parameters={"lr.x": {"value": 1}}),
     "the name of one argument": spec(parameters={"model.a.b": {"value": 1}}),
-    "binarizer.p is given twice": spec(parameters={"binarizer": {"value": "tbn(p=2)"}, "binarizer.p": {"value": 4}}),
-    "given twice, once with a dot": spec(parameters={"model.x": {"value": 1}, "model": {"parameters": {"x": {"value": 1}}}}),
+    "binarizer.p is given twice": spec(
+        parameters={"binarizer": {"value": "tbn(p=2)"}, "binarizer.p": {"value": 4}}
+    ),
+    "given twice, once with a dot": spec(
+        parameters={"model.x": {"value": 1}, "model": {"parameters": {"x": {"value": 1}}}}
+    ),
     "epochs: Input should be greater": spec(parameters={"epochs": {"value": 0}}),
     "a grid needs value": spec(parameters={"lr": {"min": 0.1, "max": 0.2}}),
-    "a grid needs value, values without": spec(parameters={"lr": {"values": [1, 2], "probabilities": [0.5, 0.5]}}),
+    "a grid needs value, values without": spec(
+        parameters={"lr": {"values": [1, 2], "probabilities": [0.5, 0.5]}}
+    ),
     "method random needs run_cap": spec(method="random"),
     "method bayes needs run_cap": {k: v for k, v in search().items() if k != "run_cap"},
     "method bayes needs metric": {k: v for k, v in search().items() if k != "metric"},
     "more than one value": search(parameters=P),
     "early_terminate needs metric": spec(early_terminate=BAND),
-    "leave no epoch to stop at": spec(metric=LOSS, early_terminate={"type": "hyperband", "max_iter": 2, "s": 1}),
-    "s: must be an integer, got 1.5": spec(metric=LOSS, early_terminate={"type": "hyperband", "max_iter": 9, "s": 1.5}),
+    "leave no epoch to stop at": spec(
+        metric=LOSS, early_terminate={"type": "hyperband", "max_iter": 2, "s": 1}
+    ),
+    "s: must be an integer, got 1.5": spec(
+        metric=LOSS, early_terminate={"type": "hyperband", "max_iter": 9, "s": 1.5}
+    ),
     "leave the rest to": search(method="custom", scheduler={"engine": "ax"}),
     "unknown macro ${arg}, did you mean 'args'": spec(command=["tbn-bench", "train", "${arg}"]),
     "must be positive, got 0": drawn(a=0, distribution="beta"),
@@ -169,9 +239,15 @@ OURS = {  # what W&B's schema lets pass, and nobody could carry out, or nobody h
     "every run of image_classification and forecasting": spec(
         metric=TOP, parameters={**P, "task": {"values": ["image_classification", "forecasting"]}}
     ),
-    "did you mean 'stored_bits'": search(method="custom", metric=None, metrics=[TOP, {"name": "stored_bit"}]),
-    "metric 'tile/flip_rate' has no better direction by itself; add goal": spec(metric={"name": "tile/flip_rate"}),
-    "a metric that every epoch logs, got 'test/top1'": spec(metric={"name": "test/top1"}, early_terminate=BAND),
+    "did you mean 'stored_bits'": search(
+        method="custom", metric=None, metrics=[TOP, {"name": "stored_bit"}]
+    ),
+    "metric 'tile/flip_rate' has no better direction by itself; add goal": spec(
+        metric={"name": "tile/flip_rate"}
+    ),
+    "a metric that every epoch logs, got 'test/top1'": spec(
+        metric={"name": "test/top1"}, early_terminate=BAND
+    ),
 }
 OURS = {said: {k: v for k, v in file.items() if v is not None} for said, file in OURS.items()}
 
@@ -210,13 +286,21 @@ def test_a_goal_against_the_score_is_taken_with_a_warning(tmp_path, capsys):
     path.write_text(yaml.safe_dump(spec(metric={**TOP, "goal": "minimize"})))
     assert load(path).metrics[0].goal == "minimize"
     assert cli.main(["sweep", str(path), "--dry-run", "--results", str(tmp_path)]) == 0
-    assert f"warning: {path}: metric 'val/top1': goal: minimize looks for the WORST runs" in capsys.readouterr().err
+    assert (
+        f"warning: {path}: metric 'val/top1': goal: minimize looks for the WORST runs"
+        in capsys.readouterr().err
+    )
 
 
 def test_several_objectives_have_the_directions_of_their_fields():
     """Accuracy up, bits down, without a word in the file."""
     sweep = expand(
-        {k: v for k, v in search(method="custom", metrics=[TOP, {"name": "stored_bits"}]).items() if k != "metric"}, "s"
+        {
+            k: v
+            for k, v in search(method="custom", metrics=[TOP, {"name": "stored_bits"}]).items()
+            if k != "metric"
+        },
+        "s",
     )
     assert [m.goal for m in sweep.metrics] == ["maximize", "minimize"]
 
@@ -232,13 +316,17 @@ def test_a_metric_that_no_run_has_fails_the_dry_run(tmp_path, capsys):
 def test_all_faults_are_told_at_once(tmp_path):
     """One line per fault, each with the file and the key."""
     path = tmp_path / "s.yaml"
-    path.write_text("method: gird\nrun_cap: 0\nparameters: {seed: {vales: [1]}, lr: {min: 2, max: 1}}\n")
+    path.write_text(
+        "method: gird\nrun_cap: 0\nparameters: {seed: {vales: [1]}, lr: {min: 2, max: 1}}\n"
+    )
     with pytest.raises(ValueError) as caught:
         load(path)
     lines = str(caught.value).splitlines()
     assert [
         line.startswith(f"{path}: {key}")
-        for line, key in zip(lines, ("method", "run_cap", "parameter seed", "parameter lr"), strict=True)
+        for line, key in zip(
+            lines, ("method", "run_cap", "parameter seed", "parameter lr"), strict=True
+        )
     ]
 
 
@@ -275,13 +363,23 @@ def test_grid_order_is_wandbs():
     """Names sorted, the last varies fastest; an int range is spelled out; repeats are one run."""
     parameters = {"seed": {"min": 0, "max": 1}, "binarizer": {"values": ["sign", "sign()", "bwn"]}}
     configs = expand(spec(parameters=parameters), "s").configs
-    assert [(c.binarizer, c.seed) for c in configs] == [("sign", 0), ("sign", 1), ("bwn", 0), ("bwn", 1)]
+    assert [(c.binarizer, c.seed) for c in configs] == [
+        ("sign", 0),
+        ("sign", 1),
+        ("bwn", 0),
+        ("bwn", 1),
+    ]
 
 
 def test_a_quantised_grid_ends_before_its_maximum():
     """As W&B's, which is numpy.arange."""
     parameters = {"lr": {"min": 1, "max": 2, "q": 0.25, "distribution": "q_uniform"}}
-    assert [c.lr for c in expand(spec(parameters=parameters), "s").configs] == [1.0, 1.25, 1.5, 1.75]
+    assert [c.lr for c in expand(spec(parameters=parameters), "s").configs] == [
+        1.0,
+        1.25,
+        1.5,
+        1.75,
+    ]
 
 
 def test_dotted_and_nested_parameters_are_arguments_of_calls():
@@ -292,7 +390,10 @@ def test_dotted_and_nested_parameters_are_arguments_of_calls():
         "tbn(alpha='tile', p=4)",
     ]
     nested = {"model": {"parameters": {"hidden": {"values": [[8], [16]]}}}}
-    assert [c.model for c in expand(spec(parameters=nested), "s").configs] == ["mlp(hidden=[8])", "mlp(hidden=[16])"]
+    assert [c.model for c in expand(spec(parameters=nested), "s").configs] == [
+        "mlp(hidden=[8])",
+        "mlp(hidden=[16])",
+    ]
 
 
 def test_a_point_is_found_again_from_its_config():
@@ -310,9 +411,15 @@ def test_a_point_is_found_again_from_its_config():
 
 def test_random_draws_are_repeatable_and_capped():
     """The same file draws the same runs; a larger cap continues them."""
-    wanted = spec(method="random", run_cap=3, parameters={"lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1}})
+    wanted = spec(
+        method="random",
+        run_cap=3,
+        parameters={"lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1}},
+    )
     first = expand(wanted, "s").configs
-    assert [c.run_id for c in expand({**wanted, "run_cap": 5}, "s").configs[:3]] == [c.run_id for c in first]
+    assert [c.run_id for c in expand({**wanted, "run_cap": 5}, "s").configs[:3]] == [
+        c.run_id for c in first
+    ]
     assert all(1e-4 <= c.lr <= 1e-1 for c in first)
 
 
@@ -363,7 +470,9 @@ def test_draws_follow_the_distribution():
              "seed": form("seed", {"values": [0, 1], "probabilities": [0.2, 0.8]})}  # fmt: skip
     points = [draw(space, str(n)) for n in range(10000)]
     for low in (1e-3, 1e-2, 1e-1):
-        assert sum(low <= p["lr"] < 10 * low for p in points) / 10000 == pytest.approx(1 / 3, abs=0.02)
+        assert sum(low <= p["lr"] < 10 * low for p in points) / 10000 == pytest.approx(
+            1 / 3, abs=0.02
+        )
     assert sum(p["seed"] for p in points) / 10000 == pytest.approx(0.8, abs=0.02)
     assert all(math.isfinite(form("lr", {"distribution": "normal"}).at(u)) for u in (0, 1))
     assert form("lr", {"mu": 9, "sigma": 0, "distribution": "normal"}).at(0.3) == 9
@@ -372,8 +481,20 @@ def test_draws_follow_the_distribution():
 def test_every_distribution_of_wandb_is_there():
     """The names of ecosystem.md 1c; nested parameters are the one form without a name."""
     quantised = {"q_uniform", "q_log_uniform_values", "q_normal", "q_log_normal", "q_beta"}
-    plain = {"uniform", "log_uniform_values", "inv_log_uniform_values", "normal", "log_normal", "beta", "int_uniform"}
-    assert {*KINDS} == quantised | plain | {"constant", "categorical", "categorical_w_probabilities"}
+    plain = {
+        "uniform",
+        "log_uniform_values",
+        "inv_log_uniform_values",
+        "normal",
+        "log_normal",
+        "beta",
+        "int_uniform",
+    }
+    assert {*KINDS} == quantised | plain | {
+        "constant",
+        "categorical",
+        "categorical_w_probabilities",
+    }
 
 
 def test_every_sweep_in_the_repository_expands(request):
@@ -395,7 +516,9 @@ def test_files_of_one_name_are_one_sweep(tmp_path):
         load_all([tmp_path / "a", tmp_path / "c"])
 
 
-@pytest.mark.parametrize(("change", "said"), [(search(), "a search has one space"), (spec(metric=LOSS), "same metric")])
+@pytest.mark.parametrize(
+    ("change", "said"), [(search(), "a search has one space"), (spec(metric=LOSS), "same metric")]
+)
 def test_files_that_cannot_be_one_sweep_are_refused(tmp_path, change, said):
     """A search joined with a grid, grids that are stopped by different rules."""
     for file, value in (("a", spec()), ("b", change)):
@@ -408,7 +531,12 @@ def test_smoke_of_a_search_makes_small_runs():
     """Also of configs that are not known beforehand."""
     small = smoke(expand(search(name="x"), "s"))
     config = small.config({"lr": 0.15})
-    assert (small.name, config.epochs, config.data, config.lr) == ("x-smoke", 1, "smoke(of='digits')", 0.15)
+    assert (small.name, config.epochs, config.data, config.lr) == (
+        "x-smoke",
+        1,
+        "smoke(of='digits')",
+        0.15,
+    )
 
 
 # Under wandb agent
@@ -437,8 +565,13 @@ def test_wandb_agent_starts_the_same_run(point):
 
 def test_wandb_agent_hands_on_a_nested_parameter_as_a_dictionary():
     """Which is read as the arguments of the call."""
-    args = cli._parser().parse_args(["plan", "--model={'hidden': [64]}", "--binarizer", "tbn", "--binarizer.p", "4"])
-    assert (cli._config(args).model, cli._config(args).binarizer) == ("mlp(hidden=[64])", "tbn(p=4)")
+    args = cli._parser().parse_args(
+        ["plan", "--model={'hidden': [64]}", "--binarizer", "tbn", "--binarizer.p", "4"]
+    )
+    assert (cli._config(args).model, cli._config(args).binarizer) == (
+        "mlp(hidden=[64])",
+        "tbn(p=4)",
+    )
 
 
 def test_a_dotted_flag_wins_over_the_preset(tmp_path):
@@ -477,7 +610,9 @@ def peer():
 
     def ask(**asked):
         text = json.dumps({"files": [], "grids": [], "forms": [], "at": [], "stops": [], **asked})
-        done = subprocess.run([python, "-c", textwrap.dedent(PEER)], input=text, capture_output=True, text=True)
+        done = subprocess.run(
+            [python, "-c", textwrap.dedent(PEER)], input=text, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -487,7 +622,9 @@ def peer():
 def test_wandb_takes_and_refuses_the_same_files(peer):
     """Every good file is good to W&B, every bad one bad; what we refuse beyond that is in OURS."""
     files = [*GOOD.items(), *BAD.items(), *((k, v) for k, v in OURS.items() if "inf" not in k)]
-    violated = dict(zip([k for k, _ in files], peer(files=[v for _, v in files])["files"], strict=True))
+    violated = dict(
+        zip([k for k, _ in files], peer(files=[v for _, v in files])["files"], strict=True)
+    )
     assert {k: violated[k] for k in GOOD if violated[k]} == {}
     assert [k for k in BAD if not violated[k]] == []
     assert {k: violated[k] for k in OURS if violated.get(k)} == {}
@@ -496,10 +633,20 @@ def test_wandb_takes_and_refuses_the_same_files(peer):
 def test_wandb_expands_the_same_grids(peer):
     """Same values, same order."""
     grids = [v for k, v in GOOD.items() if v["method"] == "grid" and k not in ("run_cap", "nested")]
-    grids += [spec(parameters={"seed": {"min": 0, "max": 2}, "lr": {"values": [0.2, 0.1]}, "data": {"value": "digits"}})]
+    grids += [
+        spec(
+            parameters={
+                "seed": {"min": 0, "max": 2},
+                "lr": {"values": [0.2, 0.1]},
+                "data": {"value": "digits"},
+            }
+        )
+    ]
     for file, points in zip(grids, peer(grids=grids)["grids"], strict=True):
         sweep = expand(file, "s")
-        constants = {name: shape.value for name, shape in sweep.space.items() if isinstance(shape, Constant)}
+        constants = {
+            name: shape.value for name, shape in sweep.space.items() if isinstance(shape, Constant)
+        }
         assert [sweep.config(constants | point) for point in points] == sweep.configs
 
 
@@ -518,10 +665,19 @@ def test_wandb_stops_the_same_runs(peer):
     from tbn_bench.sweep.planner import Planner
 
     rng, stops = random.Random(0), []
-    rules = [{"type": "hyperband", "min_iter": 2, "eta": 2}, {"type": "hyperband", "max_iter": 9, "s": 2}]
+    rules = [
+        {"type": "hyperband", "min_iter": 2, "eta": 2},
+        {"type": "hyperband", "max_iter": 9, "s": 2},
+    ]
     for rule, strict, _ in itertools.product(rules, (True, False), range(5)):
-        file = spec(metric=LOSS, early_terminate={**rule, "strict": strict}, parameters={"seed": {"min": 0, "max": 11}})
-        stops.append((file, [[round(rng.random(), 1) for _ in range(rng.randint(1, 12))] for _ in range(12)]))
+        file = spec(
+            metric=LOSS,
+            early_terminate={**rule, "strict": strict},
+            parameters={"seed": {"min": 0, "max": 11}},
+        )
+        stops.append(
+            (file, [[round(rng.random(), 1) for _ in range(rng.randint(1, 12))] for _ in range(12)])
+        )
     for (file, histories), theirs in zip(stops, peer(stops=stops)["stops"], strict=True):
         planner = Planner(expand(file, "s"))
         for history in histories:

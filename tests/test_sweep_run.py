@@ -29,7 +29,9 @@ DIVERGES = 1e30
 
 def sweep_file(folder: Path, name: str = "journey", **parameters) -> Path:
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump({"name": name, "method": "grid", "parameters": ONE | parameters}))
+    path.write_text(
+        yaml.safe_dump({"name": name, "method": "grid", "parameters": ONE | parameters})
+    )
     return path
 
 
@@ -58,7 +60,10 @@ def summary_ids(results: Path) -> set[str]:
 def streams():
     """stdout and stderr of this process, as a fixture of a whole module cannot have capsys."""
     said = SimpleNamespace(out=None, err=None)
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
         yield said
     said.out, said.err = out.getvalue(), err.getvalue()
 
@@ -71,7 +76,8 @@ def journey(tmp_path_factory):
     file = sweep_file(folder, lr={"values": [0.05, 0.04, DIVERGES]})
     ids = [c.run_id for c in spec.load(file).configs]
     launcher = subprocess.Popen(
-        [sys.executable, "-m", "tbn_bench.cli", "sweep", str(file), f"--results={results}"], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "tbn_bench.cli", "sweep", str(file), f"--results={results}"],
+        stdout=subprocess.DEVNULL,
     )
     try:
         wait_for(lambda: ids[1] in stamp(results), launcher)
@@ -79,7 +85,9 @@ def journey(tmp_path_factory):
         launcher.kill()
         launcher.wait()
     wait_for(lambda: free(results, ids[1]))
-    j = SimpleNamespace(file=file, results=results, ids=ids, killed=(stamp(results), summary_ids(results)))
+    j = SimpleNamespace(
+        file=file, results=results, ids=ids, killed=(stamp(results), summary_ids(results))
+    )
     with streams() as j.second:
         j.second_status = call(file, results, "--jobs=2")
     j.after_second = stamp(results)
@@ -113,7 +121,9 @@ def test_the_same_call_completes_the_same_runs(journey):
     assert summary_ids(journey.results) == set(journey.ids[:2])
     assert {i: journey.after_second[i] for i in finished} == {i: stamps[i] for i in finished}
     for run_id in journey.ids[:2]:
-        assert [row["epoch"] for row in RunStore(journey.results).read("journey", run_id).rows()] == [0, 1]
+        assert [
+            row["epoch"] for row in RunStore(journey.results).read("journey", run_id).rows()
+        ] == [0, 1]
 
 
 def test_a_failed_run_is_named_and_the_others_finish(journey):
@@ -123,7 +133,11 @@ def test_a_failed_run_is_named_and_the_others_finish(journey):
     assert journey.second_status == 1
     assert (said["runs"], said["failed"], said["failed_ids"]) == (3, 1, [bad])
     assert said["skipped"] + said["finished"] == 2
-    assert [line for line in journey.second.err.splitlines() if bad in line and "diverged" in line and "lower lr" in line]
+    assert [
+        line
+        for line in journey.second.err.splitlines()
+        if bad in line and "diverged" in line and "lower lr" in line
+    ]
     assert RunStore(journey.results).read("journey", bad).status == "diverged"
 
 
@@ -132,7 +146,12 @@ def test_calling_again_retries_only_the_failed_run(journey):
     changed = [i for i in journey.ids if journey.after_third[i] != journey.after_second[i]]
     said = json.loads(journey.third.out.splitlines()[-1])
     assert changed == [journey.ids[2]]
-    assert (journey.third_status, said["skipped"], said["finished"], said["failed_ids"]) == (1, 2, 0, changed)
+    assert (journey.third_status, said["skipped"], said["finished"], said["failed_ids"]) == (
+        1,
+        2,
+        0,
+        changed,
+    )
     assert journey.ids[2] in journey.third.err
 
 
@@ -151,7 +170,11 @@ def test_dry_run_tells_done_from_to_run(journey, capsys, monkeypatch):
     assert call(journey.file, journey.results, "--dry-run") == 0
     lines = capsys.readouterr().out.splitlines()
     states = [
-        next(line for line in lines if line.startswith(i)).removeprefix(i).split("tbn-bench")[0].strip() for i in journey.ids
+        next(line for line in lines if line.startswith(i))
+        .removeprefix(i)
+        .split("tbn-bench")[0]
+        .strip()
+        for i in journey.ids
     ]
     assert states == ["done", "done", "to run"]
     said = json.loads(lines[-1])
@@ -163,8 +186,14 @@ def test_two_launchers_share_the_work(tmp_path, monkeypatch):
     """Started together on one folder, both end well, and each run was trained by exactly one process."""
     logs, number = tmp_path / "logs", itertools.count()
     logs.mkdir()
-    monkeypatch.setattr(process, "log_of", lambda store, name, run_id: logs / f"{run_id}.{next(number)}.txt")  # one per process
-    file, gate, results = sweep_file(tmp_path, lr={"values": [0.05, 0.04]}), threading.Barrier(2), []
+    monkeypatch.setattr(
+        process, "log_of", lambda store, name, run_id: logs / f"{run_id}.{next(number)}.txt"
+    )  # one per process
+    file, gate, results = (
+        sweep_file(tmp_path, lr={"values": [0.05, 0.04]}),
+        threading.Barrier(2),
+        [],
+    )
 
     def launch():
         gate.wait()
@@ -188,7 +217,9 @@ def test_children_end_with_their_launcher(tmp_path):
     """A launcher that is killed takes its runs along, so that no orphan holds one."""
     pid_file, test = tmp_path / "pid", os.getpid()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads: the child only starts a process
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # fork beside threads: the child only starts a process
         launcher = os.fork()
     if launcher == 0:
         try:
@@ -231,13 +262,21 @@ def gone(pid: int) -> bool:
         ({"lr": {"values": [0.1, -1]}}, ["lr", "greater than 0"]),
         ({"binariser": {"value": "bwn"}}, ["did you mean 'binarizer'"]),
         ({"lr": {"vales": [0.1]}}, ["did you mean 'values'"]),
-        ({"model": {"values": ["mlp(hidden=[8])", "mlp(hidden=5)"]}}, ["hidden must be Sequence[int], got 5"]),
-        ({"model": {"values": ["mlp(hidden=[8])", "mlp(hidden=[0])"]}}, ["1.weight has no elements"]),
+        (
+            {"model": {"values": ["mlp(hidden=[8])", "mlp(hidden=5)"]}},
+            ["hidden must be Sequence[int], got 5"],
+        ),
+        (
+            {"model": {"values": ["mlp(hidden=[8])", "mlp(hidden=[0])"]}},
+            ["1.weight has no elements"],
+        ),
         ({"optimizer": {"values": ["sgd", "adam(betas=[1])"]}}, ["betas must be two numbers"]),
         ({"task": {"value": "image_classification(config='1e-3')"}}, ["option config must be"]),
     ],
 )
-def test_a_bad_config_is_found_before_the_first_start(parameters, said, tmp_path, capsys, monkeypatch):
+def test_a_bad_config_is_found_before_the_first_start(
+    parameters, said, tmp_path, capsys, monkeypatch
+):
     """Exit 1 with the fault named, although the first config is good: nothing starts, no folder appears."""
     monkeypatch.setattr(process, "start", lambda *args: pytest.fail("a run was started"))
     assert call(sweep_file(tmp_path, **parameters), tmp_path / "results") == 1
@@ -280,7 +319,8 @@ def test_each_run_gets_its_threads_and_an_allocator_that_keeps_its_blocks():
 
 
 @pytest.mark.parametrize(
-    ("option", "words"), [({"nice": 20}, "--nice must lie between 0 and 19"), ({"threads": 0}, "--threads must be")]
+    ("option", "words"),
+    [({"nice": 20}, "--nice must lie between 0 and 19"), ({"threads": 0}, "--threads must be")],
 )
 def test_impossible_execution_options_are_refused(option, words):
     with pytest.raises(ValueError, match=words):

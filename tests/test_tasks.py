@@ -28,7 +28,9 @@ def test_departure_from_orthogonality_by_hand():
 def test_the_loss_is_cross_entropy_and_the_weighted_regulariser(reg):
     """By the model's own logits and transform, with a gradient for every parameter."""
     model = catalog.build("models", "pointnet_cls(dropout=0.0)", num_classes=4, in_shape=(3, 16))
-    task = catalog.build("tasks", f"point_classification(reg={reg})", model=model, config=CONFIG, num_classes=4)
+    task = catalog.build(
+        "tasks", f"point_classification(reg={reg})", model=model, config=CONFIG, num_classes=4
+    )
     x, y = torch.randn(6, 3, 16), torch.randint(0, 4, (6,))
     loss = task.training_loss(x, y)
     loss.backward()
@@ -38,7 +40,9 @@ def test_the_loss_is_cross_entropy_and_the_weighted_regulariser(reg):
     assert all(p.grad is not None for p in model.parameters())
 
 
-@pytest.mark.parametrize("model", ["mlp(hidden=[8])", "pointnet_cls(dropout=0.0, feature_transform=False)"])
+@pytest.mark.parametrize(
+    "model", ["mlp(hidden=[8])", "pointnet_cls(dropout=0.0, feature_transform=False)"]
+)
 def test_a_model_without_a_transform_is_trained_by_cross_entropy(model):
     network = catalog.build("models", model, num_classes=4, in_shape=(3, 16))
     x, y = torch.randn(6, 3, 16), torch.randint(0, 4, (6,))
@@ -73,7 +77,9 @@ def test_pointnet_is_safe_after_a_training_step():
     """The transform of the last batch stays nowhere in the model: it can be copied, saved and traced."""
     model = catalog.build("models", "pointnet_cls", num_classes=4, in_shape=(3, 16))
     names = set(model.state_dict())
-    PointClassification(model, CONFIG, 4).training_loss(torch.randn(6, 3, 16), torch.randint(0, 4, (6,))).backward()
+    PointClassification(model, CONFIG, 4).training_loss(
+        torch.randn(6, 3, 16), torch.randint(0, 4, (6,))
+    ).backward()
     twin, x = copy.deepcopy(model).eval(), torch.randn(2, 3, 16)
     assert set(twin.state_dict()) == names
     assert torch.equal(fx.symbolic_trace(model.eval())(x), twin(x))
@@ -107,8 +113,12 @@ def test_a_run_records_both_accuracies(tmp_path):
     per_class = torch.stack([right[y == c].float().mean() for c in range(10)])
     assert record.summary["test/top1"] == pytest.approx(right.float().mean().item(), abs=1e-6)
     assert record.summary["test/class_accuracy"] == pytest.approx(per_class.mean().item(), abs=1e-6)
-    assert {"val/top1", "val/top5", "val/class_accuracy", "train/loss", "tile/flip_rate"} <= set(record.rows()[0])
-    numbers = {k for k, v in record.summary.items() if isinstance(v, int | float) and k != "schema_version"}
+    assert {"val/top1", "val/top5", "val/class_accuracy", "train/loss", "tile/flip_rate"} <= set(
+        record.rows()[0]
+    )
+    numbers = {
+        k for k, v in record.summary.items() if isinstance(v, int | float) and k != "schema_version"
+    }
     assert numbers <= set(summary_fields(config.task))
     assert set(record.rows()[0]) <= set(row_fields(config.task))
 

@@ -41,7 +41,9 @@ FAMILIES = {
     "vovnet": "ese_vovnet19b_slim_dw", "xception": "legacy_xception", "xception_aligned": "xception41p",
     "xcit": "xcit_nano_12_p8_224",
 }  # fmt: skip
-REFUSED = {"rexnet": "p must divide the number of weights, got p=4 for"}  # its widths are multiples of 0.1, not of 2
+REFUSED = {
+    "rexnet": "p must divide the number of weights, got p=4 for"
+}  # its widths are multiples of 0.1, not of 2
 
 
 def sketch(model, binarizer="tbn(p=4)", **values):
@@ -61,7 +63,11 @@ def test_families(module):
     _, model, plan, total = sketch(f"from_timm(name={FAMILIES[module]!r})")
     assert all(p.is_meta for p in model.parameters())
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
-    assert plan.weights == total.weights == sum(m.parametrizations.weight.original.numel() for m in layers)
+    assert (
+        plan.weights
+        == total.weights
+        == sum(m.parametrizations.weight.original.numel() for m in layers)
+    )
     assert all(r.binarized for r in plan.rows)
     assert any(r.p == 4 for r in plan.rows)
     assert total.summary()["macs"] > 0
@@ -73,12 +79,27 @@ def test_families_that_p_does_not_divide_are_refused(module):
     with pytest.raises(ValueError, match="got p=4") as caught:
         sketch(f"from_timm(name={FAMILIES[module]!r})")
     for line in str(caught.value).splitlines():
-        assert re.fullmatch(rf"{REFUSED[module]} \d+ weights \(layer \S+\); use one of [\d, ]+", line)
+        assert re.fullmatch(
+            rf"{REFUSED[module]} \d+ weights \(layer \S+\); use one of [\d, ]+", line
+        )
 
 
 @pytest.mark.parametrize(
     "name",
-    ["test_" + n for n in ("byobnet", "coatnet", "convnext", "efficientnet", "mambaout", "nfnet", "resnet", "vit", "vit_relpos")],
+    [
+        "test_" + n
+        for n in (
+            "byobnet",
+            "coatnet",
+            "convnext",
+            "efficientnet",
+            "mambaout",
+            "nfnet",
+            "resnet",
+            "vit",
+            "vit_relpos",
+        )
+    ],
 )
 def test_forward_uses_the_binary_weights(name):
     """The output is that of the same network holding the binary weights as plain ones."""
@@ -98,7 +119,8 @@ def test_forward_uses_the_binary_weights(name):
 @pytest.mark.parametrize("kind", [StdConv2d, ScaledStdConv2d, Conv2dSame])
 @pytest.mark.parametrize(
     "spec",
-    ["tbn(p=2, min_layer_size=0)", "bwn"] + [f"tbn(p=2, min_layer_size=0, copies={kind!r})" for kind in ("hadamard", "columns")],
+    ["tbn(p=2, min_layer_size=0)", "bwn"]
+    + [f"tbn(p=2, min_layer_size=0, copies={kind!r})" for kind in ("hadamard", "columns")],
 )
 def test_convolutions_with_a_forward_of_their_own(kind, spec):
     """Weight standardisation and padding by hand act on the binary weight, and other signs give other outputs."""
@@ -115,7 +137,13 @@ def test_convolutions_with_a_forward_of_their_own(kind, spec):
 
 @pytest.mark.parametrize(
     "layer",
-    [nn.Conv2d(8, 16, 3, groups=4), nn.Conv2d(8, 8, 3, groups=8), nn.Conv1d(8, 16, 3), nn.Linear(8, 16), nn.Conv2d(8, 6, 3)],
+    [
+        nn.Conv2d(8, 16, 3, groups=4),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv1d(8, 16, 3),
+        nn.Linear(8, 16),
+        nn.Conv2d(8, 6, 3),
+    ],
     ids=["grouped", "depthwise", "conv1d", "linear", "p begins inside a filter"],
 )
 def test_layers_multiply_by_their_binary_weight(layer):
@@ -143,7 +171,10 @@ def test_layers_multiply_by_their_binary_weight(layer):
 )
 def test_weights_that_no_binarizer_reaches_are_said(layer, values):
     """Where they are over 1 % of all, in one line with their number; nothing is said of a network that stays as it is."""
-    model, large = nn.ModuleList([nn.Linear(64, 64), layer]), nn.ModuleList([nn.Linear(640, 640), copy.deepcopy(layer)])
+    model, large = (
+        nn.ModuleList([nn.Linear(64, 64), layer]),
+        nn.ModuleList([nn.Linear(640, 640), copy.deepcopy(layer)]),
+    )
     assert binarize_(copy.deepcopy(model), "full_precision").warnings == []
     said = binarize_(model, "sign").warnings
     assert [w.split()[0] for w in said] == ([str(values)] if values else [])
@@ -153,8 +184,13 @@ def test_weights_that_no_binarizer_reaches_are_said(layer, values):
 def test_a_weight_read_by_other_code_is_said():
     """BEiT multiplies by attn.qkv.weight itself: by the binary weight, but no layer is called that could be counted."""
     torch.manual_seed(0)
-    plan = sketch("from_timm(name='beit_base_patch16_224', kwargs={'depth': 2, 'embed_dim': 48})", "bwn")[2]
-    assert any(w.startswith("blocks.0.attn.qkv.weight, blocks.1.attn.qkv.weight: never called; ") for w in plan.warnings)
+    plan = sketch(
+        "from_timm(name='beit_base_patch16_224', kwargs={'depth': 2, 'embed_dim': 48})", "bwn"
+    )[2]
+    assert any(
+        w.startswith("blocks.0.attn.qkv.weight, blocks.1.attn.qkv.weight: never called; ")
+        for w in plan.warnings
+    )
     model = timm.create_model("beit_base_patch16_224", depth=1, embed_dim=48, img_size=32).eval()
     binarize_(model, "tbn(p=2, min_layer_size=0)")
     x = torch.randn(1, 3, 32, 32)
@@ -164,13 +200,20 @@ def test_a_weight_read_by_other_code_is_said():
 # Plans without weights
 
 
-@pytest.mark.parametrize("binarizer", ["full_precision", "tbn(p=2, copies='shifted')", "irnet", "snn(tau=4)", "xnor", "twn"])
+@pytest.mark.parametrize(
+    "binarizer",
+    ["full_precision", "tbn(p=2, copies='shifted')", "irnet", "snn(tau=4)", "xnor", "twn"],
+)
 def test_sketch_is_build_without_weights(binarizer):
     """Same rows, costs and warnings; binarized inputs are looked at, and for that the network is built."""
     config = make({"model": "resnet_cifar(depth=8, width=8)", "binarizer": binarizer})
     _, model, plan, total = assembly.sketch(config)
     _, _, built, cost = assembly.build(config)
-    assert (plan.rows, plan.warnings, total.summary()) == (built.rows, built.warnings, cost.summary())
+    assert (plan.rows, plan.warnings, total.summary()) == (
+        built.rows,
+        built.warnings,
+        cost.summary(),
+    )
     assert all(p.is_meta for p in model.parameters()) == (binarizer != "xnor")
 
 
@@ -184,7 +227,9 @@ def test_sketch_is_build_without_weights(binarizer):
         ("vgg_small(width=4)", {}, (1, 8, 8), 10),
     ],
 )
-def test_a_model_of_timm_is_planned_in_its_own_form_where_no_data_are_named(model, values, shape, classes):
+def test_a_model_of_timm_is_planned_in_its_own_form_where_no_data_are_named(
+    model, values, shape, classes
+):
     _, _, plan, _ = sketch(model, **values)
     size = " x ".join(map(str, shape))
     own = "timm" in model and not values
@@ -214,5 +259,8 @@ def test_samples_that_a_model_cannot_take_are_one_line():
     """timm's own assertion is told as a refusal."""
     for make_plan in (assembly.sketch, assembly.build):
         config = make({"model": "from_timm(name='vit_tiny_patch16_224')", "data": "digits"})
-        with pytest.raises(ValueError, match=r"cannot be built and run on .*samples of shape \(1, 8, 8\): Input height \(8\)"):
+        with pytest.raises(
+            ValueError,
+            match=r"cannot be built and run on .*samples of shape \(1, 8, 8\): Input height \(8\)",
+        ):
             make_plan(config)

@@ -62,7 +62,12 @@ def options(folder: Path, wandb: str = "offline", **more) -> train.RunOptions:
 def raw(log: Path) -> list[dict]:
     """Every record of a log in W&B's own words."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
-    return [json.loads(line) for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()]
+    return [
+        json.loads(line)
+        for line in subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,9 @@ def mirrored(tmp_path_factory):
         connect = socket.socket.connect
 
         def refuse(self, address):
-            assert self.family == socket.AF_UNIX or address[0] == "127.0.0.1", f"reached for {address}"
+            assert self.family == socket.AF_UNIX or address[0] == "127.0.0.1", (
+                f"reached for {address}"
+            )
             return connect(self, address)
 
         patch.setattr(socket.socket, "connect", refuse)
@@ -85,7 +92,12 @@ def mirrored(tmp_path_factory):
             pytest.fail(f"W&B knocked on its server: {server.accept()}")
     (log,) = folder.rglob("*.wandb")
     return SimpleNamespace(
-        record=record, log=log, raw=raw(log), read=wandb_log.read(log), home=folder / "home", results=folder / "results"
+        record=record,
+        log=log,
+        raw=raw(log),
+        read=wandb_log.read(log),
+        home=folder / "home",
+        results=folder / "results",
     )
 
 
@@ -96,7 +108,9 @@ def test_the_rows_are_the_records(mirrored):
     """Each row of metrics.jsonl, and nothing else, is in W&B's log; so are the final numbers."""
     assert mirrored.read.rows == mirrored.record.rows()
     assert len(mirrored.read.rows) == 3
-    summary = {k: v for k, v in mirrored.record.summary.items() if k not in ("plan", "schema_version")}
+    summary = {
+        k: v for k, v in mirrored.record.summary.items() if k not in ("plan", "schema_version")
+    }
     assert {k: mirrored.read.summary[k] for k in summary} == summary
 
 
@@ -123,7 +137,11 @@ def test_histograms_count_every_tile_value(mirrored):
 
 def test_the_packed_network_is_an_artifact(mirrored):
     """A model artifact whose staged file is a packed file of the accounted size, and loads."""
-    (found,) = [r["artifact"] for r in mirrored.raw if r["type"] == "artifact" and r["artifact"]["type"] == "model"]
+    (found,) = [
+        r["artifact"]
+        for r in mirrored.raw
+        if r["type"] == "artifact" and r["artifact"]["type"] == "model"
+    ]
     staged = Path(found["manifest"]["contents"][0]["local_path"])
     assert staged.is_relative_to(mirrored.record.path)
     assert artifact.read(staged).payload_bytes == mirrored.record.summary["stored_bytes"]
@@ -198,7 +216,9 @@ def test_failing_histograms_cost_the_mirror_nothing_else(tmp_path, environment, 
     """One line on stderr for the whole run; rows still arrive in the mirror."""
     seen = []
     environment.setattr(WandbMirror, "start", lambda *args: None)
-    environment.setattr(WandbMirror, "log", lambda self, row, found, epoch: seen.append((epoch, found)))
+    environment.setattr(
+        WandbMirror, "log", lambda self, row, found, epoch: seen.append((epoch, found))
+    )
     environment.setattr(WandbMirror, "finish", lambda *args: None)
     environment.setattr(mirror, "tile_histograms", lambda model: 1 / 0)
     assert train.run(make(TINY), options(tmp_path)).status == "finished"
@@ -209,7 +229,12 @@ def test_failing_histograms_cost_the_mirror_nothing_else(tmp_path, environment, 
 def test_a_key_is_asked_for_before_the_run(tmp_path, capsys):
     """--wandb online without a key: one line that says what to do, and no record."""
     flags = [f"--{k}={v}" for k, v in PLAIN.items()]
-    assert cli.main(["train", "--quiet", "--wandb=online", f"--results={tmp_path / 'results'}", *flags]) == 1
+    assert (
+        cli.main(
+            ["train", "--quiet", "--wandb=online", f"--results={tmp_path / 'results'}", *flags]
+        )
+        == 1
+    )
     assert "WANDB_API_KEY" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "results").exists()
 
@@ -219,7 +244,9 @@ def test_a_missing_package_is_named(environment):
     environment.setattr(mirror, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="wandb, tensorboard, mlflow, got 'tensorbord'"):
         mirror.check(("tensorbord",), "off")
-    with pytest.raises(ValueError, match=r"package mlflow; install it: pip install 'tbn-bench\[trackers\]'"):
+    with pytest.raises(
+        ValueError, match=r"package mlflow; install it: pip install 'tbn-bench\[trackers\]'"
+    ):
         mirror.check(("mlflow",), "off")
 
 
@@ -263,7 +290,9 @@ def test_column_sums_by_hand():
     assert found["tile/alphas/0"].counts.sum() == 2
 
 
-@pytest.mark.parametrize("binarizer", ["tbn(p=2, min_layer_size=0)", "bwn", "sign", "full_precision"])
+@pytest.mark.parametrize(
+    "binarizer", ["tbn(p=2, min_layer_size=0)", "bwn", "sign", "full_precision"]
+)
 def test_at_most_twelve_layers(binarizer):
     """Of 20 layers twelve, first and last among them; scales wherever a method has them, column sums only of tiles."""
     net = nn.Sequential(*[nn.Linear(4, 4) for _ in range(20)])
@@ -272,16 +301,24 @@ def test_at_most_twelve_layers(binarizer):
     sums, alphas = ([k for k in found if k.startswith(f"tile/{kind}/")] for kind in ("s", "alphas"))
     assert len(sums) == (12 if "tbn" in binarizer else 0)
     assert len(alphas) == (12 if binarizer[:3] in ("tbn", "bwn") else 0)
-    assert all({k.rpartition("/")[2] for k in names} >= {"0", "19"} for names in (sums, alphas) if names)
+    assert all(
+        {k.rpartition("/")[2] for k in names} >= {"0", "19"} for names in (sums, alphas) if names
+    )
 
 
 def test_histograms_wait_until_they_are_cheap(environment):
     """By a clock of the test: histograms that take 1 s come in the first epoch, again past 40 s (2 s are 5 %) and past 60 s."""
     now, seen = [0.0], []
     environment.setattr(mirror, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    environment.setattr(mirror, "tile_histograms", lambda model: now.__setitem__(0, now[0] + 1) or {"h": None})
+    environment.setattr(
+        mirror, "tile_histograms", lambda model: now.__setitem__(0, now[0] + 1) or {"h": None}
+    )
     mirrors = mirror.Mirrors()
-    mirrors.live = {"probe": SimpleNamespace(log=lambda row, found, epoch: seen.append(epoch) if found else None)}
+    mirrors.live = {
+        "probe": SimpleNamespace(
+            log=lambda row, found, epoch: seen.append(epoch) if found else None
+        )
+    }
     for epoch in range(9):
         mirrors.log({"epoch": epoch}, None)
         now[0] += 9
@@ -329,7 +366,10 @@ def test_no_log_at_all(tmp_path):
     (tmp_path / "run-x.wandb").write_text("hello")
     with pytest.raises(ValueError, match="is not a W&B log"):
         wandb_log.read(tmp_path / "run-x.wandb")
-    assert "holds no W&B run" in commands.import_runs([tmp_path / "home"], tmp_path / "r")["refused"][0]
+    assert (
+        "holds no W&B run"
+        in commands.import_runs([tmp_path / "home"], tmp_path / "r")["refused"][0]
+    )
 
 
 # tbn-bench runs import
@@ -345,7 +385,10 @@ def test_import_is_a_round_trip(mirrored, tmp_path):
         mirrored.record.rows(),
         mirrored.record.summary,
     )
-    assert found.provenance == mirrored.record.provenance | {"imported": True, "imported_from": str(mirrored.log)}
+    assert found.provenance == mirrored.record.provenance | {
+        "imported": True,
+        "imported_from": str(mirrored.log),
+    }
     assert load(tmp_path / "results").problems == []
 
 
@@ -359,7 +402,10 @@ def test_import_overwrites_nothing(mirrored):
 
 
 FOREIGN = {
-    "another program": ({"learning_rate": 0.1, "arch": "resnet"}, "lacks data, model, binarizer; it has learning_rate, arch"),
+    "another program": (
+        {"learning_rate": 0.1, "arch": "resnet"},
+        "lacks data, model, binarizer; it has learning_rate, arch",
+    ),
     "another version": ({**TINY, "sparsity": 0.5}, "unknown parameter 'sparsity'"),
     "another binarizer": ({**TINY, "lr": -1}, "lr: Input should be greater than 0"),
 }
@@ -370,7 +416,9 @@ def test_foreign_runs_are_refused(kind, tmp_path):
     """In words that name the keys of the config that do not fit."""
     config, said = FOREIGN[kind]
     with pytest.raises(ValueError, match=said):
-        offline.store_run(RunStore(tmp_path), wandb_log.Log(Path("x.wandb"), "x", config=config), "x")
+        offline.store_run(
+            RunStore(tmp_path), wandb_log.Log(Path("x.wandb"), "x", config=config), "x"
+        )
     assert not any(tmp_path.glob("runs"))
 
 
@@ -408,7 +456,9 @@ def quick(monkeypatch):
 
 
 OUTSIDE = ("{}/outside", "../../../X", "..", ".", "a/b", "a\\b", "a\0b", "a\x1b[2Jb", "a\ue000b")
-NAMED = [("sweep", name) for name in (*OUTSIDE, ["../X"], {"a": 1})] + [("group", name) for name in OUTSIDE]
+NAMED = [("sweep", name) for name in (*OUTSIDE, ["../X"], {"a": 1})] + [
+    ("group", name) for name in OUTSIDE
+]
 
 
 @pytest.mark.parametrize(("where", "sweep"), NAMED, ids=str)
@@ -428,7 +478,9 @@ def test_a_name_from_a_log_is_no_path(where, sweep, tmp_path, quick):
     assert f"{bad}: its sweep is not imported" in said["refused"][0]
     assert said["refused"][0].isprintable()
     assert tree(tmp_path) == before
-    assert commands.import_runs([tmp_path / "logs"], tmp_path / "r")["imported"] == [f"good/{make(TINY).run_id} (interrupted)"]
+    assert commands.import_runs([tmp_path / "logs"], tmp_path / "r")["imported"] == [
+        f"good/{make(TINY).run_id} (interrupted)"
+    ]
 
 
 def test_a_name_from_a_server_is_no_path(tmp_path):
@@ -440,11 +492,24 @@ def test_a_name_from_a_server_is_no_path(tmp_path):
     summary = {"score": "top1", "test/top1": 0.5}
 
     def run(**values):
-        given = {"id": "r", "state": "finished", "group": "", "config": config, "summary": summary, "scan_history": list}
+        given = {
+            "id": "r",
+            "state": "finished",
+            "group": "",
+            "config": config,
+            "summary": summary,
+            "scan_history": list,
+        }
         return SimpleNamespace(**given | values)
 
-    runs = [run(config=config | {"sweep": "../../X"}), run(config=TINY, group="/X"), run(id=f"{tmp_path}/x")]
-    said = commands.import_runs([], tmp_path / "r", "me/p", SimpleNamespace(runs=lambda project: runs))
+    runs = [
+        run(config=config | {"sweep": "../../X"}),
+        run(config=TINY, group="/X"),
+        run(id=f"{tmp_path}/x"),
+    ]
+    said = commands.import_runs(
+        [], tmp_path / "r", "me/p", SimpleNamespace(runs=lambda project: runs)
+    )
     assert said["imported"] == [f"ok/{make(TINY).run_id} (finished)"]
     assert [("its sweep is not imported" in line) for line in said["refused"]] == [True, True]
     assert "plan" not in RunStore(tmp_path / "r").read("ok", make(TINY).run_id).summary
@@ -456,7 +521,9 @@ ODD_ROWS = {"text": "0", "list": [0], "null": None, "fraction": 0.5, "bool": Tru
 @pytest.mark.parametrize("epoch", ODD_ROWS.values(), ids=ODD_ROWS)
 def test_a_row_of_another_shape_costs_its_own_run(epoch, tmp_path, quick):
     """Named and refused; the next run is imported."""
-    bad = written(tmp_path / "a" / "run-a.wandb", TINY | {"sweep": "bad"}, [{"epoch": epoch}, {"epoch": 1}])
+    bad = written(
+        tmp_path / "a" / "run-a.wandb", TINY | {"sweep": "bad"}, [{"epoch": epoch}, {"epoch": 1}]
+    )
     written(tmp_path / "b" / "run-b.wandb", TINY | {"sweep": "good"}, [{"epoch": 0}])
     said = commands.import_runs([tmp_path], tmp_path / "r")
     assert said["imported"] == [f"good/{make(TINY).run_id} (interrupted)"]
@@ -464,7 +531,14 @@ def test_a_row_of_another_shape_costs_its_own_run(epoch, tmp_path, quick):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"columns": ["shape"], "data": [[3]]}', '{"columns": [], "data": [[]]}', "[" * 100_000]
+    "content",
+    [
+        "{",
+        "[]",
+        '{"columns": ["shape"], "data": [[3]]}',
+        '{"columns": [], "data": [[]]}',
+        "[" * 100_000,
+    ],
 )
 def test_a_plan_of_another_shape_is_named(content, tmp_path):
     """A table that holds no plan is a ValueError with its path."""
@@ -501,15 +575,23 @@ os.killpg(0, signal.SIGKILL)
 
 def test_a_killed_run_is_imported_as_unfinished(tmp_path):
     """SIGKILL of the process group: the rows W&B had written by then (all or some), from the first on; interrupted, no summary."""
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False, start_new_session=True)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], check=False, start_new_session=True
+    )
     assert done.returncode == -signal.SIGKILL
     said = commands.import_runs([tmp_path], tmp_path / "imported")
     (record,) = RunStore(tmp_path / "imported").runs()
     assert said["imported"] == [f"single/{record.run_id} (interrupted)"]
-    assert (record.status, record.summary, record.provenance["commit"]) == ("interrupted", None, "abc")
+    assert (record.status, record.summary, record.provenance["commit"]) == (
+        "interrupted",
+        None,
+        "abc",
+    )
     assert "killed" in record.error
     assert [row["epoch"] for row in record.rows()] == list(range(len(record.rows())))
-    assert 50 < len(record.rows()) <= 400  # W&B's process may outlive ours by long enough to write the rest
+    assert (
+        50 < len(record.rows()) <= 400
+    )  # W&B's process may outlive ours by long enough to write the rest
 
 
 def test_a_resumed_run_is_one_record(tmp_path):
@@ -527,16 +609,27 @@ def test_a_resumed_run_is_one_record(tmp_path):
 
 def test_a_project_is_imported_through_the_api(mirrored, tmp_path):
     """By an object in the form of wandb.Api, as no server can be asked here: numbers in, media and W&B's own values left out."""
-    rows = [{**row, "_step": i, "tile/s/1": {"_type": "histogram"}} for i, row in enumerate(mirrored.record.rows())]
+    rows = [
+        {**row, "_step": i, "tile/s/1": {"_type": "histogram"}}
+        for i, row in enumerate(mirrored.record.rows())
+    ]
     summary = {**mirrored.read.summary, "_runtime": 3, "plan": {"_type": "table-file"}}
     run = SimpleNamespace(
-        id="r1", state="finished", group="quick", config=mirrored.read.config, summary=summary, scan_history=lambda: rows
+        id="r1",
+        state="finished",
+        group="quick",
+        config=mirrored.read.config,
+        summary=summary,
+        scan_history=lambda: rows,
     )
     api = SimpleNamespace(runs=lambda project: [run] if project == "me/tbn_bench" else [])
     said = commands.import_runs([], tmp_path, "me/tbn_bench", api)
     found = RunStore(tmp_path).read("quick", mirrored.record.run_id)
     assert said["failed"] == 0
-    assert (found.rows(), found.provenance["imported_from"]) == (mirrored.record.rows(), "wandb:me/tbn_bench/r1")
+    assert (found.rows(), found.provenance["imported_from"]) == (
+        mirrored.record.rows(),
+        "wandb:me/tbn_bench/r1",
+    )
     assert found.summary == {k: v for k, v in mirrored.record.summary.items() if k != "plan"}
 
 
@@ -565,12 +658,17 @@ def test_sync_pushes_each_folder_once(mirrored, tmp_path, environment):
     asked = []
     environment.setattr(commands, "require_key", lambda what: None)
     done = SimpleNamespace(returncode=1, stdout="", stderr="a\nError: quota")
-    environment.setattr(commands.subprocess, "run", lambda command, **_: asked.append(command) or done)
+    environment.setattr(
+        commands.subprocess, "run", lambda command, **_: asked.append(command) or done
+    )
     with pytest.raises(RuntimeError, match="wandb sync failed: Error: quota"):
         commands.sync([], tmp_path / "results")
     (folder,) = (Path(p) for p in asked[0][4:])
     (folder / "run-x.wandb.synced").touch()
-    assert (asked[0][1:4], commands.sync([], tmp_path / "results")["runs"]) == (["-m", "wandb", "sync"], 0)
+    assert (asked[0][1:4], commands.sync([], tmp_path / "results")["runs"]) == (
+        ["-m", "wandb", "sync"],
+        0,
+    )
 
 
 # Other trackers
@@ -578,13 +676,21 @@ def test_sync_pushes_each_folder_once(mirrored, tmp_path, environment):
 
 def test_tensorboard_has_the_rows(tmp_path):
     """Its own reader gives every number of metrics.jsonl by epoch (float32), histograms, plan and final numbers."""
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install 'tbn-bench[trackers]'")
+    pytest.importorskip(
+        "tensorboard", reason="tensorboard is not installed: pip install 'tbn-bench[trackers]'"
+    )
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    record = train.run(make(TINY), options(tmp_path, "off", trackers=("tensorboard",), sweep="quick"))
-    events = EventAccumulator(str(tmp_path / "results/logs/tensorboard/quick" / record.run_id)).Reload()
+    record = train.run(
+        make(TINY), options(tmp_path, "off", trackers=("tensorboard",), sweep="quick")
+    )
+    events = EventAccumulator(
+        str(tmp_path / "results/logs/tensorboard/quick" / record.run_id)
+    ).Reload()
     for key in ("train/loss", "val/top1", "lr"):
-        assert [(e.step, e.value) for e in events.Scalars(key)] == [(r["epoch"], pytest.approx(r[key])) for r in record.rows()]
+        assert [(e.step, e.value) for e in events.Scalars(key)] == [
+            (r["epoch"], pytest.approx(r[key])) for r in record.rows()
+        ]
     assert "tile/s/1" in events.Tags()["histograms"]
     assert events.Scalars("final/test/top1")[0].value == pytest.approx(record.summary["test/top1"])
 
@@ -592,11 +698,15 @@ def test_tensorboard_has_the_rows(tmp_path):
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, of SQLAlchemy
 def test_mlflow_has_the_rows(tmp_path):
     """An experiment per sweep in results/logs/mlflow.db, its metrics by epoch, the packed network as an artifact."""
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'tbn-bench[trackers]'")
+    mlflow = pytest.importorskip(
+        "mlflow", reason="mlflow is not installed: pip install 'tbn-bench[trackers]'"
+    )
     record = train.run(make(TINY), options(tmp_path, "off", trackers=("mlflow",), sweep="quick"))
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'results/logs/mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("tbn_bench/quick").experiment_id])
-    found = sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss"))
+    found = sorted(
+        (m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")
+    )
     assert found == [(r["epoch"], pytest.approx(r["train/loss"])) for r in record.rows()]
     assert mirror.PACKED in [f.path for f in client.list_artifacts(run.info.run_id)]
 
@@ -611,7 +721,9 @@ def test_the_commands_are_wired(mirrored, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["failed"] == 0
     assert cli.main(["runs", "import", str(mirrored.log.parent), results]) == 1
     assert cli.main(["runs", "sync", "--dry-run", f"--results={mirrored.results}"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["folders"] == [str(mirrored.log.parent)]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["folders"] == [
+        str(mirrored.log.parent)
+    ]
 
 
 def test_trackers_reach_the_runs():

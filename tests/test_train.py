@@ -62,7 +62,11 @@ def watch(method: str, before):
     """Calls before(task) ahead of every ImageClassification.<method>, e.g. to count or to raise."""
     with pytest.MonkeyPatch.context() as patch:
         original = getattr(ImageClassification, method)
-        patch.setattr(ImageClassification, method, lambda task, *args: (before(task), original(task, *args))[1])
+        patch.setattr(
+            ImageClassification,
+            method,
+            lambda task, *args: (before(task), original(task, *args))[1],
+        )
         yield
 
 
@@ -89,7 +93,10 @@ def bits(value):
 
 def outcome(record):
     """All that must be equal between two ways to the same result; wall times are left out."""
-    checkpoints = [torch.load(record.path / "checkpoints" / n, weights_only=True) for n in ("last.ckpt", "best.ckpt")]
+    checkpoints = [
+        torch.load(record.path / "checkpoints" / n, weights_only=True)
+        for n in ("last.ckpt", "best.ckpt")
+    ]
     parts = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers")
     return {
         "rows": [{k: v for k, v in row.items() if k not in TIMES} for row in record.rows()],
@@ -112,9 +119,13 @@ def journey(tmp_path_factory):
     flags = [f"--{k}={v}" for k, v in TINY.items()]
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        status = cli.main(["train", "--quiet", "--wandb=off", "--threads=1", f"--results={results}", *flags])
+        status = cli.main(
+            ["train", "--quiet", "--wandb=off", "--threads=1", f"--results={results}", *flags]
+        )
     record = RunStore(results).find(make(TINY).run_id)
-    return SimpleNamespace(status=status, lines=out.getvalue().splitlines(), results=results, record=record)
+    return SimpleNamespace(
+        status=status, lines=out.getvalue().splitlines(), results=results, record=record
+    )
 
 
 def test_the_command_leaves_a_whole_record(journey):
@@ -122,8 +133,12 @@ def test_the_command_leaves_a_whole_record(journey):
     record, said = journey.record, json.loads(journey.lines[-1])
     assert (journey.status, record.status, record.error) == (0, "finished", None)
     assert json.loads((record.path / "run.json").read_text())["status"] == "finished"
-    assert [(row["epoch"], row["step"]) for row in record.rows()] == [(e, STEPS * (e + 1)) for e in range(4)]
-    assert {k: said[k] for k in record.summary if k != "plan"} == {k: v for k, v in record.summary.items() if k != "plan"}
+    assert [(row["epoch"], row["step"]) for row in record.rows()] == [
+        (e, STEPS * (e + 1)) for e in range(4)
+    ]
+    assert {k: said[k] for k in record.summary if k != "plan"} == {
+        k: v for k, v in record.summary.items() if k != "plan"
+    }
 
 
 def test_summary_numbers_trace_back(journey):
@@ -139,7 +154,9 @@ def test_summary_numbers_trace_back(journey):
     assert summary["test/top1"] == pytest.approx(top1, abs=1e-6)
     assert (summary["test_samples"], summary["train_samples"]) == (32, 48)
     assert sum(row["stored_bits"] for row in summary["plan"]) == summary["stored_bits_weights"]
-    assert summary["bits_per_weight"] == summary["stored_bits_weights"] / sum(row["numel"] for row in summary["plan"])
+    assert summary["bits_per_weight"] == summary["stored_bits_weights"] / sum(
+        row["numel"] for row in summary["plan"]
+    )
 
 
 def test_recorded_command_makes_the_run(journey):
@@ -155,23 +172,31 @@ def test_report_readers_take_the_record(journey):
     assert records.problems == []
     assert list(records.finished["run_id"]) == [journey.record.run_id]
     assert list(records.curves["val/score"]) == [row["val/top1"] for row in journey.record.rows()]
-    assert [row["top1"] for row in comparison(records).rows] == [journey.record.summary["test/top1"]]
+    assert [row["top1"] for row in comparison(records).rows] == [
+        journey.record.summary["test/top1"]
+    ]
 
 
 def test_a_finished_run_is_returned_untouched(journey):
     """The same config again trains nothing and changes no byte of the record."""
-    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in journey.record.path.glob("*.json*")}
+    before = {
+        p: (p.read_bytes(), p.stat().st_mtime_ns) for p in journey.record.path.glob("*.json*")
+    }
     with watch("training_step", lambda task: pytest.fail("trained again")):
         again = train.run(make(TINY), options(journey.results.parent))
     assert again.summary == journey.record.summary
-    assert before == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in journey.record.path.glob("*.json*")}
+    assert before == {
+        p: (p.read_bytes(), p.stat().st_mtime_ns) for p in journey.record.path.glob("*.json*")
+    }
 
 
 def test_a_run_finished_by_another_process_keeps_its_header(tmp_path, monkeypatch):
     """Finished between the look and the claim: run.json still tells of the process that made the numbers."""
     record, look, looks = train.run(make(TINY), options(tmp_path)), RunStore.finished, []
     before = (record.path / "run.json").read_bytes()
-    monkeypatch.setattr(RunStore, "finished", lambda *args: looks.append(args) or (len(looks) > 1 and look(*args)))
+    monkeypatch.setattr(
+        RunStore, "finished", lambda *args: looks.append(args) or (len(looks) > 1 and look(*args))
+    )
     assert train.run(make(TINY), options(tmp_path)).summary == record.summary
     assert len(looks) > 1  # it did look again
     assert (record.path / "run.json").read_bytes() == before
@@ -182,10 +207,15 @@ def test_rows_tell_of_their_own_epoch(tmp_path):
     rates, starts, ends = [], [], []
 
     def note(into):
-        return lambda task: into.append(torch.cat([method.signs(w.detach()) for _, method, w in binary_weights(task.model)]))
+        return lambda task: into.append(
+            torch.cat([method.signs(w.detach()) for _, method, w in binary_weights(task.model)])
+        )
 
     with (
-        watch("training_step", lambda task: rates.append(task.trainer.optimizers[0].param_groups[0]["lr"])),
+        watch(
+            "training_step",
+            lambda task: rates.append(task.trainer.optimizers[0].param_groups[0]["lr"]),
+        ),
         watch("on_train_epoch_start", note(starts)),
         watch("on_train_epoch_end", note(ends)),
     ):
@@ -203,7 +233,9 @@ def test_resume_is_bit_identical(recipe, straight, tmp_path):
     assert [row["epoch"] for row in record.rows()] == [0, 1]
     with watch("training_step", lambda task: steps.append(task.global_step)):
         resumed = train.run(config, options(tmp_path))
-    assert steps == list(range(2 * STEPS, 4 * STEPS))  # it went on: starting over would pass the comparison too
+    assert steps == list(
+        range(2 * STEPS, 4 * STEPS)
+    )  # it went on: starting over would pass the comparison too
     assert outcome(resumed) == outcome(straight(config))
 
 
@@ -250,7 +282,9 @@ def test_restart_ignores_checkpoints(tmp_path):
 @pytest.mark.parametrize("batch_size", [16, 48])
 def test_a_nan_is_recorded_as_diverged(batch_size, tmp_path):
     """At 48 the only step of the epoch breaks the weights, so that no training loss shows it: still diverged, never a result."""
-    config = make(TINY | {"binarizer": "full_precision", "lr": 1e30, "epochs": 1, "batch_size": batch_size})
+    config = make(
+        TINY | {"binarizer": "full_precision", "lr": 1e30, "epochs": 1, "batch_size": batch_size}
+    )
     with pytest.raises(DivergedError):
         train.run(config, options(tmp_path))
     record = record_of(config, tmp_path)
@@ -279,7 +313,10 @@ def test_an_exception_is_recorded_as_failed(tmp_path):
 
 def test_a_lost_test_batch_is_no_result(tmp_path, monkeypatch):
     """A test loader that drops images fails the run, with both counts."""
-    monkeypatch.setattr("tbn_bench.data.synthetic.Synthetic.test_dataloader", lambda data: data._loader("val", 16, None))
+    monkeypatch.setattr(
+        "tbn_bench.data.synthetic.Synthetic.test_dataloader",
+        lambda data: data._loader("val", 16, None),
+    )
     with pytest.raises(RuntimeError, match="16 test samples were evaluated, the set has 32"):
         train.run(make(TINY), options(tmp_path))
     assert record_of(make(TINY), tmp_path).status == "failed"
@@ -307,7 +344,14 @@ sys.exit(main(sys.argv[3:]))
 def halted(folder: Path):
     """`tbn-bench train` in a process that has reached MID_EPOCH_2."""
     flags = [f"--{k}={v}" for k, v in TINY.items()]
-    command = ["train", "--quiet", "--wandb=off", "--threads=1", f"--results={folder / 'results'}", *flags]
+    command = [
+        "train",
+        "--quiet",
+        "--wandb=off",
+        "--threads=1",
+        f"--results={folder / 'results'}",
+        *flags,
+    ]
     reached = folder / "reached"
     process = subprocess.Popen(
         [sys.executable, "-c", HALTING, str(MID_EPOCH_2), str(reached), *command],
@@ -374,7 +418,9 @@ def hostile(checkpoint: Path, marker: Path, archive: bool) -> None:
 
 
 DAMAGES = {
-    "truncated": lambda path, marker: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "truncated": lambda path, marker: path.write_bytes(
+        path.read_bytes()[: path.stat().st_size // 2]
+    ),
     "empty": lambda path, marker: path.write_bytes(b""),
     "overwritten": lambda path, marker: path.write_bytes(b"\0" * path.stat().st_size),
     "hostile_pickle": lambda path, marker: hostile(path, marker, archive=False),
@@ -409,7 +455,12 @@ def test_a_damaged_checkpoint_is_refused(damage, tmp_path, capsys):
     status = cli.main([*command, "--resume"])
     assert not marker.exists()
     said = capsys.readouterr().err
-    assert (status, len(said.splitlines()), "last.ckpt" in said, "--restart" in said) == (1, 1, True, True)
+    assert (status, len(said.splitlines()), "last.ckpt" in said, "--restart" in said) == (
+        1,
+        1,
+        True,
+        True,
+    )
     assert (record.path / "metrics.jsonl").read_bytes() == rows
     assert cli.main([*command, "--restart"]) == 0
     assert not marker.exists()
@@ -457,7 +508,10 @@ def layouts_of(tmp_path, **options):
 
 def test_channels_last_changes_the_layout_alone(tmp_path):
     """The same run up to rounding, said in the provenance; its checkpoint loads as any other."""
-    (plain, one), (laid, two) = layouts_of(tmp_path / "a"), layouts_of(tmp_path / "b", channels_last=True)
+    (plain, one), (laid, two) = (
+        layouts_of(tmp_path / "a"),
+        layouts_of(tmp_path / "b", channels_last=True),
+    )
     assert (plain.provenance["channels_last"], laid.provenance["channels_last"]) == (False, True)
     for row, other in zip(plain.rows(), laid.rows(), strict=True):
         assert row["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4)
@@ -467,17 +521,28 @@ def test_channels_last_changes_the_layout_alone(tmp_path):
 
 def test_channels_last_reaches_convolutions(monkeypatch):
     """Weights and images alike: a convolution of either alone would run, and be copied, in the other layout."""
-    task = ImageClassification(catalog.build("models", "resnet_cifar(depth=8, width=4)"), make({}), 10)
+    task = ImageClassification(
+        catalog.build("models", "resnet_cifar(depth=8, width=4)"), make({}), 10
+    )
     task.lay_out(channels_last=True, compiled=False)
     seen = []
-    task.model.conv1.register_forward_hook(lambda m, args, out: seen.extend((args[0], m.weight, out)))
+    task.model.conv1.register_forward_hook(
+        lambda m, args, out: seen.extend((args[0], m.weight, out))
+    )
     task(torch.randn(2, 3, 16, 16))
     assert all(t.is_contiguous(memory_format=torch.channels_last) for t in seen)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "binarizer", ["bwn", "irnet", "adabin", "tbn(p=4, min_layer_size=100)", "tbn(p=4, min_layer_size=100, gradient='tile')"]
+    "binarizer",
+    [
+        "bwn",
+        "irnet",
+        "adabin",
+        "tbn(p=4, min_layer_size=100)",
+        "tbn(p=4, min_layer_size=100, gradient='tile')",
+    ],
 )
 def test_compiled_training_is_eager_training(binarizer):
     """One graph without breaks through parametrized and tile-reuse layers: outputs and gradients are those of eager mode."""

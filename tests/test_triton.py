@@ -19,9 +19,20 @@ import torch.nn.functional as F
 from tbn_bench import bits
 
 AWKWARD = (1, 15, 16, 17, 63, 130)
-SIZES = [sizes for sizes in itertools.product(AWKWARD, repeat=3) if sum(map(AWKWARD.index, sizes)) % 2 == 0]  # holds every pair
+SIZES = [
+    sizes
+    for sizes in itertools.product(AWKWARD, repeat=3)
+    if sum(map(AWKWARD.index, sizes)) % 2 == 0
+]  # holds every pair
 LINEAR = [(*sizes, (1, 3, 4)[n % 3]) for n, sizes in enumerate(SIZES)]  # M, K, R, p
-LINEAR += [(8, 130, 17, 3), (9, 130, 17, 3), (2, 1100, 9, 1), (511, 33, 17, 4), (512, 33, 17, 4), (600, 65, 130, 1)]
+LINEAR += [
+    (8, 130, 17, 3),
+    (9, 130, 17, 3),
+    (2, 1100, 9, 1),
+    (511, 33, 17, 4),
+    (512, 33, 17, 4),
+    (600, 65, 130, 1),
+]
 CONV = [  # B, C, H, W, R, p, kernel, stride, padding, dilation
     (2, 3, 9, 7, 4, 4, (3, 3), (1, 1), (1, 1), (1, 1)),
     (1, 33, 8, 9, 17, 3, (3, 3), (2, 2), (1, 1), (1, 1)),
@@ -63,14 +74,20 @@ def relative(got, expected):
 def drawn(n, rows, p, rng):
     """(signs (n,), scales (p rows,), bias (p rows,))"""
     scales, bias = rng.uniform(0.5, 1.5, p * rows), rng.standard_normal(p * rows)
-    return rng.integers(0, 2, n) * 2 - 1, torch.from_numpy(scales).float(), torch.from_numpy(bias).float()
+    return (
+        rng.integers(0, 2, n) * 2 - 1,
+        torch.from_numpy(scales).float(),
+        torch.from_numpy(bias).float(),
+    )
 
 
 def spoiled(words, columns, how, strongest):
     """words with one bit flipped (of the strongest column) or with all padding bits set. words: (..., ceil(columns / 32))."""
     words = words.clone()
     if how == "flip":
-        words.view(-1, words.shape[-1])[0, strongest // 32] ^= torch.tensor(1 << strongest % 32).to(torch.int32)
+        words.view(-1, words.shape[-1])[0, strongest // 32] ^= torch.tensor(1 << strongest % 32).to(
+            torch.int32
+        )
     if how == "padding" and columns % 32:
         words[..., -1] |= torch.tensor(-1 << columns % 32).to(torch.int32)
     return words
@@ -90,7 +107,10 @@ def linear_error(case, dtype, device="cpu", how=""):
     exact = products.repeat(1, p) * scales.double() + (0 if bias is None else bias.double())
     expected = (exact.relu() if relu else exact), exact.abs().max()
     with mock.patch("torch.empty", nan_empty):
-        there = [None if t is None else t.to(device) for t in (x.reshape(1, m, k) if m % 3 else x, words, scales, bias)]
+        there = [
+            None if t is None else t.to(device)
+            for t in (x.reshape(1, m, k) if m % 3 else x, words, scales, bias)
+        ]
         got = kernels.linear_of_words(*there, p, relu=relu and how != "flip")
     return relative(got.reshape(m, -1), (exact, expected[1]) if how == "flip" else expected)
 
@@ -107,7 +127,9 @@ def conv_error(case, dtype, device="cpu", how=""):
     middle = words[:, words.shape[1] // 2]  # the tap that is never outside for most pixels
     middle.copy_(spoiled(middle, c, how, int(x[0].abs().sum((1, 2)).argmax())))
     tile = torch.from_numpy(signs).double().reshape(r, c, *kernel)
-    exact = F.conv2d(x.double(), tile, None, *moves).repeat(1, p, 1, 1) * scales.double()[:, None, None]
+    exact = (
+        F.conv2d(x.double(), tile, None, *moves).repeat(1, p, 1, 1) * scales.double()[:, None, None]
+    )
     exact = exact if bias is None else exact + bias.double()[:, None, None]
     with mock.patch("torch.empty", nan_empty):
         x = x.contiguous(memory_format=torch.channels_last) if b % 2 else x
@@ -138,7 +160,9 @@ def by_every_config():
     ):
         for n, config in enumerate(configs):
             with mock.patch.object(kernel, "configs", [config]):
-                found[f"{error.__name__} {kernel.base_fn.__name__} {n}"] = error(case, torch.float32)
+                found[f"{error.__name__} {kernel.base_fn.__name__} {n}"] = error(
+                    case, torch.float32
+                )
     return found
 
 
@@ -150,8 +174,16 @@ def by_contract():
     for case in tiled_linear.CASES:
         lead, rows, columns, p, k = case
         signs, alphas, bias = drawn(rows * columns // p, max(k, rows), 1, rng)
-        arguments = (torch.from_numpy(bits.pack(signs)), alphas[:k], bias[:rows], (rows, columns), p)
-        found[str(case)] = contract_error(tiled_linear.tiled_linear, torch.randn(*lead, columns), arguments, ())
+        arguments = (
+            torch.from_numpy(bits.pack(signs)),
+            alphas[:k],
+            bias[:rows],
+            (rows, columns),
+            p,
+        )
+        found[str(case)] = contract_error(
+            tiled_linear.tiled_linear, torch.randn(*lead, columns), arguments, ()
+        )
     for size, shape, p, k, *geometry in tiled_conv2d.CASES:
         signs, alphas, bias = drawn(int(np.prod(shape)) // p, max(k, shape[0]), 1, rng)
         arguments = (torch.from_numpy(bits.pack(signs)), alphas[:k], bias[: shape[0]], shape, p)
@@ -211,7 +243,11 @@ def word_signs():
     signs = np.random.default_rng(0).integers(0, 2, 5 * 3 * 33) * 2 - 1
     packed = torch.from_numpy(bits.pack(signs))
     flat = (linear.words(packed, 5, 99)[:, :, None] >> torch.arange(32)).bitwise_and(1).flatten(1)
-    taps = (conv.words(packed, 5, 33, 3, 1)[:, :, :, None] >> torch.arange(32)).bitwise_and(1).flatten(2)
+    taps = (
+        (conv.words(packed, 5, 33, 3, 1)[:, :, :, None] >> torch.arange(32))
+        .bitwise_and(1)
+        .flatten(2)
+    )
     tile = torch.from_numpy(signs > 0).long()
     return [
         torch.equal(flat[:, :99], tile.reshape(5, 99)),
@@ -269,13 +305,25 @@ def compiled(kernel, constants, config, capability, dtype):
     while not isinstance(kernel, triton.JITFunction):
         kernel = kernel.fn
     constants = {**constants, **config.kwargs}
-    pointers = {"words": "*i32", "scales": "*fp32", "bias": "*fp32"} | dict.fromkeys(("x", "y", "tile", "products"), f"*{dtype}")
-    signature = {n: "constexpr" if n in constants else pointers.get(n, "i32") for n in kernel.arg_names}
+    pointers = {"words": "*i32", "scales": "*fp32", "bias": "*fp32"} | dict.fromkeys(
+        ("x", "y", "tile", "products"), f"*{dtype}"
+    )
+    signature = {
+        n: "constexpr" if n in constants else pointers.get(n, "i32") for n in kernel.arg_names
+    }
     odd = {"M", "bucket", "p", *constants}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if n not in odd}
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
+    aligned = {
+        (i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if n not in odd
+    }
+    options = {
+        "num_warps": config.num_warps,
+        "num_stages": config.num_stages,
+        "enable_fp_fusion": True,
+    }
     made = triton.compile(
-        ASTSource(kernel, signature, constexprs=constants, attrs=aligned), GPUTarget("cuda", capability, 32), options
+        ASTSource(kernel, signature, constexprs=constants, attrs=aligned),
+        GPUTarget("cuda", capability, 32),
+        options,
     )
     return {
         "kernel": kernel.__name__, "sm": capability, "dtype": dtype, "blocks": constants, "warps": config.num_warps,
@@ -297,7 +345,9 @@ def usage(cubin):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
+        said = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        )
     found = re.search(r"REG:(\d+) STACK:(\d+)", said.stdout + said.stderr)
     return {"registers": int(found[1]), "stack": int(found[2])} if found else {}
 
@@ -306,10 +356,19 @@ def compile_all(every=False):
     from tbn_bench.kernels.tiled_linear import triton as linear
 
     said_off_gpu = said(
-        lambda: linear.linear_of_words(torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int32), torch.ones(1), None, 1)
+        lambda: linear.linear_of_words(
+            torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int32), torch.ones(1), None, 1
+        )
     )
-    types = {"fp16": torch.float16, "bf16": torch.bfloat16} | ({"fp32": torch.float32} if every else {})
-    records = [compiled(*job, sm, name) for name, dtype in types.items() for job in jobs(dtype, every) for sm in SHARED_BYTES]
+    types = {"fp16": torch.float16, "bf16": torch.bfloat16} | (
+        {"fp32": torch.float32} if every else {}
+    )
+    records = [
+        compiled(*job, sm, name)
+        for name, dtype in types.items()
+        for job in jobs(dtype, every)
+        for sm in SHARED_BYTES
+    ]
     return {"off GPU": said_off_gpu, "records": records}
 
 
@@ -319,7 +378,12 @@ def compile_all(every=False):
 def child(what, folder, interpreted):
     """Runs this file by itself and returns what it prints. Triton's cache is in folder, so that nothing old is tested."""
     pytest.importorskip("triton")
-    env = {**os.environ, "TRITON_INTERPRET": str(int(interpreted)), "TRITON_CACHE_DIR": str(folder), "PYTHONWARNINGS": "error"}
+    env = {
+        **os.environ,
+        "TRITON_INTERPRET": str(int(interpreted)),
+        "TRITON_CACHE_DIR": str(folder),
+        "PYTHONWARNINGS": "error",
+    }
     done = subprocess.run([sys.executable, __file__, what], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -345,13 +409,18 @@ def test_interpreted_kernels_equal_float64(interpreted, operation, dtype):
 
 
 def test_one_flipped_bit_is_seen(interpreted):
-    assert all(error > 4 * max(TOLERANCE[torch.float16]) for error in interpreted["flip"].values()), interpreted["flip"]
+    assert all(
+        error > 4 * max(TOLERANCE[torch.float16]) for error in interpreted["flip"].values()
+    ), interpreted["flip"]
 
 
 def test_the_contract_is_kept(interpreted):
     """The cases of the contract, in its own form; only grouped convolutions and scales inside a row are declined."""
     results = interpreted["contract"]
-    assert all("one group" in e or "inside a row" in e if isinstance(e, str) else e <= 3e-6 for e in results.values()), results
+    assert all(
+        "one group" in e or "inside a row" in e if isinstance(e, str) else e <= 3e-6
+        for e in results.values()
+    ), results
     assert sum(not isinstance(e, str) for e in results.values()) >= 14
 
 
@@ -378,7 +447,9 @@ def judge(records):
     for r in records:
         assert r["cubin"] > 1000, r
         assert r["shared"] <= SHARED_BYTES[r["sm"]], r
-        assert r.get("stack", 0) <= 64, r  # spilled bytes: none with Triton 3.9; another ptxas may differ by a few
+        assert r.get("stack", 0) <= 64, (
+            r
+        )  # spilled bytes: none with Triton 3.9; another ptxas may differ by a few
         if r["kernel"] in ("gemm_kernel", "conv_kernel"):
             assert r["dots"] == 1, r  # once, and not once a copy
             assert bool(r["mma"] + r["wgmma"]) == (r["dtype"] != "fp32"), r
@@ -407,7 +478,13 @@ def test_every_configuration_compiles(tmp_path):
 def test_kernels_on_a_gpu_equal_float64(dtype):
     """On the interpreter's cases, and on sizes at which every warp has work."""
     assert torch.cuda.is_available(), "the gpu tests need a CUDA device"
-    large = [(1, 4096, 1024, 4), (8, 4096, 512, 4), (64, 2048, 768, 2), (300, 1000, 999, 3), (2048, 1024, 256, 4)]
+    large = [
+        (1, 4096, 1024, 4),
+        (8, 4096, 512, 4),
+        (64, 2048, 768, 2),
+        (300, 1000, 999, 3),
+        (2048, 1024, 256, 4),
+    ]
     for cases, error in (([*LINEAR[::7], *LINEAR[-6:], *large], linear_error), (CONV, conv_error)):
         wrong = [(c, e) for c in cases if not (e := error(c, dtype, "cuda")) <= tolerance(dtype, c)]
         assert not wrong
@@ -426,7 +503,10 @@ def test_a_graph_replays_the_layer():
     from tbn_bench.kernels.tiled_linear import triton as kernels
 
     for m in (1, 64, 1024):
-        x, words = torch.randn(m, 256, device="cuda").half(), torch.randint(-9999, 9999, (96, 8), device="cuda").int()
+        x, words = (
+            torch.randn(m, 256, device="cuda").half(),
+            torch.randint(-9999, 9999, (96, 8), device="cuda").int(),
+        )
         scales = torch.rand(192, device="cuda")
         expected = kernels.linear_of_words(-x, words, scales, None, 2)
         kernels.linear_of_words(x, words, scales, None, 2)

@@ -40,7 +40,11 @@ Curve = tuple[np.ndarray, np.ndarray]  # (values, gradients), one each per point
 def specs(name: str) -> list[str]:
     """What to draw of a method, by its page."""
     page = HERE / f"{name}.md"
-    found = re.search(r"<!-- draw: (.+?) -->", page.read_text(encoding="utf-8")) if page.exists() else None
+    found = (
+        re.search(r"<!-- draw: (.+?) -->", page.read_text(encoding="utf-8"))
+        if page.exists()
+        else None
+    )
     return found[1].split("; ") if found else [name]
 
 
@@ -117,13 +121,23 @@ def named(method: str, curves: Callable[[str], dict[str, Curve]]) -> dict[str, C
     parsed = {spec: catalog.parse(spec)[1] for spec in specs(method)}
     groups: dict[tuple[str, bytes], list[tuple[str, Curve]]] = {}
     for spec, options in parsed.items():
-        own = ", ".join(f"{k}={v!r}" for k, v in options.items() if any(o.get(k, ...) != v for o in parsed.values()))
+        own = ", ".join(
+            f"{k}={v!r}"
+            for k, v in options.items()
+            if any(o.get(k, ...) != v for o in parsed.values())
+        )
         for label, curve in curves(spec).items():
             groups.setdefault((label, np.stack(curve).tobytes()), []).append((own, curve))
     found = {}
     for (label, _), members in groups.items():
-        shared = len(members) == sum(len(others) for (other, _), others in groups.items() if other == label)
-        found[", ".join(filter(None, ["" if shared else " or ".join(own for own, _ in members), label]))] = members[0][1]
+        shared = len(members) == sum(
+            len(others) for (other, _), others in groups.items() if other == label
+        )
+        found[
+            ", ".join(
+                filter(None, ["" if shared else " or ".join(own for own, _ in members), label])
+            )
+        ] = members[0][1]
     return found
 
 
@@ -137,7 +151,15 @@ def draw_curves(axes: Any, curves: dict[str, Curve], symbol: str, out: str) -> N
     lines = axes[1].plot(SWEEP.numpy(), np.stack([gradient for _, gradient in curves.values()], 1))
     if len(curves) > 1:
         labels = [label or "at first" for label in curves]
-        axes[0].legend(lines, labels, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0, handlelength=2.4)
+        axes[0].legend(
+            lines,
+            labels,
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            frameon=False,
+            borderaxespad=0,
+            handlelength=2.4,
+        )
     for panel in axes:
         low, high = panel.get_ylim()
         panel.set_ylim(min(low, -0.1), max(high, 0.1))
@@ -146,7 +168,8 @@ def draw_curves(axes: Any, curves: dict[str, Curve], symbol: str, out: str) -> N
         panel.margins(x=0)
     axes[0].set_ylabel(out)
     axes[1].set(
-        ylabel=f"dL/d{symbol} for dL/d{out} = 1", xlabel=f"{'latent weight' if symbol == 'w' else 'input of the layer,'} {symbol}"
+        ylabel=f"dL/d{symbol} for dL/d{out} = 1",
+        xlabel=f"{'latent weight' if symbol == 'w' else 'input of the layer,'} {symbol}",
     )
 
 
@@ -164,11 +187,23 @@ def method_figure(name: str) -> Figure:
 def draw_cells(axes: Any, matrix: np.ndarray, title: str) -> None:
     """matrix: (rows, columns) of +-(1 + tile position), 0 for a weight that is 0, masked between kernels; "-" marks a turned sign."""
     colours = mpl.colormaps["viridis"].with_extremes(under="#e0e0e0")
-    axes.imshow(np.ma.abs(matrix), cmap=colours, interpolation="none", vmin=1, vmax=np.abs(matrix).max() * 1.2)
+    axes.imshow(
+        np.ma.abs(matrix),
+        cmap=colours,
+        interpolation="none",
+        vmin=1,
+        vmax=np.abs(matrix).max() * 1.2,
+    )
     for (row, column), value in np.ndenumerate(matrix.filled(0)):
         if value:
             axes.text(
-                column, row, f"{'-' if value < 0 else ''}{abs(value) - 1}", ha="center", va="center", color="white", fontsize=6
+                column,
+                row,
+                f"{'-' if value < 0 else ''}{abs(value) - 1}",
+                ha="center",
+                va="center",
+                color="white",
+                fontsize=6,
             )
     axes.set(title=title, xticks=[], yticks=[])
     axes.grid(visible=False)
@@ -194,7 +229,9 @@ def copies_figure() -> Figure:
         shape = (4, 1, 2, 2) if kind == "shifted" else (4, 8)
         copies = Copies(shape, 4, kind, default_shifts(4, 2) if kind == "shifted" else ())
         weight = copies.enlarged(copies.lay_out(np.arange(1, copies.q + 1)).reshape(shape))
-        draw_cells(axes, two_by_two(weight[:, 0]) if weight.ndim == 4 else np.ma.array(weight), kind)
+        draw_cells(
+            axes, two_by_two(weight[:, 0]) if weight.ndim == 4 else np.ma.array(weight), kind
+        )
     return figure
 
 

@@ -47,10 +47,14 @@ class WeightBinarizer(nn.Module):
     p: int = 1  # how often the stored signs are reused
     copies: Copies | None = None  # where they go; None: aligned
     reuse: bool = False  # whether the layer may multiply by `training_tile` alone (reuse.py)
-    latents: tuple[str, ...] = ()  # own parameters that are latent binary tensors, as the weight is; the others are scales
+    latents: tuple[
+        str, ...
+    ] = ()  # own parameters that are latent binary tensors, as the weight is; the others are scales
     elementwise: bool = False  # with reuse: the tile is constant and the latent weight gets the gradient of the unscaled weight
     factored: bool = False  # with reuse: the layer multiplies by `factors`, one after the other
-    learns_latent: bool = True  # False: the latent weight is only what training started from, and gets no gradient
+    learns_latent: bool = (
+        True  # False: the latent weight is only what training started from, and gets no gradient
+    )
 
     def forward(self, weight: Tensor) -> Tensor:
         raise NotImplementedError  # abstract
@@ -81,9 +85,14 @@ class WeightBinarizer(nn.Module):
 
     def stored(self, weight: Tensor) -> dict[str, NDArray[np.generic]]:
         """The tensors of the stored form, by storage.py's names."""
-        side = [None if v is None else v.detach().float().cpu().numpy() for v in (self.offsets(weight), self.codebook())]
+        side = [
+            None if v is None else v.detach().float().cpu().numpy()
+            for v in (self.offsets(weight), self.codebook())
+        ]
         scales = self.scales(weight).detach().float().cpu().numpy()
-        return self.form(weight).encode(self.signs(weight).detach().to(torch.int8).cpu().numpy(), scales, *side)
+        return self.form(weight).encode(
+            self.signs(weight).detach().to(torch.int8).cpu().numpy(), scales, *side
+        )
 
     def training_tile(self, weight: Tensor) -> Tensor:
         """Where reuse: the tile (q,), differentiable by the method's rule, or constant where elementwise."""
@@ -110,7 +119,9 @@ class ActivationBinarizer(nn.Module):
     """
 
     bits: int = 1
-    training_only: tuple[str, ...] = ()  # buffers that inference does not need: neither counted nor stored
+    training_only: tuple[
+        str, ...
+    ] = ()  # buffers that inference does not need: neither counted nor stored
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError  # abstract
@@ -180,7 +191,9 @@ def approx_sign(x: Tensor) -> Tensor:
 class _EDE(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, k, t):
-        ctx.save_for_backward(x, k.clone(), t.clone())  # the buffers are written in place when an epoch begins
+        ctx.save_for_backward(
+            x, k.clone(), t.clone()
+        )  # the buffers are written in place when an epoch begins
         return sign(x)
 
     @staticmethod
@@ -215,7 +228,9 @@ class EDESchedule:
 def channels(target: Target) -> tuple[int, int]:
     """(input features, their axis counted from the end) of a target's layer. Raises ValueError for attention's projections."""
     module = target.module
-    if isinstance(module, nn.Linear) and not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
+    if isinstance(module, nn.Linear) and not isinstance(
+        module, nn.modules.linear.NonDynamicallyQuantizableLinear
+    ):
         return module.in_features, -1
     if isinstance(module, nn.Conv1d | nn.Conv2d):
         return module.in_channels, -len(module.kernel_size) - 1

@@ -69,7 +69,11 @@ class AdaBinActivation(ActivationBinarizer):
 
     def forward(self, x: Tensor) -> Tensor:
         signs = approx_sign((x - self.beta) / self.alpha)
-        return self.alpha * (signs + self.beta) if self.form == "released" else self.alpha * signs + self.beta
+        return (
+            self.alpha * (signs + self.beta)
+            if self.form == "released"
+            else self.alpha * signs + self.beta
+        )
 
 
 class AdaBin(Binarizer):

@@ -46,7 +46,9 @@ class BinaryConnectWeight(WeightBinarizer):
         self.stochastic = stochastic
 
     def forward(self, weight: Tensor) -> Tensor:
-        if self.training and weight.is_leaf:  # what is computed from something else is no latent weight of ours to change
+        if (
+            self.training and weight.is_leaf
+        ):  # what is computed from something else is no latent weight of ours to change
             weight.data.clamp_(-1, 1)
         if self.training and self.stochastic:
             # u = 1 - 2 v, v uniform in [0, 1): P(w >= u) = (w + 1) / 2; u > -1, so w = -1 never gives +1 and w = 1 always does
@@ -66,7 +68,9 @@ class BinaryConnectWeight(WeightBinarizer):
 class BinaryConnect(Binarizer):
     def __init__(self, stochastic: bool = False):
         if not isinstance(stochastic, bool):
-            raise ValueError(f"binary_connect: stochastic must be True or False, got {stochastic!r}")
+            raise ValueError(
+                f"binary_connect: stochastic must be True or False, got {stochastic!r}"
+            )
         self.stochastic = stochastic
 
     def layer(self, target: Target) -> Decision:

@@ -11,7 +11,15 @@ Stored    N bits and one 32-bit scale per output channel. Biases, normalisation 
 
 from torch import Tensor
 
-from tbn_bench.binarizers._base import ActivationBinarizer, Binarizer, Decision, Target, approx_sign, channels, clip_ste
+from tbn_bench.binarizers._base import (
+    ActivationBinarizer,
+    Binarizer,
+    Decision,
+    Target,
+    approx_sign,
+    channels,
+    clip_ste,
+)
 from tbn_bench.binarizers.bwn import BWNWeight
 
 
@@ -19,7 +27,9 @@ class BiRealWeight(BWNWeight):
     def forward(self, weight: Tensor) -> Tensor:
         if self.grad == "clip_ste":
             return super().forward(weight)
-        return self.scales(weight).detach().reshape(-1, *[1] * (weight.dim() - 1)) * clip_ste(weight)
+        return self.scales(weight).detach().reshape(-1, *[1] * (weight.dim() - 1)) * clip_ste(
+            weight
+        )
 
 
 class ApproxSign(ActivationBinarizer):

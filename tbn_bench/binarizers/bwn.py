@@ -34,7 +34,11 @@ class _ElementwiseBWN(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         weight, scale = ctx.saved_tensors
         window = (weight.abs() <= 1).to(grad.dtype)
-        return grad * (window * scale + weight.shape[0] / weight.numel() if ctx.paper else window), None, None
+        return (
+            grad * (window * scale + weight.shape[0] / weight.numel() if ctx.paper else window),
+            None,
+            None,
+        )
 
 
 class BWNWeight(WeightBinarizer):
@@ -61,7 +65,9 @@ class BWNWeight(WeightBinarizer):
 class BWN(Binarizer):
     def __init__(self, grad: str = "full"):
         if grad not in GRADS:
-            raise ValueError(f"bwn: grad must be one of {', '.join(map(repr, GRADS))}, got {grad!r}")
+            raise ValueError(
+                f"bwn: grad must be one of {', '.join(map(repr, GRADS))}, got {grad!r}"
+            )
         self.grad = grad
 
     def layer(self, target: Target) -> Decision:

@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tbn_bench.binarizers._base import ActivationBinarizer, Binarizer, Decision, Target, WeightBinarizer, channels, sign
+from tbn_bench.binarizers._base import (
+    ActivationBinarizer,
+    Binarizer,
+    Decision,
+    Target,
+    WeightBinarizer,
+    channels,
+    sign,
+)
 
 
 class _StraightThrough(torch.autograd.Function):

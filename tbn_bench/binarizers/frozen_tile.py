@@ -45,14 +45,18 @@ class FrozenTileWeight(WeightBinarizer):
         self.register_buffer("tile", tiling.tile(weight.detach(), self.p, self.copies))
 
     def forward(self, weight: Tensor) -> Tensor:
-        out = tiling.expand(self.training_tile(weight), self.scales(weight), self.p, weight.shape, self.copies)
+        out = tiling.expand(
+            self.training_tile(weight), self.scales(weight), self.p, weight.shape, self.copies
+        )
         return out if self.copies is None else tiling.enlarged(out, self.copies)
 
     def training_tile(self, weight: Tensor) -> Tensor:
         return _Untrained.apply(self.tile, weight)
 
     def signs(self, weight: Tensor) -> Tensor:
-        return self.tile.clone()  # the task compares signs over time: a copy cannot change behind its back
+        return (
+            self.tile.clone()
+        )  # the task compares signs over time: a copy cannot change behind its back
 
     def scales(self, weight: Tensor) -> Tensor:
         return tiling.alphas(weight if self.A is None else self.A, self.p, self.alpha)
@@ -77,7 +81,14 @@ class FrozenTile(TBN):
     ):
         try:
             super().__init__(
-                p, tile_length, alpha, alpha_source, min_layer_size, per_layer=per_layer, copies=copies, shifts=shifts
+                p,
+                tile_length,
+                alpha,
+                alpha_source,
+                min_layer_size,
+                per_layer=per_layer,
+                copies=copies,
+                shifts=shifts,
             )
         except ValueError as error:  # the same checks under the name that the user wrote
             raise ValueError(str(error).replace("tbn", "frozen_tile")) from None
@@ -85,6 +96,9 @@ class FrozenTile(TBN):
     def decide(self, targets: list[Target]) -> list[Decision]:
         decisions = super().decide(targets)
         return [
-            Decision(FrozenTileWeight(target.weight, decision.parametrization), f"{decision.reason}, frozen")
+            Decision(
+                FrozenTileWeight(target.weight, decision.parametrization),
+                f"{decision.reason}, frozen",
+            )
             for target, decision in zip(targets, decisions, strict=True)
         ]

@@ -84,9 +84,13 @@ class IRNet(Binarizer):
         for name, value in (("t_min", t_min), ("t_max", t_max)):
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value <= 0:
-                raise ValueError(f"irnet: {name} must be a positive number, got {value!r}; the paper has t_min=1e-3, t_max=10.0")
+                raise ValueError(
+                    f"irnet: {name} must be a positive number, got {value!r}; the paper has t_min=1e-3, t_max=10.0"
+                )
         if t_min > t_max:
-            raise ValueError(f"irnet: t grows from t_min to t_max, got t_min={t_min!r} > t_max={t_max!r}")
+            raise ValueError(
+                f"irnet: t grows from t_min to t_max, got t_min={t_min!r} > t_max={t_max!r}"
+            )
         self.activations, self.t_min, self.t_max = activations, float(t_min), float(t_max)
 
     def decide(self, targets: list[Target]) -> list[Decision]:
@@ -96,7 +100,9 @@ class IRNet(Binarizer):
         return super().decide(targets)
 
     def layer(self, target: Target) -> Decision:
-        return Decision(IRNetWeight(self.t_min, self.t_max), "binary, a power of two per output channel")
+        return Decision(
+            IRNetWeight(self.t_min, self.t_max), "binary, a power of two per output channel"
+        )
 
     def activation(self, target: Target) -> EDESign | None:
         if not self.activations:

@@ -13,7 +13,14 @@ Stored    N bits and one 32-bit scale per output channel; b, 32 bits per input c
 import torch
 from torch import Tensor, nn
 
-from tbn_bench.binarizers._base import ActivationBinarizer, Binarizer, Decision, Target, approx_sign, channels
+from tbn_bench.binarizers._base import (
+    ActivationBinarizer,
+    Binarizer,
+    Decision,
+    Target,
+    approx_sign,
+    channels,
+)
 from tbn_bench.binarizers.bwn import BWNWeight
 
 
@@ -33,7 +40,9 @@ class ReActNet(Binarizer):
 
     def __init__(self, step: int = 2):
         if step not in (1, 2):
-            raise ValueError(f"reactnet: step must be 1 (binary activations) or 2 (weights too), got {step!r}")
+            raise ValueError(
+                f"reactnet: step must be 1 (binary activations) or 2 (weights too), got {step!r}"
+            )
         self.step = step
 
     def layer(self, target: Target) -> Decision:

@@ -49,9 +49,17 @@ class RepeatedFilters(Binarizer):
 
     def __init__(self, p: int, min_layer_size: int = 64_000):
         if isinstance(p, bool) or not isinstance(p, int) or p < 1:
-            raise ValueError(f"repeated_filters: p must be a positive integer, got {p!r}; use 1, 2, 4, ...")
-        if isinstance(min_layer_size, bool) or not isinstance(min_layer_size, int) or min_layer_size < 0:
-            raise ValueError(f"repeated_filters: min_layer_size counts weights, an integer >= 0, got {min_layer_size!r}")
+            raise ValueError(
+                f"repeated_filters: p must be a positive integer, got {p!r}; use 1, 2, 4, ..."
+            )
+        if (
+            isinstance(min_layer_size, bool)
+            or not isinstance(min_layer_size, int)
+            or min_layer_size < 0
+        ):
+            raise ValueError(
+                f"repeated_filters: min_layer_size counts weights, an integer >= 0, got {min_layer_size!r}"
+            )
         self.p, self.min_layer_size = p, min_layer_size
 
     def decide(self, targets: list[Target]) -> list[Decision]:
@@ -62,8 +70,12 @@ class RepeatedFilters(Binarizer):
 
     def layer(self, target: Target) -> Decision:
         if target.weight.numel() < self.min_layer_size:
-            return Decision(RepeatedFiltersWeight(1), f"below min_layer_size {self.min_layer_size:,}: p = 1")
-        return Decision(RepeatedFiltersWeight(self.p), "filters repeated" if self.p > 1 else "p = 1")
+            return Decision(
+                RepeatedFiltersWeight(1), f"below min_layer_size {self.min_layer_size:,}: p = 1"
+            )
+        return Decision(
+            RepeatedFiltersWeight(self.p), "filters repeated" if self.p > 1 else "p = 1"
+        )
 
     def _refused(self, target: Target) -> str:
         rows = target.weight.shape[0]

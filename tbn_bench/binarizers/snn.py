@@ -19,7 +19,15 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from tbn_bench.binarizers._base import ActivationBinarizer, Binarizer, Decision, Target, WeightBinarizer, channels, sign
+from tbn_bench.binarizers._base import (
+    ActivationBinarizer,
+    Binarizer,
+    Decision,
+    Target,
+    WeightBinarizer,
+    channels,
+    sign,
+)
 from tbn_bench.binarizers.bwn import BWNWeight
 from tbn_bench.binarizers.reactnet import RSign
 from tbn_bench.storage import KERNEL, Form
@@ -79,7 +87,9 @@ class CodebookWeight(WeightBinarizer):
 
     def forward(self, weight: Tensor) -> Tensor:
         with _exact(weight.device.type):
-            return self.scales(weight).detach().reshape(-1, 1, 1, 1) * _Choose.apply(weight, self.book())
+            return self.scales(weight).detach().reshape(-1, 1, 1, 1) * _Choose.apply(
+                weight, self.book()
+            )
 
     def signs(self, weight: Tensor) -> Tensor:
         return _Choose.apply(weight.detach(), self.codebook()).reshape(-1)
@@ -88,7 +98,9 @@ class CodebookWeight(WeightBinarizer):
         return weight.abs().flatten(1).mean(1)
 
     def form(self, weight: Tensor) -> Form:
-        return Form(tuple(weight.shape), scales=weight.shape[0], code="codebook", index_bits=self.tau)
+        return Form(
+            tuple(weight.shape), scales=weight.shape[0], code="codebook", index_bits=self.tau
+        )
 
 
 class _Bits(torch.autograd.Function):
@@ -125,11 +137,15 @@ class SNNWeight(CodebookWeight):
         bits = self.codebook()
         numbers = numbers_of(bits)
         order = torch.arange(len(numbers), device=numbers.device)
-        first = torch.full((KERNELS,), len(numbers), device=numbers.device).scatter_reduce(0, numbers, order, "amin")
+        first = torch.full((KERNELS,), len(numbers), device=numbers.device).scatter_reduce(
+            0, numbers, order, "amin"
+        )
         again = (first[numbers] != order).nonzero()[:, 0]
         if len(again):
             free = (first == len(numbers)).nonzero()[:, 0].cpu()
-            draw = torch.randperm(len(free), generator=torch.Generator().manual_seed(int(self.step)))[: len(again)]
+            draw = torch.randperm(
+                len(free), generator=torch.Generator().manual_seed(int(self.step))
+            )[: len(again)]
             fresh = all_kernels(free[draw]).to(bits)
             bits[again] = fresh
             self.P[again] = fresh * START
@@ -139,7 +155,9 @@ class SNNWeight(CodebookWeight):
 
 def check_tau(method: str, tau: object) -> int:
     if isinstance(tau, bool) or not isinstance(tau, int) or not 1 <= tau <= 8:
-        raise ValueError(f"{method}: tau, the bits of an index into the codebook, must be from 1 to 8, got {tau!r}")
+        raise ValueError(
+            f"{method}: tau, the bits of an index into the codebook, must be from 1 to 8, got {tau!r}"
+        )
     return tau
 
 
@@ -153,8 +171,13 @@ class SNN(Binarizer):
 
     def layer(self, target: Target) -> Decision:
         if tuple(target.weight.shape[2:]) != (3, 3):
-            return Decision(BWNWeight("clip_ste"), "no 3x3 kernels: binary, one scale per output channel")
-        return Decision(SNNWeight(self.tau, self.every), f"each kernel one of {1 << self.tau}, one scale per output channel")
+            return Decision(
+                BWNWeight("clip_ste"), "no 3x3 kernels: binary, one scale per output channel"
+            )
+        return Decision(
+            SNNWeight(self.tau, self.every),
+            f"each kernel one of {1 << self.tau}, one scale per output channel",
+        )
 
     def activation(self, target: Target) -> ActivationBinarizer | None:
         return RSign(*channels(target)) if self.activations else None

@@ -92,14 +92,25 @@ class SparksWeight(CodebookWeight):
 class Sparks(Binarizer):
     """tau: bits per 3x3 kernel; noise: scale of the Gumbel noise at first; activations: whether inputs are binarized too (RSign)."""
 
-    def __init__(self, tau: int = 5, noise: float = 0.05, temperature: float = 0.1, activations: bool = False):
+    def __init__(
+        self, tau: int = 5, noise: float = 0.05, temperature: float = 0.1, activations: bool = False
+    ):
         if noise < 0 or temperature <= 0:
-            raise ValueError(f"sparks: noise must be at least 0 and temperature positive, got {noise!r} and {temperature!r}")
-        self.tau, self.noise, self.temperature, self.activations = check_tau("sparks", tau), noise, temperature, activations
+            raise ValueError(
+                f"sparks: noise must be at least 0 and temperature positive, got {noise!r} and {temperature!r}"
+            )
+        self.tau, self.noise, self.temperature, self.activations = (
+            check_tau("sparks", tau),
+            noise,
+            temperature,
+            activations,
+        )
 
     def layer(self, target: Target) -> Decision:
         if tuple(target.weight.shape[2:]) != (3, 3):
-            return Decision(BWNWeight("clip_ste"), "no 3x3 kernels: binary, one scale per output channel")
+            return Decision(
+                BWNWeight("clip_ste"), "no 3x3 kernels: binary, one scale per output channel"
+            )
         reason = f"each kernel one of {1 << self.tau} selected, one scale per output channel"
         return Decision(SparksWeight(self.tau, self.noise, self.temperature), reason)
 

@@ -34,7 +34,9 @@ class TBNWeight(WeightBinarizer):
         self.p, self.alpha, self.gradient, self.copies = p, alpha, gradient, copies
         self.elementwise = gradient == "elementwise"
         self.A = None
-        if alpha_source == "A":  # Kaiming normal, fan_in, ReLU gain: the authors' initialisation of A
+        if (
+            alpha_source == "A"
+        ):  # Kaiming normal, fan_in, ReLU gain: the authors' initialisation of A
             self.A = nn.Parameter(torch.empty_like(weight, requires_grad=True))
             nn.init.kaiming_normal_(self.A, mode="fan_in", nonlinearity="relu")
 
@@ -58,16 +60,23 @@ class TBNWeight(WeightBinarizer):
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"tbn: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        raise ValueError(
+            f"tbn: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}"
+        )
 
 
 def _pads_with_zeros(module: nn.Module | None) -> bool:
     """Whether a layer's padding, if it has one, is a number of zeros."""
-    return not isinstance(getattr(module, "padding", 0), str) and getattr(module, "padding_mode", "zeros") == "zeros"
+    return (
+        not isinstance(getattr(module, "padding", 0), str)
+        and getattr(module, "padding_mode", "zeros") == "zeros"
+    )
 
 
 def _shift_list(shifts: object) -> bool:
-    return isinstance(shifts, list) and all(isinstance(s, list) and all(type(v) is int for v in s) for s in shifts)
+    return isinstance(shifts, list) and all(
+        isinstance(s, list) and all(type(v) is int for v in s) for s in shifts
+    )
 
 
 class TBN(Binarizer):
@@ -90,30 +99,59 @@ class TBN(Binarizer):
         copies: str = "aligned",
         shifts: list[list[int]] | None = None,
     ):
-        given = [n for n, v in (("p", p), ("tile_length", tile_length), ("per_layer", per_layer)) if v is not None]
+        given = [
+            n
+            for n, v in (("p", p), ("tile_length", tile_length), ("per_layer", per_layer))
+            if v is not None
+        ]
         if len(given) != 1:
             got = " and ".join(given) or "none of them"
-            raise ValueError(f"tbn needs exactly one of p, tile_length, per_layer, got {got}; write e.g. tbn(p=4)")
-        for name, values in (("p", [p]), ("tile_length", [tile_length]), ("per_layer", per_layer or [])):
+            raise ValueError(
+                f"tbn needs exactly one of p, tile_length, per_layer, got {got}; write e.g. tbn(p=4)"
+            )
+        for name, values in (
+            ("p", [p]),
+            ("tile_length", [tile_length]),
+            ("per_layer", per_layer or []),
+        ):
             for value in values:
-                if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                    raise ValueError(f"tbn: {name} must be a positive integer, got {value!r}; use 1, 2, 4, ...")
-        if isinstance(min_layer_size, bool) or not isinstance(min_layer_size, int) or min_layer_size < 0:
-            raise ValueError(f"tbn: min_layer_size counts weights, an integer >= 0, got {min_layer_size!r}")
+                if value is not None and (
+                    isinstance(value, bool) or not isinstance(value, int) or value < 1
+                ):
+                    raise ValueError(
+                        f"tbn: {name} must be a positive integer, got {value!r}; use 1, 2, 4, ..."
+                    )
+        if (
+            isinstance(min_layer_size, bool)
+            or not isinstance(min_layer_size, int)
+            or min_layer_size < 0
+        ):
+            raise ValueError(
+                f"tbn: min_layer_size counts weights, an integer >= 0, got {min_layer_size!r}"
+            )
         _choice("alpha", alpha, ("layer", "tile"))
         _choice("alpha_source", alpha_source, ("W", "A"))
         _choice("gradient", gradient, ("elementwise", "tile"))
         _choice("copies", copies, KINDS)
         if shifts is not None and (copies != "shifted" or not _shift_list(shifts)):
-            raise ValueError(f"tbn: shifts are for copies='shifted', a list of [dy, dx] of whole numbers, got {shifts!r}")
+            raise ValueError(
+                f"tbn: shifts are for copies='shifted', a list of [dy, dx] of whole numbers, got {shifts!r}"
+            )
         self.kind, self.shifts = copies, shifts
-        self.p, self.tile_length, self.per_layer, self.min_layer_size = p, tile_length, per_layer, min_layer_size
+        self.p, self.tile_length, self.per_layer, self.min_layer_size = (
+            p,
+            tile_length,
+            per_layer,
+            min_layer_size,
+        )
         self.options = {"alpha": alpha, "alpha_source": alpha_source, "gradient": gradient}
 
     def decide(self, targets: list[Target]) -> list[Decision]:
         if self.per_layer is not None and len(self.per_layer) != len(targets):
             listed = ", ".join(t.name for t in targets)
-            raise ValueError(f"per_layer must list {len(targets)} values, one per weight, got {len(self.per_layer)}: {listed}")
+            raise ValueError(
+                f"per_layer must list {len(targets)} values, one per weight, got {len(self.per_layer)}: {listed}"
+            )
         decisions, errors = [], []
         for index, target in enumerate(targets):
             p, reason = self._choose(index, target.weight.numel())
@@ -123,7 +161,11 @@ class TBN(Binarizer):
                 errors.append(str(error))
             else:
                 copies, why = self._copies(target, p)
-                decisions.append(Decision(TBNWeight(target.weight, p, **self.options, copies=copies), reason + why))
+                decisions.append(
+                    Decision(
+                        TBNWeight(target.weight, p, **self.options, copies=copies), reason + why
+                    )
+                )
         if errors:
             raise ValueError("\n".join(errors))
         return decisions
@@ -137,7 +179,11 @@ class TBN(Binarizer):
         if self.kind == "shifted":
             if not all(map(_pads_with_zeros, target.users or (target.module,))):
                 return None, ", aligned: shifted copies need a padding of zeros given as a number"
-            shifts = default_shifts(p, len(shape) - 2) if self.shifts is None else tuple(map(tuple, self.shifts))
+            shifts = (
+                default_shifts(p, len(shape) - 2)
+                if self.shifts is None
+                else tuple(map(tuple, self.shifts))
+            )
         if target.grouped:
             return None, f", aligned: {self.kind} copies need a single group"
         if self.kind == "columns" and self.options["alpha"] == "tile" and shape[0] % p:

@@ -30,7 +30,9 @@ class TernaryWeight(WeightBinarizer):
 
     def forward(self, weight: Tensor) -> Tensor:
         constant = weight.detach()
-        return _Ternarize.apply(weight, self.signs(constant).reshape(weight.shape), self.scales(constant))
+        return _Ternarize.apply(
+            weight, self.signs(constant).reshape(weight.shape), self.scales(constant)
+        )
 
     def num_scales(self, weight: Tensor) -> int:
         return 1

@@ -12,7 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tbn_bench.binarizers._base import ActivationBinarizer, Binarizer, Decision, Target, channels, clip_ste
+from tbn_bench.binarizers._base import (
+    ActivationBinarizer,
+    Binarizer,
+    Decision,
+    Target,
+    channels,
+    clip_ste,
+)
 from tbn_bench.binarizers.bwn import GRADS, BWNWeight
 
 
@@ -24,7 +31,10 @@ def input_scale(layer: nn.Module, x: Tensor) -> Tensor:
     box = torch.full((1, 1, *sizes), 1 / torch.Size(sizes).numel(), dtype=x.dtype, device=x.device)
     conv, padding = F.conv1d if len(sizes) == 1 else F.conv2d, layer.padding
     if layer.padding_mode != "zeros":
-        average, padding = F.pad(average, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), 0
+        average, padding = (
+            F.pad(average, layer._reversed_padding_repeated_twice, mode=layer.padding_mode),
+            0,
+        )
     return conv(average, box, None, layer.stride, padding, layer.dilation)
 
 
@@ -51,7 +61,9 @@ class XNOR(Binarizer):
 
     def __init__(self, grad: str = "paper", k: bool = True):
         if grad not in GRADS:
-            raise ValueError(f"xnor: grad must be one of {', '.join(map(repr, GRADS))}, got {grad!r}")
+            raise ValueError(
+                f"xnor: grad must be one of {', '.join(map(repr, GRADS))}, got {grad!r}"
+            )
         self.grad, self.k = grad, k
 
     def layer(self, target: Target) -> Decision:

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-Split = tuple[Tensor, Tensor]  # x: (N, *in_shape) uint8 or float32, y: (N,) int64, or what the task asks for
+Split = tuple[
+    Tensor, Tensor
+]  # x: (N, *in_shape) uint8 or float32, y: (N,) int64, or what the task asks for
 
 
 def data_root() -> Path:
@@ -43,7 +45,9 @@ class _Batches(Dataset):
 def _world() -> tuple[int, int]:
     """(number of this process, how many train together)."""
     together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
+    return (
+        (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
+    )
 
 
 class _Order(Sampler):
@@ -68,10 +72,14 @@ class _Order(Sampler):
         if self.seed is None:
             order = torch.arange(self.size)
         else:
-            order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch))
+            order = torch.randperm(
+                self.size, generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+            )
         positions, (rank, world) = order.tolist(), _world()
         for i in range(len(self)):
-            batch = positions[i * self.batch_size : (i + 1) * self.batch_size if i < len(self) - 1 else None]
+            batch = positions[
+                i * self.batch_size : (i + 1) * self.batch_size if i < len(self) - 1 else None
+            ]
             yield batch[rank::world]
 
 
@@ -91,10 +99,20 @@ class TensorDataModule(pl.LightningDataModule):
     by_position = False  # whether augmentation is a function of (seed, epoch, position): prepare_at
 
     def __init__(
-        self, batch_size: int = 128, seed: int = 0, split_seed: int = 0, augment: bool = True, val_size: int | None = None
+        self,
+        batch_size: int = 128,
+        seed: int = 0,
+        split_seed: int = 0,
+        augment: bool = True,
+        val_size: int | None = None,
     ):
         super().__init__()
-        self.batch_size, self.seed, self.split_seed, self.augment = batch_size, seed, split_seed, augment
+        self.batch_size, self.seed, self.split_seed, self.augment = (
+            batch_size,
+            seed,
+            split_seed,
+            augment,
+        )
         self.val_size = type(self).val_size if val_size is None else val_size
         self.splits: dict[str, Split] = {}
 
@@ -112,7 +130,9 @@ class TensorDataModule(pl.LightningDataModule):
         Raises ValueError where nothing would be left to train on.
         """
         if not 0 <= self.val_size < samples:
-            raise ValueError(f"val_size must lie between 0 (train on every sample) and {samples - 1}, got {self.val_size}")
+            raise ValueError(
+                f"val_size must lie between 0 (train on every sample) and {samples - 1}, got {self.val_size}"
+            )
         order = torch.randperm(samples, generator=torch.Generator().manual_seed(self.split_seed))
         return order[self.val_size :], order[: self.val_size]
 
@@ -180,12 +200,16 @@ class ImageDataModule(TensorDataModule):
     std: Sequence[float]
     crop_padding = 0
     crop_border = "mean"  # what lies around an image: the mean colour (0 after normalisation), "black", or "reflect"
-    flip: bool | str = False  # True: a random half in every epoch; "alternating": the other half in every other epoch
+    flip: bool | str = (
+        False  # True: a random half in every epoch; "alternating": the other half in every other epoch
+    )
 
     def prepare(self, x: Tensor, training: bool = False) -> Tensor:
         """x: (B, C, H, W) raw -> float32, normalised, augmented when training."""
         scale = 255.0 if x.dtype == torch.uint8 else 1.0
-        mean, std = (torch.tensor(v, device=x.device).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, device=x.device).reshape(1, -1, 1, 1) for v in (self.mean, self.std)
+        )
         x = (x.float() / scale - mean) / std
         return self._augment(x) if training and self.augment else x
 
@@ -216,7 +240,9 @@ class ImageDataModule(TensorDataModule):
             return F.pad(x, around, mode="reflect")
         if self.crop_border == "mean":
             return F.pad(x, around)
-        mean, std = (torch.tensor(v, device=x.device).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, device=x.device).reshape(1, -1, 1, 1) for v in (self.mean, self.std)
+        )
         black = -mean / std
         return F.pad(x - black, around) + black
 
@@ -255,7 +281,9 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     head = 4 + 4 * len(shape)
     expected = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
     if data[:head] != expected or len(data) != head + int(np.prod(shape)):
-        raise ValueError(f"{path} is not an IDX file of shape {shape} (it has {len(data)} bytes); fetch it again")
+        raise ValueError(
+            f"{path} is not an IDX file of shape {shape} (it has {len(data)} bytes); fetch it again"
+        )
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=head).reshape(shape).copy())
 
 
@@ -290,7 +318,10 @@ class IdxImages(ImageDataModule):
             self.mean, self.std = (0.0,), (1.0,)
 
     def _file(self, name: str) -> Path | None:
-        raws = [data_root() / self.folder / self.torchvision_name / "raw", data_root() / self.torchvision_name / "raw"]
+        raws = [
+            data_root() / self.folder / self.torchvision_name / "raw",
+            data_root() / self.torchvision_name / "raw",
+        ]
         return find([raw / f"{name}{end}" for raw in raws for end in ("", ".gz")])
 
     def _need(self, name: str) -> Path:
@@ -313,9 +344,13 @@ class IdxImages(ImageDataModule):
         import torchvision
 
         try:
-            getattr(torchvision.datasets, self.torchvision_name)(data_root() / self.folder, download=True)
+            getattr(torchvision.datasets, self.torchvision_name)(
+                data_root() / self.folder, download=True
+            )
         except (OSError, RuntimeError) as error:
-            raise ValueError(f"{self._missing(name)} (download failed: {' '.join(str(error).split())})") from error
+            raise ValueError(
+                f"{self._missing(name)} (download failed: {' '.join(str(error).split())})"
+            ) from error
 
     def read(self) -> tuple[Split, Split]:
         def split(prefix: str, n: int) -> Split:

@@ -30,7 +30,9 @@ def records(path: Path, n: int, label_bytes: int, archive: str) -> tuple[Tensor,
         ) from error
     length = label_bytes + _PIXELS
     if len(data) != n * length:
-        raise ValueError(f"{path} must have {n * length:,} bytes, got {len(data):,}; fetch it again")
+        raise ValueError(
+            f"{path} must have {n * length:,} bytes, got {len(data):,}; fetch it again"
+        )
     rows = torch.from_numpy(np.frombuffer(data, np.uint8).reshape(n, length).copy())
     return rows[:, label_bytes:].reshape(-1, 3, 32, 32), rows[:, :label_bytes].long()
 
@@ -64,10 +66,18 @@ class CifarDataModule(ImageDataModule):
         val_size: int | None = None,
     ):
         super().__init__(batch_size, seed, split_seed, augment, val_size)
-        if isinstance(crop_padding, bool) or not isinstance(crop_padding, int) or not 0 <= crop_padding < 32:
-            raise ValueError(f"crop_padding counts pixels, a whole number from 0 to 31, got {crop_padding!r}")
+        if (
+            isinstance(crop_padding, bool)
+            or not isinstance(crop_padding, int)
+            or not 0 <= crop_padding < 32
+        ):
+            raise ValueError(
+                f"crop_padding counts pixels, a whole number from 0 to 31, got {crop_padding!r}"
+            )
         if crop_border not in BORDERS:
-            raise ValueError(f"crop_border must be one of {', '.join(map(repr, BORDERS))}, got {crop_border!r}")
+            raise ValueError(
+                f"crop_border must be one of {', '.join(map(repr, BORDERS))}, got {crop_border!r}"
+            )
         if flip not in (True, False, "alternating"):
             raise ValueError(f"flip must be True, False or 'alternating', got {flip!r}")
         self.crop_padding, self.crop_border, self.flip = crop_padding, crop_border, flip
@@ -80,7 +90,13 @@ class CifarDataModule(ImageDataModule):
         return torch.tensor(dataset.targets)
 
     def _root_with(self, folder: str) -> Path | None:
-        return find([root for root in (data_root() / self.own_folder, data_root()) if (root / folder).exists()])
+        return find(
+            [
+                root
+                for root in (data_root() / self.own_folder, data_root())
+                if (root / folder).exists()
+            ]
+        )
 
     def read(self) -> tuple[Split, Split]:
         root = self._root_with(self.binary_folder)
@@ -89,13 +105,22 @@ class CifarDataModule(ImageDataModule):
     def _torchvision(self) -> tuple[Split, Split]:
         import torchvision
 
-        root, kind = self._root_with(self.python_folder), getattr(torchvision.datasets, self.torchvision_name)
+        root, kind = (
+            self._root_with(self.python_folder),
+            getattr(torchvision.datasets, self.torchvision_name),
+        )
         try:
-            sets = [kind(root or data_root() / self.own_folder, train, download=root is None) for train in (True, False)]
+            sets = [
+                kind(root or data_root() / self.own_folder, train, download=root is None)
+                for train in (True, False)
+            ]
         except (OSError, RuntimeError) as error:
             raise ValueError(
                 f"{self.title} not found under {data_root()} and not downloadable ({' '.join(str(error).split())}). Fetch the binary "
                 f"version ({self.archive}) and unpack it in {data_root() / self.own_folder}, or set TBN_BENCH_DATA to the folder that has it"
             ) from error
-        train, test = ((torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), self._labels(s)) for s in sets)
+        train, test = (
+            (torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), self._labels(s))
+            for s in sets
+        )
         return train, test

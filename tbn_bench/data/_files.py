@@ -14,7 +14,9 @@ def opened(path: Path, again: str) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             yield image
     except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise
-        raise ValueError(f"{path} cannot be decoded ({' '.join(str(error).split())}); {again}") from error
+        raise ValueError(
+            f"{path} cannot be decoded ({' '.join(str(error).split())}); {again}"
+        ) from error
 
 
 def rgb(image: Image.Image) -> Image.Image:

@@ -25,7 +25,9 @@ def table(path: Path, columns: str, again: str, source: Any = None, **options: A
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # numpy's word on an empty file
-            rows = np.loadtxt(path if source is None else source, dtype=np.float32, ndmin=2, **options)
+            rows = np.loadtxt(
+                path if source is None else source, dtype=np.float32, ndmin=2, **options
+            )
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing, though its set lists it; {again}") from error
     except (OSError, ValueError) as error:
@@ -50,7 +52,10 @@ def fingerprint(files: Sequence[Path], again: str, *what: object) -> str:
 def kept(path: Path, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """make()'s arrays, kept in `path` until `key` changes. A damaged file (each array has a checksum) is made again; one that cannot be
     written is done without."""
-    with contextlib.suppress(OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile), np.load(path) as file:
+    with (
+        contextlib.suppress(OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile),
+        np.load(path) as file,
+    ):
         if str(file["key"]) == key:
             return {name: file[name] for name in file.files if name != "key"}
     arrays = make()

@@ -7,7 +7,11 @@ from torch import Tensor
 
 from tbn_bench.data._base import TensorDataModule
 
-MAX_DROPOUT, SCALES, MAX_SHIFT = 0.875, (0.8, 1.25), 0.1  # yanx27/Pointnet_Pointnet2_pytorch, provider.py
+MAX_DROPOUT, SCALES, MAX_SHIFT = (
+    0.875,
+    (0.8, 1.25),
+    0.1,
+)  # yanx27/Pointnet_Pointnet2_pytorch, provider.py
 
 
 def drop_points(x: Tensor) -> Tensor:
@@ -46,12 +50,16 @@ class PointDataModule(TensorDataModule):
         super().__init__(**options)
         if not isinstance(points, int) or points < 1:
             raise ValueError(f"points must be a whole number of at least 1, got {points!r}")
-        if train_points is not None and not (isinstance(train_points, int) and 0 < train_points <= points):
+        if train_points is not None and not (
+            isinstance(train_points, int) and 0 < train_points <= points
+        ):
             raise ValueError(
                 f"train_points must lie between 1 and points={points} (or be None: all of them), got {train_points!r}"
             )
         self.in_shape, self.train_points = (3, points), train_points
-        self.eval_batch_size = max(1, 4096 // points)  # 16 MB at 1,024 channels; twice that is no longer recycled by malloc
+        self.eval_batch_size = max(
+            1, 4096 // points
+        )  # 16 MB at 1,024 channels; twice that is no longer recycled by malloc
 
     def prepare(self, x: Tensor, training: bool = False) -> Tensor:
         """x: (B, 3, points) -> the same, augmented when training; (B, 3, train_points) then, where that is given."""

@@ -44,18 +44,32 @@ def read_room(path: Path) -> Room:
     try:
         rows = np.load(path)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} must be a .npy file of (N, 7) numbers ({' '.join(str(error).split())}); {again}") from error
-    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 7 or not len(rows) or rows.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{path} must be a .npy file of (N, 7) numbers ({' '.join(str(error).split())}); {again}"
+        ) from error
+    if (
+        not isinstance(rows, np.ndarray)
+        or rows.ndim != 2
+        or rows.shape[1] != 7
+        or not len(rows)
+        or rows.dtype.kind not in "fiu"
+    ):
         got = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
         raise ValueError(f"{path} must hold (N, 7) numbers x y z r g b label, got {got}; {again}")
-    if not np.isfinite(rows).all() or not _whole(rows[:, 3:6], 255) or not _whole(rows[:, 6], len(CLASSES) - 1):
+    if (
+        not np.isfinite(rows).all()
+        or not _whole(rows[:, 3:6], 255)
+        or not _whole(rows[:, 6], len(CLASSES) - 1)
+    ):
         raise ValueError(
             f"{path} must hold finite x y z, whole r g b of 0 to 255 and whole labels of 0 to {len(CLASSES) - 1}; r g b lie in "
             f"{rows[:, 3:6].min():g} to {rows[:, 3:6].max():g}, labels in {rows[:, 6].min():g} to {rows[:, 6].max():g}; {again}"
         )
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     xyz = (rows[:, :3] - rows[:, :3].min(0)).astype(np.float32)
-    return Room(np.asfortranarray(xyz), rows[:, 3:6].astype(np.uint8), rows[:, 6].astype(np.uint8), path)
+    return Room(
+        np.asfortranarray(xyz), rows[:, 3:6].astype(np.uint8), rows[:, 6].astype(np.uint8), path
+    )
 
 
 def _whole(values: np.ndarray, largest: int) -> bool:
@@ -82,6 +96,11 @@ def _object(path: Path) -> np.ndarray:
     """(N, 7) float32 of one object's file."""
     name = path.name.split("_")[0]
     with path.open("rb") as file:
-        rows = table(path, "x y z r g b", f"unpack {RAW} again", (line.translate(_NUMBERS).decode() for line in file))
+        rows = table(
+            path,
+            "x y z r g b",
+            f"unpack {RAW} again",
+            (line.translate(_NUMBERS).decode() for line in file),
+        )
     label = CLASSES.index(name) if name in CLASSES else CLASSES.index("clutter")
     return np.column_stack([rows, np.full(len(rows), label, np.float32)])

@@ -51,7 +51,12 @@ class SegmentationDataModule(PointDataModule):
         x, y = self.splits[split]
         if not isinstance(x, Half):
             return super()._loader(split, batch_size, seed)
-        return DataLoader(x.samples, batch_size=None, sampler=_Order(len(y), batch_size, seed), generator=torch.Generator())
+        return DataLoader(
+            x.samples,
+            batch_size=None,
+            sampler=_Order(len(y), batch_size, seed),
+            generator=torch.Generator(),
+        )
 
 
 def with_category(x: Tensor, categories: int, augmented: bool) -> Tensor:

@@ -22,7 +22,13 @@ def text_of(path: Path) -> str:
     """The file, unpacked where it ends in .xz or .gz. latin-1: the units in Weather's header are no UTF-8; numbers are the same in both."""
     try:
         raw = path.read_bytes()
-        raw = lzma.decompress(raw) if path.suffix == ".xz" else gzip.decompress(raw) if path.suffix == ".gz" else raw
+        raw = (
+            lzma.decompress(raw)
+            if path.suffix == ".xz"
+            else gzip.decompress(raw)
+            if path.suffix == ".gz"
+            else raw
+        )
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise ValueError(f"{path} is unreadable or truncated ({error}); fetch it again") from error
     return raw.decode("latin-1")
@@ -55,7 +61,9 @@ def _cells(line: str, path: Path) -> list[str]:
     try:
         return [cell.strip() for cell in next(csv.reader([line.removeprefix("ï»¿")]), [])]
     except csv.Error as error:
-        raise ValueError(f"{path}: the first line is no line of a CSV file ({error}); fetch it again") from error
+        raise ValueError(
+            f"{path}: the first line is no line of a CSV file ({error}); fetch it again"
+        ) from error
 
 
 def _number(text: str) -> bool:
@@ -78,14 +86,24 @@ def read_csv(path: Path) -> tuple[list[str], np.ndarray]:
     cells = len(_cells(text.partition("\n")[0], path))
     columns = range(cells - len(names), cells)
     try:
-        values = np.loadtxt(io.StringIO(text), delimiter=",", skiprows=1, usecols=columns, ndmin=2, comments=None, quotechar='"')
+        values = np.loadtxt(
+            io.StringIO(text),
+            delimiter=",",
+            skiprows=1,
+            usecols=columns,
+            ndmin=2,
+            comments=None,
+            quotechar='"',
+        )
     except (ValueError, IndexError) as error:
         raise ValueError(
             f"{path}: every line must have {len(names)} numbers after the header ({error}); mend or fill it"
         ) from error
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
-        raise ValueError(f"{path}: line {row + 2}, column {names[column]!r} is not finite; fill or drop it")
+        raise ValueError(
+            f"{path}: line {row + 2}, column {names[column]!r} is not finite; fill or drop it"
+        )
     return names, values
 
 
@@ -103,13 +121,22 @@ class SeriesDataModule(TensorDataModule):
     columns: int  # value columns of the file
     target = "OT"
 
-    def __init__(self, lookback: int = 199, horizon: int = 1, features: str = "M", batch_size: int = 128, seed: int = 0):
+    def __init__(
+        self,
+        lookback: int = 199,
+        horizon: int = 1,
+        features: str = "M",
+        batch_size: int = 128,
+        seed: int = 0,
+    ):
         super().__init__(batch_size, seed, augment=False, val_size=0)
         for name, value in (("lookback", lookback), ("horizon", horizon)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if features not in FEATURES:
-            raise ValueError(f"features must be one of {', '.join(map(repr, FEATURES))}, got {features!r}")
+            raise ValueError(
+                f"features must be one of {', '.join(map(repr, FEATURES))}, got {features!r}"
+            )
         self.lookback, self.horizon, self.features = lookback, horizon, features
         self.eval_batch_size = 256
 
@@ -153,7 +180,8 @@ class SeriesDataModule(TensorDataModule):
         scaled = torch.from_numpy((values - mean) / np.where(std > 0, std, 1.0)).float()
         starts = [0, *(max(0, end - self.lookback) for end in ends[:2])]
         return tuple(
-            self._windows(scaled[a:b], name) for a, b, name in zip(starts, ends, ("training", "validation", "test"), strict=True)
+            self._windows(scaled[a:b], name)
+            for a, b, name in zip(starts, ends, ("training", "validation", "test"), strict=True)
         )
 
     def _windows(self, rows: Tensor, name: str) -> Split:
@@ -195,11 +223,17 @@ class ETT(SeriesDataModule):
     per_day: int
 
     def path(self) -> Path:
-        return file_of(self.file, ("ett", "ETT-small"), f"github.com/zhouhaoyi/ETDataset, ETT-small/{self.file}")
+        return file_of(
+            self.file,
+            ("ett", "ETT-small"),
+            f"github.com/zhouhaoyi/ETDataset, ETT-small/{self.file}",
+        )
 
     def borders(self, rows: int) -> list[int]:
         if rows != self.rows:
-            raise ValueError(f"{self.path()} must have {self.rows:,} rows, got {rows:,}; fetch it again")
+            raise ValueError(
+                f"{self.path()} must have {self.rows:,} rows, got {rows:,}; fetch it again"
+            )
         return [months * 30 * self.per_day for months in (12, 16, 20)]
 
 
@@ -215,7 +249,9 @@ class SharedSeries(SeriesDataModule):
 
     def borders(self, rows: int) -> list[int]:
         if rows != self.rows:
-            raise ValueError(f"{self.path()} must have {self.rows:,} rows, got {rows:,}; fetch it again")
+            raise ValueError(
+                f"{self.path()} must have {self.rows:,} rows, got {rows:,}; fetch it again"
+            )
         return shares(rows, (0.7, 0.1, 0.2))
 
 

@@ -26,7 +26,10 @@ def _batch(path: Path) -> Split:
     """10,000 records of one label byte and 3,072 image bytes."""
     x, labels = records(path, 10_000, 1, _ARCHIVE)
     if md5(path) != _MD5[path.stem]:
-        warnings.warn(f"{path.name} differs from the official file (md5); results may differ slightly", stacklevel=2)
+        warnings.warn(
+            f"{path.name} differs from the official file (md5); results may differ slightly",
+            stacklevel=2,
+        )
     return x, labels[:, 0]
 
 
@@ -38,4 +41,6 @@ class CIFAR10(CifarDataModule):
 
     def _binary(self, folder: Path) -> tuple[Split, Split]:
         parts = [_batch(folder / f"data_batch_{i}.bin") for i in range(1, 6)]
-        return (torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])), _batch(folder / "test_batch.bin")
+        return (torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])), _batch(
+            folder / "test_batch.bin"
+        )

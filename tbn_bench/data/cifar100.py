@@ -20,7 +20,12 @@ _COARSE, _FINE = 20, 100
 class CIFAR100(CifarDataModule):
     num_classes = _FINE
     mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-    title, own_folder, torchvision_name, archive = "CIFAR-100", "cifar100", "CIFAR100", "cifar-100-binary.tar.gz"
+    title, own_folder, torchvision_name, archive = (
+        "CIFAR-100",
+        "cifar100",
+        "CIFAR100",
+        "cifar-100-binary.tar.gz",
+    )
     binary_folder, python_folder = "cifar-100-binary", "cifar-100-python"
     train_size, test_size = 50_000, 10_000
 
@@ -36,18 +41,26 @@ class CIFAR100(CifarDataModule):
         augment: bool = True,
         val_size: int | None = None,
     ):
-        super().__init__(crop_padding, crop_border, flip, batch_size, seed, split_seed, augment, val_size)
+        super().__init__(
+            crop_padding, crop_border, flip, batch_size, seed, split_seed, augment, val_size
+        )
         if not isinstance(coarse, bool):
-            raise ValueError(f"coarse must be True (20 superclasses) or False (100 classes), got {coarse!r}")
+            raise ValueError(
+                f"coarse must be True (20 superclasses) or False (100 classes), got {coarse!r}"
+            )
         self.coarse, self.num_classes = coarse, _COARSE if coarse else _FINE
 
     def _binary(self, folder: Path) -> tuple[Split, Split]:
-        return self._records(folder / "train.bin", self.train_size), self._records(folder / "test.bin", self.test_size)
+        return self._records(folder / "train.bin", self.train_size), self._records(
+            folder / "test.bin", self.test_size
+        )
 
     def _records(self, path: Path, n: int) -> Split:
         x, labels = records(path, n, 2, self.archive)
         if bool((labels >= torch.tensor([_COARSE, _FINE])).any()):
-            raise ValueError(f"{path} must hold coarse labels below {_COARSE} and fine ones below {_FINE}; fetch it again")
+            raise ValueError(
+                f"{path} must hold coarse labels below {_COARSE} and fine ones below {_FINE}; fetch it again"
+            )
         return x, labels[:, 0 if self.coarse else 1]
 
     def _labels(self, dataset: Any) -> Tensor:

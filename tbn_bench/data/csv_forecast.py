@@ -26,8 +26,14 @@ class CSVForecast(SeriesDataModule):
         seed: int = 0,
     ):
         super().__init__(lookback, horizon, features, batch_size, seed)
-        if len(split) != 3 or abs(sum(split) - 1) > 1e-9 or not all(0 < share < 1 for share in split):
-            raise ValueError(f"split must be three shares between 0 and 1 that add up to 1, got {split!r}")
+        if (
+            len(split) != 3
+            or abs(sum(split) - 1) > 1e-9
+            or not all(0 < share < 1 for share in split)
+        ):
+            raise ValueError(
+                f"split must be three shares between 0 and 1 that add up to 1, got {split!r}"
+            )
         self.split, self.file = tuple(split), self._found(path)
         names = header(text_of(self.file), self.file)
         self.columns, self.target = len(names), names[-1] if target is None else target

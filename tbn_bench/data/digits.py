@@ -39,5 +39,7 @@ class Digits(ImageDataModule):
         if self.in_shape[1] > 8:
             x = F.interpolate(x, self.in_shape[1:], mode="bilinear", align_corners=False)
         y = torch.from_numpy(raw.target).long()
-        train, test = train_test_split(range(len(y)), test_size=397, random_state=0, stratify=raw.target)
+        train, test = train_test_split(
+            range(len(y)), test_size=397, random_state=0, stratify=raw.target
+        )
         return (x[train], y[train]), (x[test], y[test])

@@ -24,9 +24,7 @@ from tbn_bench.data._files import opened, rgb
 
 AREA, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 _AGAIN = "unpack its archive again"
-_SORT = (
-    "move each image into the folder of its class (the script valprep.sh of soumith/imagenetloader.torch, run in it, does that)"
-)
+_SORT = "move each image into the folder of its class (the script valprep.sh of soumith/imagenetloader.torch, run in it, does that)"
 
 
 def _cores() -> int:
@@ -52,10 +50,17 @@ def random_crop(path: Path, size: int, rng: np.random.Generator) -> np.ndarray:
     with opened(path, _AGAIN) as image:
         width, height = image.size
         box = crop_box(width, height, rng)
-        wanted = math.ceil(width * size / (box[2] - box[0])), math.ceil(height * size / (box[3] - box[1]))
+        wanted = (
+            math.ceil(width * size / (box[2] - box[0])),
+            math.ceil(height * size / (box[3] - box[1])),
+        )
         reduced = image.draft("RGB", wanted)  # None unless it is a JPEG
         factor = width / reduced[1][2] if reduced else 1
-        pixels = np.asarray(rgb(image).resize((size, size), Resampling.BILINEAR, tuple(side / factor for side in box)))
+        pixels = np.asarray(
+            rgb(image).resize(
+                (size, size), Resampling.BILINEAR, tuple(side / factor for side in box)
+            )
+        )
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 
 
@@ -117,7 +122,9 @@ class _Batches(Dataset):
 
     def __getitem__(self, index: tuple[int, list[int]]) -> tuple[Tensor, Tensor]:
         epoch, positions = index
-        return _batch([self._image(epoch, position) for position in positions]), self.labels[positions]
+        return _batch([self._image(epoch, position) for position in positions]), self.labels[
+            positions
+        ]
 
 
 class _EpochOrder(_Order):
@@ -135,21 +142,36 @@ class _Loader(DataLoader):
 def _listing(folder: Path, classes: int, images: int) -> tuple[list[str], np.ndarray, Tensor]:
     """(class folders, files (N,) as bytes, classes (N,)), sorted. Raises ValueError unless there are just that many."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is missing; it must hold {images:,} .JPEG images in {classes:,} folders, one for each class")
+        raise ValueError(
+            f"{folder} is missing; it must hold {images:,} .JPEG images in {classes:,} folders, one for each class"
+        )
     with os.scandir(folder) as entries:
         there = sorted((entry.name, entry.is_dir()) for entry in entries)
     wnids = [name for name, is_dir in there if is_dir and not name.startswith(".")]
     if not wnids and any(name.endswith(".JPEG") for name, _ in there):
-        raise ValueError(f"{folder} is flat, its images must lie in {classes:,} folders, one for each class: {_SORT}")
-    found = [sorted(n for n in os.listdir(folder / w) if n.endswith(".JPEG") and not n.startswith(".")) for w in wnids]
+        raise ValueError(
+            f"{folder} is flat, its images must lie in {classes:,} folders, one for each class: {_SORT}"
+        )
+    found = [
+        sorted(n for n in os.listdir(folder / w) if n.endswith(".JPEG") and not n.startswith("."))
+        for w in wnids
+    ]
     counts = [len(names) for names in found]
     if len(wnids) != classes or sum(counts) != images:
-        least = f", the fewest ({min(counts)}) in {wnids[counts.index(min(counts))]}" if counts else ""
+        least = (
+            f", the fewest ({min(counts)}) in {wnids[counts.index(min(counts))]}" if counts else ""
+        )
         raise ValueError(
             f"{folder} must hold {images:,} .JPEG images in {classes:,} folders, got {sum(counts):,} in {len(wnids):,}{least}; {_AGAIN}"
         )
     # one array: a list of a million strings would be copied page by page into every worker
-    names = np.array([os.fsencode(f"{wnid}/{name}") for wnid, part in zip(wnids, found, strict=True) for name in part])
+    names = np.array(
+        [
+            os.fsencode(f"{wnid}/{name}")
+            for wnid, part in zip(wnids, found, strict=True)
+            for name in part
+        ]
+    )
     return wnids, names, torch.repeat_interleave(torch.arange(classes), torch.tensor(counts))
 
 
@@ -174,7 +196,12 @@ class ImageNet(ImageDataModule):
         super().__init__(batch_size, seed, split_seed, augment, val_size)
         resize = round(size * 256 / 224) if resize is None else resize
         workers = _cores() if workers is None else workers
-        if not all(isinstance(v, int) for v in (size, resize, workers)) or size < 1 or resize < size or workers < 0:
+        if (
+            not all(isinstance(v, int) for v in (size, resize, workers))
+            or size < 1
+            or resize < size
+            or workers < 0
+        ):
             raise ValueError(
                 f"size must be 1 or more, resize at least size, workers 0 or more, whole numbers; got {size!r}, {resize!r}, {workers!r}"
             )
@@ -183,7 +210,9 @@ class ImageNet(ImageDataModule):
 
     def read(self) -> tuple[tuple[Files, Tensor], ...]:
         """(train, val, test), with `Files` in place of images."""
-        folder = find([data_root() / name for name in ("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")])
+        folder = find(
+            [data_root() / name for name in ("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")]
+        )
         if folder is None:
             place = data_root() / "imagenet"
             raise ValueError(
@@ -192,7 +221,8 @@ class ImageNet(ImageDataModule):
                 "folder that has `imagenet`"
             )
         (wnids, names, y), (others, test_names, test_y) = (
-            _listing(folder / part, self.num_classes, n) for part, n in (("train", self.train_size), ("val", self.test_size))
+            _listing(folder / part, self.num_classes, n)
+            for part, n in (("train", self.train_size), ("val", self.test_size))
         )
         if wnids != others:
             odd = min(set(wnids) ^ set(others))
@@ -201,7 +231,10 @@ class ImageNet(ImageDataModule):
             )
         size, resize = self.in_shape[1], self.resize
         train, held = self.held_out(len(y))
-        x, test = Files(folder / "train", names, size, resize), Files(folder / "val", test_names, size, resize)
+        x, test = (
+            Files(folder / "train", names, size, resize),
+            Files(folder / "val", test_names, size, resize),
+        )
         return (x.take(train), y[train]), (x.take(held), y[held]), (test, test_y)
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader:

@@ -23,7 +23,10 @@ from tbn_bench.data._points import PointDataModule
 
 FOLDERS = ("modelnet40_ply_hdf5_2048", "modelnet40_ply_hdf5_1024")
 ADDRESS = "https://shapenet.cs.stanford.edu/media/modelnet40_ply_hdf5_2048.zip"
-TEXT, TEXT_ADDRESS = "modelnet40_normal_resampled", "https://shapenet.cs.stanford.edu/media/modelnet40_normal_resampled.zip"
+TEXT, TEXT_ADDRESS = (
+    "modelnet40_normal_resampled",
+    "https://shapenet.cs.stanford.edu/media/modelnet40_normal_resampled.zip",
+)
 LAYOUTS = ("auto", "hdf5", "txt")
 CLASSES = 40
 _AGAIN = "fetch modelnet40_ply_hdf5_2048.zip again"
@@ -39,15 +42,28 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{path} is missing, though its folder lists it; {_AGAIN}") from error
     except (OSError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(str(error).split())
-        raise ValueError(f"{path} must be an hdf5 file with the arrays `data` and `label` ({why}); {_AGAIN}") from error
+        raise ValueError(
+            f"{path} must be an hdf5 file with the arrays `data` and `label` ({why}); {_AGAIN}"
+        ) from error
 
 
 def read_clouds(path: Path, points: int) -> Split:
     """The first `points` points of every cloud in a file: (N, 3, points) float32, (N,). Raises ValueError naming what is wrong with it."""
     data, label = _arrays(path)
-    if data.ndim != 3 or data.shape[2] != 3 or data.dtype != np.float32 or not np.isfinite(data).all():
-        raise ValueError(f"{path}: data must be finite float32 (N, points, 3), got {data.dtype} {data.shape}; {_AGAIN}")
-    if label.size != len(data) or label.dtype.kind not in "iu" or not ((label >= 0) & (label < CLASSES)).all():
+    if (
+        data.ndim != 3
+        or data.shape[2] != 3
+        or data.dtype != np.float32
+        or not np.isfinite(data).all()
+    ):
+        raise ValueError(
+            f"{path}: data must be finite float32 (N, points, 3), got {data.dtype} {data.shape}; {_AGAIN}"
+        )
+    if (
+        label.size != len(data)
+        or label.dtype.kind not in "iu"
+        or not ((label >= 0) & (label < CLASSES)).all()
+    ):
         raise ValueError(
             f"{path}: label must hold {len(data)} whole numbers of 0 to {CLASSES - 1}, got {label.dtype} {label.shape}; {_AGAIN}"
         )
@@ -70,13 +86,18 @@ def read_text_cloud(path: Path, points: int) -> np.ndarray:
     """The first `points` points of a file in the unit sphere: (3, points) float32. Raises ValueError naming what is wrong with it."""
     rows = table(path, "x y z nx ny nz", _TEXT_AGAIN, delimiter=",", max_rows=points)
     if len(rows) < points:
-        raise ValueError(f"{path} has {len(rows)} points, points={points} were asked for; use modelnet40(points={len(rows)})")
+        raise ValueError(
+            f"{path} has {len(rows)} points, points={points} were asked for; use modelnet40(points={len(rows)})"
+        )
     return unit_sphere(rows[:, :3]).T
 
 
 def read_text_split(folder: Path, name: str, size: int, points: int) -> Split:
     """All clouds that modelnet40_<name>.txt lists: (size, 3, points) float32, (size,). Raises ValueError naming the file at fault."""
-    names, listing = _lines(folder / "modelnet40_shape_names.txt"), folder / f"modelnet40_{name}.txt"
+    names, listing = (
+        _lines(folder / "modelnet40_shape_names.txt"),
+        folder / f"modelnet40_{name}.txt",
+    )
     shapes = _lines(listing)
     classes = [shape.rpartition("_")[0] for shape in shapes]
     if len(names) != CLASSES or len(shapes) != size or not set(classes) <= set(names):
@@ -110,7 +131,13 @@ class ModelNet40(PointDataModule):
         layout: str = "auto",
     ):
         super().__init__(
-            points, train_points, batch_size=batch_size, seed=seed, split_seed=split_seed, augment=augment, val_size=val_size
+            points,
+            train_points,
+            batch_size=batch_size,
+            seed=seed,
+            split_seed=split_seed,
+            augment=augment,
+            val_size=val_size,
         )
         if layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -118,12 +145,19 @@ class ModelNet40(PointDataModule):
 
     def read(self) -> tuple[Split, Split]:
         roots = (data_root() / "modelnet40", data_root())
-        folder = find([root / name for name in FOLDERS for root in roots]) if self.layout != "txt" else None
+        folder = (
+            find([root / name for name in FOLDERS for root in roots])
+            if self.layout != "txt"
+            else None
+        )
         if folder is not None:
             return self._split(folder, "train"), self._split(folder, "test")
         folder = find([root / TEXT for root in roots]) if self.layout != "hdf5" else None
         if folder is not None:
-            return tuple(read_text_split(folder, name, size, self.in_shape[1]) for name, size in self.text_sizes.items())
+            return tuple(
+                read_text_split(folder, name, size, self.in_shape[1])
+                for name, size in self.text_sizes.items()
+            )
         wanted = {"hdf5": FOLDERS, "txt": (TEXT,), "auto": (*FOLDERS, TEXT)}[self.layout]
         archive, address = (TEXT, TEXT_ADDRESS) if self.layout == "txt" else (FOLDERS[0], ADDRESS)
         raise ValueError(
@@ -135,8 +169,12 @@ class ModelNet40(PointDataModule):
         """All files that <name>_files.txt lists; the paths in it are those of its maker, only the file names count."""
         listing = folder / f"{name}_files.txt"
         if not listing.exists():
-            raise ValueError(f"{listing} is missing: it lists the files of the {name} split; {_AGAIN}")
-        names = [Path(line.strip()).name for line in listing.read_text().splitlines() if line.strip()]
+            raise ValueError(
+                f"{listing} is missing: it lists the files of the {name} split; {_AGAIN}"
+            )
+        names = [
+            Path(line.strip()).name for line in listing.read_text().splitlines() if line.strip()
+        ]
         if not names:
             raise ValueError(f"{listing} lists no file; {_AGAIN}")
         parts = [read_clouds(folder / file, self.in_shape[1]) for file in names]

@@ -83,7 +83,9 @@ SURFACES: dict[str, Callable[[Tensor], Tensor]] = {
     "cone": _pyramid(_circle), "pyramid": _pyramid(_polygon(4)), "tetrahedron": _pyramid(_polygon(3)),
 }  # fmt: skip
 _SINGLE = ("sphere", "plane", "torus", "helix")
-PARTS = tuple((i,) if name in _SINGLE else (2 * i - 4, 2 * i - 3) for i, name in enumerate(SURFACES))  # class -> its part labels
+PARTS = tuple(
+    (i,) if name in _SINGLE else (2 * i - 4, 2 * i - 3) for i, name in enumerate(SURFACES)
+)  # class -> its part labels
 
 
 def clouds(n: int, points: int, noise: float, generator: Generator, labels: str = "class") -> Split:
@@ -103,8 +105,12 @@ def clouds(n: int, points: int, noise: float, generator: Generator, labels: str 
     x = x.transpose(1, 2).contiguous()
     if labels == "class":
         return x, y
-    first, two = (torch.tensor(v)[y, None] for v in ([p[0] for p in PARTS], [len(p) == 2 for p in PARTS]))
-    return torch.cat([x, y[:, None, None].expand(-1, 1, points)], 1), first + (second_part(u)[..., 0] & two)
+    first, two = (
+        torch.tensor(v)[y, None] for v in ([p[0] for p in PARTS], [len(p) == 2 for p in PARTS])
+    )
+    return torch.cat([x, y[:, None, None].expand(-1, 1, points)], 1), first + (
+        second_part(u)[..., 0] & two
+    )
 
 
 class Primitives(PointDataModule):
@@ -137,13 +143,22 @@ class Primitives(PointDataModule):
             raise ValueError(f"labels must be 'class' or 'part', got {labels!r}")
         if labels == "part":
             if train_points is not None:
-                raise ValueError(f"train_points is for labels='class', got {train_points} with labels='part'; leave it out")
-            self.tasks, self.parts, self.num_classes = ("part_segmentation",), PARTS, PARTS[-1][-1] + 1
+                raise ValueError(
+                    f"train_points is for labels='class', got {train_points} with labels='part'; leave it out"
+                )
+            self.tasks, self.parts, self.num_classes = (
+                ("part_segmentation",),
+                PARTS,
+                PARTS[-1][-1] + 1,
+            )
             self.in_shape = (3 + len(SURFACES), points)
 
     def read(self) -> tuple[Split, Split]:
         generator = torch.Generator().manual_seed(0)
-        return tuple(clouds(n, self.in_shape[1], self.noise, generator, self.labels) for n in (self.n, self.n // 2))
+        return tuple(
+            clouds(n, self.in_shape[1], self.noise, generator, self.labels)
+            for n in (self.n, self.n // 2)
+        )
 
     def prepare(self, x: Tensor, training: bool = False) -> Tensor:
         """x: (B, 3, points) as the base class says; of parts (B, 4, points) -> (B, 3 + 10, points)."""

@@ -25,7 +25,11 @@ from tbn_bench.data._segmentation import Cut, SegmentationDataModule, halves
 from tbn_bench.scores import IGNORED
 
 FOLDER = "stanford_indoor3d"
-SIDE, LEAST, ATTEMPTS = 1.0, 1024, 100  # metres, points of a training block, columns looked at before giving up
+SIDE, LEAST, ATTEMPTS = (
+    1.0,
+    1024,
+    100,
+)  # metres, points of a training block, columns looked at before giving up
 
 
 class Columns(Cut):
@@ -34,7 +38,9 @@ class Columns(Cut):
     def __init__(self, rooms: list[Room], points: int, batch_size: int):
         self.rooms, self.points = rooms, points
         sizes = np.array([len(room.label) for room in rooms])
-        self.room = np.repeat(np.arange(len(rooms)), np.maximum(1, np.round(sizes / points).astype(int)))
+        self.room = np.repeat(
+            np.arange(len(rooms)), np.maximum(1, np.round(sizes / points).astype(int))
+        )
         if len(self.room) % batch_size == 1:
             self.room = np.append(self.room, 0)  # batch norm cannot take a batch of one
 
@@ -68,12 +74,16 @@ class Grid(Cut):
 
     def __init__(self, rooms: list[Room], points: int):
         self.rooms, self.points = rooms, points
-        self.samples: list[tuple[int, np.ndarray, np.ndarray, int]] = []  # room, picks, centre, how many of the picks count
+        self.samples: list[
+            tuple[int, np.ndarray, np.ndarray, int]
+        ] = []  # room, picks, centre, how many of the picks count
         for i, room in enumerate(rooms):
             for centre, inside in cells(room):
                 for start in range(0, len(inside), points):
                     picks = inside[start : start + points]
-                    filled = np.concatenate([picks, np.resize(inside, points - len(picks))]).astype(np.int32)
+                    filled = np.concatenate([picks, np.resize(inside, points - len(picks))]).astype(
+                        np.int32
+                    )
                     self.samples.append((i, filled, centre, len(picks)))
 
     def __len__(self) -> int:
@@ -82,7 +92,9 @@ class Grid(Cut):
     def __getitem__(self, index: list[int]) -> Split:
         return _batch([self._sample(*self.samples[i]) for i in index])
 
-    def _sample(self, room: int, picks: np.ndarray, centre: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _sample(
+        self, room: int, picks: np.ndarray, centre: np.ndarray, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         label = self.rooms[room].label[picks].astype(np.int64)
         label[count:] = IGNORED
         return self.rooms[room].features(picks, centre), label
@@ -133,9 +145,18 @@ class S3DIS(SegmentationDataModule):
         split_seed: int = 0,
         augment: bool = True,
     ):
-        super().__init__(points, batch_size=batch_size, seed=seed, split_seed=split_seed, augment=augment, val_size=val_rooms)
+        super().__init__(
+            points,
+            batch_size=batch_size,
+            seed=seed,
+            split_seed=split_seed,
+            augment=augment,
+            val_size=val_rooms,
+        )
         if test_area not in self.rooms:
-            raise ValueError(f"test_area must be one of {', '.join(map(str, self.rooms))}, got {test_area!r}")
+            raise ValueError(
+                f"test_area must be one of {', '.join(map(str, self.rooms))}, got {test_area!r}"
+            )
         training = sum(self.rooms.values()) - self.rooms[test_area]
         if not 0 < val_rooms < training:
             raise ValueError(f"val_rooms must lie between 1 and {training - 1}, got {val_rooms!r}")
@@ -145,11 +166,17 @@ class S3DIS(SegmentationDataModule):
         files = self._files()
         test = [f for f in files if _area(f) == self.test_area]
         others = [f for f in files if _area(f) != self.test_area]
-        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(self.split_seed)).tolist()
-        held, train = ([others[i] for i in part] for part in (order[: self.val_size], order[self.val_size :]))
+        order = torch.randperm(
+            len(others), generator=torch.Generator().manual_seed(self.split_seed)
+        ).tolist()
+        held, train = (
+            [others[i] for i in part] for part in (order[: self.val_size], order[self.val_size :])
+        )
         rooms = [read_room(path) for path in train]
         self.class_weights = class_weights(rooms)
-        val, test = (Grid([read_room(path) for path in part], self.in_shape[1]) for part in (held, test))
+        val, test = (
+            Grid([read_room(path) for path in part], self.in_shape[1]) for part in (held, test)
+        )
         return halves(Columns(rooms, self.in_shape[1], self.batch_size)), halves(val), halves(test)
 
     def _files(self) -> list[Path]:

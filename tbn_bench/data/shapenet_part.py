@@ -29,7 +29,8 @@ PARTS = {
     "Motorbike": 6, "Mug": 2, "Pistol": 3, "Rocket": 3, "Skateboard": 3, "Table": 3,
 }  # fmt: skip
 LABELS = tuple(
-    tuple(range(end - n, end)) for n, end in zip(PARTS.values(), np.cumsum(list(PARTS.values())).tolist(), strict=True)
+    tuple(range(end - n, end))
+    for n, end in zip(PARTS.values(), np.cumsum(list(PARTS.values())).tolist(), strict=True)
 )
 
 
@@ -37,8 +38,13 @@ class Shapes(Cut):
     """Clouds of any length, one after the other. points: (T, 3), labels: (T,), counts and category: (N,)."""
 
     def __init__(self, arrays: dict[str, np.ndarray], size: int):
-        self.points, self.labels = torch.from_numpy(arrays["points"]), torch.from_numpy(arrays["labels"])
-        self.counts, self.category = (torch.from_numpy(arrays[name].astype(np.int64)) for name in ("counts", "category"))
+        self.points, self.labels = (
+            torch.from_numpy(arrays["points"]),
+            torch.from_numpy(arrays["labels"]),
+        )
+        self.counts, self.category = (
+            torch.from_numpy(arrays[name].astype(np.int64)) for name in ("counts", "category")
+        )
         self.starts, self.size = self.counts.cumsum(0) - self.counts, size
 
     def __len__(self) -> int:
@@ -52,7 +58,9 @@ class Shapes(Cut):
         share = torch.rand(len(index), self.size, generator=generator, dtype=torch.float64)
         place = self.starts[index, None] + (share * self.counts[index, None]).long()
         category = self.category[index, None, None].expand(-1, 1, self.size)
-        return torch.cat([self.points[place].transpose(1, 2), category], 1), self.labels[place].long()
+        return torch.cat([self.points[place].transpose(1, 2), category], 1), self.labels[
+            place
+        ].long()
 
 
 def read_shape(path: Path, category: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +68,9 @@ def read_shape(path: Path, category: int) -> tuple[np.ndarray, np.ndarray]:
     rows = table(path, "x y z nx ny nz label", _AGAIN)
     if not np.isin(rows[:, 6], LABELS[category]).all():
         found = ", ".join(f"{v:g}" for v in np.unique(rows[:, 6])[:8])
-        raise ValueError(f"{path} must have the parts {LABELS[category]} of a {list(PARTS)[category]}, got {found}; {_AGAIN}")
+        raise ValueError(
+            f"{path} must have the parts {LABELS[category]} of a {list(PARTS)[category]}, got {found}; {_AGAIN}"
+        )
     return unit_sphere(rows[:, :3]), rows[:, 6].astype(np.uint8)
 
 
@@ -91,7 +101,9 @@ class ShapeNetPart(SegmentationDataModule):
     sizes: ClassVar = {"train": 12_137, "val": 1_870, "test": 2_874}
     val_size = sizes["val"]
 
-    def __init__(self, points: int = 2048, batch_size: int = 16, seed: int = 0, augment: bool = True):
+    def __init__(
+        self, points: int = 2048, batch_size: int = 16, seed: int = 0, augment: bool = True
+    ):
         super().__init__(points, batch_size=batch_size, seed=seed, augment=augment)
         self.in_shape = (3 + len(PARTS), points)
 
@@ -102,8 +114,12 @@ class ShapeNetPart(SegmentationDataModule):
                 f"shapenet_part: {FOLDER} not found under {data_root()}. Fetch {FOLDER}.zip ({ADDRESS}) and unpack it in {data_root()}, "
                 "or set TBN_BENCH_DATA to the folder that has it"
             )
-        train, val, test = (Shapes(self._arrays(folder, name), self.in_shape[1]) for name in self.sizes)
-        return halves(train), *(s.draw(torch.arange(len(s)), torch.Generator().manual_seed(0)) for s in (val, test))
+        train, val, test = (
+            Shapes(self._arrays(folder, name), self.in_shape[1]) for name in self.sizes
+        )
+        return halves(train), *(
+            s.draw(torch.arange(len(s)), torch.Generator().manual_seed(0)) for s in (val, test)
+        )
 
     def prepare(self, x: Tensor, training: bool = False) -> Tensor:
         """x: (B, 4, points) as read -> (B, 3 + 16, points), scaled and shifted when training."""
@@ -111,15 +127,24 @@ class ShapeNetPart(SegmentationDataModule):
 
     def _listed(self, folder: Path, name: str) -> list[tuple[Path, int]]:
         """(file, category) of every shape of a split; an entry is "shape_data/<synset>/<id>"."""
-        path, synsets = folder / "train_test_split" / f"shuffled_{name}_file_list.json", _synsets(folder)
+        path, synsets = (
+            folder / "train_test_split" / f"shuffled_{name}_file_list.json",
+            _synsets(folder),
+        )
         text = _text(path)
         try:
             entries = [entry.split("/")[-2:] for entry in json.loads(text)]
-            shapes = [(folder / synset / f"{shape}.txt", synsets[synset]) for synset, shape in entries]
+            shapes = [
+                (folder / synset / f"{shape}.txt", synsets[synset]) for synset, shape in entries
+            ]
         except (json.JSONDecodeError, AttributeError, TypeError, ValueError, KeyError) as error:
-            raise ValueError(f"{path} must list entries such as shape_data/03001627/abc ({error}); {_AGAIN}") from error
+            raise ValueError(
+                f"{path} must list entries such as shape_data/03001627/abc ({error}); {_AGAIN}"
+            ) from error
         if len(shapes) != self.sizes[name]:
-            raise ValueError(f"{path} must list {self.sizes[name]:,} shapes, got {len(shapes):,}; {_AGAIN}")
+            raise ValueError(
+                f"{path} must list {self.sizes[name]:,} shapes, got {len(shapes):,}; {_AGAIN}"
+            )
         return shapes
 
     def _arrays(self, folder: Path, name: str) -> dict[str, np.ndarray]:
@@ -134,5 +159,7 @@ class ShapeNetPart(SegmentationDataModule):
                 "category": np.array([category for _, category in shapes], np.uint8),
             }
 
-        key = fingerprint([path for path, _ in shapes], _AGAIN, 1, [category for _, category in shapes])
+        key = fingerprint(
+            [path for path, _ in shapes], _AGAIN, 1, [category for _, category in shapes]
+        )
         return kept(folder / f"tbn_bench_{name}.npz", key, make)

@@ -33,7 +33,9 @@ def _decode(path: Path, shape: tuple[int, ...]) -> Tensor:
     with opened(path, _AGAIN) as image:
         pixels = torch.from_numpy(np.array(rgb(image))).permute(2, 0, 1)
     if pixels.shape != shape:
-        raise ValueError(f"{path} must be {shape[1]} x {shape[2]} pixels, got {pixels.shape[1]} x {pixels.shape[2]}; {_AGAIN}")
+        raise ValueError(
+            f"{path} must be {shape[1]} x {shape[2]} pixels, got {pixels.shape[1]} x {pixels.shape[2]}; {_AGAIN}"
+        )
     return pixels
 
 
@@ -53,7 +55,9 @@ def _decode_all(folder: Path, names: list[str], shape: tuple[int, ...]) -> Tenso
 
 def _fingerprint(folder: Path, names: list[str]) -> str:
     """Of the list of files in order, with their sizes."""
-    return hashlib.sha256("\n".join(f"{name} {(folder / name).stat().st_size}" for name in names).encode()).hexdigest()
+    return hashlib.sha256(
+        "\n".join(f"{name} {(folder / name).stat().st_size}" for name in names).encode()
+    ).hexdigest()
 
 
 def _cached(path: Path, shape: tuple[int, ...], fingerprint: str) -> Tensor | None:
@@ -75,7 +79,10 @@ def _keep(path: Path, x: Tensor, fingerprint: str) -> None:
         save_file({"images": x}, part, {"fingerprint": fingerprint})
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        warnings.warn(f"{path} cannot be written ({error}): the images are decoded again at every start", stacklevel=2)
+        warnings.warn(
+            f"{path} cannot be written ({error}): the images are decoded again at every start",
+            stacklevel=2,
+        )
     finally:
         part.unlink(missing_ok=True)
 
@@ -89,7 +96,9 @@ class TinyImageNet(ImageDataModule):
     per_class, test_size = 500, 10_000
 
     def read(self) -> tuple[Split, Split]:
-        folder = find([root / "tiny-imagenet-200" for root in (data_root() / "tiny_imagenet", data_root())])
+        folder = find(
+            [root / "tiny-imagenet-200" for root in (data_root() / "tiny_imagenet", data_root())]
+        )
         if folder is None:
             raise ValueError(
                 f"tiny_imagenet: tiny-imagenet-200 not found under {data_root()}. Fetch tiny-imagenet-200.zip ({ADDRESS}) and unpack it "
@@ -113,7 +122,9 @@ class TinyImageNet(ImageDataModule):
     def _classes(self, folder: Path) -> list[str]:
         wnids = sorted(set(_lines(folder / "wnids.txt")))
         if len(wnids) != self.num_classes:
-            raise ValueError(f"{folder / 'wnids.txt'} must list {self.num_classes} classes, got {len(wnids)}; {_AGAIN}")
+            raise ValueError(
+                f"{folder / 'wnids.txt'} must list {self.num_classes} classes, got {len(wnids)}; {_AGAIN}"
+            )
         return wnids
 
     def _train(self, folder: Path, classes: list[str]) -> Listing:
@@ -122,7 +133,9 @@ class TinyImageNet(ImageDataModule):
             place = folder / "train" / wnid / "images"
             names = sorted(path.name for path in place.glob("[!.]*.JPEG"))
             if len(names) != self.per_class:
-                raise ValueError(f"{place} must hold {self.per_class} .JPEG images, got {len(names)}; {_AGAIN}")
+                raise ValueError(
+                    f"{place} must hold {self.per_class} .JPEG images, got {len(names)}; {_AGAIN}"
+                )
             found += [(f"train/{wnid}/images/{name}", label) for name in names]
         return found
 
@@ -130,14 +143,20 @@ class TinyImageNet(ImageDataModule):
         """val_annotations.txt: file, class and box of every image, separated by tabs."""
         listing, place = folder / "val" / "val_annotations.txt", folder / "val" / "images"
         number = {wnid: label for label, wnid in enumerate(classes)}
-        rows = dict(line.split("\t")[:2] if "\t" in line else (line, "") for line in _lines(listing))
+        rows = dict(
+            line.split("\t")[:2] if "\t" in line else (line, "") for line in _lines(listing)
+        )
         unknown = next((name for name, wnid in rows.items() if wnid not in number), None)
         if unknown is not None or len(rows) != self.test_size:
             why = f"got {len(rows):,}" if unknown is None else f"{unknown} has none"
-            raise ValueError(f"{listing} must give {self.test_size:,} images a class of wnids.txt, {why}; {_AGAIN}")
+            raise ValueError(
+                f"{listing} must give {self.test_size:,} images a class of wnids.txt, {why}; {_AGAIN}"
+            )
         there = {path.name for path in place.glob("[!.]*.JPEG")}
         if there != set(rows):
-            raise ValueError(f"{place} must hold the {self.test_size:,} images of {listing.name}, got {len(there):,}; {_AGAIN}")
+            raise ValueError(
+                f"{place} must hold the {self.test_size:,} images of {listing.name}, got {len(there):,}; {_AGAIN}"
+            )
         return [(f"val/images/{name}", number[wnid]) for name, wnid in rows.items()]
 
 

@@ -23,18 +23,30 @@ def weights(
     kh, kw = (1, 1, *shape[2:])[-2:] if len(shape) > 2 else (1, 1)
     depthwise = groups > 1 and (rows, channels) == (1, 1)  # too few columns to look anything up
     if depthwise or shape[0] % max(1, len(alphas)):  # or a scale changes inside a row
-        return float_weights(_tile.expand(tile_bits, alphas, shape, p).numpy(), groups, level), 1, np.ones(shape[0])
+        return (
+            float_weights(_tile.expand(tile_bits, alphas, shape, p).numpy(), groups, level),
+            1,
+            np.ones(shape[0]),
+        )
     scale = _tile.row_scales(alphas, shape[0]).double().numpy()
     tile = tile_bits.numpy()
     if _tile.aligned(shape[0], p, len(alphas), groups):
         return [_native.SignWeights(tile, rows // p, channels, kh, kw, level)], p, scale
     signs = np.tile(bits.unpack(tile, prod(shape) // p), p).reshape(groups, -1)
-    return [_native.SignWeights(bits.pack(s), rows, channels, kh, kw, level) for s in signs], 1, scale
+    return (
+        [_native.SignWeights(bits.pack(s), rows, channels, kh, kw, level) for s in signs],
+        1,
+        scale,
+    )
 
 
 def float_weights(dense: np.ndarray, groups: int, level: str) -> list:
     """Of a layer in float32: one for each group, one in all for groups of one channel each. dense: (rows, channels / groups[, kh, kw])."""
-    rows, channels, kh, kw = dense.shape[0] // groups, dense.shape[1], *(1, 1, *dense.shape[2:])[-2:]
+    rows, channels, kh, kw = (
+        dense.shape[0] // groups,
+        dense.shape[1],
+        *(1, 1, *dense.shape[2:])[-2:],
+    )
     if groups > 1 and (rows, channels) == (1, 1):
         return [_native.DepthwiseWeights(dense.reshape(groups, 1, kh, kw), level)]
     return [_native.FloatWeights(w, level) for w in dense.reshape(groups, rows, channels, kh, kw)]
@@ -59,37 +71,57 @@ def kept_weights(
     """The same, laid out at the first call for these bits and kept."""
     level = _native.level()
     key = (tuple(shape), p, groups, level)
-    return *_tile.kept(tile_bits, alphas, key, lambda: weights(tile_bits, alphas, shape, p, groups, level)), level
+    return *_tile.kept(
+        tile_bits, alphas, key, lambda: weights(tile_bits, alphas, shape, p, groups, level)
+    ), level
 
 
 def check(x: Tensor) -> None:
     if x.device.type != "cpu" or x.dtype != torch.float32:
-        raise ValueError(f"implementation 'cpu' takes float32 on the CPU, got {x.dtype} on {x.device.type}; use 'torch'")
+        raise ValueError(
+            f"implementation 'cpu' takes float32 on the CPU, got {x.dtype} on {x.device.type}; use 'torch'"
+        )
 
 
-def linear(x: Tensor, weights: list, copies: int, scale: np.ndarray, bias: Tensor | None, level: str) -> Tensor:
+def linear(
+    x: Tensor, weights: list, copies: int, scale: np.ndarray, bias: Tensor | None, level: str
+) -> Tensor:
     """One linear layer. x: (..., K) -> (..., rows); scale: (rows,)."""
     rows, columns = len(scale), x.shape[-1]
     shift = np.zeros(rows) if bias is None else bias.detach().double().numpy()
-    op = _native.Op(_native.CONV, 0, 1, p=copies, rows=rows // copies, weights=weights, scale=scale, shift=shift)
+    op = _native.Op(
+        _native.CONV, 0, 1, p=copies, rows=rows // copies, weights=weights, scale=scale, shift=shift
+    )
     plan = _native.Plan([op], [(1, 1, columns), (1, 1, rows)], level=level, group=GROUP)
     flat = x.detach().reshape(-1, columns).contiguous()
     return run(plan, flat, flat.new_empty(len(flat), rows)).reshape(*x.shape[:-1], rows)
 
 
 def unaligned_linear(
-    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int, g: int
+    x: Tensor,
+    tile_bits: Tensor,
+    alphas: Tensor,
+    bias: Tensor | None,
+    shape: Sequence[int],
+    p: int,
+    g: int,
 ) -> Tensor:
     """One linear layer by segments of g weights. x: (..., K) -> (..., rows)."""
     (rows, columns), level = shape, _native.level()
     key = (tuple(shape), p, "segments", level)
-    weights, coefficients = _tile.kept(tile_bits, alphas, key, lambda: segments(tile_bits, alphas, shape, p, g, level))
+    weights, coefficients = _tile.kept(
+        tile_bits, alphas, key, lambda: segments(tile_bits, alphas, shape, p, g, level)
+    )
     products = _native.Op(_native.CONV, 0, 1, rows=weights.rows, weights=[weights])
     shift = None if bias is None else bias.detach().double().numpy()
     gather = _native.Op(_native.GATHER, 1, 2, coefficients=coefficients, shift=shift)
     pieces = columns // g
     plan = _native.Plan(
-        [products, gather], [(1, pieces, g), (1, pieces, weights.rows), (1, 1, rows)], level=level, group=GROUP, nhwc=[0]
+        [products, gather],
+        [(1, pieces, g), (1, pieces, weights.rows), (1, 1, rows)],
+        level=level,
+        group=GROUP,
+        nhwc=[0],
     )
     flat = x.detach().reshape(-1, columns).contiguous()
     return run(plan, flat, flat.new_empty(len(flat), rows)).reshape(*x.shape[:-1], rows)

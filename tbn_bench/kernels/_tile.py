@@ -12,21 +12,31 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tbn_bench import bits
 from tbn_bench.derived import Snapshot, mark, unwritten
 
-_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tile_bits -> (its mark, the alphas, key, what was made)
+_kept: WeakTensorKeyDictionary = (
+    WeakTensorKeyDictionary()
+)  # tile_bits -> (its mark, the alphas, key, what was made)
 
-SIGN_TABLE = torch.from_numpy(bits.unpack(np.arange(256, dtype=np.uint8), 2048)).float().reshape(256, 8)  # signs of a byte
+SIGN_TABLE = (
+    torch.from_numpy(bits.unpack(np.arange(256, dtype=np.uint8), 2048)).float().reshape(256, 8)
+)  # signs of a byte
 
 
-def check(tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int) -> None:
+def check(
+    tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int
+) -> None:
     """What every layer needs of its stored form. Raises ValueError, saying what was expected."""
     total, rows = prod(shape), shape[0]
     if p < 1 or total % p:
         raise ValueError(f"p must be at least 1 and divide {total} weights, got {p}")
     size = bits.packed_bytes(total // p)
     if tile_bits.dtype != torch.uint8 or tile_bits.shape != (size,):
-        raise ValueError(f"expected uint8 tile_bits of shape ({size},), got {tile_bits.dtype} {tuple(tile_bits.shape)}")
+        raise ValueError(
+            f"expected uint8 tile_bits of shape ({size},), got {tile_bits.dtype} {tuple(tile_bits.shape)}"
+        )
     if alphas.dim() != 1 or (len(alphas) and total % len(alphas)):
-        raise ValueError(f"expected alphas of shape (k,) with k dividing {total}, got {tuple(alphas.shape)}")
+        raise ValueError(
+            f"expected alphas of shape (k,) with k dividing {total}, got {tuple(alphas.shape)}"
+        )
     if bias is not None and bias.shape != (rows,):
         raise ValueError(f"expected bias of shape ({rows},), got {tuple(bias.shape)}")
 
@@ -36,7 +46,13 @@ def unpack(tile_bits: Tensor, q: int, dtype: torch.dtype = torch.float32) -> Ten
     return SIGN_TABLE.to(tile_bits.device, dtype)[tile_bits.long()].reshape(-1)[:q]
 
 
-def expand(tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def expand(
+    tile_bits: Tensor,
+    alphas: Tensor,
+    shape: Sequence[int],
+    p: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """The dense weight of `shape`: the tile repeated p times, times the scales, each covering N / k consecutive weights."""
     copies = unpack(tile_bits, prod(shape) // p, dtype).repeat(p).reshape(max(1, len(alphas)), -1)
     return (copies * alphas.to(dtype)[:, None] if len(alphas) else copies).reshape(*shape)
@@ -79,14 +95,18 @@ def kept(tile_bits: Tensor, alphas: Tensor, key: tuple[Any, ...], make: Callable
     return made
 
 
-def whole_rows(tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int) -> tuple[Tensor, int, Tensor]:
+def whole_rows(
+    tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int
+) -> tuple[Tensor, int, Tensor]:
     """(bits of R rows, copies, scale per output row): the tile, or the repeated one where its copies are not whole rows.
 
     Raises ValueError where a scale changes inside a row.
     """
     rows = shape[0]
     if rows % max(1, len(alphas)):
-        raise ValueError(f"a scale changes inside a row of {tuple(shape)} with {len(alphas)} alphas; use implementation 'torch'")
+        raise ValueError(
+            f"a scale changes inside a row of {tuple(shape)} with {len(alphas)} alphas; use implementation 'torch'"
+        )
     if p == 1 or aligned(rows, p, len(alphas)):
         return tile_bits, p, row_scales(alphas, rows)
     signs = np.tile(bits.unpack(tile_bits.cpu().numpy(), prod(shape) // p), p)

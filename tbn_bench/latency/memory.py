@@ -34,7 +34,9 @@ def measure(path: Path, engine: str) -> dict[str, int]:
     config = artifact.read(path).config or {}
     x = torch.zeros(1, *catalog.build("data", make(config).data).in_shape)
     image = torch.zeros(1, 3, 32, 32)
-    Executor(torch.nn.Sequential(torch.nn.Conv2d(3, 1, 3)).eval(), image)(image)  # code and caches of both engines, once
+    Executor(torch.nn.Sequential(torch.nn.Conv2d(3, 1, 3)).eval(), image)(
+        image
+    )  # code and caches of both engines, once
     torch.nn.Conv2d(3, 1, 3)(image)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = _status("RssAnon")
@@ -54,7 +56,10 @@ def measure(path: Path, engine: str) -> dict[str, int]:
         run = model
     with torch.no_grad():
         run(x)
-    return {"grown": _status("RssAnon") - before, "peak": _status("VmHWM") - (_status("VmRSS") - _status("RssAnon")) - before}
+    return {
+        "grown": _status("RssAnon") - before,
+        "peak": _status("VmHWM") - (_status("VmRSS") - _status("RssAnon")) - before,
+    }
 
 
 def on_gpu(network: Any, x: Any) -> dict[str, int]:
@@ -73,14 +78,19 @@ def on_gpu(network: Any, x: Any) -> dict[str, int]:
         torch.cuda.reset_peak_memory_stats()
         network(x)
         torch.cuda.synchronize()
-    return {"gpu_resting_bytes": resting, "gpu_peak_bytes": torch.cuda.max_memory_allocated() - before}
+    return {
+        "gpu_resting_bytes": resting,
+        "gpu_peak_bytes": torch.cuda.max_memory_allocated() - before,
+    }
 
 
 def in_fresh_process(path: Path, engine: str) -> dict[str, int] | None:
     """measure() in a process of its own; None where that cannot be measured."""
     command = [sys.executable, "-m", "tbn_bench.latency.memory", str(path), engine]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 and done.stdout else None
+    return (
+        json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 and done.stdout else None
+    )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,9 @@ def variants_of(
     small = copy.deepcopy(model)
     rows = packed.pack_(small)
     small = small.eval().to(x.device)
-    native = _by_plan(config, small, reference, x, run_id, threads, macs) + _triton(config, small, reference, x, run_id)
+    native = _by_plan(config, small, reference, x, run_id, threads, macs) + _triton(
+        config, small, reference, x, run_id
+    )
     if not any(row.how == "tile reuse" for row in rows):
         return native
     for module in small.modules():
@@ -61,7 +63,16 @@ def variants_of(
     reuse = [peers.peer(config.binarizer, "tile reuse", lambda: small, reference, read, run_id)]
     if not few:
         make_compiled = functools.partial(peers.compiled, small, x)
-        reuse.append(peers.peer(config.binarizer, "tile reuse, torch.compile", make_compiled, reference, read, run_id))
+        reuse.append(
+            peers.peer(
+                config.binarizer,
+                "tile reuse, torch.compile",
+                make_compiled,
+                reference,
+                read,
+                run_id,
+            )
+        )
     return reuse + native
 
 
@@ -69,7 +80,13 @@ PRECISIONS = {"f32": 1e-5, "a14": 1e-3}  # of activations -> tolerance; a14 wher
 
 
 def _by_plan(
-    config: RunConfig, network: nn.Module, reference: nn.Module, x: Tensor, run_id: str | None, threads: int, macs: dict[str, Any]
+    config: RunConfig,
+    network: nn.Module,
+    reference: nn.Module,
+    x: Tensor,
+    run_id: str | None,
+    threads: int,
+    macs: dict[str, Any],
 ) -> list[Variant]:
     """The plan executor in each precision; full precision has signs nowhere and runs in float32 alone."""
     if x.device.type != "cpu":
@@ -81,16 +98,34 @@ def _by_plan(
         run, why = executor.executor(network, x, threads=threads, precision=precision)
         name = "native" if run is None else native_name(run)
         if run is None:
-            found.append(Variant(config.binarizer, f"native {precision}", network, reference, 0, run_id, why))
+            found.append(
+                Variant(config.binarizer, f"native {precision}", network, reference, 0, run_id, why)
+            )
             continue
-        extra = {"tile_macs": macs["distinct_macs"], "level": run.level, "precision": precision, "in_torch": run.torch_nodes}
+        extra = {
+            "tile_macs": macs["distinct_macs"],
+            "level": run.level,
+            "precision": precision,
+            "in_torch": run.torch_nodes,
+        }
         found.append(
-            Variant(config.binarizer, name, run, reference, run.weight_bytes(), run_id, tolerance=tolerance, extra=extra)
+            Variant(
+                config.binarizer,
+                name,
+                run,
+                reference,
+                run.weight_bytes(),
+                run_id,
+                tolerance=tolerance,
+                extra=extra,
+            )
         )
     return found
 
 
-def _triton(config: RunConfig, small: nn.Module, reference: nn.Module, x: Tensor, run_id: str | None) -> list[Variant]:
+def _triton(
+    config: RunConfig, small: nn.Module, reference: nn.Module, x: Tensor, run_id: str | None
+) -> list[Variant]:
     """The packed network on a GPU with nothing but its bits, each layer by a Triton kernel; alone, as a CUDA graph, and that in bfloat16."""
     if x.device.type != "cuda":
         return []
@@ -133,7 +168,9 @@ def _pick(runs: Iterable[RunRecord]) -> dict[tuple[str, str], list[RunRecord]]:
         chosen.setdefault(key, {}).setdefault(run.config["binarizer"], run)
     order = {"full_precision": 0}
     return {
-        k: sorted(v.values(), key=lambda r: (order.get(r.config["binarizer"], 1), r.config["binarizer"]))
+        k: sorted(
+            v.values(), key=lambda r: (order.get(r.config["binarizer"], 1), r.config["binarizer"])
+        )
         for k, v in chosen.items()
     }
 
@@ -144,8 +181,16 @@ def usable_runs(name: str, results: Path) -> list[RunRecord]:
     usable = [r for r in runs if (r.path / "checkpoints" / "best.ckpt").exists()]
     if usable:
         return usable
-    known = sorted({p.name for p in (results / "runs").glob("*/")}) if (results / "runs").exists() else []
-    why = f"its {len(runs)} finished runs have no checkpoints here (they are not committed)" if runs else "no finished runs"
+    known = (
+        sorted({p.name for p in (results / "runs").glob("*/")})
+        if (results / "runs").exists()
+        else []
+    )
+    why = (
+        f"its {len(runs)} finished runs have no checkpoints here (they are not committed)"
+        if runs
+        else "no finished runs"
+    )
     raise ValueError(
         f"suite {name!r}: {why} under {results}; run: tbn-bench sweep sweeps/{name}.yaml --results {results}. "
         f"Sweeps there: {', '.join(known) or 'none'}"
@@ -173,7 +218,11 @@ def suite(
     command += " --few-peers" if few else ""
     for (data_call, model_call), chosen in _pick(usable).items():
         wanted = [
-            (batch, cold, f"{slug(model_call)}-{slug(data_call)}-b{batch}-t{threads}{'-cold' if cold else ''}")
+            (
+                batch,
+                cold,
+                f"{slug(model_call)}-{slug(data_call)}-b{batch}-t{threads}{'-cold' if cold else ''}",
+            )
             for batch in batches
             for cold in ((False, True) if batch == 1 else (False,))
         ]
@@ -192,7 +241,9 @@ def suite(
         if not few:
             one = data.first("test", 1)
             footprint = {
-                run.run_id: _footprint(run, model) if device == "cpu" else _gpu_footprint(run, model, one)
+                run.run_id: _footprint(run, model)
+                if device == "cpu"
+                else _gpu_footprint(run, model, one)
                 for run, _, model in loaded
             }
         calibration = data.first("train", CALIBRATION)
@@ -202,13 +253,24 @@ def suite(
             if built_for != batch:
                 variants, built_for = [], batch
                 for run, _, model in loaded:
-                    made = variants_of(model, make(run.config), x, run.run_id, threads, calibration, run.summary or {}, few)
+                    made = variants_of(
+                        model,
+                        make(run.config),
+                        x,
+                        run.run_id,
+                        threads,
+                        calibration,
+                        run.summary or {},
+                        few,
+                    )
                     for v in made:
                         v.extra |= accuracy.get((run.run_id, v.implementation), {})
                         v.extra |= footprint.get(run.run_id, {}).get(v.implementation, {})
                     variants += made
             info = {"data": data_call, "model": model_call, "sweep": name, "tile_macs": True}
-            record = time_case(case, variants, x, threads, device, info, f"{command} --batch {batch}", cold)
+            record = time_case(
+                case, variants, x, threads, device, info, f"{command} --batch {batch}", cold
+            )
             store.write_latency(record)
             show(record)
             cases.append(case)
@@ -229,7 +291,10 @@ def _footprint(run: RunRecord, model: nn.Module) -> dict[str, dict[str, Any]]:
         with contextlib.suppress(_native.NativeUnavailable):
             engines[f"native {_native.level()}"] = "native"
         return {
-            name: {"file_bytes": size, **{f"memory_{k}": v for k, v in (memory.in_fresh_process(path, e) or {}).items()}}
+            name: {
+                "file_bytes": size,
+                **{f"memory_{k}": v for k, v in (memory.in_fresh_process(path, e) or {}).items()},
+            }
             for name, e in engines.items()
         }
 
@@ -255,7 +320,9 @@ def _show_footprint(loaded: list[Any], footprint: dict[str, dict[str, dict[str, 
                     f"{run.config['binarizer']} [{name}]: {sizes['gpu_resting_bytes']:,} B on the GPU at rest, {sizes['gpu_peak_bytes']:,} B at the peak"
                 )
                 continue
-            grown, peak = (f"{sizes[k]:,}" if k in sizes else "—" for k in ("memory_grown", "memory_peak"))
+            grown, peak = (
+                f"{sizes[k]:,}" if k in sizes else "—" for k in ("memory_grown", "memory_peak")
+            )
             tell(
                 f"{run.config['binarizer']} [{name}]: file {sizes['file_bytes']:,} B, a fresh process grows by {grown} B (peak {peak} B)"
             )
@@ -270,7 +337,9 @@ def _recorded(store: RunStore, run_ids: set[str], device: str) -> set[str]:
     }
 
 
-def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str) -> dict[tuple[str, str], dict[str, float]]:
+def _accuracy_check(
+    loaded: list[tuple[RunRecord, Any, nn.Module]], device: str
+) -> dict[tuple[str, str], dict[str, float]]:
     """The packed network, by each of our kernels, must do on the whole test set as well as the record says, before it is timed; where
     activations are rounded, it must class nearly all of it as torch does (AGREEMENT).
 
@@ -300,13 +369,21 @@ def _accuracy_check(loaded: list[tuple[RunRecord, Any, nn.Module]], device: str)
                 expected = classes if expected is None else expected
                 agreement = float((classes == expected).float().mean())
             rounds = isinstance(call, executor.Executor) and call.precision != "f32"
-            if not (_agrees(agreement, len(expected)) if rounds and agreement is not None else abs(value - recorded) <= allowed):
-                classed = "" if agreement is None else f" and {agreement:.2%} of it classed as by torch"
+            if not (
+                _agrees(agreement, len(expected))
+                if rounds and agreement is not None
+                else abs(value - recorded) <= allowed
+            ):
+                classed = (
+                    "" if agreement is None else f" and {agreement:.2%} of it classed as by torch"
+                )
                 raise ParityError(
                     f"run {run.run_id}, {implementation}: {SCORES[name].label} {SCORES[name].text(value, False)} on the test set, its "
                     f"record says {SCORES[name].text(recorded, False)}{classed}{assembly.precision_hint(run)}; nothing timed"
                 )
-            found[run.run_id, implementation] = {name: value} | ({} if agreement is None else {"agreement": agreement})
+            found[run.run_id, implementation] = {name: value} | (
+                {} if agreement is None else {"agreement": agreement}
+            )
     return found
 
 
@@ -315,7 +392,9 @@ def _agrees(agreement: float, samples: int) -> bool:
     return agreement >= min(AGREEMENT, 1 - 1.5 / samples)
 
 
-def case(config: RunConfig, results: Path, device: str, threads: int, batches: Iterable[int]) -> dict[str, Any]:
+def case(
+    config: RunConfig, results: Path, device: str, threads: int, batches: Iterable[int]
+) -> dict[str, Any]:
     """Times one untrained network, full precision and `config.binarizer` side by side, on images of config.data's shape."""
     prepare(device, threads)
     store, cases = RunStore(results), []
@@ -335,7 +414,13 @@ def case(config: RunConfig, results: Path, device: str, threads: int, batches: I
             for v in variants_of(model.eval(), c, x, None, threads, x.cpu(), total.summary())
         ]
         name = f"{slug(config.model)}-{slug(config.binarizer)}-untrained-b{batch}-t{threads}"
-        info = {"data": config.data, "model": config.model, "sweep": None, "untrained": True, "tile_macs": True}
+        info = {
+            "data": config.data,
+            "model": config.model,
+            "sweep": None,
+            "untrained": True,
+            "tile_macs": True,
+        }
         record = time_case(name, variants, x, threads, device, info, f"{command} --batch {batch}")
         store.write_latency(record)
         show(record)

@@ -29,15 +29,22 @@ def _linear(k: int, n: int) -> tuple[Callable[[], nn.Module], tuple[int, ...]]:
     return lambda: nn.Linear(k, n), (k,)
 
 
-def _conv(c: int, o: int, kernel: int, size: int, stride: int = 1) -> tuple[Callable[[], nn.Module], tuple[int, ...]]:
+def _conv(
+    c: int, o: int, kernel: int, size: int, stride: int = 1
+) -> tuple[Callable[[], nn.Module], tuple[int, ...]]:
     return lambda: nn.Conv2d(c, o, kernel, stride, kernel // 2, bias=False), (c, size, size)
 
 
 # suite -> case -> (layer, shape of one input)
 CASES: dict[str, dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]] = {
-    "linear": {f"linear_{k}x{n}": _linear(k, n) for k, n in ((768, 3072), (3072, 768), (4096, 4096))},
+    "linear": {
+        f"linear_{k}x{n}": _linear(k, n) for k, n in ((768, 3072), (3072, 768), (4096, 4096))
+    },
     "conv": {
-        **{f"conv3x3_{c}at{s}": _conv(c, c, 3, s) for c, s in ((64, 32), (128, 16), (256, 8), (512, 4))},
+        **{
+            f"conv3x3_{c}at{s}": _conv(c, c, 3, s)
+            for c, s in ((64, 32), (128, 16), (256, 8), (512, 4))
+        },
         "conv3x3_stride2_64to128at32": _conv(64, 128, 3, 32, 2),
         "conv1x1_1024to256at14": _conv(1024, 256, 1, 14),
         "conv1x1_128to1024at32": _conv(128, 1024, 1, 32),
@@ -49,13 +56,19 @@ def _kept_output(variant: Variant) -> Variant:
     """The same native call writing into one buffer that is kept, as an engine with its own memory would."""
     call = copy.copy(variant.call)
     call.keep_output = True
-    return dataclasses.replace(variant, implementation=f"{variant.implementation}, kept output", call=call)
+    return dataclasses.replace(
+        variant, implementation=f"{variant.implementation}, kept output", call=call
+    )
 
 
 def _in_channels_last(variants: list[Variant], x: Tensor) -> list[Variant]:
     """Convolutions as they stand inside a network of that layout: input and output channels last, nothing converted."""
     last = x.to(memory_format=torch.channels_last)
-    chosen = [v for v in variants if v.unavailable is None and v.implementation.startswith(("native", "dense, channels last"))]
+    chosen = [
+        v
+        for v in variants
+        if v.unavailable is None and v.implementation.startswith(("native", "dense, channels last"))
+    ]
     return [
         dataclasses.replace(
             v,
@@ -71,7 +84,11 @@ def _addmm(layer: nn.Linear, reference: nn.Module, x: Tensor) -> Variant:
     bias = layer.bias.detach()
     size = layer.weight.numel() * 4
     return Variant(
-        "full_precision", "dense, kept output", lambda batch: torch.addmm(bias, batch, weight, out=out), reference, size
+        "full_precision",
+        "dense, kept output",
+        lambda batch: torch.addmm(bias, batch, weight, out=out),
+        reference,
+        size,
     )
 
 
@@ -79,10 +96,15 @@ def _gemlite(layer: packed.PackedLinear) -> Callable[[Tensor], Tensor]:
     """GemLite's 1-bit weights, one scale per row: (bit - 1/2) (2 alpha). Raises ImportError where it is not installed."""
     from gemlite.helper import A16W1_HQQ_INT
 
-    signs = torch.from_numpy(bits.unpack(layer.tile_bits.cpu().numpy(), layer.numel)).reshape(layer.shape)
+    signs = torch.from_numpy(bits.unpack(layer.tile_bits.cpu().numpy(), layer.numel)).reshape(
+        layer.shape
+    )
     scales = 2 * _tile.row_scales(layer.alphas.cpu(), layer.shape[0])[:, None]
     made = A16W1_HQQ_INT(device="cuda", dtype=torch.bfloat16).from_weights(
-        (signs > 0).to(torch.uint8), scales.bfloat16(), torch.full_like(scales, 0.5).bfloat16(), layer.bias
+        (signs > 0).to(torch.uint8),
+        scales.bfloat16(),
+        torch.full_like(scales, 0.5).bfloat16(),
+        layer.bias,
     )
     return lambda x: made(x)
 
@@ -102,7 +124,15 @@ def _cuda_variants(layer: nn.Linear, x: Tensor) -> list[Variant]:
     size = 2 * layer.weight.numel()
     exact = nn.Sequential(copy.deepcopy(plain))
     calls = [("full_precision", "dense", plain, exact, size)]
-    foreign = [("full_precision", "torchao int8 weights", functools.partial(_torchao_weights, plain, x), exact, size // 2)]
+    foreign = [
+        (
+            "full_precision",
+            "torchao int8 weights",
+            functools.partial(_torchao_weights, plain, x),
+            exact,
+            size // 2,
+        )
+    ]
     for spec in SPECS[1:]:
         network = nn.Sequential(copy.deepcopy(layer))
         binarize_(network, spec)
@@ -111,24 +141,46 @@ def _cuda_variants(layer: nn.Linear, x: Tensor) -> list[Variant]:
         stored = network.cuda()[0]
         read = stored.tile_bits.numel() + 4 * stored.alphas.numel()
         calls += [
-            (spec, "tile reuse", copy.deepcopy(network).bfloat16()[0], reference, 2 * layer.weight.numel() // stored.p),
+            (
+                spec,
+                "tile reuse",
+                copy.deepcopy(network).bfloat16()[0],
+                reference,
+                2 * layer.weight.numel() // stored.p,
+            ),
             (spec, "triton", functools.partial(_by_triton, stored), reference, read),
         ]
         if stored.p == 1:
             foreign.append((spec, "GemLite", functools.partial(_gemlite, stored), reference, read))
     found = []
     for spec, name, call, reference, read in calls:
-        found.append(peer(spec, name, lambda call=call: call, reference, read, None, BF16_TOLERANCE))
-        found.append(peer(spec, f"{name}, CUDA graph", lambda call=call: graphed(call, x), reference, read, None, BF16_TOLERANCE))
+        found.append(
+            peer(spec, name, lambda call=call: call, reference, read, None, BF16_TOLERANCE)
+        )
+        found.append(
+            peer(
+                spec,
+                f"{name}, CUDA graph",
+                lambda call=call: graphed(call, x),
+                reference,
+                read,
+                None,
+                BF16_TOLERANCE,
+            )
+        )
     for spec, name, build, reference, read in foreign:
         found.append(peer(spec, name, build, reference, read, None, INT8_TOLERANCE, True))
         as_graph = functools.partial(lambda build: graphed(build(), x), build)
-        found.append(peer(spec, f"{name}, CUDA graph", as_graph, reference, read, None, INT8_TOLERANCE, True))
+        found.append(
+            peer(spec, f"{name}, CUDA graph", as_graph, reference, read, None, INT8_TOLERANCE, True)
+        )
     return found
 
 
 def _by_triton(layer: packed.PackedLinear, x: Tensor) -> Tensor:
-    return tiled_linear(x, layer.tile_bits, layer.alphas, layer.bias, layer.shape, layer.p, "triton")
+    return tiled_linear(
+        x, layer.tile_bits, layer.alphas, layer.bias, layer.shape, layer.p, "triton"
+    )
 
 
 def _cuda_suite(results: Path, batches: Iterable[int]) -> dict[str, Any]:
@@ -141,7 +193,12 @@ def _cuda_suite(results: Path, batches: Iterable[int]) -> dict[str, Any]:
             x = torch.randn(batch, size, device="cuda", dtype=torch.bfloat16)
             with torch.no_grad():
                 variants = _cuda_variants(layer, x)
-            info = {"data": None, "model": f"linear_{size}x{size}", "sweep": None, "dtype": "bfloat16"}
+            info = {
+                "data": None,
+                "model": f"linear_{size}x{size}",
+                "sweep": None,
+                "dtype": "bfloat16",
+            }
             command = f"tbn-bench latency --suite linear --device cuda --batch {batch}"
             for cold in (False, True) if batch == 1 else (False,):
                 case = f"op-linear_{size}x{size}-bf16-b{batch}{'-cold' if cold else ''}"
@@ -152,7 +209,9 @@ def _cuda_suite(results: Path, batches: Iterable[int]) -> dict[str, Any]:
     return {"suite": "linear", "cases": done}
 
 
-def suite(name: str, results: Path, threads: int, batches: Iterable[int], device: str = "cpu") -> dict[str, Any]:
+def suite(
+    name: str, results: Path, threads: int, batches: Iterable[int], device: str = "cpu"
+) -> dict[str, Any]:
     """Times every case of an op-level suite ("linear", "conv") with all its peers, on random weights and inputs.
 
     On CUDA: square linear layers in bfloat16. Raises ValueError for a suite that does not exist there.
@@ -173,15 +232,29 @@ def suite(name: str, results: Path, threads: int, batches: Iterable[int], device
             for spec in SPECS:
                 network = nn.Sequential(copy.deepcopy(trained))
                 macs = cost(network, binarize_(network, spec), in_shape).summary()
-                made = variants_of(network.eval(), make({"binarizer": spec}), x, None, threads, x[:64], macs)
-                native = [v for v in made if v.implementation.startswith("native") and not v.unavailable]
+                made = variants_of(
+                    network.eval(), make({"binarizer": spec}), x, None, threads, x[:64], macs
+                )
+                native = [
+                    v for v in made if v.implementation.startswith("native") and not v.unavailable
+                ]
                 variants += made
-                variants += _in_channels_last(made, x) if x.dim() == 4 else [_kept_output(v) for v in native]
+                variants += (
+                    _in_channels_last(made, x)
+                    if x.dim() == 4
+                    else [_kept_output(v) for v in native]
+                )
             if isinstance(trained, nn.Linear):
                 variants.insert(1, _addmm(trained, variants[0].reference, x))
             for cold in (False, True) if batch == 1 else (False,):
                 full = f"op-{case}-b{batch}-t{threads}{'-cold' if cold else ''}"
-                info = {"data": None, "model": case, "sweep": None, "tile_macs": True, "input": math.prod(in_shape)}
+                info = {
+                    "data": None,
+                    "model": case,
+                    "sweep": None,
+                    "tile_macs": True,
+                    "input": math.prod(in_shape),
+                }
                 command = f"tbn-bench latency --suite {name} --threads {threads} --batch {batch}"
                 record = time_case(full, variants, x, threads, "cpu", info, command, cold)
                 store.write_latency(record)

@@ -18,7 +18,9 @@ from tbn_bench.latency.timing import Variant
 _numbers = itertools.count()
 BF16_TOLERANCE = 5e-2  # 8 bits of significand through a whole network
 EXACT = {"cpu": 1e-5, "cuda": 1e-4}  # of float32; cuDNN may choose Winograd's or Fourier's sums
-INT8_TOLERANCE = 3e-1  # 8-bit activations and weights: judged by their recorded error, refused only when absurd
+INT8_TOLERANCE = (
+    3e-1  # 8-bit activations and weights: judged by their recorded error, refused only when absurd
+)
 
 
 def weights_read(model: nn.Module) -> int:
@@ -51,7 +53,9 @@ def compiled(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
         return model(batch)
 
     own = run.__code__.replace(co_name=f"run_{next(_numbers)}")
-    call = torch.compile(types.FunctionType(own, globals(), "run", None, run.__closure__), dynamic=False)
+    call = torch.compile(
+        types.FunctionType(own, globals(), "run", None, run.__closure__), dynamic=False
+    )
     with torch.no_grad(), inductor.patch(freezing=True):
         call(x)
     return call
@@ -99,7 +103,14 @@ def _onnx_file(model: nn.Module, x: Tensor, folder: Path) -> Path:
     path = folder / "f32.onnx"
     with torch.no_grad():
         torch.onnx.export(
-            model, (x,), str(path), dynamo=True, external_data=False, verbose=False, input_names=["x"], output_names=["y"]
+            model,
+            (x,),
+            str(path),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=["x"],
+            output_names=["y"],
         )
     return path
 
@@ -108,12 +119,18 @@ def _session(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = (
+        threads,
+        1,
+        3,
+    )
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda batch: torch.from_numpy(session.run(None, {"x": batch.numpy()})[0])
 
 
-def _ort(model: nn.Module, x: Tensor, calibration: Tensor, threads: int, int8: bool) -> Callable[[Tensor], Tensor]:
+def _ort(
+    model: nn.Module, x: Tensor, calibration: Tensor, threads: int, int8: bool
+) -> Callable[[Tensor], Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         path = _onnx_file(model, x, Path(folder))
         return _session(_quantized(path, x, calibration) if int8 else path, threads)
@@ -121,19 +138,28 @@ def _ort(model: nn.Module, x: Tensor, calibration: Tensor, threads: int, int8: b
 
 def _quantized(path: Path, x: Tensor, calibration: Tensor) -> Path:
     """QDQ, weights per channel, activations calibrated: what ONNX Runtime recommends for CPUs with VNNI."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            batches = [calibration[i : i + len(x)] for i in range(0, len(calibration) - len(x) + 1, len(x))] or [x]
+            batches = [
+                calibration[i : i + len(x)] for i in range(0, len(calibration) - len(x) + 1, len(x))
+            ] or [x]
             self.left = [{"x": b.numpy().astype(np.float32)} for b in batches[:16]]
 
         def get_next(self) -> dict[str, Any] | None:
             return self.left.pop() if self.left else None
 
     prepared, out = path.with_name("prepared.onnx"), path.with_name("int8.onnx")
-    quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)  # shapes are static; it fails on PointNet's transforms
+    quant_pre_process(
+        str(path), str(prepared), skip_symbolic_shape=True
+    )  # shapes are static; it fails on PointNet's transforms
     quantize_static(str(prepared), str(out), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
                     activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)  # fmt: skip
     return out
@@ -158,7 +184,13 @@ FEW = (
 
 
 def dense_peers(
-    model: nn.Module, reference: nn.Module, x: Tensor, calibration: Tensor, threads: int, run_id: str | None, few: bool = False
+    model: nn.Module,
+    reference: nn.Module,
+    x: Tensor,
+    calibration: Tensor,
+    threads: int,
+    run_id: str | None,
+    few: bool = False,
 ) -> list[Variant]:
     """Every engine that runs the full-precision network `model` (eval mode) on inputs like x; or FEW of them."""
     size, exact = weights_read(model), EXACT[x.device.type]
@@ -173,14 +205,26 @@ def dense_peers(
     if x.device.type == "cpu":
         makers += [
             ("ONNX Runtime f32", lambda: _ort(model, x, calibration, threads, False), 1e-5, size),
-            ("ONNX Runtime int8", lambda: _ort(model, x, calibration, threads, True), INT8_TOLERANCE, size // 4),
+            (
+                "ONNX Runtime int8",
+                lambda: _ort(model, x, calibration, threads, True),
+                INT8_TOLERANCE,
+                size // 4,
+            ),
         ]
     else:
         makers += [
             ("dense, CUDA graph", lambda: graphed(model, x), exact, size),
-            ("dense bf16, CUDA graph", lambda: graphed(bf16(model, x, False), x), BF16_TOLERANCE, size // 2),
+            (
+                "dense bf16, CUDA graph",
+                lambda: graphed(bf16(model, x, False), x),
+                BF16_TOLERANCE,
+                size // 2,
+            ),
         ]
-    makers.append(("torchao int8, torch.compile", lambda: _torchao(model, x), INT8_TOLERANCE, size // 4))
+    makers.append(
+        ("torchao int8, torch.compile", lambda: _torchao(model, x), INT8_TOLERANCE, size // 4)
+    )
     wanted = [m for m in makers if m[0] in FEW] if few else makers
     return [
         peer("full_precision", name, make, reference, read, run_id, tolerance, name != "dense")

@@ -35,7 +35,11 @@ TOLERANCE = 1e-5  # max |y - ref| / max |ref|, float32 against float64 through a
 MAX_WAIT = 0.02  # of a sample, in run queues, where several threads are timed
 RETRIES = 4
 FLUSH_BYTES, FLUSH_BYTES_CUDA = 96 << 20, 512 << 20
-PEERS = {"ratio": "dense", "ratio_compiled": "dense, torch.compile", "ratio_ort_int8": "ONNX Runtime int8"}
+PEERS = {
+    "ratio": "dense",
+    "ratio_compiled": "dense, torch.compile",
+    "ratio_ort_int8": "ONNX Runtime int8",
+}
 BASELINE = PEERS["ratio"]
 
 
@@ -88,7 +92,9 @@ def gate(variants: Iterable[Variant], x: Tensor) -> dict[str, float]:
             except Exception as error:
                 if not variant.foreign:
                     raise
-                variant.unavailable = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+                variant.unavailable = (
+                    f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+                )
                 continue
             error = relative_error(got, expected[id(variant.reference)])
         if not error <= variant.tolerance:
@@ -116,7 +122,11 @@ def flush_caches(device: str = "cpu") -> None:
     """Evicts weights and activations from every cache level by walking over a larger array."""
     if device not in _flush:
         cuda = device == "cuda"
-        _flush[device] = torch.zeros(FLUSH_BYTES_CUDA // 4, device=device) if cuda else np.zeros(FLUSH_BYTES // 8)
+        _flush[device] = (
+            torch.zeros(FLUSH_BYTES_CUDA // 4, device=device)
+            if cuda
+            else np.zeros(FLUSH_BYTES // 8)
+        )
     _flush[device] += 1.0
 
 
@@ -140,7 +150,9 @@ class Samples:
     rejected: float = 0.0
 
 
-def _one_sample(clock: Callable[[], float], call: Callable[[], Any], n: int, before: Callable[[], None] | None) -> float:
+def _one_sample(
+    clock: Callable[[], float], call: Callable[[], Any], n: int, before: Callable[[], None] | None
+) -> float:
     if before is None:
         start = clock()
         for _ in range(n):
@@ -157,7 +169,9 @@ def _one_sample(clock: Callable[[], float], call: Callable[[], Any], n: int, bef
 
 def _one_sample_cuda(call: Callable[[], Any], n: int, before: Callable[[], None] | None) -> float:
     """By events on the stream: what the host does between calls is not in it, as long as the GPU has work."""
-    pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(n if before else 1)]
+    pairs = [
+        [torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(n if before else 1)
+    ]
     torch.cuda.synchronize()
     for start, end in pairs:
         if before:
@@ -208,7 +222,9 @@ def interleave(
             for name, value in row.items():
                 samples[name].append(value)
     if not samples[names[0]]:
-        raise RuntimeError("every round was disturbed by other processes; nothing was recorded. Time again on a quieter machine")
+        raise RuntimeError(
+            "every round was disturbed by other processes; nothing was recorded. Time again on a quieter machine"
+        )
     return Samples(samples, rejected / taken)
 
 
@@ -226,7 +242,11 @@ def statistics_of(samples: list[float], baseline: list[float] | None) -> dict[st
     if baseline is None:
         return row | {"ratio": None, "ratio_p20": None, "ratio_p80": None}
     ratios = [b / s for b, s in zip(baseline, samples, strict=True)]
-    return row | {"ratio": statistics.median(ratios), "ratio_p20": quantile(ratios, 0.2), "ratio_p80": quantile(ratios, 0.8)}
+    return row | {
+        "ratio": statistics.median(ratios),
+        "ratio_p20": quantile(ratios, 0.2),
+        "ratio_p80": quantile(ratios, 0.8),
+    }
 
 
 def slug(text: str) -> str:
@@ -247,8 +267,12 @@ def prepare(device: str, threads: int) -> None:
         raise ValueError(f"--threads must be at least 1, got {threads}")
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # what is called float32 here is float32
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime" is no news on a CPU
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
+        False  # what is called float32 here is float32
+    )
+    logging.getLogger("torch.utils.cpp_extension").setLevel(
+        logging.ERROR
+    )  # "no CUDA runtime" is no news on a CPU
 
 
 def time_case(
@@ -277,12 +301,22 @@ def time_case(
     peers = {key: samples.times.get(f"full_precision [{name}]") for key, name in PEERS.items()}
     rows = []
     for v in variants:
-        row = {"binarizer": v.binarizer, "implementation": v.implementation, "run_id": v.run_id, "weight_bytes": v.weight_bytes}
+        row = {
+            "binarizer": v.binarizer,
+            "implementation": v.implementation,
+            "run_id": v.run_id,
+            "weight_bytes": v.weight_bytes,
+        }
         if v.unavailable is not None:
             rows.append(row | {"unavailable": v.unavailable})
             continue
         mine = samples.times[v.name]
-        row |= {"unavailable": None, "relative_error": errors[v.name], "tolerance": v.tolerance, **v.extra}
+        row |= {
+            "unavailable": None,
+            "relative_error": errors[v.name],
+            "tolerance": v.tolerance,
+            **v.extra,
+        }
         row |= statistics_of(mine, peers["ratio"])
         row |= {k: statistics_of(mine, peers[k])["ratio"] for k in PEERS if k != "ratio"}
         if "tile_macs" in info and v.binarizer != "full_precision":
@@ -306,13 +340,21 @@ def show(record: LatencyRecord) -> None:
         return f"{'—' if value is None else f'{value:.2f}':>9}"
 
     info = record.case_info
-    tell(f"\n{record.case}  ({info['clock']}, {info['threads']} thread(s), {info.get('cache', 'hot')})")
+    tell(
+        f"\n{record.case}  ({info['clock']}, {info['threads']} thread(s), {info.get('cache', 'hot')})"
+    )
     if info.get("ceilings"):
         c = info["ceilings"]
-        names = {"lookup_gmacs": "lookup", "matrix_gmacs": "matrix unit in float32", "matrix_a14_gmacs": "in 14 bits"}
+        names = {
+            "lookup_gmacs": "lookup",
+            "matrix_gmacs": "matrix unit in float32",
+            "matrix_a14_gmacs": "in 14 bits",
+        }
         others = "".join(f", {name} {c[key]:.0f}" for key, name in names.items() if c.get(key))
         reads = ", ".join(f"{v} GB/s from {k}" for k, v in c["read_gb_s"].items())
-        tell(f"this machine, one thread: {c['fma_gmacs']:.0f} GMAC/s by FMA{others}; reads {reads}; native level {c['level']}")
+        tell(
+            f"this machine, one thread: {c['fma_gmacs']:.0f} GMAC/s by FMA{others}; reads {reads}; native level {c['level']}"
+        )
     tell(
         f"{'method [implementation]':<66}{'p50 ms':>9}{'p20':>9}{'p80':>9}{'n':>4}{'x eager':>9}{'x compil':>9}{'x int8':>9}"
         f"{'weights':>14}{'error':>9}{'x FMA':>7}"

@@ -24,7 +24,12 @@ from tbn_bench.latency.timing import (
 from tbn_bench.records import LatencyRecord, RunStore, provenance
 
 GRADIENT_TOLERANCE = 1e-4  # sums over batch and positions: more terms than a forward pass
-_RESNET18_CONVS = ((64, 32), (128, 16), (256, 8), (512, 4))  # (channels, height = width) of the 3x3 stages on CIFAR
+_RESNET18_CONVS = (
+    (64, 32),
+    (128, 16),
+    (256, 8),
+    (512, 4),
+)  # (channels, height = width) of the 3x3 stages on CIFAR
 
 
 def _step(layer: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], Tensor]:
@@ -55,7 +60,9 @@ def _check_gradients(name: str, layer: nn.Module, x: Tensor, grad: Tensor) -> fl
     error = max(relative_error(a.detach(), b.detach()) for a, b in pairs)
     layer.zero_grad(set_to_none=True)
     if not error <= GRADIENT_TOLERANCE:
-        raise ParityError(f"{name}: output or a gradient is off by {error:.2e} (allowed {GRADIENT_TOLERANCE:.0e}); not timed")
+        raise ParityError(
+            f"{name}: output or a gradient is off by {error:.2e} (allowed {GRADIENT_TOLERANCE:.0e}); not timed"
+        )
     return error
 
 
@@ -63,7 +70,9 @@ _FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 
 def _conv_layers(channels: int, ps: list[int], device: str) -> dict[str, nn.Module]:
-    layers: dict[str, nn.Module] = {"full_precision": nn.Conv2d(channels, channels, 3, padding=1, bias=False)}
+    layers: dict[str, nn.Module] = {
+        "full_precision": nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+    }
     for p in ps:
         for gradient in ("elementwise", "tile"):
             holder = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False))
@@ -73,7 +82,9 @@ def _conv_layers(channels: int, ps: list[int], device: str) -> dict[str, nn.Modu
     return {k: v.to(device) for k, v in layers.items()}
 
 
-def training_steps(results: Path, ps: list[int], batch: int, threads: int, device: str) -> dict[str, Any]:
+def training_steps(
+    results: Path, ps: list[int], batch: int, threads: int, device: str
+) -> dict[str, Any]:
     """Times one training step of ResNet-18's 3x3 convolutions: full precision, and tbn at each p with both gradients.
 
     Every row runs in both memory formats; ratios are to full precision in whichever format serves it better.
@@ -86,10 +97,18 @@ def training_steps(results: Path, ps: list[int], batch: int, threads: int, devic
         layers = _conv_layers(channels, ps, device)
         steps, errors = {}, {}
         for format_name, memory_format in _FORMATS.items():
-            x = torch.randn(batch, channels, size, size, device=device).to(memory_format=memory_format).requires_grad_()
-            grad = torch.randn(batch, channels, size, size, device=device).to(memory_format=memory_format)
+            x = (
+                torch.randn(batch, channels, size, size, device=device)
+                .to(memory_format=memory_format)
+                .requires_grad_()
+            )
+            grad = torch.randn(batch, channels, size, size, device=device).to(
+                memory_format=memory_format
+            )
             for spec, layer in layers.items():
-                errors[spec, format_name] = _check_gradients(f"{spec} {format_name}", layer, x, grad)
+                errors[spec, format_name] = _check_gradients(
+                    f"{spec} {format_name}", layer, x, grad
+                )
                 steps[spec, format_name] = _step(copy.deepcopy(layer), x, grad)
         samples = interleave(steps, sample, rounds=15).times
         baseline = min((samples["full_precision", f] for f in _FORMATS), key=statistics.median)
@@ -103,7 +122,13 @@ def training_steps(results: Path, ps: list[int], batch: int, threads: int, devic
         info = {"data": None, "model": f"Conv2d({channels}, {channels}, 3) on {size}x{size}", "sweep": None, "batch": batch,
                 "threads": threads, "clock": clock_name, "tolerance": GRADIENT_TOLERANCE,
                 "baseline": "the faster full_precision"}  # fmt: skip
-        record = LatencyRecord(name, slug(device_name(device)), rows, info, provenance(command, device_name(device), threads))
+        record = LatencyRecord(
+            name,
+            slug(device_name(device)),
+            rows,
+            info,
+            provenance(command, device_name(device), threads),
+        )
         store.write_latency(record)
         show(record)
         cases.append(name)

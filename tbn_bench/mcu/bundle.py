@@ -13,7 +13,9 @@ from tbn_bench.records import replace
 _BOARDS = {"m4": "Cortex-M4, M7 and M33", "generic": "any core", "m55": "Cortex-M55", "avr": "AVR"}
 
 
-def write(folder: Path, name: str, prog: Program, target: str, x: Array, about: dict[str, Any]) -> None:
+def write(
+    folder: Path, name: str, prog: Program, target: str, x: Array, about: dict[str, Any]
+) -> None:
     """Writes the folder. x: (n, input_len) test vectors; about: what extras/model.json says beside the numbers of the program."""
     files = {
         "src/tbn_rt.h": (emit.HERE / "tbn_rt.h").read_text(),
@@ -126,7 +128,11 @@ void loop() {{
 
 
 def _readme(name: str, prog: Program, target: str, about: dict[str, Any]) -> str:
-    flags = "" if prog.activations == "u8" else "\nFloat results are the same on every target as long as `-ffast-math` is off."
+    flags = (
+        ""
+        if prog.activations == "u8"
+        else "\nFloat results are the same on every target as long as `-ffast-math` is off."
+    )
     return f"""# {name}
 
 A network exported by tbn_bench {__version__} for {_BOARDS[target]} ({prog.activations} activations): {about.get("binarizer", "")} {about.get("model", "")}.

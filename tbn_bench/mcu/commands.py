@@ -20,41 +20,87 @@ _RUN_ID = re.compile(r"([\w.-]+/)?[0-9a-f]{4,12}")  # also as SWEEP/RUN
 
 
 def add_export_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--activations", choices=ACTIVATIONS, default="u8", help="format c: bytes (default) or float32")
     parser.add_argument(
-        "--target", choices=TARGETS, default="generic", help="format c: order of the weight bits (default: generic, any core)"
+        "--activations",
+        choices=ACTIVATIONS,
+        default="u8",
+        help="format c: bytes (default) or float32",
+    )
+    parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        default="generic",
+        help="format c: order of the weight bits (default: generic, any core)",
     )
     parser.add_argument("--name", help="format c: name of the library and prefix of its functions")
     parser.add_argument(
-        "--amalgamate", action="store_true", help="format c: NAME_single.h beside the folder, all of it in one header"
+        "--amalgamate",
+        action="store_true",
+        help="format c: NAME_single.h beside the folder, all of it in one header",
     )
-    parser.add_argument("--zip", action="store_true", help="format c: the folder as a .zip too, as the Arduino IDE takes it")
+    parser.add_argument(
+        "--zip",
+        action="store_true",
+        help="format c: the folder as a .zip too, as the Arduino IDE takes it",
+    )
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=type(parser))
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="ACTION", parser_class=type(parser)
+    )
     for name, text in (
         ("build", "compile an exported folder for a core and show its sizes"),
-        ("run", "export (where a run is given), build, run on a simulator, record: flash, RAM, stack, instructions"),
+        (
+            "run",
+            "export (where a run is given), build, run on a simulator, record: flash, RAM, stack, instructions",
+        ),
         ("report", "the recorded measurements and their ratios as a table"),
     ):
         p = actions.add_parser(name, help=text, allow_abbrev=False)
         if name != "report":
-            p.add_argument("what", nargs="*" if name == "run" else 1, metavar="FOLDER" if name == "build" else "RUN|FOLDER")
+            p.add_argument(
+                "what",
+                nargs="*" if name == "run" else 1,
+                metavar="FOLDER" if name == "build" else "RUN|FOLDER",
+            )
             p.add_argument("--core", choices=CORES, help="default: the target's own")
-            p.add_argument("--cc", choices=("gcc", "zig"), default="gcc", help="compilers (default: gcc)")
-            p.add_argument("--optimize", choices=("-O2", "-Os"), default="-O2", help="as --optimize=-Os (default: -O2)")
+            p.add_argument(
+                "--cc", choices=("gcc", "zig"), default="gcc", help="compilers (default: gcc)"
+            )
+            p.add_argument(
+                "--optimize",
+                choices=("-O2", "-Os"),
+                default="-O2",
+                help="as --optimize=-Os (default: -O2)",
+            )
         if name == "run":
             p.add_argument("--suite", help="every finished run of this sweep, of its first seed")
-            p.add_argument("--sim", choices=("qemu", "unicorn", "simavr", "host"), help="default: the first that is installed")
-            p.add_argument("--out", type=Path, default=Path("build/mcu"), help="where runs are exported to (default: build/mcu)")
+            p.add_argument(
+                "--sim",
+                choices=("qemu", "unicorn", "simavr", "host"),
+                help="default: the first that is installed",
+            )
+            p.add_argument(
+                "--out",
+                type=Path,
+                default=Path("build/mcu"),
+                help="where runs are exported to (default: build/mcu)",
+            )
             add_export_flags(p)
             p.set_defaults(target=None, activations=None)
         if name != "build":
-            p.add_argument("--results", type=Path, default=Path("results"), help="folder of records (default: results)")
+            p.add_argument(
+                "--results",
+                type=Path,
+                default=Path("results"),
+                help="folder of records (default: results)",
+            )
         if name == "run":
             p.add_argument(
-                "--trained", type=Path, help="folder of the runs with their checkpoints (default: --results, else its `local`)"
+                "--trained",
+                type=Path,
+                help="folder of the runs with their checkpoints (default: --results, else its `local`)",
             )
 
 
@@ -67,10 +113,18 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.mcu import export
 
     report = export.export(
-        RunStore(args.results).find(args.run), args.activations, args.target, args.out, args.name, args.zip, args.amalgamate
+        RunStore(args.results).find(args.run),
+        args.activations,
+        args.target,
+        args.out,
+        args.name,
+        args.zip,
+        args.amalgamate,
     )
     tell(export.show(report))
-    tell(f"{report['path']}: an Arduino, PlatformIO and CMake library; try: tbn-bench mcu run {report['path']}")
+    tell(
+        f"{report['path']}: an Arduino, PlatformIO and CMake library; try: tbn-bench mcu run {report['path']}"
+    )
     return {k: v for k, v in report.items() if k != "layers"}
 
 
@@ -80,7 +134,12 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     folder = Path(args.what[0])
     core = args.core or measure.DEFAULT_CORE[toolchain.describe(folder)["target"]]
     built = toolchain.build(
-        folder, core, args.cc, folder / "build" / f"{core}-{args.cc}-lean", ("-DTEST_WITHOUT_SELFTEST",), args.optimize
+        folder,
+        core,
+        args.cc,
+        folder / "build" / f"{core}-{args.cc}-lean",
+        ("-DTEST_WITHOUT_SELFTEST",),
+        args.optimize,
     )
     sizes, model = built.sizes, built.model
     tell(f"{folder} for {core}, {built.version}, {args.optimize}")
@@ -98,7 +157,12 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
         tell(
             f"  {fit.product.name}: {'fits' if fit.fits else 'does not fit'}, {fit.flash_left:,} bytes of flash and {fit.ram_left:,} of RAM left"
         )
-    return {"folder": str(folder), "core": core, "flash_bytes": sizes.library_flash, "arena_bytes": model["arena_bytes"]}
+    return {
+        "folder": str(folder),
+        "core": core,
+        "flash_bytes": sizes.library_flash,
+        "arena_bytes": model["arena_bytes"],
+    }
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
@@ -115,7 +179,9 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     for job in jobs:
         try:
             folder = job.folder()
-            record = measure.measure(folder, job.core, args.cc, args.sim, args.optimize, provenance(command, "simulator"))
+            record = measure.measure(
+                folder, job.core, args.cc, args.sim, args.optimize, provenance(command, "simulator")
+            )
             if record.info["run_id"]:
                 store.write_mcu(record)
         except toolchain.DoesNotFit as error:
@@ -128,10 +194,21 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             continue
         records.append(record)
     tell(table.text(records))
-    return {"action": "run", "recorded": [f"{r.device}/{r.case}" for r in records], "failed": failed, "too_large": too_large}
+    return {
+        "action": "run",
+        "recorded": [f"{r.device}/{r.case}" for r in records],
+        "failed": failed,
+        "too_large": too_large,
+    }
 
 
-_TARGET = {"m4": "m4", "m7": "m4", "m33": "m4", "m55": "m55", "uno": "avr"}  # core -> target, else generic
+_TARGET = {
+    "m4": "m4",
+    "m7": "m4",
+    "m33": "m4",
+    "m55": "m55",
+    "uno": "avr",
+}  # core -> target, else generic
 
 
 @dataclass(frozen=True)
@@ -149,16 +226,26 @@ def _jobs(args: argparse.Namespace) -> list[_Job]:
 
     found = []
     for what in _suite(args) if args.suite else args.what:
-        if isinstance(what, str) and ((Path(what) / "extras" / "model.json").exists() or not _RUN_ID.fullmatch(what)):
+        if isinstance(what, str) and (
+            (Path(what) / "extras" / "model.json").exists() or not _RUN_ID.fullmatch(what)
+        ):
             if args.target or args.activations:
-                raise ValueError(f"{what} is exported already: --target and --activations are for runs")
+                raise ValueError(
+                    f"{what} is exported already: --target and --activations are for runs"
+                )
             core = args.core or measure.DEFAULT_CORE[toolchain.describe(what)["target"]]
             found.append(_Job(what, core, partial(Path, what)))
             continue
         record = _find(what, args) if isinstance(what, str) else what
         core = args.core or measure.DEFAULT_CORE[args.target or "m4"]
         target = args.target or _TARGET.get(core, "generic")
-        for activations in (args.activations,) if args.activations else ACTIVATIONS[:1] if core == "uno" else ACTIVATIONS:
+        for activations in (
+            (args.activations,)
+            if args.activations
+            else ACTIVATIONS[:1]
+            if core == "uno"
+            else ACTIVATIONS
+        ):
             label = f"{record.config['binarizer']}, {activations}"
             found.append(_Job(label, core, partial(_exported, record, activations, target, args)))
     return found
@@ -169,7 +256,9 @@ def _exported(record: RunRecord, activations: str, target: str, args: argparse.N
 
     name = f"{args.name or 'net'}_{record.run_id[:6]}_{activations}"
     args.out.mkdir(parents=True, exist_ok=True)
-    report = export.export(record, activations, target, args.out / f"{name}_{target}", name, keep_inputs=True)
+    report = export.export(
+        record, activations, target, args.out / f"{name}_{target}", name, keep_inputs=True
+    )
     tell(f"{record.config['binarizer']}: {report['path']}")
     tell(export.show(report), end="\n\n")
     return Path(report["path"])
@@ -177,7 +266,10 @@ def _exported(record: RunRecord, activations: str, target: str, args: argparse.N
 
 def _stores(args: argparse.Namespace) -> list[RunStore]:
     """Where runs with checkpoints may be: --trained, or the records' folder and `local` in it."""
-    return [RunStore(folder) for folder in ([args.trained] if args.trained else [args.results, args.results / "local"])]
+    return [
+        RunStore(folder)
+        for folder in ([args.trained] if args.trained else [args.results, args.results / "local"])
+    ]
 
 
 def _find(run_id: str, args: argparse.Namespace) -> RunRecord:
@@ -197,7 +289,9 @@ def finished(args: argparse.Namespace) -> list[RunRecord]:
     return [
         r
         for r in runs
-        if r.summary is not None and score_of(r.summary) == FIRST and (r.path / "checkpoints" / "best.ckpt").exists()
+        if r.summary is not None
+        and score_of(r.summary) == FIRST
+        and (r.path / "checkpoints" / "best.ckpt").exists()
     ]
 
 

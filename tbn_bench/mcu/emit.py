@@ -24,7 +24,9 @@ def crc(table: Array) -> int:
 
 def _array(kind: str, name: str, values: Any, text: Any, comment: str = "") -> str:
     items = [text(v) for v in values]
-    lines = ",\n".join("    " + ", ".join(items[i : i + _LINE]) for i in range(0, len(items), _LINE))
+    lines = ",\n".join(
+        "    " + ", ".join(items[i : i + _LINE]) for i in range(0, len(items), _LINE)
+    )
     return f"{comment}static const TBN_ROM {kind} {name}[{len(items)}] = {{\n{lines}}};\n"
 
 
@@ -117,7 +119,15 @@ def source(name: str, prog: Program) -> str:
     parts = [f'/* {name}: tables and functions; see {name}.h. */\n#include "{name}.h"\n']
     if prog.activations == "f32":
         parts.append(_STRICT_FLOAT)
-    parts.append(_array("uint32_t", f"{name}_table", prog.table, _hex, "/* Weights, scales and biases of all layers. */\n"))
+    parts.append(
+        _array(
+            "uint32_t",
+            f"{name}_table",
+            prog.table,
+            _hex,
+            "/* Weights, scales and biases of all layers. */\n",
+        )
+    )
     at, layers, windows, ops = 0, [], [], []
     for i, op in enumerate(prog.ops):
         layers.append(_layer(name, op, at))
@@ -127,10 +137,20 @@ def source(name: str, prog: Program) -> str:
             windows.append(_window(prog, op))
         else:
             ops.append((op, i, -1))
-    parts.append(f"static const TBN_ROM tbn_layer {name}_layers[] = {{\n" + ",\n".join(layers) + "};\n")
+    parts.append(
+        f"static const TBN_ROM tbn_layer {name}_layers[] = {{\n" + ",\n".join(layers) + "};\n"
+    )
     if windows:
-        parts.append(f"static const TBN_ROM tbn_window {name}_windows[] = {{\n" + ",\n".join(windows) + "};\n")
-    parts.append(f"static const TBN_ROM tbn_op {name}_ops[] = {{\n" + ",\n".join(_op(name, *o) for o in ops) + "};\n")
+        parts.append(
+            f"static const TBN_ROM tbn_window {name}_windows[] = {{\n"
+            + ",\n".join(windows)
+            + "};\n"
+        )
+    parts.append(
+        f"static const TBN_ROM tbn_op {name}_ops[] = {{\n"
+        + ",\n".join(_op(name, *o) for o in ops)
+        + "};\n"
+    )
     parts.append(_functions(name, prog))
     return "\n".join(parts)
 
@@ -187,7 +207,9 @@ def _window(prog: Program, op: Op) -> str:
 
 def _op(name: str, op: Op, layer: int, window: int) -> str:
     row, place = op.row or "0", f"{name}_windows + {window}" if window >= 0 else "0"
-    offsets = ", ".join(f"{n}u" for n in (op.in_at, op.out_at, op.scratch_at, op.in_bytes, op.out_bytes))
+    offsets = ", ".join(
+        f"{n}u" for n in (op.in_at, op.out_at, op.scratch_at, op.in_bytes, op.out_bytes)
+    )
     return f"    {{{op.function}, {row}, {name}_layers + {layer}, {place}, {offsets}}}"
 
 
@@ -248,7 +270,10 @@ def single(name: str, prog: Program) -> str:
     """All of a library in one header: to be included anywhere, and in one C file with NAME_IMPLEMENTATION defined before it."""
     upper = name.upper()
     runtime = [(HERE / file).read_text() for file in RUNTIME]
-    parts = [_without_includes(text) for text in (runtime[0], header(name, prog), runtime[1], source(name, prog))]
+    parts = [
+        _without_includes(text)
+        for text in (runtime[0], header(name, prog), runtime[1], source(name, prog))
+    ]
     return (
         f'/* {name} in one file. In exactly one C file:\n *     #define {upper}_IMPLEMENTATION\n *     #include "{name}_single.h" */\n'
         f"{parts[0]}\n{parts[1]}\n#ifdef {upper}_IMPLEMENTATION\n#ifndef TBN_RT_IMPLEMENTED\n#define TBN_RT_IMPLEMENTED\n{parts[2]}\n#endif\n"
@@ -257,7 +282,9 @@ def single(name: str, prog: Program) -> str:
 
 
 def _without_includes(text: str) -> str:
-    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith('#include "'))
+    return "".join(
+        line for line in text.splitlines(keepends=True) if not line.startswith('#include "')
+    )
 
 
 def vectors(prog: Program, x: Array) -> str:

@@ -19,8 +19,13 @@ _BATCH = 250
 
 def run(prog: Program, x: Array) -> Array:
     """x: (B, input_len) uint8 or float32, maps as (h, w, c) -> (B, output_len) int32 or float32."""
-    parts = [_values(prog, part)[prog.graph.output].reshape(len(part), -1) for part in np.split(x, range(_BATCH, len(x), _BATCH))]
-    found: Array = np.concatenate(parts).astype(np.int32 if prog.activations == "u8" else np.float32)
+    parts = [
+        _values(prog, part)[prog.graph.output].reshape(len(part), -1)
+        for part in np.split(x, range(_BATCH, len(x), _BATCH))
+    ]
+    found: Array = np.concatenate(parts).astype(
+        np.int32 if prog.activations == "u8" else np.float32
+    )
     return found
 
 
@@ -28,7 +33,9 @@ def _values(prog: Program, x: Array) -> list[Any]:
     values: list[Any] = [None] * len(prog.graph.shapes)
     values[0] = x.reshape(len(x), *prog.graph.shapes[0])
     for op in prog.ops:
-        values[op.node.output] = one(prog, op, values)[0].reshape(len(x), *prog.graph.shapes[op.node.output])
+        values[op.node.output] = one(prog, op, values)[0].reshape(
+            len(x), *prog.graph.shapes[op.node.output]
+        )
     return values
 
 
@@ -43,7 +50,9 @@ def one(prog: Program, op: Op, values: list[Any]) -> tuple[Array, Array]:
     if node.kind == "max":
         return reference.reduced(node, x), nothing
     if node.kind == "pad":
-        return reference.padded(node, x, op.bias_unit if prog.activations == "u8" else np.float32(0)), nothing
+        return reference.padded(
+            node, x, op.bias_unit if prog.activations == "u8" else np.float32(0)
+        ), nothing
     if node.kind == "mean":
         return _mean(op, x), nothing
     return _bytes(op, x, prog.layout) if prog.activations == "u8" else _floats(op, x)
@@ -55,14 +64,21 @@ def _clamp(total: Array, wide: bool) -> Array:
 
 
 def _start(op: Op) -> Array:
-    return np.int64(2**31) + (np.int64(0) if op.biases is None else op.biases * np.int64(op.bias_unit))
+    return np.int64(2**31) + (
+        np.int64(0) if op.biases is None else op.biases * np.int64(op.bias_unit)
+    )
 
 
 def _add(op: Op, a: Array, b: Array) -> Array:
     if op.function == "tbn_add_f32":
         out = a + b
         return np.where(op.node.relu & ~(out > 0), np.float32(0), out)
-    return _clamp(_start(op) + a.astype(np.int64) * 256 * op.scales[0] + b.astype(np.int64) * 256 * op.scales[1], False)
+    return _clamp(
+        _start(op)
+        + a.astype(np.int64) * 256 * op.scales[0]
+        + b.astype(np.int64) * 256 * op.scales[1],
+        False,
+    )
 
 
 def _mean(op: Op, x: Array) -> Array:
@@ -81,7 +97,9 @@ def _mean(op: Op, x: Array) -> Array:
 def _bytes(op: Op, x: Array, form: str) -> tuple[Array, Array]:
     node = op.node
     if node.kind == "affine":
-        return _clamp(_start(op) + x.astype(np.int64) * 256 * op.scales, op.wide), np.zeros((len(x), 0))
+        return _clamp(_start(op) + x.astype(np.int64) * 256 * op.scales, op.wide), np.zeros(
+            (len(x), 0)
+        )
     if node.kind == "tiled":
         return _tiled_bytes(op, x)
     weights = _whole(op)
@@ -101,7 +119,9 @@ def _matmul(x: Array, weights: Array) -> Array:
 def _whole(op: Op) -> Array:
     """The int8 weights of an op, read back from its words: (rows, columns), (positions, channels) for depthwise."""
     node = op.node
-    values = ((op.weights[:, None] >> (8 * np.arange(4))) & 255).astype(np.uint8).view(np.int8)  # (words, 4)
+    values = (
+        ((op.weights[:, None] >> (8 * np.arange(4))) & 255).astype(np.uint8).view(np.int8)
+    )  # (words, 4)
     if node.kind == "depthwise":
         return values.reshape(-1)[: node.columns].reshape(-1, node.rows)
     return _rows(values, node.rows).reshape(node.rows, -1)[:, : node.columns]
@@ -110,8 +130,15 @@ def _whole(op: Op) -> Array:
 def _rows(table: Array, rows: int) -> Array:
     """Undoes the interleaving of four rows: (words, ..) -> (rows, words of a row, ..)."""
     each, block = len(table) // rows, rows // 4 * 4
-    mixed = table[: block * each].reshape(-1, each, 4, *table.shape[1:]).swapaxes(1, 2).reshape(block, each, *table.shape[1:])
-    return np.concatenate([mixed, table[block * each :].reshape(rows - block, each, *table.shape[1:])])
+    mixed = (
+        table[: block * each]
+        .reshape(-1, each, 4, *table.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(block, each, *table.shape[1:])
+    )
+    return np.concatenate(
+        [mixed, table[block * each :].reshape(rows - block, each, *table.shape[1:])]
+    )
 
 
 def _signs(op: Op) -> Array:
@@ -195,7 +222,10 @@ def _gathered(op: Op, sums: Array) -> Array:
     for i, term in enumerate(program.pieces(node)):
         total = np.zeros(sums.shape[:-1], np.float32)
         for k in range(term.start, term.start + term.length):
-            total = total + sums[..., k * node.per_tile + (term.row * node.per_input + k) % node.per_tile]
+            total = (
+                total
+                + sums[..., k * node.per_tile + (term.row * node.per_input + k) % node.per_tile]
+            )
         out[..., term.row] = out[..., term.row] + total * op.scales[i if op.per_row else term.alpha]
     return _relu(op, out)
 
@@ -233,4 +263,8 @@ def _fill(n: int, f32: bool, state: int) -> tuple[Array, int]:
     for i in range(n):
         state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
         values[i] = state >> 24 | 1
-    return ((values - 128).astype(np.float32) * np.float32(0.0078125) if f32 else values.astype(np.uint8)), state
+    return (
+        (values - 128).astype(np.float32) * np.float32(0.0078125)
+        if f32
+        else values.astype(np.uint8)
+    ), state

@@ -21,15 +21,24 @@ from tbn_bench.mcu.program import Program, Quant
 from tbn_bench.records import RunRecord, replace, to_json
 from tbn_bench.scores import FIRST, score_of
 
-TARGETS = {"generic": "nat", "m4": "lane4", "m55": "nat", "avr": "nat"}  # target -> order of the weight bits
+TARGETS = {
+    "generic": "nat",
+    "m4": "lane4",
+    "m55": "nat",
+    "avr": "nat",
+}  # target -> order of the weight bits
 CALIBRATION = 512  # training samples whose ranges set the scales
 VECTORS = 4
-WHOLE = "build/test_set.npz"  # in the folder: inputs and outputs of the whole test set, for simulators
+WHOLE = (
+    "build/test_set.npz"  # in the folder: inputs and outputs of the whole test set, for simulators
+)
 GRAPH_TOLERANCE = 1e-4  # of the largest output, float64 against torch's float32
 MAX_DROP, MIN_AGREEMENT = 0.002, 0.995  # of top-1 as a fraction; of equal classes
 
 
-def compile_(model: nn.Module, x: Tensor, activations: str, target: str, source: Quant | None = None) -> Program:
+def compile_(
+    model: nn.Module, x: Tensor, activations: str, target: str, source: Quant | None = None
+) -> Program:
     """model: trained, of any binary method or full precision; x: calibration inputs (B, *in_shape). The C program, placed in its arena.
 
     Raises McuError for what cannot run, or a choice that does not exist.
@@ -54,7 +63,9 @@ def _check_graph(network: graph.Graph, model: nn.Module, x: Tensor) -> None:
     with torch.no_grad():
         y = packed.dense(model).eval()(x[:64].clone())  # the network may change it in place
     expected = (y.permute(0, 2, 3, 1) if y.dim() == 4 else y).reshape(len(y), -1).numpy()
-    found = reference.forward(network, maps(x[:64].numpy(), network))[network.output].reshape(expected.shape)
+    found = reference.forward(network, maps(x[:64].numpy(), network))[network.output].reshape(
+        expected.shape
+    )
     error = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
     if not error <= GRAPH_TOLERANCE:
         raise McuError(
@@ -83,21 +94,29 @@ def _check_sizes(prog: Program) -> None:
                 op.out_bytes // max(1, node.window.out[0] * node.window.out[1]),
             ]
         if max(sizes) > 65_535:
-            raise McuError(f"{node.name}: a size of {max(sizes):,} is more than 65,535; this is no network for a microcontroller")
+            raise McuError(
+                f"{node.name}: a size of {max(sizes):,} is more than 65,535; this is no network for a microcontroller"
+            )
 
 
 def _warnings(prog: Program) -> list[str]:
     found = []
     for op in prog.ops:
         node = op.node
-        if node.kind == "tiled" and node.p > 1 and (node.segment < 16 or 4 * node.per_input * node.per_tile > 8192):
+        if (
+            node.kind == "tiled"
+            and node.p > 1
+            and (node.segment < 16 or 4 * node.per_input * node.per_tile > 8192)
+        ):
             better = [p for p in range(1, node.p + 1) if node.rows % p == 0]
             found.append(
                 f"{node.name}: rows of {node.columns} and tiles of {node.q} share segments of {node.segment} only: "
                 f"{4 * node.per_input * node.per_tile:,} bytes of RAM for their sums, padded words; p = {better[-1]} would divide its {node.rows} rows"
             )
         if node.has_weights and node.method.startswith("expanded"):
-            found.append(f"{node.name}: {node.method}; stored as {'bytes' if prog.activations == 'u8' else 'floats'}")
+            found.append(
+                f"{node.name}: {node.method}; stored as {'bytes' if prog.activations == 'u8' else 'floats'}"
+            )
     return found
 
 
@@ -123,7 +142,11 @@ def quantised(prog: Program, raw: Any, prepared: Any) -> Any:
 def c_name(text: str) -> str:
     """A valid C identifier that clashes with nothing of the runtime."""
     name = re.sub(r"\W+", "_", text.lower(), flags=re.ASCII).strip("_")
-    return f"net_{name}" if not name or name[0].isdigit() or name.startswith("tbn") or name in _C_WORDS else name
+    return (
+        f"net_{name}"
+        if not name or name[0].isdigit() or name.startswith("tbn") or name in _C_WORDS
+        else name
+    )
 
 
 _C_WORDS = {
@@ -151,13 +174,25 @@ def export(
     lies in FOLDER/build too, for mcu run.
     """
     if record.summary is None or score_of(record.summary) != FIRST:
-        raise McuError(f"run {record.run_id} is no finished classifier; C libraries are made of classifiers")
+        raise McuError(
+            f"run {record.run_id} is no finished classifier; C libraries are made of classifiers"
+        )
     data, model, _ = assembly.trained(record)
     data.setup()
-    prog = compile_(model, data.first("train", min(CALIBRATION, data.size("train"))), activations, target, source_of(data))
+    prog = compile_(
+        model,
+        data.first("train", min(CALIBRATION, data.size("train"))),
+        activations,
+        target,
+        source_of(data),
+    )
     name = c_name(name or f"{record.config['data'].split('(')[0]}_{record.run_id[:6]}")
     folder = out or Path(name)
-    if folder.exists() and not (folder / "extras" / "model.json").exists() and any(folder.iterdir()):
+    if (
+        folder.exists()
+        and not (folder / "extras" / "model.json").exists()
+        and any(folder.iterdir())
+    ):
         raise McuError(f"{folder} exists and is no exported library; choose another --out")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -191,7 +226,9 @@ def _fill(
 ) -> dict[str, Any]:
     raw, labels = data.splits["test"]
     exact = source_of(data) is not None and activations == "u8"
-    u = np.concatenate([quantised(prog, part if exact else None, data.prepare(part)) for part in raw.split(1000)])
+    u = np.concatenate(
+        [quantised(prog, part if exact else None, data.prepare(part)) for part in raw.split(1000)]
+    )
     about = {
         "activations": activations, "arena_bytes": prog.arena_bytes, "layout": prog.layout, "layout_version": layout.VERSION,
         "rt_version": 1, "run_id": record.run_id, "sweep": record.sweep, "data": record.config["data"], "model": record.config["model"],
@@ -202,7 +239,9 @@ def _fill(
     bundle.write(folder, name, prog, target, u[:VECTORS], about)
     with torch.no_grad():
         plain = packed.dense(model).eval()
-        torch_class = torch.cat([plain(data.prepare(part)).argmax(1) for part in raw.split(1000)]).numpy()
+        torch_class = torch.cat(
+            [plain(data.prepare(part)).argmax(1) for part in raw.split(1000)]
+        ).numpy()
     by, outputs = check.outputs(folder, prog, u)
     found = outputs.argmax(1)
     y = labels.numpy()
@@ -213,7 +252,9 @@ def _fill(
         "source_sha256": hashlib.sha256((folder / "src" / f"{name}.c").read_bytes()).hexdigest(),
     }  # fmt: skip
     one = 1.5 / len(y)  # of small test sets a sample may differ
-    if report["top1_torch"] - report["top1_c"] > max(MAX_DROP + 1e-9, one) or report["agreement"] < min(MIN_AGREEMENT, 1 - one):
+    if report["top1_torch"] - report["top1_c"] > max(MAX_DROP + 1e-9, one) or report[
+        "agreement"
+    ] < min(MIN_AGREEMENT, 1 - one):
         raise McuError(
             f"the C code reaches {report['top1_c']:.2%} where torch reaches {report['top1_torch']:.2%}, with the same class for "
             f"{report['agreement']:.2%} of {len(y)} test samples (allowed: a drop of {MAX_DROP:.1%}, at least {MIN_AGREEMENT:.1%}); use --activations f32"
@@ -251,7 +292,13 @@ def _layer(op: program.Op) -> dict[str, Any]:
         }  # fmt: skip
     elif node.has_weights:
         macs = pixels * (node.columns if node.kind == "depthwise" else node.rows * node.columns)
-        row |= {"p": 1, "plan": "full precision", "macs": macs, "distinct_macs": macs, "padding_bytes": 0}
+        row |= {
+            "p": 1,
+            "plan": "full precision",
+            "macs": macs,
+            "distinct_macs": macs,
+            "padding_bytes": 0,
+        }
     sizes = {
         "weight_bytes": 4 * len(op.weights),
         "scale_bytes": 4 * len(op.scales),
@@ -262,7 +309,19 @@ def _layer(op: program.Op) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> str:
     """The size table, a line per layer."""
-    head = ("layer", "kind", "plan", "p", "g", "MACs", "distinct", "weights B", "padding B", "scales B", "biases B")
+    head = (
+        "layer",
+        "kind",
+        "plan",
+        "p",
+        "g",
+        "MACs",
+        "distinct",
+        "weights B",
+        "padding B",
+        "scales B",
+        "biases B",
+    )
     keys = (
         "name",
         "kind",
@@ -277,13 +336,17 @@ def show(report: dict[str, Any]) -> str:
         "bias_bytes",
     )
     lines = [head] + [
-        tuple(f"{v:,}" if isinstance(v := row.get(k, "—"), int) else str(v) for k in keys) for row in report["layers"]
+        tuple(f"{v:,}" if isinstance(v := row.get(k, "—"), int) else str(v) for k in keys)
+        for row in report["layers"]
     ]
     total = {k: sum(row.get(k, 0) for row in report["layers"]) for k in keys[5:]}
     lines.append(("total", "", "", "", "", *(f"{total[k]:,}" for k in keys[5:])))
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = "\n".join(
-        "  ".join(v.ljust(w) if i < 3 else v.rjust(w) for i, (v, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        "  ".join(
+            v.ljust(w) if i < 3 else v.rjust(w)
+            for i, (v, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     )
     tail = [

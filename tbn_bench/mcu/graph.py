@@ -117,7 +117,11 @@ def trace(model: nn.Module, in_shape: tuple[int, ...]) -> Graph:
 
 def _pair(value: Any) -> tuple[int, int]:
     return (
-        (1, int(value)) if isinstance(value, int) else (1, int(value[0])) if len(value) == 1 else (int(value[0]), int(value[1]))
+        (1, int(value))
+        if isinstance(value, int)
+        else (1, int(value[0]))
+        if len(value) == 1
+        else (int(value[0]), int(value[1]))
     )
 
 
@@ -146,7 +150,9 @@ class _Walk:
             if node.users:
                 raise McuError(f"{node.name}: a second input; networks of one input are known")
             return
-        c, h, w = {3: in_shape, 2: (in_shape[0], 1, in_shape[-1]), 1: (in_shape[0], 1, 1)}[len(in_shape)]
+        c, h, w = {3: in_shape, 2: (in_shape[0], 1, in_shape[-1]), 1: (in_shape[0], 1, 1)}[
+            len(in_shape)
+        ]
         self.graph.shapes.append((h, w, c))
         self.value[node] = 0
 
@@ -154,7 +160,9 @@ class _Walk:
         """Nodes that the output does not need are left out."""
         h, w, c = self.graph.shapes[self.graph.output]
         if self.graph.output in self.flat and h * w > 1 and c > 1:
-            raise McuError(f"the network ends in a flattened map of {h} x {w} x {c}, whose order differs in C; end it in a layer")
+            raise McuError(
+                f"the network ends in a flattened map of {h} x {w} x {c}, whose order differs in C; end it in a layer"
+            )
         needed, kept = {self.graph.output}, list[Node]()
         for node in reversed(self.graph.nodes):
             if node.output in needed:
@@ -176,7 +184,9 @@ class _Walk:
 
     def _refuse(self, node: fx.Node, what: str) -> McuError:
         known = "Linear, Conv1d, Conv2d, batch normalisation, ReLU, max and average pooling, flatten, sums of two maps, steps over pixels, channels of zeros, dropout"
-        return McuError(f"{node.name}: {what} cannot run on a microcontroller yet; known are {known}")
+        return McuError(
+            f"{node.name}: {what} cannot run on a microcontroller yet; known are {known}"
+        )
 
     def _node(self, node: fx.Node) -> int:
         if not node.args:
@@ -185,11 +195,19 @@ class _Walk:
             return self._module(node, self.modules[node.target], self._of(node.args[0], node))
         if node.op == "get_attr":
             raise self._refuse(node, "a constant")
-        target = node.target if isinstance(node.target, str) else _FUNCTIONS.get(node.target, str(node.target))
+        target = (
+            node.target
+            if isinstance(node.target, str)
+            else _FUNCTIONS.get(node.target, str(node.target))
+        )
         unknown = set(node.kwargs) - _KEYWORDS.get(target, set())
         if unknown:
             raise self._refuse(node, f"{target}({', '.join(sorted(unknown))}=...)")
-        if target in ("add", "iadd") and len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args):
+        if (
+            target in ("add", "iadd")
+            and len(node.args) == 2
+            and all(isinstance(a, fx.Node) for a in node.args)
+        ):
             return self._add(node, target == "iadd")
         if target == "relu":
             return self._relu(self._of(node.args[0], node), node, bool(node.kwargs.get("inplace")))
@@ -232,7 +250,14 @@ class _Walk:
             return self._pool(node, "mean", x, module)
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
             return self._pool(node, "mean", x, None)
-        kinds = packed.PackedLinear | packed.PackedConv1d | packed.PackedConv2d | nn.Linear | nn.Conv1d | nn.Conv2d
+        kinds = (
+            packed.PackedLinear
+            | packed.PackedConv1d
+            | packed.PackedConv2d
+            | nn.Linear
+            | nn.Conv1d
+            | nn.Conv2d
+        )
         if isinstance(module, kinds):
             return self._layer(str(node.target), module, x, node)
         raise self._refuse(node, type(module).__name__)
@@ -242,9 +267,15 @@ class _Walk:
     def _layer(self, name: str, module: Any, x: int, node: fx.Node) -> int:
         shape = tuple(module.shape if isinstance(module, packed._Packed) else module.weight.shape)
         groups = getattr(module, "groups", 1)
-        window = self._linear_window(name, shape, x) if len(shape) == 2 else self._conv_window(name, module, shape, groups, x)
+        window = (
+            self._linear_window(name, shape, x)
+            if len(shape) == 2
+            else self._conv_window(name, module, shape, groups, x)
+        )
         if groups > 1 and (groups != shape[0] or shape[1] != 1):
-            raise McuError(f"{name}: {groups} groups; only plain (1) and depthwise (one per channel) convolutions are known")
+            raise McuError(
+                f"{name}: {groups} groups; only plain (1) and depthwise (one per channel) convolutions are known"
+            )
         out = self._new(name, (*(window.out if window else (1, 1)), shape[0]))
         made = _weights(name, module, shape, groups, window)
         made.inputs, made.output = (x,), out
@@ -260,12 +291,18 @@ class _Walk:
         if x in self.flat and (h, w) != (1, 1) and shape[1] == h * w * c:
             return None if c == 1 else Window((h, w, c), (h, w), (1, 1))
         if shape[1] != c or (h, w) != (1, 1):
-            raise McuError(f"{name}: a linear layer of {shape[1]} inputs on a map of {h} x {w} x {c}; flatten it first")
+            raise McuError(
+                f"{name}: a linear layer of {shape[1]} inputs on a map of {h} x {w} x {c}; flatten it first"
+            )
         return None
 
-    def _conv_window(self, name: str, module: Any, shape: tuple[int, ...], groups: int, x: int) -> Window:
+    def _conv_window(
+        self, name: str, module: Any, shape: tuple[int, ...], groups: int, x: int
+    ) -> Window:
         if getattr(module, "padding_mode", "zeros") != "zeros" or isinstance(module.padding, str):
-            raise McuError(f"{name}: padding must be zeros and given as numbers, got {module.padding_mode}, {module.padding!r}")
+            raise McuError(
+                f"{name}: padding must be zeros and given as numbers, got {module.padding_mode}, {module.padding!r}"
+            )
         h, w, c = self.graph.shapes[x]
         if c != shape[1] * groups:
             raise McuError(f"{name}: {shape[1] * groups} input channels on a map of {c}")
@@ -275,12 +312,21 @@ class _Walk:
         return self._window((h, w, c), _pair(shape[2:]), stride, padding, dilation)
 
     @staticmethod
-    def _window(shape: tuple[int, int, int], kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool = False) -> Window:
+    def _window(
+        shape: tuple[int, int, int],
+        kernel: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        ceil: bool = False,
+    ) -> Window:
         out = []
         for n, k, s, pad, d in zip(shape[:2], kernel, stride, padding, dilation, strict=True):
             rest = n + 2 * pad - d * (k - 1) - 1
             steps = (-(-rest // s) if ceil else rest // s) + 1
-            out.append(steps - (ceil and (steps - 1) * s >= n + pad))  # torch: no window begins behind the map
+            out.append(
+                steps - (ceil and (steps - 1) * s >= n + pad)
+            )  # torch: no window begins behind the map
         h, w = out
         return Window(shape, kernel, (h, w), stride, padding, dilation)
 
@@ -291,10 +337,18 @@ class _Walk:
         else:
             pair = _pair if isinstance(module, nn.MaxPool1d) else _square
             kernel, stride = pair(module.kernel_size), pair(module.stride)
-            padding = (0, _pair(module.padding)[1]) if isinstance(module, nn.MaxPool1d) else _square(module.padding)
+            padding = (
+                (0, _pair(module.padding)[1])
+                if isinstance(module, nn.MaxPool1d)
+                else _square(module.padding)
+            )
             dilation = pair(getattr(module, "dilation", 1))
-            if kind == "mean" and (module.ceil_mode or padding != (0, 0) or module.divisor_override):
-                raise McuError(f"{node.name}: average pooling with padding, ceil_mode or divisor_override is not known")
+            if kind == "mean" and (
+                module.ceil_mode or padding != (0, 0) or module.divisor_override
+            ):
+                raise McuError(
+                    f"{node.name}: average pooling with padding, ceil_mode or divisor_override is not known"
+                )
             window = self._window((h, w, c), kernel, stride, padding, dilation, module.ceil_mode)
         if window.patch == c:  # one pixel: nothing to do but take steps
             kind = "max"
@@ -308,11 +362,16 @@ class _Walk:
         whole = slice(None)
         if not isinstance(where, tuple) or len(where) != 4 or where[:2] != (whole, whole):
             raise self._refuse(node, f"indexing by {where!r}")
-        steps = [w.step or 1 if isinstance(w, slice) and w.start is None and w.stop is None else 0 for w in where[2:]]
+        steps = [
+            w.step or 1 if isinstance(w, slice) and w.start is None and w.stop is None else 0
+            for w in where[2:]
+        ]
         if not all(isinstance(s, int) and s > 0 for s in steps):
             raise self._refuse(node, f"indexing by {where!r}")
         h, w, c = self.graph.shapes[x]
-        window = Window((h, w, c), (1, 1), (-(-h // steps[0]), -(-w // steps[1])), (steps[0], steps[1]))
+        window = Window(
+            (h, w, c), (1, 1), (-(-h // steps[0]), -(-w // steps[1])), (steps[0], steps[1])
+        )
         out = self._new(node.name, (*window.out, c))
         self.graph.nodes.append(Node(node.name, "max", (x,), out, c, c, window))
         return out
@@ -321,11 +380,25 @@ class _Walk:
         """F.pad that adds channels of zeros."""
         x, amounts = self._of(node.args[0], node), node.args[1] if len(node.args) == 2 else ()
         zeros = node.kwargs.get("mode", "constant") == "constant" and not node.kwargs.get("value")
-        if not zeros or not isinstance(amounts, tuple | list) or len(amounts) != 6 or any(amounts[:4]) or min(amounts) < 0:
+        if (
+            not zeros
+            or not isinstance(amounts, tuple | list)
+            or len(amounts) != 6
+            or any(amounts[:4])
+            or min(amounts) < 0
+        ):
             raise self._refuse(node, f"padding by {amounts!r}")
         h, w, c = self.graph.shapes[x]
         out = self._new(node.name, (h, w, c + amounts[4] + amounts[5]))
-        made = Node(node.name, "pad", (x,), out, c + amounts[4] + amounts[5], c, Window((h, w, c), (1, 1), (h, w)))
+        made = Node(
+            node.name,
+            "pad",
+            (x,),
+            out,
+            c + amounts[4] + amounts[5],
+            c,
+            Window((h, w, c), (1, 1), (h, w)),
+        )
         made.front = amounts[4]
         self.graph.nodes.append(made)
         return out
@@ -341,7 +414,9 @@ class _Walk:
         if in_place:
             self._check_in_place(a, node)
         if self.graph.shapes[a] != self.graph.shapes[b]:
-            raise McuError(f"{node.name}: a sum of maps {self.graph.shapes[a]} and {self.graph.shapes[b]}; shapes must agree")
+            raise McuError(
+                f"{node.name}: a sum of maps {self.graph.shapes[a]} and {self.graph.shapes[b]}; shapes must agree"
+            )
         out = self._new(node.name, self.graph.shapes[a])
         self.graph.nodes.append(Node(node.name, "add", (a, b), out, self.graph.size(a)))
         if a in self.flat:
@@ -351,7 +426,9 @@ class _Walk:
     def _check_in_place(self, x: int, node: fx.Node) -> None:
         """What is changed in place must have no other reader: torch would show it the changed values."""
         if self._readers(x) != {node}:
-            raise McuError(f"{node.name}: changes in place what other layers read too; use an operation that is not in place")
+            raise McuError(
+                f"{node.name}: changes in place what other layers read too; use an operation that is not in place"
+            )
 
     def _new(self, name: str, shape: tuple[int, int, int]) -> int:
         if min(shape) < 1:
@@ -381,15 +458,21 @@ class _Walk:
         if target is not None and target.kind in ("tiled", "dense", "depthwise", "affine", "add"):
             target.relu = True
             return x
-        return self._affine(node, x, np.ones(self.graph.shapes[x][2]), np.zeros(self.graph.shapes[x][2]), True)
+        return self._affine(
+            node, x, np.ones(self.graph.shapes[x][2]), np.zeros(self.graph.shapes[x][2]), True
+        )
 
     def _batch_norm(self, module: Any, x: int, node: fx.Node) -> int:
         if module.running_mean is None:
             raise McuError(f"{node.target}: batch normalisation without running statistics")
         scale = 1.0 / np.sqrt(module.running_var.double().cpu().numpy() + module.eps)
-        scale = scale * (1.0 if module.weight is None else module.weight.detach().double().cpu().numpy())
+        scale = scale * (
+            1.0 if module.weight is None else module.weight.detach().double().cpu().numpy()
+        )
         shift = -module.running_mean.double().cpu().numpy() * scale
-        shift = shift + (0.0 if module.bias is None else module.bias.detach().double().cpu().numpy())
+        shift = shift + (
+            0.0 if module.bias is None else module.bias.detach().double().cpu().numpy()
+        )
         if len(scale) != self.graph.shapes[x][2]:
             h, w, c = self.graph.shapes[x]
             raise McuError(
@@ -397,7 +480,11 @@ class _Walk:
             )
         made = self._maker(x, node)
         target = self._before_max(made) if (scale > 0).all() else made
-        if target is not None and (target.has_weights or target.kind == "affine") and not target.relu:
+        if (
+            target is not None
+            and (target.has_weights or target.kind == "affine")
+            and not target.relu
+        ):
             target.scale, target.shift = target.scale * scale, target.shift * scale + shift
             return x
         return self._affine(node, x, scale, shift, False)
@@ -406,7 +493,9 @@ class _Walk:
         h, w, c = self.graph.shapes[x]
         out = self._new(node.name, (h, w, c))
         window = Window((h, w, c), (1, 1), (h, w))
-        self.graph.nodes.append(Node(node.name, "affine", (x,), out, c, c, window, scale=scale, shift=shift, relu=relu))
+        self.graph.nodes.append(
+            Node(node.name, "affine", (x,), out, c, c, window, scale=scale, shift=shift, relu=relu)
+        )
         if x in self.flat:
             self.flat.add(out)
         return out
@@ -424,7 +513,9 @@ _KEYWORDS = {"relu": {"inplace"}, "flatten": {"start_dim", "end_dim"}, "mean": {
              "dropout": {"p", "training", "inplace"}}  # fmt: skip
 
 
-def _weights(name: str, module: Any, shape: tuple[int, ...], groups: int, window: Window | None) -> Node:
+def _weights(
+    name: str, module: Any, shape: tuple[int, ...], groups: int, window: Window | None
+) -> Node:
     """A node with the weights in the order of its patch."""
     rows, columns = shape[0], math.prod(shape[1:])
     kernel = (window.kernel if window else (1, 1)) if len(shape) > 1 else (1, 1)
@@ -455,7 +546,9 @@ def _weights(name: str, module: Any, shape: tuple[int, ...], groups: int, window
         node.dense = weight.reshape(rows, -1).T
     else:
         node.dense = (
-            _last(weight, channels, kernel).reshape(rows, columns) if window is not None else weight.reshape(rows, columns)
+            _last(weight, channels, kernel).reshape(rows, columns)
+            if window is not None
+            else weight.reshape(rows, columns)
         )
     return node
 

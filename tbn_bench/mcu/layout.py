@@ -71,5 +71,7 @@ def unpack(table: NDArray[np.uint32], n: int, segment: int, layout: str) -> NDAr
     bits = (flat[:, None] >> places.astype(np.uint32)) & np.uint32(1)
     bits = bits.reshape(segments, each * WORD)
     if bits[:, segment:].any():
-        raise ValueError("padding bits of a segment must be clear; the table is damaged or of another layout")
+        raise ValueError(
+            "padding bits of a segment must be clear; the table is damaged or of another layout"
+        )
     return (bits[:, :segment].reshape(-1).astype(np.int8) * 2 - 1).astype(np.int8)

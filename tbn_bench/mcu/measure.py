@@ -11,14 +11,29 @@ from tbn_bench.mcu.graph import McuError
 from tbn_bench.mcu.toolchain import ToolchainError
 from tbn_bench.records import McuRecord, read_json
 
-CLOCK = {"m0": 16e6, "m3": 64e6, "m4": 64e6, "m7": 64e6, "m33": 64e6, "m55": 64e6, "uno": 16e6}  # Hz, of the estimate
+CLOCK = {
+    "m0": 16e6,
+    "m3": 64e6,
+    "m4": 64e6,
+    "m7": 64e6,
+    "m33": 64e6,
+    "m55": 64e6,
+    "uno": 16e6,
+}  # Hz, of the estimate
 DEFAULT_CORE = {"m4": "m4", "generic": "m3", "m55": "m55", "avr": "uno"}  # target -> core
 # Weights kept in full precision may use the hardware's fused multiply-add; the last bits then differ, which the comparison allows for.
 FMA = ("-DTBN_FMA=1",)
 FMA_TOLERANCE = 1e-5  # of the largest output
 
 
-def measure(folder: Path, core: str | None, cc: str, sim: str | None, optimize: str, provenance: dict[str, Any]) -> McuRecord:
+def measure(
+    folder: Path,
+    core: str | None,
+    cc: str,
+    sim: str | None,
+    optimize: str,
+    provenance: dict[str, Any],
+) -> McuRecord:
     """Builds the folder for a core, runs its vectors and reads the counters.
 
     Raises ToolchainError or SimulationError where a tool is missing or refuses, McuError where the program's outputs, or its self-test, are
@@ -34,12 +49,24 @@ def measure(folder: Path, core: str | None, cc: str, sim: str | None, optimize: 
             "other outputs than Python's; nothing was recorded"
         )
     samples = _whole_test_set(folder, built, sim)
-    lean = toolchain.build(folder, core, cc, folder / "build" / f"{core}-{cc}-lean", ("-DTEST_WITHOUT_SELFTEST",), optimize)
+    lean = toolchain.build(
+        folder,
+        core,
+        cc,
+        folder / "build" / f"{core}-{cc}-lean",
+        ("-DTEST_WITHOUT_SELFTEST",),
+        optimize,
+    )
     fused = _fused(folder, core, cc, sim, optimize, result.outputs, model)
     counted = fused or result
     flags = (*FMA, toolchain.LAYERS) if fused else (toolchain.LAYERS,)
     per_layer = _per_layer(
-        simulate.run(toolchain.build(folder, core, cc, folder / "build" / f"{core}-{cc}-layers", flags, optimize), sim)
+        simulate.run(
+            toolchain.build(
+                folder, core, cc, folder / "build" / f"{core}-{cc}-layers", flags, optimize
+            ),
+            sim,
+        )
     )
     report = read_json(folder / "report.json") if (folder / "report.json").exists() else {}
     cost = counted.instructions or counted.cycles
@@ -69,7 +96,11 @@ def _per_layer(result: simulate.Result) -> tuple[int, ...]:
 
 def _counted(layers: Any, counts: tuple[int, ...]) -> list[dict[str, Any]]:
     """The lines of the size table, each with its own instructions or cycles; without a counter as they are."""
-    return [row | {"count": n} for row, n in zip(layers, counts, strict=True)] if counts else list(layers)
+    return (
+        [row | {"count": n} for row, n in zip(layers, counts, strict=True)]
+        if counts
+        else list(layers)
+    )
 
 
 _OF_MODEL = (
@@ -78,13 +109,23 @@ _OF_MODEL = (
 )  # fmt: skip
 
 
-def _fused(folder: Path, core: str, cc: str, sim: str | None, optimize: str, outputs: Any, model: dict[str, Any]) -> Any:
+def _fused(
+    folder: Path,
+    core: str,
+    cc: str,
+    sim: str | None,
+    optimize: str,
+    outputs: Any,
+    model: dict[str, Any],
+) -> Any:
     """The run of a float network kept in full precision with fused multiply-adds, its quickest form; None where that changes nothing."""
     kept = any(layer.get("plan") == "full precision" for layer in model.get("layers", ()))
     if model["activations"] != "f32" or not kept or core not in ("m4", "m7", "m33", "m55"):
         return None
     place = folder / "build" / f"{core}-{cc}-fma"
-    result = simulate.run(toolchain.build(folder, core, cc, place, (*FMA, "-DTEST_WITHOUT_SELFTEST"), optimize), sim)
+    result = simulate.run(
+        toolchain.build(folder, core, cc, place, (*FMA, "-DTEST_WITHOUT_SELFTEST"), optimize), sim
+    )
     error = np.abs(result.outputs - outputs).max() / np.abs(outputs).max()
     if not error <= FMA_TOLERANCE:
         raise McuError(
@@ -104,7 +145,9 @@ def _whole_test_set(folder: Path, built: toolchain.Build, sim: str | None) -> in
     found = simulate.run(built, sim, inputs, count=False, timeout=600).outputs
     if not np.array_equal(found, outputs):
         wrong = int((found != outputs).any(axis=1).sum())
-        raise McuError(f"{folder} on {built.core}: other outputs than on this machine for {wrong} of {len(inputs)} test samples")
+        raise McuError(
+            f"{folder} on {built.core}: other outputs than on this machine for {wrong} of {len(inputs)} test samples"
+        )
     return len(inputs)
 
 

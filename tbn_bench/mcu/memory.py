@@ -29,7 +29,9 @@ def plan(program: Program) -> None:
     at = dict(zip(keys, _place(spans), strict=True))
     for i, op in enumerate(ops):
         op.in_at, op.out_at = at["value", op.node.inputs[0]], at["value", op.node.output]
-        op.scratch_at = at["value", op.node.inputs[1]] if op.node.kind == "add" else at.get(("scratch", i), 0)
+        op.scratch_at = (
+            at["value", op.node.inputs[1]] if op.node.kind == "add" else at.get(("scratch", i), 0)
+        )
         op.patch_at = at.get(("patch", i), 0)
     ends = [at[k] + s[2] for k, s in zip(keys, spans, strict=True)]
     program.arena_bytes = _up(max(ends + [_read_end(op) for op in ops]))
@@ -44,7 +46,11 @@ def _place(spans: list[tuple[int, int, int]]) -> list[int]:
     at = [0] * len(spans)
     placed: list[int] = []
     for i in sorted(range(len(spans)), key=lambda i: (-spans[i][2], spans[i][0])):
-        taken = sorted((at[j], at[j] + spans[j][2]) for j in placed if spans[j][0] <= spans[i][1] and spans[i][0] <= spans[j][1])
+        taken = sorted(
+            (at[j], at[j] + spans[j][2])
+            for j in placed
+            if spans[j][0] <= spans[i][1] and spans[i][0] <= spans[j][1]
+        )
         for low, high in taken:
             if at[i] + spans[i][2] <= low:
                 break
@@ -61,7 +67,10 @@ def in_place(op: Op) -> bool:
     """True where every patch lies on the map in one piece: tbn_rt.c's `whole`."""
     w = op.node.window
     assert w is not None
-    inside = all((o - 1) * s + k <= n for o, s, k, n in zip(w.out, w.stride, w.kernel, w.shape[:2], strict=True))
+    inside = all(
+        (o - 1) * s + k <= n
+        for o, s, k, n in zip(w.out, w.stride, w.kernel, w.shape[:2], strict=True)
+    )
     one = w.kernel[0] == 1 or w.kernel[1] == w.shape[1]
     return w.padding == (0, 0) and w.dilation == (1, 1) and one and not w.channels_first and inside
 
@@ -77,7 +86,11 @@ def _read_end(op: Op) -> int:
     node = op.node
     if not op.row.startswith(("tbn_tiled_u8", "tbn_dense_i8")):
         return 0
-    over = -node.columns % 4 if node.kind == "dense" else layout.WORD * layout.words(node.segment) - node.segment
+    over = (
+        -node.columns % 4
+        if node.kind == "dense"
+        else layout.WORD * layout.words(node.segment) - node.segment
+    )
     if node.window is None or (op.function == "tbn_window_op" and in_place(op)):
         return op.in_at + op.in_bytes + over
     return op.patch_at + node.columns + over

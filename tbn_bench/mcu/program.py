@@ -70,7 +70,9 @@ class Op:
     @property
     def table(self) -> Array:
         """(words,) uint32: weights, scales, biases as they lie in the C array."""
-        return np.concatenate([_bits(v) for v in (self.weights, self.scales, self.biases) if v is not None])
+        return np.concatenate(
+            [_bits(v) for v in (self.weights, self.scales, self.biases) if v is not None]
+        )
 
 
 @dataclass
@@ -129,7 +131,9 @@ def pieces(node: Node) -> list[Piece]:
     return found
 
 
-def build(graph: Graph, activations: str, form: str, calibration: Array, source: Quant | None) -> Program:
+def build(
+    graph: Graph, activations: str, form: str, calibration: Array, source: Quant | None
+) -> Program:
     """calibration: (B, h, w, c) of inputs as the model sees them; source: how raw bytes stand for them, None: by their range.
 
     Raises McuError for a layer whose numbers do not fit.
@@ -137,7 +141,9 @@ def build(graph: Graph, activations: str, form: str, calibration: Array, source:
     if activations not in ACTIVATIONS:
         raise McuError(f"--activations must be u8 or f32, got {activations!r}")
     if activations == "f32":
-        return Program(graph, "f32", "nat", [_float_op(node) for node in graph.nodes], Quant(1.0), 1.0)
+        return Program(
+            graph, "f32", "nat", [_float_op(node) for node in graph.nodes], Quant(1.0), 1.0
+        )
     _end_in_numbers(graph)
     values = reference.forward(graph, calibration)
     quants: dict[int, Quant | None] = {0: source or _range(values[0])}
@@ -155,7 +161,15 @@ def _end_in_numbers(graph: Graph) -> None:
         return
     h, w, c = shape = graph.shapes[graph.output]
     graph.shapes.append(shape)
-    node = Node("output", "affine", (graph.output,), len(graph.shapes) - 1, c, c, Window(shape, (1, 1), (h, w)))
+    node = Node(
+        "output",
+        "affine",
+        (graph.output,),
+        len(graph.shapes) - 1,
+        c,
+        c,
+        Window(shape, (1, 1), (h, w)),
+    )
     node.scale, node.shift = np.ones(c), np.zeros(c)
     graph.nodes.append(node)
     graph.output = node.output
@@ -170,19 +184,34 @@ def _range(values: Array) -> Quant:
 # -- bytes
 
 
-def _byte_op(graph: Graph, node: Node, quants: dict[int, Quant | None], values: list[Array], form: str) -> Op:
+def _byte_op(
+    graph: Graph, node: Node, quants: dict[int, Quant | None], values: list[Array], form: str
+) -> Op:
     source = quants[node.inputs[0]]
     assert source is not None
     last = node.output == graph.output
     if node.kind in ("max", "mean"):
         quants[node.output] = source
         count = node.columns // node.rows
-        scales = np.array([], np.int64) if node.kind == "max" else np.array([round(2**32 / count)], np.int64)
+        scales = (
+            np.array([], np.int64)
+            if node.kind == "max"
+            else np.array([round(2**32 / count)], np.int64)
+        )
         return Op(node, "tbn_window_op", f"tbn_{node.kind}_u8", np.zeros(0, np.int64), scales, None)
     if node.kind == "pad":
         quants[node.output] = source
         none = np.zeros(0, np.int64)
-        return Op(node, "tbn_window_op", "tbn_pad_u8", none, none, None, run=node.front, bias_unit=source.zero)
+        return Op(
+            node,
+            "tbn_window_op",
+            "tbn_pad_u8",
+            none,
+            none,
+            None,
+            run=node.front,
+            bias_unit=source.zero,
+        )
     if node.kind == "add":
         return _add_op(node, quants, values)
     weights, real, per_row, run = _integers(node, form)
@@ -196,7 +225,9 @@ def _byte_op(graph: Graph, node: Node, quants: dict[int, Quant | None], values: 
         )
     assert node.shift is not None
     sums = _row_sums(node, weights, real)
-    bias = (node.shift - source.offset * source.scale * sums) / target.scale + (0 if last else target.offset)
+    bias = (node.shift - source.offset * source.scale * sums) / target.scale + (
+        0 if last else target.offset
+    )
     biases, unit = _fixed(bias, node.name)
     op = Op(node, "tbn_linear" if node.window is None else "tbn_window_op", _ROWS[node.kind].format(form=form), _stored(node, weights, form),
             scales, biases, run, per_row, unit, last, source.zero)  # fmt: skip
@@ -204,7 +235,12 @@ def _byte_op(graph: Graph, node: Node, quants: dict[int, Quant | None], values: 
     return op
 
 
-_ROWS = {"tiled": "tbn_tiled_u8_{form}", "dense": "tbn_dense_i8", "depthwise": "tbn_depthwise_i8", "affine": "tbn_affine_u8"}
+_ROWS = {
+    "tiled": "tbn_tiled_u8_{form}",
+    "dense": "tbn_dense_i8",
+    "depthwise": "tbn_depthwise_i8",
+    "affine": "tbn_affine_u8",
+}
 
 
 def _integers(node: Node, form: str) -> tuple[Array, Array, bool, int]:
@@ -254,7 +290,11 @@ def _target(values: Array, multipliers: Array, last: bool, node: Node) -> Quant:
 
 def _no_finer(found: Quant, scale: float) -> Quant:
     """found, or the same range in steps of `scale`: values that hardly vary need no multiplier that does not fit."""
-    return found if found.scale >= scale else Quant(scale, float(np.round(found.offset * found.scale / scale)))
+    return (
+        found
+        if found.scale >= scale
+        else Quant(scale, float(np.round(found.offset * found.scale / scale)))
+    )
 
 
 def _row_sums(node: Node, weights: Array, real: Array) -> Array:
@@ -276,16 +316,28 @@ def _fixed(bias: Array, name: str) -> tuple[Array | None, int]:
         found = np.round(bias * 2.0 ** (32 - shift))
         if np.abs(found).max() < 2**31:
             return found.astype(np.int64), 1 << shift
-    raise McuError(f"{name}: a bias of {np.abs(bias).max():.3g} output units does not fit in 32 bits")
+    raise McuError(
+        f"{name}: a bias of {np.abs(bias).max():.3g} output units does not fit in 32 bits"
+    )
 
 
 def _prove(op: Op) -> None:
     """No sum of the op can leave int64, nor an output int32. Raises McuError."""
     node = op.node
-    bound = 255 * 256 if node.kind == "affine" else 255 * node.columns * (1 if node.kind == "tiled" else 127)
+    bound = (
+        255 * 256
+        if node.kind == "affine"
+        else 255 * node.columns * (1 if node.kind == "tiled" else 127)
+    )
     if bound >= 2**31:
         raise McuError(f"{node.name}: {node.columns} inputs overflow a 32-bit sum")
-    terms = len(op.scales) if node.kind == "tiled" and not op.per_row else node.per_input if node.kind == "tiled" else 1
+    terms = (
+        len(op.scales)
+        if node.kind == "tiled" and not op.per_row
+        else node.per_input
+        if node.kind == "tiled"
+        else 1
+    )
     bias = 0 if op.biases is None else int(np.abs(op.biases).max()) * op.bias_unit
     if terms * bound * int(np.abs(op.scales).max()) + bias + 2**31 >= 2**63:
         raise McuError(f"{node.name}: scales and biases overflow a 64-bit sum")
@@ -295,7 +347,9 @@ def _add_op(node: Node, quants: dict[int, Quant | None], values: list[Array]) ->
     a, b = (quants[i] for i in node.inputs)
     assert a is not None
     assert b is not None
-    target = quants[node.output] = _no_finer(_range(values[node.output]), max(a.scale, b.scale) / 64)
+    target = quants[node.output] = _no_finer(
+        _range(values[node.output]), max(a.scale, b.scale) / 64
+    )
     scales = np.round(np.array([a.scale, b.scale]) / target.scale * 2.0**24).astype(np.int64)
     bias = target.offset - (a.scale * a.offset + b.scale * b.offset) / target.scale
     biases, unit = _fixed(np.array([bias]), node.name)
@@ -335,9 +389,24 @@ def _by_four_rows(words: Array) -> Array:
 def _float_op(node: Node) -> Op:
     none = np.zeros(0, np.float32)
     if node.kind == "max":
-        return Op(node, "tbn_window_op", "tbn_max_f32", none, none, None, pad=int(np.float32(-np.inf).view(np.uint32)))
+        return Op(
+            node,
+            "tbn_window_op",
+            "tbn_max_f32",
+            none,
+            none,
+            None,
+            pad=int(np.float32(-np.inf).view(np.uint32)),
+        )
     if node.kind == "mean":
-        return Op(node, "tbn_window_op", "tbn_mean_f32", none, np.array([node.rows / node.columns], np.float32), None)
+        return Op(
+            node,
+            "tbn_window_op",
+            "tbn_mean_f32",
+            none,
+            np.array([node.rows / node.columns], np.float32),
+            None,
+        )
     if node.kind == "pad":
         return Op(node, "tbn_window_op", "tbn_pad_f32", none, none, None, run=node.front)
     if node.kind == "add":
@@ -350,9 +419,20 @@ def _float_op(node: Node) -> Op:
         real, per_row, run = _tiled_scales(node)
         assert node.tile is not None
         words = layout.pack(node.tile, node.segment, "nat").astype(np.int64)
-        return Op(node, function, "tbn_tiled_f32_nat", words, real.astype(np.float32), biases, run, per_row)
+        return Op(
+            node,
+            function,
+            "tbn_tiled_f32_nat",
+            words,
+            real.astype(np.float32),
+            biases,
+            run,
+            per_row,
+        )
     if node.kind == "affine":
-        return Op(node, function, "tbn_affine_f32", none, node.scale.astype(np.float32), biases, 1, True)
+        return Op(
+            node, function, "tbn_affine_f32", none, node.scale.astype(np.float32), biases, 1, True
+        )
     assert node.dense is not None
     same = bool(np.all(node.scale == node.scale[0]))
     scales = (node.scale[:1] if same else node.scale).astype(np.float32)

@@ -13,7 +13,12 @@ Array = NDArray[Any]
 def patches(maps: Array, window: Window, outside: Any) -> Array:
     """maps: (B, h, w, c) -> (B, out_h, out_w, patch), the patch in the window's order; `outside` beyond the edges."""
     h, w, _ = window.shape
-    (kh, kw), (sh, sw), (dh, dw), (oh, ow) = window.kernel, window.stride, window.dilation, window.out
+    (kh, kw), (sh, sw), (dh, dw), (oh, ow) = (
+        window.kernel,
+        window.stride,
+        window.dilation,
+        window.out,
+    )
     top, left = window.padding
     below, right = (
         max(0, (o - 1) * s + d * (k - 1) + 1 - n - pad)
@@ -36,7 +41,9 @@ def dense(node: Node) -> Array:
     assert node.tile is not None
     assert node.alphas is not None
     signs = np.tile(node.tile.astype(np.float64), node.p)
-    return (signs.reshape(len(node.alphas), -1) * node.alphas[:, None]).reshape(node.rows, node.columns)
+    return (signs.reshape(len(node.alphas), -1) * node.alphas[:, None]).reshape(
+        node.rows, node.columns
+    )
 
 
 def inputs_of(node: Node, values: list[Array | None], outside: Any = 0.0) -> Array:
@@ -57,7 +64,11 @@ def reduced(node: Node, x: Array) -> Array:
 
 def padded(node: Node, x: Array, zero: Any) -> Array:
     """(.., columns) -> (.., rows): channels of `zero` before and after."""
-    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(node.front, node.rows - node.columns - node.front)], constant_values=zero)
+    return np.pad(
+        x,
+        [(0, 0)] * (x.ndim - 1) + [(node.front, node.rows - node.columns - node.front)],
+        constant_values=zero,
+    )
 
 
 def forward(graph: Graph, x: Array) -> list[Any]:

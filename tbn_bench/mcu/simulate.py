@@ -53,7 +53,9 @@ class Result:
     selftest: int  # tbn_status; 0 too where the program was built without
     outputs: np.ndarray  # (images, outputs) int32 or float32
     seconds: float
-    mismatches: int | None = None  # embedded vectors with other outputs than expected; None for given inputs
+    mismatches: int | None = (
+        None  # embedded vectors with other outputs than expected; None for given inputs
+    )
     argmax: tuple[int, ...] = ()  # of embedded vectors
     instructions: tuple[int, ...] | None = None  # of one run, for each embedded vector
     cycles: tuple[int, ...] | None = None  # simavr
@@ -73,7 +75,11 @@ def missing(core: str, sim: str) -> str | None:
     if sim == "unicorn":
         if core not in _UNICORN_CORES:
             return f"unicorn does not know the processor {core}; use qemu ({_APT['qemu'][1]})"
-        return None if importlib.util.find_spec("unicorn") else f"unicorn is not installed; run: {PIP_INSTALL}"
+        return (
+            None
+            if importlib.util.find_spec("unicorn")
+            else f"unicorn is not installed; run: {PIP_INSTALL}"
+        )
     if sim == "host":
         return None
     program, install = _APT[sim]
@@ -83,7 +89,9 @@ def missing(core: str, sim: str) -> str | None:
 def version(sim: str) -> str:
     """What a simulator that is installed calls itself."""
     if sim == "qemu":
-        return subprocess.run(["qemu-system-arm", "--version"], capture_output=True, text=True, timeout=20).stdout.splitlines()[0]
+        return subprocess.run(
+            ["qemu-system-arm", "--version"], capture_output=True, text=True, timeout=20
+        ).stdout.splitlines()[0]
     return f"unicorn {importlib.metadata.version('unicorn')}" if sim == "unicorn" else sim
 
 
@@ -97,7 +105,11 @@ def choose(core: str) -> str:
 
 
 def run(
-    build: Build, sim: str | None = None, inputs: np.ndarray | None = None, count: bool = True, timeout: float = SECONDS
+    build: Build,
+    sim: str | None = None,
+    inputs: np.ndarray | None = None,
+    count: bool = True,
+    timeout: float = SECONDS,
 ) -> Result:
     """Runs a program on its embedded vectors, or on `inputs`.
 
@@ -118,7 +130,9 @@ def run(
         if sim == "unicorn":
             status, text, written = _unicorn(build, raw, count and raw is None, timeout)
         else:
-            status, text, written = _program(build, sim, raw, count and raw is None, timeout, Path(folder))
+            status, text, written = _program(
+                build, sim, raw, count and raw is None, timeout, Path(folder)
+            )
     seconds = time.perf_counter() - start
     return _result(build, sim, status, text, written, seconds, count)
 
@@ -142,7 +156,9 @@ def _is_f32(build: Build) -> bool:
 def _raw(build: Build, inputs: np.ndarray) -> bytes:
     kind = np.dtype("<f4" if _is_f32(build) else "u1")
     if inputs.dtype != kind or inputs.ndim != 2 or not len(inputs):
-        raise ValueError(f"inputs must be (images, input_len) of {kind.name}, got {inputs.shape} of {inputs.dtype}")
+        raise ValueError(
+            f"inputs must be (images, input_len) of {kind.name}, got {inputs.shape} of {inputs.dtype}"
+        )
     length = build.model.get("input_len", inputs.shape[1])
     if inputs.shape[1] != length:
         raise ValueError(
@@ -162,31 +178,45 @@ def _command(build: Build, core: Core, sim: str, raw: bytes | None, count: bool)
     ]  # fmt: skip
 
 
-def _program(build: Build, sim: str, raw: bytes | None, count: bool, timeout: float, folder: Path) -> tuple[int, str, bytes]:
+def _program(
+    build: Build, sim: str, raw: bytes | None, count: bool, timeout: float, folder: Path
+) -> tuple[int, str, bytes]:
     """Exit status, text and outputs.bin of a program run in `folder`; the program is gone afterwards in any case."""
     if raw is not None:
         (folder / "inputs.bin").write_bytes(raw)
     command = _command(build, find_core(build.core), sim, raw, count)
     try:
         done = subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
         )
     except subprocess.TimeoutExpired as error:
         said = (error.stdout or b"").decode(errors="replace")
-        raise SimulationError(_hang(build, sim, timeout, _uart(said) if sim == "simavr" else said)) from error
+        raise SimulationError(
+            _hang(build, sim, timeout, _uart(said) if sim == "simavr" else said)
+        ) from error
     except OSError as error:
         raise SimulationError(f"{command[0]} could not be started: {error}") from error
     text, status = done.stdout.decode(errors="replace"), done.returncode
     if sim == "simavr":
         text = _uart(text)
-        status = next((int(line.split()[1]) for line in text.splitlines() if line.startswith("exit ")), status or 1)
+        status = next(
+            (int(line.split()[1]) for line in text.splitlines() if line.startswith("exit ")),
+            status or 1,
+        )
     written = folder / "outputs.bin"
     return status, text, written.read_bytes() if written.exists() else b""
 
 
 def _uart(text: str) -> str:
     """The program's lines out of what simavr prints: in green, with a dot for the line's end."""
-    return "".join(line.removesuffix(".") + "\n" for line in re.sub(r"\x1b\[\d*m", "", text).splitlines())
+    return "".join(
+        line.removesuffix(".") + "\n" for line in re.sub(r"\x1b\[\d*m", "", text).splitlines()
+    )
 
 
 def _last(text: str) -> str:
@@ -198,22 +228,33 @@ def _hang(build: Build, sim: str, timeout: float, text: str) -> str:
     return f"{build.elf} did not end within {timeout:g} s in {sim} and was stopped; {_last(text)}"
 
 
-def _result(build: Build, sim: str, status: int, text: str, written: bytes, seconds: float, count: bool) -> Result:
+def _result(
+    build: Build, sim: str, status: int, text: str, written: bytes, seconds: float, count: bool
+) -> Result:
     said = _lines(text)
     init = int(said["init"][0][0]) if "init" in said else 0
     if init:
-        raise SimulationError(f"{build.elf} on {sim}: init returned {init} (tbn_status in src/tbn_rt.h); nothing was run")
+        raise SimulationError(
+            f"{build.elf} on {sim}: init returned {init} (tbn_status in src/tbn_rt.h); nothing was run"
+        )
     if "error" in said:
-        raise SimulationError(f"{build.elf} on {sim}: {said['error'][0][0].replace('_', ' ')}; {_last(text)}")
+        raise SimulationError(
+            f"{build.elf} on {sim}: {said['error'][0][0].replace('_', ' ')}; {_last(text)}"
+        )
     if "done" not in said:
-        raise SimulationError(f"{build.elf} on {sim} ended with status {status} before it was done; {_last(text)}")
+        raise SimulationError(
+            f"{build.elf} on {sim} ended with status {status} before it was done; {_last(text)}"
+        )
     common: dict[str, Any] = {
         "sim": sim, "core": build.core, "version": version(sim), "status": status, "selftest": int(said.get("selftest", [["0"]])[0][0]),
         "seconds": seconds, "text": text,
     }  # fmt: skip
     if "images" in said:
         images = int(said["images"][0][0])
-        return Result(outputs=np.frombuffer(written, "<f4" if _is_f32(build) else "<i4").reshape(images, -1), **common)
+        return Result(
+            outputs=np.frombuffer(written, "<f4" if _is_f32(build) else "<i4").reshape(images, -1),
+            **common,
+        )
     counts = _counts(said, find_core(build.core), sim) if count and "ticks" in said else None
     return Result(
         outputs=_outputs(said["output"], _is_f32(build)), argmax=tuple(int(row[1]) for row in said["argmax"]),
@@ -244,7 +285,9 @@ def _counts(said: dict[str, list[list[str]]], core: Core, sim: str) -> tuple[int
     rows = [[int(v) for v in row[1:]] for row in said["ticks"]]
     if sim == "simavr":
         if any(coarse == 0xFFFFFFFF for _, coarse in rows):
-            raise SimulationError("a run takes more than 67 million cycles, more than Timer1 counts; run with count=False")
+            raise SimulationError(
+                "a run takes more than 67 million cycles, more than Timer1 counts; run with count=False"
+            )
         cycles = [_two_clocks(fine, coarse) - empty[0] for fine, coarse in [known, *rows]]
         if not 0 <= cycles[0] - length <= _SLACK:
             raise SimulationError(
@@ -283,7 +326,9 @@ class _Board:
 
         self.api, self.registers, self.build = unicorn, arm_const, build
         self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
-        self.uc.ctl_set_cpu_model(getattr(arm_const, f"UC_CPU_ARM_CORTEX_{_UNICORN_CORES[build.core]}"))
+        self.uc.ctl_set_cpu_model(
+            getattr(arm_const, f"UC_CPU_ARM_CORTEX_{_UNICORN_CORES[build.core]}")
+        )
         self.unread, self.given = memoryview(raw or b""), raw is not None
         self.written, self.text = bytearray(), ""
         self.status: int | None = None
@@ -356,7 +401,9 @@ class _Board:
             return 0
         first, second, third = struct.unpack("<3I", self.uc.mem_read(argument, 12))
         if operation == 0x01:  # SYS_OPEN
-            return {"inputs.bin": 1 if self.given else -1, "outputs.bin": 2}.get(self._string(first), -1)
+            return {"inputs.bin": 1 if self.given else -1, "outputs.bin": 2}.get(
+                self._string(first), -1
+            )
         if operation == 0x05:  # SYS_WRITE
             self.written += self.uc.mem_read(second, third)
             return 0
@@ -366,12 +413,16 @@ class _Board:
             return third - len(chunk)
         self.status = second
         if operation != 0x20:  # SYS_EXIT_EXTENDED
-            self.failure = f"semihosting operation {operation:#x} is not one that the test program uses"
+            self.failure = (
+                f"semihosting operation {operation:#x} is not one that the test program uses"
+            )
         self.uc.emu_stop()
         return 0
 
 
-def _unicorn(build: Build, raw: bytes | None, count: bool, timeout: float) -> tuple[int, str, bytes]:
+def _unicorn(
+    build: Build, raw: bytes | None, count: bool, timeout: float
+) -> tuple[int, str, bytes]:
     board = _Board(build, raw, count)
     board.start(timeout)
     if board.failure:

@@ -37,12 +37,18 @@ def text(records: Sequence[McuRecord]) -> str:
     for (device, _sim, data, model), found in sorted(groups.items()):
         unit = next((r.info["unit"] for r in found if r.info["unit"]), "instructions")
         clock = next((r.info["clock_hz"] for r in found if r.info["clock_hz"]), 0)
-        parts.append(f"{device} ({found[0].info['compiler']}; {found[0].info['simulator']}), {data}, {model}")
+        parts.append(
+            f"{device} ({found[0].info['compiler']}; {found[0].info['simulator']}), {data}, {model}"
+        )
         parts.append(
             f"count: {unit} of one run; est. FPS: an estimate, {unit} at {clock / 1e6:.0f} MHz{', one cycle each' if unit == 'instructions' else ''}"
         )
         parts.append(_table(found))
-        parts += [line.text() for target in _targets(found) for line in ratios([r for r in found if r.info["target"] == target])]
+        parts += [
+            line.text()
+            for target in _targets(found)
+            for line in ratios([r for r in found if r.info["target"] == target])
+        ]
         parts.append("")
     return "\n".join(parts).rstrip()
 
@@ -53,20 +59,41 @@ def _targets(records: list[McuRecord]) -> list[str]:
 
 
 def _table(records: list[McuRecord]) -> str:
-    lines = [_HEAD, *(_row(r) for r in sorted(records, key=lambda r: (r.info["activations"], -(r.info["table_bytes"] or 0))))]
+    lines = [
+        _HEAD,
+        *(
+            _row(r)
+            for r in sorted(
+                records, key=lambda r: (r.info["activations"], -(r.info["table_bytes"] or 0))
+            )
+        ),
+    ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
     return "\n".join(
-        "  ".join(v.ljust(w) if i < 3 else v.rjust(w) for i, (v, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        "  ".join(
+            v.ljust(w) if i < 3 else v.rjust(w)
+            for i, (v, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     )
 
 
 def _row(r: McuRecord) -> tuple[str, ...]:
     i = r.info
-    share = [f"{100 * i[k]:.2f}" if i.get(k) is not None else "—" for k in ("top1_c", "top1_torch", "agreement")]
+    share = [
+        f"{100 * i[k]:.2f}" if i.get(k) is not None else "—"
+        for k in ("top1_c", "top1_torch", "agreement")
+    ]
     sizes = [
         f"{i[k]:,.0f}" if i.get(k) is not None else "—"
-        for k in ("table_bytes", "flash_bytes", "arena_bytes", "stack_bytes", "count", "frames_per_s_estimate")
+        for k in (
+            "table_bytes",
+            "flash_bytes",
+            "arena_bytes",
+            "stack_bytes",
+            "count",
+            "frames_per_s_estimate",
+        )
     ]
     return (str(i["binarizer"]), i["activations"], i["target"], *share, *sizes)
 
@@ -93,7 +120,11 @@ def ratios(records: Sequence[McuRecord]) -> list[Ratio]:
     """Of one core, compiler and network: with all layers tiled, as the bars are stated (784-128-10, Cortex-M4F, gcc -O2; Arduino Uno), and
     with the first layer alone, as published."""
     info = records[0].info
-    if info["model"] != _NETWORK or not str(info["data"]).startswith("mnist") or info["core"] not in ("m4", "uno"):
+    if (
+        info["model"] != _NETWORK
+        or not str(info["data"]).startswith("mnist")
+        or info["core"] not in ("m4", "uno")
+    ):
         return []
     by: dict[tuple[str, str], dict[str, Any]] = {}
     for r in records:  # of several runs of a method the first, by their order on disk
@@ -111,7 +142,9 @@ _TILED = (
 )
 
 
-def _of(by: dict[tuple[str, str], dict[str, Any]], core: str, scope: str, four: str, eight: str) -> list[Ratio]:
+def _of(
+    by: dict[tuple[str, str], dict[str, Any]], core: str, scope: str, four: str, eight: str
+) -> list[Ratio]:
     def value(method: str, activations: str, key: str) -> float | None:
         return by.get((method, activations), {}).get(key)
 
@@ -125,12 +158,37 @@ def _of(by: dict[tuple[str, str], dict[str, Any]], core: str, scope: str, four: 
     if core == "uno":
         return [Ratio(f"cycles of tbn p=4 ({scope})", count, 800_000, True)]
     return [
-        line("table bytes, binary / tbn p=4", value("bwn", "u8", "table_bytes"), value(four, "u8", "table_bytes"), 3.8),
-        line("table bytes, binary / tbn p=8", value("bwn", "u8", "table_bytes"), value(eight, "u8", "table_bytes"), 7.4),
+        line(
+            "table bytes, binary / tbn p=4",
+            value("bwn", "u8", "table_bytes"),
+            value(four, "u8", "table_bytes"),
+            3.8,
+        ),
+        line(
+            "table bytes, binary / tbn p=8",
+            value("bwn", "u8", "table_bytes"),
+            value(eight, "u8", "table_bytes"),
+            7.4,
+        ),
         line("instructions, binary / tbn p=4", value("bwn", "u8", "count"), count, 3.3),
-        line("instructions, binary / tbn p=8", value("bwn", "u8", "count"), value(eight, "u8", "count"), 5.5),
-        line("instructions in float, binary / tbn p=4", value("bwn", "f32", "count"), value(four, "f32", "count"), 2.7),
-        line("instructions, our int8 of the same net / tbn p=4", value("full_precision", "u8", "count"), count, 1.0),
+        line(
+            "instructions, binary / tbn p=8",
+            value("bwn", "u8", "count"),
+            value(eight, "u8", "count"),
+            5.5,
+        ),
+        line(
+            "instructions in float, binary / tbn p=4",
+            value("bwn", "f32", "count"),
+            value(four, "f32", "count"),
+            2.7,
+        ),
+        line(
+            "instructions, our int8 of the same net / tbn p=4",
+            value("full_precision", "u8", "count"),
+            count,
+            1.0,
+        ),
         *(
             line(f"instructions, {name} / tbn p=4", n, count, bar)
             for (name, n), bar in zip(RECORDED.items(), (6.5, 90), strict=True)

@@ -48,7 +48,12 @@ class Core(NamedTuple):
     ticks: float | None = None
 
 
-_ZIG_FEATURES = {"m4": "+vfp4d16sp", "m7": "+fp_armv8d16sp", "m33": "+fp_armv8d16sp+dsp", "m55": "+mve_fp"}
+_ZIG_FEATURES = {
+    "m4": "+vfp4d16sp",
+    "m7": "+fp_armv8d16sp",
+    "m33": "+fp_armv8d16sp+dsp",
+    "m55": "+mve_fp",
+}
 
 
 def _arm(name: str, cpu: str, fpu: str | None, board: str, megahertz: float) -> Core:
@@ -105,7 +110,9 @@ class Fit(NamedTuple):
 def fits(core: str, flash: int = 0, ram: int = 0) -> list[Fit]:
     """Whether `flash` and `ram` bytes fit each real board with this core; without sizes, the boards' limits."""
     products = PRODUCTS.get(find_core(core).name, ())
-    return [Fit(p, flash <= p.flash and ram <= p.ram, p.flash - flash, p.ram - ram) for p in products]
+    return [
+        Fit(p, flash <= p.flash and ram <= p.ram, p.flash - flash, p.ram - ram) for p in products
+    ]
 
 
 def find_core(name: str) -> Core:
@@ -211,16 +218,35 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     test = folder / "test"
     units = [(path, out / f"lib_{path.stem}.o", _STRICT) for path in sources]
-    units += [(test / f"{name}.c", out / f"{name}.o", _STRICT[:2]) for name in ("main", _PORT[known.kind])]
+    units += [
+        (test / f"{name}.c", out / f"{name}.o", _STRICT[:2]) for name in ("main", _PORT[known.kind])
+    ]
     for source, target, warnings in units:
-        _run([*command, *flags, *warnings, "-c", str(source), "-o", str(target)], f"{cc} for {core}", test)
+        _run(
+            [*command, *flags, *warnings, "-c", str(source), "-o", str(target)],
+            f"{cc} for {core}",
+            test,
+        )
     elf = out / "model.elf"
     objects = [str(target) for _, target, _ in units]
-    _run([*command, *flags, *objects, *_link(known, cc), "-o", str(elf)], f"linking for {core} with {cc}", test)
+    _run(
+        [*command, *flags, *objects, *_link(known, cc), "-o", str(elf)],
+        f"linking for {core} with {cc}",
+        test,
+    )
     if known.kind == "avr":  # simavr and programmers load this
         _run(["avr-objcopy", "-O", "ihex", str(elf), str(elf.with_suffix(".hex"))], "avr-objcopy")
     library = [target for source, target, _ in units if source in sources]
-    return Build(folder, core, cc, optimize, elf, _sizes(elf, library, known.kind), version(core, cc), describe(folder))
+    return Build(
+        folder,
+        core,
+        cc,
+        optimize,
+        elf,
+        _sizes(elf, library, known.kind),
+        version(core, cc),
+        describe(folder),
+    )
 
 
 _PORT = {"host": "port_host", "arm": "port_cortex_m", "avr": "port_avr"}
@@ -264,16 +290,25 @@ def _run(command: list[str], what: str, cwd: Path | None = None) -> str:
             timeout=COMPILE_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
-        raise ToolchainError(f"{what} took more than {COMPILE_SECONDS} s; run it by hand: {' '.join(command)}") from error
+        raise ToolchainError(
+            f"{what} took more than {COMPILE_SECONDS} s; run it by hand: {' '.join(command)}"
+        ) from error
     except OSError as error:
         raise ToolchainError(f"{what} could not be started: {error}") from error
     if done.returncode:
-        lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip() and "collect2:" not in line]
+        lines = [
+            line.strip()
+            for line in (done.stderr + done.stdout).splitlines()
+            if line.strip() and "collect2:" not in line
+        ]
         by_hand = f"the command, run in {cwd or '.'}: {' '.join(command)}"
         if full := next((line for line in lines if _FULL.search(line)), None):
-            raise DoesNotFit(f"{what}: the program does not fit the board's memory; a smaller network would: {full}\n{by_hand}")
+            raise DoesNotFit(
+                f"{what}: the program does not fit the board's memory; a smaller network would: {full}\n{by_hand}"
+            )
         first = next(
-            (line for line in lines if "error" in line.lower() or "undefined" in line), lines[0] if lines else "no message"
+            (line for line in lines if "error" in line.lower() or "undefined" in line),
+            lines[0] if lines else "no message",
         )
         raise ToolchainError(f"{what} failed: {first}\n{by_hand}")
     return done.stdout
@@ -301,11 +336,15 @@ def sections(path: Path) -> list[Section]:
     entry, count, names = struct.unpack_from("<3H", data, 58 if wide else 46)
     rows = []
     for i in range(count):
-        name, kind, flags, _, offset, size = struct.unpack_from("<2I4Q" if wide else "<6I", data, start + i * entry)
+        name, kind, flags, _, offset, size = struct.unpack_from(
+            "<2I4Q" if wide else "<6I", data, start + i * entry
+        )
         rows.append((name, kind, flags, offset, size))
     strings = rows[names][3]
     return [
-        Section(data[strings + name : data.index(b"\0", strings + name)].decode(), kind, flags, size)
+        Section(
+            data[strings + name : data.index(b"\0", strings + name)].decode(), kind, flags, size
+        )
         for name, kind, flags, _, size in rows
     ]
 
@@ -314,10 +353,17 @@ def _sizes(elf: Path, library: list[Path], kind: str) -> Sizes:
     linked = [s for s in sections(elf) if s.flags & 2]
     of = {s.name: s.size for s in linked}
     data, bss = of.get(".lib_data", 0), of.get(".lib_bss", 0)
-    if kind != "arm":  # these linker scripts leave data where it belongs; counted before unused ones are removed: an upper bound
+    if (
+        kind != "arm"
+    ):  # these linker scripts leave data where it belongs; counted before unused ones are removed: an upper bound
         own = [s for path in library for s in sections(path) if s.flags & 2]
         bss = sum(s.size for s in own if s.kind == 8)
-        data = sum(s.size for s in own if s.kind != 8 and s.name.startswith((".data", *((".rodata",) if kind == "avr" else ()))))
+        data = sum(
+            s.size
+            for s in own
+            if s.kind != 8
+            and s.name.startswith((".data", *((".rodata",) if kind == "avr" else ())))
+        )
     return Sizes(
         code=of.get(".lib_text", 0), constants=of.get(".lib_rodata", 0), data=data, bss=bss, helpers=of.get(".helpers", 0),
         flash=sum(s.size for s in linked if s.kind != 8), ram=sum(s.size for s in linked if s.flags & 1),

@@ -32,7 +32,9 @@ class TNet(nn.Module):
         x = over_points(F.relu(self.bn3(self.conv3(x))), self.training)
         x = F.relu(self.bn4(self.fc1(x)))
         x = F.relu(self.bn5(self.fc2(x)))
-        return self.fc3(x).view(-1, self.k, self.k) + torch.eye(self.k, device=x.device, dtype=x.dtype)
+        return self.fc3(x).view(-1, self.k, self.k) + torch.eye(
+            self.k, device=x.device, dtype=x.dtype
+        )
 
 
 def transformed(x: Tensor, matrix: Tensor) -> Tensor:
@@ -47,11 +49,16 @@ def at_every_point(x: Tensor, like: Tensor) -> Tensor:
 
 def point_layers(*widths: int) -> nn.Sequential:
     """The same layers for every point: linear, batch norm, ReLU from each width to the next. (B, widths[0], P) -> (B, widths[-1], P)."""
-    layers = [(nn.Conv1d(a, b, 1), nn.BatchNorm1d(b), nn.ReLU()) for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [
+        (nn.Conv1d(a, b, 1), nn.BatchNorm1d(b), nn.ReLU())
+        for a, b in zip(widths, widths[1:], strict=False)
+    ]
     return nn.Sequential(*(module for layer in layers for module in layer))
 
 
-def clouds_of(in_shape: Sequence[int], coordinates: int, least: int, name: str, channels: str) -> int:
+def clouds_of(
+    in_shape: Sequence[int], coordinates: int, least: int, name: str, channels: str
+) -> int:
     """The number of channels of clouds of shape (channels, points). Raises ValueError where there are fewer than `least`."""
     if coordinates < 1:
         raise ValueError(f"{name}: coordinates must be at least 1, got {coordinates}; 3 is usual")

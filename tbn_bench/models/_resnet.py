@@ -41,7 +41,10 @@ class Maxout(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.p, self.q = nn.Parameter(torch.ones(channels, 1, 1)), nn.Parameter(torch.full((channels, 1, 1), 0.25))
+        self.p, self.q = (
+            nn.Parameter(torch.ones(channels, 1, 1)),
+            nn.Parameter(torch.full((channels, 1, 1), 0.25)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.p * F.relu(x) - self.q * F.relu(-x)
@@ -65,14 +68,26 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, c_in: int, width: int, stride: int, shortcut: str, activation: str = "relu", around_each: bool = False):
+    def __init__(
+        self,
+        c_in: int,
+        width: int,
+        stride: int,
+        shortcut: str,
+        activation: str = "relu",
+        around_each: bool = False,
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, width, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.shortcut = _shortcut(c_in, width, stride, shortcut)
-        self.act1, self.act2, self.around_each = ACTIVATIONS[activation](width), ACTIVATIONS[activation](width), around_each
+        self.act1, self.act2, self.around_each = (
+            ACTIVATIONS[activation](width),
+            ACTIVATIONS[activation](width),
+            around_each,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn1(self.conv1(x))
@@ -87,10 +102,20 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, c_in: int, width: int, stride: int, shortcut: str, activation: str = "relu", around_each: bool = False):
+    def __init__(
+        self,
+        c_in: int,
+        width: int,
+        stride: int,
+        shortcut: str,
+        activation: str = "relu",
+        around_each: bool = False,
+    ):
         super().__init__()
         if activation != "relu" or around_each:
-            raise ValueError("a bottleneck takes activation='relu' and shortcuts='block' alone; use depth 18, 34 or 6n + 2")
+            raise ValueError(
+                "a bottleneck takes activation='relu' and shortcuts='block' alone; use depth 18, 34 or 6n + 2"
+            )
         self.conv1 = nn.Conv2d(c_in, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
@@ -112,18 +137,26 @@ class ResNet(nn.Module):
                  around_each: bool, num_classes: int, c_in: int):  # fmt: skip
         super().__init__()
         small = stem == "cifar"
-        self.conv1 = nn.Conv2d(c_in, width, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
+        self.conv1 = nn.Conv2d(
+            c_in, width, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False
+        )
         self.bn1, self.act1 = nn.BatchNorm2d(width), ACTIVATIONS[activation](width)
         self.pool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
         blocks, channels = [], width
         for stage, count in enumerate(stages):
             for index in range(count):
                 stride = 2 if stage and not index else 1
-                blocks.append(block(channels, width * 2**stage, stride, shortcut, activation, around_each))
+                blocks.append(
+                    block(channels, width * 2**stage, stride, shortcut, activation, around_each)
+                )
                 channels = width * 2**stage * block.expansion
         self.blocks = nn.Sequential(*blocks)
         self.conv_head = classifier == "conv1x1"
-        self.fc = nn.Conv2d(channels, num_classes, 1, bias=False) if self.conv_head else nn.Linear(channels, num_classes)
+        self.fc = (
+            nn.Conv2d(channels, num_classes, 1, bias=False)
+            if self.conv_head
+            else nn.Linear(channels, num_classes)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.pool(self.act1(self.bn1(self.conv1(x))))).mean((2, 3), keepdim=True)
@@ -145,4 +178,6 @@ def check_form(classifier: str, activation: str, shortcuts: str) -> None:
 
 def wide(depth: int, width: int, stem: str, form: Sequence[object]) -> ResNet:
     """Depth 18, 34 or 50: four stages of width, 2, 4 and 8 width, 1x1-convolution shortcuts; 50 uses bottlenecks."""
-    return ResNet(Bottleneck if depth == 50 else BasicBlock, STAGES[depth], width, "conv", stem, *form)
+    return ResNet(
+        Bottleneck if depth == 50 else BasicBlock, STAGES[depth], width, "conv", stem, *form
+    )

@@ -83,10 +83,14 @@ class Airbench(nn.Module):
             self.whiten.weight.data.copy_(whitening_filters(training_images))
         self.activation = nn.GELU()
         inputs = [filters, *widths[:-1]]
-        self.groups = nn.Sequential(*(_group(a, b, learn_scale) for a, b in zip(inputs, widths, strict=True)))
+        self.groups = nn.Sequential(
+            *(_group(a, b, learn_scale) for a, b in zip(inputs, widths, strict=True))
+        )
         self.pool = nn.MaxPool2d(3)
         side = ((in_shape[1] - 1) // 8) // 3
-        self.head = nn.Linear(widths[-1] * side * ((in_shape[2] - 1) // 8 // 3), num_classes, bias=False)
+        self.head = nn.Linear(
+            widths[-1] * side * ((in_shape[2] - 1) // 8 // 3), num_classes, bias=False
+        )
         if not self.head.weight.is_meta:
             with torch.no_grad():
                 self.head.weight.div_(self.head.weight.std())
@@ -107,6 +111,10 @@ def _check(in_shape: Sequence[int], widths: Sequence[int]) -> None:
             "airbench: layer whiten takes the colours of images of 3 channels and at least 25 x 25 pixels, "
             f"got samples of shape {tuple(in_shape)}; use cifar10, or another model"
         )
-    whole = isinstance(widths, list | tuple) and all(isinstance(w, int) and not isinstance(w, bool) for w in widths)
+    whole = isinstance(widths, list | tuple) and all(
+        isinstance(w, int) and not isinstance(w, bool) for w in widths
+    )
     if not whole or len(widths) != 3 or min(widths) < 1:
-        raise ValueError(f"airbench: widths must be three channel counts, e.g. [64, 256, 256], got {widths!r}")
+        raise ValueError(
+            f"airbench: widths must be three channel counts, e.g. [64, 256, 256], got {widths!r}"
+        )

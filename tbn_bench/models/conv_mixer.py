@@ -37,7 +37,11 @@ def conv_mixer(
 ) -> nn.Module:
     """x: (B, *in_shape) -> (B, num_classes). Raises ValueError where patch does not divide the image."""
     if in_shape[1] % patch or in_shape[2] % patch:
-        raise ValueError(f"patch must divide the image, got patch={patch} for {in_shape[1]} x {in_shape[2]}")
+        raise ValueError(
+            f"patch must divide the image, got patch={patch} for {in_shape[1]} x {in_shape[2]}"
+        )
     stem = _normalised(nn.Conv2d(in_shape[0], dim, patch, patch), dim)
     blocks = (ConvMixerBlock(dim, kernel) for _ in range(depth))
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(dim, num_classes))
+    return nn.Sequential(
+        *stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(dim, num_classes)
+    )

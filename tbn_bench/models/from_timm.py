@@ -9,11 +9,20 @@ from tbn_bench.catalog import did_you_mean
 
 # arguments of timm.create_model that read a file or fetch one: a model call may come from a sweep file or a packed file
 # of somebody else, and an older timm unpickles what it loads
-READS_FILES = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+READS_FILES = (
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+)
 
 
 def from_timm(
-    name: str = "resnet18", num_classes: int = 10, in_shape: Sequence[int] = (3, 224, 224), kwargs: dict[str, Any] | None = None
+    name: str = "resnet18",
+    num_classes: int = 10,
+    in_shape: Sequence[int] = (3, 224, 224),
+    kwargs: dict[str, Any] | None = None,
 ) -> nn.Module:
     """x: (B, *in_shape) -> (B, num_classes). kwargs go to timm.create_model, e.g. from_timm(name='vit_tiny_patch16_224', kwargs={'img_size': 32}).
 
@@ -24,7 +33,9 @@ def from_timm(
     _check(name)
     _check_arguments(kwargs)
     try:
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_shape[0], **(kwargs or {}))
+        return timm.create_model(
+            name, pretrained=False, num_classes=num_classes, in_chans=in_shape[0], **(kwargs or {})
+        )
     except TypeError as error:
         raise ValueError(f"timm model {name!r} refuses {kwargs}: {error}") from error
 

@@ -15,8 +15,12 @@ class MixerBlock(nn.Module):
     def __init__(self, patches: int, dim: int, token_dim: int, channel_dim: int):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.tokens = nn.Sequential(nn.Conv1d(patches, token_dim, 1), nn.GELU(), nn.Conv1d(token_dim, patches, 1))
-        self.channels = nn.Sequential(nn.Linear(dim, channel_dim), nn.GELU(), nn.Linear(channel_dim, dim))
+        self.tokens = nn.Sequential(
+            nn.Conv1d(patches, token_dim, 1), nn.GELU(), nn.Conv1d(token_dim, patches, 1)
+        )
+        self.channels = nn.Sequential(
+            nn.Linear(dim, channel_dim), nn.GELU(), nn.Linear(channel_dim, dim)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.tokens(self.norm1(x))
@@ -32,11 +36,15 @@ class Mixer(nn.Module):
         channels, height, width = in_shape
         self.patch, patches = patch, height * width // patch**2
         self.patch_embed = nn.Linear(channels * patch * patch, dim)
-        self.blocks = nn.Sequential(*(MixerBlock(patches, dim, token_dim, channel_dim) for _ in range(depth)))
+        self.blocks = nn.Sequential(
+            *(MixerBlock(patches, dim, token_dim, channel_dim) for _ in range(depth))
+        )
         self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        patches = x.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)  # (B, C, h, w, patch, patch)
+        patches = x.unfold(2, self.patch, self.patch).unfold(
+            3, self.patch, self.patch
+        )  # (B, C, h, w, patch, patch)
         x = self.patch_embed(patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2))
         return self.head(self.norm(self.blocks(x)).mean(1))
 
@@ -52,5 +60,7 @@ def mlp_mixer(
 ) -> nn.Module:
     """x: (B, *in_shape) -> (B, num_classes). Raises ValueError where patch does not divide the image."""
     if in_shape[1] % patch or in_shape[2] % patch:
-        raise ValueError(f"patch must divide the image, got patch={patch} for {in_shape[1]} x {in_shape[2]}")
+        raise ValueError(
+            f"patch must divide the image, got patch={patch} for {in_shape[1]} x {in_shape[2]}"
+        )
     return Mixer(patch, dim, depth, token_dim, channel_dim, num_classes, in_shape)

@@ -23,7 +23,11 @@ class PointNet(nn.Module):
         self.conv2, self.bn2 = nn.Conv1d(64, 128, 1), nn.BatchNorm1d(128)
         self.conv3, self.bn3 = nn.Conv1d(128, 1024, 1), nn.BatchNorm1d(1024)
         self.fc1, self.bn4 = nn.Linear(1024, 512), nn.BatchNorm1d(512)
-        self.fc2, self.drop, self.bn5 = nn.Linear(512, 256), nn.Dropout(dropout), nn.BatchNorm1d(256)
+        self.fc2, self.drop, self.bn5 = (
+            nn.Linear(512, 256),
+            nn.Dropout(dropout),
+            nn.BatchNorm1d(256),
+        )
         self.head = nn.Linear(256, num_classes)
 
     def logits_and_transform(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -43,7 +47,10 @@ class PointNet(nn.Module):
 
 
 def pointnet_cls(
-    feature_transform: bool = True, dropout: float = 0.4, num_classes: int = 40, in_shape: Sequence[int] = (3, 1024)
+    feature_transform: bool = True,
+    dropout: float = 0.4,
+    num_classes: int = 40,
+    in_shape: Sequence[int] = (3, 1024),
 ) -> nn.Module:
     """x: (B, *in_shape) -> (B, num_classes), in_shape = (coordinates, points); it takes any number of points.
 

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tbn_bench.models._pointnet import TNet, at_every_point, clouds_of, over_points, point_layers, transformed
+from tbn_bench.models._pointnet import (
+    TNet,
+    at_every_point,
+    clouds_of,
+    over_points,
+    point_layers,
+    transformed,
+)
 
 WIDTHS = (64, 128, 128, 512, 2048)
 
@@ -17,16 +24,25 @@ WIDTHS = (64, 128, 128, 512, 2048)
 class PartSegmenter(nn.Module):
     """x: (B, coordinates + categories, P) -> (B, num_classes, P). The result follows the order of the points."""
 
-    def __init__(self, num_classes: int, coordinates: int, categories: int, feature_transform: bool):
+    def __init__(
+        self, num_classes: int, coordinates: int, categories: int, feature_transform: bool
+    ):
         super().__init__()
         self.coordinates = coordinates
         self.input_tnet = TNet(coordinates, coordinates)
         a, b, c, d, e = WIDTHS
-        self.layer1, self.layer2, self.layer3 = point_layers(coordinates, a), point_layers(a, b), point_layers(b, c)
+        self.layer1, self.layer2, self.layer3 = (
+            point_layers(coordinates, a),
+            point_layers(a, b),
+            point_layers(b, c),
+        )
         self.feature_tnet = TNet(c, c) if feature_transform else None
         self.layer4 = point_layers(c, d)
         self.conv5, self.bn5 = nn.Conv1d(d, e, 1), nn.BatchNorm1d(e)
-        self.head = nn.Sequential(point_layers(e + categories + sum(WIDTHS), 256, 256, 128), nn.Conv1d(128, num_classes, 1))
+        self.head = nn.Sequential(
+            point_layers(e + categories + sum(WIDTHS), 256, 256, 128),
+            nn.Conv1d(128, num_classes, 1),
+        )
 
     def logits_and_transform(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(logits (B, num_classes, P), feature transform (B, 128, 128) or None): the loss needs both."""
@@ -45,12 +61,17 @@ class PartSegmenter(nn.Module):
 
 
 def pointnet_part_seg(
-    feature_transform: bool = True, coordinates: int = 3, num_classes: int = 50, in_shape: Sequence[int] = (19, 2048)
+    feature_transform: bool = True,
+    coordinates: int = 3,
+    num_classes: int = 50,
+    in_shape: Sequence[int] = (19, 2048),
 ) -> nn.Module:
     """x: (B, *in_shape) -> (B, num_classes, points), in_shape = (coordinates + categories, points); it takes any number of points.
 
     The channels behind the coordinates say the cloud's category, one of them 1, alike for all its points.
     Raises ValueError for data that are not such clouds.
     """
-    channels = clouds_of(in_shape, coordinates, coordinates + 1, "pointnet_part_seg", "coordinates + categories")
+    channels = clouds_of(
+        in_shape, coordinates, coordinates + 1, "pointnet_part_seg", "coordinates + categories"
+    )
     return PartSegmenter(num_classes, coordinates, channels - coordinates, feature_transform)

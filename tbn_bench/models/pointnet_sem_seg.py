@@ -9,7 +9,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tbn_bench.models._pointnet import TNet, at_every_point, clouds_of, over_points, point_layers, transformed
+from tbn_bench.models._pointnet import (
+    TNet,
+    at_every_point,
+    clouds_of,
+    over_points,
+    point_layers,
+    transformed,
+)
 
 
 class SemanticSegmenter(nn.Module):
@@ -23,7 +30,9 @@ class SemanticSegmenter(nn.Module):
         self.feature_tnet = TNet(64, 64) if feature_transform else None
         self.layer2 = point_layers(64, 128)
         self.conv3, self.bn3 = nn.Conv1d(128, 1024, 1), nn.BatchNorm1d(1024)
-        self.head = nn.Sequential(point_layers(1024 + 64, 512, 256, 128), nn.Conv1d(128, num_classes, 1))
+        self.head = nn.Sequential(
+            point_layers(1024 + 64, 512, 256, 128), nn.Conv1d(128, num_classes, 1)
+        )
 
     def logits_and_transform(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(logits (B, num_classes, P), feature transform (B, 64, 64) or None): the loss needs both."""
@@ -39,7 +48,10 @@ class SemanticSegmenter(nn.Module):
 
 
 def pointnet_sem_seg(
-    feature_transform: bool = True, coordinates: int = 3, num_classes: int = 13, in_shape: Sequence[int] = (9, 4096)
+    feature_transform: bool = True,
+    coordinates: int = 3,
+    num_classes: int = 13,
+    in_shape: Sequence[int] = (9, 4096),
 ) -> nn.Module:
     """x: (B, *in_shape) -> (B, num_classes, points), in_shape = (channels, points); it takes any number of points.
 

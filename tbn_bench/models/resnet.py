@@ -26,4 +26,9 @@ def resnet(
     check_form(classifier, activation, shortcuts)
     if depth not in STAGES:
         raise ValueError(f"depth must be 18, 34 or 50, got {depth}; resnet_cifar has 6n + 2")
-    return wide(depth, width, "imagenet", (classifier, activation, shortcuts == "conv", num_classes, in_shape[0]))
+    return wide(
+        depth,
+        width,
+        "imagenet",
+        (classifier, activation, shortcuts == "conv", num_classes, in_shape[0]),
+    )

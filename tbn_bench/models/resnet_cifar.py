@@ -30,5 +30,7 @@ def resnet_cifar(
     if depth in STAGES:
         return wide(depth, width or 64, "cifar", form)
     if depth < 8 or (depth - 2) % 6:
-        raise ValueError(f"depth must be 18, 34, 50 or 6n + 2 (8, 14, 20, 32, 44, 56, 110), got {depth}")
+        raise ValueError(
+            f"depth must be 18, 34, 50 or 6n + 2 (8, 14, 20, 32, 44, 56, 110), got {depth}"
+        )
     return ResNet(BasicBlock, [(depth - 2) // 6] * 3, width or 16, "pad", "cifar", *form)

@@ -33,13 +33,20 @@ def _offsets(window: Sequence[int]) -> Tensor:
 def _windows(x: Tensor, size: Sequence[int], window: Sequence[int]) -> Tensor:
     """x: (B, H, W, C) -> (B, windows, T, C)."""
     (height, width), (h, w) = size, window
-    return x.reshape(-1, height // h, h, width // w, w, x.shape[-1]).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return (
+        x.reshape(-1, height // h, h, width // w, w, x.shape[-1])
+        .transpose(2, 3)
+        .flatten(3, 4)
+        .flatten(1, 2)
+    )
 
 
 def _allowed(size: Sequence[int], window: Sequence[int], shift: Sequence[int]) -> Tensor:
     """0 where two positions of a window are neighbours in the image too, -inf where the shift wrapped one around: (windows, 1, T, T)."""
     (height, width), (dy, dx) = size, shift
-    wrapped = 2 * (torch.arange(height) >= height - dy)[:, None] + 1 * (torch.arange(width) >= width - dx)
+    wrapped = 2 * (torch.arange(height) >= height - dy)[:, None] + 1 * (
+        torch.arange(width) >= width - dx
+    )
     ids = _windows(wrapped[None, :, :, None], size, window)[0, :, :, 0]
     return torch.zeros(ids.shape[0], 1, ids.shape[1], ids.shape[1]).masked_fill(
         (ids[:, :, None] != ids[:, None])[:, None], -torch.inf
@@ -52,14 +59,20 @@ class WindowAttention(nn.Module):
     Along an axis no longer than the window there is one window, and nothing to shift.
     """
 
-    def __init__(self, dim: int, heads: int, head_dim: int, size: Sequence[int], window: int, shifted: bool):
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, size: Sequence[int], window: int, shifted: bool
+    ):
         super().__init__()
         self.heads, self.size = heads, tuple(size)
         self.window = tuple(min(window, n) for n in size)
-        self.shift = tuple(w // 2 if shifted and n > w else 0 for n, w in zip(size, self.window, strict=True))
+        self.shift = tuple(
+            w // 2 if shifted and n > w else 0 for n, w in zip(size, self.window, strict=True)
+        )
         self.qkv = nn.Linear(dim, 3 * heads * head_dim, bias=False)
         self.proj = nn.Linear(heads * head_dim, dim)
-        self.table = nn.Parameter(torch.zeros(heads, (2 * self.window[0] - 1) * (2 * self.window[1] - 1)))
+        self.table = nn.Parameter(
+            torch.zeros(heads, (2 * self.window[0] - 1) * (2 * self.window[1] - 1))
+        )
         self.register_buffer("offsets", _offsets(self.window), persistent=False)
         mask = _allowed(size, self.window, self.shift) if any(self.shift) else None
         self.register_buffer("mask", mask, persistent=False)
@@ -67,23 +80,48 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         (height, width), (h, w), (dy, dx) = self.size, self.window, self.shift
         shifted = torch.roll(x, (-dy, -dx), (1, 2)) if any(self.shift) else x
-        qkv = self.qkv(_windows(shifted, self.size, self.window))  # (B, windows, T, 3 * heads * head_dim)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # each (B, windows, heads, T, head_dim)
+        qkv = self.qkv(
+            _windows(shifted, self.size, self.window)
+        )  # (B, windows, T, 3 * heads * head_dim)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(
+            3, 0, 1, 4, 2, 5
+        )  # each (B, windows, heads, T, head_dim)
         bias = self.table[:, self.offsets]
-        out = F.scaled_dot_product_attention(q, k, v, bias[None] if self.mask is None else bias + self.mask)
+        out = F.scaled_dot_product_attention(
+            q, k, v, bias[None] if self.mask is None else bias + self.mask
+        )
         out = self.proj(out.transpose(2, 3).flatten(3))
-        out = out.reshape(-1, height // h, width // w, h, w, out.shape[-1]).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        out = (
+            out.reshape(-1, height // h, width // w, h, w, out.shape[-1])
+            .transpose(2, 3)
+            .flatten(3, 4)
+            .flatten(1, 2)
+        )
         return torch.roll(out, (dy, dx), (1, 2)) if any(self.shift) else out
 
 
 class Block(nn.Module):
     """Window attention and MLP, each behind a LayerNorm and beside a shortcut. x: (B, H, W, dim) -> (B, H, W, dim)."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int, size: Sequence[int], window: int, shifted: bool, mlp_ratio: int):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        size: Sequence[int],
+        window: int,
+        shifted: bool,
+        mlp_ratio: int,
+    ):
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(dim), WindowAttention(dim, heads, head_dim, size, window, shifted)
+        self.norm1, self.attn = (
+            nn.LayerNorm(dim),
+            WindowAttention(dim, heads, head_dim, size, window, shifted),
+        )
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim))
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
@@ -100,7 +138,10 @@ class SwinTransformer(nn.Module):
         for i, (count, size) in enumerate(zip(layers, sizes, strict=True)):
             dim = hidden * 2**i
             stages.append(PatchMerging(downscale[i], c_in if i == 0 else dim // 2, dim))
-            stages += [Block(dim, heads[i], head_dim, size, window, j % 2 == 1, mlp_ratio) for j in range(count)]
+            stages += [
+                Block(dim, heads[i], head_dim, size, window, j % 2 == 1, mlp_ratio)
+                for j in range(count)
+            ]
         self.stages = nn.Sequential(*stages)
         self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, num_classes)
         for module in self.modules():
@@ -119,10 +160,14 @@ def _sizes(in_shape: Sequence[int], downscale: Sequence[int], window: int) -> li
     size, sizes = (in_shape[1], in_shape[2]), []
     for stage, d in enumerate(downscale, 1):
         if size[0] % d or size[1] % d:
-            raise ValueError(f"downscale must divide the map of stage {stage}, got {d} for {size[0]} x {size[1]}")
+            raise ValueError(
+                f"downscale must divide the map of stage {stage}, got {d} for {size[0]} x {size[1]}"
+            )
         size = (size[0] // d, size[1] // d)
         if any(n % min(window, n) for n in size):
-            raise ValueError(f"window must divide the map of stage {stage} or cover it, got {window} for {size[0]} x {size[1]}")
+            raise ValueError(
+                f"window must divide the map of stage {stage} or cover it, got {window} for {size[0]} x {size[1]}"
+            )
         sizes.append(size)
     return sizes
 
@@ -147,4 +192,15 @@ def swin(
             f"layers, heads and downscale need one value per stage, got {len(layers)}, {len(heads)}, {len(downscale)}"
         )
     sizes = _sizes(in_shape, downscale, window)
-    return SwinTransformer(hidden, layers, heads, head_dim, window, sizes, downscale, mlp_ratio, num_classes, in_shape[0])
+    return SwinTransformer(
+        hidden,
+        layers,
+        heads,
+        head_dim,
+        window,
+        sizes,
+        downscale,
+        mlp_ratio,
+        num_classes,
+        in_shape[0],
+    )

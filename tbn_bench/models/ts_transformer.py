@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 def positions(length: int, dim: int) -> Tensor:
     """Sines and cosines of geometrically falling frequency (Vaswani et al., arXiv 1706.03762, section 3.5): (length, dim)."""
-    angle = torch.arange(length).unsqueeze(1) * torch.exp(torch.arange(0, dim, 2) * (-math.log(10_000.0) / dim))
+    angle = torch.arange(length).unsqueeze(1) * torch.exp(
+        torch.arange(0, dim, 2) * (-math.log(10_000.0) / dim)
+    )
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :dim]
 
 
@@ -30,7 +32,10 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -51,8 +56,12 @@ class Block(nn.Module):
     def __init__(self, window: int, dim: int, heads: int, mlp_dim: int, dropout: float, norm: str):
         super().__init__()
         self.attn, self.drop = Attention(dim, heads), nn.Dropout(dropout)
-        self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(mlp_dim, dim))
-        self.norm1, self.norm2 = (TimeNorm(window) if norm == "time" else nn.LayerNorm(dim) for _ in range(2))
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, mlp_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(mlp_dim, dim)
+        )
+        self.norm1, self.norm2 = (
+            TimeNorm(window) if norm == "time" else nn.LayerNorm(dim) for _ in range(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(x + self.drop(self.attn(x)))
@@ -67,10 +76,17 @@ class TimeSeriesTransformer(nn.Module):
         super().__init__()
         lookback, channels = in_shape
         window = lookback + horizon
-        self.horizon, self.targets, self.relative, self.scale = horizon, targets, relative, math.sqrt(dim)
+        self.horizon, self.targets, self.relative, self.scale = (
+            horizon,
+            targets,
+            relative,
+            math.sqrt(dim),
+        )
         self.embed, self.drop = nn.Linear(channels, dim), nn.Dropout(dropout)
         self.register_buffer("pos", positions(window, dim), persistent=False)
-        self.blocks = nn.Sequential(*(Block(window, dim, heads, mlp_dim, dropout, norm) for _ in range(depth)))
+        self.blocks = nn.Sequential(
+            *(Block(window, dim, heads, mlp_dim, dropout, norm) for _ in range(depth))
+        )
         self.head = nn.Linear(dim, targets)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,4 +124,6 @@ def ts_transformer(
         raise ValueError(f"norm must be 'time' or 'feature', got {norm!r}")
     if dim % heads:
         raise ValueError(f"heads must divide dim, got heads={heads} for dim={dim}")
-    return TimeSeriesTransformer(dim, depth, heads, mlp_dim, dropout, norm, relative, in_shape, horizon, targets)
+    return TimeSeriesTransformer(
+        dim, depth, heads, mlp_dim, dropout, norm, relative, in_shape, horizon, targets
+    )

@@ -12,7 +12,10 @@ from tbn_bench.models._resnet import ACTIVATIONS, choice
 
 
 def vgg_small(
-    width: int = 128, activation: str = "relu", num_classes: int = 10, in_shape: Sequence[int] = (3, 32, 32)
+    width: int = 128,
+    activation: str = "relu",
+    num_classes: int = 10,
+    in_shape: Sequence[int] = (3, 32, 32),
 ) -> nn.Module:
     """x: (B, *in_shape) -> (B, num_classes). activation: those of resnet_cifar.
 
@@ -21,10 +24,19 @@ def vgg_small(
     choice("activation", activation, ACTIVATIONS)
     channels, height, width_px = in_shape
     if min(height, width_px) < 8:
-        raise ValueError(f"vgg_small halves the image three times: it takes 8 x 8 pixels or more, got {height} x {width_px}")
+        raise ValueError(
+            f"vgg_small halves the image three times: it takes 8 x 8 pixels or more, got {height} x {width_px}"
+        )
     layers: list[nn.Module] = []
     for index, c_out in enumerate((width, width, 2 * width, 2 * width, 4 * width, 4 * width)):
         pool = [nn.MaxPool2d(2)] if index % 2 else []
-        layers += [nn.Conv2d(channels, c_out, 3, 1, 1, bias=False), *pool, nn.BatchNorm2d(c_out), ACTIVATIONS[activation](c_out)]
+        layers += [
+            nn.Conv2d(channels, c_out, 3, 1, 1, bias=False),
+            *pool,
+            nn.BatchNorm2d(c_out),
+            ACTIVATIONS[activation](c_out),
+        ]
         channels = c_out
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (height // 8) * (width_px // 8), num_classes))
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Linear(channels * (height // 8) * (width_px // 8), num_classes)
+    )

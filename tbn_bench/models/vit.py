@@ -21,8 +21,12 @@ class Attention(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, T, head_dim)
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        q, k, v = (
+            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each (B, heads, T, head_dim)
+        out = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.dropout if self.training else 0.0
+        )
         return self.drop(self.proj(out.transpose(1, 2).flatten(2)))
 
 
@@ -34,7 +38,11 @@ class Block(nn.Module):
         self.norm1, self.attn = nn.LayerNorm(dim), Attention(dim, heads, head_dim, dropout)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(
-            nn.Linear(dim, mlp_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp_dim, dim), nn.Dropout(dropout)
+            nn.Linear(dim, mlp_dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(mlp_dim, dim),
+            nn.Dropout(dropout),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,11 +62,15 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.randn(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.randn(1, height * width // patch**2 + 1, dim))
         self.drop = nn.Dropout(dropout)
-        self.blocks = nn.Sequential(*(Block(dim, heads, head_dim, mlp_dim, dropout) for _ in range(depth)))
+        self.blocks = nn.Sequential(
+            *(Block(dim, heads, head_dim, mlp_dim, dropout) for _ in range(depth))
+        )
         self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        patches = x.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)  # (B, C, h, w, patch, patch)
+        patches = x.unfold(2, self.patch, self.patch).unfold(
+            3, self.patch, self.patch
+        )  # (B, C, h, w, patch, patch)
         x = self.patch_embed(patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2))
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.pos_embed
         return self.head(self.norm(self.blocks(self.drop(x))[:, 0]))
@@ -77,5 +89,9 @@ def vit(
 ) -> nn.Module:
     """x: (B, *in_shape) -> (B, num_classes). Raises ValueError where patch does not divide the image."""
     if in_shape[1] % patch or in_shape[2] % patch:
-        raise ValueError(f"patch must divide the image, got patch={patch} for {in_shape[1]} x {in_shape[2]}")
-    return VisionTransformer(patch, dim, depth, heads, head_dim, mlp_dim, dropout, num_classes, in_shape)
+        raise ValueError(
+            f"patch must divide the image, got patch={patch} for {in_shape[1]} x {in_shape[2]}"
+        )
+    return VisionTransformer(
+        patch, dim, depth, heads, head_dim, mlp_dim, dropout, num_classes, in_shape
+    )

@@ -86,7 +86,9 @@ def optimizer_of(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     return catalog.build("optimizers", config.optimizer, parameters=sort(model), config=config)
 
 
-def check_range(entry: str, name: str, value: object, low: float, high: float = float("inf")) -> None:
+def check_range(
+    entry: str, name: str, value: object, low: float, high: float = float("inf")
+) -> None:
     """Raises ValueError unless low <= value < high."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not low <= value < high:

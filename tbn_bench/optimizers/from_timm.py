@@ -27,10 +27,14 @@ def from_timm(
     if name not in known:
         raise ValueError(f"timm has no optimizer {name!r}{did_you_mean(str(name), known)}")
     if timm.optim.get_optimizer_info(name).second_order:
-        raise ValueError(f"from_timm: {name} needs second derivatives, which no task here computes; choose another")
+        raise ValueError(
+            f"from_timm: {name} needs second derivatives, which no task here computes; choose another"
+        )
     check_range("from_timm", "latent_weight_decay", latent_weight_decay, 0)
     groups = decayed(parameters, config.weight_decay, latent_weight_decay)
     try:
         return timm.optim.create_optimizer_v2(groups, opt=name, lr=config.lr, **(kwargs or {}))
     except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"from_timm: timm's {name} refuses {kwargs or 'these parameters'}: {error}") from error
+        raise ValueError(
+            f"from_timm: timm's {name} refuses {kwargs or 'these parameters'}: {error}"
+        ) from error

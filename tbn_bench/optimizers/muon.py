@@ -120,7 +120,12 @@ def muon(
     """
     check_range("muon", "momentum", momentum, 0, 1)
     check_range("muon", "side_momentum", side_momentum, 0, 1)
-    rates = {"head_lr": head_lr, "vector_lr": vector_lr, "scale_lr": scale_lr, "latent_weight_decay": latent_weight_decay}
+    rates = {
+        "head_lr": head_lr,
+        "vector_lr": vector_lr,
+        "scale_lr": scale_lr,
+        "latent_weight_decay": latent_weight_decay,
+    }
     for name, value in rates.items():
         check_range("muon", name, value, 0)
     if not parameters.latents and not parameters.matrices:

@@ -28,22 +28,34 @@ _FIRST = (_MAIN, "accuracy_bits", "accuracy_latency", "training_curves")
 
 def entries(package: Any) -> Iterator[tuple[str, Any]]:
     """(name, module) of every table or figure; the main ones first, then by name."""
-    found = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    found = sorted(
+        m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")
+    )
     for name in sorted(found, key=lambda n: (_FIRST.index(n) if n in _FIRST else len(_FIRST), n)):
         yield name, importlib.import_module(f"{package.__name__}.{name}")
 
 
-def _sidecar(path: Path, records: Records, run_ids: list[str], commands: list[str], sources: list[str]) -> None:
+def _sidecar(
+    path: Path, records: Records, run_ids: list[str], commands: list[str], sources: list[str]
+) -> None:
     """run_ids and config_ids are hashes of configs, with and without the seed."""
     used = records.runs[records.runs["run_id"].isin(run_ids)]
-    simulated = records.mcu[records.mcu["command"].isin(commands) & records.mcu["run_id"].isin(run_ids)]
+    simulated = records.mcu[
+        records.mcu["command"].isin(commands) & records.mcu["run_id"].isin(run_ids)
+    ]
     value = {
         "run_ids": run_ids,
         "config_ids": sorted(set(used["group_id"])),
         "published": sources,
         "flags": protocol.flags(records),
         "commits": sorted({*used["commit"].dropna(), *simulated["commit"].dropna()}),
-        "from_changed_files": sorted({run_id for made in (used, simulated) for run_id in made[made["dirty"].eq(True)]["run_id"]}),
+        "from_changed_files": sorted(
+            {
+                run_id
+                for made in (used, simulated)
+                for run_id in made[made["dirty"].eq(True)]["run_id"]
+            }
+        ),
         "commands": commands or sorted(used["command"]),
         "written_by": f"tbn-bench {__version__}",
     }
@@ -58,7 +70,11 @@ def _write_tables(records: Records, folder: Path) -> dict[str, write.Table]:
             old.unlink()
         if table is None:
             continue
-        for end, writer in (("md", write.markdown), ("csv", write.comma_separated), ("tex", write.latex)):
+        for end, writer in (
+            ("md", write.markdown),
+            ("csv", write.comma_separated),
+            ("tex", write.latex),
+        ):
             (folder / f"{name}.{end}").write_text(writer(table), encoding="utf-8")
         _sidecar(folder / f"{name}.json", records, table.run_ids, table.commands, table.sources)
         out[name] = table
@@ -101,7 +117,9 @@ def _drawing(records: Records, folder: Path) -> Iterator[Callable[[], dict[str, 
     """Yields what gives name -> figure when all are drawn. Of many runs they are drawn meanwhile, by processes that take two seconds to start."""
     names = [name for name, _ in entries(figures)]
     if len(records.runs) < MANY:
-        yield lambda: {name: made for name in names if (made := _write_figure(name, records, folder))}
+        yield lambda: {
+            name: made for name in names if (made := _write_figure(name, records, folder))
+        }
         return
     workers = max(1, min(4, os.cpu_count() or 1))
     with ProcessPoolExecutor(workers, get_context("spawn"), _take, (records, folder)) as others:
@@ -135,11 +153,18 @@ def report(results: Path, out: Path, watch_s: float | None = None) -> dict[str, 
         text = render.page(records, built, drawn, book, results, command, _MAIN, watch_s)
         page = render.write(out, text, book)
     except OSError as error:
-        raise RecordError(f"cannot write the report to {out}: {error.strerror}; choose another folder with --out") from error
+        raise RecordError(
+            f"cannot write the report to {out}: {error.strerror}; choose another folder with --out"
+        ) from error
     for name, table in built.items():
         if name.startswith(_MAIN) and not watch_s:
             tell(write.markdown(table))
     for problem in records.problems:
         tell(f"unreadable, left out: {problem}")
     tell(f"page: {page}")
-    return {"page": str(page), "runs": len(records.runs), "finished": len(records.finished), "unreadable": len(records.problems)}
+    return {
+        "page": str(page),
+        "runs": len(records.runs),
+        "finished": len(records.finished),
+        "unreadable": len(records.problems),
+    }

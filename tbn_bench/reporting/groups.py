@@ -54,7 +54,9 @@ def groups(records: Records) -> list[Group]:
     for (sweep, group_id), rows in runs.groupby(["sweep", "group_id"]).indices.items():
         done, open_ = rows[finished[rows]], rows[~finished[rows]]
         first = runs.iloc[done[0] if len(done) else rows[0]]
-        known = {name: column[done][~np.isnan(column[done])].tolist() for name, column in values.items()}
+        known = {
+            name: column[done][~np.isnan(column[done])].tolist() for name, column in values.items()
+        }
         results = {name: t_interval(scores) for name, scores in known.items() if scores}
         own = values[first["score"]]
         by_seed = {int(seeds[i]): float(own[i]) for i in done if not np.isnan(own[i])}
@@ -90,7 +92,11 @@ def panels(found: list[Group]) -> list[tuple[str, list[Group]]]:
         for panel in dict.fromkeys(g.panel for g in groups_of):
             sweep, data, model = panel
             title = f"{data}, {model}"
-            title += f", sweep {sweep}" if any(g.panel != panel and g.panel[1:] == panel[1:] for g in found) else ""
+            title += (
+                f", sweep {sweep}"
+                if any(g.panel != panel and g.panel[1:] == panel[1:] for g in found)
+                else ""
+            )
             title += f", {tracks.title(track)}" if list(split) != [tracks.WEIGHTS_ONLY] else ""
             out.append((title, [g for g in groups_of if g.panel == panel]))
     return out

@@ -30,13 +30,40 @@ LATENCY_COLUMNS = (
     "relative_error", "tolerance", "top1", "tile_macs", "tile_gmacs", "weight_bytes", "memory_peak",
     "gpu_resting_bytes", "gpu_peak_bytes", "ceilings", "cache", "unavailable", "baseline", "command", "commit", "dirty",
 )  # fmt: skip
-_MCU_NAMES = ("data", "model", "binarizer", "activations", "target", "core", "sim")  # without which a measurement says nothing
+_MCU_NAMES = (
+    "data",
+    "model",
+    "binarizer",
+    "activations",
+    "target",
+    "core",
+    "sim",
+)  # without which a measurement says nothing
 _MCU_NUMBERS = (
     "top1_c", "top1_torch", "agreement", "test_samples", "table_bytes", "code_bytes", "constant_bytes", "flash_bytes",
     "flash_with_selftest_bytes", "arena_bytes", "stack_bytes", "ram_bytes", "vectors", "count", "clock_hz", "frames_per_s_estimate",
 )  # fmt: skip
-_MCU_WORDS = ("run_id", "sweep", "compiler", "optimize", "simulator", "computed_by", "unit", "fused_multiply_add", "model_sha256")
-MCU_COLUMNS = ("device", "case", *_MCU_NAMES, *_MCU_NUMBERS, *_MCU_WORDS, "command", "commit", "dirty")
+_MCU_WORDS = (
+    "run_id",
+    "sweep",
+    "compiler",
+    "optimize",
+    "simulator",
+    "computed_by",
+    "unit",
+    "fused_multiply_add",
+    "model_sha256",
+)
+MCU_COLUMNS = (
+    "device",
+    "case",
+    *_MCU_NAMES,
+    *_MCU_NUMBERS,
+    *_MCU_WORDS,
+    "command",
+    "commit",
+    "dirty",
+)
 
 
 @dataclass(frozen=True, eq=False)  # one is like no other: groups() remembers what it made of it
@@ -68,7 +95,9 @@ def _run_row(run: RunRecord) -> dict[str, Any]:
         "run_id": run.run_id,
         "group_id": config.group_id,
         **{k: run.config[k] for k in ("data", "model", "binarizer", "seed", "epochs")},
-        "track": tracks.checked(track) if (track := summary.get("track") or run.provenance.get("track")) else None,
+        "track": tracks.checked(track)
+        if (track := summary.get("track") or run.provenance.get("track"))
+        else None,
         "status": run.status,
         "error": run.error,
         "command": f"{config.command} --sweep {run.sweep}",
@@ -110,7 +139,9 @@ def _mcu(store: RunStore, problems: list[str]) -> pd.DataFrame:
             rows.append(_mcu_row(record))
         except ValueError as error:
             path = store.root / "mcu" / str(record.device) / f"{record.case}.json"
-            problems.append(f"{path}: {error}; remove it, then measure it again by tbn-bench mcu run")
+            problems.append(
+                f"{path}: {error}; remove it, then measure it again by tbn-bench mcu run"
+            )
     return pd.DataFrame(rows, columns=list(MCU_COLUMNS), dtype=object)  # None stays None
 
 
@@ -134,9 +165,15 @@ def _curves(runs: list[dict[str, Any]], rows: list[list[dict[str, Any]]]) -> pd.
     return pd.DataFrame(values, columns=list(CURVE_COLUMNS))
 
 
-def _fill_scores(runs: list[dict[str, Any]], rows: list[list[dict[str, Any]]], tasks: list[str]) -> None:
+def _fill_scores(
+    runs: list[dict[str, Any]], rows: list[list[dict[str, Any]]], tasks: list[str]
+) -> None:
     """Gives runs without a result the score of finished ones of their task, else the first that their own rows have."""
-    known = {task: run["score"] for run, task in zip(runs, tasks, strict=True) if run["status"] == "finished"}
+    known = {
+        task: run["score"]
+        for run, task in zip(runs, tasks, strict=True)
+        if run["status"] == "finished"
+    }
     for run, own, task in zip(runs, rows, tasks, strict=True):
         if run["status"] != "finished":
             logged = next((name for name in SCORES if own and f"val/{name}" in own[0]), FIRST)
@@ -168,7 +205,9 @@ def load(results: Path) -> Records:
     mcu = _mcu(store, problems)
     if not runs and not latency and mcu.empty:
         what = f"; unreadable: {problems[0]}" if problems else ""
-        raise ValueError(f"no records under {results}{what}; run: tbn-bench sweep sweeps/quickstart.yaml --results {results}")
+        raise ValueError(
+            f"no records under {results}{what}; run: tbn-bench sweep sweeps/quickstart.yaml --results {results}"
+        )
     return Records(
         _frame(runs, RUN_COLUMNS), _curves(runs, rows), _frame(latency, LATENCY_COLUMNS), mcu, published.read(results, problems), problems,
         pd.DataFrame(configs, columns=["sweep", "run_id", *RunConfig.model_fields]), plans,

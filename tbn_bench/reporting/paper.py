@@ -15,7 +15,15 @@ from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.stats import Interval
 from tbn_bench.reporting.tables import ablations, cnn, pointnet, time_series, transformers_mlps
-from tbn_bench.reporting.tables._paper import cite, is_ablation, is_study, matched, name_of, natural, ours
+from tbn_bench.reporting.tables._paper import (
+    cite,
+    is_ablation,
+    is_study,
+    matched,
+    name_of,
+    natural,
+    ours,
+)
 from tbn_bench.reporting.write import Column, Table, column
 from tbn_bench.scores import SCORES
 
@@ -40,7 +48,9 @@ def of_folder(results: Path, out: Path, repository: Path = Path()) -> dict[str, 
         (out / "paper.md").write_text(_page(tables, left), encoding="utf-8")
         (out / "paper.csv").write_text(write.comma_separated(_flat(tables)), encoding="utf-8")
     except OSError as error:
-        raise RecordError(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from error
+        raise RecordError(
+            f"cannot write to {out}: {error.strerror}; choose another folder with --out"
+        ) from error
     counts = Counter(row["kind"] for row in rows)
     tell(f"{len(rows)} published cells: {_said(counts)}; {_said(left)}")
     tell(f"paper: {out / 'paper.md'}")
@@ -51,7 +61,9 @@ def paper(records: Records, repository: Path = Path()) -> tuple[list[Table], Cou
     """(a table per published table, why lines of the ledger are in none): a row per published value and group of ours that it is about."""
     settings = _settings(repository)
     found = groups.groups(records)
-    sections: dict[str, list[dict[str, Any]]] = {title: [] for title in (*(scope.title for scope in _SCOPES), _REST)}
+    sections: dict[str, list[dict[str, Any]]] = {
+        title: [] for title in (*(scope.title for scope in _SCOPES), _REST)
+    }
     cells, left = _cells(records.published.to_dict("records"))
     for lines in cells:
         title = next((scope.title for scope in _SCOPES if scope.has_line(lines[0])), _REST)
@@ -68,7 +80,11 @@ def _cells(ledger: list[dict[str, Any]]) -> tuple[list[list[dict[str, Any]]], Co
             left[reason] += 1
         else:
             cells.setdefault(
-                tuple(line[k] for k in ("dataset", "model", "spec", "activation_bits", "metric", "value")), []
+                tuple(
+                    line[k]
+                    for k in ("dataset", "model", "spec", "activation_bits", "metric", "value")
+                ),
+                [],
             ).append(line)
     return list(cells.values()), left
 
@@ -88,14 +104,20 @@ def _rows(lines: list[dict[str, Any]], found: list[Group], command: str) -> list
     line = lines[0]
     score = line["metric"]
     study = is_ablation(line["spec"])
-    own = [g for g in found if is_study(g.sweep) == study and score in g.results and matched([line], g, score)]
+    own = [
+        g
+        for g in found
+        if is_study(g.sweep) == study and score in g.results and matched([line], g, score)
+    ]
     blank = {key: line[key] for key in ("dataset", "model", "spec")} | {
         "published_value": line["value"], "published_source": "; ".join(each["source"] for each in lines),
         "published_note": " | ".join(each["note"] or "" for each in lines), "second_hand": all(each["second_hand"] for each in lines),
         "binarizer": line["spec"], "score": score, "command": command, "lines": lines, "run_ids": [],
         **dict.fromkeys(("value", "half", "n", "epochs", "sweep", "difference")),
     }  # fmt: skip
-    return [blank | _own(line, g) for g in own] or [blank | {"kind": "not run", "verdict": "not run"}]
+    return [blank | _own(line, g) for g in own] or [
+        blank | {"kind": "not run", "verdict": "not run"}
+    ]
 
 
 def _own(line: dict[str, Any], g: Group) -> dict[str, Any]:
@@ -111,7 +133,9 @@ def _own(line: dict[str, Any], g: Group) -> dict[str, Any]:
 def judged(score: str, value: float, result: Interval, epochs: int) -> tuple[str, str]:
     """(kind, sentence) of a published value and ours. The interval decides, whatever its width; one seed decides nothing."""
     s = SCORES[score]
-    gap = f"{s.factor * (result.mean - value):+.{s.digits}f}" + (" points" if s.factor == 100 else "")
+    gap = f"{s.factor * (result.mean - value):+.{s.digits}f}" + (
+        " points" if s.factor == 100 else ""
+    )
     trained = f"{epochs} epoch{'s' if epochs != 1 else ''}"
     if result.half is None:
         return "one seed", f"one seed, differs by {gap}, {trained}"
@@ -125,10 +149,19 @@ def _settings(repository: Path) -> list[tuple[str, dict[str, Any]]]:
     out = []
     for path in sorted(repository.glob("sweeps/*.yaml")):
         parameters = _mapping(path).get("parameters") or {}
-        values = {key: _listed(p.get("values", p.get("value"))) for key, p in parameters.items() if isinstance(p, dict)}
+        values = {
+            key: _listed(p.get("values", p.get("value")))
+            for key, p in parameters.items()
+            if isinstance(p, dict)
+        }
         out.append((f"tbn-bench sweep {path.relative_to(repository)}", values))
     for path in sorted(repository.glob("recipes/*.yaml")):
-        out.append((f"tbn-bench train --config {path.relative_to(repository)}", {k: [v] for k, v in _mapping(path).items()}))
+        out.append(
+            (
+                f"tbn-bench train --config {path.relative_to(repository)}",
+                {k: [v] for k, v in _mapping(path).items()},
+            )
+        )
     return out
 
 
@@ -150,7 +183,10 @@ def _command(line: dict[str, Any], settings: list[tuple[str, dict[str, Any]]]) -
     ]
     if fitting:
         return max(fitting, key=lambda known: max(known[1].get("epochs", [0])))[0]
-    flags = (f"--{key}={line[name]}" for key, name in (("data", "dataset"), ("model", "model"), ("binarizer", "spec")))
+    flags = (
+        f"--{key}={line[name]}"
+        for key, name in (("data", "dataset"), ("model", "model"), ("binarizer", "spec"))
+    )
     return f"{shlex.join(['tbn-bench', 'train', *flags])}  # default settings: no sweep or recipe has it"
 
 
@@ -160,12 +196,24 @@ def _is_study(command: str) -> bool:
 
 def _covers(values: dict[str, Any], line: dict[str, Any]) -> bool:
     wanted = (("dataset", "data"), ("model", "model"), ("spec", "binarizer"))
-    return all(any(published.is_same(line[k], str(v), k != "spec") for v in values.get(key, [])) for k, key in wanted)
+    return all(
+        any(published.is_same(line[k], str(v), k != "spec") for v in values.get(key, []))
+        for k, key in wanted
+    )
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
     order = {spec: i for i, spec in enumerate(style.methods(row["spec"] for row in rows))}
-    rows = sorted(rows, key=lambda r: (natural(r["dataset"]), r["model"], order[r["spec"]], r["score"], r["published_value"]))
+    rows = sorted(
+        rows,
+        key=lambda r: (
+            natural(r["dataset"]),
+            r["model"],
+            order[r["spec"]],
+            r["score"],
+            r["published_value"],
+        ),
+    )
     sources = cite(rows, lambda row: {"reported": row["lines"]})
     columns = [
         column("dataset", "data", numeric=False), column("model", "model", numeric=False), column("spec", "method", numeric=False),

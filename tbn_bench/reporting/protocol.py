@@ -31,14 +31,20 @@ def _mixed(records: Records) -> Iterator[str]:
 
 
 def _changed(records: Records) -> Iterator[str]:
-    for what, frame in (("runs", records.runs), ("timings", records.latency), ("measurements on simulators", records.mcu)):
+    for what, frame in (
+        ("runs", records.runs),
+        ("timings", records.latency),
+        ("measurements on simulators", records.mcu),
+    ):
         if count := int(frame["dirty"].eq(True).sum()):
             yield f"{count} of {len(frame)} {what} were made by files that differ from their commit"
 
 
 def _timed(records: Records) -> Iterator[str]:
     known, timed = set(records.runs["run_id"]), records.latency[records.latency["run_id"].notna()]
-    for (case, run_id), _ in timed[~timed["run_id"].isin(known)].groupby(["case", "run_id"], sort=True):
+    for (case, run_id), _ in timed[~timed["run_id"].isin(known)].groupby(
+        ["case", "run_id"], sort=True
+    ):
         yield f"{case}: timed network {run_id} has no record here"
 
 
@@ -54,7 +60,11 @@ def origins(data: pd.DataFrame, records: Records) -> tuple[list[str], list[str]]
     if "run_ids" in data.attrs:
         return sorted(data.attrs["run_ids"]), []
     column = data["runs"] if "runs" in data else data["run"]
-    cited = data["published"].astype(bool) if "published" in data else pd.Series(False, index=data.index)
+    cited = (
+        data["published"].astype(bool)
+        if "published" in data
+        else pd.Series(False, index=data.index)
+    )
     said = set(column[~cited].astype(str))
     groups_named = {text for text in said if re.fullmatch(r".*/[0-9a-f]{12}", text)}
     words = {word for text in said - groups_named for word in re.findall(r"\b[0-9a-f]{12}\b", text)}

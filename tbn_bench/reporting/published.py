@@ -50,7 +50,11 @@ def read(results: Path, problems: list[str]) -> pd.DataFrame:
             for line, values in _lines(path):
                 row, faults = _checked(values)
                 rows += [row] if not faults else []
-                problems += [f"{path}, line {line}: {'; '.join(faults)}; correct the line"] if faults else []
+                problems += (
+                    [f"{path}, line {line}: {'; '.join(faults)}; correct the line"]
+                    if faults
+                    else []
+                )
         except (OSError, ValueError, csv.Error) as error:
             problems.append(f"{path}: {error}")
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)  # None stays None
@@ -62,7 +66,9 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         reader = csv.reader(file)
         header = next(reader, [])
         if tuple(header) != COLUMNS:
-            raise ValueError(f"the first line must be {','.join(COLUMNS)}, got {','.join(header)!r}")
+            raise ValueError(
+                f"the first line must be {','.join(COLUMNS)}, got {','.join(header)!r}"
+            )
         for values in reader:
             yield reader.line_num, values
 
@@ -72,7 +78,9 @@ def _checked(values: list[str]) -> tuple[dict[str, Any], list[str]]:
     if len(values) != len(COLUMNS):
         return {}, [f"expected {len(COLUMNS)} cells, got {len(values)}"]
     row: dict[str, Any] = {k: v.strip() or None for k, v in zip(COLUMNS, values, strict=True)}
-    faults = [f"{key} must not be empty" for key in ("method", "metric", "source") if row[key] is None]
+    faults = [
+        f"{key} must not be empty" for key in ("method", "metric", "source") if row[key] is None
+    ]
     faults += [*_value_faults(row), *_bits_faults(row), *_spec_faults(row)]
     if row["second_hand"] not in ("true", "false"):
         faults.append(f"second_hand must be true or false, got {row['second_hand']!r}")
@@ -90,7 +98,11 @@ def _number(text: str | None) -> float:
 
 
 def is_fraction(metric: str) -> bool:
-    return metric.startswith("top") or metric.endswith(("accuracy", "iou")) or (metric in SCORES and SCORES[metric].factor == 100)
+    return (
+        metric.startswith("top")
+        or metric.endswith(("accuracy", "iou"))
+        or (metric in SCORES and SCORES[metric].factor == 100)
+    )
 
 
 def _value_faults(row: dict[str, Any]) -> list[str]:
@@ -110,7 +122,9 @@ def _bits_faults(row: dict[str, Any]) -> list[str]:
     if weights is not None and not row["weight_bits"] > 0:
         faults.append(f"weight_bits must be a positive number or empty, got {weights!r}")
     if row["activation_bits"] not in ACTIVATION_BITS:
-        faults.append(f"activation_bits must be one of {', '.join(map(str, ACTIVATION_BITS))}, got {activations!r}")
+        faults.append(
+            f"activation_bits must be one of {', '.join(map(str, ACTIVATION_BITS))}, got {activations!r}"
+        )
     return faults
 
 
@@ -121,7 +135,11 @@ def _spec_faults(row: dict[str, Any]) -> list[str]:
         name = catalog.parse(row["spec"])[0]
     except ValueError as error:
         return [f"spec: {error}"]
-    return [] if name == row["method"] else [f"spec must be of the method {row['method']!r}, got {row['spec']!r}"]
+    return (
+        []
+        if name == row["method"]
+        else [f"spec must be of the method {row['method']!r}, got {row['spec']!r}"]
+    )
 
 
 def marks(line: dict[str, Any]) -> str:
@@ -136,15 +154,24 @@ def legend(texts: Iterable[str | None]) -> str:
 
 
 def matching(
-    ledger: pd.DataFrame, binarizer: str, data: str, model: str, activation_bits: int, metric: str = FIRST
+    ledger: pd.DataFrame,
+    binarizer: str,
+    data: str,
+    model: str,
+    activation_bits: int,
+    metric: str = FIRST,
 ) -> list[dict[str, Any]]:
     """The lines of one metric that are about this method, data set, model and width of activations.
 
     A line is meant where each option it names has our value; options that only we name are ignored, except sizes of the data set or
     model, which make another one.
     """
-    lines = ledger[(ledger["metric"] == metric) & (ledger["activation_bits"] == activation_bits)].to_dict("records")
-    return [line for line in lines if is_same(line["spec"], binarizer) and is_about(line, data, model)]
+    lines = ledger[
+        (ledger["metric"] == metric) & (ledger["activation_bits"] == activation_bits)
+    ].to_dict("records")
+    return [
+        line for line in lines if is_same(line["spec"], binarizer) and is_about(line, data, model)
+    ]
 
 
 def is_about(line: dict[str, Any], data: str, model: str) -> bool:
@@ -156,21 +183,40 @@ def networks(ledger: pd.DataFrame, data: str, activation_bits: int | None) -> li
     """Networks with both a top-1 and a FLASH, each a value under its metric, on a data set by its name alone: at any resolution."""
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for line in ledger.to_dict("records"):
-        named = line["dataset"] and line["model"] and line["dataset"].partition("(")[0] == data.partition("(")[0]
-        if named and line["activation_bits"] == activation_bits and line["metric"] in (FIRST, FLASH):
+        named = (
+            line["dataset"]
+            and line["model"]
+            and line["dataset"].partition("(")[0] == data.partition("(")[0]
+        )
+        if (
+            named
+            and line["activation_bits"] == activation_bits
+            and line["metric"] in (FIRST, FLASH)
+        ):
             key = tuple(line[k] for k in ("method", "dataset", "model", "source"))
-            found.setdefault(key, {k: line[k] for k in ("method", "dataset", "model", "source")})[line["metric"]] = line["value"]
+            found.setdefault(key, {k: line[k] for k in ("method", "dataset", "model", "source")})[
+                line["metric"]
+            ] = line["value"]
     return [network for network in found.values() if FIRST in network and FLASH in network]
 
 
 def reported(
-    ledger: pd.DataFrame, binarizer: str, data: str, model: str, activation_bits: int, metric: str = FIRST
+    ledger: pd.DataFrame,
+    binarizer: str,
+    data: str,
+    model: str,
+    activation_bits: int,
+    metric: str = FIRST,
 ) -> str | None:
     """What `matching` finds as a cell (fractions in percent): listed, or a range where there are many. None where nothing was published."""
     found: dict[float, str] = {}
     for line in matching(ledger, binarizer, data, model, activation_bits, metric):
-        found[line["value"]] = min(found.get(line["value"], DAGGER + INFERRED), marks(line), key=len)
-    return _cell([shown(metric, value) + found[value] for value in sorted(found)]) if found else None
+        found[line["value"]] = min(
+            found.get(line["value"], DAGGER + INFERRED), marks(line), key=len
+        )
+    return (
+        _cell([shown(metric, value) + found[value] for value in sorted(found)]) if found else None
+    )
 
 
 def _options(call: str) -> tuple[str, dict[str, Any]]:
@@ -210,5 +256,7 @@ def _cell(values: list[str]) -> str:
     """values: in rising order."""
     if len(values) <= _FEW:
         return ", ".join(values)
-    inside = "".join(f", some {mark}" for mark in LEGEND if any(mark in value for value in values[1:-1]))
+    inside = "".join(
+        f", some {mark}" for mark in LEGEND if any(mark in value for value in values[1:-1])
+    )
     return f"{values[0]} to {values[-1]} ({len(values)} values{inside})"

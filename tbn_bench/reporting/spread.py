@@ -18,9 +18,13 @@ def pooled(tasks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     tasks: one (runs,) array of scores per task. Raises ValueError where there is no task or a task has no run.
     """
     if not tasks or not all(len(scores) for scores in tasks):
-        raise ValueError(f"expected at least one task, each with a run, got {[len(scores) for scores in tasks]} runs")
+        raise ValueError(
+            f"expected at least one task, each with a run, got {[len(scores) for scores in tasks]} runs"
+        )
     weights = [np.full(len(scores), 1 / (len(tasks) * len(scores))) for scores in tasks]
-    return np.concatenate([np.asarray(scores, dtype=float) for scores in tasks]), np.concatenate(weights)
+    return np.concatenate([np.asarray(scores, dtype=float) for scores in tasks]), np.concatenate(
+        weights
+    )
 
 
 def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -36,11 +40,17 @@ def interquartile_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     order = np.argsort(values, axis=-1, kind="stable")
     above = np.cumsum(weights[order], axis=-1) / weights.sum()
     inside = np.diff(np.clip(above, 0.25, 0.75), axis=-1, prepend=0.25)
-    return (np.take_along_axis(np.asarray(values, dtype=float), order, -1) * inside).sum(axis=-1) / 0.5
+    return (np.take_along_axis(np.asarray(values, dtype=float), order, -1) * inside).sum(
+        axis=-1
+    ) / 0.5
 
 
 def stratified_bootstrap(
-    tasks: Sequence[np.ndarray], statistic: Statistic, rng: np.random.Generator, resamples: int = 2000, confidence: float = 0.95
+    tasks: Sequence[np.ndarray],
+    statistic: Statistic,
+    rng: np.random.Generator,
+    resamples: int = 2000,
+    confidence: float = 0.95,
 ) -> tuple[float, float] | None:
     """Percentile interval (low, high) of a statistic of all runs, the seeds being drawn again, with replacement, within each task.
 
@@ -50,7 +60,10 @@ def stratified_bootstrap(
     _, weights = pooled(tasks)
     if min(len(scores) for scores in tasks) < 2:
         return None
-    drawn = [np.asarray(scores, dtype=float)[rng.integers(len(scores), size=(resamples, len(scores)))] for scores in tasks]
+    drawn = [
+        np.asarray(scores, dtype=float)[rng.integers(len(scores), size=(resamples, len(scores)))]
+        for scores in tasks
+    ]
     found = statistic(np.concatenate(drawn, axis=1), weights)
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

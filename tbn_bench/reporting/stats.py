@@ -35,7 +35,11 @@ def half_widths(deviations: np.ndarray, counts: np.ndarray, confidence: float = 
     many = counts > 1
     freedom = np.where(many, counts - 1, 1)
     return np.where(
-        many, stdtrit(freedom, (1 + confidence) / 2) * np.nan_to_num(deviations) / np.sqrt(np.maximum(counts, 1)), 0.0
+        many,
+        stdtrit(freedom, (1 + confidence) / 2)
+        * np.nan_to_num(deviations)
+        / np.sqrt(np.maximum(counts, 1)),
+        0.0,
     )
 
 
@@ -46,7 +50,10 @@ _EQUAL = 1e-9  # relative; sums that differ by rounding alone
 def paired_differences(method: Mapping[int, float], baseline: Mapping[int, float]) -> np.ndarray:
     """method - baseline by seed: (n,), over the seeds that both have, in growing order. The seed sets the start, the order and the
     augmentation of the data, so what these do alike to both cancels."""
-    return np.array([method[seed] - baseline[seed] for seed in sorted(method.keys() & baseline.keys())], dtype=float)
+    return np.array(
+        [method[seed] - baseline[seed] for seed in sorted(method.keys() & baseline.keys())],
+        dtype=float,
+    )
 
 
 def paired_interval(differences: Sequence[float] | np.ndarray) -> Interval | None:
@@ -98,7 +105,11 @@ def separated(a: Mapping[int, float], b: Mapping[int, float]) -> bool:
     """Whether the 95 % interval of a - b, paired by seed, lies above 0. False for fewer than two pairs, and where all differences are
     the same number: scores are counts of few test samples, so that is chance, not certainty."""
     interval = paired_interval(paired_differences(a, b))
-    return interval is not None and interval.half > _EQUAL * abs(interval.mean) and interval.mean > interval.half
+    return (
+        interval is not None
+        and interval.half > _EQUAL * abs(interval.mean)
+        and interval.mean > interval.half
+    )
 
 
 def leaders(scores: Sequence[Mapping[int, float]]) -> list[int]:
@@ -107,7 +118,9 @@ def leaders(scores: Sequence[Mapping[int, float]]) -> list[int]:
     The best must be separated from every other, the second from all but the best. That each claim holds against every rival at once
     is why the 95 % need no correction for their number (intersection-union test: Berger, Technometrics 24, 1982). The rule is ours.
     """
-    order = sorted((i for i, own in enumerate(scores) if own), key=lambda i: -np.mean(list(scores[i].values())))
+    order = sorted(
+        (i for i, own in enumerate(scores) if own), key=lambda i: -np.mean(list(scores[i].values()))
+    )
     out: list[int] = []
     for rank, i in enumerate(order[:2]):
         rivals = order[rank + 1 :]

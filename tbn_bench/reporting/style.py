@@ -16,12 +16,32 @@ DASH = "—"
 COLUMN_INCHES = 3.3
 _FIRST = ("full_precision", "bwn", "tbn", "sign")
 # Okabe and Ito's palette, which colour-blind readers can tell apart (jfly.uni-koeln.de/color), then brown, grey and purple.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F", "#9467BD")
+_PALETTE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8C564B",
+    "#7F7F7F",
+    "#9467BD",
+)
 _BLACK = "#000000"
 # A family keeps its colour and its set of markers for good. The two lists share the palette, so they never share a marker;
 # families in neither list (new ones) come third. New names go to the end of a list.
 _FAMILIES = (
-    ("bwn", "tbn", "sign", "binary_connect", "dorefa", "frozen_tile", "irnet", "repeated_filters", "twn"),
+    (
+        "bwn",
+        "tbn",
+        "sign",
+        "binary_connect",
+        "dorefa",
+        "frozen_tile",
+        "irnet",
+        "repeated_filters",
+        "twn",
+    ),
     ("xnor", "bireal", "reactnet", "adabin", "snn", "sparks", "bitnet158", "recu", "xnorpp"),
 )
 # (matplotlib's marker, Vega-Lite's shape, line pattern) of the variants of a family, by its list.
@@ -67,15 +87,26 @@ def labels(specs: Any) -> dict[str, str]:
     out = {}
     for spec, (name, options) in parsed.items():
         family = [o for n, o in parsed.values() if n == name]
-        shown = {k: v for k, v in options.items() if k in _IDENTITY or any(o.get(k, ...) != v for o in family)}
-        parts = [f"{k}={_short(v)}" for k, v in sorted(shown.items(), key=lambda kv: (kv[0] not in _IDENTITY, kv[0]))]
+        shown = {
+            k: v
+            for k, v in options.items()
+            if k in _IDENTITY or any(o.get(k, ...) != v for o in family)
+        }
+        parts = [
+            f"{k}={_short(v)}"
+            for k, v in sorted(shown.items(), key=lambda kv: (kv[0] not in _IDENTITY, kv[0]))
+        ]
         out[spec] = f"{name}({', '.join(parts)})" if parts else name
     return out
 
 
 def _short(value: Any) -> str:
     """A long per-layer list by its largest p and its length."""
-    return f"[max {max(value)}, {len(value)} layers]" if isinstance(value, list) and len(value) > 4 else repr(value)
+    return (
+        f"[max {max(value)}, {len(value)} layers]"
+        if isinstance(value, list) and len(value) > 4
+        else repr(value)
+    )
 
 
 def _place(name: str) -> tuple[int, int]:
@@ -83,7 +114,9 @@ def _place(name: str) -> tuple[int, int]:
     for i, listed in enumerate(_FAMILIES):
         if name in listed:
             return i, listed.index(name)
-    unlisted = sorted({*catalog.names("binarizers"), name} - {"full_precision", *_FAMILIES[0], *_FAMILIES[1]})
+    unlisted = sorted(
+        {*catalog.names("binarizers"), name} - {"full_precision", *_FAMILIES[0], *_FAMILIES[1]}
+    )
     return len(_FAMILIES), unlisted.index(name)
 
 
@@ -100,7 +133,9 @@ def nth_colour(place: int) -> str:
 def _variant(spec: str, specs: Any) -> tuple[str, str, list[int]]:
     name = catalog.parse(spec)[0]
     chosen = _VARIANTS[0 if name == "full_precision" else _place(name)[0]]
-    return chosen[[s for s in methods(specs) if catalog.parse(s)[0] == name].index(spec) % len(chosen)]
+    return chosen[
+        [s for s in methods(specs) if catalog.parse(s)[0] == name].index(spec) % len(chosen)
+    ]
 
 
 def marker(spec: str, specs: Any) -> str:
@@ -142,12 +177,19 @@ def legend(figure: Figure, labels: list[str]) -> None:
     for axes in figure.axes:
         marks, named = axes.get_legend_handles_labels()
         handles |= {
-            label: mark[0] if isinstance(mark, ErrorbarContainer) else mark for label, mark in zip(named, marks, strict=True)
+            label: mark[0] if isinstance(mark, ErrorbarContainer) else mark
+            for label, mark in zip(named, marks, strict=True)
         }
     shown = [label for label in labels if label in handles]
     across = max(1, int(figure.get_figwidth() / (0.45 + _LETTER_INCHES * max(map(len, shown)))))
     figure.set_figheight(figure.get_figheight() + 0.1 + 0.17 * -(-len(shown) // across))
-    figure.legend([handles[label] for label in shown], shown, loc="outside lower center", ncols=across, frameon=False)
+    figure.legend(
+        [handles[label] for label in shown],
+        shown,
+        loc="outside lower center",
+        ncols=across,
+        frameon=False,
+    )
 
 
 def missing(value: Any) -> bool:

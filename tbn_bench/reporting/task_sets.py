@@ -39,12 +39,24 @@ def task_sets(records: Records) -> list[TaskSet]:
     for (spec, task), found in _by_method(records).items():
         if len(found) == 1 and found[0].result is not None and SCORES[found[0].score].factor == 100:
             runs.setdefault((found[0].track, spec), {})[task] = found[0]
-    full = {t: g for t, g in runs.get((tracks.REFERENCE, "full_precision"), {}).items() if g.result.mean > 0}
-    wide = {key: {t: g for t, g in own.items() if t in full} for key, own in runs.items() if key[0] != tracks.REFERENCE}
+    full = {
+        t: g
+        for t, g in runs.get((tracks.REFERENCE, "full_precision"), {}).items()
+        if g.result.mean > 0
+    }
+    wide = {
+        key: {t: g for t, g in own.items() if t in full}
+        for key, own in runs.items()
+        if key[0] != tracks.REFERENCE
+    }
     choices = {(track, tuple(sorted(own))) for (track, _), own in wide.items() if len(own) > 1}
     order = list(tracks.TRACKS)
     return [
-        _task_set(track, tasks, {"full_precision": full} | {s: own for (of, s), own in wide.items() if of == track})
+        _task_set(
+            track,
+            tasks,
+            {"full_precision": full} | {s: own for (of, s), own in wide.items() if of == track},
+        )
         for track, tasks in sorted(choices, key=lambda c: (order.index(c[0]), -len(c[1]), c[1]))
     ]
 
@@ -56,13 +68,25 @@ def _by_method(records: Records) -> dict[tuple[str, Task], list[Group]]:
     return out
 
 
-def _task_set(track: str, tasks: tuple[Task, ...], methods: dict[str, dict[Task, Group]]) -> TaskSet:
-    shared = {spec: methods[spec] for spec in style.methods(methods) if set(tasks) <= methods[spec].keys()}
+def _task_set(
+    track: str, tasks: tuple[Task, ...], methods: dict[str, dict[Task, Group]]
+) -> TaskSet:
+    shared = {
+        spec: methods[spec] for spec in style.methods(methods) if set(tasks) <= methods[spec].keys()
+    }
     full = [methods["full_precision"][task].result.mean for task in tasks]
     scores = {
-        spec: [np.array(list(own[task].by_seed.values())) / mean for task, mean in zip(tasks, full, strict=True)]
+        spec: [
+            np.array(list(own[task].by_seed.values())) / mean
+            for task, mean in zip(tasks, full, strict=True)
+        ]
         for spec, own in shared.items()
     }
     return TaskSet(
-        track, tasks, scores, sorted({run_id for own in shared.values() for task in tasks for run_id in own[task].run_ids})
+        track,
+        tasks,
+        scores,
+        sorted(
+            {run_id for own in shared.values() for task in tasks for run_id in own[task].run_ids}
+        ),
     )

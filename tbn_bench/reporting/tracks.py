@@ -37,11 +37,19 @@ def checked(track: str) -> str:
 def without_record(binarizer: str) -> str:
     """The track of a run that recorded none: methods were weights only then, unless the spec asks for activations."""
     name, options = catalog.parse(binarizer)
-    return REFERENCE if name == "full_precision" else "W1A1" if options.get("activations") is True else WEIGHTS_ONLY
+    return (
+        REFERENCE
+        if name == "full_precision"
+        else "W1A1"
+        if options.get("activations") is True
+        else WEIGHTS_ONLY
+    )
 
 
 def fill(rows: list[dict[str, Any]]) -> None:
     """Gives runs without a track (old ones) that of a finished run of the same method, else what the spec says."""
     known = {row["binarizer"]: row["track"] for row in rows if row["track"]}
     for row in rows:
-        row["track"] = row["track"] or known.get(row["binarizer"]) or without_record(row["binarizer"])
+        row["track"] = (
+            row["track"] or known.get(row["binarizer"]) or without_record(row["binarizer"])
+        )

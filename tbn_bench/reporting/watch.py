@@ -10,13 +10,26 @@ from tbn_bench.reporting import build
 from tbn_bench.runs import index
 
 SHARE = 3  # a build is followed by at least so many times its duration of rest: a sweep on the same machine needs its cores
-_DAMAGE = (ValueError, OSError, KeyError, TypeError, AttributeError)  # what a record half written or of another shape may cause
+_DAMAGE = (
+    ValueError,
+    OSError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)  # what a record half written or of another shape may cause
 
 
 def stamp(results: Path) -> dict[str, list[int]]:
     """Changes with every run that begins or ends, every measurement and every published number."""
-    found = {f"{sweep}/{run_id}": index.stamp(f"{results}/runs/{sweep}/{run_id}") for sweep, run_id in index.folders(results)}
-    for path in [*results.glob("latency/*/*.json"), *results.glob("mcu/*/*.json"), *results.glob("published/*.csv")]:
+    found = {
+        f"{sweep}/{run_id}": index.stamp(f"{results}/runs/{sweep}/{run_id}")
+        for sweep, run_id in index.folders(results)
+    }
+    for path in [
+        *results.glob("latency/*/*.json"),
+        *results.glob("mcu/*/*.json"),
+        *results.glob("published/*.csv"),
+    ]:
         try:
             stat = os.stat(path)
         except OSError:  # replaced just now: seen at the next look
@@ -66,4 +79,9 @@ def _settle(out: Path) -> None:
     page = out / "index.html"
     (out / "data" / "stamp.js").unlink(missing_ok=True)
     if page.exists():
-        replace(page, page.read_text(encoding="utf-8").replace('<meta name="watch"', '<meta name="watched"', 1).encode())
+        replace(
+            page,
+            page.read_text(encoding="utf-8")
+            .replace('<meta name="watch"', '<meta name="watched"', 1)
+            .encode(),
+        )

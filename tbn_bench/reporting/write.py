@@ -65,7 +65,9 @@ def cells(table: Table) -> list[list[str]]:
 # Texts have none of their own: _line has escaped them.
 _OPEN = {"best": ("\ue000", "\ue001"), "second": ("\ue002", "\ue003")}
 _MARKDOWN = str.maketrans({"\ue000": "**", "\ue001": "**", "\ue002": "*", "\ue003": "*"})
-_HTML = str.maketrans({"\ue000": "<strong>", "\ue001": "</strong>", "\ue002": "<u>", "\ue003": "</u>"})
+_HTML = str.maketrans(
+    {"\ue000": "<strong>", "\ue001": "</strong>", "\ue002": "<u>", "\ue003": "</u>"}
+)
 
 
 def _marked(row: dict[str, Any], c: Column) -> str:
@@ -83,7 +85,9 @@ def markdown(table: Table) -> str:
 
     rule = line([("---:" if c.numeric else "---") for c in table.columns])
     head = line([_plain(_line(c.header)) for c in table.columns])
-    body = [line([_plain(cell) for cell in row]).translate(_MARKDOWN) for row in _marked_cells(table)]
+    body = [
+        line([_plain(cell) for cell in row]).translate(_MARKDOWN) for row in _marked_cells(table)
+    ]
     notes = "".join(f"\n\n{_plain(footnote)}" for footnote in table.footnotes)
     return "\n".join([f"### {_plain(_line(table.title))}", "", head, rule, *body]) + notes + "\n"
 
@@ -125,7 +129,9 @@ def _breakable(value: str) -> str:
     """Words longer than a line, which are addresses, may break after / , _ and =, and hashes anywhere."""
 
     def broken(m: re.Match[str]) -> str:
-        word = re.sub(r"[0-9a-f]{40}", lambda h: "\0".join(re.findall("." * 8, h.group())), m.group())
+        word = re.sub(
+            r"[0-9a-f]{40}", lambda h: "\0".join(re.findall("." * 8, h.group())), m.group()
+        )
         return re.sub(r"(?<=[/,=_])(?=.)|\0", "\0", word)
 
     return _escape(re.sub(rf"\S{{{_CELL},}}", broken, value)).replace("\0", _BREAK)
@@ -137,19 +143,41 @@ def latex(table: Table) -> str:
     Needs the packages booktabs and graphicx.
     """
     rows = _marked_cells(table)
-    wraps = [not c.numeric and any(len(row[i]) > _CELL for row in rows) for i, c in enumerate(table.columns)]
-    spec = "".join("r" if c.numeric else f"p{{{_CELL_CM}cm}}" if w else "l" for c, w in zip(table.columns, wraps, strict=True))
+    wraps = [
+        not c.numeric and any(len(row[i]) > _CELL for row in rows)
+        for i, c in enumerate(table.columns)
+    ]
+    spec = "".join(
+        "r" if c.numeric else f"p{{{_CELL_CM}cm}}" if w else "l"
+        for c, w in zip(table.columns, wraps, strict=True)
+    )
 
     def line(row: list[str]) -> str:
-        shown = [_RAGGED + _breakable(v) if w else _escape(v) for v, w in zip(row, wraps, strict=True)]
+        shown = [
+            _RAGGED + _breakable(v) if w else _escape(v) for v, w in zip(row, wraps, strict=True)
+        ]
         return " & ".join(shown) + r" \\"
 
     head = [r"\toprule", " & ".join(map(_head, table.columns)) + r" \\", r"\midrule"]
     out = [f"% {_line(table.title)}. {_line(table.note)}"]
     for part in _pages(rows, wraps):
-        out += [rf"\noindent\resizebox{{{_FITS}}}{{!}}{{%", rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}", *head, *map(line, part)]
+        out += [
+            rf"\noindent\resizebox{{{_FITS}}}{{!}}{{%",
+            rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
+            *head,
+            *map(line, part),
+        ]
         out += [r"\bottomrule", r"\end{tabular}}", r"\par\medskip"]
-    return "\n".join([*out, *(rf"{{\footnotesize\raggedright\noindent {_breakable(f)}\par}}" for f in table.footnotes), ""])
+    return "\n".join(
+        [
+            *out,
+            *(
+                rf"{{\footnotesize\raggedright\noindent {_breakable(f)}\par}}"
+                for f in table.footnotes
+            ),
+            "",
+        ]
+    )
 
 
 def _head(c: Column) -> str:
@@ -182,13 +210,18 @@ def markup(table: Table) -> str:
 
     def cell(c: Column, row: dict[str, Any]) -> str:
         raw = row.get(c.key)
-        value = f' data-value="{raw}"' if c.numeric and isinstance(raw, int | float) and raw == raw else ""
+        value = (
+            f' data-value="{raw}"'
+            if c.numeric and isinstance(raw, int | float) and raw == raw
+            else ""
+        )
         text = _marked(row, c)
         kind = "n" if c.numeric else "t long" if len(text) > LONG else "t"
         return f'<td class="{kind}"{value}>{html.escape(text).translate(_HTML)}</td>'
 
     heads = "".join(
-        f'<th scope="col" class="{"n" if c.numeric else "t"}">{html.escape(_line(c.header))}</th>' for c in table.columns
+        f'<th scope="col" class="{"n" if c.numeric else "t"}">{html.escape(_line(c.header))}</th>'
+        for c in table.columns
     )
     body = "".join(f"<tr>{''.join(cell(c, row) for c in table.columns)}</tr>" for row in table.rows)
     note = "".join(f'<p class="note">{html.escape(footnote)}</p>' for footnote in table.footnotes)

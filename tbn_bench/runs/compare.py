@@ -49,7 +49,13 @@ def _results(record: RunRecord) -> Values:
 def _plan(record: RunRecord) -> Values:
     """'conv1.weight p' -> 4: every field of every weight."""
     rows = (record.summary or {}).get("plan") or []
-    return {f"{row.get('name')} {k}": v for row in rows if isinstance(row, dict) for k, v in row.items() if k != "name"}
+    return {
+        f"{row.get('name')} {k}": v
+        for row in rows
+        if isinstance(row, dict)
+        for k, v in row.items()
+        if k != "name"
+    }
 
 
 def _change(a: Any, b: Any) -> str:
@@ -67,9 +73,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for title, rows in found.items():
         lines += [
             [title, "", "", ""],
-            *([f"  {k}", text.word(x), text.word(y), _change(x, y) if title == "results" else ""] for k, x, y in rows),
+            *(
+                [f"  {k}", text.word(x), text.word(y), _change(x, y) if title == "results" else ""]
+                for k, x, y in rows
+            ),
         ]
     text.say(
-        text.align(lines, limit=text.width()) if found else [f"{a.sweep}/{a.run_id} and {b.sweep}/{b.run_id}: no difference"]
+        text.align(lines, limit=text.width())
+        if found
+        else [f"{a.sweep}/{a.run_id} and {b.sweep}/{b.run_id}: no difference"]
     )
-    return {"runs": [a.run_id, b.run_id], "differences": {title: len(rows) for title, rows in found.items()}}
+    return {
+        "runs": [a.run_id, b.run_id],
+        "differences": {title: len(rows) for title, rows in found.items()},
+    }

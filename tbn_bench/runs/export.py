@@ -39,7 +39,9 @@ def write(path: Path, content: str) -> None:
     except OSError as error:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
-        raise RecordError(f"cannot write {path}: {error.strerror}; give another file with --out") from error
+        raise RecordError(
+            f"cannot write {path}: {error.strerror}; give another file with --out"
+        ) from error
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,12 @@ from tbn_bench.catalog import canonical, did_you_mean
 from tbn_bench.runs.index import Row, columns
 
 _FORM = re.compile(r"\s*([^=!<>~]+?)\s*(!=|!~|>=|<=|==|=|~|>|<)\s*(.*?)\s*", re.DOTALL)
-_ORDER: dict[str, Callable[[Any, Any], bool]] = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+_ORDER: dict[str, Callable[[Any, Any], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+}
 _CALLS = ("data", "model", "binarizer", "task")
 _DATES = ("started",)
 
@@ -33,7 +38,9 @@ class Filter:
     def _ordered(self, value: Any) -> bool:
         if self.column in _DATES:
             return value is not None and _ORDER[self.relation](str(value), self.wanted)
-        return number(value) is not None and _ORDER[self.relation](number(value), float(self.wanted))
+        return number(value) is not None and _ORDER[self.relation](
+            number(value), float(self.wanted)
+        )
 
     def _inside(self, value: Any) -> bool:
         return value is not None and self.wanted.lower() in str(value).lower()
@@ -43,12 +50,18 @@ class Filter:
             return self.wanted == ""
         if number(value) is not None:
             return number(value) == number_in(self.wanted)
-        return str(value) == self.wanted or (isinstance(value, bool) and str(value).lower() == self.wanted.lower())
+        return str(value) == self.wanted or (
+            isinstance(value, bool) and str(value).lower() == self.wanted.lower()
+        )
 
 
 def number(value: Any) -> float | int | None:
     """value if it is a number that can be compared."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and value == value else None
+    return (
+        value
+        if isinstance(value, int | float) and not isinstance(value, bool) and value == value
+        else None
+    )
 
 
 def number_in(text: str) -> float | None:
@@ -62,7 +75,9 @@ def parse(text: str, known: Iterable[str]) -> Filter:
     """'test/top1 > 0.9' -> Filter. Raises ValueError for another form, an unknown column, or an order against no number."""
     match = _FORM.fullmatch(text)
     if match is None:
-        raise ValueError(f"--filter expects COLUMN=VALUE (or !=, ~, !~, <, <=, >, >=), got {text!r}")
+        raise ValueError(
+            f"--filter expects COLUMN=VALUE (or !=, ~, !~, <, <=, >, >=), got {text!r}"
+        )
     column, relation, wanted = match.groups()
     check(column, known)
     if relation in _ORDER and column not in _DATES and number_in(wanted) is None:

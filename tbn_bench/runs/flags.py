@@ -11,9 +11,13 @@ _BARE = "bare_"  # flags of a bare `tbn-bench runs`: argparse would let those of
 def add(parser: argparse.ArgumentParser) -> Any:
     """Everything after `tbn-bench runs`. Returns the subparsers, for commands that live elsewhere."""
     _list_flags(parser, _BARE)
-    actions = parser.add_subparsers(dest="action", metavar="COMMAND", title="commands (without one: list)")
+    actions = parser.add_subparsers(
+        dest="action", metavar="COMMAND", title="commands (without one: list)"
+    )
     _list_flags(_action(actions, "list", "the runs, one per line"), "")
-    p = _action(actions, "show", "all about one run: config, provenance, scores, cost, files, curves")
+    p = _action(
+        actions, "show", "all about one run: config, provenance, scores, cost, files, curves"
+    )
     _run(p, "run")
     p = _action(actions, "compare", "what differs between two runs")
     _run(p, "run")
@@ -21,12 +25,21 @@ def add(parser: argparse.ArgumentParser) -> Any:
     p = _action(actions, "tail", "the end of a run's log and its last epochs")
     _run(p, "run")
     p.add_argument("--follow", action="store_true", help="go on until the run ends (or Ctrl-C)")
-    p.add_argument("--lines", type=int, default=10, help="lines of the log, and epochs, to begin with (default: 10)")
+    p.add_argument(
+        "--lines",
+        type=int,
+        default=10,
+        help="lines of the log, and epochs, to begin with (default: 10)",
+    )
     p = _action(
-        actions, "verify", "check every record against its schema, its hash and its own numbers; status 1 if any is at fault"
+        actions,
+        "verify",
+        "check every record against its schema, its hash and its own numbers; status 1 if any is at fault",
     )
     p.add_argument(
-        "--set-aside", action="store_true", help="move damaged runs to RESULTS/set_aside, so that their sweep runs them again"
+        "--set-aside",
+        action="store_true",
+        help="move damaged runs to RESULTS/set_aside, so that their sweep runs them again",
     )
     p.add_argument(
         "--scores", nargs="*", metavar="RUN",
@@ -35,14 +48,25 @@ def add(parser: argparse.ArgumentParser) -> Any:
     )  # fmt: skip
     p = _action(actions, "prune", "delete checkpoints of runs that are done")
     p.add_argument(
-        "--keep", choices=("best", "none"), default="best", help="what stays (default: best, so that runs can be exported)"
+        "--keep",
+        choices=("best", "none"),
+        default="best",
+        help="what stays (default: best, so that runs can be exported)",
     )
-    p.add_argument("--status", default="finished", help="of the runs to prune, several with commas (default: finished)")
+    p.add_argument(
+        "--status",
+        default="finished",
+        help="of the runs to prune, several with commas (default: finished)",
+    )
     p.add_argument("--dry-run", action="store_true", help="only say what would go")
     p = _action(actions, "export", "all runs as one CSV")
     _filter(p, "")
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
-    p = _action(actions, "seeds", "per configuration: seeds that have finished, and those missing of its sweep's")
+    p = _action(
+        actions,
+        "seeds",
+        "per configuration: seeds that have finished, and those missing of its sweep's",
+    )
     _filter(p, "")
     p.add_argument("--missing", action="store_true", help="only where one is missing")
     return actions
@@ -77,8 +101,15 @@ def check(args: argparse.Namespace) -> None:
 
 
 def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=help, description=help, allow_abbrev=False)
-    parser.add_argument("--results", type=Path, default=argparse.SUPPRESS, help="folder of records (default: results)")
+    parser: argparse.ArgumentParser = actions.add_parser(
+        name, help=help, description=help, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="folder of records (default: results)",
+    )
     return parser
 
 
@@ -95,7 +126,18 @@ def _filter(parser: argparse.ArgumentParser, prefix: str) -> None:
 
 def _list_flags(parser: argparse.ArgumentParser, prefix: str) -> None:
     _filter(parser, prefix)
-    parser.add_argument("--sort", dest=f"{prefix}sort", metavar="COLUMN", help="least first; unknown values last")
-    parser.add_argument("--reverse", dest=f"{prefix}reverse", action="store_true", help="greatest first")
-    parser.add_argument("--columns", dest=f"{prefix}columns", metavar="A,B,C", help="what to show; a wrong name lists all")
-    parser.add_argument("--limit", dest=f"{prefix}limit", type=int, metavar="N", help="show N runs at most")
+    parser.add_argument(
+        "--sort", dest=f"{prefix}sort", metavar="COLUMN", help="least first; unknown values last"
+    )
+    parser.add_argument(
+        "--reverse", dest=f"{prefix}reverse", action="store_true", help="greatest first"
+    )
+    parser.add_argument(
+        "--columns",
+        dest=f"{prefix}columns",
+        metavar="A,B,C",
+        help="what to show; a wrong name lists all",
+    )
+    parser.add_argument(
+        "--limit", dest=f"{prefix}limit", type=int, metavar="N", help="show N runs at most"
+    )

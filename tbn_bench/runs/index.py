@@ -16,7 +16,14 @@ from typing import Any
 
 from tbn_bench import records
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records import SCHEMA_VERSION, RecordError, RunRecord, RunStore, read_json, write_atomic
+from tbn_bench.records import (
+    SCHEMA_VERSION,
+    RecordError,
+    RunRecord,
+    RunStore,
+    read_json,
+    write_atomic,
+)
 from tbn_bench.runs.lock import held
 from tbn_bench.scores import COSTS, FIRST, SCORES
 
@@ -25,13 +32,28 @@ VERSION = 1  # of the rows: raise it when _row changes
 FILES = ("run.json", "summary.json")
 STATUSES = records.STATUSES
 FIELDS: dict[str, Any] = {
-    k: ",".join(f.default) if isinstance(f.default, tuple) else f.default for k, f in RunConfig.model_fields.items()
+    k: ",".join(f.default) if isinstance(f.default, tuple) else f.default
+    for k, f in RunConfig.model_fields.items()
 }
-PROVENANCE = ("track", "commit", "dirty", "started", "cpu", "device", "threads", "torch", "python", "command")
+PROVENANCE = (
+    "track",
+    "commit",
+    "dirty",
+    "started",
+    "cpu",
+    "device",
+    "threads",
+    "torch",
+    "python",
+    "command",
+)
 RESULTS = ("test/loss", *(f"test/{name}" for name in SCORES), *(f"val/{name}_last" for name in SCORES),
            "best_epoch", "test_samples", "train_samples", "seconds")  # fmt: skip
 HEAD = ("sweep", "run_id", "group_id", "status", "error", "score", "value")
-_FORMAT = f"{VERSION}.{SCHEMA_VERSION}." + hashlib.sha256(repr((FIELDS, sorted(SCORES))).encode()).hexdigest()[:12]
+_FORMAT = (
+    f"{VERSION}.{SCHEMA_VERSION}."
+    + hashlib.sha256(repr((FIELDS, sorted(SCORES))).encode()).hexdigest()[:12]
+)
 
 Row = dict[str, Any]
 
@@ -50,7 +72,10 @@ def rows(store: RunStore, problems: list[str] | None = None) -> list[Row]:
     old = _cached(store.root / NAME)
     new: dict[str, list[Any]] = {}
     for sweep, run_id in folders(store.root):
-        key, now = f"{sweep}/{run_id}", stamp(f"{store.root}/runs/{sweep}/{run_id}")  # the stamp first: it may only be too old
+        key, now = (
+            f"{sweep}/{run_id}",
+            stamp(f"{store.root}/runs/{sweep}/{run_id}"),
+        )  # the stamp first: it may only be too old
         entry = old.get(key)
         if entry is not None and entry[0] == now:
             new[key] = entry
@@ -135,12 +160,20 @@ def _identity(config: str) -> tuple[dict[str, Any], str | None]:
 def _row(run: RunRecord) -> Row:
     """What is None, or a default of RunConfig, is left out."""
     if not isinstance(run.config, dict) or not isinstance(run.provenance, dict):
-        raise RecordError(f"{run.path / 'run.json'}: config and provenance must be objects; delete the folder to run it again")
-    config, group_id = _identity(json.dumps({k: v for k, v in run.config.items() if k != "seed"}, sort_keys=True))
+        raise RecordError(
+            f"{run.path / 'run.json'}: config and provenance must be objects; delete the folder to run it again"
+        )
+    config, group_id = _identity(
+        json.dumps({k: v for k, v in run.config.items() if k != "seed"}, sort_keys=True)
+    )
     config = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in config.items()}
     summary = {k: v for k, v in (run.summary or {}).items() if not isinstance(v, list | dict)}
     score = summary.get("score", FIRST) if run.summary is not None else None
-    source = {**run.provenance, **_dict(run.provenance.get("hardware")), **_dict(run.provenance.get("versions"))}
+    source = {
+        **run.provenance,
+        **_dict(run.provenance.get("hardware")),
+        **_dict(run.provenance.get("versions")),
+    }
     row = {
         **summary, **{k: source.get(k) for k in PROVENANCE}, "track": summary.get("track", source.get("track")),
         **config, "seed": run.config.get("seed", 0), "sweep": run.sweep, "run_id": run.run_id, "group_id": group_id,

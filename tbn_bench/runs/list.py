@@ -10,7 +10,11 @@ from tbn_bench.runs import filters, index, text
 from tbn_bench.runs.index import Row
 
 DEFAULT = ("run_id", "status", "value", "sweep", "data", "model", "binarizer", "seed")
-_BARE: dict[str, Callable[[str], str]] = {"status": "{:<11}".format, "value": "{:>9}".format, "seed": "seed {}".format}
+_BARE: dict[str, Callable[[str], str]] = {
+    "status": "{:<11}".format,
+    "value": "{:>9}".format,
+    "seed": "seed {}".format,
+}
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -38,12 +42,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _columns(given: str | None, rows: list[Row]) -> list[str]:
     known = index.columns(rows)
-    return [filters.check(name.strip(), known) for name in given.split(",") if name.strip()] if given else list(DEFAULT)
+    return (
+        [filters.check(name.strip(), known) for name in given.split(",") if name.strip()]
+        if given
+        else list(DEFAULT)
+    )
 
 
 def cell(column: str, row: Row) -> str:
     """As shown: the score with its unit."""
-    return text.score(row.get("score"), row.get("value")) if column == "value" else text.word(row.get(column))
+    return (
+        text.score(row.get("score"), row.get("value"))
+        if column == "value"
+        else text.word(row.get(column))
+    )
 
 
 def table(rows: list[Row], names: list[str], head: bool) -> list[str]:
@@ -51,7 +63,13 @@ def table(rows: list[Row], names: list[str], head: bool) -> list[str]:
     if not rows or not names:
         return []
     if head:
-        right = {i for i, name in enumerate(names) if name == "value" or filters.number(rows[0].get(name)) is not None}
-        return text.align([names, *([cell(name, row) for name in names] for row in rows)], right, text.width())
+        right = {
+            i
+            for i, name in enumerate(names)
+            if name == "value" or filters.number(rows[0].get(name)) is not None
+        }
+        return text.align(
+            [names, *([cell(name, row) for name in names] for row in rows)], right, text.width()
+        )
     cells = [[_BARE.get(name, str)(cell(name, row)) for name in names] for row in rows]
     return text.align(cells, limit=text.width())

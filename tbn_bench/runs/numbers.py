@@ -16,7 +16,17 @@ _COST = (
     "weights", "stored_bits", "stored_bits_weights", "tile_bits", "alpha_bits", "bias_bits", "norm_bits", "other_bits", "stored_bytes",
     "bits_per_weight", "macs", "distinct_macs",
 )  # fmt: skip
-_REQUIRED = ("run_id", "best_epoch", "epochs", "test_samples", "train_samples", "seconds", "test/loss", *_COST, "plan")
+_REQUIRED = (
+    "run_id",
+    "best_epoch",
+    "epochs",
+    "test_samples",
+    "train_samples",
+    "seconds",
+    "test/loss",
+    *_COST,
+    "plan",
+)
 _PLAN_ROW = ("numel", "weight_bits", "alpha_bits", "binarized", "stored_bits")
 
 
@@ -25,7 +35,14 @@ def missing(summary: dict[str, Any]) -> list[str]:
     lacking = [key for key in _REQUIRED if key not in summary]
     plan = summary.get("plan")
     if isinstance(plan, list) and all(isinstance(row, dict) for row in plan):
-        lacking += sorted({f"plan's {key}" for row in plan for key in _PLAN_ROW if not isinstance(row.get(key), int)})
+        lacking += sorted(
+            {
+                f"plan's {key}"
+                for row in plan
+                for key in _PLAN_ROW
+                if not isinstance(row.get(key), int)
+            }
+        )
     elif "plan" in summary:
         lacking.append("plan's rows")
     return lacking
@@ -37,12 +54,18 @@ def config_of(command: Any) -> RunConfig:
     if words[:2] != ["tbn-bench", "train"]:
         raise ValueError(f"expected tbn-bench train ..., got {command!r}")
     pairs = [word.removeprefix("--").split("=", 1) for word in words[2:]]
-    if bad := [word for word, pair in zip(words[2:], pairs, strict=True) if not word.startswith("--") or len(pair) != 2]:
+    if bad := [
+        word
+        for word, pair in zip(words[2:], pairs, strict=True)
+        if not word.startswith("--") or len(pair) != 2
+    ]:
         raise ValueError(f"expected --key=value, got {bad[0]!r}")
     return make({k: v for k, v in pairs if k != "sweep"})
 
 
-def faults(path: Path, config: dict[str, Any], status: str, summary: dict[str, Any] | None, live: bool) -> Found:
+def faults(
+    path: Path, config: dict[str, Any], status: str, summary: dict[str, Any] | None, live: bool
+) -> Found:
     """Of the run in folder `path`. Rows of a live run may end in half a line; a diverged one may hold what is not finite."""
     try:
         content = (path / "metrics.jsonl").read_bytes()
@@ -53,7 +76,10 @@ def faults(path: Path, config: dict[str, Any], status: str, summary: dict[str, A
         return
     lines, torn = content.split(b"\n")[:-1], content.rpartition(b"\n")[2]
     if torn and not live:
-        yield "torn", f"metrics.jsonl ends in the middle of a row ({len(torn)} bytes after the last newline)"
+        yield (
+            "torn",
+            f"metrics.jsonl ends in the middle of a row ({len(torn)} bytes after the last newline)",
+        )
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -66,7 +92,10 @@ def faults(path: Path, config: dict[str, Any], status: str, summary: dict[str, A
         rows.append(row)
     yield from _epochs(rows, config.get("epochs") if summary is not None else None)
     if status != "diverged":
-        yield from _finite("metrics.jsonl", {f"epoch {row.get('epoch')}: {k}": v for row in rows for k, v in row.items()})
+        yield from _finite(
+            "metrics.jsonl",
+            {f"epoch {row.get('epoch')}: {k}": v for row in rows for k, v in row.items()},
+        )
     if summary is not None:
         yield from _finite("summary.json", {k: v for k, v in summary.items() if k != "plan"})
         yield from _scores(rows, summary, config)
@@ -79,7 +108,10 @@ def _epochs(rows: list[dict[str, Any]], wanted: Any) -> Found:
     for place, epoch in enumerate(epochs):
         if epoch != place or isinstance(epoch, bool):
             kind = "repeats" if epoch in epochs[:place] else "gap"
-            yield "epochs", f"row {place + 1} of metrics.jsonl is epoch {epoch!r}, expected {place} ({kind})"
+            yield (
+                "epochs",
+                f"row {place + 1} of metrics.jsonl is epoch {epoch!r}, expected {place} ({kind})",
+            )
             return
     if wanted is not None and len(epochs) != wanted:
         yield "epochs", f"metrics.jsonl has {len(epochs)} epochs, the config {wanted}"
@@ -87,7 +119,9 @@ def _epochs(rows: list[dict[str, Any]], wanted: Any) -> Found:
 
 def _finite(file: str, values: dict[str, Any]) -> Found:
     bad = [
-        k for k, v in values.items() if v in ("NaN", "Infinity", "-Infinity") or (isinstance(v, float) and not math.isfinite(v))
+        k
+        for k, v in values.items()
+        if v in ("NaN", "Infinity", "-Infinity") or (isinstance(v, float) and not math.isfinite(v))
     ]
     if bad:
         yield (
@@ -120,7 +154,10 @@ def _scores(rows: list[dict[str, Any]], summary: dict[str, Any], config: dict[st
         return
     chooses = config.get("select", "best") == "best"
     if not chooses and best != len(rows) - 1:
-        yield "best_epoch", f"epoch {best} was tested, but select=last tests the last, {len(rows) - 1}"
+        yield (
+            "best_epoch",
+            f"epoch {best} was tested, but select=last tests the last, {len(rows) - 1}",
+        )
     if held_out:
         yield from _held_out(rows, summary, name, chooses)
 
@@ -134,15 +171,23 @@ def _holds_out(config: dict[str, Any]) -> bool:
     return options.get("val_size") != 0
 
 
-def _held_out(rows: list[dict[str, Any]], summary: dict[str, Any], name: str, chooses: bool) -> Found:
+def _held_out(
+    rows: list[dict[str, Any]], summary: dict[str, Any], name: str, chooses: bool
+) -> Found:
     """chooses: the tested epoch is the best on held-out samples."""
     values = [row[f"val/{name}"] for row in rows if _number(row.get(f"val/{name}"))]
     if len(values) < len(rows):
-        yield "score", f"metrics.jsonl has no val/{name} in {len(rows) - len(values)} of {len(rows)} rows"
+        yield (
+            "score",
+            f"metrics.jsonl has no val/{name} in {len(rows) - len(values)} of {len(rows)} rows",
+        )
         return
     best = summary["best_epoch"]
     if chooses and SCORES[name].signed(values[best]) < max(map(SCORES[name].signed, values)):
-        yield "best_epoch", f"epoch {best} has val/{name} {values[best]:.6g}, another has a better one"
+        yield (
+            "best_epoch",
+            f"epoch {best} has val/{name} {values[best]:.6g}, another has a better one",
+        )
     if _number(last := summary.get(f"val/{name}_last")) and last != values[-1]:
         yield "score", f"val/{name}_last is {last:.6g}, the last row says {values[-1]:.6g}"
 
@@ -150,7 +195,11 @@ def _held_out(rows: list[dict[str, Any]], summary: dict[str, Any], name: str, ch
 def _bits(summary: dict[str, Any]) -> Found:
     """The parts of the stored bits add up, in the totals and over the plan."""
     plan, codebook = summary["plan"], summary.get("codebook_bits", 0)
-    if bad := [k for k in (*_COST, "codebook_bits", "padding_bits") if k in summary and not _number(summary[k])]:
+    if bad := [
+        k
+        for k in (*_COST, "codebook_bits", "padding_bits")
+        if k in summary and not _number(summary[k])
+    ]:
         yield "bits", f"{', '.join(bad)} must be numbers"
         return
     side = summary["bias_bits"] + summary["norm_bits"] + summary["other_bits"]
@@ -164,8 +213,20 @@ def _bits(summary: dict[str, Any]) -> Found:
     }
     if "padding_bits" in summary:
         sums["stored_bytes"] = (summary["stored_bits"] + summary["padding_bits"]) / 8
-    yield from (("bits", f"{k} is {summary[k]}, its parts add up to {v}") for k, v in sums.items() if summary[k] != v)
+    yield from (
+        ("bits", f"{k} is {summary[k]}, its parts add up to {v}")
+        for k, v in sums.items()
+        if summary[k] != v
+    )
     if sum(row["stored_bits"] for row in plan) != summary["stored_bits_weights"]:
-        yield "bits", f"stored_bits_weights is {summary['stored_bits_weights']}, the rows of the plan add up to another number"
-    if summary["weights"] and not math.isclose(summary["bits_per_weight"], summary["stored_bits_weights"] / summary["weights"]):
-        yield "bits", f"bits_per_weight is {summary['bits_per_weight']}, stored_bits_weights / weights is another number"
+        yield (
+            "bits",
+            f"stored_bits_weights is {summary['stored_bits_weights']}, the rows of the plan add up to another number",
+        )
+    if summary["weights"] and not math.isclose(
+        summary["bits_per_weight"], summary["stored_bits_weights"] / summary["weights"]
+    ):
+        yield (
+            "bits",
+            f"bits_per_weight is {summary['bits_per_weight']}, stored_bits_weights / weights is another number",
+        )

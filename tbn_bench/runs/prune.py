@@ -28,7 +28,11 @@ def spare(path: Path, keep: str) -> list[Path]:
     if keep == "best" and not best.is_file():
         return []
     kept = {best, best.resolve()} if keep == "best" else set()  # best may be a link to another
-    return [f for f in sorted(folder.glob("*.ckpt")) if f.is_file() and f not in kept and f.resolve() not in kept]
+    return [
+        f
+        for f in sorted(folder.glob("*.ckpt"))
+        if f.is_file() and f not in kept and f.resolve() not in kept
+    ]
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -47,7 +51,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             elif files:
                 _delete(row, files, counts, args.dry_run)
     verb = "would be freed" if args.dry_run else "freed"
-    tell(f"{counts['files']} checkpoints of {counts['runs']} runs, {text.size(counts['freed_bytes'])} {verb}")
+    tell(
+        f"{counts['files']} checkpoints of {counts['runs']} runs, {text.size(counts['freed_bytes'])} {verb}"
+    )
     return {**counts, "dry_run": args.dry_run}
 
 
@@ -63,7 +69,9 @@ def _delete(row: index.Row, files: list[Path], counts: dict[str, int], dry_run: 
     size = sum(file.lstat().st_size for file in files)
     for file in [] if dry_run else files:
         file.unlink()
-    tell(f"{row['sweep']}/{row['run_id']}: {', '.join(file.name for file in files)}, {text.size(size)}")
+    tell(
+        f"{row['sweep']}/{row['run_id']}: {', '.join(file.name for file in files)}, {text.size(size)}"
+    )
     counts["runs"] += 1
     counts["files"] += len(files)
     counts["freed_bytes"] += size

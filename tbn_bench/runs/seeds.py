@@ -35,7 +35,9 @@ def groups(rows: list[Row]) -> list[Group]:
     for row in rows:
         if row.get("group_id") is None or not isinstance(row["seed"], int):
             continue
-        group = found.setdefault((row["sweep"], row["group_id"]), Group(row["sweep"], row["group_id"], row))
+        group = found.setdefault(
+            (row["sweep"], row["group_id"]), Group(row["sweep"], row["group_id"], row)
+        )
         group.statuses[row["seed"]] = row["status"]
         union[row["sweep"]].add(row["seed"])
     for group in found.values():
@@ -55,7 +57,11 @@ def missing_seeds(store: RunStore, sweep: str) -> dict[str, list[int]]:
 def missing_configs(store: RunStore, sweep: str) -> list[RunConfig]:
     """What a sweep must still run for every group to have every seed."""
     found = [group for group in groups(index.rows(store, [])) if group.sweep == sweep]
-    return [make({k: group.config[k] for k in FIELDS} | {"seed": seed}) for group in found for seed in group.missing]
+    return [
+        make({k: group.config[k] for k in FIELDS} | {"seed": seed})
+        for group in found
+        for seed in group.missing
+    ]
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -79,7 +85,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _line(group: Group) -> list[str]:
-    missing = ", ".join(f"{s} ({group.statuses[s]})" if s in group.statuses else str(s) for s in group.missing)
+    missing = ", ".join(
+        f"{s} ({group.statuses[s]})" if s in group.statuses else str(s) for s in group.missing
+    )
     done = ", ".join(map(str, group.finished))
     return [
         group.group_id, f"seeds {done or '—'}", f"missing {missing or '—'}", group.sweep, *(group.config[k] for k in ("data", "model", "binarizer")),

@@ -23,7 +23,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     text.say(_lines(store, record))
     status = record.status if record.status != "running" or held(record.path) else "dead"
     scores = {k: v for k, v in (record.summary or {}).items() if k.startswith("test/")}
-    return {"sweep": record.sweep, "run_id": record.run_id, "status": status, "path": str(record.path), **scores}
+    return {
+        "sweep": record.sweep,
+        "run_id": record.run_id,
+        "status": status,
+        "path": str(record.path),
+        **scores,
+    }
 
 
 def _lines(store: RunStore, record: RunRecord) -> Iterator[str]:
@@ -44,9 +50,21 @@ def log_of(store: RunStore, record: RunRecord) -> Path:
 
 def _state(record: RunRecord) -> Pairs:
     live = record.status != "running" or held(record.path)
-    status = record.status if live else "dead: it says running, but no process holds it; the command below goes on with it"
-    pairs = [("run", f"{record.sweep}/{record.run_id}"), ("status", status), ("error", text.word(record.error))]
-    return [*pairs[: 2 if record.error is None else 3], ("ended", _ended(record)), ("again", command(record))]
+    status = (
+        record.status
+        if live
+        else "dead: it says running, but no process holds it; the command below goes on with it"
+    )
+    pairs = [
+        ("run", f"{record.sweep}/{record.run_id}"),
+        ("status", status),
+        ("error", text.word(record.error)),
+    ]
+    return [
+        *pairs[: 2 if record.error is None else 3],
+        ("ended", _ended(record)),
+        ("again", command(record)),
+    ]
 
 
 def _ended(record: RunRecord) -> str:
@@ -78,7 +96,11 @@ def _scores(record: RunRecord) -> Pairs:
     pairs = [(k, text.score(k.partition("/")[2].removesuffix("_last"), summary[k])) for k in keys]
     return [
         *pairs,
-        *((k, text.word(summary[k])) for k in ("best_epoch", "test_samples", "train_samples", "seconds") if k in summary),
+        *(
+            (k, text.word(summary[k]))
+            for k in ("best_epoch", "test_samples", "train_samples", "seconds")
+            if k in summary
+        ),
     ]
 
 
@@ -89,7 +111,8 @@ def _curves(record: RunRecord) -> Pairs:
     except RecordError as error:
         return [("damaged", str(error))]
     found = (
-        (name, [(row.get("epoch"), row[name]) for row in rows if _finite(row.get(name))]) for name in _curve_names(record, rows)
+        (name, [(row.get("epoch"), row[name]) for row in rows if _finite(row.get(name))])
+        for name in _curve_names(record, rows)
     )
     return [
         ("epochs", f"{len(rows)} of {record.config.get('epochs', '—')}"),
@@ -100,7 +123,12 @@ def _curves(record: RunRecord) -> Pairs:
 def _curve_names(record: RunRecord, rows: list[dict[str, Any]]) -> list[str]:
     judged = f"val/{(record.summary or {}).get('score', FIRST)}"
     every = [f"val/{name}" for name in SCORES] if record.summary is None else [judged]
-    return ["train/loss", "val/loss", *(name for name in every if any(name in row for row in rows)), "tile/flip_rate"]
+    return [
+        "train/loss",
+        "val/loss",
+        *(name for name in every if any(name in row for row in rows)),
+        "tile/flip_rate",
+    ]
 
 
 def _finite(value: Any) -> bool:
@@ -110,21 +138,35 @@ def _finite(value: Any) -> bool:
 def _curve(name: str, points: list[tuple[Any, float]]) -> str:
     score = name.partition("/")[2]
     pick = max if score in SCORES and SCORES[score].goal == "max" else min
-    best = [("best", pick(points, key=lambda point: point[1]))] if score == "loss" or score in SCORES else []
+    best = (
+        [("best", pick(points, key=lambda point: point[1]))]
+        if score == "loss" or score in SCORES
+        else []
+    )
     shown = [("first", points[0]), *best, ("last", points[-1])]
-    return text.GAP.join(f"{label} {text.score(score, value)} (epoch {epoch})" for label, (epoch, value) in shown)
+    return text.GAP.join(
+        f"{label} {text.score(score, value)} (epoch {epoch})" for label, (epoch, value) in shown
+    )
 
 
 def _cost(record: RunRecord) -> Pairs:
     summary = record.summary or {}
-    return [(k, f"{summary[k]:,}" if isinstance(summary[k], int) else text.word(summary[k])) for k in COSTS if k in summary]
+    return [
+        (k, f"{summary[k]:,}" if isinstance(summary[k], int) else text.word(summary[k]))
+        for k in COSTS
+        if k in summary
+    ]
 
 
 def flat(value: dict[str, Any], above: str = "") -> Pairs:
     """Nested objects as dotted names: versions.torch."""
     pairs: Pairs = []
     for key, inner in value.items():
-        pairs += flat(inner, f"{above}{key}.") if isinstance(inner, dict) else [(f"{above}{key}", text.word(inner))]
+        pairs += (
+            flat(inner, f"{above}{key}.")
+            if isinstance(inner, dict)
+            else [(f"{above}{key}", text.word(inner))]
+        )
     return pairs
 
 

@@ -29,7 +29,8 @@ class Lines:
             return []
         lines = parts if rest and parts[-1] else parts[:-1]
         same = next(
-            (i for i, (a, b) in enumerate(zip(self.seen, lines, strict=False)) if a != b), min(len(self.seen), len(lines))
+            (i for i, (a, b) in enumerate(zip(self.seen, lines, strict=False)) if a != b),
+            min(len(self.seen), len(lines)),
         )
         self.seen = lines
         return [line.decode(errors="replace") for line in lines[same:]]
@@ -59,8 +60,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _tail(store: RunStore, record: RunRecord, count: int, follow: bool) -> str:
     log, rows = Lines(log_of(store, record)), Lines(record.path / "metrics.jsonl")
-    live = held(record.path)  # before the look: what is written until the end of the run is then seen by the last one
-    _say([*_last(log.new(rest=not live), count), *(epoch(line) for line in _last(rows.new(), count))])
+    live = held(
+        record.path
+    )  # before the look: what is written until the end of the run is then seen by the last one
+    _say(
+        [*_last(log.new(rest=not live), count), *(epoch(line) for line in _last(rows.new(), count))]
+    )
     while follow and live:
         time.sleep(PAUSE_S)
         live = held(record.path)

@@ -34,7 +34,11 @@ def size(count: int) -> str:
     """Bytes for people: '1.25 MB'."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
-            return f"{count / scale:.3g} {unit}" if count < 999.5 * scale else f"{count / scale:.0f} {unit}"
+            return (
+                f"{count / scale:.3g} {unit}"
+                if count < 999.5 * scale
+                else f"{count / scale:.0f} {unit}"
+            )
     return f"{count} bytes"
 
 
@@ -64,10 +68,17 @@ def width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def align(table: Sequence[Sequence[str]], right: Iterable[int] = (), limit: int | None = None) -> list[str]:
+def align(
+    table: Sequence[Sequence[str]], right: Iterable[int] = (), limit: int | None = None
+) -> list[str]:
     """Lines of equal columns, those in `right` flush right; with a limit the widest columns are cut until a line fits into it."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    while limit is not None and widths and sum(widths) + len(GAP) * (len(widths) - 1) > limit and max(widths) > 4:
+    while (
+        limit is not None
+        and widths
+        and sum(widths) + len(GAP) * (len(widths) - 1) > limit
+        and max(widths) > 4
+    ):
         widths[widths.index(max(widths))] -= 1
     right = set(right)
     return [
@@ -90,5 +101,7 @@ def say(lines: Iterable[str]) -> None:
 
 
 def _leave() -> NoReturn:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+    os.dup2(
+        os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+    )  # the interpreter flushes once more at its end
     raise SystemExit(0)

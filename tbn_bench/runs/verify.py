@@ -23,7 +23,12 @@ AGAIN = "--set-aside moves it away, so that its sweep runs it again"
 RESTORE = f"restore it (git checkout), or {AGAIN}"
 _HEADER = ("schema_version", "run_id", "sweep", "status", "error", "config", "provenance")
 _PROVENANCE = ("commit", "dirty", "versions", "hardware", "command", "started")
-_READABLE = ("name", "config", "hash", "command")  # whole records that say other than their folder, or that another version wrote
+_READABLE = (
+    "name",
+    "config",
+    "hash",
+    "command",
+)  # whole records that say other than their folder, or that another version wrote
 _OLD_S = 60  # an atomic write takes less
 
 
@@ -74,17 +79,25 @@ def set_aside(store: RunStore, found: Iterable[Fault]) -> dict[Path, Path]:
     Raises RecordError where the folder cannot be written.
     """
     moved = {}
-    for path in dict.fromkeys(fault.path for fault in found if fault.todo in (AGAIN, RESTORE) and fault.kind not in _READABLE):
+    for path in dict.fromkeys(
+        fault.path
+        for fault in found
+        if fault.todo in (AGAIN, RESTORE) and fault.kind not in _READABLE
+    ):
         with taken(path) as mine:
             if mine:
                 folder = store.root / "set_aside" / path.parent.name
-                n = next(n for n in itertools.count(1) if not (folder / f"{path.name}.{n}").exists())
+                n = next(
+                    n for n in itertools.count(1) if not (folder / f"{path.name}.{n}").exists()
+                )
                 moved[path] = folder / f"{path.name}.{n}"
                 try:
                     folder.mkdir(parents=True, exist_ok=True)
                     path.rename(moved[path])
                 except OSError as error:
-                    raise RecordError(f"cannot move {path} to {moved[path]}: {error.strerror}") from error
+                    raise RecordError(
+                        f"cannot move {path} to {moved[path]}: {error.strerror}"
+                    ) from error
     return moved
 
 
@@ -107,7 +120,12 @@ def _faults(path: Path) -> Iterator[Fault]:
         summary = read_json(path / "summary.json") if (path / "summary.json").exists() else None
     except RecordError as error:
         if not live or (path / "run.json").exists():  # else claimed a moment ago
-            yield Fault(path, "unreadable", str(error).replace("; delete the folder to run it again", ""), AGAIN)
+            yield Fault(
+                path,
+                "unreadable",
+                str(error).replace("; delete the folder to run it again", ""),
+                AGAIN,
+            )
         return
     broken = [*_schema(path, header), *_schema_of_summary(path, summary)]
     yield from broken
@@ -117,7 +135,12 @@ def _faults(path: Path) -> Iterator[Fault]:
         done = summary is not None or header["status"] == "finished"
         for kind, what in numbers.faults(path, header["config"], header["status"], summary, live):
             lost = kind in ("row", "gap", "repeats")  # a torn end is trained again, these stay
-            yield Fault(path, kind, what, RESTORE if done else AGAIN if lost else "the same command starts it again")
+            yield Fault(
+                path,
+                kind,
+                what,
+                RESTORE if done else AGAIN if lost else "the same command starts it again",
+            )
 
 
 def _schema(path: Path, header: dict[str, Any]) -> Iterator[Fault]:
@@ -128,9 +151,16 @@ def _schema(path: Path, header: dict[str, Any]) -> Iterator[Fault]:
     missing = [key for key in _HEADER if key not in header]
     for key in ("config", "provenance"):
         if key in header and not isinstance(header[key], dict):
-            yield Fault(path, "schema", f"{key} in run.json must be an object, got {type(header[key]).__name__}", RESTORE)
+            yield Fault(
+                path,
+                "schema",
+                f"{key} in run.json must be an object, got {type(header[key]).__name__}",
+                RESTORE,
+            )
             return
-    missing += [f"provenance.{key}" for key in _PROVENANCE if key not in header.get("provenance", {})]
+    missing += [
+        f"provenance.{key}" for key in _PROVENANCE if key not in header.get("provenance", {})
+    ]
     if missing:
         yield Fault(path, "schema", f"run.json lacks {', '.join(missing)}", RESTORE)
 
@@ -145,15 +175,25 @@ def _schema_of_summary(path: Path, summary: dict[str, Any] | None) -> Iterator[F
         yield Fault(path, "schema", f"summary.json lacks {', '.join(missing)}", RESTORE)
 
 
-def _identity(path: Path, header: dict[str, Any], summary: dict[str, Any] | None) -> Iterator[Fault]:
+def _identity(
+    path: Path, header: dict[str, Any], summary: dict[str, Any] | None
+) -> Iterator[Fault]:
     """The folder, the header, the summary, the config and the recorded command must all mean one run."""
     if header["sweep"] != path.parent.name:
         yield Fault(
-            path, "name", f"run.json says sweep {header['sweep']!r}, the folder {path.parent.name!r}", "move the folder back"
+            path,
+            "name",
+            f"run.json says sweep {header['sweep']!r}, the folder {path.parent.name!r}",
+            "move the folder back",
         )
-    for name, said in (("run.json", header["run_id"]), ("summary.json", (summary or header)["run_id"])):
+    for name, said in (
+        ("run.json", header["run_id"]),
+        ("summary.json", (summary or header)["run_id"]),
+    ):
         if said != path.name:
-            yield Fault(path, "name", f"{name} says run_id {said!r}, the folder {path.name!r}", RESTORE)
+            yield Fault(
+                path, "name", f"{name} says run_id {said!r}, the folder {path.name!r}", RESTORE
+            )
     try:
         config = make(header["config"])
     except ValueError as error:
@@ -172,7 +212,9 @@ def _identity(path: Path, header: dict[str, Any], summary: dict[str, Any] | None
         yield Fault(path, "command", what, RESTORE)
 
 
-def _state(path: Path, header: dict[str, Any], summary: dict[str, Any] | None, live: bool) -> Iterator[Fault]:
+def _state(
+    path: Path, header: dict[str, Any], summary: dict[str, Any] | None, live: bool
+) -> Iterator[Fault]:
     status = header["status"]
     if status not in STATUSES:
         yield Fault(path, "status", f"{status!r} is none of {', '.join(STATUSES)}", RESTORE)
@@ -183,7 +225,10 @@ def _state(path: Path, header: dict[str, Any], summary: dict[str, Any] | None, l
         yield Fault(path, "status", what, "nothing is lost: every reader takes it as finished")
     elif status == "running" and summary is None and not live:
         yield Fault(
-            path, "dead", "it says running, and no process holds it", "run it again: the same command goes on from its last epoch"
+            path,
+            "dead",
+            "it says running, and no process holds it",
+            "run it again: the same command goes on from its last epoch",
         )
     elif status in ("failed", "diverged", "interrupted", "stopped") and not header["error"]:
         yield Fault(path, "status", f"{status} without an error", "run it again")

@@ -29,7 +29,9 @@ LOSSES = 3  # times that a run's worker or node may be lost, beyond --retries
 FINISHED = "FINISHED"  # ray.tune.search.Searcher.FINISHED
 _LOOK = 0.2  # seconds between two looks at runs whose workers are ending
 _ANSWER = 120  # seconds that a node has to look at the results path
-_AHEAD = "8"  # runs of a list that may wait for a place: Ray's default of one starts them one by one
+_AHEAD = (
+    "8"  # runs of a list that may wait for a place: Ray's default of one starts them one by one
+)
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -47,7 +49,9 @@ def library() -> ModuleType:
         import ray
         import ray.tune
     except ImportError as error:
-        raise ValueError(f'--engine ray needs Ray ({error}): pip install "tbn-bench[ray]"') from error
+        raise ValueError(
+            f'--engine ray needs Ray ({error}): pip install "tbn-bench[ray]"'
+        ) from error
     return ray
 
 
@@ -62,7 +66,9 @@ class Share:
         if self.cpus < 1:
             raise ValueError(f"--cpus-per-run must be at least 1, got {self.cpus}")
         if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus % 1)):
-            raise ValueError(f"--gpus-per-run must be a fraction of one GPU or a whole number, got {self.gpus:g}")
+            raise ValueError(
+                f"--gpus-per-run must be a fraction of one GPU or a whole number, got {self.gpus:g}"
+            )
 
     def resources(self, how: How) -> dict[str, float]:
         """By Ray's names. Raises ValueError for a GPU that the runs would not use."""
@@ -86,10 +92,15 @@ class _Sweep(Launch):
     crashes: Counter[str] = field(default_factory=Counter)
     losses: Counter[str] = field(default_factory=Counter)
     condemned: set[str] = field(default_factory=set)
-    marks: dict[str, tuple[Trial, str, str]] = field(default_factory=dict)  # to be written once nobody holds the run
+    marks: dict[str, tuple[Trial, str, str]] = field(
+        default_factory=dict
+    )  # to be written once nobody holds the run
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return object, ()  # Ray pickles its hooks into its own state, which nobody reads: the records are the state
+        return (
+            object,
+            (),
+        )  # Ray pickles its hooks into its own state, which nobody reads: the records are the state
 
     def suggest(self, key: str) -> dict[str, Any] | str | None:
         """Searcher.suggest. None while runs are on their way that may be lost and come again."""
@@ -98,7 +109,11 @@ class _Sweep(Launch):
         if trial is None:
             return None if self.live else FINISHED
         self.live[key], config = trial, trial.config
-        return self.order | {"run_id": config.run_id, "config": config.model_dump(mode="json"), "trial": trial.number}
+        return self.order | {
+            "run_id": config.run_id,
+            "config": config.model_dump(mode="json"),
+            "trial": trial.number,
+        }
 
     def report(self, key: str, result: dict[str, Any]) -> bool:
         """Stopper.__call__: whether the run is to be stopped."""
@@ -120,16 +135,24 @@ class _Sweep(Launch):
             self.stop_early(trial)
         elif lost is not None:
             self.losses[run_id] += 1
-            self._again(trial, f"lost its worker: {lost}", self.losses[run_id] <= self.how.retries + LOSSES)
+            self._again(
+                trial, f"lost its worker: {lost}", self.losses[run_id] <= self.how.retries + LOSSES
+            )
         else:
             error = result.get("error") or "ended without a result"
             self.crashes[run_id] += 1
-            self._again(trial, error, not error.startswith("DivergedError") and self.crashes[run_id] <= self.how.retries)
+            self._again(
+                trial,
+                error,
+                not error.startswith("DivergedError") and self.crashes[run_id] <= self.how.retries,
+            )
 
     def _again(self, trial: Trial, why: str, retry: bool) -> None:
         run_id = trial.config.run_id
         if retry:
-            self.say(f"[again] {run_id}  {why}; attempt {1 + self.crashes[run_id] + self.losses[run_id]}")
+            self.say(
+                f"[again] {run_id}  {why}; attempt {1 + self.crashes[run_id] + self.losses[run_id]}"
+            )
             self.waiting.append(trial)
         else:
             self.mark(trial, "failed", why)
@@ -172,7 +195,9 @@ def _hooks(sweep: _Sweep) -> tuple[Any, Any, Any]:
         def suggest(self, trial_id: str) -> Any:
             return sweep.suggest(trial_id)
 
-        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
             if not error:  # of a lost worker the callback knows more
                 sweep.complete(trial_id, result or {})
 
@@ -190,7 +215,9 @@ def _hooks(sweep: _Sweep) -> tuple[Any, Any, Any]:
             return False
 
     class Note(tune.Callback):
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        def on_trial_error(
+            self, iteration: int, trials: list[Any], trial: Any, **info: Any
+        ) -> None:
             sweep.complete(trial.trial_id, {}, lost=_reason(trial.error_file))
 
     return Ask(), Stop(), Note()
@@ -199,7 +226,11 @@ def _hooks(sweep: _Sweep) -> tuple[Any, Any, Any]:
 def _reason(file: str | None) -> str:
     """The last words of what Ray has noted of a trial that ended without a word of its own."""
     with contextlib.suppress(OSError, TypeError):
-        lines = [line.strip() for line in Path(file).read_text(errors="replace").splitlines() if line.strip()]
+        lines = [
+            line.strip()
+            for line in Path(file).read_text(errors="replace").splitlines()
+            if line.strip()
+        ]
         return lines[-1]
     return "no reason known"
 
@@ -217,7 +248,10 @@ def _tune(sweep: _Sweep, resources: dict[str, float], folder: Path) -> None:
             failure_config=tune.FailureConfig(max_failures=0),  # complete() tries again: it tells crashes from losses
         ),
     )  # fmt: skip
-    with (sweep.store.root / "logs" / sweep.spec.name / "ray.txt").open("w") as words, contextlib.redirect_stdout(words):
+    with (
+        (sweep.store.root / "logs" / sweep.spec.name / "ray.txt").open("w") as words,
+        contextlib.redirect_stdout(words),
+    ):
         tuner.fit()
 
 
@@ -232,12 +266,16 @@ def check_room(nodes: list[dict[str, Any]], wanted: dict[str, float]) -> None:
     """Raises ValueError if no node can hold one run: Ray would wait for such a node."""
     if any(all(node["Resources"].get(k, 0) >= v for k, v in wanted.items()) for node in nodes):
         return
-    there = "; ".join(f"{_name(n)}: {_amounts({k: n['Resources'].get(k, 0) for k in wanted})}" for n in nodes)
+    there = "; ".join(
+        f"{_name(n)}: {_amounts({k: n['Resources'].get(k, 0) for k in wanted})}" for n in nodes
+    )
     raise ValueError(f"no node has room for a run of {_amounts(wanted)}; there are {there}")
 
 
 def _amounts(resources: dict[str, float]) -> str:
-    return ", ".join(f"{v / 1e9:.1f} GB {k}" if k == "memory" else f"{v:g} {k}" for k, v in resources.items())
+    return ", ".join(
+        f"{v / 1e9:.1f} GB {k}" if k == "memory" else f"{v:g} {k}" for k, v in resources.items()
+    )
 
 
 def check_shared(nodes: list[dict[str, Any]], folder: Path) -> str:
@@ -251,17 +289,24 @@ def check_shared(nodes: list[dict[str, Any]], folder: Path) -> str:
     token, task = uuid.uuid4().hex, ray.remote(num_cpus=0)(look)
     (folder / "driver").write_text(token)
     asked = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n["NodeID"], soft=False)).remote(
-            str(folder), token, n["NodeID"]
-        )
+        task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(n["NodeID"], soft=False)
+        ).remote(str(folder), token, n["NodeID"])
         for n in nodes
     ]
     faults = [
-        f"node {_name(n)}: {why}" for n, answer in zip(nodes, asked, strict=True) if (why := _answer(n, answer, folder, token))
+        f"node {_name(n)}: {why}"
+        for n, answer in zip(nodes, asked, strict=True)
+        if (why := _answer(n, answer, folder, token))
     ]
     if faults:
         raise ValueError(
-            "\n".join([f"--results must be one folder that every node shares, at the same path: {folder.parents[2]}", *faults])
+            "\n".join(
+                [
+                    f"--results must be one folder that every node shares, at the same path: {folder.parents[2]}",
+                    *faults,
+                ]
+            )
         )
     return token
 
@@ -296,9 +341,17 @@ def _connected(ray: ModuleType, address: str | None, threads: int) -> Iterator[N
     """Raises ValueError where there is no cluster. Without an address (nor RAY_ADDRESS): one of this machine alone."""
     settings = {"logging_level": logging.CRITICAL, "log_to_driver": False}
     try:
-        ray.init(address, runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads), "RAY_CHDIR_TO_TRIAL_DIR": "0"}}, **settings)
+        ray.init(
+            address,
+            runtime_env={
+                "env_vars": {"OMP_NUM_THREADS": str(threads), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+            },
+            **settings,
+        )
     except (ConnectionError, ValueError) as error:
-        raise ValueError(f"no Ray cluster at {address}: {error}; start one by `ray start --head`, see docs/cluster.md") from error
+        raise ValueError(
+            f"no Ray cluster at {address}: {error}; start one by `ray start --head`, see docs/cluster.md"
+        ) from error
     try:
         yield
     finally:
@@ -312,7 +365,9 @@ def _folder(store: RunStore, name: str) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise RecordError(f"cannot write to {folder}: {error.strerror}; choose another folder with --results") from error
+        raise RecordError(
+            f"cannot write to {folder}: {error.strerror}; choose another folder with --results"
+        ) from error
     try:
         yield folder
     finally:

@@ -26,7 +26,9 @@ def faults(names: Iterable[Any]) -> list[str]:
                 f"parameter {name}: {field} takes no arguments; only those of {', '.join(CALLS)} can be written with a dot"
             )
         elif dot and not argument.isidentifier():
-            lines.append(f"parameter {name}: expected the name of one argument after the dot, got {argument!r}")
+            lines.append(
+                f"parameter {name}: expected the name of one argument after the dot, got {argument!r}"
+            )
     return lines
 
 
@@ -42,9 +44,14 @@ def fold(values: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> 
     for name in values:
         if name not in folded:
             field, _, argument = name.partition(".")
-            entry, arguments = _parsed(field, folded.get(field, (preset or {}).get(field, RunConfig.model_fields[field].default)))
+            entry, arguments = _parsed(
+                field,
+                folded.get(field, (preset or {}).get(field, RunConfig.model_fields[field].default)),
+            )
             if field in values and argument in _parsed(field, values[field])[1]:
-                raise ValueError(f"{name} is given twice: {field} is {values[field]}; leave it out of one of the two")
+                raise ValueError(
+                    f"{name} is given twice: {field} is {values[field]}; leave it out of one of the two"
+                )
             folded[field] = _written(entry, {**arguments, argument: values[name]})
     return folded
 
@@ -60,7 +67,12 @@ def unfold(config: RunConfig, names: Iterable[str]) -> dict[str, Any]:
             value = parse(value)[1][argument]
         elif field in CALLS:
             entry, arguments = parse(value)
-            value = _plain(field, _written(entry, {k: v for k, v in arguments.items() if f"{field}.{k}" not in names}))
+            value = _plain(
+                field,
+                _written(
+                    entry, {k: v for k, v in arguments.items() if f"{field}.{k}" not in names}
+                ),
+            )
         values[name] = value
     return values
 
@@ -80,7 +92,11 @@ def from_flags(texts: Mapping[str, str]) -> dict[str, Any]:
     for name, text in texts.items():
         if name in CALLS and isinstance(_literal(text), dict):
             values |= {f"{name}.{k}": _numbers(v) for k, v in _literal(text).items()}
-        elif "." in name or (name == "keep" and text.startswith("[")) or (name in ("init", "teacher") and text == "None"):
+        elif (
+            "." in name
+            or (name == "keep" and text.startswith("["))
+            or (name in ("init", "teacher") and text == "None")
+        ):
             values[name] = _numbers(_literal(text))
         else:
             is_text = RunConfig.model_fields[name].annotation is str or name == "keep"
@@ -107,9 +123,13 @@ def _numbers(value: Any) -> Any:
 
 def _parsed(field: str, call: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(call, str):
-        raise ValueError(f"{field}: expected a call such as tbn(p=4) or a bare name, got {short(call)}")
+        raise ValueError(
+            f"{field}: expected a call such as tbn(p=4) or a bare name, got {short(call)}"
+        )
     return parse(call)
 
 
 def _written(entry: str, arguments: dict[str, Any]) -> str:
-    return f"{entry}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})" if arguments else entry
+    return (
+        f"{entry}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})" if arguments else entry
+    )

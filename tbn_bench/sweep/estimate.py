@@ -13,27 +13,41 @@ from tbn_bench.sweep.spec import SweepSpec
 
 def counts(spec: SweepSpec, finished: int) -> str:
     if not spec.configs:
-        return f"{spec.method} search" + (f" of at most {spec.run_cap} runs" if spec.run_cap else "")
+        return f"{spec.method} search" + (
+            f" of at most {spec.run_cap} runs" if spec.run_cap else ""
+        )
     return f"{len(spec.configs)} runs, {finished} already finished, {len(spec.configs) - finished} to run"
 
 
 def like(config: RunConfig, done: Iterable[RunRecord]) -> list[RunRecord]:
     """Finished runs of the same data, model and batch size: of the same method where there are any, else of every method."""
-    same = [r for r in done if all(r.config[k] == getattr(config, k) for k in ("data", "model", "batch_size", "precision"))]
+    same = [
+        r
+        for r in done
+        if all(
+            r.config[k] == getattr(config, k) for k in ("data", "model", "batch_size", "precision")
+        )
+    ]
     method = catalog.parse(config.binarizer)[0]
     return [r for r in same if catalog.parse(r.config["binarizer"])[0] == method] or same
 
 
 def seconds_of(config: RunConfig, done: Iterable[RunRecord]) -> float | None:
     """Median seconds per epoch of like runs, times the epochs; None where there is none."""
-    per_epoch = [r.summary["seconds"] / r.config["epochs"] for r in like(config, done) if r.summary and "seconds" in r.summary]
+    per_epoch = [
+        r.summary["seconds"] / r.config["epochs"]
+        for r in like(config, done)
+        if r.summary and "seconds" in r.summary
+    ]
     return median(per_epoch) * config.epochs if per_epoch else None
 
 
 def bytes_of(config: RunConfig, done: Iterable[RunRecord]) -> int | None:
     """The largest folder of a like run that still has its checkpoints; None where there is none."""
     sizes = [
-        sum(f.stat().st_size for f in r.path.rglob("*") if f.is_file()) for r in like(config, done) if any(r.path.rglob("*.ckpt"))
+        sum(f.stat().st_size for f in r.path.rglob("*") if f.is_file())
+        for r in like(config, done)
+        if any(r.path.rglob("*.ckpt"))
     ]
     return max(sizes, default=None)
 
@@ -62,7 +76,13 @@ def _time(seconds: float, known: int, runs: int, jobs: int) -> str:
     if not known:
         return "time: unknown, no run of the same data, model and batch size is recorded"
     rest = f", and {runs - known} runs that no record is like" if known < runs else ""
-    text = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    text = (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
     return f"time: about {text} with {jobs} at once, by the records of like runs (of any machine){rest}"
 
 

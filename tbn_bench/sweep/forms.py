@@ -27,7 +27,11 @@ def _number(value: Any) -> Any:
 
 def _text_hint(value: Any) -> str:
     try:
-        return "; leave its quotes out" if isinstance(value, str) and math.isfinite(float(value)) else ""
+        return (
+            "; leave its quotes out"
+            if isinstance(value, str) and math.isfinite(float(value))
+            else ""
+        )
     except ValueError:
         return ""
 
@@ -115,7 +119,9 @@ class Weighted(Categorical):
     def _one_each(self) -> Self:
         chances = [_not_negative(_number(p)) for p in self.probabilities]
         if len(chances) != len(self.values) or not math.isclose(sum(chances), 1, rel_tol=1e-5):
-            raise ValueError(f"probabilities must match values one by one and sum to 1, got {chances!r}")
+            raise ValueError(
+                f"probabilities must match values one by one and sum to 1, got {chances!r}"
+            )
         return self
 
     def at(self, u: float) -> Any:
@@ -137,7 +143,9 @@ class Uniform(Form):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min >= self.max:
-            raise ValueError(f"min and max must be numbers with min < max, got {self.min!r} and {self.max!r}")
+            raise ValueError(
+                f"min and max must be numbers with min < max, got {self.min!r} and {self.max!r}"
+            )
         return self
 
     def at(self, u: float) -> Any:
@@ -171,7 +179,9 @@ class LogUniform(Uniform):
         return min(max(math.exp(low + (high - low) * u), self.min), self.max)
 
     def position(self, value: Any) -> float:
-        return math.log(value / self.min) / math.log(self.max / self.min) if value > 0 else -math.inf
+        return (
+            math.log(value / self.min) / math.log(self.max / self.min) if value > 0 else -math.inf
+        )
 
 
 class Normal(Form):
@@ -179,7 +189,11 @@ class Normal(Form):
     sigma: NotNegative = 1.0
 
     def at(self, u: float) -> Any:
-        return NormalDist(self.mu, self.sigma).inv_cdf(min(max(u, _EDGE), 1 - _EDGE)) if self.sigma else self.mu
+        return (
+            NormalDist(self.mu, self.sigma).inv_cdf(min(max(u, _EDGE), 1 - _EDGE))
+            if self.sigma
+            else self.mu
+        )
 
     def position(self, value: Any) -> float:
         return NormalDist(self.mu, self.sigma).cdf(value) if self.sigma else 0.5

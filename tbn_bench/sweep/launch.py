@@ -14,7 +14,19 @@ from tbn_bench.sweep.planner import Past, Planner, Trial
 from tbn_bench.sweep.process import How
 from tbn_bench.sweep.spec import SweepSpec
 
-_BUILT = ("data", "model", "binarizer", "task", "keep", "optimizer", "momentum", "mixup", "cutmix", "tta", "select")
+_BUILT = (
+    "data",
+    "model",
+    "binarizer",
+    "task",
+    "keep",
+    "optimizer",
+    "momentum",
+    "mixup",
+    "cutmix",
+    "tta",
+    "select",
+)
 
 
 def check(configs: list[RunConfig]) -> None:
@@ -29,7 +41,10 @@ def check(configs: list[RunConfig]) -> None:
         try:
             assembly.check(config)
         except ValueError as error:
-            errors |= {f"{config.model} with {config.binarizer}: {line}": None for line in str(error).splitlines()}
+            errors |= {
+                f"{config.model} with {config.binarizer}: {line}": None
+                for line in str(error).splitlines()
+            }
     if errors:
         raise ValueError("\n".join(errors))
 
@@ -61,7 +76,11 @@ class Launch:
         self.planner.replay(past)
         self.skipped += [p.config.run_id for p in past if p.state == "finished"]
         self.stopped += [p.config.run_id for p in past if p.state == "stopped"]
-        self.total = None if self.spec.is_search else len(self.spec.configs) - len(self.skipped) - len(self.stopped)
+        self.total = (
+            None
+            if self.spec.is_search
+            else len(self.spec.configs) - len(self.skipped) - len(self.stopped)
+        )
 
     def _past(self) -> Iterator[Past]:
         """What the records say; a damaged one says nothing."""
@@ -71,17 +90,24 @@ class Launch:
         for record in self.store.runs_of(self.spec.name):
             if self.spec.is_search or record.run_id in wanted:
                 again = not self.spec.is_search and record.status in ("failed", "diverged")
-                state, trial = "again" if again else record.status, (record.provenance or {}).get("trial")
+                state, trial = (
+                    "again" if again else record.status,
+                    (record.provenance or {}).get("trial"),
+                )
                 try:
                     config = make(record.config)
                 except ValueError as error:
-                    raise ValueError(f"{record.path}: this version refuses its config: {error}") from error
+                    raise ValueError(
+                        f"{record.path}: this version refuses its config: {error}"
+                    ) from error
                 with contextlib.suppress(RecordError):
                     yield Past(config, state, record.rows(), record.summary or {}, trial)
 
     def _refuse_damage(self) -> None:
         """A search without one of its trials would draw another config by that number. Raises ValueError naming the runs."""
-        folders = sorted(path.name for path in self.store.path(self.spec.name, "x").parent.glob("*/"))
+        folders = sorted(
+            path.name for path in self.store.path(self.spec.name, "x").parent.glob("*/")
+        )
         if damaged := {run_id: why for run_id in folders if (why := self._damage(run_id))}:
             raise ValueError("\n".join(f"run {run_id}: {why}" for run_id, why in damaged.items()))
 
@@ -99,9 +125,9 @@ class Launch:
 
     def _damage(self, run_id: str) -> str | None:
         """Why a run can be neither skipped nor continued, in words."""
-        if not (self.store.path(self.spec.name, run_id) / "run.json").exists() and not self.store.finished(
-            self.spec.name, run_id
-        ):
+        if not (
+            self.store.path(self.spec.name, run_id) / "run.json"
+        ).exists() and not self.store.finished(self.spec.name, run_id):
             return None
         try:
             self.store.read(self.spec.name, run_id).rows()
@@ -129,10 +155,15 @@ class Launch:
         c = trial.config
         self.done.append(c.run_id)
         self._tell(trial, "finished")
-        count, of = len(self.done) + len(self.failed), "" if self.total is None else f"/{self.total}"
+        count, of = (
+            len(self.done) + len(self.failed),
+            "" if self.total is None else f"/{self.total}",
+        )
         summary = self.store.read(self.spec.name, c.run_id).summary or {}
         seconds = summary.get("seconds", float("nan"))
-        self.say(f"[{count}{of}] {c.run_id}  {shown(summary)}  {seconds:.0f} s  {c.model}  {c.binarizer}  seed {c.seed}")
+        self.say(
+            f"[{count}{of}] {c.run_id}  {shown(summary)}  {seconds:.0f} s  {c.model}  {c.binarizer}  seed {c.seed}"
+        )
 
     def stop_early(self, trial: Trial) -> None:
         self.mark(trial, "stopped", f"stopped early by {self.spec.name}'s early_terminate")
@@ -143,13 +174,17 @@ class Launch:
         """No further attempt. What the record says (NaN) goes before what the engine saw."""
         run_id, record = trial.config.run_id, self.record(trial.config.run_id)
         self.failed[run_id] = why
-        self._tell(trial, "diverged" if record is not None and record.status == "diverged" else "failed")
+        self._tell(
+            trial, "diverged" if record is not None and record.status == "diverged" else "failed"
+        )
         self.say(f"[failed] {run_id}  {why}")
 
     def mark(self, trial: Trial, status: str, why: str) -> None:
         """Writes into the record how a run ended that could not say it."""
         config = trial.config
-        self.store.mark(self.spec.name, config.run_id, status, why, config.model_dump(mode="json"), trial.number)
+        self.store.mark(
+            self.spec.name, config.run_id, status, why, config.model_dump(mode="json"), trial.number
+        )
 
     def record(self, run_id: str) -> RunRecord | None:
         try:
@@ -162,7 +197,9 @@ class Launch:
         with contextlib.suppress(RecordError, KeyError):
             record = self.store.read(self.spec.name, trial.config.run_id)
             rows, summary = record.rows(), record.summary or {}
-        self.planner.tell(trial.number, state, [metric.value(rows, summary) for metric in self.spec.metrics])
+        self.planner.tell(
+            trial.number, state, [metric.value(rows, summary) for metric in self.spec.metrics]
+        )
 
     def say(self, line: str) -> None:
         if self.plain:

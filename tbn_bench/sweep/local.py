@@ -33,7 +33,9 @@ _LOOK_AT_LIMITS = 1.0
 @dataclass
 class _Engine(Launch):
     live: dict[str, tuple[Trial, Attempt]] = field(default_factory=dict)
-    waiting: deque[tuple[Trial, int]] = field(default_factory=deque)  # to be tried again: (trial, number of the attempt)
+    waiting: deque[tuple[Trial, int]] = field(
+        default_factory=deque
+    )  # to be tried again: (trial, number of the attempt)
     rows_seen: dict[str, int] = field(default_factory=dict)
     looked: float = 0.0
 
@@ -65,7 +67,9 @@ class _Engine(Launch):
     def _start(self, trial: Trial, number: int) -> None:
         config = trial.config
         slot = min(set(range(len(self.how.slots))) - {a.slot for _, a in self.live.values()})
-        attempt = process.start(self.spec.name, self.store, config, self.how, slot, number, trial.number)
+        attempt = process.start(
+            self.spec.name, self.store, config, self.how, slot, number, trial.number
+        )
         self.live[config.run_id] = trial, attempt
 
     def _watch(self, trial: Trial, attempt: Attempt) -> None:
@@ -83,7 +87,9 @@ class _Engine(Launch):
         new = rows[self.rows_seen.get(run_id, 0) :]
         self.rows_seen[run_id] = len(rows)
         name = self.spec.metrics[0].name
-        return any([self.planner.report(trial.number, int(row["epoch"]), row.get(name)) for row in new])
+        return any(
+            [self.planner.report(trial.number, int(row["epoch"]), row.get(name)) for row in new]
+        )
 
     def _collect(self, run_id: str) -> None:
         """Looks whether a process has ended, and what that means."""
@@ -107,7 +113,11 @@ class _Engine(Launch):
         if attempt.over:
             self.mark(trial, "failed", attempt.over)
         why, record = self._why(run_id, code), self.record(run_id)
-        if attempt.number <= self.how.retries and record is not None and record.status not in ("diverged", "interrupted"):
+        if (
+            attempt.number <= self.how.retries
+            and record is not None
+            and record.status not in ("diverged", "interrupted")
+        ):
             self.say(f"[again] {run_id}  {why}; attempt {attempt.number + 1}")
             self.waiting.append((trial, attempt.number + 1))
             return
@@ -122,7 +132,12 @@ class _Engine(Launch):
         if code < 0:
             return f"killed by signal {-code}"
         try:
-            lines = process.log_of(self.store, self.spec.name, run_id).read_text(errors="replace").strip().splitlines()
+            lines = (
+                process.log_of(self.store, self.spec.name, run_id)
+                .read_text(errors="replace")
+                .strip()
+                .splitlines()
+            )
         except OSError:
             lines = []
         return f"exit status {code}: {lines[-1] if lines else 'no output'}"
@@ -139,17 +154,28 @@ class _Engine(Launch):
 
     def table(self) -> Table:
         of = "" if self.total is None else f" of {self.total}"
-        table = Table(title=f"{self.spec.name}: {len(self.done)}{of} finished, {len(self.failed)} failed", title_justify="left")
+        table = Table(
+            title=f"{self.spec.name}: {len(self.done)}{of} finished, {len(self.failed)} failed",
+            title_justify="left",
+        )
         for column in ("run", "model", "binarizer", "seed", "attempt", "seconds"):
             table.add_column(column)
         for run_id, (trial, a) in self.live.items():
             c = trial.config
             cells = (run_id, c.model, c.binarizer, str(c.seed), str(a.number), f"{a.seconds:.0f}")
-            table.add_row(*(Text(printable(cell)) for cell in cells))  # Text: its brackets are no markup
+            table.add_row(
+                *(Text(printable(cell)) for cell in cells)
+            )  # Text: its brackets are no markup
         return table
 
 
-def run(spec: SweepSpec, results: Path, how: How | None = None, dry_run: bool = False, sampler: str = "tpe") -> dict[str, Any]:
+def run(
+    spec: SweepSpec,
+    results: Path,
+    how: How | None = None,
+    dry_run: bool = False,
+    sampler: str = "tpe",
+) -> dict[str, Any]:
     """Runs what is not finished. Returns counts and ids; raises ValueError before the first start."""
     how, store, console = how or How(), RunStore(results), Console()
     check(spec.configs)
@@ -157,7 +183,9 @@ def run(spec: SweepSpec, results: Path, how: How | None = None, dry_run: bool = 
     tell(f"sweep {spec.name}: {estimate.counts(spec, len(engine.skipped))}")
     if dry_run:
         return estimate.dry_run(spec, store, how)
-    screen = contextlib.nullcontext() if engine.plain else Live(console=console, refresh_per_second=4)
+    screen = (
+        contextlib.nullcontext() if engine.plain else Live(console=console, refresh_per_second=4)
+    )
     try:
         with screen as live:
             while engine.busy:

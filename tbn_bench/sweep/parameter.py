@@ -8,7 +8,11 @@ from tbn_bench.catalog import did_you_mean
 from tbn_bench.sweep.forms import KINDS, Form
 
 _DEPRECATED = ("log_uniform", "q_log_uniform", "inv_log_uniform")
-_KEYS = {"distribution", "parameters", *(key for kind in KINDS.values() for key in kind.model_fields)}
+_KEYS = {
+    "distribution",
+    "parameters",
+    *(key for kind in KINDS.values() for key in kind.model_fields),
+}
 
 
 def form(name: str, given: Any) -> Form:
@@ -25,7 +29,9 @@ def form(name: str, given: Any) -> Form:
 
 def _faults(given: Any) -> list[str]:
     if not isinstance(given, dict):
-        return [f"expected {{value: ...}}, {{values: [...]}} or {{min: ..., max: ...}}, got {given!r}"]
+        return [
+            f"expected {{value: ...}}, {{values: [...]}} or {{min: ..., max: ...}}, got {given!r}"
+        ]
     unknown = [f"unknown key {k!r}{did_you_mean(str(k), _KEYS)}" for k in given if k not in _KEYS]
     kind = given.get("distribution")
     if unknown:
@@ -37,7 +43,13 @@ def _faults(given: Any) -> list[str]:
     if "distribution" in given and kind not in KINDS:
         return [f"unknown distribution {kind!r}{did_you_mean(str(kind), KINDS)}"]
     shapes = [
-        s for s, keys in (("value", ["value"]), ("values", ["values"]), ("min with max", ["min", "max"])) if {*keys} & {*given}
+        s
+        for s, keys in (
+            ("value", ["value"]),
+            ("values", ["values"]),
+            ("min with max", ["min", "max"]),
+        )
+        if {*keys} & {*given}
     ]
     if len(shapes) > 1 or (not shapes and kind is None):
         return [

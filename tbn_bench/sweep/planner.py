@@ -94,7 +94,11 @@ class Planner:
         known = self._known()
         for attempt in range(_SAME + REPEATS):
             seed = f"{self.spec.name}:{number}:{attempt}"
-            point = search.suggest(self.spec, known, seed, self.sampler) if attempt < _SAME else draw(self.spec.space, seed)
+            point = (
+                search.suggest(self.spec, known, seed, self.sampler)
+                if attempt < _SAME
+                else draw(self.spec.space, seed)
+            )
             config = self.spec.config(point)
             if config.run_id not in asked:
                 return config
@@ -117,7 +121,11 @@ class Planner:
         for i, metric in enumerate(self.spec.metrics):
             own = trial.values[i] if i < len(trial.values) else None
             if own is None or trial.state in ("failed", "diverged", "running"):
-                own = self._stand_in(trial, i, metric.impute_while_running if trial.state == "running" else metric.impute)
+                own = self._stand_in(
+                    trial,
+                    i,
+                    metric.impute_while_running if trial.state == "running" else metric.impute,
+                )
             values.append(own)
         return None if None in values else [float(v) for v in values if v is not None]
 
@@ -126,7 +134,11 @@ class Planner:
         reports = [trial.reports[e] for e in sorted(trial.reports)] if i == 0 else []
         sign = self.spec.metrics[i].sign
         if how == "worst":
-            told = [t.values[i] for t in self.trials.values() if t.state in ("finished", "stopped") and i < len(t.values)]
+            told = [
+                t.values[i]
+                for t in self.trials.values()
+                if t.state in ("finished", "stopped") and i < len(t.values)
+            ]
             return max((v for v in told if v is not None), key=lambda v: sign * v, default=None)
         if how == "latest":
             return reports[-1] if reports else None
@@ -138,7 +150,10 @@ class Planner:
             m.target is not None and m.sign * (v - m.target) <= 0
             for t in self.trials.values()
             for i, m in enumerate(self.spec.metrics)
-            for v in (*([] if i else t.reports.values()), *(v for v in t.values[i : i + 1] if v is not None))
+            for v in (
+                *([] if i else t.reports.values()),
+                *(v for v in t.values[i : i + 1] if v is not None),
+            )
         )
 
     # What has happened
@@ -167,8 +182,16 @@ class Planner:
         bracket = max((b for b in rule.brackets if b - 1 <= max(trial.reports)), default=None)
         if bracket is None or bracket - 1 not in trial.reports:
             return False
-        there = sorted(self._sign * t.reports[bracket - 1] for t in self.trials.values() if bracket - 1 in t.reports)
-        own = self._sign * trial.reports[bracket - 1] if rule.strict else min(self._sign * v for v in trial.reports.values())
+        there = sorted(
+            self._sign * t.reports[bracket - 1]
+            for t in self.trials.values()
+            if bracket - 1 in t.reports
+        )
+        own = (
+            self._sign * trial.reports[bracket - 1]
+            if rule.strict
+            else min(self._sign * v for v in trial.reports.values())
+        )
         return own > there[min(int(1 / rule.eta * len(there)), len(there) - 1)]
 
     def tell(self, number: int, state: str, values: Sequence[float | None] = ()) -> None:
@@ -180,9 +203,15 @@ class Planner:
         if state not in STATES:
             raise ValueError(f"state must be one of {', '.join(STATES)}, got {state!r}")
         numbers = tuple(v if is_number(v) else None for v in values)
-        if state == "finished" and self.spec.is_search and (len(numbers) != len(self.spec.metrics) or None in values):
+        if (
+            state == "finished"
+            and self.spec.is_search
+            and (len(numbers) != len(self.spec.metrics) or None in values)
+        ):
             names = ", ".join(m.name for m in self.spec.metrics)
-            raise ValueError(f"trial {number} finished without {names}: a metric must be a key of a run's rows or summary")
+            raise ValueError(
+                f"trial {number} finished without {names}: a metric must be a key of a run's rows or summary"
+            )
         trial.state, trial.values = state, numbers
 
     def _trial(self, number: int) -> Trial:
@@ -200,7 +229,9 @@ class Planner:
         for run in past:
             number = run.number if self.spec.is_search else numbers.get(run.config.run_id)
             if number is None and self.spec.is_search:
-                raise ValueError(f"run {run.config.run_id} has no trial number, and {self.spec.method} cannot go on without it")
+                raise ValueError(
+                    f"run {run.config.run_id} has no trial number, and {self.spec.method} cannot go on without it"
+                )
             if number is not None:
                 self._take(number, run)
         self._again = deque(sorted(n for n, t in self.trials.items() if t.state not in STATES))
@@ -215,26 +246,38 @@ class Planner:
             if "epoch" in row:
                 self.report(number, int(row["epoch"]), row.get(self.spec.metrics[0].name))
         if run.state in STATES:
-            self.tell(number, run.state, [metric.value(run.rows, run.summary) for metric in self.spec.metrics])
+            self.tell(
+                number,
+                run.state,
+                [metric.value(run.rows, run.summary) for metric in self.spec.metrics],
+            )
 
     # What came out
 
     def best(self) -> int | None:
         """The finished trial with the best first metric, of equal ones the first; None without any. Raises ValueError without a metric."""
         if not self.spec.metrics:
-            raise ValueError("the sweep file has no metric: add metric: {name: ..., goal: minimize or maximize}")
+            raise ValueError(
+                "the sweep file has no metric: add metric: {name: ..., goal: minimize or maximize}"
+            )
         done = self._finished()
         return min(done, key=lambda n: (done[n][0], n), default=None)
 
     def pareto(self) -> list[int]:
         """The finished trials that no other one beats: at least as good in every metric and better in one."""
         done = self._finished()
-        return [n for n in sorted(done) if not any(_beats(other, done[n]) for other in done.values())]
+        return [
+            n for n in sorted(done) if not any(_beats(other, done[n]) for other in done.values())
+        ]
 
     def _finished(self) -> dict[int, list[float]]:
         """Number -> values of finished trials, lower is better."""
         return {
-            n: [m.sign * v for m, v in zip(self.spec.metrics, t.values, strict=True) if v is not None]
+            n: [
+                m.sign * v
+                for m, v in zip(self.spec.metrics, t.values, strict=True)
+                if v is not None
+            ]
             for n, t in self.trials.items()
             if t.state == "finished" and t.values and None not in t.values
         }

@@ -48,8 +48,13 @@ class How:
         for name, least in (("jobs", 1), ("retries", 0), ("per_gpu", 1), ("threads", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
-        for flag, limit in (("--time-limit", self.time_limit_s), ("--memory-limit", self.memory_limit_gb)):
+                raise ValueError(
+                    f"--{name.replace('_', '-')} must be at least {least}, got {value}"
+                )
+        for flag, limit in (
+            ("--time-limit", self.time_limit_s),
+            ("--memory-limit", self.memory_limit_gb),
+        ):
             if limit is not None and not limit > 0:
                 raise ValueError(f"{flag} must be more than 0, got {limit}")
 
@@ -72,15 +77,25 @@ class How:
         count = self.jobs or max(1, len(gpus))
         threads = str(self.threads or max(1, (os.cpu_count() or 1) // count))
         return [
-            {**ALLOCATOR, "OMP_NUM_THREADS": threads} | ({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})
+            {**ALLOCATOR, "OMP_NUM_THREADS": threads}
+            | ({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {})
             for i in range(count)
         ]
 
     @property
     def flags(self) -> list[str]:
         """Of `tbn-bench train`, the same for all runs."""
-        switches = [flag for flag, on in (("--channels-last", self.channels_last), ("--compile", self.compile)) if on]
-        return [f"--wandb={self.wandb}", f"--device={self.device}", *switches, *(f"--tracker={name}" for name in self.trackers)]
+        switches = [
+            flag
+            for flag, on in (("--channels-last", self.channels_last), ("--compile", self.compile))
+            if on
+        ]
+        return [
+            f"--wandb={self.wandb}",
+            f"--device={self.device}",
+            *switches,
+            *(f"--tracker={name}" for name in self.trackers),
+        ]
 
 
 def log_of(store: RunStore, sweep: str, run_id: str) -> Path:
@@ -125,7 +140,10 @@ class Attempt:
         """Which limit it has passed, in words."""
         if how.time_limit_s is not None and self.seconds > how.time_limit_s:
             return f"time limit of {how.time_limit_s:g} s passed"
-        if how.memory_limit_gb is not None and (used := resident_bytes(self.process.pid)) > how.memory_limit_gb * 1e9:
+        if (
+            how.memory_limit_gb is not None
+            and (used := resident_bytes(self.process.pid)) > how.memory_limit_gb * 1e9
+        ):
             return f"memory limit of {how.memory_limit_gb:g} GB passed ({used / 1e9:.2f} GB)"
         return None
 
@@ -136,10 +154,20 @@ class Attempt:
             self.process.send_signal(signal.SIGINT)
         elif time.monotonic() - self.asked_at > PATIENCE and self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)  # a session of its own: the group is its own too
+                os.killpg(
+                    self.process.pid, signal.SIGKILL
+                )  # a session of its own: the group is its own too
 
 
-def start(sweep: str, store: RunStore, config: RunConfig, how: How, slot: int = 0, number: int = 1, trial: int = 0) -> Attempt:
+def start(
+    sweep: str,
+    store: RunStore,
+    config: RunConfig,
+    how: How,
+    slot: int = 0,
+    number: int = 1,
+    trial: int = 0,
+) -> Attempt:
     """Starts attempt `number` of a run, the sweep's trial `trial`, in a slot. Raises RecordError where its log cannot be written."""
     flags = [f"--{k}={','.join(v) if k == 'keep' else v}" for k, v in config.non_defaults.items()]
     extra = how.slots[slot]
@@ -156,7 +184,9 @@ def start(sweep: str, store: RunStore, config: RunConfig, how: How, slot: int = 
                 env={**os.environ, **extra}, start_new_session=True,
             )  # fmt: skip
     except OSError as error:
-        raise RecordError(f"cannot write {log}: {error.strerror}; choose another folder with --results") from error
+        raise RecordError(
+            f"cannot write {log}: {error.strerror}; choose another folder with --results"
+        ) from error
     return Attempt(process, config, slot, number)
 
 

@@ -74,7 +74,9 @@ class Hyperband(_Part):
 
     @model_validator(mode="after")
     def _brackets_exist(self) -> Self:
-        if (self.max_iter is None) != (self.s is None) or (self.max_iter is None and self.min_iter is None):
+        if (self.max_iter is None) != (self.s is None) or (
+            self.max_iter is None and self.min_iter is None
+        ):
             raise ValueError("give min_iter, or max_iter with s")
         if not self.brackets:
             raise ValueError(
@@ -87,7 +89,9 @@ class Hyperband(_Part):
         """Numbers of epochs after which runs are compared: max_iter / eta^k for k = 1..s, or min_iter * eta^k for k = 0, 1, ..."""
         if self.max_iter is None:
             return [int(b) for k in range(100) if (b := self.min_iter * self.eta**k) < _FOREVER]
-        return sorted(int(b) for k in range(1, self.s + 1) if (b := self.max_iter / self.eta**k) >= 1)
+        return sorted(
+            int(b) for k in range(1, self.s + 1) if (b := self.max_iter / self.eta**k) >= 1
+        )
 
 
 class Scheduler(_Part):
@@ -153,7 +157,9 @@ def _space(value: dict[str, Any], faults: list[str]) -> dict[str, Form]:
     space: dict[str, Form] = {}
     for name, given in _flat(value["parameters"], "", faults) if "parameters" in value else []:
         if name in space:
-            faults.append(f"parameter {name}: given twice, once with a dot and once in nested parameters")
+            faults.append(
+                f"parameter {name}: given twice, once with a dot and once in nested parameters"
+            )
         try:
             space[name] = form(name, given)
         except ValueError as error:
@@ -164,13 +170,17 @@ def _space(value: dict[str, Any], faults: list[str]) -> dict[str, Form]:
 def _flat(parameters: Any, prefix: str, faults: list[str]) -> list[tuple[str, Any]]:
     """Nested parameters under dotted names."""
     if not isinstance(parameters, dict) or not parameters:
-        faults.append(f"{prefix}parameters must be a mapping with at least one parameter, got {parameters!r}")
+        faults.append(
+            f"{prefix}parameters must be a mapping with at least one parameter, got {parameters!r}"
+        )
         return []
     flat = []
     for key, given in parameters.items():
         name = f"{prefix}{key}"
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", str(key)):
-            faults.append(f"parameter {name}: a name is a letter or _, then letters, digits, _, . and -")
+            faults.append(
+                f"parameter {name}: a name is a letter or _, then letters, digits, _, . and -"
+            )
         elif isinstance(given, dict) and "parameters" in given:
             if len(given) > 1:
                 faults.append(
@@ -189,13 +199,19 @@ def _together(file: File, has_parameters: bool) -> list[str]:
     if not has_parameters and not (scheduler and scheduler.search_space):
         faults.append("parameters is missing: a mapping with at least one parameter")
     if {"metric", "metrics"} <= given:
-        faults.append("metric and metrics cannot both be given: metric for one objective, metrics for several")
+        faults.append(
+            "metric and metrics cannot both be given: metric for one objective, metrics for several"
+        )
     if "metrics" in given and file.method != "custom":
         faults.append(f"metrics needs method custom, got {file.method}")
     if scheduler and "early_terminate" in given:
-        faults.append("early_terminate and scheduler cannot both be given: a scheduler stops runs itself")
+        faults.append(
+            "early_terminate and scheduler cannot both be given: a scheduler stops runs itself"
+        )
     if scheduler and file.controller and file.controller.type == "local":
-        faults.append("controller of type local and scheduler cannot both be given: leave controller out")
+        faults.append(
+            "controller of type local and scheduler cannot both be given: leave controller out"
+        )
     if scheduler and file.method not in _METHODS_OF[scheduler.engine]:
         faults.append(
             f"scheduler.engine {scheduler.engine} needs method {' or '.join(_METHODS_OF[scheduler.engine])}, got {file.method}"
@@ -206,10 +222,21 @@ def _together(file: File, has_parameters: bool) -> list[str]:
 def _line(error: Any) -> str:
     key, kind, got = ".".join(map(str, error["loc"])), error["type"], error["input"]
     if kind == "extra_forbidden":
-        part: Any = {"metric": Metric, "metrics": Metric, "early_terminate": Hyperband, "scheduler": Scheduler}
-        known = part[error["loc"][0]].model_fields if len(error["loc"]) > 1 else (*File.model_fields, "parameters")
+        part: Any = {
+            "metric": Metric,
+            "metrics": Metric,
+            "early_terminate": Hyperband,
+            "scheduler": Scheduler,
+        }
+        known = (
+            part[error["loc"][0]].model_fields
+            if len(error["loc"]) > 1
+            else (*File.model_fields, "parameters")
+        )
         where = f"{'.'.join(map(str, error['loc'][:-1]))}: " if len(error["loc"]) > 1 else ""
-        return f"{where}unknown key {error['loc'][-1]!r}{did_you_mean(str(error['loc'][-1]), known)}"
+        return (
+            f"{where}unknown key {error['loc'][-1]!r}{did_you_mean(str(error['loc'][-1]), known)}"
+        )
     if kind == "missing":
         return f"{key} is missing"
     if kind == "literal_error":

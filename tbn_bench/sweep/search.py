@@ -19,7 +19,9 @@ def library() -> ModuleType:
     try:
         import optuna
     except ImportError as error:
-        raise ValueError('methods bayes and custom need Optuna: pip install "tbn-bench[search]"') from error
+        raise ValueError(
+            'methods bayes and custom need Optuna: pip install "tbn-bench[search]"'
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
@@ -31,15 +33,26 @@ def suggest(spec: SweepSpec, known: Known, seed: str, sampler: str) -> dict[str,
     axes = {name: _axis(optuna, form) for name, form in space.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # optuna.exceptions.ExperimentalWarning
-        study = optuna.create_study(directions=[m.goal for m in spec.metrics], sampler=_sampler(optuna, sampler, seed))
-        study.add_trials([t for t in (_trial(optuna, axes, space, *k) for k in known) if t is not None])
+        study = optuna.create_study(
+            directions=[m.goal for m in spec.metrics], sampler=_sampler(optuna, sampler, seed)
+        )
+        study.add_trials(
+            [t for t in (_trial(optuna, axes, space, *k) for k in known) if t is not None]
+        )
         asked = study.ask(axes).params
-    return {name: form.value if isinstance(form, Constant) else _value(form, asked[name]) for name, form in spec.space.items()}
+    return {
+        name: form.value if isinstance(form, Constant) else _value(form, asked[name])
+        for name, form in spec.space.items()
+    }
 
 
 def _sampler(optuna: ModuleType, name: str, seed: str) -> Any:
     number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big")
-    return optuna.samplers.GPSampler(seed=number) if name == "gp" else optuna.samplers.TPESampler(seed=number)
+    return (
+        optuna.samplers.GPSampler(seed=number)
+        if name == "gp"
+        else optuna.samplers.TPESampler(seed=number)
+    )
 
 
 def _axis(optuna: ModuleType, form: Form) -> Any:
@@ -56,20 +69,38 @@ def _is_choice(form: Form) -> bool:
 
 
 def _value(form: Form, place: Any) -> Any:
-    return form.values[place] if _is_choice(form) else place if isinstance(form, IntUniform) else form.at(place)
+    return (
+        form.values[place]
+        if _is_choice(form)
+        else place
+        if isinstance(form, IntUniform)
+        else form.at(place)
+    )
 
 
 def _place(form: Form, value: Any) -> Any:
-    return form.values.index(value) if _is_choice(form) else value if isinstance(form, IntUniform) else form.position(value)
+    return (
+        form.values.index(value)
+        if _is_choice(form)
+        else value
+        if isinstance(form, IntUniform)
+        else form.position(value)
+    )
 
 
 def _trial(
-    optuna: ModuleType, axes: dict[str, Any], space: dict[str, Form], point: dict[str, Any], values: list[float] | None
+    optuna: ModuleType,
+    axes: dict[str, Any],
+    space: dict[str, Form],
+    point: dict[str, Any],
+    values: list[float] | None,
 ) -> Any:
     """None for a point that lies outside: the file's ranges were changed."""
     state = optuna.trial.TrialState.RUNNING if values is None else optuna.trial.TrialState.COMPLETE
     try:
         places = {name: _place(form, point[name]) for name, form in space.items()}
-        return optuna.trial.create_trial(params=places, distributions=axes, values=values, state=state)
+        return optuna.trial.create_trial(
+            params=places, distributions=axes, values=values, state=state
+        )
     except ValueError:
         return None

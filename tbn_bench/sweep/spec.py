@@ -24,7 +24,14 @@ from tbn_bench.sweep.forms import Categorical, Constant, Form
 from tbn_bench.sweep.schema import File, Hyperband, Metric, read
 
 REPEATS = 1000  # draws in a row that were all there already: the space is taken for used up
-_SMOKE = {"epochs": 1, "batch_size": 8, "seed": 0, "warmup_epochs": 0, "init": None, "teacher": None}
+_SMOKE = {
+    "epochs": 1,
+    "batch_size": 8,
+    "seed": 0,
+    "warmup_epochs": 0,
+    "init": None,
+    "teacher": None,
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,11 @@ class SweepSpec:
 def _written(name: str, form: Form, value: Any) -> Any:
     if isinstance(form, Constant):
         return form.value
-    return next(v for v in form.values if dotted.same(name, v, value)) if isinstance(form, Categorical) else value
+    return (
+        next(v for v in form.values if dotted.same(name, v, value))
+        if isinstance(form, Categorical)
+        else value
+    )
 
 
 def load(path: Path) -> SweepSpec:
@@ -77,7 +88,9 @@ def load(path: Path) -> SweepSpec:
         spec = expand(value, path.stem)
         return replace(spec, warnings=tuple(f"{path}: {line}" for line in spec.warnings))
     except ValueError as error:
-        raise ValueError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
+        raise ValueError(
+            "\n".join(f"{path}: {line}" for line in str(error).splitlines())
+        ) from error
 
 
 def load_all(paths: list[Path]) -> SweepSpec:
@@ -87,11 +100,20 @@ def load_all(paths: list[Path]) -> SweepSpec:
         return parts[0]
     if len({part.name for part in parts}) > 1:
         names = ", ".join(f"{path}: {part.name}" for path, part in zip(paths, parts, strict=True))
-        raise ValueError(f"several files make one sweep and must have the same `name`, got {names}; run them one by one")
+        raise ValueError(
+            f"several files make one sweep and must have the same `name`, got {names}; run them one by one"
+        )
     if any(part.is_search for part in parts):
-        raise ValueError("several files make one sweep only by grid and random: a search has one space; run them one by one")
-    if any((part.metrics, part.early_terminate) != (parts[0].metrics, parts[0].early_terminate) for part in parts):
-        raise ValueError("several files make one sweep and must have the same metric and early_terminate; run them one by one")
+        raise ValueError(
+            "several files make one sweep only by grid and random: a search has one space; run them one by one"
+        )
+    if any(
+        (part.metrics, part.early_terminate) != (parts[0].metrics, parts[0].early_terminate)
+        for part in parts
+    ):
+        raise ValueError(
+            "several files make one sweep and must have the same metric and early_terminate; run them one by one"
+        )
     configs = {c.run_id: c for part in parts for c in part.configs}
     warnings = dict.fromkeys(line for part in parts for line in part.warnings)
     joined = replace(parts[0], configs=list(configs.values()), space={}, run_cap=None)
@@ -130,7 +152,10 @@ def expand(value: Any, default_name: str) -> SweepSpec:
     if file.method == "random":
         return replace(
             spec,
-            configs=_distinct((spec.config(draw(space, f"{written}:{n}")) for n in itertools.count()), file.run_cap),
+            configs=_distinct(
+                (spec.config(draw(space, f"{written}:{n}")) for n in itertools.count()),
+                file.run_cap,
+            ),
         )
     return spec
 
@@ -182,7 +207,9 @@ def _limits(file: File, space: dict[str, Form]) -> list[str]:
         faults.append(f"method {file.method} needs run_cap: how many runs to draw")
     if file.method in ("bayes", "custom"):
         if not file.metric and not file.metrics:
-            faults.append(f"method {file.method} needs metric: {{name: ..., goal: minimize or maximize}}")
+            faults.append(
+                f"method {file.method} needs metric: {{name: ..., goal: minimize or maximize}}"
+            )
         if all(isinstance(form, Constant) for form in space.values()):
             faults.append(f"method {file.method} needs a parameter with more than one value")
     if file.early_terminate and not file.metric:

@@ -36,7 +36,11 @@ def attempt(given: dict[str, Any]) -> None:
     fault = look(given["folder"], given["token"], ray.get_runtime_context().get_node_id())
     if fault is None and Path(given["cwd"]).is_dir():  # data is looked for from there
         os.chdir(given["cwd"])
-    errors = [] if fault is None else [f"node {os.uname().nodename} does not see the results path ({fault})"]
+    errors = (
+        []
+        if fault is None
+        else [f"node {os.uname().nodename} does not see the results path ({fault})"]
+    )
     if not errors:
         for row in _rows(given, errors):
             tune.report({"epoch": int(row["epoch"]), "value": row.get(given["metric"])})
@@ -65,7 +69,11 @@ def _beyond(how: How, seconds: float) -> str | None:
     """Which limit this process has passed, in words."""
     if how.time_limit_s is not None and seconds > how.time_limit_s:
         return f"time limit of {how.time_limit_s:g} s passed"
-    used = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if how.memory_limit_gb else 0
+    used = (
+        int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if how.memory_limit_gb
+        else 0
+    )
     if how.memory_limit_gb and used > how.memory_limit_gb * 1e9:
         return f"memory limit of {how.memory_limit_gb:g} GB passed ({used / 1e9:.2f} GB)"
     return None
@@ -76,7 +84,11 @@ def _train(given: dict[str, Any], how: How, errors: list[str]) -> None:
     log = process.log_of(RunStore(given["results"]), given["sweep"], given["run_id"])
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", buffering=1) as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        with (
+            log.open("a", buffering=1) as out,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(out),
+        ):
             _train_when_free(given, how)
     except BaseException as error:  # noqa: BLE001 (a thread has nobody to raise to: the driver is told)
         errors.append(f"{type(error).__name__}: {error}")

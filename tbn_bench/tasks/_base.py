@@ -30,7 +30,10 @@ def binary_weights(model: nn.Module) -> list[tuple[str, WeightBinarizer, Tensor]
         if parametrize.is_parametrized(module):
             for attribute, chain in module.parametrizations.items():
                 if isinstance(chain[0], WeightBinarizer):
-                    found.setdefault(id(chain.original), (f"{name}.{attribute}".lstrip("."), chain[0], chain.original))
+                    found.setdefault(
+                        id(chain.original),
+                        (f"{name}.{attribute}".lstrip("."), chain[0], chain.original),
+                    )
     return list(found.values())
 
 
@@ -55,7 +58,9 @@ def learning_rate_factor(config: RunConfig, position: int, per_epoch: int = 1) -
 
 def batch_norm_momentum(config: RunConfig, epoch: int) -> float:
     """0.1 times bn_momentum_gamma every step_epochs, at least 0.01 (yanx27/Pointnet_Pointnet2_pytorch, train_partseg.py)."""
-    return max(BN_MOMENTUM * config.bn_momentum_gamma ** (epoch // config.step_epochs), BN_MOMENTUM_FLOOR)
+    return max(
+        BN_MOMENTUM * config.bn_momentum_gamma ** (epoch // config.step_epochs), BN_MOMENTUM_FLOOR
+    )
 
 
 class Task(pl.LightningModule):
@@ -95,24 +100,36 @@ class Task(pl.LightningModule):
     def learn_from(self, teacher: nn.Module | None) -> None:
         """Raises ValueError: only classification learns from a teacher."""
         if teacher is not None:
-            raise ValueError(f"--teacher is for classification, got a {type(self).__name__} task; leave it out")
+            raise ValueError(
+                f"--teacher is for classification, got a {type(self).__name__} task; leave it out"
+            )
 
     def configure_metrics(self) -> None:
         """Own metrics for either split, which add up over batches (and over processes)."""
         self.metrics = nn.ModuleDict(
-            {f"{split}_{name}": metric for split in ("val", "test") for name, metric in self.scores().items()}
+            {
+                f"{split}_{name}": metric
+                for split in ("val", "test")
+                for name, metric in self.scores().items()
+            }
         )
 
     def configure_optimizers(self):
         c = self.config
         optimizer = optimizer_of(self.model, c)
-        per_epoch = 1 if c.schedule_every == "epoch" else len(self.trainer.datamodule.train_dataloader())
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda position: learning_rate_factor(c, position, per_epoch))
+        per_epoch = (
+            1 if c.schedule_every == "epoch" else len(self.trainer.datamodule.train_dataloader())
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda position: learning_rate_factor(c, position, per_epoch)
+        )
         return [optimizer], [{"scheduler": schedule, "interval": c.schedule_every}]
 
     def reestimate_(self, data: Any, autocast: bool) -> None:
         """Batch norm's statistics by the data module's fixed training samples; autocast: in the precision of training."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast and self.config.precision == "bf16"):
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=autocast and self.config.precision == "bf16"
+        ):
             reestimate_(self, (x.to(self.device) for x in data.fixed_batches()))
 
     def lay_out(self, channels_last: bool, compiled: bool) -> None:
@@ -124,7 +141,11 @@ class Task(pl.LightningModule):
             self.model.compile()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.ndim == 4 else x)
+        return self.model(
+            x.contiguous(memory_format=torch.channels_last)
+            if self.channels_last and x.ndim == 4
+            else x
+        )
 
     def _finite(self, loss: Tensor, which: str) -> Tensor:
         if not torch.isfinite(loss):
@@ -137,7 +158,9 @@ class Task(pl.LightningModule):
         x, y = batch
         loss = self._finite(self.training_loss(x, y), "training")
         counted = self.counted(y)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=counted, sync_dist=True)
+        self.log(
+            "train/loss", loss, on_step=False, on_epoch=True, batch_size=counted, sync_dist=True
+        )
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -178,13 +201,21 @@ class Task(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # augmentation and dropout differ between processes, and are the same after a resume
-            torch.manual_seed((self.config.seed * 10_007 + self.current_epoch) * 1_009 + torch.distributed.get_rank())
+            torch.manual_seed(
+                (self.config.seed * 10_007 + self.current_epoch) * 1_009
+                + torch.distributed.get_rank()
+            )
         for module in self.model.modules():
             if hasattr(module, "begin_epoch"):  # binarizers with a schedule, and models with one
                 module.begin_epoch(self.current_epoch, self.config.epochs)
-            if self.config.bn_momentum_gamma < 1 and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if self.config.bn_momentum_gamma < 1 and isinstance(
+                module, nn.modules.batchnorm._BatchNorm
+            ):
                 module.momentum = batch_norm_momentum(self.config, self.current_epoch)
-        self.signs = {name: method.signs(weight.detach()) for name, method, weight in binary_weights(self.model)}
+        self.signs = {
+            name: method.signs(weight.detach())
+            for name, method, weight in binary_weights(self.model)
+        }
 
     def on_train_epoch_end(self) -> None:
         flips = bits = near = sums = 0

@@ -37,7 +37,9 @@ def reestimate_(model: nn.Module, batches: Iterable[Tensor]) -> None:
             model(x)
             seen += 1
         if not seen:
-            raise ValueError("batch_norm=reestimated needs training samples, got none; use batch_norm=running")
+            raise ValueError(
+                "batch_norm=reestimated needs training samples, got none; use batch_norm=running"
+            )
     finally:
         for norm, momentum, count in zip(found, momenta, counts, strict=True):
             norm.momentum = momentum

@@ -17,12 +17,21 @@ class Segmentation(Task):
     of whole clouds.
     """
 
-    def __init__(self, model: nn.Module, config: RunConfig, num_classes: int, class_weights: Tensor | None, reg: float):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: RunConfig,
+        num_classes: int,
+        class_weights: Tensor | None,
+        reg: float,
+    ):
         super().__init__(model, config)
         if not reg >= 0:
             raise ValueError(f"reg must be at least 0, got {reg!r}")
         if class_weights is not None and class_weights.shape != (num_classes,):
-            raise ValueError(f"class_weights must have shape ({num_classes},), one per class, got {tuple(class_weights.shape)}")
+            raise ValueError(
+                f"class_weights must have shape ({num_classes},), one per class, got {tuple(class_weights.shape)}"
+            )
         self.num_classes, self.reg = num_classes, reg
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.configure_metrics()
@@ -50,4 +59,6 @@ class Segmentation(Task):
             )
         if not self.counted(y):
             return logits.sum() * 0  # cross_entropy would divide by 0
-        return F.cross_entropy(logits, y, self.class_weights, ignore_index=IGNORED, label_smoothing=label_smoothing)
+        return F.cross_entropy(
+            logits, y, self.class_weights, ignore_index=IGNORED, label_smoothing=label_smoothing
+        )

@@ -37,7 +37,9 @@ class ImageClassification(Task):
     def __init__(self, model: nn.Module, config: RunConfig, num_classes: int):
         super().__init__(model, config)
         self.num_classes = num_classes
-        self.teachers: list[nn.Module] = []  # in a list: not a part of this module, nor of its checkpoints
+        self.teachers: list[
+            nn.Module
+        ] = []  # in a list: not a part of this module, nor of its checkpoints
         self.configure_metrics()
 
     def learn_from(self, teacher: nn.Module | None) -> None:
@@ -52,7 +54,9 @@ class ImageClassification(Task):
     def configure_metrics(self) -> None:
         """With config.tta also test/top1_tta."""
         super().configure_metrics()
-        self.augmented = MulticlassAccuracy(self.num_classes, average="micro") if self.config.tta else None
+        self.augmented = (
+            MulticlassAccuracy(self.num_classes, average="micro") if self.config.tta else None
+        )
 
     def training_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """x: (B, *in_shape), y: (B,) -> ()."""
@@ -73,10 +77,14 @@ class ImageClassification(Task):
         from timm.data import Mixup
 
         c = self.config
-        mix = Mixup(c.mixup, c.cutmix, label_smoothing=c.label_smoothing, num_classes=self.num_classes)
+        mix = Mixup(
+            c.mixup, c.cutmix, label_smoothing=c.label_smoothing, num_classes=self.num_classes
+        )
         even = len(y) // 2 * 2
         smooth = c.label_smoothing
-        labels = F.one_hot(y, self.num_classes).to(x.dtype) * (1 - smooth) + smooth / self.num_classes
+        labels = (
+            F.one_hot(y, self.num_classes).to(x.dtype) * (1 - smooth) + smooth / self.num_classes
+        )
         if even:
             mixed, soft = mix(x[:even].clone(), y[:even])
             x = torch.cat([mixed, x[even:]])
@@ -98,7 +106,9 @@ class ImageClassification(Task):
     def label_loss(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy of logits: (B, num_classes). With a teacher its probabilities on x are the labels and y is not looked at."""
         if not self.teachers:
-            smoothing = 0.0 if self.mixing else self.config.label_smoothing  # mixed labels are smooth already
+            smoothing = (
+                0.0 if self.mixing else self.config.label_smoothing
+            )  # mixed labels are smooth already
             return F.cross_entropy(logits, y, label_smoothing=smoothing)
         with torch.no_grad():
             labels = self.teachers[0].to(x.device)(x).softmax(1)

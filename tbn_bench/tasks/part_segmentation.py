@@ -78,9 +78,18 @@ class PartSegmentation(Segmentation):
 
     score = "instance_miou"
 
-    def __init__(self, model: nn.Module, config: RunConfig, num_classes: int, parts: Parts, reg: float = 0.001):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: RunConfig,
+        num_classes: int,
+        parts: Parts,
+        reg: float = 0.001,
+    ):
         if sorted(label for labels in parts for label in labels) != list(range(num_classes)):
-            raise ValueError(f"parts must give each label of 0 to {num_classes - 1} to one category, got {parts}")
+            raise ValueError(
+                f"parts must give each label of 0 to {num_classes - 1} to one category, got {parts}"
+            )
         self.parts = parts
         super().__init__(model, config, num_classes, None, reg)
 

@@ -14,9 +14,17 @@ class SemanticSegmentation(Segmentation):
     score = "miou"
 
     def __init__(
-        self, model: nn.Module, config: RunConfig, num_classes: int, class_weights: Tensor | None = None, reg: float = 0.001
+        self,
+        model: nn.Module,
+        config: RunConfig,
+        num_classes: int,
+        class_weights: Tensor | None = None,
+        reg: float = 0.001,
     ):
         super().__init__(model, config, num_classes, class_weights, reg)
 
     def scores(self) -> dict[str, Metric]:
-        return {kind: ClassScore(self.num_classes, kind) for kind in ("accuracy", "class_accuracy", "miou")}
+        return {
+            kind: ClassScore(self.num_classes, kind)
+            for kind in ("accuracy", "class_accuracy", "miou")
+        }

@@ -13,7 +13,9 @@ def require_key(what: str) -> None:
     import wandb
 
     if not wandb.login(prompt=False):
-        raise ValueError(f"{what} needs a W&B key; run `wandb login` or set WANDB_API_KEY; without one mirrors stay offline")
+        raise ValueError(
+            f"{what} needs a W&B key; run `wandb login` or set WANDB_API_KEY; without one mirrors stay offline"
+        )
 
 
 def wandb_id(run_id: str, group: str) -> str:
@@ -21,7 +23,11 @@ def wandb_id(run_id: str, group: str) -> str:
 
     A sweep whose name W&B does not take whole (other characters, more than 51 letters) has a hash of it in the id.
     """
-    return run_id if group == "single" else distinct(f"{run_id}-{group}", r"[^A-Za-z0-9_-]", ID_LETTERS)
+    return (
+        run_id
+        if group == "single"
+        else distinct(f"{run_id}-{group}", r"[^A-Za-z0-9_-]", ID_LETTERS)
+    )
 
 
 def where(folder: Path) -> Path:

@@ -11,7 +11,9 @@ from tbn_bench.records import RunRecord, RunStore, tell
 from tbn_bench.tracking.account import require_key, wandb_id, where
 
 
-def import_runs(paths: list[Path], results: Path, project: str | None = None, api: Any = None) -> dict[str, Any]:
+def import_runs(
+    paths: list[Path], results: Path, project: str | None = None, api: Any = None
+) -> dict[str, Any]:
     """W&B's offline folders, or a project on its server, into the store. What does not fit is refused on stderr, the rest imported.
 
     Raises ValueError without either, and for a project without a key.
@@ -19,9 +21,15 @@ def import_runs(paths: list[Path], results: Path, project: str | None = None, ap
     from tbn_bench.tracking import offline
 
     if bool(paths) == bool(project):
-        raise ValueError("name W&B offline folders to import, or --project ENTITY/NAME, and not both")
+        raise ValueError(
+            "name W&B offline folders to import, or --project ENTITY/NAME, and not both"
+        )
     store = RunStore(results)
-    imported, refused = offline.import_logs(paths, store) if paths else offline.import_project(project, store, api or _api())
+    imported, refused = (
+        offline.import_logs(paths, store)
+        if paths
+        else offline.import_project(project, store, api or _api())
+    )
     for line in imported:
         tell(f"imported {line}")
     for line in refused:
@@ -52,10 +60,14 @@ def sync(runs: list[str], results: Path, dry_run: bool = False) -> dict[str, Any
     Raises ValueError for a named run that is not finished, and without a key; RuntimeError where wandb fails.
     """
     store = RunStore(results)
-    chosen = [store.find(name) for name in runs] or [r for r in store.runs([]) if r.status == "finished"]
+    chosen = [store.find(name) for name in runs] or [
+        r for r in store.runs([]) if r.status == "finished"
+    ]
     for record in chosen:
         if record.status != "finished":
-            raise ValueError(f"run {record.run_id} is {record.status}; only finished runs are pushed")
+            raise ValueError(
+                f"run {record.run_id} is {record.status}; only finished runs are pushed"
+            )
     found = [(record, folder) for record in chosen for folder in folders(record)]
     if found and not dry_run:
         require_key("runs sync")
@@ -63,29 +75,64 @@ def sync(runs: list[str], results: Path, dry_run: bool = False) -> dict[str, Any
         tell(f"{'would push' if dry_run else 'pushing'} {record.sweep}/{record.run_id}  {folder}")
     if found and not dry_run:
         _push([folder for _, folder in found])
-    return {"runs": len({id(record) for record, _ in found}), "folders": [str(folder) for _, folder in found], "dry_run": dry_run}
+    return {
+        "runs": len({id(record) for record, _ in found}),
+        "folders": [str(folder) for _, folder in found],
+        "dry_run": dry_run,
+    }
 
 
 def _push(found: list[Path]) -> None:
-    done = subprocess.run([sys.executable, "-m", "wandb", "sync", *map(str, found)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", *map(str, found)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
-        raise RuntimeError(f"wandb sync failed: {lines[-1] if lines else f'exit status {done.returncode}'}")
+        raise RuntimeError(
+            f"wandb sync failed: {lines[-1] if lines else f'exit status {done.returncode}'}"
+        )
 
 
 def add_arguments(actions: Any) -> None:
     """Adds `import` and `sync` to the subparsers of `tbn-bench runs`. Each sets `call`: args -> the last line of stdout."""
-    p = _action(actions, "import", "W&B's offline folders into the store, marked as imported; what is there already stays")
-    p.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="offline-run-* folders, or folders of them")
-    p.add_argument("--project", metavar="ENTITY/NAME", help="a project on W&B's server instead (needs a key)")
+    p = _action(
+        actions,
+        "import",
+        "W&B's offline folders into the store, marked as imported; what is there already stays",
+    )
+    p.add_argument(
+        "paths",
+        type=Path,
+        nargs="*",
+        metavar="PATH",
+        help="offline-run-* folders, or folders of them",
+    )
+    p.add_argument(
+        "--project", metavar="ENTITY/NAME", help="a project on W&B's server instead (needs a key)"
+    )
     p.set_defaults(call=lambda args: import_runs(args.paths, args.results, args.project))
     p = _action(actions, "sync", "push the offline mirrors of finished runs to W&B (needs a key)")
-    p.add_argument("runs", nargs="*", metavar="RUN", help="run ids, or their beginnings (default: all finished runs)")
+    p.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="run ids, or their beginnings (default: all finished runs)",
+    )
     p.add_argument("--dry-run", action="store_true", help="list what would go up; works offline")
     p.set_defaults(call=lambda args: sync(args.runs, args.results, args.dry_run))
 
 
 def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=help, description=help, allow_abbrev=False)
-    parser.add_argument("--results", type=Path, default=argparse.SUPPRESS, help="folder of records (default: results)")
+    parser: argparse.ArgumentParser = actions.add_parser(
+        name, help=help, description=help, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="folder of records (default: results)",
+    )
     return parser

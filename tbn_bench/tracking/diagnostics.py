@@ -40,7 +40,9 @@ def tile_histograms(model: nn.Module) -> dict[str, Histogram]:
     return found
 
 
-def _spread(weights: list[tuple[str, WeightBinarizer, Tensor]]) -> list[tuple[str, WeightBinarizer, Tensor]]:
+def _spread(
+    weights: list[tuple[str, WeightBinarizer, Tensor]],
+) -> list[tuple[str, WeightBinarizer, Tensor]]:
     chosen = sorted({round(i) for i in np.linspace(0, len(weights) - 1, LAYERS)}) if weights else []
     return [(_label(weights[i][0]), *weights[i][1:]) for i in chosen]
 

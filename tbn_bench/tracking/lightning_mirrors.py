@@ -13,7 +13,11 @@ from tbn_bench.tracking.mirror import Mirror, Subject, plain
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {
+        k: float(v)
+        for k, v in row.items()
+        if isinstance(v, int | float) and not isinstance(v, bool)
+    }
 
 
 class TensorBoardMirror(Mirror):
@@ -23,9 +27,15 @@ class TensorBoardMirror(Mirror):
         from pytorch_lightning.loggers import TensorBoardLogger
 
         folder = subject.logs / "tensorboard"
-        self.logger = TensorBoardLogger(folder, name=subject.group, version=subject.folder.name, default_hp_metric=False)
-        self.logger.log_hyperparams({k: plain(v) if isinstance(v, list | dict) else v for k, v in subject.settings.items()})
-        lines = "\n".join(f"    {line}" for line in str(subject.plan).splitlines())  # Markdown: as it is
+        self.logger = TensorBoardLogger(
+            folder, name=subject.group, version=subject.folder.name, default_hp_metric=False
+        )
+        self.logger.log_hyperparams(
+            {k: plain(v) if isinstance(v, list | dict) else v for k, v in subject.settings.items()}
+        )
+        lines = "\n".join(
+            f"    {line}" for line in str(subject.plan).splitlines()
+        )  # Markdown: as it is
         self.logger.experiment.add_text("plan", lines)
 
     def log(self, row: dict[str, Any], histograms: dict[str, Histogram], epoch: int) -> None:
@@ -80,7 +90,10 @@ class MLflowMirror(Mirror):
     def log(self, row: dict[str, Any], histograms: dict[str, Histogram], epoch: int) -> None:
         self.logger.log_metrics(_numbers(row), step=epoch)
         if histograms:
-            shown = {k: {"counts": h.counts.tolist(), "edges": h.edges.tolist()} for k, h in histograms.items()}
+            shown = {
+                k: {"counts": h.counts.tolist(), "edges": h.edges.tolist()}
+                for k, h in histograms.items()
+            }
             self.client.log_dict(self.logger.run_id, shown, f"histograms/epoch_{epoch:04d}.json")
 
     def finish(self, status: str, summary: dict[str, Any], file: Path | None) -> None:

@@ -82,7 +82,9 @@ def check(trackers: tuple[str, ...], wandb: str) -> tuple[str, ...]:
     names = tidy(trackers, wandb)
     for name in names:
         if find_spec(name) is None:
-            raise ValueError(f"--tracker {name} needs the package {name}; install it: pip install 'tbn-bench[trackers]'")
+            raise ValueError(
+                f"--tracker {name} needs the package {name}; install it: pip install 'tbn-bench[trackers]'"
+            )
     if "wandb" in names and wandb == "online":
         from tbn_bench.tracking.account import require_key
 
@@ -97,7 +99,10 @@ def _new(name: str, wandb: str) -> Mirror:
         return WandbMirror("online" if wandb == "online" else "offline")
     from tbn_bench.tracking import lightning_mirrors
 
-    return {"tensorboard": lightning_mirrors.TensorBoardMirror, "mlflow": lightning_mirrors.MLflowMirror}[name]()
+    return {
+        "tensorboard": lightning_mirrors.TensorBoardMirror,
+        "mlflow": lightning_mirrors.MLflowMirror,
+    }[name]()
 
 
 class Mirrors:
@@ -108,7 +113,9 @@ class Mirrors:
         self.live = {name: _new(name, wandb) for name in check(trackers, wandb)}
         self.began, self.spent, self.last = time.perf_counter(), 0.0, 0.0
 
-    def start(self, config: RunConfig, plan: Plan, folder: Path, group: str, provenance: dict[str, Any]) -> None:
+    def start(
+        self, config: RunConfig, plan: Plan, folder: Path, group: str, provenance: dict[str, Any]
+    ) -> None:
         self.subject = Subject(config, plan, folder, group, provenance)
         self._each(lambda mirror: mirror.start(self.subject))
         self.began = time.perf_counter()
@@ -155,7 +162,12 @@ class Mirrors:
             packed.pack_(small)
             path = self.subject.folder / "checkpoints" / PACKED
             path.parent.mkdir(parents=True, exist_ok=True)
-            packed.save(small.eval(), path, self.subject.config.non_defaults, self.subject.provenance.get("commit"))
+            packed.save(
+                small.eval(),
+                path,
+                self.subject.config.non_defaults,
+                self.subject.provenance.get("commit"),
+            )
         except Exception as error:  # noqa: BLE001 (as above)
             _warn("no packed network in the mirror", error)
             return None
@@ -165,7 +177,10 @@ class Mirrors:
 def _warn(what: str, error: Exception) -> None:
     """Not by warnings.warn: `python -W error` would turn it into the failure it speaks of."""
     said = " ".join(str(error).split())
-    tell(f"warning: {what} ({type(error).__name__}: {said}); the run goes on, its record is whole", file=sys.stderr)
+    tell(
+        f"warning: {what} ({type(error).__name__}: {said}); the run goes on, its record is whole",
+        file=sys.stderr,
+    )
 
 
 def plain(value: Any) -> str:

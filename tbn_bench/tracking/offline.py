@@ -9,13 +9,21 @@ from tbn_bench.records import RecordError, RunStore, checked_name
 from tbn_bench.tracking.wandb_log import Log, read
 
 OURS = ("provenance", "sweep")  # in the mirror's config beside RunConfig's fields
-NEEDED = ("data", "model", "binarizer")  # always written: a config without them is another program's
+NEEDED = (
+    "data",
+    "model",
+    "binarizer",
+)  # always written: a config without them is another program's
 BOTH = "seconds"  # of a row and of a summary; W&B's summary also holds the last row
 
 
 def logs(path: Path) -> list[Path]:
     """The .wandb files at a path: the file itself, or all of the offline runs below a folder. Raises ValueError for none."""
-    found = [path] if path.is_file() else sorted(path.rglob("run-*.wandb"), key=lambda p: (p.parent.name, str(p)))
+    found = (
+        [path]
+        if path.is_file()
+        else sorted(path.rglob("run-*.wandb"), key=lambda p: (p.parent.name, str(p)))
+    )
     if not found:
         raise ValueError(f"{path} holds no W&B run (offline-run-*/run-*.wandb)")
     return found
@@ -28,16 +36,22 @@ def identify(log: Log) -> tuple[str, RunConfig, dict[str, Any]]:
     """
     values = {k: v for k, v in log.config.items() if k not in OURS}
     if not log.wandb_id:
-        raise ValueError(f"{log.path} is empty: its process died before W&B had written anything (it writes 32 KiB at a time)")
+        raise ValueError(
+            f"{log.path} is empty: its process died before W&B had written anything (it writes 32 KiB at a time)"
+        )
     missing = [k for k in NEEDED if k not in values]
     if missing:
         others = [k for k in values if k not in RunConfig.model_fields]
         said = f"; it has {', '.join(others)}" if others else ""
-        raise ValueError(f"{log.path} is no run of tbn_bench: its config lacks {', '.join(missing)}{said}")
+        raise ValueError(
+            f"{log.path} is no run of tbn_bench: its config lacks {', '.join(missing)}{said}"
+        )
     try:
         config = make(values)
     except ValueError as error:
-        raise ValueError(f"{log.path} is no run of this version: {'; '.join(str(error).splitlines())}") from error
+        raise ValueError(
+            f"{log.path} is no run of this version: {'; '.join(str(error).splitlines())}"
+        ) from error
     try:
         sweep = checked_name(log.config.get("sweep") or log.group or "single")
     except RecordError as error:
@@ -56,7 +70,9 @@ def merge(parts: list[Log]) -> Log:
     for part in parts:
         odd = [row["epoch"] for row in part.rows if type(row.get("epoch", 0)) is not int]
         if odd:
-            raise ValueError(f"{part.path}: an epoch must be a whole number, got {str(odd[0])[:40]!r}")
+            raise ValueError(
+                f"{part.path}: an epoch must be a whole number, got {str(odd[0])[:40]!r}"
+            )
         first = min((row["epoch"] for row in part.rows if "epoch" in row), default=None)
         rows = {epoch: row for epoch, row in rows.items() if first is None or epoch < first}
         rows |= {row["epoch"]: row for row in part.rows if "epoch" in row}
@@ -85,7 +101,9 @@ def store_run(store: RunStore, log: Log, origin: str) -> str:
     sweep, config, source = identify(log)
     folder = store.path(sweep, config.run_id)
     if (folder / "run.json").exists():
-        raise ValueError(f"{origin}: {sweep}/{config.run_id} is in {store.root} already, which is the record; nothing imported")
+        raise ValueError(
+            f"{origin}: {sweep}/{config.run_id} is in {store.root} already, which is the record; nothing imported"
+        )
     status, summary = outcome(log)
     marks = {"imported": True, "imported_from": origin}
     held = store.claim(sweep, config.run_id, config.model_dump(mode="json"), {**source, **marks})
@@ -96,7 +114,11 @@ def store_run(store: RunStore, log: Log, origin: str) -> str:
     if status == "finished":
         held.finish(summary)
     else:
-        why = "no exit record: the process was killed, or the file was cut off" if log.exit_code is None else "said by the mirror"
+        why = (
+            "no exit record: the process was killed, or the file was cut off"
+            if log.exit_code is None
+            else "said by the mirror"
+        )
         held.fail(status, f"imported from W&B, {len(log.rows)} rows ({why})")
     return f"{sweep}/{config.run_id} ({status})"
 
@@ -136,14 +158,28 @@ def import_project(project: str, store: RunStore, api: Any) -> tuple[list[str], 
 
 def _from_api(run: Any) -> Log:
     def scalars(row: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in row.items() if not k.startswith("_") and not hasattr(v, "keys") and v is not None}
+        return {
+            k: v
+            for k, v in row.items()
+            if not k.startswith("_") and not hasattr(v, "keys") and v is not None
+        }
 
     rows = [scalars(row) for row in run.scan_history()]
     code = {"finished": 0, "failed": 1, "crashed": None, "killed": None}.get(run.state)
-    return Log(Path(run.id), run.id, getattr(run, "group", None) or "", dict(run.config), rows, scalars(dict(run.summary)), code)
+    return Log(
+        Path(run.id),
+        run.id,
+        getattr(run, "group", None) or "",
+        dict(run.config),
+        rows,
+        scalars(dict(run.summary)),
+        code,
+    )
 
 
-def _store_all(store: RunStore, found: list[tuple[Log, str]], refused: list[str]) -> tuple[list[str], list[str]]:
+def _store_all(
+    store: RunStore, found: list[tuple[Log, str]], refused: list[str]
+) -> tuple[list[str], list[str]]:
     imported = []
     for log, origin in found:
         try:

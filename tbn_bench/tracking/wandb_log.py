@@ -93,10 +93,16 @@ def _from_leet(record: dict[str, Any]) -> Event:
     kind = str(record["type"])
     value = record.get(kind, {})
     if kind == "run":
-        return kind, {"id": value.get("run_id", ""), "group": value.get("run_group", ""), "config": value["config"]["update"]}
+        return kind, {
+            "id": value.get("run_id", ""),
+            "group": value.get("run_group", ""),
+            "config": value["config"]["update"],
+        }
     if kind == "history":
         return kind, value.get("item", {})
-    return kind, value if kind == "exit" else value.get("update", {}) if isinstance(value, dict) else {}
+    return kind, value if kind == "exit" else value.get("update", {}) if isinstance(
+        value, dict
+    ) else {}
 
 
 def _log(path: Path, events: Iterable[Event]) -> Log:
@@ -121,7 +127,11 @@ def _log(path: Path, events: Iterable[Event]) -> Log:
 def _scalars(item: dict[str, Any]) -> dict[str, Any]:
     """Without W&B's own values and without media: all names below one that has a `_type`."""
     media = tuple(key.removesuffix("_type") for key in item if key.endswith("._type"))
-    return {k: v for k, v in item.items() if not k.startswith("_") and not (media and k.startswith(media))}
+    return {
+        k: v
+        for k, v in item.items()
+        if not k.startswith("_") and not (media and k.startswith(media))
+    }
 
 
 def read_protobuf(path: Path) -> Log:
@@ -129,8 +139,12 @@ def read_protobuf(path: Path) -> Log:
     try:
         from wandb.proto.wandb_internal_pb2 import Record
     except ImportError as error:
-        raise ValueError(f"{path}: this wandb has no reader for it ({error}); install wandb>=0.31,<0.32") from error
-    return _log(path, (_from_record(Record.FromString(data)) for data in records(path.read_bytes())))
+        raise ValueError(
+            f"{path}: this wandb has no reader for it ({error}); install wandb>=0.31,<0.32"
+        ) from error
+    return _log(
+        path, (_from_record(Record.FromString(data)) for data in records(path.read_bytes()))
+    )
 
 
 def records(data: bytes) -> Iterator[bytes]:
@@ -166,7 +180,11 @@ def _from_record(record: Any) -> Event:
     kind = record.WhichOneof("record_type") or ""
     value = getattr(record, kind, None)
     if kind == "run":
-        return kind, {"id": value.run_id, "group": value.run_group, "config": _items(value.config.update)}
+        return kind, {
+            "id": value.run_id,
+            "group": value.run_group,
+            "config": _items(value.config.update),
+        }
     if kind == "history":
         return kind, _flat(_items(value.item))
     if kind in ("summary", "config"):
@@ -179,8 +197,14 @@ def _items(items: Iterable[Any]) -> dict[str, Any]:
 
 
 def _value(item: Any) -> Any:
-    typed = item.WhichOneof("value_type") if "value_type" in item.DESCRIPTOR.oneofs_by_name else None
-    value = getattr(item, typed) if typed and typed != "json" else json.loads(getattr(item, typed or "value_json"))
+    typed = (
+        item.WhichOneof("value_type") if "value_type" in item.DESCRIPTOR.oneofs_by_name else None
+    )
+    value = (
+        getattr(item, typed)
+        if typed and typed != "json"
+        else json.loads(getattr(item, typed or "value_json"))
+    )
     return json.loads(to_json(value))  # NaN and infinity as W&B's reader and our records spell them
 
 

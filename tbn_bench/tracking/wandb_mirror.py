@@ -24,7 +24,9 @@ class WandbMirror(Mirror):
         self.mode = mode
         self.set: list[str] = []
         self.run: Any = None
-        if mode == "offline":  # read when wandb is imported; else its errors would be reported over the network
+        if (
+            mode == "offline"
+        ):  # read when wandb is imported; else its errors would be reported over the network
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
     def start(self, subject: Subject) -> None:
@@ -33,8 +35,12 @@ class WandbMirror(Mirror):
         folder, c = where(subject.folder), subject.config
         folder.mkdir(parents=True, exist_ok=True)
         self.set = [name for name in STAGING if name not in os.environ]
-        os.environ |= dict.fromkeys(self.set, str(folder / "wandb"))  # read at each artifact, so kept until finish
-        named = os.environ.get  # asked here: W&B reads its environment once, at the first run of a process
+        os.environ |= dict.fromkeys(
+            self.set, str(folder / "wandb")
+        )  # read at each artifact, so kept until finish
+        named = (
+            os.environ.get
+        )  # asked here: W&B reads its environment once, at the first run of a process
         tags = [catalog.parse(text)[0] for text in (c.data, c.model, c.binarizer)]
         self.run = wandb.init(
             entity=named("WANDB_ENTITY"), project=named("WANDB_PROJECT") or PROJECT,
@@ -46,18 +52,27 @@ class WandbMirror(Mirror):
             resume="allow" if self.mode == "online" else None,
             settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
-        self.run.log({"plan": wandb.Table(columns=list(COLUMNS), data=_cells(subject.plan))}, commit=False)
+        self.run.log(
+            {"plan": wandb.Table(columns=list(COLUMNS), data=_cells(subject.plan))}, commit=False
+        )
 
     def log(self, row: dict[str, Any], histograms: dict[str, Histogram], epoch: int) -> None:
         import wandb
 
-        shown = {k: wandb.Histogram(np_histogram=(h.counts.tolist(), h.edges.tolist())) for k, h in histograms.items()}
-        self.run.log({**row, **shown}, step=epoch, commit=True)  # committed: a later row's summary would overwrite the final one
+        shown = {
+            k: wandb.Histogram(np_histogram=(h.counts.tolist(), h.edges.tolist()))
+            for k, h in histograms.items()
+        }
+        self.run.log(
+            {**row, **shown}, step=epoch, commit=True
+        )  # committed: a later row's summary would overwrite the final one
 
     def finish(self, status: str, summary: dict[str, Any], file: Path | None) -> None:
         import wandb
 
-        self.run.summary.update({k: v for k, v in summary.items() if k != "plan"} | {"status": status})
+        self.run.summary.update(
+            {k: v for k, v in summary.items() if k != "plan"} | {"status": status}
+        )
         if file is not None:
             artifact = wandb.Artifact(f"packed-{self.run.id}", type="model")
             artifact.add_file(str(file))
@@ -75,4 +90,7 @@ class WandbMirror(Mirror):
 
 
 def _cells(plan: Plan) -> list[list[Any]]:
-    return [[json.dumps(v) if isinstance(v := getattr(r, name), tuple) else v for name in COLUMNS] for r in plan.rows]
+    return [
+        [json.dumps(v) if isinstance(v := getattr(r, name), tuple) else v for name in COLUMNS]
+        for r in plan.rows
+    ]

@@ -37,7 +37,24 @@ class _Op(ctypes.Structure):
     _fields_ = [
         *(
             (n, ctypes.c_int32)
-            for n in ["kind", "in_", "in2", "out", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw", "groups", "p", "relu", "R"]
+            for n in [
+                "kind",
+                "in_",
+                "in2",
+                "out",
+                "kh",
+                "kw",
+                "sh",
+                "sw",
+                "ph",
+                "pw",
+                "dh",
+                "dw",
+                "groups",
+                "p",
+                "relu",
+                "R",
+            ]
         ),
         *((n, ctypes.c_void_p) for n in ("weights", "scale", "shift")),
         ("eps", ctypes.c_float),
@@ -55,7 +72,10 @@ class _Plan(ctypes.Structure):
         ("floats", ctypes.c_int64),
         ("group", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
-        *((n, ctypes.c_void_p) for n in ("op", "value", "input", "output", "input_is_nhwc", "output_is_nhwc")),
+        *(
+            (n, ctypes.c_void_p)
+            for n in ("op", "value", "input", "output", "input_is_nhwc", "output_is_nhwc")
+        ),
     ]
 
 
@@ -103,14 +123,20 @@ def load() -> ctypes.CDLL:
     for name, structure in (("op", _Op), ("value", _Value), ("plan", _Plan)):
         same = same and getattr(lib, f"tbn_sizeof_{name}")() == ctypes.sizeof(structure)
     if not same:
-        raise NativeUnavailable(f"{path} belongs to another version of tbn_bench; reinstall the package (make venv)")
+        raise NativeUnavailable(
+            f"{path} belongs to another version of tbn_bench; reinstall the package (make venv)"
+        )
     return lib
 
 
 def levels() -> list[str]:
     """Names of the levels this CPU can run, fastest first. Raises NativeUnavailable."""
     lib = load()
-    return [lib.tbn_level_name(i).decode() for i in range(lib.tbn_level_count()) if lib.tbn_level_available(i)]
+    return [
+        lib.tbn_level_name(i).decode()
+        for i in range(lib.tbn_level_count())
+        if lib.tbn_level_available(i)
+    ]
 
 
 def _index(name: str) -> int:
@@ -126,7 +152,9 @@ def _index(name: str) -> int:
 @functools.cache
 def _trusted(name: str) -> bool:
     """True where the level computes what the portable one does, on convolutions that meet its vector and scalar ends."""
-    return name == "generic" or all(_agrees(name, channels, stride) for channels, stride in ((37, 1), (64, 1), (64, 2)))
+    return name == "generic" or all(
+        _agrees(name, channels, stride) for channels, stride in ((37, 1), (64, 1), (64, 2))
+    )
 
 
 def _agrees(name: str, channels: int, stride: int) -> bool:
@@ -134,7 +162,10 @@ def _agrees(name: str, channels: int, stride: int) -> bool:
     x = rng.standard_normal((2, channels, 9, 11), dtype=np.float32)
     signs = rng.integers(0, 256, (19 * channels * 9 + 7) // 8, dtype=np.uint8)
     shapes = [(9, 11, channels), (8 // stride + 1, 10 // stride + 1, 38)]
-    scale, shift = np.linspace(0.5, 1, 38, dtype=np.float32), np.linspace(-1, 1, 38, dtype=np.float32)
+    scale, shift = (
+        np.linspace(0.5, 1, 38, dtype=np.float32),
+        np.linspace(-1, 1, 38, dtype=np.float32),
+    )
     found = []
     for level in (name, "generic"):
         weights = SignWeights(signs, 19, channels, 3, 3, level)
@@ -168,11 +199,23 @@ def _planes(level: str, precision: str) -> int:
 
 
 class _Weights:
-    def __init__(self, kind: int, rows: int, channels: int, kh: int, kw: int, bits: Any, dense: Any, name: str | None):
+    def __init__(
+        self,
+        kind: int,
+        rows: int,
+        channels: int,
+        kh: int,
+        kw: int,
+        bits: Any,
+        dense: Any,
+        name: str | None,
+    ):
         self.level = level(name)
         self.rows, self.channels, self.kernel = rows, channels, (kh, kw)
         pointers = [None if a is None else a.ctypes.data for a in (bits, dense)]
-        self.handle = load().tbn_prepare(_index(self.level), kind, rows, channels, kh, kw, *pointers)
+        self.handle = load().tbn_prepare(
+            _index(self.level), kind, rows, channels, kh, kw, *pointers
+        )
         if not self.handle:
             raise MemoryError(f"no memory for weights of {rows} x {channels} x {kh} x {kw}")
         weakref.finalize(self, load().tbn_free, self.handle)
@@ -186,10 +229,20 @@ class _Weights:
 class SignWeights(_Weights):
     """+-1 weights of shape (rows, channels, kh, kw) from packed bits (bits.py's order), laid out for one level."""
 
-    def __init__(self, bits: np.ndarray, rows: int, channels: int, kh: int = 1, kw: int = 1, name: str | None = None):
+    def __init__(
+        self,
+        bits: np.ndarray,
+        rows: int,
+        channels: int,
+        kh: int = 1,
+        kw: int = 1,
+        name: str | None = None,
+    ):
         wanted = (rows * channels * kh * kw + 7) // 8
         if bits.dtype != np.uint8 or bits.shape != (wanted,):
-            raise ValueError(f"expected uint8 bits of shape ({wanted},), got {bits.dtype} {bits.shape}")
+            raise ValueError(
+                f"expected uint8 bits of shape ({wanted},), got {bits.dtype} {bits.shape}"
+            )
         super().__init__(0, rows, channels, kh, kw, np.ascontiguousarray(bits), None, name)
 
 
@@ -198,7 +251,9 @@ class FloatWeights(_Weights):
 
     def __init__(self, weight: np.ndarray, name: str | None = None):
         if weight.ndim != 4:
-            raise ValueError(f"expected weights of shape (rows, channels, kh, kw), got {weight.shape}")
+            raise ValueError(
+                f"expected weights of shape (rows, channels, kh, kw), got {weight.shape}"
+            )
         super().__init__(1, *weight.shape, None, np.ascontiguousarray(weight, np.float32), name)
 
 
@@ -209,7 +264,9 @@ class DepthwiseWeights(_Weights):
         if weight.ndim != 4 or weight.shape[1] != 1:
             raise ValueError(f"expected kernels of shape (channels, 1, kh, kw), got {weight.shape}")
         channels, _, kh, kw = weight.shape
-        super().__init__(2, channels, channels, kh, kw, None, np.ascontiguousarray(weight, np.float32), name)
+        super().__init__(
+            2, channels, channels, kh, kw, None, np.ascontiguousarray(weight, np.float32), name
+        )
 
 
 @dataclass
@@ -264,16 +321,26 @@ class Plan:
         self.level = globals()["level"](level)
         planes = _planes(self.level, precision)
         self.ops, self.shapes = list(ops), list(shapes)
-        self.inputs, self.outputs = [i % len(shapes) for i in inputs], [i % len(shapes) for i in outputs]
+        self.inputs, self.outputs = (
+            [i % len(shapes) for i in inputs],
+            [i % len(shapes) for i in outputs],
+        )
         self.nhwc = set(nhwc)
         sizes = [padded_size(s) for s in shapes]
         if offsets is None:
             offsets = [sum(sizes[:i]) for i in range(len(sizes))]
         self.floats = max(o + s for o, s in zip(offsets, sizes, strict=True))
         self._keep: list[Any] = []
-        values = (_Value * len(shapes))(*(_Value(*s, 0, o) for s, o in zip(shapes, offsets, strict=True)))
+        values = (_Value * len(shapes))(
+            *(_Value(*s, 0, o) for s, o in zip(shapes, offsets, strict=True))
+        )
         steps = (_Op * len(ops))(*(self._op(op) for op in ops))
-        lists = [self.inputs, self.outputs, [i in self.nhwc for i in self.inputs], [i in self.nhwc for i in self.outputs]]
+        lists = [
+            self.inputs,
+            self.outputs,
+            [i in self.nhwc for i in self.inputs],
+            [i in self.nhwc for i in self.outputs],
+        ]
         arrays = [(ctypes.c_int32 * len(entries))(*entries) for entries in lists]
         self._keep += [values, steps, *arrays]
         self._plan = _Plan(
@@ -290,17 +357,29 @@ class Plan:
             self._keep.append(coefficients)
         vectors = []
         for values, default in ((op.scale, 1.0), (op.shift, 0.0)):
-            vector = np.full(channels, default, np.float32) if values is None else np.ascontiguousarray(values, np.float32)
+            vector = (
+                np.full(channels, default, np.float32)
+                if values is None
+                else np.ascontiguousarray(values, np.float32)
+            )
             if vector.shape != (channels,):
                 raise ValueError(f"expected {channels} scales and shifts, got {vector.shape}")
             vectors.append(np.concatenate([vector, np.zeros(16, np.float32)]))
         for w in op.weights:
             if w.level != self.level:
-                raise ValueError(f"weights are laid out for level {w.level}, the plan runs {self.level}")
-            if w.kernel != op.kernel or w.rows != op.rows or w.channels * len(op.weights) != self.shapes[op.input][2]:
+                raise ValueError(
+                    f"weights are laid out for level {w.level}, the plan runs {self.level}"
+                )
+            if (
+                w.kernel != op.kernel
+                or w.rows != op.rows
+                or w.channels * len(op.weights) != self.shapes[op.input][2]
+            ):
                 raise ValueError(f"weights of {w.rows} x {w.channels} x {w.kernel} do not fit {op}")
         if op.kind == CONV and op.rows * op.p * len(op.weights) != channels:
-            raise ValueError(f"{len(op.weights)} groups of {op.p} x {op.rows} rows do not make {channels} channels")
+            raise ValueError(
+                f"{len(op.weights)} groups of {op.p} x {op.rows} rows do not make {channels} channels"
+            )
         if op.kind == GROUP_SUM:
             self._check_group_sum(op)
         self._keep += [handles, *vectors, *op.weights]
@@ -318,9 +397,13 @@ class Plan:
     def _coefficients(self, op: Op) -> np.ndarray:
         """Of GATHER, checked against its values."""
         (h, w, _), (ho, wo, rows) = self.shapes[op.input], self.shapes[op.output]
-        coefficients = np.ascontiguousarray([] if op.coefficients is None else op.coefficients, np.float32)
+        coefficients = np.ascontiguousarray(
+            [] if op.coefficients is None else op.coefficients, np.float32
+        )
         if h != ho or w % wo or coefficients.shape != (rows * (w // wo),):
-            raise ValueError(f"{coefficients.shape} coefficients do not take {(h, w)} pieces to {(ho, wo)} times {rows} rows")
+            raise ValueError(
+                f"{coefficients.shape} coefficients do not take {(h, w)} pieces to {(ho, wo)} times {rows} rows"
+            )
         return coefficients
 
     def _table(self, op: Op) -> np.ndarray:
@@ -328,22 +411,32 @@ class Plan:
         table = np.ascontiguousarray([] if op.coefficients is None else op.coefficients, np.float32)
         (_, before, channels), after = self.shapes[op.input], self.shapes[op.output]
         if after != (1, op.rows + before, channels) or table.shape != after[1:]:
-            raise ValueError(f"a table of {table.shape} does not take {before} tokens and {op.rows} more to {after}")
+            raise ValueError(
+                f"a table of {table.shape} does not take {before} tokens and {op.rows} more to {after}"
+            )
         return table
 
     def weight_bytes(self) -> int:
         """Bytes of weights (as laid out) with their scales and shifts."""
         laid_out = sum(w.nbytes for op in self.ops for w in op.weights)
-        coefficients = sum(4 * op.coefficients.size for op in self.ops if op.coefficients is not None)
+        coefficients = sum(
+            4 * op.coefficients.size for op in self.ops if op.coefficients is not None
+        )
         return (
             laid_out
             + coefficients
-            + sum(8 * self.shapes[op.output][2] for op in self.ops if op.kind in (CONV, AFFINE, LAYER_NORM, EXTREMES, GATHER))
+            + sum(
+                8 * self.shapes[op.output][2]
+                for op in self.ops
+                if op.kind in (CONV, AFFINE, LAYER_NORM, EXTREMES, GATHER)
+            )
         )
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int], n: int, threads: int = 1) -> None:
         """By addresses of contiguous float32 arrays of n images. Raises MemoryError."""
-        pointers = [(ctypes.c_void_p * len(addresses))(*addresses) for addresses in (inputs, outputs)]
+        pointers = [
+            (ctypes.c_void_p * len(addresses))(*addresses) for addresses in (inputs, outputs)
+        ]
         if load().tbn_run(ctypes.byref(self._plan), *pointers, n, threads):
             raise MemoryError("no memory for the activations of this network")
 
@@ -357,7 +450,9 @@ class Plan:
         n = len(arrays[0])
         for x, value in zip(arrays, self.inputs, strict=True):
             if x.dtype != np.float32 or x.shape != self.outside_shape(value, n):
-                raise ValueError(f"expected float32 input of shape {self.outside_shape(value, n)}, got {x.dtype} {x.shape}")
+                raise ValueError(
+                    f"expected float32 input of shape {self.outside_shape(value, n)}, got {x.dtype} {x.shape}"
+                )
         arrays = tuple(np.ascontiguousarray(x) for x in arrays)
         out = [np.empty(self.outside_shape(v, n), np.float32) for v in self.outputs]
         self.run([x.ctypes.data for x in arrays], [y.ctypes.data for y in out], n, threads)
@@ -367,7 +462,12 @@ class Plan:
 def peak(kind: str, name: str | None = None, seconds: float = 0.2) -> float | None:
     """Multiply-adds per second of one thread, in 1e9, with data for free; the best of several tries. kind: "fma", "lookup" (exact table
     lookups of AVX-512), "matrix" or "matrix_a14" (AMX, float32 in three passes, 14 bits in two). None where the level has no such arithmetic."""
-    index, number, n, best = _index(level(name)), ("fma", "lookup", "matrix", "matrix_a14").index(kind), 20_000, 0.0
+    index, number, n, best = (
+        _index(level(name)),
+        ("fma", "lookup", "matrix", "matrix_a14").index(kind),
+        20_000,
+        0.0,
+    )
     stop = time.perf_counter() + seconds
     while time.perf_counter() < stop:
         start = time.thread_time()

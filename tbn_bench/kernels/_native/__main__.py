@@ -3,6 +3,8 @@
 from tbn_bench.kernels import _native
 
 try:
-    print(f"native kernels: level {_native.level()} (this CPU has {', '.join(_native.levels())}), {_native.library()}")
+    print(
+        f"native kernels: level {_native.level()} (this CPU has {', '.join(_native.levels())}), {_native.library()}"
+    )
 except _native.NativeUnavailable as error:
     print(f"NATIVE KERNELS MISSING: {error}")

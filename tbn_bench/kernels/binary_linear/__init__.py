@@ -21,7 +21,14 @@ CASES = (
 
 
 def binary_linear(
-    x: Tensor, sign_bits: Tensor, scales: Tensor, bias: Tensor | None, rows: int, implementation: str = "torch"
+    x: Tensor,
+    sign_bits: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    rows: int,
+    implementation: str = "torch",
 ) -> Tensor:
     """The layer by one implementation. Raises ValueError for tensors that do not fit, NativeUnavailable where it cannot run."""
-    return tiled_linear.tiled_linear(x, sign_bits, scales, bias, (rows, x.shape[-1]), 1, implementation)
+    return tiled_linear.tiled_linear(
+        x, sign_bits, scales, bias, (rows, x.shape[-1]), 1, implementation
+    )

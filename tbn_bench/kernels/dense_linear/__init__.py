@@ -8,19 +8,42 @@ own float32 layer, which stem and classifier of a packed network use). One that 
 
 import importlib
 
-from torch import Tensor, bfloat16, float16, float32, float64  # the name torch is this folder's torch.py
+from torch import (
+    Tensor,
+    bfloat16,
+    float16,
+    float32,
+    float64,
+)  # the name torch is this folder's torch.py
 
 IMPLEMENTATIONS = ("reference", "torch", "cpu")
 TOLERANCE = {float64: 1e-13, float32: 3e-6, bfloat16: 3e-2, float16: 4e-3}  # of the largest value
 # (x's leading shape, rows, K): ends of vectors and of blocks
-CASES = (((1,), 1, 1), ((5,), 16, 15), ((1,), 17, 64), ((2, 3), 63, 33), ((130,), 48, 100), ((3,), 8, 1023), ((0,), 8, 8))
+CASES = (
+    ((1,), 1, 1),
+    ((5,), 16, 15),
+    ((1,), 17, 64),
+    ((2, 3), 63, 33),
+    ((130,), 48, 100),
+    ((3,), 8, 1023),
+    ((0,), 8, 8),
+)
 
 
-def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None, implementation: str = "torch") -> Tensor:
+def dense_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, implementation: str = "torch"
+) -> Tensor:
     """The layer by one implementation. Raises ValueError for tensors that do not fit, NativeUnavailable where it cannot run."""
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
-    if weight.dim() != 2 or weight.dtype != x.dtype or not x.is_floating_point() or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}"
+        )
+    if (
+        weight.dim() != 2
+        or weight.dtype != x.dtype
+        or not x.is_floating_point()
+        or x.shape[-1] != weight.shape[1]
+    ):
         raise ValueError(
             f"expected floating-point x (..., K) and weight (rows, K) of one type, got {x.dtype} {tuple(x.shape)} "
             f"and {weight.dtype} {tuple(weight.shape)}"

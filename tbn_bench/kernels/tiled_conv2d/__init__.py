@@ -10,7 +10,14 @@ tbn_bench::tiled_conv2d.
 import importlib
 from collections.abc import Sequence
 
-from torch import Tensor, bfloat16, float16, float32, float64, library  # the name torch is this folder's torch.py
+from torch import (
+    Tensor,
+    bfloat16,
+    float16,
+    float32,
+    float64,
+    library,
+)  # the name torch is this folder's torch.py
 
 from tbn_bench.kernels import _tile
 
@@ -30,12 +37,21 @@ CASES = (
 
 
 def out_size(
-    x: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+    x: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> list[int]:
     """[Ho, Wo]. Raises ValueError where the kernel is larger than the padded image."""
-    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(x, kernel, stride, padding, dilation, strict=True)]
+    sizes = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(x, kernel, stride, padding, dilation, strict=True)
+    ]
     if min(sizes) < 1:
-        raise ValueError(f"a kernel of {tuple(kernel)} does not fit an image of {tuple(x)} with padding {tuple(padding)}")
+        raise ValueError(
+            f"a kernel of {tuple(kernel)} does not fit an image of {tuple(x)} with padding {tuple(padding)}"
+        )
     return sizes
 
 
@@ -54,12 +70,18 @@ def tiled_conv2d(
 ) -> Tensor:
     """The layer by one implementation. Raises ValueError for tensors that do not fit, NativeUnavailable where it cannot run."""
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
+        raise ValueError(
+            f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}"
+        )
     if x.dim() != 4 or x.shape[1] != shape[1] * groups or not x.is_floating_point():
-        raise ValueError(f"expected floating-point x of shape (B, {shape[1] * groups}, H, W), got {x.dtype} {tuple(x.shape)}")
+        raise ValueError(
+            f"expected floating-point x of shape (B, {shape[1] * groups}, H, W), got {x.dtype} {tuple(x.shape)}"
+        )
     _tile.check(tile_bits, alphas, bias, shape, p)
     module = importlib.import_module(f"{__name__}.{implementation}")
-    return module.tiled_conv2d(x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups)
+    return module.tiled_conv2d(
+        x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups
+    )
 
 
 @library.custom_op("tbn_bench::tiled_conv2d", mutates_args=(), device_types="cpu")
@@ -76,14 +98,20 @@ def operator(
     groups: int,
 ) -> Tensor:
     """tbn_bench::tiled_conv2d, by the native kernels on a CPU and by Triton on a GPU."""
-    return tiled_conv2d(x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups, "cpu")
+    return tiled_conv2d(
+        x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups, "cpu"
+    )
 
 
 @operator.register_kernel("cuda")
 def _(x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups):
-    return tiled_conv2d(x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups, "triton")
+    return tiled_conv2d(
+        x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups, "triton"
+    )
 
 
 @operator.register_fake
 def _(x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups):
-    return x.new_empty((x.shape[0], shape[0], *out_size(x.shape[2:], shape[2:], stride, padding, dilation)))
+    return x.new_empty(
+        (x.shape[0], shape[0], *out_size(x.shape[2:], shape[2:], stride, padding, dilation))
+    )

@@ -8,7 +8,16 @@ from tbn_bench.kernels.tiled_conv2d import out_size
 
 
 def tiled_conv2d(
-    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape, p, stride, padding, dilation, groups
+    x: Tensor,
+    tile_bits: Tensor,
+    alphas: Tensor,
+    bias: Tensor | None,
+    shape,
+    p,
+    stride,
+    padding,
+    dilation,
+    groups,
 ) -> Tensor:
     _cpu.check(x)
     rows, (ho, wo) = shape[0], out_size(x.shape[2:], shape[2:], stride, padding, dilation)

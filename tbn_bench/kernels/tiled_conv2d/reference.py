@@ -7,7 +7,18 @@ from tbn_bench.kernels import _tile
 
 
 def tiled_conv2d(
-    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape, p, stride, padding, dilation, groups
+    x: Tensor,
+    tile_bits: Tensor,
+    alphas: Tensor,
+    bias: Tensor | None,
+    shape,
+    p,
+    stride,
+    padding,
+    dilation,
+    groups,
 ) -> Tensor:
     weight = _tile.expand(tile_bits, alphas, shape, p, x.dtype)
-    return F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), stride, padding, dilation, groups)
+    return F.conv2d(
+        x, weight, None if bias is None else bias.to(x.dtype), stride, padding, dilation, groups
+    )

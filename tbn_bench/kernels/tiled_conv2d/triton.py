@@ -41,7 +41,11 @@ CONFIGS = [
 ]
 
 
-@tuned(CONFIGS, ["R", "C", "KH", "KW", "SH", "bucket"], prune_configs_by={"early_config_prune": suitable})
+@tuned(
+    CONFIGS,
+    ["R", "C", "KH", "KW", "SH", "bucket"],
+    prune_configs_by={"early_config_prune": suitable},
+)
 @triton.jit(do_not_specialize=["M", "bucket"])
 def conv_kernel(
     x, words, scales, bias, y, M, R, C, W, p, bucket, height, width, HO, WO,
@@ -65,14 +69,20 @@ def conv_kernel(
         i, j = first + tl.arange(0, BK), first // 32 + tl.arange(0, BK // 32)
         inside = ((h >= 0) & (h < height) & (w >= 0) & (w < width))[:, None] & (i < C)[None, :]
         xs = tl.load((image + (h * width + w) * C)[:, None] + i[None, :], mask=inside, other=0.0)
-        tile = signs(tl.load(words_at + (tap * W + tl.minimum(j, W - 1))[None, :]), BK, x.dtype.element_ty)
+        tile = signs(
+            tl.load(words_at + (tap * W + tl.minimum(j, W - 1))[None, :]), BK, x.dtype.element_ty
+        )
         acc = tl.dot(xs, tl.trans(tile), acc, input_precision="ieee")
     store_copies(acc, y, scales, bias, rows, columns, M, R, p, RELU)
 
 
 def words(tile_bits: Tensor, rows: int, channels: int, kh: int, kw: int) -> Tensor:
     """tile_bits: (ceil(R C kh kw / 8),) uint8, a tile (R, C, kh, kw) -> (R, kh kw, ceil(C / 32)) int32, padding clear."""
-    bits = aligned_bits(tile_bits, rows, channels * kh * kw).reshape(rows, channels, kh * kw).transpose(1, 2)
+    bits = (
+        aligned_bits(tile_bits, rows, channels * kh * kw)
+        .reshape(rows, channels, kh * kw)
+        .transpose(1, 2)
+    )
     return packed_words(bits)
 
 
@@ -84,16 +94,29 @@ def _pair(name: str, value: Sequence[int], least: int) -> tuple[int, int]:
 
 def _check(x: Tensor, words: Tensor, kernel: tuple[int, int], groups: int) -> None:
     if groups != 1:
-        raise ValueError(f"the Triton convolution has one group, got groups={groups}; use the torch or cpu implementation")
+        raise ValueError(
+            f"the Triton convolution has one group, got groups={groups}; use the torch or cpu implementation"
+        )
     if x.dim() != 4:
         raise ValueError(f"expected x of shape (B, C, H, W), got {tuple(x.shape)}")
     taps, needed = kernel[0] * kernel[1], (x.shape[1] + 31) // 32
     if words.dim() != 3 or words.shape[1:] != (taps, needed) or needed < 1:
-        raise ValueError(f"expected words of shape (R, {taps}, {needed}) for x {tuple(x.shape)}, got {tuple(words.shape)}")
+        raise ValueError(
+            f"expected words of shape (R, {taps}, {needed}) for x {tuple(x.shape)}, got {tuple(words.shape)}"
+        )
 
 
 def tiled_conv2d(
-    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape, p, stride, padding, dilation, groups
+    x: Tensor,
+    tile_bits: Tensor,
+    alphas: Tensor,
+    bias: Tensor | None,
+    shape,
+    p,
+    stride,
+    padding,
+    dilation,
+    groups,
 ) -> Tensor:
     """The contract's form. Words and scales are made at the first call for these bits and kept."""
 
@@ -102,7 +125,9 @@ def tiled_conv2d(
         return words(rows, shape[0] // copies, *shape[1:]), scales.float().contiguous(), copies
 
     if groups != 1:
-        raise ValueError(f"the Triton convolution has one group, got groups={groups}; use the torch or cpu implementation")
+        raise ValueError(
+            f"the Triton convolution has one group, got groups={groups}; use the torch or cpu implementation"
+        )
     packed, scales, copies = _tile.kept(tile_bits, alphas, ("triton", tuple(shape), p), made)
     return conv_of_words(x, packed, scales, bias, copies, shape[2:], stride, padding, dilation)
 
@@ -124,7 +149,11 @@ def conv_of_words(
 
     The result is of x's type and channels last; x of another layout is copied first. Raises ValueError for tensors that do not fit.
     """
-    kernel, stride, dilation = _pair("kernel", kernel, 1), _pair("stride", stride, 1), _pair("dilation", dilation, 1)
+    kernel, stride, dilation = (
+        _pair("kernel", kernel, 1),
+        _pair("stride", stride, 1),
+        _pair("dilation", dilation, 1),
+    )
     padding = _pair("padding", padding, 0)
     check(x, words, scales, bias, p)
     _check(x, words, kernel, groups)
@@ -132,18 +161,44 @@ def conv_of_words(
     x = x.contiguous(memory_format=torch.channels_last)
     if kernel == stride == (1, 1) and padding == (0, 0):
         pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-        return linear_of_words(pixels, words[:, 0], scales, bias, p, relu).reshape(len(x), ho, wo, -1).permute(0, 3, 1, 2)
+        return (
+            linear_of_words(pixels, words[:, 0], scales, bias, p, relu)
+            .reshape(len(x), ho, wo, -1)
+            .permute(0, 3, 1, 2)
+        )
     shape = (len(x), p * words.shape[0], ho, wo)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     if y.numel():
-        geometry = dict(zip(("KH", "KW", "SH", "SW", "PH", "PW", "DH", "DW"), kernel + stride + padding + dilation, strict=True))
+        geometry = dict(
+            zip(
+                ("KH", "KW", "SH", "SW", "PH", "PW", "DH", "DW"),
+                kernel + stride + padding + dilation,
+                strict=True,
+            )
+        )
         with torch.cuda.device_of(x):
-            launch(x, words, scales.contiguous(), None if bias is None else bias.contiguous(), y, p, geometry, relu)
+            launch(
+                x,
+                words,
+                scales.contiguous(),
+                None if bias is None else bias.contiguous(),
+                y,
+                p,
+                geometry,
+                relu,
+            )
     return y
 
 
 def launch(
-    x: Tensor, words: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor, p: int, geometry: dict[str, int], relu: bool
+    x: Tensor,
+    words: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    y: Tensor,
+    p: int,
+    geometry: dict[str, int],
+    relu: bool,
 ) -> None:
     """x: (B, C, H, W) -> y: (B, p R, Ho, Wo), written; both channels last."""
     (b, c, height, width), (ho, wo), (r, _, w) = x.shape, y.shape[2:], words.shape

@@ -13,7 +13,14 @@ operator tbn_bench::tiled_linear, which torch.compile keeps whole.
 import importlib
 from collections.abc import Sequence
 
-from torch import Tensor, bfloat16, float16, float32, float64, library  # the name torch is this folder's torch.py
+from torch import (
+    Tensor,
+    bfloat16,
+    float16,
+    float32,
+    float64,
+    library,
+)  # the name torch is this folder's torch.py
 
 from tbn_bench.kernels import _tile
 
@@ -28,20 +35,32 @@ CASES = (
 
 
 def tiled_linear(
-    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int, implementation: str = "torch"
+    x: Tensor,
+    tile_bits: Tensor,
+    alphas: Tensor,
+    bias: Tensor | None,
+    shape: Sequence[int],
+    p: int,
+    implementation: str = "torch",
 ) -> Tensor:
     """The layer by one implementation. Raises ValueError for tensors that do not fit, NativeUnavailable where it cannot run."""
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
+        raise ValueError(
+            f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}"
+        )
     if x.shape[-1] != shape[1] or not x.is_floating_point():
-        raise ValueError(f"expected floating-point x of shape (..., {shape[1]}), got {x.dtype} {tuple(x.shape)}")
+        raise ValueError(
+            f"expected floating-point x of shape (..., {shape[1]}), got {x.dtype} {tuple(x.shape)}"
+        )
     _tile.check(tile_bits, alphas, bias, shape, p)
     module = importlib.import_module(f"{__name__}.{implementation}")
     return module.tiled_linear(x, tile_bits, alphas, bias, shape, p)
 
 
 @library.custom_op("tbn_bench::tiled_linear", mutates_args=(), device_types="cpu")
-def operator(x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int) -> Tensor:
+def operator(
+    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int
+) -> Tensor:
     """tbn_bench::tiled_linear, by the native kernels on a CPU and by Triton on a GPU."""
     return tiled_linear(x, tile_bits, alphas, bias, shape, p, "cpu")
 

@@ -7,7 +7,9 @@ from torch import Tensor
 from tbn_bench.kernels import _cpu, _tile
 
 
-def tiled_linear(x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int) -> Tensor:
+def tiled_linear(
+    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int
+) -> Tensor:
     _cpu.check(x)
     g = 0 if _tile.aligned(shape[0], p, len(alphas)) else _tile.segment(shape, p, len(alphas))
     if g:

@@ -8,6 +8,8 @@ from torch import Tensor
 from tbn_bench.kernels import _tile
 
 
-def tiled_linear(x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int) -> Tensor:
+def tiled_linear(
+    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int
+) -> Tensor:
     weight = _tile.expand(tile_bits, alphas, shape, p, x.dtype)
     return F.linear(x, weight, None if bias is None else bias.to(x.dtype))

@@ -21,7 +21,9 @@ def copies(y: Tensor, scales: Tensor, bias: Tensor | None, dim: int) -> Tensor:
     return torch.addcmul(bias.to(y.dtype).reshape(scales.shape), y, scales).flatten(dim - 1, dim)
 
 
-def segments(x: Tensor, tile: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], g: int) -> Tensor:
+def segments(
+    x: Tensor, tile: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], g: int
+) -> Tensor:
     """x: (..., K), tile: (q,) -> (..., rows), by q K / g multiply-adds. g divides K, q and the run of every scale."""
     rows, columns = shape
     pieces, kinds = columns // g, len(tile) // g  # of a row, of the tile
@@ -35,13 +37,19 @@ def segments(x: Tensor, tile: Tensor, alphas: Tensor, bias: Tensor | None, shape
     return y if bias is None else y + bias.to(x.dtype)
 
 
-def tiled_linear(x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int) -> Tensor:
+def tiled_linear(
+    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int
+) -> Tensor:
     rows, columns = shape
     bias = None if bias is None else bias.to(x.dtype)
     if _tile.aligned(rows, p, len(alphas)):
         tile = _tile.unpack(tile_bits, rows * columns // p, x.dtype).reshape(-1, columns)
-        return copies(F.linear(x, tile), _tile.row_scales(alphas, rows).to(x.dtype).reshape(p, -1), bias, -1)
+        return copies(
+            F.linear(x, tile), _tile.row_scales(alphas, rows).to(x.dtype).reshape(p, -1), bias, -1
+        )
     g = _tile.segment(shape, p, len(alphas))
     if g:
-        return segments(x, _tile.unpack(tile_bits, rows * columns // p, x.dtype), alphas, bias, shape, g)
+        return segments(
+            x, _tile.unpack(tile_bits, rows * columns // p, x.dtype), alphas, bias, shape, g
+        )
     return F.linear(x, _tile.expand(tile_bits, alphas, shape, p, x.dtype), bias)

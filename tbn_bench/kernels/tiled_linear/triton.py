@@ -22,7 +22,9 @@ from tbn_bench.kernels import _tile
 
 FEW, MANY = 8, 512
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-INTERPRETED = triton.knobs.runtime.interpret  # TRITON_INTERPRET=1: numpy runs the kernels, on tensors of the CPU
+INTERPRETED = (
+    triton.knobs.runtime.interpret
+)  # TRITON_INTERPRET=1: numpy runs the kernels, on tensors of the CPU
 
 
 def config(warps: int, stages: int, **blocks: int) -> triton.Config:
@@ -52,18 +54,26 @@ GEMM_CONFIGS = [
 
 def fitting(configs: list[triton.Config], args: dict, **meta) -> list[triton.Config]:
     """At most 64 partial sums a thread, so that none of them leaves the registers."""
-    return [c for c in configs if meta["BM"] * c.kwargs["BN"] * c.kwargs["BK"] <= 64 * 32 * c.num_warps]
+    return [
+        c for c in configs if meta["BM"] * c.kwargs["BN"] * c.kwargs["BK"] <= 64 * 32 * c.num_warps
+    ]
 
 
 def suitable(configs: list[triton.Config], args: dict, **_) -> list[triton.Config]:
     """float32 without tensor cores keeps its operands in registers: small blocks for it, the larger ones for 16 bits."""
     wide = args["x"].dtype == torch.float32
-    return [c for c in configs if (c.kwargs["BM"] * c.kwargs["BN"] <= 4096 and c.kwargs["BK"] == 32) == wide]
+    return [
+        c
+        for c in configs
+        if (c.kwargs["BM"] * c.kwargs["BN"] <= 4096 and c.kwargs["BK"] == 32) == wide
+    ]
 
 
 def tuned(configs: list[triton.Config], key: list[str], **options):
     """triton.autotune; the interpreter, which cannot time, gets the first configuration."""
-    return triton.autotune(configs[:1] if INTERPRETED else configs, key, **({} if INTERPRETED else options))
+    return triton.autotune(
+        configs[:1] if INTERPRETED else configs, key, **({} if INTERPRETED else options)
+    )
 
 
 @triton.jit
@@ -92,7 +102,9 @@ def store_copies(acc, y, scales, bias, rows, columns, M, R, p, RELU: tl.constexp
     for i in range(p):
         out = acc * tl.load(scales + i * R + columns, mask=columns < R, other=0.0)[None, :]
         if bias is not None:
-            out += tl.load(bias + i * R + columns, mask=columns < R, other=0.0).to(tl.float32)[None, :]
+            out += tl.load(bias + i * R + columns, mask=columns < R, other=0.0).to(tl.float32)[
+                None, :
+            ]
         if RELU:
             out = tl.where(out < 0, 0.0, out)  # keeps NaN, as torch does
         tl.store(at + i * R, out.to(y.dtype.element_ty), mask=inside)
@@ -153,12 +165,22 @@ def unpack_kernel(words, tile, R, K, W, BN: tl.constexpr, BK: tl.constexpr):
     rows, i = tl.program_id(0) * BN + tl.arange(0, BN), tl.program_id(1) * BK + tl.arange(0, BK)
     j = tl.program_id(1) * (BK // 32) + tl.arange(0, BK // 32)
     inside = (rows[:, None] < R) & (j[None, :] < W)
-    values = signs(tl.load(words + rows[:, None] * W + j[None, :], mask=inside, other=0), BK, tile.dtype.element_ty)
-    tl.store(tile + rows.to(tl.int64)[:, None] * K + i[None, :], values, mask=(rows[:, None] < R) & (i[None, :] < K))
+    values = signs(
+        tl.load(words + rows[:, None] * W + j[None, :], mask=inside, other=0),
+        BK,
+        tile.dtype.element_ty,
+    )
+    tl.store(
+        tile + rows.to(tl.int64)[:, None] * K + i[None, :],
+        values,
+        mask=(rows[:, None] < R) & (i[None, :] < K),
+    )
 
 
 @triton.jit(do_not_specialize=["M"])
-def copies_kernel(products, scales, bias, y, M, R, p, RELU: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+def copies_kernel(
+    products, scales, bias, y, M, R, p, RELU: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):
     """products: (M, R) -> y: (M, p R), each read once."""
     rows, columns = block(tl.program_id(0), M, R, BM, BN)
     at = products + rows.to(tl.int64)[:, None] * R + columns[None, :]
@@ -170,7 +192,9 @@ def aligned_bits(tile_bits: Tensor, rows: int, columns: int) -> Tensor:
     """tile_bits: (ceil(rows columns / 8),) uint8 in bits.py's order -> (rows, columns) uint8 of 0 and 1."""
     q = rows * columns
     if tile_bits.dtype != torch.uint8 or tile_bits.shape != ((q + 7) // 8,):
-        raise ValueError(f"expected uint8 tile_bits of shape ({(q + 7) // 8},), got {tile_bits.dtype} {tuple(tile_bits.shape)}")
+        raise ValueError(
+            f"expected uint8 tile_bits of shape ({(q + 7) // 8},), got {tile_bits.dtype} {tuple(tile_bits.shape)}"
+        )
     values = (tile_bits[:, None] >> torch.arange(8, dtype=torch.uint8, device=tile_bits.device)) & 1
     return values.reshape(-1)[:q].reshape(rows, columns)
 
@@ -179,7 +203,9 @@ def packed_words(bits: Tensor) -> Tensor:
     """bits: (..., n) uint8 of 0 and 1 -> (..., ceil(n / 32)) int32, bit s of word j being value 32 j + s, padding clear."""
     padded = F.pad(bits, (0, -bits.shape[-1] % 32)).unflatten(-1, (-1, 8))
     places = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    return (padded << places).sum(-1, dtype=torch.uint8).view(torch.int32)  # bytes to words: the hosts of GPUs are little-endian
+    return (
+        (padded << places).sum(-1, dtype=torch.uint8).view(torch.int32)
+    )  # bytes to words: the hosts of GPUs are little-endian
 
 
 def words(tile_bits: Tensor, rows: int, columns: int) -> Tensor:
@@ -190,23 +216,33 @@ def words(tile_bits: Tensor, rows: int, columns: int) -> Tensor:
 def check(x: Tensor, words: Tensor, scales: Tensor, bias: Tensor | None, p: int) -> None:
     """Raises ValueError for what both operations need: p, types, devices, contiguity, and one scale (and bias) per row."""
     if not INTERPRETED and x.device.type != "cuda":
-        raise ValueError(f"the Triton kernels need tensors on a CUDA device, got {x.device}; use the torch or cpu implementation")
+        raise ValueError(
+            f"the Triton kernels need tensors on a CUDA device, got {x.device}; use the torch or cpu implementation"
+        )
     if x.dtype not in DTYPES:
         raise ValueError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
     if words.dtype != torch.int32 or not words.is_contiguous():
-        raise ValueError(f"words must be contiguous int32 as made by words(), got {words.dtype} of strides {words.stride()}")
+        raise ValueError(
+            f"words must be contiguous int32 as made by words(), got {words.dtype} of strides {words.stride()}"
+        )
     if p < 1:
         raise ValueError(f"p must be at least 1, got {p}")
     rows = p * words.shape[0]
     if scales.shape != (rows,) or scales.dtype != torch.float32:
-        raise ValueError(f"expected float32 scales of shape ({rows},), one per row, got {scales.dtype} {tuple(scales.shape)}")
+        raise ValueError(
+            f"expected float32 scales of shape ({rows},), one per row, got {scales.dtype} {tuple(scales.shape)}"
+        )
     if bias is not None and (bias.shape != (rows,) or not bias.is_floating_point()):
-        raise ValueError(f"expected floating-point bias of shape ({rows},), got {bias.dtype} {tuple(bias.shape)}")
+        raise ValueError(
+            f"expected floating-point bias of shape ({rows},), got {bias.dtype} {tuple(bias.shape)}"
+        )
     if any(t.device != x.device for t in (words, scales, bias) if t is not None):
         raise ValueError(f"words, scales and bias must be on {x.device}, where x is")
 
 
-def tiled_linear(x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int) -> Tensor:
+def tiled_linear(
+    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int
+) -> Tensor:
     """The contract's form. Words and scales are made at the first call for these bits and kept."""
 
     def made() -> tuple[Tensor, Tensor, int]:
@@ -217,7 +253,9 @@ def tiled_linear(x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | No
     return linear_of_words(x, packed, scales, bias, copies)
 
 
-def linear_of_words(x: Tensor, words: Tensor, scales: Tensor, bias: Tensor | None, p: int, relu: bool = False) -> Tensor:
+def linear_of_words(
+    x: Tensor, words: Tensor, scales: Tensor, bias: Tensor | None, p: int, relu: bool = False
+) -> Tensor:
     """x: (..., K), words: (R, ceil(K / 32)) int32, scales: (p R,) float32, bias: (p R,) -> (..., p R) of x's type.
 
     Raises ValueError for tensors that do not fit.
@@ -225,37 +263,81 @@ def linear_of_words(x: Tensor, words: Tensor, scales: Tensor, bias: Tensor | Non
     check(x, words, scales, bias, p)
     K = x.shape[-1] if x.dim() else 0
     if words.dim() != 2 or words.shape[1] != (K + 31) // 32 or K < 1:
-        raise ValueError(f"expected words of shape (R, {(K + 31) // 32}) for x {tuple(x.shape)}, got {tuple(words.shape)}")
+        raise ValueError(
+            f"expected words of shape (R, {(K + 31) // 32}) for x {tuple(x.shape)}, got {tuple(words.shape)}"
+        )
     flat = x.reshape(prod(x.shape[:-1]), K).contiguous()
     y = torch.empty(len(flat), p * words.shape[0], dtype=x.dtype, device=x.device)
     if y.numel():
         launch = few if len(flat) <= FEW else gemm if len(flat) < MANY else many
         with torch.cuda.device_of(x):
-            launch(flat, words, scales.contiguous(), None if bias is None else bias.contiguous(), y, p, relu)
+            launch(
+                flat,
+                words,
+                scales.contiguous(),
+                None if bias is None else bias.contiguous(),
+                y,
+                p,
+                relu,
+            )
     return y.reshape(*x.shape[:-1], y.shape[1])
 
 
-def few(x: Tensor, words: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor, p: int, relu: bool) -> None:
+def few(
+    x: Tensor, words: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor, p: int, relu: bool
+) -> None:
     """x: (M <= FEW, K) -> y: (M, p R), written."""
     (M, K), (R, W) = x.shape, words.shape
     few_kernel[lambda c: (triton.cdiv(R, c["BN"]),)](
-        x, words, scales, bias, y, M, R, K, W, p, RELU=relu, BM=triton.next_power_of_2(M), enable_fp_fusion=True
+        x,
+        words,
+        scales,
+        bias,
+        y,
+        M,
+        R,
+        K,
+        W,
+        p,
+        RELU=relu,
+        BM=triton.next_power_of_2(M),
+        enable_fp_fusion=True,
     )
 
 
-def gemm(x: Tensor, words: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor, p: int, relu: bool) -> None:
+def gemm(
+    x: Tensor, words: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor, p: int, relu: bool
+) -> None:
     """x: (M, K) -> y: (M, p R), written."""
     (M, K), (R, W) = x.shape, words.shape
     gemm_kernel[lambda c: (triton.cdiv(M, c["BM"]) * triton.cdiv(R, c["BN"]),)](
-        x, words, scales, bias, y, M, R, K, W, p, triton.next_power_of_2(M), RELU=relu, enable_fp_fusion=True
+        x,
+        words,
+        scales,
+        bias,
+        y,
+        M,
+        R,
+        K,
+        W,
+        p,
+        triton.next_power_of_2(M),
+        RELU=relu,
+        enable_fp_fusion=True,
     )
 
 
-def many(x: Tensor, words: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor, p: int, relu: bool) -> None:
+def many(
+    x: Tensor, words: Tensor, scales: Tensor, bias: Tensor | None, y: Tensor, p: int, relu: bool
+) -> None:
     """x: (M, K) -> y: (M, p R), written, by the vendor's product with the unpacked tile."""
     (M, K), (R, W) = x.shape, words.shape
     tile = torch.empty(R, K, dtype=x.dtype, device=x.device)
-    unpack_kernel[(triton.cdiv(R, 16), triton.cdiv(K, 256))](words, tile, R, K, W, BN=16, BK=256, enable_fp_fusion=True)
+    unpack_kernel[(triton.cdiv(R, 16), triton.cdiv(K, 256))](
+        words, tile, R, K, W, BN=16, BK=256, enable_fp_fusion=True
+    )
     products = torch.matmul(x, tile.T)
     grid = (triton.cdiv(M, 32) * triton.cdiv(R, 128),)
-    copies_kernel[grid](products, scales, bias, y, M, R, p, RELU=relu, BM=32, BN=128, enable_fp_fusion=True)
+    copies_kernel[grid](
+        products, scales, bias, y, M, R, p, RELU=relu, BM=32, BN=128, enable_fp_fusion=True
+    )

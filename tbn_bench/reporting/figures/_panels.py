@@ -19,7 +19,20 @@ from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import half_widths
 from tbn_bench.scores import SCORES
 
-COLUMNS = ("panel", "method", "binarizer", "x", "y", "low", "high", "axis", "seeds", "runs", "published", "line")
+COLUMNS = (
+    "panel",
+    "method",
+    "binarizer",
+    "x",
+    "y",
+    "low",
+    "high",
+    "axis",
+    "seeds",
+    "runs",
+    "published",
+    "line",
+)
 
 
 Limits = Callable[[pd.DataFrame], tuple[float, float]]
@@ -28,7 +41,13 @@ Limits = Callable[[pd.DataFrame], tuple[float, float]]
 def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The rows with every column; low and high are y where there is no interval."""
     data = pd.DataFrame(rows, columns=list(dict.fromkeys([*COLUMNS, *(rows[0] if rows else {})])))
-    for name, value in (("low", data["y"]), ("high", data["y"]), ("published", False), ("seeds", 0), ("line", data["binarizer"])):
+    for name, value in (
+        ("low", data["y"]),
+        ("high", data["y"]),
+        ("published", False),
+        ("seeds", 0),
+        ("line", data["binarizer"]),
+    ):
         data[name] = data[name].where(data[name].notna(), value)
     return data.infer_objects()
 
@@ -49,18 +68,31 @@ def drawn(records: Records, unfinished: bool = False) -> list[tuple[str, list[Gr
 
 def _rank(g: Group) -> tuple[bool, float]:
     """Full precision first, then by result, what has none last."""
-    return g.binarizer != "full_precision", math.inf if g.result is None else -SCORES[g.score].signed(g.result.mean)
+    return g.binarizer != "full_precision", math.inf if g.result is None else -SCORES[
+        g.score
+    ].signed(g.result.mean)
 
 
-def by_epoch(records: Records, key: str, chosen: list[Group]) -> dict[tuple[str, str], list[tuple[int, float, float, int]]]:
+def by_epoch(
+    records: Records, key: str, chosen: list[Group]
+) -> dict[tuple[str, str], list[tuple[int, float, float, int]]]:
     """(sweep, group id) -> (epoch, mean, half of the 95 % interval, n) of a column of the curves, over the runs that reached the epoch."""
     curves = records.curves.dropna(subset=[key])
-    curves = curves[curves["sweep"].isin([g.sweep for g in chosen]) & curves["group_id"].isin([g.group_id for g in chosen])]
-    values = curves.assign(value=pd.to_numeric(curves[key], errors="coerce")).dropna(subset=["value"])
-    by = values.groupby(["sweep", "group_id", "epoch"], sort=True, observed=True)["value"].agg(["mean", "std", "count"])
+    curves = curves[
+        curves["sweep"].isin([g.sweep for g in chosen])
+        & curves["group_id"].isin([g.group_id for g in chosen])
+    ]
+    values = curves.assign(value=pd.to_numeric(curves[key], errors="coerce")).dropna(
+        subset=["value"]
+    )
+    by = values.groupby(["sweep", "group_id", "epoch"], sort=True, observed=True)["value"].agg(
+        ["mean", "std", "count"]
+    )
     halves = half_widths(by["std"].to_numpy(), by["count"].to_numpy())
     out: dict[tuple[str, str], list[tuple[int, float, float, int]]] = {}
-    for (sweep, group_id, epoch), mean, half, n in zip(by.index, by["mean"], halves, by["count"], strict=True):
+    for (sweep, group_id, epoch), mean, half, n in zip(
+        by.index, by["mean"], halves, by["count"], strict=True
+    ):
         out.setdefault((sweep, group_id), []).append((int(epoch), float(mean), float(half), int(n)))
     return out
 
@@ -89,10 +121,20 @@ def print_panels(
     figure, all_axes = style.print_grid(len(titles), 2.3)
     for axes, title in zip(all_axes, titles, strict=True):
         panel = data[data["panel"] == title]
-        for (_, label, published), line in panel.groupby(["line", "method", "published"], sort=False):
+        for (_, label, published), line in panel.groupby(
+            ["line", "method", "published"], sort=False
+        ):
             spec = line["binarizer"].iloc[0]
             colour = style.nth_colour(specs.index(spec)) if variants else style.colour(spec)
-            _draw(axes, line.sort_values("x"), colour, style.marker(spec, specs), label, bool(published), joined)
+            _draw(
+                axes,
+                line.sort_values("x"),
+                colour,
+                style.marker(spec, specs),
+                label,
+                bool(published),
+                joined,
+            )
         if limits:
             axes.set_ylim(*limits(panel))
         if log:
@@ -106,11 +148,29 @@ def print_panels(
     return figure
 
 
-def _draw(axes: Axes, line: pd.DataFrame, colour: str, marker: str, label: str, published: bool, joined: bool) -> None:
+def _draw(
+    axes: Axes,
+    line: pd.DataFrame,
+    colour: str,
+    marker: str,
+    label: str,
+    published: bool,
+    joined: bool,
+) -> None:
     has_band, every = (line["high"] > line["low"]).any(), max(1, len(line) // 8)
     if joined and len(line) > 12:  # a curve: a band, and few marks
-        axes.fill_between(line["x"], line["low"], line["high"], color=colour, alpha=0.15, linewidth=0)
-        axes.plot(line["x"], line["y"], color=colour, marker=marker, markevery=every, label=label, linewidth=1)
+        axes.fill_between(
+            line["x"], line["low"], line["high"], color=colour, alpha=0.15, linewidth=0
+        )
+        axes.plot(
+            line["x"],
+            line["y"],
+            color=colour,
+            marker=marker,
+            markevery=every,
+            label=label,
+            linewidth=1,
+        )
         return
     error = [line["y"] - line["low"], line["high"] - line["y"]] if has_band else None
     axes.errorbar(
@@ -133,7 +193,12 @@ def _thinned(data: pd.DataFrame) -> pd.DataFrame:
 
 def _rounded(data: pd.DataFrame) -> pd.DataFrame:
     """Five digits are more than anyone reads."""
-    return data.assign(**{name: [float(f"{value:.5g}") for value in data[name]] for name in ("x", "y", "low", "high")})
+    return data.assign(
+        **{
+            name: [float(f"{value:.5g}") for value in data[name]]
+            for name in ("x", "y", "low", "high")
+        }
+    )
 
 
 def chart_panels(
@@ -146,17 +211,33 @@ def chart_panels(
         return None
     data, looks = _rounded(_thinned(data) if thin else data), data.drop_duplicates("method")
     domain = list(looks["method"])
-    used = [style.nth_colour(specs.index(s)) if variants else style.colour(s) for s in looks["binarizer"]]
-    colours = alt.Color("method:N", scale=alt.Scale(domain=domain, range=used), legend=style.CHART_LEGEND)
-    shapes = alt.Shape("method:N", scale=alt.Scale(domain=domain, range=[style.shape(s, specs) for s in looks["binarizer"]]))
+    used = [
+        style.nth_colour(specs.index(s)) if variants else style.colour(s)
+        for s in looks["binarizer"]
+    ]
+    colours = alt.Color(
+        "method:N", scale=alt.Scale(domain=domain, range=used), legend=style.CHART_LEGEND
+    )
+    shapes = alt.Shape(
+        "method:N",
+        scale=alt.Scale(domain=domain, range=[style.shape(s, specs) for s in looks["binarizer"]]),
+    )
     chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend")
-    scale = alt.Scale(type="log", base=log, padding=18) if log else alt.Scale(padding=6 if joined else 18, zero=False, nice=False)
+    scale = (
+        alt.Scale(type="log", base=log, padding=18)
+        if log
+        else alt.Scale(padding=6 if joined else 18, zero=False, nice=False)
+    )
     charts = []
     for panel, part in data.groupby("panel", sort=False):
         base = alt.Chart(part.drop(columns=["panel", "axis", "binarizer"])).encode(
-            x=alt.X("x:Q", scale=scale, title=x), color=colours, opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.12))
+            x=alt.X("x:Q", scale=scale, title=x),
+            color=colours,
+            opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.12)),
         )
-        within = alt.Scale(domain=list(limits(part)), clamp=True) if limits else alt.Scale(zero=False)
+        within = (
+            alt.Scale(domain=list(limits(part)), clamp=True) if limits else alt.Scale(zero=False)
+        )
         y = alt.Y("y:Q", scale=within, title=str(part["axis"].iloc[0]))
         marks = base.mark_point(size=70).encode(
             y=y,
@@ -166,6 +247,10 @@ def chart_panels(
         )
         layers = [base.mark_rule().encode(y="low:Q", y2="high:Q"), marks]
         if joined:
-            layers.insert(0, base.mark_line(strokeWidth=1).encode(y=y, detail=["line:N", "published:N"]))
-        charts.append(alt.layer(*layers).properties(title=style.wrapped(str(panel)), width=330, height=240))
+            layers.insert(
+                0, base.mark_line(strokeWidth=1).encode(y=y, detail=["line:N", "published:N"])
+            )
+        charts.append(
+            alt.layer(*layers).properties(title=style.wrapped(str(panel)), width=330, height=240)
+        )
     return alt.concat(*charts, columns=2).add_params(chosen)

@@ -33,13 +33,22 @@ def of_panel(records: Records, gs: list[Group]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def others(records: Records, taken: list[tuple[str, str]]) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+def others(
+    records: Records, taken: list[tuple[str, str]]
+) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
     """(data set, model, lines) of what is published about tiles and about no panel of ours, given as (data, model) in `taken`."""
     found = lines(records)
-    for (data, model), part in found[found["activation_bits"] == FLOAT].groupby(["dataset", "model"], sort=True):
+    for (data, model), part in found[found["activation_bits"] == FLOAT].groupby(
+        ["dataset", "model"], sort=True
+    ):
         rows: list[dict[str, Any]] = part.to_dict("records")
         mine = any(is_same(data, d, True) and is_same(model, m, True) for d, m in taken)
-        if not mine and (part["method"] == "tbn").any() and len(set(part["spec"])) > 1 and not _is_free(model):
+        if (
+            not mine
+            and (part["method"] == "tbn").any()
+            and len(set(part["spec"])) > 1
+            and not _is_free(model)
+        ):
             yield str(data), str(model), rows
 
 

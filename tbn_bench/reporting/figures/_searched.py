@@ -18,13 +18,19 @@ def sweeps(records: Records) -> Iterator[tuple[str, Score, pd.DataFrame, list[st
 
     Of sweeps with two such parameters and LEAST_RUNS runs, per data set; runs of one data set are judged by one score.
     """
-    done = records.finished[["sweep", "run_id", "data", "binarizer", "score", *(f"test/{name}" for name in SCORES)]]
+    done = records.finished[
+        ["sweep", "run_id", "data", "binarizer", "score", *(f"test/{name}" for name in SCORES)]
+    ]
     for (sweep, data, name), part in done.groupby(["sweep", "data", "score"], sort=True):
         score = SCORES[str(name)]
-        table = part[["sweep", "run_id"]].assign(score=score.factor * part[f"test/{name}"].astype(float))
+        table = part[["sweep", "run_id"]].assign(
+            score=score.factor * part[f"test/{name}"].astype(float)
+        )
         table = table.merge(records.configs, on=["sweep", "run_id"]).dropna(subset=["score"])
         varied = [
-            field for field in RunConfig.model_fields if field not in _NOT_VARIED and table[field].astype(str).nunique() > 1
+            field
+            for field in RunConfig.model_fields
+            if field not in _NOT_VARIED and table[field].astype(str).nunique() > 1
         ]
         if len(varied) > 1 and len(table) >= LEAST_RUNS:
             yield f"{sweep}, {data}", score, table, varied

@@ -25,7 +25,10 @@ def _rows(title: str, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         key = (family(m["binarizer"]), p, None if m.get("published") else i)
         if name == _METHOD and p is not None and (key not in best or m["y"] > best[key]["y"]):
             best[key] = m
-    rows = [{**m, "panel": title, "x": p, "binarizer": spec, "line": spec} for (spec, p, _), m in best.items()]
+    rows = [
+        {**m, "panel": title, "x": p, "binarizer": spec, "line": spec}
+        for (spec, p, _), m in best.items()
+    ]
     return apart(rows) if len({row["binarizer"] for row in rows}) > 1 else []
 
 
@@ -38,15 +41,23 @@ def frame(records: Records) -> pd.DataFrame:
         rows += _rows(f"{data}, {model}, published", list(map(_published.mark, lines)))
     names = style.labels({row["binarizer"] for row in rows})
     return _panels.frame(
-        [row | {"method": names[row["binarizer"]] + (", published" if row.get("published") else "")} for row in rows]
+        [
+            row
+            | {"method": names[row["binarizer"]] + (", published" if row.get("published") else "")}
+            for row in rows
+        ]
     )
 
 
 def print_figure(records: Records) -> Figure | None:
     data = frame(records)
-    return _panels.print_panels(data, style.methods(data["binarizer"]), _X, log=2, joined=True, variants=True)
+    return _panels.print_panels(
+        data, style.methods(data["binarizer"]), _X, log=2, joined=True, variants=True
+    )
 
 
 def chart(records: Records) -> Any:
     data = frame(records)
-    return _panels.chart_panels(data, style.methods(data["binarizer"]), _X, log=2, joined=True, variants=True)
+    return _panels.chart_panels(
+        data, style.methods(data["binarizer"]), _X, log=2, joined=True, variants=True
+    )

@@ -21,9 +21,15 @@ def frame(records: Records) -> pd.DataFrame:
     names = style.labels([*records.runs["binarizer"], *_published.lines(records)["spec"]])
     rows: list[dict[str, Any]] = []
     for title, gs in found:
-        own = [_panels.scored(g) | {"panel": title, "method": names[g.binarizer], "x": g.first["bits_per_weight"]} for g in gs]
+        own = [
+            _panels.scored(g)
+            | {"panel": title, "method": names[g.binarizer], "x": g.first["bits_per_weight"]}
+            for g in gs
+        ]
         rows += _compared([*own, *_hollow(title, _published.of_panel(records, gs), names)])
-    for data, model, lines in _published.others(records, [(gs[0].data, gs[0].model) for _, gs in found]):
+    for data, model, lines in _published.others(
+        records, [(gs[0].data, gs[0].model) for _, gs in found]
+    ):
         rows += _compared(_hollow(f"{data}, {model}, published", lines, names))
     return _panels.frame(rows)
 
@@ -37,7 +43,9 @@ def _compared(marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _hollow(panel: str, lines: list[dict[str, Any]], names: dict[str, str]) -> list[dict[str, Any]]:
     known = [line for line in lines if not style.missing(line["weight_bits"])]
     return [
-        _published.mark(r) | {"panel": panel, "method": f"{names[r['spec']]}, published", "x": r["weight_bits"]} for r in known
+        _published.mark(r)
+        | {"panel": panel, "method": f"{names[r['spec']]}, published", "x": r["weight_bits"]}
+        for r in known
     ]
 
 

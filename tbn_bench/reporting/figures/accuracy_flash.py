@@ -23,24 +23,41 @@ _WIDTHS = {"u8": 8, "f32": 32}  # bits
 def frame(records: Records) -> pd.DataFrame:
     """A row per network of ours, once for all cores that have the same tables, and per published one."""
     names = style.labels([*records.runs["binarizer"], *records.mcu["binarizer"]])
-    own = [row for row in records.mcu.to_dict("records") if row["table_bytes"] and row["top1_c"] is not None]
+    own = [
+        row
+        for row in records.mcu.to_dict("records")
+        if row["table_bytes"] and row["top1_c"] is not None
+    ]
     panels: dict[tuple[str, str, str], dict[tuple[Any, ...], dict[str, Any]]] = {}
     for row in own:
         panel = panels.setdefault((row["data"], row["model"], row["activations"]), {})
         panel.setdefault((row["binarizer"], row["run_id"], row["table_bytes"], row["top1_c"]), row)
     rows: list[dict[str, Any]] = []
-    for data, model, activations in sorted(panels, key=lambda panel: (panel[1], panel[0], panel[2] != "u8", panel[2])):
+    for data, model, activations in sorted(
+        panels, key=lambda panel: (panel[1], panel[0], panel[2] != "u8", panel[2])
+    ):
         found = panels[data, model, activations]
         marks = [_mark(row) | {"method": names[row["binarizer"]]} for row in found.values()]
-        marks += [_hollow(network) for network in networks(records.published, data, _WIDTHS.get(activations))]
-        rows += [mark | {"panel": f"{model}, {data}, {activations} activations", "axis": SCORES[FIRST].axis} for mark in marks]
+        marks += [
+            _hollow(network)
+            for network in networks(records.published, data, _WIDTHS.get(activations))
+        ]
+        rows += [
+            mark
+            | {"panel": f"{model}, {data}, {activations} activations", "axis": SCORES[FIRST].axis}
+            for mark in marks
+        ]
     out = _panels.frame(rows)
     out.attrs["commands"] = sorted({row["command"] for row in own if row["command"]})
     return out
 
 
 def _mark(row: dict[str, Any]) -> dict[str, Any]:
-    flash = f"; {row['flash_bytes']:,} B of flash with code ({row['device']})" if row["flash_bytes"] else ""
+    flash = (
+        f"; {row['flash_bytes']:,} B of flash with code ({row['device']})"
+        if row["flash_bytes"]
+        else ""
+    )
     return {"binarizer": row["binarizer"], "x": row["table_bytes"] / 1024, "y": SCORES[FIRST].factor * row["top1_c"], "seeds": 1,
             "runs": f"{row['run_id'] or row['case']}{flash}"}  # fmt: skip
 
@@ -57,7 +74,11 @@ def _specs(records: Records, data: pd.DataFrame) -> list[str]:
     """As accuracy_bits has them, so that a method looks the same; those drawn here alone where two of them would look the same."""
     own = style.methods(data["binarizer"])
     specs = style.methods([*records.runs["binarizer"], *_published.lines(records)["spec"], *own])
-    return specs if len({(style.colour(spec), style.marker(spec, specs)) for spec in own}) == len(own) else own
+    return (
+        specs
+        if len({(style.colour(spec), style.marker(spec, specs)) for spec in own}) == len(own)
+        else own
+    )
 
 
 def print_figure(records: Records) -> Figure | None:

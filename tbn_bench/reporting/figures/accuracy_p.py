@@ -60,7 +60,10 @@ def apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Several configurations of one spec (rates, epochs) are no curve: where a line has two marks at one p, each is a line of its own."""
     count = Counter((row["line"], row["x"]) for row in rows)
     double = {line for (line, _), n in count.items() if n > 1}
-    return [row | {"line": f"{row['line']} {row['runs']}"} if row["line"] in double else row for row in rows]
+    return [
+        row | {"line": f"{row['line']} {row['runs']}"} if row["line"] in double else row
+        for row in rows
+    ]
 
 
 def _plain(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -70,16 +73,24 @@ def _plain(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def frame(records: Records) -> pd.DataFrame:
     all_panels: list[tuple[str, list[Group]]] = _panels.drawn(records)
-    found = [(title, gs) for title, gs in all_panels if any((p_of(g.binarizer) or 1) > 1 for g in gs)]
+    found = [
+        (title, gs) for title, gs in all_panels if any((p_of(g.binarizer) or 1) > 1 for g in gs)
+    ]
     rows: list[dict[str, Any]] = []
     for title, gs in found:
         lines = _plain(_published.of_panel(records, gs))
         rows += _rows(title, [*map(_panels.scored, gs), *map(_published.mark, lines)])
-    for data, model, lines in _published.others(records, [(gs[0].data, gs[0].model) for _, gs in found]):
+    for data, model, lines in _published.others(
+        records, [(gs[0].data, gs[0].model) for _, gs in found]
+    ):
         rows += _rows(f"{data}, {model}, published", list(map(_published.mark, _plain(lines))))
     names = style.labels({row["binarizer"] for row in rows})
     return _panels.frame(
-        [row | {"method": names[row["binarizer"]] + (", published" if row.get("published") else "")} for row in rows]
+        [
+            row
+            | {"method": names[row["binarizer"]] + (", published" if row.get("published") else "")}
+            for row in rows
+        ]
     )
 
 

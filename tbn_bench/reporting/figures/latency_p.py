@@ -27,9 +27,13 @@ def _ceiling(name: str, row: dict[str, Any]) -> float | None:
         peak = peaks.get("matrix_gmacs") or peaks.get("lookup_gmacs")
         return row["tile_macs"] * row["batch"] / row["threads"] / peak / 1e6 if peak else None
     rates = {float(k.removesuffix(" MB")): v for k, v in (peaks.get("read_gb_s") or {}).items()}
-    size = min((k for k in rates if k * 1e6 >= row["weight_bytes"]), default=max(rates, default=None))
+    size = min(
+        (k for k in rates if k * 1e6 >= row["weight_bytes"]), default=max(rates, default=None)
+    )
     return (
-        None if size is None or style.missing(row["weight_bytes"]) else row["weight_bytes"] / row["threads"] / rates[size] / 1e6
+        None
+        if size is None or style.missing(row["weight_bytes"])
+        else row["weight_bytes"] / row["threads"] / rates[size] / 1e6
     )
 
 
@@ -40,11 +44,21 @@ def _level(dense: pd.DataFrame) -> dict[str, Any] | None:
 def frame(records: Records) -> pd.DataFrame:
     """kind: measured, level or ceiling; line: the implementation or the ceiling."""
     timed = records.latency
-    timed = timed[timed["data"].notna() & (timed["cache"] == "hot")]  # single layers and cold caches stand in the table
-    timed = timed[timed["unavailable"].isna() & timed["ceilings"].notna() & (timed["tolerance"].astype(float) <= EXACT)]
+    timed = timed[
+        timed["data"].notna() & (timed["cache"] == "hot")
+    ]  # single layers and cold caches stand in the table
+    timed = timed[
+        timed["unavailable"].isna()
+        & timed["ceilings"].notna()
+        & (timed["tolerance"].astype(float) <= EXACT)
+    ]
     rows: list[dict[str, Any]] = []
     for (device, _), part in timed.groupby(["device", "case"], sort=True):
-        tiled = [row | {"p": p} for row in part.to_dict("records") if (p := p_of(row["binarizer"])) is not None]
+        tiled = [
+            row | {"p": p}
+            for row in part.to_dict("records")
+            if (p := p_of(row["binarizer"])) is not None
+        ]
         places = sorted({row["p"] for row in tiled})
         if len(set(places) - {1.0}) < 2:
             continue
@@ -53,15 +67,27 @@ def frame(records: Records) -> pd.DataFrame:
         several = len({family(row["binarizer"]) for row in tiled if row["p"] > 1}) > 1
         for row in tiled:
             p, line = row["p"], row["implementation"]
-            line = "native" if line.startswith("native") else line  # its level goes with the device; the table names it
+            line = (
+                "native" if line.startswith("native") else line
+            )  # its level goes with the device; the table names it
             which = f", {family(row['binarizer'])}" if several and p > 1 else ""
             rows.append(_mark(panel, line + which, p, row, "measured"))
             for name in _CEILINGS if line.startswith("native") and row.get("tile_macs") else ():
                 if (ms := _ceiling(name, row)) is not None:
-                    rows.append({**_mark(panel, name + which, p, row, "ceiling"), "y": ms, "low": ms, "high": ms})
+                    rows.append(
+                        {
+                            **_mark(panel, name + which, p, row, "ceiling"),
+                            "y": ms,
+                            "low": ms,
+                            "high": ms,
+                        }
+                    )
         dense = _level(part[part["binarizer"] == "full_precision"])
         if dense is not None:
-            rows += [_mark(panel, f"best dense: {dense['implementation']}", x, dense, "level") for x in (places[0], places[-1])]
+            rows += [
+                _mark(panel, f"best dense: {dense['implementation']}", x, dense, "level")
+                for x in (places[0], places[-1])
+            ]
     return pd.DataFrame(rows)
 
 
@@ -75,7 +101,11 @@ def _looks(data: pd.DataFrame) -> dict[str, str]:
     kinds = data.drop_duplicates("method").set_index("method")["kind"]
     lines = sorted(kinds[kinds == "measured"].index)
     return {
-        m: style.nth_colour(lines.index(m)) if k == "measured" else "#000000" if k == "level" else _GREYS[m.partition(",")[0]]
+        m: style.nth_colour(lines.index(m))
+        if k == "measured"
+        else "#000000"
+        if k == "level"
+        else _GREYS[m.partition(",")[0]]
         for m, k in kinds.items()
     }
 
@@ -93,7 +123,14 @@ def print_figure(records: Records) -> Figure | None:
             error = [own["y"] - own["low"], own["high"] - own["y"]] if kind == "measured" else None
             label = line if kind != "level" else "best dense"
             axes.errorbar(
-                own["p"], own["y"], yerr=error, color=looks[line], linestyle=dash, marker=marker, label=label, linewidth=0.9
+                own["p"],
+                own["y"],
+                yerr=error,
+                color=looks[line],
+                linestyle=dash,
+                marker=marker,
+                label=label,
+                linewidth=0.9,
             )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
@@ -116,8 +153,15 @@ def chart(records: Records) -> Any:
     if data.empty:
         return None
     looks = _looks(data)
-    colours = alt.Color("method:N", scale=alt.Scale(domain=list(looks), range=list(looks.values())), legend=style.CHART_LEGEND)
-    dashes = alt.StrokeDash("kind:N", scale=alt.Scale(domain=["measured", "level", "ceiling"], range=[[1, 0], [6, 3], [2, 3]]))
+    colours = alt.Color(
+        "method:N",
+        scale=alt.Scale(domain=list(looks), range=list(looks.values())),
+        legend=style.CHART_LEGEND,
+    )
+    dashes = alt.StrokeDash(
+        "kind:N",
+        scale=alt.Scale(domain=["measured", "level", "ceiling"], range=[[1, 0], [6, 3], [2, 3]]),
+    )
     chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend")
     charts = []
     for panel, part in data.groupby("panel", sort=False):
@@ -126,7 +170,16 @@ def chart(records: Records) -> Any:
             color=colours, opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.12)),
         )  # fmt: skip
         marks = base.mark_point(size=50, filled=True).encode(
-            tooltip=["method", "p", alt.Tooltip("y:Q", title="ms"), "low", "high", "n", "weight bytes", "runs"]
+            tooltip=[
+                "method",
+                "p",
+                alt.Tooltip("y:Q", title="ms"),
+                "low",
+                "high",
+                "n",
+                "weight bytes",
+                "runs",
+            ]
         )
         charts.append(
             (base.mark_line().encode(strokeDash=dashes) + marks).properties(

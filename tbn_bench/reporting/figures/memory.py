@@ -17,7 +17,9 @@ _Y = "MB, lower is better"
 def frame(records: Records) -> pd.DataFrame:
     """A row per network, batch, method with implementation, and part: the least where a method was timed in several runs."""
     names = style.labels(records.runs["binarizer"])
-    timed = records.latency[records.latency["memory_peak"].notna() & records.latency["time_ms_p50"].notna()]
+    timed = records.latency[
+        records.latency["memory_peak"].notna() & records.latency["time_ms_p50"].notna()
+    ]
     timed = timed[timed["cache"].eq("hot") & timed["threads"].eq(1)]
     rows = [
         {"panel": f"{row['model']}, batch {row['batch']}, {row['device']}", "binarizer": row["binarizer"], "method": names.get(row["binarizer"], row["binarizer"]),
@@ -38,7 +40,10 @@ def print_figure(records: Records) -> Figure | None:
     for place, title in enumerate(titles):
         axes, part = figure.add_subplot(len(titles), 1, place + 1), data[data["panel"] == title]
         labels = list(dict.fromkeys(part["bar"]))
-        for name, shift, alpha in ((_PARTS["weight_bytes"], -0.2, 1.0), (_PARTS["memory_peak"], 0.2, 0.4)):
+        for name, shift, alpha in (
+            (_PARTS["weight_bytes"], -0.2, 1.0),
+            (_PARTS["memory_peak"], 0.2, 0.4),
+        ):
             own = part[part["part"] == name]
             axes.barh([labels.index(bar) + shift for bar in own["bar"]], own["mb"], height=0.38, alpha=alpha, label=name,
                       color=[style.colour(spec) for spec in own["binarizer"]])  # fmt: skip
@@ -57,7 +62,9 @@ def chart(records: Records) -> Any:
     specs = list(dict.fromkeys(data["binarizer"]))
     names = list(dict.fromkeys(data["method"]))
     colours = alt.Color(
-        "method:N", scale=alt.Scale(domain=names, range=[style.colour(s) for s in specs]), legend=style.CHART_LEGEND
+        "method:N",
+        scale=alt.Scale(domain=names, range=[style.colour(s) for s in specs]),
+        legend=style.CHART_LEGEND,
     )
     chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend")
     charts = [

@@ -28,8 +28,14 @@ def _smallest(records: Records) -> list[Group]:
     best: dict[tuple[str, str], Group] = {}
     for g in groups(records):
         bits, key = g.first["bits_per_weight"], (g.model, g.data)
-        if catalog.parse(g.binarizer)[0] == "tbn" and (g.sweep, g.group_id) in records.plans and bits is not None:
-            best[key] = g if key not in best or bits < best[key].first["bits_per_weight"] else best[key]
+        if (
+            catalog.parse(g.binarizer)[0] == "tbn"
+            and (g.sweep, g.group_id) in records.plans
+            and bits is not None
+        ):
+            best[key] = (
+                g if key not in best or bits < best[key].first["bits_per_weight"] else best[key]
+            )
     return list(best.values())
 
 
@@ -41,12 +47,16 @@ def frame(records: Records) -> pd.DataFrame:
         for panel, column in zip(_PANELS, ("numel", "stored_bits"), strict=True):
             total, parts = sum(row[column] for row in plan) or 1, dict.fromkeys((*TYPES, KEPT), 0)
             for row in plan:
-                parts[KEPT if panel != _PANELS[0] and not row["binarized"] else layer_type(row)] += row[column]
+                parts[
+                    KEPT if panel != _PANELS[0] and not row["binarized"] else layer_type(row)
+                ] += row[column]
             rows += [
                 {"panel": panel, "network": f"{g.model}, {g.data}", "method": g.binarizer, "type": kind, "percent": 100 * n / total, "total": total,
                  "runs": g.run_ids[0] if g.run_ids else g.group_id} for kind, n in parts.items()
             ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["panel", "network", "method", "type", "percent", "total", "runs"])
+    return pd.DataFrame(
+        rows, columns=["panel", "network", "method", "type", "percent", "total", "runs"]
+    )
 
 
 def _colours() -> dict[str, str]:
@@ -62,12 +72,20 @@ def print_figure(records: Records) -> Figure | None:
     first = None
     for place, panel in enumerate(_PANELS):
         first = axes = figure.add_subplot(1, 2, place + 1, sharey=first)
-        table = data[data["panel"] == panel].pivot_table(index="network", columns="type", values="percent", sort=False)
+        table = data[data["panel"] == panel].pivot_table(
+            index="network", columns="type", values="percent", sort=False
+        )
         left = pd.Series(0.0, index=table.index)
         for kind, colour in _colours().items():
-            axes.barh(range(len(table)), table[kind], left=left, label=kind, color=colour, height=0.75)
+            axes.barh(
+                range(len(table)), table[kind], left=left, label=kind, color=colour, height=0.75
+            )
             left += table[kind]
-        axes.set_yticks(range(len(table)), ["\n".join(style.wrapped(name)) for name in table.index], fontsize=5.5)
+        axes.set_yticks(
+            range(len(table)),
+            ["\n".join(style.wrapped(name)) for name in table.index],
+            fontsize=5.5,
+        )
         axes.tick_params(axis="y", labelleft=place == 0)
         axes.set(xlabel=panel, xlim=(0, 100))
     axes.invert_yaxis()
@@ -79,7 +97,9 @@ def chart(records: Records) -> Any:
     data = frame(records)
     if data.empty:
         return None
-    colours = alt.Color("type:N", scale=alt.Scale(domain=list(_colours()), range=list(_colours().values())))
+    colours = alt.Color(
+        "type:N", scale=alt.Scale(domain=list(_colours()), range=list(_colours().values()))
+    )
     charts = [
         alt.Chart(part[part["percent"] > 0].drop(columns="panel").round({"percent": 2})).mark_bar().encode(
             y=alt.Y("network:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),

@@ -37,9 +37,14 @@ def frame(records: Records) -> pd.DataFrame:
             same = {"panel": f"Task set {number}, {tracks.title(group.track)}, {len(group.tasks)} tasks", "method": names[spec], "binarizer": spec,
                     "tasks": group.names, "runs": sum(map(len, scores))}  # fmt: skip
             shares = performance_profile(scores, steps)
-            rows += [same | {"score": 100 * float(x), "share": 100 * float(y)} for x, y in zip(steps, shares, strict=True)]
+            rows += [
+                same | {"score": 100 * float(x), "share": 100 * float(y)}
+                for x, y in zip(steps, shares, strict=True)
+            ]
     data = pd.DataFrame(rows)
-    data.attrs["run_ids"] = sorted({run_id for group in task_sets(records) for run_id in group.run_ids})
+    data.attrs["run_ids"] = sorted(
+        {run_id for group in task_sets(records) for run_id in group.run_ids}
+    )
     return data
 
 
@@ -73,13 +78,21 @@ def chart(records: Records) -> Any:
     drawn = [s for s in specs if s in set(data["binarizer"])]
     domain = [names[s] for s in drawn]
     lines = style.CHART_LEGEND | {"symbolType": "stroke", "symbolSize": 600, "symbolStrokeWidth": 2}
-    colours = alt.Color("method:N", scale=alt.Scale(domain=domain, range=[style.colour(s) for s in drawn]), legend=lines)
-    strokes = alt.StrokeDash("method:N", scale=alt.Scale(domain=domain, range=[style.dash(s, specs) for s in drawn]))
+    colours = alt.Color(
+        "method:N",
+        scale=alt.Scale(domain=domain, range=[style.colour(s) for s in drawn]),
+        legend=lines,
+    )
+    strokes = alt.StrokeDash(
+        "method:N", scale=alt.Scale(domain=domain, range=[style.dash(s, specs) for s in drawn])
+    )
     chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend")
     charts = []
     for panel, part in data.groupby("panel", sort=False):
         base = alt.Chart(part).encode(
-            x=alt.X("score:Q", scale=alt.Scale(zero=False), title=_X), y=alt.Y("share:Q", title=_Y), color=colours
+            x=alt.X("score:Q", scale=alt.Scale(zero=False), title=_X),
+            y=alt.Y("share:Q", title=_Y),
+            color=colours,
         )
         faded = alt.condition(chosen, alt.value(1.0), alt.value(0.12))
         line = base.mark_line(interpolate="step-after").encode(strokeDash=strokes, opacity=faded)
@@ -87,5 +100,7 @@ def chart(records: Records) -> Any:
         hover = base.mark_point(filled=True, size=70).encode(
             opacity=alt.value(0.0), tooltip=["method", "score", "share", "tasks", "runs"]
         )
-        charts.append((line + hover).properties(title=style.wrapped(str(panel)), width=330, height=240))
+        charts.append(
+            (line + hover).properties(title=style.wrapped(str(panel)), width=330, height=240)
+        )
     return alt.concat(*charts, columns=2).add_params(chosen)

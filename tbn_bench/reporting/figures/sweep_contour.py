@@ -20,7 +20,9 @@ def frame(records: Records) -> pd.DataFrame:
     """A row per sweep and run: x, y, their names, whether their axes are logarithmic, score."""
     out = []
     for title, score, table, varied in _searched.sweeps(records):
-        numbers = [n for n in varied if pd.api.types.is_numeric_dtype(table[n]) and table[n].nunique() > 2]
+        numbers = [
+            n for n in varied if pd.api.types.is_numeric_dtype(table[n]) and table[n].nunique() > 2
+        ]
         names = sorted(numbers, key=lambda n: -_searched.explained(table[n], table["score"]))[:2]
         if len(names) == 2:
             x, y = (table[n].astype(float) for n in names)
@@ -43,13 +45,27 @@ def print_figure(records: Records) -> Figure | None:
         part = data[data["panel"] == title]
         first = part.iloc[0]
         at = [np.log(part[k]) if first[f"{k} log"] else part[k] for k in ("x", "y")]
-        if np.linalg.matrix_rank(np.column_stack([v - v.mean() for v in at])) == 2:  # else the points lie on a line
+        if (
+            np.linalg.matrix_rank(np.column_stack([v - v.mean() for v in at])) == 2
+        ):  # else the points lie on a line
             triangles = Triangulation(*at).triangles
-            axes.tricontourf(part["x"], part["y"], triangles, part["score"], levels=10, cmap=_MAP, alpha=0.6)
-        drawn = axes.scatter(part["x"], part["y"], c=part["score"], cmap=_MAP, s=8, edgecolors="black", linewidths=0.3)
+            axes.tricontourf(
+                part["x"], part["y"], triangles, part["score"], levels=10, cmap=_MAP, alpha=0.6
+            )
+        drawn = axes.scatter(
+            part["x"],
+            part["y"],
+            c=part["score"],
+            cmap=_MAP,
+            s=8,
+            edgecolors="black",
+            linewidths=0.3,
+        )
         axes.set_xscale("log" if first["x log"] else "linear")
         axes.set_yscale("log" if first["y log"] else "linear")
-        axes.set(title="\n".join(style.wrapped(title)), xlabel=first["x name"], ylabel=first["y name"])
+        axes.set(
+            title="\n".join(style.wrapped(title)), xlabel=first["x name"], ylabel=first["y name"]
+        )
         figure.colorbar(drawn, ax=axes, label=first["axis"])
     return figure
 
@@ -61,7 +77,10 @@ def chart(records: Records) -> Any:
     charts = []
     for panel, part in data.groupby("panel", sort=False):
         first = part.iloc[0]
-        scales = {k: alt.Scale(type="log" if first[f"{k} log"] else "linear", zero=False, padding=12) for k in ("x", "y")}
+        scales = {
+            k: alt.Scale(type="log" if first[f"{k} log"] else "linear", zero=False, padding=12)
+            for k in ("x", "y")
+        }
         charts.append(
             alt.Chart(part[["run", "x", "y", "score"]]).mark_circle(size=80).encode(
                 x=alt.X("x:Q", scale=scales["x"], title=first["x name"]), y=alt.Y("y:Q", scale=scales["y"], title=first["y name"]),

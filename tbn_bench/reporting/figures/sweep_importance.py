@@ -21,7 +21,14 @@ def frame(records: Records) -> pd.DataFrame:
         ids |= set(table["run_id"])
         found = {name: 100 * _searched.explained(table[name], table["score"]) for name in varied}
         for name in sorted(found, key=lambda n: -found[n]):
-            rows.append({"panel": f"{title}: {score.label}", "parameter": name, "percent": found[name], "runs": len(table)})
+            rows.append(
+                {
+                    "panel": f"{title}: {score.label}",
+                    "parameter": name,
+                    "percent": found[name],
+                    "runs": len(table),
+                }
+            )
     data = pd.DataFrame(rows)
     data.attrs["run_ids"] = sorted(ids)
     return data
@@ -37,7 +44,11 @@ def print_figure(records: Records) -> Figure | None:
         part = data[data["panel"] == title]
         axes.barh(part["parameter"], part["percent"], color=style.nth_colour(0))
         axes.invert_yaxis()
-        axes.set(title="\n".join(style.wrapped(f"{title}, {part['runs'].iloc[0]} runs")), xlabel=_X, xlim=(0, 100))
+        axes.set(
+            title="\n".join(style.wrapped(f"{title}, {part['runs'].iloc[0]} runs")),
+            xlabel=_X,
+            xlim=(0, 100),
+        )
     return figure
 
 

@@ -22,7 +22,10 @@ def frame(records: Records) -> pd.DataFrame:
     for title, score, table, varied in _searched.sweeps(records):
         if len(table) > _MOST:
             chosen = np.linspace(0, len(table) - 1, _MOST).round().astype(int)
-            title, table = f"{title}, {_MOST} of {len(table)} runs", table.sort_values("score", kind="stable").iloc[chosen]
+            title, table = (
+                f"{title}, {_MOST} of {len(table)} runs",
+                table.sort_values("score", kind="stable").iloc[chosen],
+            )
         for name in (*varied, "score"):
             places, _ = _searched.place(table[name])
             shown = table[name].map(lambda v: f"{v:.5g}" if isinstance(v, float) else str(v))
@@ -43,7 +46,11 @@ def print_figure(records: Records) -> Figure | None:
         scale = mpl.colors.Normalize(panel["score"].min(), panel["score"].max())
         for _, run in panel.groupby("run", sort=False):
             axes.plot(
-                range(len(names)), run["place"], color=mpl.colormaps[_MAP](scale(run["score"].iloc[0])), linewidth=0.6, alpha=0.7
+                range(len(names)),
+                run["place"],
+                color=mpl.colormaps[_MAP](scale(run["score"].iloc[0])),
+                linewidth=0.6,
+                alpha=0.7,
             )
         for k, name in enumerate(names):
             ends = panel[panel["parameter"] == name].sort_values("place")["value"]

@@ -13,14 +13,22 @@ from tbn_bench.reporting.figures import _panels
 from tbn_bench.reporting.load import Records
 
 TITLE = "Tile diagnostics"
-_METHODS = ("tbn", "frozen_tile", "repeated_filters", "bwn")  # those with a tile, and what a tile of p = 1 is
+_METHODS = (
+    "tbn",
+    "frozen_tile",
+    "repeated_filters",
+    "bwn",
+)  # those with a tile, and what a tile of p = 1 is
 _SHOWN = {"tile/flip_rate": "signs flipped, %", "tile/near_zero": "weights near zero, %"}
 
 
 @functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     names = style.labels(records.runs["binarizer"])
-    shown = [(title, [g for g in gs if catalog.parse(g.binarizer)[0] in _METHODS]) for title, gs in _panels.drawn(records)]
+    shown = [
+        (title, [g for g in gs if catalog.parse(g.binarizer)[0] in _METHODS])
+        for title, gs in _panels.drawn(records)
+    ]
     rows: list[dict[str, Any]] = []
     for key, axis in _SHOWN.items():
         found = _panels.by_epoch(records, key, [g for _, gs in shown for g in gs])
@@ -33,8 +41,12 @@ def frame(records: Records) -> pd.DataFrame:
 
 
 def print_figure(records: Records) -> Figure | None:
-    return _panels.print_panels(frame(records), style.methods(records.runs["binarizer"]), "epoch", joined=True)
+    return _panels.print_panels(
+        frame(records), style.methods(records.runs["binarizer"]), "epoch", joined=True
+    )
 
 
 def chart(records: Records) -> Any:
-    return _panels.chart_panels(frame(records), style.methods(records.runs["binarizer"]), "epoch", joined=True, thin=True)
+    return _panels.chart_panels(
+        frame(records), style.methods(records.runs["binarizer"]), "epoch", joined=True, thin=True
+    )

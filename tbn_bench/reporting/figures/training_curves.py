@@ -40,10 +40,21 @@ def limits(panel: pd.DataFrame) -> tuple[float, float]:
 
 
 def print_figure(records: Records) -> Figure | None:
-    return _panels.print_panels(frame(records), style.methods(records.runs["binarizer"]), "epoch", joined=True, limits=limits)
+    return _panels.print_panels(
+        frame(records),
+        style.methods(records.runs["binarizer"]),
+        "epoch",
+        joined=True,
+        limits=limits,
+    )
 
 
 def chart(records: Records) -> Any:
     return _panels.chart_panels(
-        frame(records), style.methods(records.runs["binarizer"]), "epoch", joined=True, limits=limits, thin=True
+        frame(records),
+        style.methods(records.runs["binarizer"]),
+        "epoch",
+        joined=True,
+        limits=limits,
+        thin=True,
     )

@@ -22,7 +22,10 @@ def figure(name: str, title: str, spec: dict[str, Any]) -> dict[str, Any]:
     if len({_title(part) for part in parts}) < len(parts):
         parts = [spec | {"title": "", "datasets": {}}]
     outer = {k: spec[k] for k in ("$schema", "config", "data", "params") if k in spec}
-    panels = [{"title": _title(part), "spec": outer | {k: v for k, v in part.items() if k != "title"}} for part in parts]
+    panels = [
+        {"title": _title(part), "spec": outer | {k: v for k, v in part.items() if k != "title"}}
+        for part in parts
+    ]
     return {"name": name, "title": title, "panels": panels, "datasets": spec.get("datasets", {})}
 
 
@@ -36,8 +39,17 @@ def drawing(figures: list[dict[str, Any]], runs: pd.DataFrame) -> dict[str, Any]
     """All that the page's script draws from. groups: the run ids behind rows that name a group as sweep/group_id, said once."""
     named = {row.get("runs") for f in figures for rows in f["datasets"].values() for row in rows}
     ids = runs.groupby(["sweep", "group_id"])["run_id"].agg(lambda found: ", ".join(sorted(found)))
-    groups = {name: ids[sweep, group] for sweep, group in ids.index if (name := f"{sweep}/{group}") in named}
-    return {"figures": figures, "methods": methods(runs["binarizer"]), "groups": groups, "paths": _PATHS}
+    groups = {
+        name: ids[sweep, group]
+        for sweep, group in ids.index
+        if (name := f"{sweep}/{group}") in named
+    }
+    return {
+        "figures": figures,
+        "methods": methods(runs["binarizer"]),
+        "groups": groups,
+        "paths": _PATHS,
+    }
 
 
 def methods(binarizers: Any) -> list[dict[str, Any]]:

@@ -18,7 +18,19 @@ from tbn_bench.scores import FIRST
 BLOCK = 64  # runs
 EMBEDDED = 400_000  # bytes of blocks that the page itself may hold; more lie beside it, as scripts, which work from disk
 POINTS = 100  # of a curve
-_PLAN = ("name", "shape", "numel", "p", "q", "code", "weight_bits", "alpha_bits", "activation_bits", "stored_bits", "reason")
+_PLAN = (
+    "name",
+    "shape",
+    "numel",
+    "p",
+    "q",
+    "code",
+    "weight_bits",
+    "alpha_bits",
+    "activation_bits",
+    "stored_bits",
+    "reason",
+)
 _CURVES = ("train/loss", "val/loss", "tile/flip_rate", "tile/near_zero", "lr")
 
 
@@ -35,12 +47,20 @@ def detail(record: RunRecord, curves: dict[str, np.ndarray]) -> dict[str, Any]:
         "cost": [[k, summary[k]] for k in COSTS if k in summary],
         "environment": show.flat(record.provenance), "plan": _plan(summary.get("plan")), "judged": judged,
     }  # fmt: skip
-    return found | {"curves": {judged if name == "val/score" else name: values for name, values in _thinned(curves).items()}}
+    return found | {
+        "curves": {
+            judged if name == "val/score" else name: values
+            for name, values in _thinned(curves).items()
+        }
+    }
 
 
 def _config(config: dict[str, Any]) -> list[list[Any]]:
     """[field, value, whether it is the default], what differs first."""
-    shown = [[k, text.word(v), k in FIELDS and text.word(v) == text.word(FIELDS[k])] for k, v in config.items()]
+    shown = [
+        [k, text.word(v), k in FIELDS and text.word(v) == text.word(FIELDS[k])]
+        for k, v in config.items()
+    ]
     return sorted(shown, key=lambda pair: pair[2])
 
 
@@ -48,7 +68,10 @@ def _plan(layers: Any) -> dict[str, Any] | None:
     if not isinstance(layers, list) or not layers:
         return None
     keys = [k for k in _PLAN if any(layer.get(k) not in (None, "") for layer in layers)]
-    cells = [["×".join(map(str, v)) if isinstance(v := layer.get(k), list) else v for k in keys] for layer in layers]
+    cells = [
+        ["×".join(map(str, v)) if isinstance(v := layer.get(k), list) else v for k in keys]
+        for layer in layers
+    ]
     return {"keys": keys, "rows": cells}
 
 
@@ -56,7 +79,11 @@ def _thinned(curves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """(n,) floats, of at most POINTS epochs and the last; columns without a number are left out."""
     n = len(curves["epoch"])
     chosen = sorted({*range(0, n, -(-n // POINTS) or 1), n - 1}) if n else []
-    found = {name: values[chosen] for name, values in curves.items() if name != "epoch" and np.isfinite(values).any()}
+    found = {
+        name: values[chosen]
+        for name, values in curves.items()
+        if name != "epoch" and np.isfinite(values).any()
+    }
     return {"epoch": curves["epoch"][chosen] + 1, **found} if found else {}
 
 
@@ -64,7 +91,10 @@ def _blocks(store: RunStore, curves: pd.DataFrame) -> Iterator[list[dict[str, An
     """By run id, so that the first ids of the blocks are index enough; runs of one id (in several sweeps) stay together."""
     block: list[dict[str, Any]] = []
     places = curves.groupby(["sweep", "run_id"], observed=True).indices if len(curves) else {}
-    columns = {name: pd.to_numeric(curves[name], errors="coerce").to_numpy(float) for name in ("epoch", "val/score", *_CURVES)}
+    columns = {
+        name: pd.to_numeric(curves[name], errors="coerce").to_numpy(float)
+        for name in ("epoch", "val/score", *_CURVES)
+    }
     for record in sorted(store.runs([]), key=lambda r: (r.run_id, r.sweep)):
         if len(block) >= BLOCK and block[-1]["id"] != record.run_id:
             yield block
@@ -82,7 +112,14 @@ def book(results: Path, curves: pd.DataFrame) -> dict[str, Any]:
         firsts.append(block[0]["id"])
         blocks.append(packed(compact(block)))
     inside = sum(map(len, blocks)) <= EMBEDDED
-    names = [] if inside else [f"data/runs-{k:03d}-{hashlib.sha256(b.encode()).hexdigest()[:8]}.js" for k, b in enumerate(blocks)]
+    names = (
+        []
+        if inside
+        else [
+            f"data/runs-{k:03d}-{hashlib.sha256(b.encode()).hexdigest()[:8]}.js"
+            for k, b in enumerate(blocks)
+        ]
+    )
     return {"firsts": firsts, "blocks": blocks, "files": names}
 
 

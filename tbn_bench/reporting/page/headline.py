@@ -7,7 +7,10 @@ from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.write import Column, Table, column
 from tbn_bench.scores import SCORES, Score
 
-POINTS, SHARE = 0.02, 0.1  # what "close" allows: of a score that is a share, absolutely; of an error, relatively
+POINTS, SHARE = (
+    0.02,
+    0.1,
+)  # what "close" allows: of a score that is a share, absolutely; of an error, relatively
 
 
 def rows(records: Records) -> list[dict[str, Any]]:
@@ -16,12 +19,17 @@ def rows(records: Records) -> list[dict[str, Any]]:
     names = style.labels(records.runs["binarizer"])
     for title, gs in groups.panels([g for g in groups.groups(records) if g.result is not None]):
         full = next((g for g in gs if g.binarizer == "full_precision"), None)
-        order = sorted(gs, key=lambda g: (g.first["bits_per_weight"], -SCORES[g.score].signed(g.result.mean)))
+        order = sorted(
+            gs, key=lambda g: (g.first["bits_per_weight"], -SCORES[g.score].signed(g.result.mean))
+        )
         if full is None or order[0] is full:
             continue
         score = SCORES[full.score]
         close = next(g for g in order if _close(score, g.result.mean, full.result.mean))
-        row = {"panel": title, "full": f"{score.label.removesuffix(' %')} {score.text(full.result.mean)}"}
+        row = {
+            "panel": title,
+            "full": f"{score.label.removesuffix(' %')} {score.text(full.result.mean)}",
+        }
         for key, g in (("small", order[0]), ("close", close)):
             if g is not full:
                 row |= {
@@ -59,7 +67,10 @@ def lead(found: list[dict[str, Any]]) -> str:
 
 
 def table(found: list[dict[str, Any]]) -> Table:
-    columns = [column("panel", "data and model", numeric=False), column("full", "full precision", numeric=False)]
+    columns = [
+        column("panel", "data and model", numeric=False),
+        column("full", "full precision", numeric=False),
+    ]
     for key, what in (("close", "smallest within 2 points"), ("small", "smallest of all")):
         columns += [
             column(f"{key}_method", what, numeric=False), column(f"{key}_score", "its score", numeric=False),

@@ -35,7 +35,9 @@ def _table(title: str, note: str, rows: list[dict[str, Any]], own: list[Column])
 
 
 def _row(group: seeds.Group, names: dict[str, str]) -> dict[str, Any]:
-    return {k: group.config[k] for k in ("sweep", "data", "model")} | {"method": names[group.config["binarizer"]]}
+    return {k: group.config[k] for k in ("sweep", "data", "model")} | {
+        "method": names[group.config["binarizer"]]
+    }
 
 
 def _missing_seeds(found: list[seeds.Group], results: Path) -> Table:
@@ -48,7 +50,10 @@ def _missing_seeds(found: list[seeds.Group], results: Path) -> Table:
     ]  # fmt: skip
     own = [column("finished", "seeds done", "d"), column("missing", "seeds missing", numeric=False)]
     return _table(
-        "Seeds missing", "Seeds that other rows of the same sweep have. The command runs all that the sweep lacks.", rows, own
+        "Seeds missing",
+        "Seeds that other rows of the same sweep have. The command runs all that the sweep lacks.",
+        rows,
+        own,
     )
 
 
@@ -56,7 +61,10 @@ def _single_seeds(found: list[seeds.Group], results: Path) -> Table:
     """Groups of one seed whose sweep has no other: without an interval."""
     alone = [g for g in found if len(g.finished) == 1 and not g.missing]
     names = style.labels(g.config["binarizer"] for g in found)
-    rows = [_row(g, names) | {"seed": g.finished[0], "command": f"{_next(g)}{_in(results)}"} for g in alone]
+    rows = [
+        _row(g, names) | {"seed": g.finished[0], "command": f"{_next(g)}{_in(results)}"}
+        for g in alone
+    ]
     note = "One seed gives no interval. The command trains the next one."
     return _table("Rows of a single seed", note, rows, [column("seed", "seed", "d")])
 

@@ -40,11 +40,16 @@ def _bundle() -> str:
 
 def block(name: str, table: Table, run_ids: set[str]) -> dict[str, Any]:
     """A table for the page: its markup with a caption, the first rows in place, the others packed, run ids as links."""
-    whole = _RUN_CELL.sub(lambda m: f'{m[1]}<a href="#run-{m[2]}">{m[2]}</a></td>' if m[2] in run_ids else m[0], markup(table))
+    whole = _RUN_CELL.sub(
+        lambda m: f'{m[1]}<a href="#run-{m[2]}">{m[2]}</a></td>' if m[2] in run_ids else m[0],
+        markup(table),
+    )
     head, opened, rest = whole.partition("<tbody>")
     body, closed, tail = rest.rpartition("</tbody>")
     rows = _ROW.findall(body)
-    head = head.replace("<table>", f'<table><caption class="away">{html.escape(table.title)}</caption>', 1)
+    head = head.replace(
+        "<table>", f'<table><caption class="away">{html.escape(table.title)}</caption>', 1
+    )
     first = rows if len(rows) <= 1.5 * SHOWN_ROWS else rows[:SHOWN_ROWS]
     others = "".join(rows[len(first) :])
     return {

@@ -13,8 +13,21 @@ from tbn_bench.reporting.write import Column, Table, column
 from tbn_bench.scores import FIRST, SCORES
 
 _ABLATIONS = ("ablation", "tile_size", "copies")  # sweeps that vary a part of a method
-_VARIED = {"alpha", "alpha_source", "min_layer_size", "tile_length", "copies"}  # options that such a study names
-_PIXELS = {"cifar10": 32, "cifar100": 32, "mnist": 28, "fashion_mnist": 28, "digits": 8, "imagenet": 224}
+_VARIED = {
+    "alpha",
+    "alpha_source",
+    "min_layer_size",
+    "tile_length",
+    "copies",
+}  # options that such a study names
+_PIXELS = {
+    "cifar10": 32,
+    "cifar100": 32,
+    "mnist": 28,
+    "fashion_mnist": 28,
+    "digits": 8,
+    "imagenet": 224,
+}
 TIMM = ("model", "img_size", "top1", "top1_err", "param_count")
 _OWN = ("data", "binarizer", "score", "value", "half", "n", "epochs", "bits_per_weight", "mbit", "reported", "reported_bits_per_weight",
         "reported_sources", "sweep", "group_id")  # fmt: skip
@@ -38,19 +51,27 @@ class Scope:
     note: str = ""
 
     def has(self, data: str, model: str, score: str) -> bool:
-        known = (not self.models or name_of(model) in self.models) and (not self.data or name_of(data) in self.data)
+        known = (not self.models or name_of(model) in self.models) and (
+            not self.data or name_of(data) in self.data
+        )
         return known and score in self.scores
 
     def has_line(self, line: dict[str, Any]) -> bool:
         """Real activations only: others stand in the comparison of their track."""
         named = line["spec"] is not None and line["activation_bits"] == 32
         return bool(
-            named and self.has(line["dataset"], line["model"], line["metric"]) and is_ablation(line["spec"]) == self.ablation
+            named
+            and self.has(line["dataset"], line["model"], line["metric"])
+            and is_ablation(line["spec"]) == self.ablation
         )
 
     def has_group(self, group: Group) -> bool:
         weights_only = group.track in (tracks.REFERENCE, tracks.WEIGHTS_ONLY)
-        return weights_only and self.has(group.data, group.model, group.score) and is_study(group.sweep) == self.ablation
+        return (
+            weights_only
+            and self.has(group.data, group.model, group.score)
+            and is_study(group.sweep) == self.ablation
+        )
 
 
 def name_of(call: str | None) -> str | None:
@@ -73,17 +94,30 @@ def is_study(sweep: str) -> bool:
 def of(records: Records, scope: Scope, apart: Iterable[dict[str, Any]] = ()) -> Table | None:
     """The table of a scope; None where nothing was run or published. apart: published lines that nothing of ours may stand beside."""
     lines = [line for line in records.published.to_dict("records") if scope.has_line(line)]
-    rows = _ordered([*_own_rows(records, scope, lines), *_their_rows(lines), *_their_rows(apart, scope.scores[0])], scope)
+    rows = _ordered(
+        [
+            *_own_rows(records, scope, lines),
+            *_their_rows(lines),
+            *_their_rows(apart, scope.scores[0]),
+        ],
+        scope,
+    )
     if not rows:
         return None
     sources = cite(rows, _cells)
     for row in rows:
         row["reported_bits_per_weight"] = row["reported_bits_per_weight"] or _plain(row["lines"])
-        row["reported_sources"] = "; ".join(dict.fromkeys(line["source"] for line in row["lines"])) or None
-    legend = published.legend(row[key] for row in rows for key in ("reported", "reported_bits_per_weight"))
+        row["reported_sources"] = (
+            "; ".join(dict.fromkeys(line["source"] for line in row["lines"])) or None
+        )
+    legend = published.legend(
+        row[key] for row in rows for key in ("reported", "reported_bits_per_weight")
+    )
     ids = sorted({run_id for row in rows for run_id in row["run_ids"]})
     note = " ".join(part for part in (scope.note, NOTE, legend) if part)
-    return Table(scope.title, _columns(rows, scope), rows, note, ids, sources=sources, raw=(*TIMM, *_OWN))
+    return Table(
+        scope.title, _columns(rows, scope), rows, note, ids, sources=sources, raw=(*TIMM, *_OWN)
+    )
 
 
 def _own_rows(records: Records, scope: Scope, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -110,7 +144,9 @@ def _own_row(g: Group, score: str, lines: list[dict[str, Any]]) -> dict[str, Any
     result, first = g.results.get(score), g.first
     row = _row(g.data, g.model, g.binarizer, score, lines)
     if result is not None:
-        row |= {"value": result.mean, "half": result.half, "n": result.n} | (timm(result.mean) if score == FIRST else {})
+        row |= {"value": result.mean, "half": result.half, "n": result.n} | (
+            timm(result.mean) if score == FIRST else {}
+        )
     bits = first["stored_bits_weights"]
     return row | {
         "epochs": first["epochs"], "bits_per_weight": first["bits_per_weight"], "mbit": None if style.missing(bits) else bits / 1e6,
@@ -124,7 +160,9 @@ def timm(top1: float) -> dict[str, float]:
     return {"top1": round(100 * top1, 3), "top1_err": round(100 - 100 * top1, 3)}
 
 
-def _row(data: str, model: str, spec: str, score: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
+def _row(
+    data: str, model: str, spec: str, score: str, lines: list[dict[str, Any]]
+) -> dict[str, Any]:
     """A row without anything of ours: those keys are None."""
     row = dict.fromkeys((*TIMM, *_OWN)) | {"run_ids": [], "lines": lines}
     size = catalog.parse(data)[1].get("size") if name_of(data) else None
@@ -141,7 +179,12 @@ def _their_rows(lines: Iterable[dict[str, Any]], score: str | None = None) -> li
     """A row per published cell, beside those of ours: without a run of the very setting it is not run. score: where the metric is none."""
     cells: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for line in lines:
-        key = (line["dataset"], line["model"], line["spec"] or line["method"], score or line["metric"])
+        key = (
+            line["dataset"],
+            line["model"],
+            line["spec"] or line["method"],
+            score or line["metric"],
+        )
         cells.setdefault(key, []).append(line)
     return [_row(*key, lines=found) for key, found in cells.items()]
 
@@ -149,7 +192,9 @@ def _their_rows(lines: Iterable[dict[str, Any]], score: str | None = None) -> li
 def _ordered(rows: list[dict[str, Any]], scope: Scope) -> list[dict[str, Any]]:
     """By data, model, method, score; a published cell that stands in a row of ours is not said twice."""
     taken = {id(line) for row in rows if row["sweep"] for line in row["lines"]}
-    kept = [row for row in rows if row["sweep"] or not all(id(line) in taken for line in row["lines"])]
+    kept = [
+        row for row in rows if row["sweep"] or not all(id(line) in taken for line in row["lines"])
+    ]
     order = {spec: i for i, spec in enumerate(style.methods(row["binarizer"] for row in kept))}
     return sorted(
         kept,
@@ -174,7 +219,9 @@ def _cells(row: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {"reported": row["lines"], "reported_bits_per_weight": [] if _plain(widths) else widths}
 
 
-def cite(rows: list[dict[str, Any]], cells: Callable[[dict[str, Any]], dict[str, list[dict[str, Any]]]]) -> list[str]:
+def cite(
+    rows: list[dict[str, Any]], cells: Callable[[dict[str, Any]], dict[str, list[dict[str, Any]]]]
+) -> list[str]:
     """Writes the cells that published lines make, with the numbers of their sources in reading order; returns the footnotes.
 
     cells: row -> key of a cell -> its lines; a key that ends in bits_per_weight shows their width, others their value.
@@ -204,11 +251,15 @@ def _plain(lines: list[dict[str, Any]]) -> str | None:
     return f"{widths.pop():g}" if len(widths) == 1 and all(w == int(w) for w in widths) else None
 
 
-def _cell(lines: list[dict[str, Any]], numbers: dict[str, int], text: Callable[[dict[str, Any]], str]) -> str | None:
+def _cell(
+    lines: list[dict[str, Any]], numbers: dict[str, int], text: Callable[[dict[str, Any]], str]
+) -> str | None:
     """'93.1† [1], 93.24 [2]': each value once, with its marks and sources."""
     values: dict[str, dict[str, None]] = {}
     for line in sorted(lines, key=lambda line: (line["value"], numbers[line["source"]])):
-        values.setdefault(text(line) + published.marks(line), {})[f"[{numbers[line['source']]}]"] = None
+        values.setdefault(text(line) + published.marks(line), {})[
+            f"[{numbers[line['source']]}]"
+        ] = None
     return ", ".join(f"{value} {''.join(sources)}" for value, sources in values.items()) or None
 
 
@@ -222,9 +273,15 @@ def _common(lines: list[dict[str, Any]]) -> str:
 def _columns(rows: list[dict[str, Any]], scope: Scope) -> list[Column]:
     names = style.labels(row["binarizer"] for row in rows)
     label = SCORES[scope.scores[0]].label if len(scope.scores) == 1 else "score"
-    several = [Column("score", "score", lambda r: SCORES[r["score"]].label, numeric=False)] if len(scope.scores) > 1 else []
+    several = (
+        [Column("score", "score", lambda r: SCORES[r["score"]].label, numeric=False)]
+        if len(scope.scores) > 1
+        else []
+    )
     their_bits = (
-        [column("reported_bits_per_weight", "bits/weight, reported")] if any(r["reported_bits_per_weight"] for r in rows) else []
+        [column("reported_bits_per_weight", "bits/weight, reported")]
+        if any(r["reported_bits_per_weight"] for r in rows)
+        else []
     )
     return [
         column("data", "data", numeric=False), column("model", "model", numeric=False),
@@ -239,4 +296,6 @@ def ours(row: dict[str, Any]) -> str:
     if row["value"] is None:
         return style.DASH
     score = SCORES[row["score"]]
-    return score.text(row["value"], False) + (f" ± {score.text(row['half'], False)}" if row["half"] is not None else "")
+    return score.text(row["value"], False) + (
+        f" ± {score.text(row['half'], False)}" if row["half"] is not None else ""
+    )

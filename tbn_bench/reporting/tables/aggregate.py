@@ -6,7 +6,13 @@ import numpy as np
 
 from tbn_bench.reporting import style, tracks
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.spread import Statistic, interquartile_mean, mean, pooled, stratified_bootstrap
+from tbn_bench.reporting.spread import (
+    Statistic,
+    interquartile_mean,
+    mean,
+    pooled,
+    stratified_bootstrap,
+)
 from tbn_bench.reporting.task_sets import TaskSet, task_sets
 from tbn_bench.reporting.write import Column, Table, column
 
@@ -16,7 +22,12 @@ STATISTICS: dict[str, Statistic] = {"iqm": interquartile_mean, "mean": mean}
 def aggregate(records: Records) -> Table | None:
     """A row per task set and method; None where no method ran on two tasks with full precision."""
     found = task_sets(records)
-    rows = [_row(i, group, spec) for i, group in enumerate(found, 1) for spec in group.scores if spec != "full_precision"]
+    rows = [
+        _row(i, group, spec)
+        for i, group in enumerate(found, 1)
+        for spec in group.scores
+        if spec != "full_precision"
+    ]
     if not rows:
         return None
     names = style.labels(records.runs["binarizer"])
@@ -48,7 +59,9 @@ def _row(number: int, group: TaskSet, spec: str) -> dict[str, Any]:
 def _interval(name: str, header: str) -> Column:
     def show(row: dict[str, Any]) -> str:
         bounds = row[f"{name}_interval"]
-        return style.text(row[name], "%") + (f" [{style.text(bounds[0], '%')}, {style.text(bounds[1], '%')}]" if bounds else "")
+        return style.text(row[name], "%") + (
+            f" [{style.text(bounds[0], '%')}, {style.text(bounds[1], '%')}]" if bounds else ""
+        )
 
     return Column(name, header, show)
 

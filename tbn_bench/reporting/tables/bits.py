@@ -18,7 +18,9 @@ def bits(records: Records) -> Table | None:
     for g in groups(records):
         if g.run_ids and not style.missing(g.first["stored_bits"]):
             row = _row(g, records.plans.get((g.sweep, g.group_id), []))
-            kept = rows.setdefault(tuple(row.values()), row | {"run_ids": []})  # sweeps that store the same share a row
+            kept = rows.setdefault(
+                tuple(row.values()), row | {"run_ids": []}
+            )  # sweeps that store the same share a row
             kept["run_ids"] += g.run_ids
     if not rows:
         return None
@@ -44,7 +46,9 @@ def bits(records: Records) -> Table | None:
 def _row(g: Group, plan: list[dict[str, Any]]) -> dict[str, Any]:
     """plan: a row per weight of one run of the group; without it only what the run's summary says is known."""
     first = g.first
-    stored, of_weights, size = (_whole(first.get(key)) for key in ("stored_bits", "stored_bits_weights", "stored_bytes"))
+    stored, of_weights, size = (
+        _whole(first.get(key)) for key in ("stored_bits", "stored_bits_weights", "stored_bytes")
+    )
     return {
         "data": g.data, "model": g.model, "binarizer": g.binarizer,
         "param_count": None if style.missing(first["weights"]) else round(first["weights"] / 1e6, 2),  # timm's unit

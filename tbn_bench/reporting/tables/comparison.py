@@ -40,7 +40,9 @@ def _result(name: str) -> Column:
         mean, half = row.get(name), row.get(f"{name}_half")
         if mean is None:
             return style.DASH
-        return score.text(mean, False) + (f" ± {score.text(half, False)}" if half is not None else " (1 seed)")
+        return score.text(mean, False) + (
+            f" ± {score.text(half, False)}" if half is not None else " (1 seed)"
+        )
 
     return Column(name, f"{score.label} (95 % interval)", show, mark=f"{name}_mark")
 
@@ -53,8 +55,16 @@ def _marks(found: list[Group]) -> dict[tuple[str, str], str]:
             panels.setdefault((g.panel, g.track, g.score), []).append(g)
     out: dict[tuple[str, str], str] = {}
     for own in panels.values():
-        ahead = leaders([{seed: SCORES[g.score].signed(value) for seed, value in g.by_seed.items()} for g in own])
-        out |= {(own[i].sweep, own[i].group_id): mark for i, mark in zip(ahead, ("best", "second"), strict=False)}
+        ahead = leaders(
+            [
+                {seed: SCORES[g.score].signed(value) for seed, value in g.by_seed.items()}
+                for g in own
+            ]
+        )
+        out |= {
+            (own[i].sweep, own[i].group_id): mark
+            for i, mark in zip(ahead, ("best", "second"), strict=False)
+        }
     return out
 
 
@@ -68,12 +78,18 @@ def of_track(records: Records, track: str) -> Table | None:
     return of_groups(records, found, (FIRST,), f"Comparison, {tracks.title(track)}")
 
 
-def of_scores(records: Records, chosen: tuple[str, ...], others: tuple[str, ...], title: str) -> Table | None:
+def of_scores(
+    records: Records, chosen: tuple[str, ...], others: tuple[str, ...], title: str
+) -> Table | None:
     """The comparison of all runs that are judged by one of the chosen scores, with the others beside it."""
-    return of_groups(records, [g for g in groups(records) if g.score in chosen], (*chosen, *others), title)
+    return of_groups(
+        records, [g for g in groups(records) if g.score in chosen], (*chosen, *others), title
+    )
 
 
-def of_groups(records: Records, found: list[Group], results: tuple[str, ...], title: str) -> Table | None:
+def of_groups(
+    records: Records, found: list[Group], results: tuple[str, ...], title: str
+) -> Table | None:
     """A row per group, a column per score that any of them has; None where there is no group."""
     if not found:
         return None
@@ -82,15 +98,29 @@ def of_groups(records: Records, found: list[Group], results: tuple[str, ...], ti
     device = timed["device"].value_counts().index[0] if len(timed) else None
     batches = sorted({int(b) for b in timed[timed["device"] == device]["batch"]})
     marks = _marks(found)
-    rows = [_row(records, g, batches, device) | {f"{g.score}_mark": marks.get((g.sweep, g.group_id))} for g in found]
-    quoted = [column("reported_top1_percent", "reported top-1 %")] if any(row["reported_top1_percent"] for row in rows) else []
+    rows = [
+        _row(records, g, batches, device) | {f"{g.score}_mark": marks.get((g.sweep, g.group_id))}
+        for g in found
+    ]
+    quoted = (
+        [column("reported_top1_percent", "reported top-1 %")]
+        if any(row["reported_top1_percent"] for row in rows)
+        else []
+    )
     latency_columns = [
         c
         for b in batches
-        for c in (column(f"time_ms_p50_b{b}", f"ms, batch {b}", ".3f"), column(f"ratio_b{b}", f"× dense, batch {b}", ".2f"))
+        for c in (
+            column(f"time_ms_p50_b{b}", f"ms, batch {b}", ".3f"),
+            column(f"ratio_b{b}", f"× dense, batch {b}", ".2f"),
+        )
     ]
-    filed = [column("file_bytes", "file bytes", ",d")] if any(row["file_bytes"] for row in rows) else []
-    added = [column("additions", "additions", ",d")] if any(row["additions"] for row in rows) else []
+    filed = (
+        [column("file_bytes", "file bytes", ",d")] if any(row["file_bytes"] for row in rows) else []
+    )
+    added = (
+        [column("additions", "additions", ",d")] if any(row["additions"] for row in rows) else []
+    )
     names = style.labels(records.runs["binarizer"])
     several = len({g.track for g in found} - {tracks.REFERENCE}) > 1
     columns = [
@@ -100,9 +130,21 @@ def of_groups(records: Records, found: list[Group], results: tuple[str, ...], ti
         column("bits_per_weight", "bits per weight", ".3f"), column("tile_bits", "binary bits", ",d"), column("stored_bytes", "stored bytes", ",d"),
         *filed, column("distinct_macs", "distinct MACs", ",d"), *added, *latency_columns,
     ]  # fmt: skip
-    raw = [key for c in columns for key in ((c.key, f"{c.key}_half") if c.key in SCORES else (c.key,))]
-    commands = sorted({*timed["command"], *records.runs[records.runs["run_id"].isin(ids)]["command"]})
-    return Table(title, columns, rows, _note(rows, device, bool(quoted)), sorted(ids), commands, raw=("sweep", *raw))
+    raw = [
+        key for c in columns for key in ((c.key, f"{c.key}_half") if c.key in SCORES else (c.key,))
+    ]
+    commands = sorted(
+        {*timed["command"], *records.runs[records.runs["run_id"].isin(ids)]["command"]}
+    )
+    return Table(
+        title,
+        columns,
+        rows,
+        _note(rows, device, bool(quoted)),
+        sorted(ids),
+        commands,
+        raw=("sweep", *raw),
+    )
 
 
 def _note(rows: list[dict[str, Any]], device: str | None, quoted: bool) -> str:
@@ -142,7 +184,10 @@ def _row(records: Records, g: Group, batches: list[int], device: str | None) -> 
     }  # fmt: skip
     for batch in batches:
         best = fastest(records, g, batch, device)
-        row |= {f"time_ms_p50_b{batch}": best.get("time_ms_p50"), f"ratio_b{batch}": best.get("ratio")}
+        row |= {
+            f"time_ms_p50_b{batch}": best.get("time_ms_p50"),
+            f"ratio_b{batch}": best.get("ratio"),
+        }
     return row
 
 

@@ -5,7 +5,14 @@ from typing import Any
 from tbn_bench.reporting import style, tracks
 from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.stats import MAX_PAIRS, holm, paired_differences, paired_interval, sign_flip_p, smallest_p
+from tbn_bench.reporting.stats import (
+    MAX_PAIRS,
+    holm,
+    paired_differences,
+    paired_interval,
+    sign_flip_p,
+    smallest_p,
+)
 from tbn_bench.reporting.write import Column, Table, column
 from tbn_bench.scores import SCORES
 
@@ -38,7 +45,14 @@ def differences(records: Records) -> Table | None:
     ]  # fmt: skip
     ids = sorted({run_id for row in rows for run_id in row["run_ids"]})
     raw = ("sweep", "data", "model", "track", "binarizer", "baseline", "score", "difference", "difference_half", "n", "p", "p_holm")  # fmt: skip
-    return Table("Differences from the baselines, paired by seed", columns, rows, _note(rows, few), ids, raw=raw)
+    return Table(
+        "Differences from the baselines, paired by seed",
+        columns,
+        rows,
+        _note(rows, few),
+        ids,
+        raw=raw,
+    )
 
 
 def _baselines(g: Group, found: list[Group]) -> list[Group]:
@@ -71,7 +85,9 @@ def _difference(row: dict[str, Any]) -> str:
 
 def _note(rows: list[dict[str, Any]], few: int) -> str:
     limits = "; ".join(
-        f"with {n} pairs never under {smallest_p(n):.3g}" for n in sorted({row["n"] for row in rows}) if n <= MAX_PAIRS
+        f"with {n} pairs never under {smallest_p(n):.3g}"
+        for n in sorted({row["n"] for row in rows})
+        if n <= MAX_PAIRS
     )
     note = (
         "Method minus baseline over the seeds that both have, with Student's 95 % interval: of accuracies and overlaps in percentage "
@@ -80,4 +96,6 @@ def _note(rows: list[dict[str, Any]], few: int) -> str:
         f"Exact p: two-sided, over all 2^n flips of sign; {limits}; under 0.05 it takes 6. Holm: corrected for all rows of the same sweep, "
         "data and model. An interval over few seeds rests on normal differences."
     )
-    return note + (f" Left out: {few} comparisons with fewer than two seeds in common." if few else "")
+    return note + (
+        f" Left out: {few} comparisons with fewer than two seeds in common." if few else ""
+    )

@@ -15,16 +15,25 @@ def gpu_memory(records: Records) -> Table | None:
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
 
     def row_of(*key: str) -> dict[str, Any]:
-        return rows.setdefault(key, dict(zip(("data", "model", "binarizer"), key, strict=True)) | {"lines": {}, "ours": None})
+        return rows.setdefault(
+            key,
+            dict(zip(("data", "model", "binarizer"), key, strict=True))
+            | {"lines": {}, "ours": None},
+        )
 
     for line in records.published.to_dict("records"):
         if line["metric"] in (_PEAK, _RESTING) and line["spec"]:
-            row_of(line["dataset"], line["model"], line["spec"])["lines"].setdefault(line["metric"], []).append(line)
+            row_of(line["dataset"], line["model"], line["spec"])["lines"].setdefault(
+                line["metric"], []
+            ).append(line)
     measured = records.latency[records.latency["gpu_peak_bytes"].notna()]
     for (data, model, spec), same in measured.groupby(["data", "model", "binarizer"]):
         least = same.sort_values(["gpu_peak_bytes", "implementation"]).iloc[0]
         row = row_of(data, model, spec)
-        row["ours"], row["implementation"] = least["gpu_peak_bytes"] / 2**20, least["implementation"].split(",")[0]
+        row["ours"], row["implementation"] = (
+            least["gpu_peak_bytes"] / 2**20,
+            least["implementation"].split(",")[0],
+        )
         row["ours_resting"] = least["gpu_resting_bytes"] / 2**20
     if not rows:
         return None

@@ -38,7 +38,9 @@ def kernels(records: Records) -> Table | None:
 
 def _rows(latency: pd.DataFrame) -> list[dict[str, Any]]:
     hot = latency["cache"].isna() | (latency["cache"] == "hot")
-    single = (latency["threads"] == 1) & ~latency["case"].astype(str).str.startswith("training_step")
+    single = (latency["threads"] == 1) & ~latency["case"].astype(str).str.startswith(
+        "training_step"
+    )
     exact = latency["unavailable"].isna() & ~(latency["tolerance"].astype(float) > EXACT)
     timed = latency[hot & single & exact & latency["time_ms_p50"].notna()]
     order = {spec: i for i, spec in enumerate(style.methods(timed["binarizer"]))}
@@ -50,7 +52,9 @@ def _rows(latency: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     row = {key: None if style.missing(value) else value for key, value in row.items()}
-    counts = {key: None if row[key] is None else int(row[key]) for key in ("batch", "n", "weight_bytes")}
+    counts = {
+        key: None if row[key] is None else int(row[key]) for key in ("batch", "n", "weight_bytes")
+    }
     peak = row.get("memory_peak")
     timm = {
         "infer_step_time": row["time_ms_p50"],

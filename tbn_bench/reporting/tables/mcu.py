@@ -23,7 +23,14 @@ def mcu(records: Records) -> Table | None:
         return None
     names = style.labels(row["binarizer"] for row in rows)
     place = {spec: i for i, spec in enumerate(names)}
-    rows.sort(key=lambda r: (*(r[key] for key in _ORDER), r["activations"] != "u8", place[r["binarizer"]], r["case"]))
+    rows.sort(
+        key=lambda r: (
+            *(r[key] for key in _ORDER),
+            r["activations"] != "u8",
+            place[r["binarizer"]],
+            r["case"],
+        )
+    )
     for row in rows:
         row |= {
             "times_binary": _times(rows, row, "bwn", row["activations"]),
@@ -41,7 +48,9 @@ def mcu(records: Records) -> Table | None:
     ]  # fmt: skip
     ids = sorted({row["run_id"] for row in rows if row["run_id"]})
     commands = sorted({row["command"] for row in rows if row["command"]})
-    return Table("On microcontrollers, simulated", columns, rows, _note(rows), ids, commands, raw=_RAW)
+    return Table(
+        "On microcontrollers, simulated", columns, rows, _note(rows), ids, commands, raw=_RAW
+    )
 
 
 def _where(row: dict[str, Any]) -> str:
@@ -49,7 +58,9 @@ def _where(row: dict[str, Any]) -> str:
     return f"{row['device']}, {row['sim']}{code}"
 
 
-def _times(rows: list[dict[str, Any]], row: dict[str, Any], spec: str, activations: str) -> float | None:
+def _times(
+    rows: list[dict[str, Any]], row: dict[str, Any], spec: str, activations: str
+) -> float | None:
     """How many times fewer instructions than the same network of `spec`, of several the one with the fewest; None where one was not counted."""
     counts = [
         r["count"] for r in rows
@@ -59,7 +70,9 @@ def _times(rows: list[dict[str, Any]], row: dict[str, Any], spec: str, activatio
 
 
 def _count(row: dict[str, Any]) -> str:
-    return style.text(row["count"], ",.0f") + (" cycles" if row["count"] and row["unit"] == "cycles" else "")
+    return style.text(row["count"], ",.0f") + (
+        " cycles" if row["count"] and row["unit"] == "cycles" else ""
+    )
 
 
 def _listed(rows: list[dict[str, Any]], key: str) -> str:
@@ -69,14 +82,22 @@ def _listed(rows: list[dict[str, Any]], key: str) -> str:
 def span(rows: list[dict[str, Any]], key: str, form: str = ",.0f", factor: float = 1) -> str:
     """'4', or '4 to 8' where rows differ."""
     found = sorted({factor * row[key] for row in rows if row[key] is not None})
-    return " to ".join(dict.fromkeys(format(n, form) for n in found[:: max(1, len(found) - 1)])) or "not recorded"
+    return (
+        " to ".join(dict.fromkeys(format(n, form) for n in found[:: max(1, len(found) - 1)]))
+        or "not recorded"
+    )
 
 
 def estimated(rows: list[dict[str, Any]]) -> str:
     """How the estimate of each kind of count was made."""
-    kinds = (("instructions", "counted instructions at {} MHz, one cycle each"), ("cycles", "simulated cycles at {} MHz"))
+    kinds = (
+        ("instructions", "counted instructions at {} MHz, one cycle each"),
+        ("cycles", "simulated cycles at {} MHz"),
+    )
     said = [
-        text.format(span(own, "clock_hz", "g", 1e-6)) for unit, text in kinds if (own := [r for r in rows if r["unit"] == unit])
+        text.format(span(own, "clock_hz", "g", 1e-6))
+        for unit, text in kinds
+        if (own := [r for r in rows if r["unit"] == unit])
     ]
     return f"frames/s is an estimate: {' or '.join(said) or 'nothing was counted'}; wait states of the flash and stalls are not in it"
 

@@ -11,9 +11,21 @@ from tbn_bench.reporting.tables.mcu import estimated
 from tbn_bench.reporting.write import Column, Table, column
 from tbn_bench.scores import FIRST
 
-_DATA, _MODEL, _METHODS = "mnist", "mlp(hidden=[128], bias=False)", ("bwn", "tbn(p=4)")  # the two rows of the published table
-_CORE, _COMPILER, _ACTIVATIONS = "m4", "m4-gcc", "u8"  # of the records that the device columns are from
-_REPORTED = {FIRST: "reported", published.FLASH: "reported_kB", "time_ms": "reported_ms"}  # metric -> cell
+_DATA, _MODEL, _METHODS = (
+    "mnist",
+    "mlp(hidden=[128], bias=False)",
+    ("bwn", "tbn(p=4)"),
+)  # the two rows of the published table
+_CORE, _COMPILER, _ACTIVATIONS = (
+    "m4",
+    "m4-gcc",
+    "u8",
+)  # of the records that the device columns are from
+_REPORTED = {
+    FIRST: "reported",
+    published.FLASH: "reported_kB",
+    "time_ms": "reported_ms",
+}  # metric -> cell
 _OWN = (
     "value",
     "half",
@@ -32,9 +44,15 @@ _RAW = (*TIMM, "data", "binarizer", *_REPORTED.values(), *_OWN)
 
 def microcontroller(records: Records) -> Table | None:
     """Published and own numbers; None where nothing is published about MNIST and nothing was run."""
-    found = [g for g in groups(records) if name_of(g.data) == _DATA and published.is_same(_MODEL, g.model) and g.score == FIRST]
+    found = [
+        g
+        for g in groups(records)
+        if name_of(g.data) == _DATA and published.is_same(_MODEL, g.model) and g.score == FIRST
+    ]
     lines = [
-        line for line in records.published.to_dict("records") if name_of(line["dataset"]) == _DATA and line["metric"] in _REPORTED
+        line
+        for line in records.published.to_dict("records")
+        if name_of(line["dataset"]) == _DATA and line["metric"] in _REPORTED
     ]
     measured = _measured(records)
     if not found and not lines and not measured:
@@ -46,8 +64,16 @@ def microcontroller(records: Records) -> Table | None:
     rows += [*(_blank(_DATA, _MODEL, spec) for spec in missing), *_theirs(lines)]
     sources = cite(rows, lambda row: row["lines"])
     names = style.labels(row["binarizer"] for row in rows)
-    shown = [key for key in _REPORTED.values() if key == "reported" or any(row[key] for row in rows)]
-    heads = dict(zip(_REPORTED.values(), ("top-1 %, reported", "weights kB, reported", "ms, reported"), strict=True))
+    shown = [
+        key for key in _REPORTED.values() if key == "reported" or any(row[key] for row in rows)
+    ]
+    heads = dict(
+        zip(
+            _REPORTED.values(),
+            ("top-1 %, reported", "weights kB, reported", "ms, reported"),
+            strict=True,
+        )
+    )
     columns = [
         column("data", "data", numeric=False), column("model", "model", numeric=False),
         Column("binarizer", "method", lambda r: names[r["binarizer"]], numeric=False),
@@ -56,9 +82,20 @@ def microcontroller(records: Records) -> Table | None:
         column("peak_bytes", "peak bytes, simulated", ",.0f"), column("frames_per_s", "frames/s, estimate", ",.1f"),
     ]  # fmt: skip
     ids = sorted({i for row in rows for i in row["run_ids"]})
-    commands = {row["measured"]["command"] for row in rows if row["measured"] and row["measured"]["command"]}
+    commands = {
+        row["measured"]["command"] for row in rows if row["measured"] and row["measured"]["command"]
+    }
     commands |= set(records.runs[records.runs["run_id"].isin(ids)]["command"])
-    return Table("Microcontroller, published and ours", columns, rows, _note(rows), ids, sorted(commands), sources, _RAW)
+    return Table(
+        "Microcontroller, published and ours",
+        columns,
+        rows,
+        _note(rows),
+        ids,
+        sorted(commands),
+        sources,
+        _RAW,
+    )
 
 
 def _measured(records: Records) -> list[dict[str, Any]]:
@@ -77,7 +114,10 @@ def _alone(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for m in measured:
         first.setdefault((m["data"], m["model"], m["binarizer"]), m)
     order = style.methods(m["binarizer"] for m in measured)
-    return [_blank(*key) | _device(m) for key, m in sorted(first.items(), key=lambda kv: (kv[0][0], order.index(kv[0][2])))]
+    return [
+        _blank(*key) | _device(m)
+        for key, m in sorted(first.items(), key=lambda kv: (kv[0][0], order.index(kv[0][2])))
+    ]
 
 
 def _theirs(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

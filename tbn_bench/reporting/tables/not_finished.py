@@ -17,5 +17,9 @@ def not_finished(records: Records) -> Table | None:
         column("error", "error", numeric=False), column("command", "command", numeric=False),
     ]  # fmt: skip
     return Table(
-        "Not finished", columns, rows, "Each command starts the run again, or continues it.", [r["run_id"] for r in rows]
+        "Not finished",
+        columns,
+        rows,
+        "Each command starts the run again, or continues it.",
+        [r["run_id"] for r in rows],
     )

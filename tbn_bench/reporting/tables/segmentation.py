@@ -6,4 +6,9 @@ from tbn_bench.reporting.write import Table
 
 
 def segmentation(records: Records) -> Table | None:
-    return of_scores(records, ("instance_miou", "miou"), ("class_miou", "class_accuracy", "accuracy"), "Segmentation")
+    return of_scores(
+        records,
+        ("instance_miou", "miou"),
+        ("class_miou", "class_accuracy", "accuracy"),
+        "Segmentation",
+    )
