@@ -1,3 +1,3 @@
 """tbn_bench: train, compare, time and report binary and sub-bit neural networks."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
