@@ -5,14 +5,14 @@ BIN = .venv/bin
 
 venv: .venv/done
 
-NATIVE = tbn_bench/kernels/_native
+NATIVE = tbn_bench/native/src
 SOURCES = CMakeLists.txt $(NATIVE)/tbn.h $(NATIVE)/plan.cpp $(NATIVE)/ops.inc $(NATIVE)/fma.inc $(NATIVE)/lut.inc $(NATIVE)/level_generic.cpp $(NATIVE)/level_avx2.cpp \
 	$(NATIVE)/level_avx512.cpp $(NATIVE)/lookup512.inc $(NATIVE)/transformer.inc $(NATIVE)/a14.cpp $(NATIVE)/level_amx.cpp $(NATIVE)/amx_blocks.inc
 
 .venv/done: pyproject.toml constraints.txt $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m tbn_bench.kernels._native
+	$(BIN)/python -m tbn_bench.native
 	touch .venv/done
 
 # As venv, from the tested set alone: every file must have the hash that requirements.lock lists.
@@ -20,7 +20,7 @@ locked:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install -q --no-deps -e .
-	$(BIN)/python -m tbn_bench.kernels._native
+	$(BIN)/python -m tbn_bench.native
 	touch .venv/done
 
 # requirements.lock again, after a change of pyproject.toml or constraints.txt (needs uv).

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from tbn_bench import tiling
-from tbn_bench.convert import binarize_
+from tbn_bench.convert.binarize import binarize_
 
 P = 4
 SIZE = 8

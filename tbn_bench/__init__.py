@@ -1,3 +1,62 @@
-"""tbn_bench: train, compare, time and report binary and sub-bit neural networks."""
+"""tbn_bench: train, compare, time and report binary and sub-bit neural networks.
+
+>>> import torch
+>>> import tbn_bench as tb
+>>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+>>> plan = tb.binarize_(model, "tbn(p=4, min_layer_size=0)")
+>>> [(row.name, row.p) for row in plan.rows]
+[('0.weight', 4), ('2.weight', 4)]
+>>> rows = tb.pack_(model)
+>>> model(torch.zeros(1, 64)).shape
+torch.Size([1, 10])
+
+Nothing heavy is loaded before it is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tbn_bench import catalog
+    from tbn_bench.compiler.executor import Executor
+    from tbn_bench.config import RunConfig as Config
+    from tbn_bench.convert import binarize_, load, pack_, save
+    from tbn_bench.experiment.train import run as train
 
 __version__ = "0.2.0"
+__all__ = ["Config", "Executor", "binarize_", "catalog", "load", "pack_", "save", "train"]
+
+_FACE = {
+    "Config": ("tbn_bench.config", "RunConfig"),
+    "Executor": ("tbn_bench.compiler.executor", "Executor"),
+    "binarize_": ("tbn_bench.convert", "binarize_"),
+    "load": ("tbn_bench.convert", "load"),
+    "pack_": ("tbn_bench.convert", "pack_"),
+    "save": ("tbn_bench.convert", "save"),
+    "train": ("tbn_bench.experiment.train", "run"),
+}
+_MOVED = {
+    "artifact": "tbn_bench.format.packed_file",
+    "bits": "tbn_bench.format.bits",
+    "copies": "tbn_bench.format.layouts",
+    "cost": "tbn_bench.convert.cost",
+    "executor": "tbn_bench.compiler.executor",
+    "packed": "tbn_bench.convert",
+    "storage": "tbn_bench.format.form",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a name of the face when it is first used. Says where a module of version 0.1 is now."""
+    if name == "catalog":
+        return import_module("tbn_bench.catalog")
+    if name in _FACE:
+        module, attribute = _FACE[name]
+        return getattr(import_module(module), attribute)
+    if name in _MOVED:
+        raise AttributeError(f"tbn_bench.{name} is now {_MOVED[name]}")
+    raise AttributeError(f"module 'tbn_bench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

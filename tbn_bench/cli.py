@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from tbn_bench import __version__, yaml_file
 from tbn_bench.catalog import did_you_mean
 from tbn_bench.config import RunConfig, make
-from tbn_bench.names import is_path
-from tbn_bench.records import RecordError, RunBusy, RunStore, emit, tell
+from tbn_bench.records.names import is_path
+from tbn_bench.records.store import RecordError, RunBusy, RunStore, emit, tell
 from tbn_bench.scores import shown
 
 
@@ -127,7 +127,7 @@ def _run_flags(parser: argparse.ArgumentParser, wandb: str) -> None:
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench import assembly, train
+    from tbn_bench.experiment import build, train
 
     config = _config(args)
     options = train.RunOptions(
@@ -135,7 +135,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
         channels_last=args.channels_last, compile=args.compile, devices=args.devices, trackers=tuple(args.tracker), trial=args.trial,
     )  # fmt: skip
     if not args.quiet and not options.rank:
-        tell(assembly.build(config)[2])
+        tell(build.build(config)[2])
     _warn(train.slow_bfloat16(config.precision, args.device))
     record = train.run(config, options, resume=not args.restart)
     if options.rank:
@@ -153,9 +153,9 @@ def _warn(line: str) -> None:
 
 
 def _plan(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench import assembly
+    from tbn_bench.experiment import build
 
-    _, _, plan, total = assembly.sketch(_config(args))
+    _, _, plan, total = build.sketch(_config(args))
     tell(plan)
     return total.summary()
 
@@ -179,7 +179,7 @@ def _sweep(args: argparse.Namespace) -> dict[str, Any]:
     for line in sweep.warnings:
         _warn(line)
     if "bf16" in _precisions(sweep):
-        from tbn_bench.train import slow_bfloat16
+        from tbn_bench.experiment.train import slow_bfloat16
 
         _warn(slow_bfloat16("bf16", args.device))
     how = process.How(
@@ -304,7 +304,7 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
         from tbn_bench.mcu import commands
 
         return commands.export(args)
-    from tbn_bench import export
+    from tbn_bench.experiment import export
 
     return export.export(RunStore(args.results).find(args.run), args.format, args.out)
 
@@ -360,9 +360,9 @@ def _runs(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.runs import flags
 
     if flags.wants_scores(args):
-        from tbn_bench import verify_scores
+        from tbn_bench.experiment import verify
 
-        return verify_scores.run(args)
+        return verify.run(args)
     return flags.run(args)
 
 

@@ -14,7 +14,7 @@ Straight-through rules, chosen by ``gradient``:
 The column sums s move identically under both, since sum_i dL/dB_ij = dL/dt_j; so under SGD (with momentum and weight
 decay) and alphas that do not come from W, both give the same tiles step by step. Under Adam they differ.
 
-`copies` (copies.py) lays the tile out otherwise: B = E t with a matrix E of 0 and +-1 that has p entries in each column, s = E^T W and
+`copies` (layouts.py) lays the tile out otherwise: B = E t with a matrix E of 0 and +-1 that has p entries in each column, s = E^T W and
 dL/dW := E dL/dt / p under "tile"; all of the above holds, as E^T E = p. The p scales still cover blocks of N / p consecutive weights.
 None is the paper's layout.
 """
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbn_bench.copies import Copies
+from tbn_bench.format.layouts import Copies
 
 AlphaKind = Literal["layer", "tile"]
 Gradient = Literal["elementwise", "tile"]

@@ -7,13 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tbn_bench import artifact, catalog, export, packed
-from tbn_bench.assembly import build
+from tbn_bench import catalog
 from tbn_bench.binarizers._base import Target
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_, binarize_inputs_
-from tbn_bench.cost import cost
-from tbn_bench.inputs import constant_signs
+from tbn_bench.convert.binarize import binarize_, binarize_inputs_
+from tbn_bench.convert.cost import cost
+from tbn_bench.experiment import export
+from tbn_bench.experiment.build import build
+from tbn_bench.format import packed_file
+from tbn_bench.layers import packed
+from tbn_bench.layers.binary_input import constant_signs
 from tbn_bench.tasks.image_classification import ImageClassification
 
 A = [
@@ -365,7 +368,7 @@ def saved(net, path, config=None):
     if any(hasattr(m, "parametrizations") for m in net.modules()):
         packed.pack_(net)
     packed.save(net, path, config)
-    return artifact.read(path)
+    return packed_file.read(path)
 
 
 def unpacked(spec, path):

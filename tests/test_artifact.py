@@ -14,10 +14,12 @@ from fuzz import made_packed_files
 from safetensors.numpy import save
 from torch import nn
 
-from tbn_bench import artifact, catalog, packed
-from tbn_bench.artifact import ArtifactError
-from tbn_bench.convert import binarize_
-from tbn_bench.cost import cost
+from tbn_bench import catalog
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.convert.cost import cost
+from tbn_bench.format import packed_file
+from tbn_bench.format.packed_file import ArtifactError
+from tbn_bench.layers import packed
 
 MODELS = [
     ("mlp(hidden=[40, 24])", (1, 6, 6)),
@@ -56,7 +58,7 @@ def saved(
 @pytest.mark.parametrize("spec", SPECS)
 def test_bytes_are_as_predicted_and_the_network_comes_back(tmp_path, model, shape, spec):
     path, net, plain, total = saved(tmp_path, model, shape, spec)
-    content = artifact.read(path)
+    content = packed_file.read(path)
     header = int.from_bytes(path.read_bytes()[:8], "little")
     assert content.payload_bytes == total.stored_bytes
     assert path.stat().st_size == 8 + header + total.stored_bytes
@@ -93,7 +95,7 @@ def test_attention_and_shared_weights_are_stored_once_as_bits(tmp_path, spec):
     total = sum(row.stored_bits for row in plan.rows) // 8 + 4 * (48 + 16 + 16)
     packed.pack_(net)
     packed.save(net, tmp_path / "a.safetensors")
-    content = artifact.read(tmp_path / "a.safetensors")
+    content = packed_file.read(tmp_path / "a.safetensors")
     assert content.payload_bytes == total
     assert {"attention.in_proj_weight", "attention.out_proj.weight", "decode.weight"} <= set(
         content.weights
@@ -129,7 +131,7 @@ def test_views_of_one_storage_keep_their_values(tmp_path, view):
     values = torch.arange(64.0).reshape(8, 8)
     net = Two(first(values), second(values))
     packed.save(net, tmp_path / "net.safetensors")
-    assert len(artifact.read(tmp_path / "net.safetensors").tensors) == stored
+    assert len(packed_file.read(tmp_path / "net.safetensors").tensors) == stored
     blank = Two(torch.zeros(net.first.shape), torch.zeros(net.second.shape))
     loaded = packed.load_(blank, tmp_path / "net.safetensors")
     assert torch.equal(loaded.first, first(values))
@@ -149,7 +151,7 @@ def test_a_decoder_of_the_transposed_encoder_comes_back(tmp_path):
 
 def test_the_reader_needs_no_torch(tmp_path):
     path, *_ = saved(tmp_path)
-    code = f"import sys; from tbn_bench import artifact; artifact.read({str(path)!r}).dense(); print('torch' in sys.modules)"
+    code = f"import sys; from tbn_bench.format import packed_file; packed_file.read({str(path)!r}).dense(); print('torch' in sys.modules)"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -160,7 +162,7 @@ def test_the_reader_needs_no_torch(tmp_path):
 
 def rewrite(path, change):
     """The same network as a file of version 2, with its metadata changed."""
-    content = artifact.read(path)
+    content = packed_file.read(path)
     made_packed_files.write_2(path, content)
     header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
     metadata = header["__metadata__"]
@@ -234,7 +236,7 @@ def test_a_file_that_is_not_right_is_refused(tmp_path, change, message):
     path, *_ = saved(tmp_path)
     rewrite(path, change)
     with pytest.raises(ArtifactError, match=message) as caught:
-        artifact.read(path)
+        packed_file.read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -306,10 +308,10 @@ def test_a_coded_weight_that_is_not_right_is_refused(tmp_path, kind, change, mes
     """The optional fields, each missing, of a wrong type, or not fitting the tensors."""
     path = tmp_path / "n.safetensors"
     coded(path, kind)
-    artifact.read(path).dense()
+    packed_file.read(path).dense()
     rewrite(path, change)
     with pytest.raises(ArtifactError, match=message) as caught:
-        artifact.read(path)
+        packed_file.read(path)
     assert str(path) in str(caught.value)
 
 
@@ -325,7 +327,7 @@ def test_bytes_that_no_writer_makes_are_refused(tmp_path):
     packed.save(net, path)
     rewrite(path, lambda metadata, tensors: set_tile(metadata, tensors, 243))
     with pytest.raises(ArtifactError, match="the data is damaged"):
-        artifact.read(path)
+        packed_file.read(path)
 
 
 def coded(path, kind):
@@ -349,7 +351,7 @@ def test_a_flipped_bit_is_refused(tmp_path, kind):
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
         with pytest.raises(ArtifactError):
-            artifact.read(path)
+            packed_file.read(path)
 
 
 @pytest.mark.parametrize("part", ["alphas", "offsets"])
@@ -358,7 +360,7 @@ def test_scales_that_are_not_finite_are_refused(tmp_path, part, value):
     """By the writer; by the reader of an old file; and by that of a new one whose hash is right."""
     path = tmp_path / "n.safetensors"
     net = coded(path, "offsets")
-    content = artifact.read(path)
+    content = packed_file.read(path)
     header, data = made_packed_files.opened(path.read_bytes())
     scale = content.tensors[f"1.{part}"][:1].tobytes()
     damaged = {**content.tensors, f"1.{part}": np.full(4, value, np.float32)}
@@ -367,16 +369,16 @@ def test_scales_that_are_not_finite_are_refused(tmp_path, part, value):
     with pytest.raises(ArtifactError, match=f"weight 1.weight: its {part} are not finite"):
         packed.save(net, tmp_path / "not.safetensors")
     assert not (tmp_path / "not.safetensors").exists()
-    made_packed_files.write_2(path, artifact.Artifact(damaged, content.weights))
+    made_packed_files.write_2(path, packed_file.Artifact(damaged, content.weights))
     with pytest.raises(
         ArtifactError, match=f"weight 1.weight: its {part} are not finite; export it again"
     ):
-        artifact.read(path)
+        packed_file.read(path)
     path.write_bytes(
         made_packed_files.sealed(header, data.replace(scale, np.float32(value).tobytes(), 1))
     )
     with pytest.raises(ArtifactError, match=f"its {part} are not finite"):
-        artifact.read(path)
+        packed_file.read(path)
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
@@ -384,11 +386,11 @@ def test_scales_that_are_not_finite_are_refused(tmp_path, part, value):
 def test_files_of_older_versions_are_read(tmp_path, kind, version):
     path, old = tmp_path / "n.safetensors", tmp_path / "old.safetensors"
     coded(path, kind)
-    content = artifact.read(path)
+    content = packed_file.read(path)
     content.config, content.commit = {"seed": 1}, "c0ffee"
     made_packed_files.write_2(old, content)
     rewrite(old, lambda metadata, tensors: metadata.update(tbn_format_version=version))
-    found = artifact.read(old)
+    found = packed_file.read(old)
     assert (found.weights, found.aliases, found.config) == (content.weights, {}, {"seed": 1})
     assert found.commit == "c0ffee"
     assert {n: t.ravel().tolist() for n, t in found.tensors.items()} == {
@@ -399,10 +401,10 @@ def test_files_of_older_versions_are_read(tmp_path, kind, version):
 def test_a_file_says_the_same_in_the_same_bytes(tmp_path):
     """The header is made of the network, and its size is known before it is written."""
     path, net, *_ = saved(tmp_path)
-    first, content = path.read_bytes(), artifact.read(path)
+    first, content = path.read_bytes(), packed_file.read(path)
     packed.save(net, path)
     assert path.read_bytes() == first
-    artifact.write(path, content)
+    packed_file.write(path, content)
     assert path.read_bytes() == first
     assert content.header_bytes == 8 + int.from_bytes(first[:8], "little")
     assert content.file_bytes == len(first)
@@ -459,7 +461,7 @@ def test_a_truncated_file_is_refused(tmp_path, keep):
     path, *_ = saved(tmp_path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ArtifactError, match="not a whole safetensors file"):
-        artifact.read(path)
+        packed_file.read(path)
 
 
 def test_a_pickle_is_refused_and_not_run(tmp_path):
@@ -475,7 +477,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
     path = tmp_path / "net.safetensors"
     path.write_bytes(pickle.dumps(Payload()))
     with pytest.raises(ArtifactError):
-        artifact.read(path)
+        packed_file.read(path)
     assert not marker.exists()
 
 
@@ -483,13 +485,13 @@ def test_a_huge_header_is_refused(tmp_path):
     path = tmp_path / "net.safetensors"
     path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
     with pytest.raises(ArtifactError):
-        artifact.read(path)
+        packed_file.read(path)
 
 
 def test_a_missing_file_and_a_folder_say_so(tmp_path):
     for path in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(ArtifactError, match="cannot read|not a whole"):
-            artifact.read(path)
+            packed_file.read(path)
 
 
 def test_a_file_of_another_network_is_refused(tmp_path):

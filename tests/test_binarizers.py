@@ -9,11 +9,13 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.utils import parametrize
 
-from tbn_bench import artifact, catalog, packed
+from tbn_bench import catalog
 from tbn_bench.binarizers._base import ActivationBinarizer, Target, WeightBinarizer
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_, binarize_inputs_
-from tbn_bench.cost import cost
+from tbn_bench.convert.binarize import binarize_, binarize_inputs_
+from tbn_bench.convert.cost import cost
+from tbn_bench.format import packed_file
+from tbn_bench.layers import packed
 from tbn_bench.tasks.image_classification import ImageClassification
 
 MATRIX_METHODS = [  # tried on matrices behind ReLU
@@ -619,7 +621,7 @@ def test_packs_to_what_was_counted_and_comes_back(tmp_path, model, shape, spec):
     weights = {name: p.numpy() for name, p in packed.dense(net).state_dict().items()}
     packed.pack_(net)
     packed.save(net.eval(), tmp_path / "net.safetensors")
-    content = artifact.read(tmp_path / "net.safetensors")
+    content = packed_file.read(tmp_path / "net.safetensors")
     assert content.payload_bytes == total.stored_bytes
     assert all((weights[name] == value).all() for name, value in content.dense().items())
     blank = catalog.build("models", model, num_classes=8, in_shape=shape)

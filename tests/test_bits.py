@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tbn_bench import bits
+from tbn_bench.format import bits
 
 
 def test_order_polarity_padding_by_hand():

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import packed
-from tbn_bench.convert import binarize_
-from tbn_bench.cost import cost
-from tbn_bench.kernels import _native
+from tbn_bench import native
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.convert.cost import cost
+from tbn_bench.layers import packed
 
 try:
-    _native.load()
+    native.load()
     STAGES = ["trained", "packed", "by kernels"]
-except _native.NativeUnavailable:
+except native.NativeUnavailable:
     STAGES = ["trained", "packed"]
 
 LAYERS = {

@@ -10,7 +10,7 @@ import pytest
 
 from tbn_bench import __version__, cli
 from tbn_bench.config import make
-from tbn_bench.records import RunStore
+from tbn_bench.records.store import RunStore
 from tbn_bench.sweep.local import BUSY
 
 ROOT = Path(__file__).parent.parent

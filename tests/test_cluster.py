@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tbn_bench import cli
-from tbn_bench.records import RunStore
+from tbn_bench.records.store import RunStore
 from tbn_bench.scores import TIMES
 from tbn_bench.sweep import cluster, local, spec, worker
 from tbn_bench.sweep.process import How

@@ -14,7 +14,7 @@ from tbn_bench import catalog
 from tbn_bench.binarizers._base import Target
 from tbn_bench.binarizers.snn import all_kernels, numbers_of
 from tbn_bench.binarizers.sparks import _Harden, sinkhorn
-from tbn_bench.convert import binarize_
+from tbn_bench.convert.binarize import binarize_
 
 SHAPE = (2, 3, 3, 3)
 NETWORK = "resnet_cifar(depth=8, width=8, activation='hardtanh', shortcuts='conv')"

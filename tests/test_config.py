@@ -9,7 +9,7 @@ import pytest
 
 from tbn_bench import cli
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records import RunStore
+from tbn_bench.records.store import RunStore
 
 ROOT = Path(__file__).parent.parent
 

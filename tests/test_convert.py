@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from tbn_bench.convert import binarize_
+from tbn_bench.convert.binarize import binarize_
 
 
 def test_plan_by_hand():

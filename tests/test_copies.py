@@ -5,13 +5,16 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import assembly, packed, tiling
+from tbn_bench import tiling
+from tbn_bench.compiler.executor import executor
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_
-from tbn_bench.copies import Copies, default_shifts, hadamard
-from tbn_bench.cost import cost
-from tbn_bench.executor import executor
-from tbn_bench.storage import Form
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.convert.cost import cost
+from tbn_bench.experiment import build as assembly
+from tbn_bench.format import packed_file
+from tbn_bench.format.form import Form
+from tbn_bench.format.layouts import Copies, default_shifts, hadamard
+from tbn_bench.layers import packed
 
 KINDS = ["rotated", "permuted", "hadamard", "shifted", "columns"]
 LAYERS = {
@@ -161,7 +164,7 @@ def test_packed_layers_and_files(tmp_path, kind, layer):
     rows = packed.pack_(net)
     assert rows[0].how == ("tile reuse" if plan.rows[0].reuse else "expanded")
     packed.save(net, tmp_path / "net.safetensors")
-    content = packed.artifact.read(tmp_path / "net.safetensors")
+    content = packed_file.read(tmp_path / "net.safetensors")
     assert content.payload_bytes == total.stored_bytes
     assert np.array_equal(content.dense()["0.weight"], weight.numpy())
     loaded = packed.load_(nn.Sequential(LAYERS[layer][0]()), tmp_path / "net.safetensors")

@@ -14,12 +14,12 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tbn_bench import train
 from tbn_bench.binarizers._base import ActivationBinarizer, WeightBinarizer
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_
+from tbn_bench.convert.binarize import binarize_
 from tbn_bench.data import _base
-from tbn_bench.records import RunStore
+from tbn_bench.experiment import train
+from tbn_bench.records.store import RunStore
 
 METHODS = [
     "snn(tau=3, every=5, activations=True)",

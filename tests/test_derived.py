@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import packed
-from tbn_bench.convert import binarize_
+from tbn_bench import native
+from tbn_bench.convert.binarize import binarize_
 from tbn_bench.derived import Kept
-from tbn_bench.kernels import _native
+from tbn_bench.layers import packed
 
 try:
-    _native.load()
+    native.load()
     NATIVE = True
-except _native.NativeUnavailable:
+except native.NativeUnavailable:
     NATIVE = False
 SPECS = [
     "tbn(p=4, min_layer_size=0)", "tbn(p=4, min_layer_size=0, copies='rotated')", "tbn(p=4, min_layer_size=0, copies='permuted')",

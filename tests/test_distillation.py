@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import catalog, train
-from tbn_bench.assembly import build, start_from, trained
+from tbn_bench import catalog
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_
-from tbn_bench.records import RunStore
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.experiment import train
+from tbn_bench.experiment.build import build, start_from, trained
+from tbn_bench.records.store import RunStore
 from tbn_bench.scores import TIMES
 from tbn_bench.tasks.image_classification import ImageClassification
 from tbn_bench.tasks.point_classification import PointClassification, departure_from_orthogonality

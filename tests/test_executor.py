@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import catalog, packed
-from tbn_bench.convert import binarize_
-from tbn_bench.kernels import _native
+from tbn_bench import catalog, native
+from tbn_bench.convert.binarize import binarize_
 from tbn_bench.latency.timing import TOLERANCE
+from tbn_bench.layers import packed
 
 try:
-    _native.load()
-except _native.NativeUnavailable as error:
+    native.load()
+except native.NativeUnavailable as error:
     pytest.skip(f"native kernels: {error}", allow_module_level=True)
 
-from tbn_bench.executor import Executor, executor
-from tbn_bench.regions import Region
+from tbn_bench.compiler.executor import Executor, executor
+from tbn_bench.compiler.graph import Region
 
-LEVELS = _native.levels()
+LEVELS = native.levels()
 
 
 def settled(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
@@ -152,8 +152,8 @@ def test_columns_run_from_their_tiles(level):
     run = check(columns_network(), (8, 9, 10), COLUMNS, level)
     assert run.native_layers == 5
     ops = [op for step in run._steps if isinstance(step, Region) for op in step.ops]
-    assert sum(op.kind == _native.GROUP_SUM for op in ops) == 4
-    assert [op.weights[0].channels for op in ops if op.kind == _native.CONV] == [2, 6, 6, 6, 125]
+    assert sum(op.kind == native.GROUP_SUM for op in ops) == 4
+    assert [op.weights[0].channels for op in ops if op.kind == native.CONV] == [2, 6, 6, 6, 125]
 
 
 def test_columns_with_rounded_activations_and_threads():

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import catalog, export, packed, train
+from tbn_bench import catalog
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_
-from tbn_bench.records import RunStore
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.experiment import export, train
+from tbn_bench.layers import packed
+from tbn_bench.records.store import RunStore
 
 
 @pytest.fixture(scope="module")

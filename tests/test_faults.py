@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tbn_bench import cli
-from tbn_bench.records import RunStore
+from tbn_bench.records.store import RunStore
 from tbn_bench.scores import TIMES
 from tbn_bench.sweep import local, spec
 from tbn_bench.sweep.process import How
@@ -205,7 +205,7 @@ def test_a_clock_that_goes_backwards(sweep, calm, tmp_path):
 
 WRITER = """
 import os, random, sys
-from tbn_bench.records import RunBusy, RunStore
+from tbn_bench.records.store import RunBusy, RunStore
 store, me = RunStore(sys.argv[1]), int(sys.argv[2])
 sys.stdin.readline()
 left, rng = [f"run{n:02d}" for n in range(40)], random.Random(me)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tbn_bench.config import make
-from tbn_bench.records import LatencyRecord, McuRecord, RunStore
+from tbn_bench.records.store import LatencyRecord, McuRecord, RunStore
 from tbn_bench.reporting import figures, protocol, style
 from tbn_bench.reporting.figures import (
     _published,

@@ -10,114 +10,49 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-GROUND = {
-    "derived",
-    "tiling",
-    "bits",
-    "copies",
-    "storage",
-    "config",
-    "records",
-    "scores",
-    "catalog",
-    "names",
-    "yaml_file",
-}
-SHELVES = {"binarizers", "models", "kernels"}
-LIGHT = {
-    "config",
-    "records",
-    "scores",
-    "catalog",
-    "names",
-    "yaml_file",
-}  # what cli and reporting may see before a command has been chosen
-UP_TO_SHELVES = GROUND | SHELVES
-UP_TO_VERBS = UP_TO_SHELVES | {
-    "features",
-    "inputs",
-    "reuse",
-    "convert",
-    "description",
-    "description_v2",
-    "artifact",
-    "packed",
-    "patterns",
-    "tracing",
-    "regions",
-    "functions",
-    "lowering",
-    "executor",
-    "cost",
-}
-UP_TO_LEARNING = UP_TO_VERBS | {"data", "optimizers", "tasks", "assembly"}
+GROUND = {"tiling", "derived", "format", "records", "config", "catalog", "scores", "yaml_file"}
+# What the command line and the report may see before a command is chosen: no torch behind any of it.
+LIGHT = {"config", "records", "scores", "catalog", "yaml_file"}
+SHELVES = {"binarizers", "models", "kernels", "native"}
+NETWORK = GROUND | SHELVES | {"layers", "convert"}
+LEARNING = NETWORK | {"optimizers", "tasks", "data"}
 
 # part -> the parts it may import; its own files are always allowed. A new part must be placed here before it passes.
 ALLOWED: dict[str, set[str]] = {
-    "__init__": set(),
-    "bits": set(),
-    "copies": set(),
-    "storage": {
-        "bits",
-        "copies",
-    },  # inside floor 0: what training, the packed file and its numpy reader share
-    "tiling": {"copies"},
-    "derived": set(),
-    "catalog": set(),
-    "names": set(),
-    "yaml_file": set(),
+    "format": set(),
     "records": set(),
+    "catalog": set(),
     "scores": set(),
-    "config": {
-        "catalog"
-    },  # inside floor 0: the one spelling of an entry belongs to the identity of a run
+    "yaml_file": set(),
+    "derived": set(),
+    "tiling": {"format"},
+    "config": {"catalog"},  # the one spelling of an entry belongs to the identity of a run
     "binarizers": GROUND,
     "models": GROUND,
-    "kernels": GROUND,
-    # Inside the box "convert, packed, cost" of the design's drawing; reuse holds the layers that convert swaps in.
-    "features": UP_TO_SHELVES,
-    "inputs": UP_TO_SHELVES,
-    "reuse": UP_TO_SHELVES | {"features"},
-    "description": {"copies", "storage"},
-    "description_v2": {"description", "storage"},
-    "artifact": {"description", "description_v2"},
-    "packed": UP_TO_SHELVES | {"features", "artifact", "description"},
-    "numpy_ops": set(),
-    "numpy_forward": {
-        "numpy_ops",
-        "artifact",
-    },  # the second opinion: no other code of ours multiplies
-    "patterns": set(),
-    "tracing": UP_TO_SHELVES | {"inputs", "packed", "patterns"},
-    "regions": UP_TO_SHELVES,
-    "functions": UP_TO_SHELVES | {"regions"},
-    "lowering": UP_TO_SHELVES | {"packed", "patterns", "regions", "functions"},
-    "executor": UP_TO_SHELVES | {"tracing", "lowering", "regions"},
-    "convert": UP_TO_SHELVES | {"inputs", "reuse"},
-    "cost": UP_TO_SHELVES | {"convert"},
-    "data": UP_TO_VERBS,
-    "optimizers": UP_TO_SHELVES | {"convert"},  # sorts parameters by what convert made of them
-    "tasks": UP_TO_VERBS | {"optimizers"},
-    "mcu": UP_TO_LEARNING,  # exports a trained run, and runs its test set
-    "assembly": UP_TO_VERBS | {"optimizers"},  # reaches data through the catalogue
-    "export": UP_TO_LEARNING,
-    "tracking": UP_TO_LEARNING,
-    "train": UP_TO_LEARNING | {"tracking"},
-    "latency": UP_TO_LEARNING | {"export"},  # loads a packed file as its user would
-    "sweep": UP_TO_LEARNING | {"train"},
-    "reporting": LIGHT
-    | {"runs"},  # what a run is, which seeds are missing: said once for command line and page
+    "native": {"format"},
+    "kernels": GROUND | {"native"},
+    "layers": GROUND | SHELVES,
+    "convert": GROUND | SHELVES | {"layers"},
+    "compiler": NETWORK,
+    "data": NETWORK,
+    "optimizers": NETWORK,  # sorts parameters by what convert made of them
+    "tasks": NETWORK | {"optimizers"},
+    "tracking": LEARNING,
+    "experiment": LEARNING | {"tracking", "compiler", "runs"},  # of `runs` the words alone
+    "latency": LEARNING | {"experiment", "compiler"},
+    "mcu": LEARNING | {"experiment", "compiler"},
+    "sweep": LEARNING | {"experiment"},
     "runs": LIGHT,
-    "verify_scores": UP_TO_LEARNING
-    | {"numpy_forward", "numpy_ops", "runs"},  # of `runs` the words alone
+    "reporting": LIGHT | {"runs"},  # what a run is, which seeds are missing: said once
 }
 ALLOWED["cli"] = set(ALLOWED)
+FACE = "__init__"  # names what is below, and loads it when it is used: no arrow of its own
 
 # third-party library -> the only parts that may import it ("a/b" is one file of part a)
 HOMES: dict[str, set[str]] = {
     "timm": {"models", "optimizers", "tasks/image_classification"},  # mixup and cutmix
-    "pytorch_lightning": {"data", "tasks", "train", "tracking/lightning_mirrors"},
-    "lightning": {"data", "tasks", "train"},
+    "pytorch_lightning": {"data", "tasks", "experiment", "tracking/lightning_mirrors"},
+    "lightning": {"data", "tasks", "experiment"},
     "wandb": {"tracking"},
     "tensorboard": {"tracking/lightning_mirrors"},
     "mlflow": {"tracking/lightning_mirrors"},
@@ -132,20 +67,15 @@ HOMES: dict[str, set[str]] = {
 }
 NO_TORCH = {
     "__init__",
-    "artifact",
-    "bits",
-    "description",
-    "description_v2",
-    "copies",
-    "storage",
+    "format",
+    "records",
     "catalog",
     "config",
-    "records",
     "scores",
+    "yaml_file",
     "cli",
-    "numpy_ops",
-    "reporting",
     "runs",
+    "reporting",
 }
 TORCH = {"torch", "torchvision", "torchmetrics", "timm", "pytorch_lightning", "lightning", "triton"}
 
@@ -190,9 +120,20 @@ def imports(module: str, source: str) -> list[tuple[int, str, bool]]:
     return found
 
 
+def _heavy_at_top(module: str, source: str) -> list[str]:
+    """The face's imports outside functions and `if TYPE_CHECKING`, of anything but the standard library."""
+    top = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [node.module or "" for node in top if isinstance(node, ast.ImportFrom)]
+    names += [alias.name for node in top if isinstance(node, ast.Import) for alias in node.names]
+    foreign = [name for name in names if name.split(".")[0] not in sys.stdlib_module_names]
+    return [f"{module} must import {name} when it is used" for name in foreign]
+
+
 def violations(module: str, source: str) -> list[str]:
     """Every import of `source`, seen as the module of that dotted name, which the tables above do not allow."""
     part, *inside = module.split(".")[1:]
+    if part == FACE:
+        return _heavy_at_top(module, source)
     if part not in ALLOWED:
         return [f"{module}: the part {part!r} has no floor yet; give it one in ALLOWED"]
     faults = []
@@ -231,23 +172,27 @@ def test_the_floors_have_no_cycle():
     ("module", "source", "said"),
     [
         ("tbn_bench.tiling", "from tbn_bench import convert", "tiling must not import convert"),
-        ("tbn_bench.tiling", "import numpy, tbn_bench.train as t", "tiling must not import train"),
         (
-            "tbn_bench.records",
-            "def f():\n    from tbn_bench.catalog import names",
-            "records:2: records must not",
+            "tbn_bench.tiling",
+            "import numpy, tbn_bench.experiment.train as t",
+            "tiling must not import experiment",
         ),
         (
-            "tbn_bench.records",
+            "tbn_bench.records.store",
+            "def f():\n    from tbn_bench.catalog import names",
+            "store:2: records must not import catalog",
+        ),
+        (
+            "tbn_bench.records.store",
             "class A:\n    async def f(self):\n        import torch.nn",
             "must not import torch",
         ),
-        ("tbn_bench.bits", "from .tiling import tile", "bits must not import tiling"),
-        ("tbn_bench.bits", "from . import tiling", "bits must not import tiling"),
+        ("tbn_bench.format.bits", "from ..tiling import tile", "format must not import tiling"),
+        ("tbn_bench.format.bits", "from .. import tiling", "format must not import tiling"),
         (
-            "tbn_bench.bits",
-            "import importlib\nimportlib.import_module('tbn_bench.cost')",
-            "bits must not import cost",
+            "tbn_bench.format.bits",
+            "import importlib\nimportlib.import_module('tbn_bench.convert.cost')",
+            "format must not import convert",
         ),
         (
             "tbn_bench.binarizers.tbn",
@@ -265,31 +210,47 @@ def test_the_floors_have_no_cycle():
             "models must not import binarizers",
         ),
         (
-            "tbn_bench.convert",
+            "tbn_bench.convert.binarize",
             "from tbn_bench.tasks import image_classification",
             "convert must not import tasks",
         ),
-        ("tbn_bench.convert", "import pytorch_lightning as pl", "no home of pytorch_lightning"),
-        ("tbn_bench.packed", "from tbn_bench.cost import cost", "packed must not import cost"),
-        ("tbn_bench.train", "from tbn_bench.sweep import local", "train must not import sweep"),
-        ("tbn_bench.train", "def f():\n    import tbn_bench.cli", "train must not import cli"),
-        ("tbn_bench.train", "import pandas", "no home of pandas"),
-        ("tbn_bench.train", "def f():\n    import wandb", "no home of wandb"),
+        (
+            "tbn_bench.convert.binarize",
+            "import pytorch_lightning as pl",
+            "no home of pytorch_lightning",
+        ),
+        (
+            "tbn_bench.layers.packed",
+            "from tbn_bench.convert.cost import cost",
+            "layers must not import convert",
+        ),
+        (
+            "tbn_bench.experiment.train",
+            "from tbn_bench.sweep import local",
+            "experiment must not import sweep",
+        ),
+        (
+            "tbn_bench.experiment.train",
+            "def f():\n    import tbn_bench.cli",
+            "experiment must not import cli",
+        ),
+        ("tbn_bench.experiment.train", "import pandas", "no home of pandas"),
+        ("tbn_bench.experiment.train", "def f():\n    import wandb", "no home of wandb"),
         ("tbn_bench.tracking.mirror", "import pytorch_lightning", "no home of pytorch_lightning"),
         (
             "tbn_bench.tracking.mirror",
-            "from tbn_bench import train",
-            "tracking must not import train",
+            "from tbn_bench.experiment import train",
+            "tracking must not import experiment",
         ),
         (
             "tbn_bench.reporting.load",
-            "from tbn_bench import bits",
-            "reporting must not import bits",
+            "from tbn_bench.format import bits",
+            "reporting must not import format",
         ),
         (
             "tbn_bench.reporting.tables.x",
-            "from ...cost import cost",
-            "reporting must not import cost",
+            "from ...convert.cost import cost",
+            "reporting must not import convert",
         ),
         (
             "tbn_bench.reporting.style",
@@ -299,9 +260,10 @@ def test_the_floors_have_no_cycle():
         ("tbn_bench.latency", "import matplotlib.pyplot as plt", "no home of matplotlib"),
         ("tbn_bench.latency", "def f():\n    import wandb", "no home of wandb"),
         ("tbn_bench.kernels.tiled_linear.torch", "import triton", "no home of triton"),
-        ("tbn_bench.cli", "from tbn_bench import train", "inside the command"),
+        ("tbn_bench.cli", "from tbn_bench.experiment import train", "inside the command"),
         ("tbn_bench.cli", "import torch", "must not import torch"),
         ("tbn_bench.helpers", "", "has no floor yet"),
+        ("tbn_bench.__init__", "from tbn_bench import catalog", "when it is used"),
     ],
 )
 def test_the_checker_catches(module, source, said):
@@ -315,12 +277,15 @@ def test_the_checker_catches(module, source, said):
     [
         (
             "tbn_bench.cli",
-            "def f():\n    from tbn_bench import train\nfrom tbn_bench import __version__, config",
+            "def f():\n    from tbn_bench.experiment import train\nfrom tbn_bench import __version__, config",
         ),
-        ("tbn_bench.sweep.local", "from .spec import load\nfrom ..train import run\nimport ray"),
+        (
+            "tbn_bench.sweep.local",
+            "from .spec import load\nfrom ..experiment.train import run\nimport ray",
+        ),
         (
             "tbn_bench.kernels.tiled_linear.triton",
-            "import triton.language as tl\nfrom tbn_bench.bits import pack",
+            "import triton.language as tl\nfrom tbn_bench.format.bits import pack",
         ),
         (
             "tbn_bench.reporting.tables.__init__",
@@ -344,13 +309,13 @@ def test_the_tree_is_seen():
     } <= set(found)
     assert any(
         target == "tbn_bench.tiling"
-        for _, target, _ in imports("tbn_bench.reuse", found["tbn_bench.reuse"])
+        for _, target, _ in imports("tbn_bench.layers.reuse", found["tbn_bench.layers.reuse"])
     )
 
 
 def test_the_light_ground_loads_no_torch():
     """What reports and --help are built on stays light through every import behind it, not only in its own lines."""
-    code = "import sys, tbn_bench.bits, tbn_bench.config, tbn_bench.records; print(sorted(set(sys.argv[1:]) & set(sys.modules)))"
+    code = "import sys, tbn_bench.format.bits, tbn_bench.config, tbn_bench.records.store; print(sorted(set(sys.argv[1:]) & set(sys.modules)))"
     heavy = sorted(TORCH | {"wandb", "pandas", "matplotlib", "scipy"})
     out = subprocess.run(
         [sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True, cwd=ROOT

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tbn_bench.records import RunStore
+from tbn_bench.records.store import RunStore
 from tbn_bench.scores import TIMES
 from tbn_bench.sweep import local, spec
 from tbn_bench.sweep.process import How

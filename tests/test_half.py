@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import catalog, packed, tiling
-from tbn_bench.convert import binarize_
-from tbn_bench.kernels import _native
+from tbn_bench import catalog, native, tiling
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.layers import packed
 
 try:
-    _native.load()
+    native.load()
     NATIVE = True
-except _native.NativeUnavailable:
+except native.NativeUnavailable:
     NATIVE = False
 
 WITH_OPTIONS = {"tbn", "frozen_tile", "low_rank", "repeated_filters", "full_precision"}

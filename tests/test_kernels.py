@@ -7,20 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tbn_bench import bits
-from tbn_bench.kernels import (
-    _native,
-    _tile,
-    binary_linear,
-    dense_linear,
-    tiled_conv2d,
-    tiled_linear,
-)
+from tbn_bench import native
+from tbn_bench.format import bits
+from tbn_bench.kernels import _tile, binary_linear, dense_linear, tiled_conv2d, tiled_linear
 
 try:
-    _native.load()
+    native.load()
     NATIVE = ["cpu"]
-except _native.NativeUnavailable:
+except native.NativeUnavailable:
     NATIVE = []
 EXACT = ["reference", "torch", *NATIVE]
 
@@ -246,11 +240,11 @@ def test_the_cpu_kernel_takes_float32_only():
 
 def test_an_absent_library_is_an_error_and_not_a_fallback(monkeypatch):
     def missing(name=None):
-        raise _native.NativeUnavailable("not built")
+        raise native.NativeUnavailable("not built")
 
-    monkeypatch.setattr(_native, "level", missing)
+    monkeypatch.setattr(native, "level", missing)
     x, tile_bits, alphas, bias, shape, p = linear_case(((5,), 16, 16, 4, 4))
-    with pytest.raises(_native.NativeUnavailable):
+    with pytest.raises(native.NativeUnavailable):
         tiled_linear.tiled_linear(x, tile_bits, alphas, bias, shape, p, "cpu")
 
 
@@ -321,8 +315,8 @@ class Mixed(torch.nn.Module):
 )
 def test_packed_layers_by_the_kernels(spec):
     """The same outputs from nothing but bits; what the kernels do not take is named with its reason."""
-    from tbn_bench import packed
-    from tbn_bench.convert import binarize_
+    from tbn_bench.convert.binarize import binarize_
+    from tbn_bench.layers import packed
 
     network = Mixed()
     binarize_(network, spec)
@@ -363,8 +357,8 @@ def test_packed_layers_by_the_kernels(spec):
 @pytest.mark.skipif(not NATIVE, reason="no native library")
 def test_columns_layers_by_the_kernels():
     """They sum their input in groups and take the tile as a plain layer: what they read is 1/p of the weights."""
-    from tbn_bench import packed
-    from tbn_bench.convert import binarize_
+    from tbn_bench.convert.binarize import binarize_
+    from tbn_bench.layers import packed
 
     torch.manual_seed(0)
     network = torch.nn.Sequential(
@@ -389,9 +383,10 @@ def test_columns_layers_by_the_kernels():
 @pytest.mark.gpu
 def test_a_packed_network_runs_from_its_bits_on_a_gpu():
     """ResNet-8 by Triton: the outputs of its float64 copy, and at rest less memory than by float tiles."""
-    from tbn_bench import catalog, packed
-    from tbn_bench.convert import binarize_
+    from tbn_bench import catalog
+    from tbn_bench.convert.binarize import binarize_
     from tbn_bench.latency import memory
+    from tbn_bench.layers import packed
 
     network = catalog.build(
         "models", "resnet_cifar(depth=8, width=64)", num_classes=8, in_shape=(3, 16, 16)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import packed
 from tbn_bench.binarizers._base import WeightBinarizer
-from tbn_bench.convert import binarize_
+from tbn_bench.convert.binarize import binarize_
 from tbn_bench.latency import networks, peers, timing
+from tbn_bench.layers import packed
 
 SPECS = ("sign", "bwn", "tbn(p=1)", "tbn(p=4, min_layer_size=0)", "tbn(p=4, min_layer_size=0, alpha='layer')",
          "tbn(p=2, min_layer_size=0, alpha_source='W')", "tbn(p=3, min_layer_size=0)")  # fmt: skip

@@ -9,16 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import artifact, bits, catalog, packed
-from tbn_bench.assembly import start_from
+from tbn_bench import catalog
 from tbn_bench.binarizers import low_rank
 from tbn_bench.binarizers._base import Target
 from tbn_bench.binarizers._ranks import Sizes, ranks_within
 from tbn_bench.binarizers.low_rank import LowRankWeight
-from tbn_bench.convert import binarize_
-from tbn_bench.cost import cost
-from tbn_bench.executor import executor
-from tbn_bench.storage import Form
+from tbn_bench.compiler.executor import executor
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.convert.cost import cost
+from tbn_bench.experiment.build import start_from
+from tbn_bench.format import bits, packed_file
+from tbn_bench.format.form import Form
+from tbn_bench.layers import packed
 
 LAYERS = {
     "linear": (lambda: nn.Linear(16, 9), (5, 16)),
@@ -354,7 +356,7 @@ def test_packed_layers_and_files(tmp_path, layer):
     assert torch.equal(net[0].expanded(), weight)
     path = tmp_path / "net.safetensors"
     packed.save(net, path)
-    content = artifact.read(path)
+    content = packed_file.read(path)
     assert content.payload_bytes == total.stored_bytes
     assert np.array_equal(content.dense()["0.weight"], weight.numpy())
     loaded = packed.load_(nn.Sequential(LAYERS[layer][0]()), path)

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from tbn_bench import catalog, convert, packed
+from tbn_bench import catalog
+from tbn_bench.convert import binarize
+from tbn_bench.layers import packed
 from tbn_bench.mcu import bundle, check, emit, emulate, export, layout, table
 from tbn_bench.mcu.graph import McuError
-from tbn_bench.records import McuRecord
+from tbn_bench.records.store import McuRecord
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "mcu_layout_1.json"
@@ -186,7 +188,7 @@ def network(name):
             nn.init.uniform_(module.weight, -0.5, 2)
             nn.init.normal_(module.bias)
     if spec:
-        convert.binarize_(model, spec)
+        binarize.binarize_(model, spec)
     return model.eval(), torch.rand(40, *shape) - (0.3 if len(shape) == 3 and shape[0] > 1 else 0)
 
 
@@ -409,7 +411,7 @@ def test_random_networks_under_sanitizers(tmp_path, seed):
             nn.init.uniform_(module.weight, -1, 2)
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     p = next(p for p in (3, 2, 1) if all(w.numel() % p == 0 for w in weights))
-    convert.binarize_(model, f"tbn(p={p}, min_layer_size=0)" if seed % 3 else "bwn")
+    binarize.binarize_(model, f"tbn(p={p}, min_layer_size=0)" if seed % 3 else "bwn")
     activations, target = KINDS[seed % 3]
     x = torch.rand(12, *shape) - 0.3
     prog = export.compile_(model.eval(), x, activations, target)
@@ -931,14 +933,14 @@ def test_choices_that_do_not_exist_are_refused():
     with pytest.raises(McuError, match="--activations must be u8 or f32, got 'u4'"):
         export.compile_(model, x, "u4", "m4")
     binary = nn.Sequential(nn.Flatten(), nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2)).eval()
-    convert.binarize_(binary, "xnor")
+    binarize.binarize_(binary, "xnor")
     with pytest.raises(McuError, match="binary activations cannot run"):
         export.compile_(binary, x, "u8", "m4")
 
 
 def test_small_segments_are_warned_of_with_a_better_p():
     model = nn.Sequential(nn.Flatten(), nn.Linear(33, 20)).eval()
-    convert.binarize_(model, "tbn(p=12, min_layer_size=0)")
+    binarize.binarize_(model, "tbn(p=12, min_layer_size=0)")
     (warning,) = export.compile_(model, torch.rand(4, 33, 1, 1), "u8", "m4").warnings
     assert "share segments of 11 only" in warning
     assert "p = 10 would divide its 20 rows" in warning

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tbn_bench import cli, train
+from tbn_bench import cli
 from tbn_bench.config import make
+from tbn_bench.experiment import train
 from tbn_bench.mcu import bundle, check, emit, emulate, export, layout, simulate, toolchain
 from tbn_bench.mcu.graph import McuError
-from tbn_bench.records import RunStore, read_json
+from tbn_bench.records.store import RunStore, read_json
 
 REQUIRED = os.environ.get("TBN_REQUIRE_MCU", "")  # pip, apt or all: these tools must be here
 HERE = Path(__file__).parent
@@ -329,7 +330,8 @@ def test_reuse_is_worth_its_ratio_on_a_simulated_m4(tmp_path):
     """784-128-10 with random weights: instruction counts are the same every time, so that they can be gated. Any compiler."""
     import torch
 
-    from tbn_bench import catalog, convert
+    from tbn_bench import catalog
+    from tbn_bench.convert import binarize
 
     available = [
         (cc, sim)
@@ -345,7 +347,7 @@ def test_reuse_is_worth_its_ratio_on_a_simulated_m4(tmp_path):
         model = catalog.build(
             "models", "mlp(hidden=[128], bias=False)", num_classes=10, in_shape=(1, 28, 28)
         )
-        convert.binarize_(model, spec)
+        binarize.binarize_(model, spec)
         x = torch.rand(50, 1, 28, 28)
         prog = export.compile_(model.eval(), x, "u8", "m4")
         folder = tmp_path / spec[:7]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tbn_bench.config import make
-from tbn_bench.records import McuRecord, RunStore
+from tbn_bench.records.store import McuRecord, RunStore
 from tbn_bench.reporting import build, protocol, published, watch, write
 from tbn_bench.reporting.figures import accuracy_flash
 from tbn_bench.reporting.load import load

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tbn_bench import catalog
-from tbn_bench.convert import binarize_
+from tbn_bench.convert.binarize import binarize_
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "methods"

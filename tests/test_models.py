@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import assembly, catalog
+from tbn_bench import catalog
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_
-from tbn_bench.cost import cost
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.convert.cost import cost
+from tbn_bench.experiment import build
 from tbn_bench.models import swin
 
 MODELS = {
@@ -304,7 +305,7 @@ def test_a_model_call_loads_no_file(tmp_path, key):
     with pytest.raises(ValueError, match=f"must not name {key}: a model call loads no files"):
         catalog.build("models", call)
     with pytest.raises(ValueError, match=f"must not name {key}"):
-        assembly.sketch(make({"model": call}))
+        build.sketch(make({"model": call}))
     assert not (tmp_path / "ran").exists()
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tbn_bench import cli
 from tbn_bench.config import make
-from tbn_bench.names import FOLDER_BYTES, folder
-from tbn_bench.records import RunStore
+from tbn_bench.records.names import FOLDER_BYTES, folder
+from tbn_bench.records.store import RunStore
 from tbn_bench.sweep.spec import load, load_all
 from tbn_bench.tracking import commands
 from tbn_bench.tracking.account import wandb_id

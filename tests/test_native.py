@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tbn_bench import bits
-from tbn_bench.kernels import _native
-from tbn_bench.kernels._native import Op, Plan
+from tbn_bench import native
+from tbn_bench.format import bits
+from tbn_bench.native import Op, Plan
 
 try:
-    LEVELS = _native.levels()
-except _native.NativeUnavailable as error:
+    LEVELS = native.levels()
+except native.NativeUnavailable as error:
     pytest.skip(f"native kernels: {error}", allow_module_level=True)
 
 TOLERANCE = 3e-6  # of the largest value: float32 sums of up to 6272 terms
@@ -66,13 +66,12 @@ def run_conv(
     if relu:
         expected = np.maximum(expected, 0)
     weights = [
-        _native.SignWeights(bits.pack(g), rows // groups, channels, kh, kw, level)
-        for g in per_group
+        native.SignWeights(bits.pack(g), rows // groups, channels, kh, kw, level) for g in per_group
     ]
     shapes = [(*x.shape[2:], x.shape[1]), (*expected.shape[2:], out_channels)] + (
         [(*expected.shape[2:], out_channels)] * residual
     )
-    op = Op(_native.CONV, 0, 1, residual=2 if residual else -1, kernel=(kh, kw), stride=stride, padding=padding, dilation=dilation,
+    op = Op(native.CONV, 0, 1, residual=2 if residual else -1, kernel=(kh, kw), stride=stride, padding=padding, dilation=dilation,
             p=p, rows=rows // groups, relu=relu, weights=weights, scale=scale, shift=shift)  # fmt: skip
     plan = Plan(
         [op],
@@ -150,13 +149,13 @@ def lossy() -> list[tuple[str, str]]:
     pairs = [
         (level, precision)
         for level in LEVELS
-        for precision in _native.PRECISIONS
+        for precision in native.PRECISIONS
         if precision != "f32"
     ]
     return [
         pair
         for pair in pairs
-        if _native.load().tbn_planes_available(_native._index(pair[0]), _native.PRECISIONS[pair[1]])
+        if native.load().tbn_planes_available(native._index(pair[0]), native.PRECISIONS[pair[1]])
     ]
 
 
@@ -214,7 +213,7 @@ def test_rounded_activations_give_the_same_sums_at_every_level():
 
 
 def test_a_precision_that_is_not_there_is_an_error():
-    with pytest.raises(_native.NativeUnavailable, match="generic has no precision a14"):
+    with pytest.raises(native.NativeUnavailable, match="generic has no precision a14"):
         run_conv("generic", images(1, 8, 4, 4), signs_of(16, 8, 1, 1), precision="a14")
     with pytest.raises(ValueError, match="precision must be one of"):
         run_conv("generic", images(1, 8, 4, 4), signs_of(16, 8, 1, 1), precision="int4")
@@ -258,8 +257,8 @@ def test_positions_and_rows_of_any_count(level, precision):
 def test_outputs_over_inputs_and_memory_of_any_alignment(level):
     """A plan works on its caller's memory where it lies right, writes nothing beside it, and copies where an output lies over an input."""
     signs = signs_of(24, 24, 3, 3)
-    weights = _native.SignWeights(bits.pack(signs), 24, 24, 3, 3, level)
-    op = Op(_native.CONV, 0, 1, kernel=(3, 3), padding=(1, 1), rows=24, weights=[weights])
+    weights = native.SignWeights(bits.pack(signs), 24, 24, 3, 3, level)
+    op = Op(native.CONV, 0, 1, kernel=(3, 3), padding=(1, 1), rows=24, weights=[weights])
     x = images(3, 7, 5, 24)  # (n, H, W, C)
     plan = Plan([op], [(7, 5, 24), (7, 5, 24)], nhwc=[0, 1], level=level)
     expected = plan(x)
@@ -283,13 +282,13 @@ def test_dense_float_weights(level):
         torch.from_numpy(x).double(), torch.from_numpy(weight).double(), padding=1
     ).numpy()
     op = Op(
-        _native.CONV,
+        native.CONV,
         0,
         1,
         kernel=(3, 3),
         padding=(1, 1),
         rows=21,
-        weights=[_native.FloatWeights(weight, level)],
+        weights=[native.FloatWeights(weight, level)],
     )
     assert close(Plan([op], [(10, 10, 3), (10, 10, 21)], level=level)(x), expected)
 
@@ -338,8 +337,8 @@ def test_random_geometry(seed):
 
 
 def _conv_plan(level):
-    weights = _native.SignWeights(bits.pack(signs_of(16, 16, 3, 3)), 16, 16, 3, 3, level)
-    op = Op(_native.CONV, 0, 1, kernel=(3, 3), padding=(1, 1), p=2, rows=16, weights=[weights])
+    weights = native.SignWeights(bits.pack(signs_of(16, 16, 3, 3)), 16, 16, 3, 3, level)
+    op = Op(native.CONV, 0, 1, kernel=(3, 3), padding=(1, 1), p=2, rows=16, weights=[weights])
     return Plan([op], [(8, 8, 16), (8, 8, 32)], level=level)
 
 
@@ -401,13 +400,13 @@ def test_parts_of_an_image_whose_margin_is_outside(level, precision):
 @pytest.mark.parametrize(
     ("kind", "reference", "options"),
     [
-        (_native.MAX_POOL, lambda x: F.max_pool2d(x, 3, 2, 1), {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}),
-        (_native.AVG_POOL, lambda x: F.avg_pool2d(x, 2), {"kernel": (2, 2), "stride": (2, 2)}),
-        (_native.MEAN, lambda x: x.mean((2, 3), keepdim=True), {}),
-        (_native.RELU, F.relu, {}),
-        (_native.CHW, lambda x: x.flatten(1)[:, :, None, None], {}),
-        (_native.PAD_CHANNELS, lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 3)), {"stride": (2, 2), "padding": (2, 0)}),
-        (_native.LAYER_NORM, lambda x: F.layer_norm(x.movedim(1, 3), (5,), eps=1e-6).movedim(3, 1), {"eps": 1e-6}),
+        (native.MAX_POOL, lambda x: F.max_pool2d(x, 3, 2, 1), {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}),
+        (native.AVG_POOL, lambda x: F.avg_pool2d(x, 2), {"kernel": (2, 2), "stride": (2, 2)}),
+        (native.MEAN, lambda x: x.mean((2, 3), keepdim=True), {}),
+        (native.RELU, F.relu, {}),
+        (native.CHW, lambda x: x.flatten(1)[:, :, None, None], {}),
+        (native.PAD_CHANNELS, lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 3)), {"stride": (2, 2), "padding": (2, 0)}),
+        (native.LAYER_NORM, lambda x: F.layer_norm(x.movedim(1, 3), (5,), eps=1e-6).movedim(3, 1), {"eps": 1e-6}),
     ],
 )  # fmt: skip
 def test_the_other_ops(kind, reference, options):
@@ -423,7 +422,7 @@ def test_gelu_at_every_level(level):
     x = np.concatenate(
         [np.linspace(-9, 9, 4001), [0.0, -0.0, 1e-30, -1e-30, 80.0, -80.0, 1e30, -1e30, np.nan]]
     ).astype(np.float32)
-    plan = Plan([Op(_native.GELU, 0, 1)], [(1, 1, len(x)), (1, 1, len(x))], level=level)
+    plan = Plan([Op(native.GELU, 0, 1)], [(1, 1, len(x)), (1, 1, len(x))], level=level)
     got = plan(x.reshape(1, -1, 1, 1)).reshape(-1)
     expected = F.gelu(torch.from_numpy(x).double()).numpy()
     assert np.isnan(got[-1])
@@ -441,7 +440,7 @@ def test_attention_at_every_level(level, tokens, heads, depth):
     x = rng.standard_normal((2, 3 * heads * depth, 1, tokens), dtype=np.float32)
     shapes = [(1, tokens, 3 * heads * depth), (1, tokens, heads * depth)]
     got = Plan(
-        [Op(_native.ATTENTION, 0, 1, rows=heads, eps=depth**-0.5)], shapes, level=level, group=2
+        [Op(native.ATTENTION, 0, 1, rows=heads, eps=depth**-0.5)], shapes, level=level, group=2
     )(x)
     q, k, v = (
         torch.from_numpy(x[:, :, 0]).double().unflatten(1, (3, heads, depth)).permute(1, 0, 2, 4, 3)
@@ -458,7 +457,7 @@ def test_attention_at_every_level(level, tokens, heads, depth):
 def test_a_table_of_tokens_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="does not take 4 tokens and 1 more"):
         Plan(
-            [Op(_native.TOKENS, 0, 1, rows=1, coefficients=np.ones((4, 6)))], [(1, 4, 6), (1, 5, 6)]
+            [Op(native.TOKENS, 0, 1, rows=1, coefficients=np.ones((4, 6)))], [(1, 4, 6), (1, 5, 6)]
         )
 
 
@@ -471,7 +470,7 @@ def test_extremes_are_a_maximum_behind_the_copies(relu):
         np.tile(x, (1, 3, 1, 1)).astype(np.float64) * scale[:, None, None] + shift[:, None, None]
     )
     expected = np.maximum(copies, 0 if relu else -np.inf).max((2, 3), keepdims=True)
-    op = Op(_native.EXTREMES, 0, 1, p=3, rows=70, relu=relu, scale=scale, shift=shift)
+    op = Op(native.EXTREMES, 0, 1, p=3, rows=70, relu=relu, scale=scale, shift=shift)
     assert close(Plan([op], [(2, 9, 70), (1, 1, 210)], group=2)(x), expected)
     x[1, 4, 1, 3] = np.nan
     assert np.isnan(Plan([op], [(2, 9, 70), (1, 1, 210)])(x)[1, 4::70]).all()
@@ -483,7 +482,7 @@ def test_gather_sums_the_pieces_of_rows(relu):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 2, 6, 4), dtype=np.float32)  # (n, H, W pieces, kinds)
     coefficients, scale, shift = (rng.standard_normal(n, dtype=np.float32) for n in (15, 5, 5))
-    op = Op(_native.GATHER, 0, 1, coefficients=coefficients, scale=scale, shift=shift, relu=relu)
+    op = Op(native.GATHER, 0, 1, coefficients=coefficients, scale=scale, shift=shift, relu=relu)
     got = Plan([op], [(2, 6, 4), (2, 2, 5)], nhwc=[0, 1])(x)
     expected = np.zeros((2, 2, 2, 5))
     for n, h, w, r in np.ndindex(expected.shape):
@@ -504,7 +503,7 @@ def test_sums_of_neighbouring_channels(p):
     """Every count of channels to a sum, of whole images and of their parts in several threads."""
     x = images(2, 5 * p, 3, 7)
     expected = x.reshape(2, 5, p, 3, 7).astype(np.float64).sum(2)
-    plan = Plan([Op(_native.GROUP_SUM, 0, 1, p=p)], [(3, 7, 5 * p), (3, 7, 5)])
+    plan = Plan([Op(native.GROUP_SUM, 0, 1, p=p)], [(3, 7, 5 * p), (3, 7, 5)])
     for threads in (1, 2, 3):
         assert close(plan(x, threads=threads), expected)
     assert close(plan(x[:1], threads=4), expected[:1])
@@ -515,7 +514,7 @@ def test_sums_of_neighbouring_channels(p):
 )
 def test_sums_that_do_not_fit_are_refused(shapes):
     with pytest.raises(ValueError, match="sums of 4 channels do not take"):
-        Plan([Op(_native.GROUP_SUM, 0, 1, p=4)], shapes)
+        Plan([Op(native.GROUP_SUM, 0, 1, p=4)], shapes)
 
 
 def test_coefficients_that_do_not_fit_are_refused():
@@ -525,14 +524,14 @@ def test_coefficients_that_do_not_fit_are_refused():
         ([(1, 6, 4), (2, 2, 5)], 15),
     ):
         with pytest.raises(ValueError, match="coefficients do not take"):
-            Plan([Op(_native.GATHER, 0, 1, coefficients=np.ones(count))], shapes)
+            Plan([Op(native.GATHER, 0, 1, coefficients=np.ones(count))], shapes)
     with pytest.raises(ValueError, match="coefficients do not take"):
-        Plan([Op(_native.GATHER, 0, 1)], [(1, 6, 4), (1, 2, 5)])
+        Plan([Op(native.GATHER, 0, 1)], [(1, 6, 4), (1, 2, 5)])
 
 
 def test_wrong_weights_and_inputs_are_refused():
     with pytest.raises(ValueError, match="expected uint8 bits of shape"):
-        _native.SignWeights(np.zeros(3, np.uint8), 16, 16)
+        native.SignWeights(np.zeros(3, np.uint8), 16, 16)
     plan = _conv_plan(None)
     with pytest.raises(ValueError, match="expected float32 input of shape"):
         plan(np.zeros((1, 16, 8, 9), np.float32))
@@ -541,10 +540,10 @@ def test_wrong_weights_and_inputs_are_refused():
 
 
 def test_the_level_can_be_forced_and_an_absent_one_is_an_error():
-    code = "from tbn_bench.kernels import _native; print(_native.level())"
+    code = "from tbn_bench.kernels import _native; print(native.level())"
 
     def ask(name):
-        env = os.environ | {_native.LEVEL_VARIABLE: name}
+        env = os.environ | {native.LEVEL_VARIABLE: name}
         return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
 
     assert ask("generic").stdout.strip() == "generic"
@@ -553,16 +552,16 @@ def test_the_level_can_be_forced_and_an_absent_one_is_an_error():
 
 def test_a_level_that_computes_wrongly_is_not_chosen(monkeypatch):
     """The self-test compares with the portable level, so its tolerance must be able to fail."""
-    monkeypatch.setattr(_native, "SELF_TEST_TOLERANCE", -1.0)
-    _native._trusted.cache_clear()
+    monkeypatch.setattr(native, "SELF_TEST_TOLERANCE", -1.0)
+    native._trusted.cache_clear()
     try:
-        assert _native.level() == "generic"
+        assert native.level() == "generic"
     finally:
-        _native._trusted.cache_clear()
+        native._trusted.cache_clear()
 
 
 def test_without_the_library_the_reason_is_said(monkeypatch):
-    monkeypatch.setattr(_native, "_NAMES", ("libnothing.so",))
-    monkeypatch.delenv(_native.LIBRARY_VARIABLE, raising=False)
-    with pytest.raises(_native.NativeUnavailable, match="C\\+\\+17 compiler"):
-        _native.library()
+    monkeypatch.setattr(native, "_NAMES", ("libnothing.so",))
+    monkeypatch.delenv(native.LIBRARY_VARIABLE, raising=False)
+    with pytest.raises(native.NativeUnavailable, match="C\\+\\+17 compiler"):
+        native.library()

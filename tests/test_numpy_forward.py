@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import catalog, numpy_ops, packed
-from tbn_bench.convert import binarize_
-from tbn_bench.numpy_forward import FUNCTIONS, NumpyForward
-from tbn_bench.numpy_ops import Unsupported
+from tbn_bench import catalog
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.experiment import numpy_ops
+from tbn_bench.experiment.numpy_forward import FUNCTIONS, NumpyForward
+from tbn_bench.experiment.numpy_ops import Unsupported
+from tbn_bench.layers import packed
 
 
 def error(model, structure, x):

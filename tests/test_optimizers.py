@@ -8,7 +8,7 @@ from torch import nn
 
 from tbn_bench import catalog
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_
+from tbn_bench.convert.binarize import binarize_
 from tbn_bench.optimizers._base import optimizer_of, sort
 from tbn_bench.optimizers.muon import orthogonal_factor
 from tbn_bench.tasks._base import learning_rate_factor

@@ -13,7 +13,7 @@ from generated_runs import provenance, rows, summary
 
 from tbn_bench import cli
 from tbn_bench.config import make
-from tbn_bench.records import LatencyRecord, RunStore
+from tbn_bench.records.store import LatencyRecord, RunStore
 from tbn_bench.reporting import build, groups, style, watch
 from tbn_bench.reporting.figures import accuracy_bits, training_curves
 from tbn_bench.reporting.load import load

@@ -10,7 +10,7 @@ import pytest
 
 from tbn_bench import cli
 from tbn_bench.config import make
-from tbn_bench.records import LatencyRecord, RunStore
+from tbn_bench.records.store import LatencyRecord, RunStore
 from tbn_bench.reporting import build, load, paper, published, tables, write
 from tbn_bench.reporting.stats import Interval
 from tbn_bench.reporting.tables.ablations import ablations

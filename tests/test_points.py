@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import fx, nn
 
-from tbn_bench import catalog, train
-from tbn_bench.assembly import trained
+from tbn_bench import catalog
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_
-from tbn_bench.cost import cost
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.convert.cost import cost
 from tbn_bench.data import _parsed, _s3dis_rooms, modelnet40, primitives, s3dis, shapenet_part
+from tbn_bench.experiment import train
+from tbn_bench.experiment.build import trained
 from tbn_bench.scores import IGNORED
 from tbn_bench.tasks.part_segmentation import PartScore, PartSegmentation
 from tbn_bench.tasks.point_classification import departure_from_orthogonality

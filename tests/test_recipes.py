@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tbn_bench import assembly, catalog, cli
+from tbn_bench import catalog, cli
 from tbn_bench.config import make
+from tbn_bench.experiment import build
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -35,7 +36,7 @@ def head(name):
 
 def built(name, **changes):
     """(model, plan, cost): CIFAR-10 is read when training starts, so no file is needed."""
-    return assembly.build(config(name, **changes))[1:]
+    return build.build(config(name, **changes))[1:]
 
 
 def test_every_method_has_a_recipe():
@@ -93,7 +94,7 @@ def test_it_can_start_from_step_1(name):
     """Every weight finds its counterpart, and latent weights are step 1's (checked on a narrow network)."""
     narrow = {"model": config(name).model.replace("depth=18", "depth=18, width=8")}
     (model, *_), (source, *_) = built(name, **narrow), built(STEP1, seed=1, **narrow)
-    assembly.start_from(model, source)
+    build.start_from(model, source)
     latent = model.blocks[3].conv1.parametrizations.weight.original
     assert (latent == source.blocks[3].conv1.weight).all()
 

@@ -14,8 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from tbn_bench import records
-from tbn_bench.records import FSYNC_ROWS, LatencyRecord, McuRecord, RecordError, RunBusy, RunStore
+from tbn_bench.records import store as records
+from tbn_bench.records.store import (
+    FSYNC_ROWS,
+    LatencyRecord,
+    McuRecord,
+    RecordError,
+    RunBusy,
+    RunStore,
+)
 
 CONFIG = {"data": "digits", "seed": 0}
 HARD = {
@@ -28,7 +35,7 @@ HARD = {
 # Holds a run and writes rows until it is killed; says on stdout which rows log() has returned for.
 WRITER = """
 import sys
-from tbn_bench.records import RunStore
+from tbn_bench.records.store import RunStore
 run = RunStore(sys.argv[1]).claim("s", "killed", {"seed": 0}, {})
 for k in range(100_000):
     run.log({"epoch": k, "loss": 1 / (k + 1)})
@@ -517,11 +524,11 @@ def test_changed_code_is_flagged_and_changed_records_are_not(tmp_path, monkeypat
             capture_output=True,
         )
 
-    for name in ("tbn_bench/records.py", "results/run.json", "sweeps/a.yaml"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("tbn_bench/records/store.py", "results/run.json", "sweeps/a.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     git("init", "-q"), git("add", "."), git("commit", "-q", "-m", "x")
-    monkeypatch.setattr(records, "__file__", str(tmp_path / "tbn_bench" / "records.py"))
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "tbn_bench" / "records" / "store.py"))
     assert records.provenance("c")["dirty"] is False
     (tmp_path / "results" / "run.json").write_text("2")
     assert records.provenance("c")["dirty"] is False

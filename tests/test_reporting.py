@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 
 from tbn_bench import catalog
 from tbn_bench.config import make
-from tbn_bench.records import LatencyRecord, RunStore
+from tbn_bench.records.store import LatencyRecord, RunStore
 from tbn_bench.reporting import build, load, published, stats, style, tables, tracks, write
 from tbn_bench.reporting.figures import accuracy_bits, training_curves
 from tbn_bench.reporting.tables.comparison import comparison

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import reuse
-from tbn_bench.convert import binarize_
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.layers import reuse
 
 LAYERS = {
     "linear": (lambda: nn.Linear(5, 8), (3, 5)),

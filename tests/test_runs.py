@@ -16,9 +16,10 @@ from pathlib import Path
 import generated_runs
 import pytest
 
-from tbn_bench import cli, records
+from tbn_bench import cli
 from tbn_bench.config import make
-from tbn_bench.records import RecordError, RunStore
+from tbn_bench.records import store as records
+from tbn_bench.records.store import RecordError, RunStore
 from tbn_bench.runs import filters, index, lock, prune, seeds, text, verify
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +30,7 @@ import sys
 sys.path.insert(0, "tests")
 import generated_runs
 from tbn_bench.config import make
-from tbn_bench.records import RunStore
+from tbn_bench.records.store import RunStore
 config = make({"epochs": 3})
 run = RunStore(sys.argv[1]).claim("live", config.run_id, config.model_dump(mode="json"), generated_runs.provenance(config))
 print("held", flush=True)
@@ -266,7 +267,7 @@ def test_unreadable_runs_are_named_and_not_cached(store):
 def test_processes_at_once_do_not_break_the_cache(tmp_path):
     """Four readers and writers of one cache while runs come: each sees whole rows, and the last cache is right."""
     code = (
-        "import sys\nfrom tbn_bench.runs import index\nfrom tbn_bench.records import RunStore\n"
+        "import sys\nfrom tbn_bench.runs import index\nfrom tbn_bench.records.store import RunStore\n"
         "for _ in range(40): assert len(index.rows(RunStore(sys.argv[1]))) >= 20"
     )
     generated_runs.store(tmp_path, 20)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import catalog, train
-from tbn_bench.assembly import trained
+from tbn_bench import catalog
 from tbn_bench.config import make
 from tbn_bench.data import _series
+from tbn_bench.experiment import train
+from tbn_bench.experiment.build import trained
 from tbn_bench.models.ts_transformer import positions
 from tbn_bench.tasks.forecasting import MSE, Forecasting
 

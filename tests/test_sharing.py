@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tbn_bench import artifact, packed
-from tbn_bench.convert import binarize_
-from tbn_bench.cost import cost
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.convert.cost import cost
+from tbn_bench.format import packed_file
+from tbn_bench.layers import packed
 
 
 class Raw(nn.Module):
@@ -81,7 +82,7 @@ def shared(kinds, ties, twice) -> nn.Module:
     return net.eval()
 
 
-def check(net: nn.Module, spec: str, path) -> artifact.Artifact:
+def check(net: nn.Module, spec: str, path) -> packed_file.Artifact:
     """The file of the packed network weighs what was predicted, and gives the network back."""
     blank = copy.deepcopy(net)
     plan = binarize_(net, spec)
@@ -89,7 +90,7 @@ def check(net: nn.Module, spec: str, path) -> artifact.Artifact:
     if any(row.binarized for row in plan.rows):
         packed.pack_(net)
     packed.save(net, path)
-    content = artifact.read(path)
+    content = packed_file.read(path)
     assert content.payload_bytes == predicted.stored_bytes
     loaded = packed.load_(blank, path).state_dict()
     assert all(
@@ -177,7 +178,7 @@ def test_parameters_over_one_memory_are_one(tmp_path):
     predicted = cost(net, plan, (8,))
     packed.pack_(net)
     packed.save(net, tmp_path / "net")
-    assert artifact.read(tmp_path / "net").payload_bytes == predicted.stored_bytes == 16
+    assert packed_file.read(tmp_path / "net").payload_bytes == predicted.stored_bytes == 16
 
 
 class Unused(nn.Module):
@@ -200,7 +201,9 @@ def test_a_foreign_parametrization_is_counted_as_it_is_stored(tmp_path):
     predicted = cost(net, plan, (8,))
     packed.pack_(net)
     packed.save(net, tmp_path / "net")
-    assert artifact.read(tmp_path / "net").payload_bytes == predicted.stored_bytes == 8 + 32 + 288
+    assert (
+        packed_file.read(tmp_path / "net").payload_bytes == predicted.stored_bytes == 8 + 32 + 288
+    )
 
 
 def test_a_layer_with_a_parametrization_of_another_kind_is_not_packed():

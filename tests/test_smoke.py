@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tbn_bench import assembly, catalog, cli, train
+from tbn_bench import catalog, cli
 from tbn_bench.data import smoke
-from tbn_bench.records import RunStore
+from tbn_bench.experiment import build, train
+from tbn_bench.records.store import RunStore
 from tbn_bench.sweep.local import check
 from tbn_bench.sweep.spec import load, load_all
 from tbn_bench.sweep.spec import smoke as smoked
@@ -89,7 +90,7 @@ def test_samples_have_the_form_of_the_set(of):
 
 def test_it_passes_on_all_that_a_set_offers():
     """A new thing that models or tasks ask of data reaches them at smoke scale too."""
-    assert set(smoke.SHARED) == {*assembly.OFFERS, "tasks"}
+    assert set(smoke.SHARED) == {*build.OFFERS, "tasks"}
 
 
 def test_smoke_runs_from_the_command_line(tmp_path, capsys):

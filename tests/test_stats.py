@@ -7,7 +7,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from tbn_bench.config import make
-from tbn_bench.records import RunStore
+from tbn_bench.records.store import RunStore
 from tbn_bench.reporting import load, spread, stats, style, task_sets, write
 from tbn_bench.reporting.figures import performance_profiles
 from tbn_bench.reporting.tables.aggregate import aggregate

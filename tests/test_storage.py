@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tbn_bench.copies import Copies
-from tbn_bench.storage import Form
+from tbn_bench.format.form import Form
+from tbn_bench.format.layouts import Copies
 
 
 def i8(*values):

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from tbn_bench import cli
-from tbn_bench.records import RunStore
+from tbn_bench.records.store import RunStore
 from tbn_bench.sweep import local, process, spec
 
 ONE = {"data": {"value": "synthetic"}, "model": {"value": "mlp(hidden=[8])"}, "epochs": {"value": 2}, "batch_size": {"value": 16},

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import fx, nn
 
-from tbn_bench import catalog, train
-from tbn_bench.assembly import trained
+from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
+from tbn_bench.experiment import train
+from tbn_bench.experiment.build import trained
 from tbn_bench.scores import SCORES, TASKS, row_fields, summary_fields
 from tbn_bench.tasks.point_classification import PointClassification, departure_from_orthogonality
 from tbn_bench.tasks.semantic_segmentation import SemanticSegmentation

@@ -9,10 +9,11 @@ import torch
 from timm.layers import CondConv2d, Conv2dSame, ScaledStdConv2d, StdConv2d
 from torch import nn
 
-from tbn_bench import assembly, packed
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_
-from tbn_bench.packed import dense
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.experiment import build
+from tbn_bench.layers import packed
+from tbn_bench.layers.packed import dense
 
 # timm's module -> a small model of it
 FAMILIES = {
@@ -47,7 +48,7 @@ REFUSED = {
 
 
 def sketch(model, binarizer="tbn(p=4)", **values):
-    return assembly.sketch(make({"model": model, "binarizer": binarizer, **values}))
+    return build.sketch(make({"model": model, "binarizer": binarizer, **values}))
 
 
 def test_the_list_is_broad():
@@ -207,8 +208,8 @@ def test_a_weight_read_by_other_code_is_said():
 def test_sketch_is_build_without_weights(binarizer):
     """Same rows, costs and warnings; binarized inputs are looked at, and for that the network is built."""
     config = make({"model": "resnet_cifar(depth=8, width=8)", "binarizer": binarizer})
-    _, model, plan, total = assembly.sketch(config)
-    _, _, built, cost = assembly.build(config)
+    _, model, plan, total = build.sketch(config)
+    _, _, built, cost = build.build(config)
     assert (plan.rows, plan.warnings, total.summary()) == (
         built.rows,
         built.warnings,
@@ -241,23 +242,23 @@ def test_a_model_of_timm_is_planned_in_its_own_form_where_no_data_are_named(
 
 def test_a_model_that_cannot_do_without_weights_is_built(monkeypatch):
     """Where something asks a tensor of the meta device for its values, the plan is made with weights, and is the same."""
-    real = assembly.cost
+    real = build.cost
 
     def values_wanted(model, *rest):
         next(model.parameters()).sum().item()
         return real(model, *rest)
 
     config = make({"binarizer": "tbn(p=4)"})
-    expected = assembly.sketch(config)[2]
-    monkeypatch.setattr(assembly, "cost", values_wanted)
-    _, model, plan, _ = assembly.sketch(config)
+    expected = build.sketch(config)[2]
+    monkeypatch.setattr(build, "cost", values_wanted)
+    _, model, plan, _ = build.sketch(config)
     assert not any(p.is_meta for p in model.parameters())
     assert plan == expected
 
 
 def test_samples_that_a_model_cannot_take_are_one_line():
     """timm's own assertion is told as a refusal."""
-    for make_plan in (assembly.sketch, assembly.build):
+    for make_plan in (build.sketch, build.build):
         config = make({"model": "from_timm(name='vit_tiny_patch16_224')", "data": "digits"})
         with pytest.raises(
             ValueError,

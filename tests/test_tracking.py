@@ -20,10 +20,12 @@ import torch
 from torch import nn
 from wandb.proto.wandb_internal_pb2 import Record, RunExitRecord, RunRecord
 
-from tbn_bench import artifact, cli, export, train
+from tbn_bench import cli
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_
-from tbn_bench.records import RunStore
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.experiment import export, train
+from tbn_bench.format import packed_file
+from tbn_bench.records.store import RunStore
 from tbn_bench.reporting.load import load
 from tbn_bench.scores import TIMES
 from tbn_bench.sweep import process
@@ -144,7 +146,7 @@ def test_the_packed_network_is_an_artifact(mirrored):
     ]
     staged = Path(found["manifest"]["contents"][0]["local_path"])
     assert staged.is_relative_to(mirrored.record.path)
-    assert artifact.read(staged).payload_bytes == mirrored.record.summary["stored_bytes"]
+    assert packed_file.read(staged).payload_bytes == mirrored.record.summary["stored_bytes"]
     x = torch.randn(2, *mirrored.record.config and (1, 8, 8))
     assert export.load(mirrored.record.path / "checkpoints" / mirror.PACKED)(x).shape == (2, 4)
 
@@ -697,7 +699,7 @@ def test_tensorboard_has_the_rows(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, of SQLAlchemy
 def test_mlflow_has_the_rows(tmp_path):
-    """An experiment per sweep in results/logs/mlflow.db, its metrics by epoch, the packed network as an artifact."""
+    """An experiment per sweep in results/logs/mlflow.db, its metrics by epoch, the packed network as an packed_file."""
     mlflow = pytest.importorskip(
         "mlflow", reason="mlflow is not installed: pip install 'tbn-bench[trackers]'"
     )

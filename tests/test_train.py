@@ -20,11 +20,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tbn_bench import catalog, cli, train
-from tbn_bench.assembly import trained
+from tbn_bench import catalog, cli
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_
-from tbn_bench.records import RecordError, RunBusy, RunStore
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.experiment import train
+from tbn_bench.experiment.build import trained
+from tbn_bench.records.store import RecordError, RunBusy, RunStore
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.tables.comparison import comparison
 from tbn_bench.runs.verify import faults

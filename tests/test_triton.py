@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tbn_bench import bits
+from tbn_bench.format import bits
 
 AWKWARD = (1, 15, 16, 17, 63, 130)
 SIZES = [

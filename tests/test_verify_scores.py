@@ -6,10 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from tbn_bench import artifact, assembly, cli, numpy_forward, packed, train, verify_scores
+from tbn_bench import cli
 from tbn_bench.config import make
-from tbn_bench.kernels._native import NativeUnavailable
-from tbn_bench.records import NETWORK, RunStore, read_json, write_atomic
+from tbn_bench.experiment import build, numpy_forward, train, verify
+from tbn_bench.format import packed_file
+from tbn_bench.layers import packed
+from tbn_bench.native import NativeUnavailable
+from tbn_bench.records.store import NETWORK, RunStore, read_json, write_atomic
 from tbn_bench.scores import SCORES
 
 DIGITS = {"data": "digits", "model": "resnet_cifar(depth=8)", "epochs": 1}
@@ -24,7 +27,7 @@ def trained(tmp_path_factory):
             make({**DIGITS, "binarizer": binarizer}),
             train.RunOptions(root, "pair", wandb="off", threads=1),
         )
-        _, model, _ = assembly.trained(record)
+        _, model, _ = build.trained(record)
         packed.pack_(model)
         packed.save(model, record.path / NETWORK, record.config, record.provenance.get("commit"))
     train.run(
@@ -98,10 +101,10 @@ def test_a_flipped_bit_is_damage(call, results):
 def test_flipped_bits_under_a_right_hash_change_the_score(call, results):
     """Both ways run the file, so both see other weights than the record's."""
     record = record_of(results)
-    content = artifact.read(record.path / NETWORK)
+    content = packed_file.read(record.path / NETWORK)
     for name in [weight.tile for weight in content.weights.values()][:4]:
         content.tensors[name] = content.tensors[name] ^ np.uint8(0b0110)
-    artifact.write(record.path / NETWORK, content)
+    packed_file.write(record.path / NETWORK, content)
     code, lines, last, _ = call("pair")
     assert (code, last["failed_runs"]) == (1, [f"pair/{record.run_id}"])
     assert any("not the recorded score by native and numpy" in line for line in lines)
@@ -134,7 +137,7 @@ def test_a_way_that_cannot_check_is_no_pass(call, monkeypatch):
     def missing(*args, **options):
         raise NativeUnavailable("no library here")
 
-    monkeypatch.setattr(verify_scores, "Executor", missing)
+    monkeypatch.setattr(verify, "Executor", missing)
     said = "cannot check by native: no library here; cannot check by numpy"
     assert sum(said in line for line in call("pair")[1]) == 2
 

@@ -22,7 +22,7 @@ from torch import nn
 from tbn_bench import catalog
 from tbn_bench.binarizers._base import Decision, Target
 from tbn_bench.binarizers.low_rank import LowRankWeight
-from tbn_bench.copies import KINDS, Copies, default_shifts
+from tbn_bench.format.layouts import KINDS, Copies, default_shifts
 
 HERE = Path(__file__).parent
 SWEEP = torch.linspace(-2, 2, 161)

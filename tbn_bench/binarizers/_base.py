@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tbn_bench.copies import Copies
-from tbn_bench.storage import Form
+from tbn_bench.format.form import Form
+from tbn_bench.format.layouts import Copies
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class WeightBinarizer(nn.Module):
     """A torch parametrization: latent weight -> binary weight.
 
     At inference the weight is what `form` describes and `stored` gives: `signs`, `scales`, and for a few methods `offsets` and a
-    `codebook` (storage.py). cost.py counts it and the packed file holds it.
+    `codebook` (form.py). cost.py counts it and the packed file holds it.
     """
 
     p: int = 1  # how often the stored signs are reused
@@ -84,7 +84,7 @@ class WeightBinarizer(nn.Module):
         return None
 
     def stored(self, weight: Tensor) -> dict[str, NDArray[np.generic]]:
-        """The tensors of the stored form, by storage.py's names."""
+        """The tensors of the stored form, by form.py's names."""
         side = [
             None if v is None else v.detach().float().cpu().numpy()
             for v in (self.offsets(weight), self.codebook())

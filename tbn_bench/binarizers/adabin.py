@@ -31,7 +31,7 @@ from tbn_bench.binarizers._base import (
     has_flat_channel,
     sign,
 )
-from tbn_bench.storage import Form
+from tbn_bench.format.form import Form
 
 
 class AdaBinWeight(EDESchedule, WeightBinarizer):

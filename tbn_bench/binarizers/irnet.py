@@ -28,7 +28,7 @@ from tbn_bench.binarizers._base import (
     ede,
     has_flat_channel,
 )
-from tbn_bench.storage import Form
+from tbn_bench.format.form import Form
 
 
 def standardized(weight: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ from tbn_bench.binarizers._base import (
 )
 from tbn_bench.binarizers._ranks import Sizes, ranks_within
 from tbn_bench.binarizers.bwn import BWNWeight
-from tbn_bench.storage import Form
+from tbn_bench.format.form import Form
 
 SURROGATES = ("clip", "identity", "tanh")
 SHARPNESS = 100.0  # of tanh
@@ -155,7 +155,7 @@ class LowRankWeight(WeightBinarizer):
         return first, left * self.u[:, None]
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The dense product, by storage.py's rule: in float64, so that every reader gets the same bits."""
+        """The dense product, by form.py's rule: in float64, so that every reader gets the same bits."""
         left, right = (signs.double() for signs in self._factor_signs())
         u, m, v = (scales.double() for scales in (self.u, self.m, self.v))
         mixed = u[:, None] * ((left * m) @ right.flatten(1))

@@ -30,7 +30,7 @@ from tbn_bench.binarizers._base import (
 )
 from tbn_bench.binarizers.bwn import BWNWeight
 from tbn_bench.binarizers.reactnet import RSign
-from tbn_bench.storage import KERNEL, Form
+from tbn_bench.format.form import KERNEL, Form
 
 KERNELS = 1 << KERNEL
 THRESHOLD = 1e-3

@@ -2,7 +2,7 @@
 
 Forward   B = alpha * (tile repeated p times), tile = sign of the column sums of W read as (p, q); sign(0) = -1
 Backward  gradient="elementwise" (the authors' code) or "tile"; alphas by ordinary autograd
-Copies    copies="aligned" is the paper's layout; "rotated", "permuted", "hadamard", "shifted" and "columns" (tbn_bench/copies.py) make
+Copies    copies="aligned" is the paper's layout; "rotated", "permuted", "hadamard", "shifted" and "columns" (tbn_bench/format/layouts.py) make
           different features of the same bits. A layer that a layout does not fit (shifted without spatial axes, say) takes aligned, and says so
 Stored    q = N / p bits and p (alpha="tile") or 1 (alpha="layer") 32-bit scales per layer
 Kept      biases, normalisation, embeddings. A layer of fewer than min_layer_size weights takes p = 1 and is still binary.
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tbn_bench import tiling
 from tbn_bench.binarizers._base import Binarizer, Decision, Target, WeightBinarizer
-from tbn_bench.copies import KINDS, Copies, default_shifts
+from tbn_bench.format.layouts import KINDS, Copies, default_shifts
 
 
 class TBNWeight(WeightBinarizer):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tbn_bench.binarizers._base import Binarizer, Decision, Target, WeightBinarizer
-from tbn_bench.storage import Form
+from tbn_bench.format.form import Form
 from tbn_bench.tiling import sum_type
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tbn_bench import bits
-from tbn_bench.kernels import _native, _tile
+from tbn_bench import native
+from tbn_bench.format import bits
+from tbn_bench.kernels import _tile
 
 GROUP = 64  # vectors that go through a linear layer together
 
@@ -31,10 +32,10 @@ def weights(
     scale = _tile.row_scales(alphas, shape[0]).double().numpy()
     tile = tile_bits.numpy()
     if _tile.aligned(shape[0], p, len(alphas), groups):
-        return [_native.SignWeights(tile, rows // p, channels, kh, kw, level)], p, scale
+        return [native.SignWeights(tile, rows // p, channels, kh, kw, level)], p, scale
     signs = np.tile(bits.unpack(tile, prod(shape) // p), p).reshape(groups, -1)
     return (
-        [_native.SignWeights(bits.pack(s), rows, channels, kh, kw, level) for s in signs],
+        [native.SignWeights(bits.pack(s), rows, channels, kh, kw, level) for s in signs],
         1,
         scale,
     )
@@ -48,19 +49,19 @@ def float_weights(dense: np.ndarray, groups: int, level: str) -> list:
         *(1, 1, *dense.shape[2:])[-2:],
     )
     if groups > 1 and (rows, channels) == (1, 1):
-        return [_native.DepthwiseWeights(dense.reshape(groups, 1, kh, kw), level)]
-    return [_native.FloatWeights(w, level) for w in dense.reshape(groups, rows, channels, kh, kw)]
+        return [native.DepthwiseWeights(dense.reshape(groups, 1, kh, kw), level)]
+    return [native.FloatWeights(w, level) for w in dense.reshape(groups, rows, channels, kh, kw)]
 
 
 def segments(
     tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int, g: int, level: str
-) -> tuple[_native.SignWeights, np.ndarray]:
+) -> tuple[native.SignWeights, np.ndarray]:
     """(the tile as rows of g columns, a coefficient for each piece of each row) of a linear layer whose tiles end inside rows.
 
     The dot products of K / g pieces of the input with q / g pieces of the tile are made once (CONV), rows are sums of them (GATHER).
     """
     total, pieces = prod(shape), prod(shape) // g
-    weights = _native.SignWeights(tile_bits.numpy(), total // p // g, g, name=level)
+    weights = native.SignWeights(tile_bits.numpy(), total // p // g, g, name=level)
     scales = alphas.float().numpy() if len(alphas) else np.ones(1, np.float32)
     return weights, np.repeat(scales, pieces // len(scales))
 
@@ -69,7 +70,7 @@ def kept_weights(
     tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int, groups: int
 ) -> tuple[list, int, np.ndarray, str]:
     """The same, laid out at the first call for these bits and kept."""
-    level = _native.level()
+    level = native.level()
     key = (tuple(shape), p, groups, level)
     return *_tile.kept(
         tile_bits, alphas, key, lambda: weights(tile_bits, alphas, shape, p, groups, level)
@@ -89,10 +90,10 @@ def linear(
     """One linear layer. x: (..., K) -> (..., rows); scale: (rows,)."""
     rows, columns = len(scale), x.shape[-1]
     shift = np.zeros(rows) if bias is None else bias.detach().double().numpy()
-    op = _native.Op(
-        _native.CONV, 0, 1, p=copies, rows=rows // copies, weights=weights, scale=scale, shift=shift
+    op = native.Op(
+        native.CONV, 0, 1, p=copies, rows=rows // copies, weights=weights, scale=scale, shift=shift
     )
-    plan = _native.Plan([op], [(1, 1, columns), (1, 1, rows)], level=level, group=GROUP)
+    plan = native.Plan([op], [(1, 1, columns), (1, 1, rows)], level=level, group=GROUP)
     flat = x.detach().reshape(-1, columns).contiguous()
     return run(plan, flat, flat.new_empty(len(flat), rows)).reshape(*x.shape[:-1], rows)
 
@@ -107,16 +108,16 @@ def unaligned_linear(
     g: int,
 ) -> Tensor:
     """One linear layer by segments of g weights. x: (..., K) -> (..., rows)."""
-    (rows, columns), level = shape, _native.level()
+    (rows, columns), level = shape, native.level()
     key = (tuple(shape), p, "segments", level)
     weights, coefficients = _tile.kept(
         tile_bits, alphas, key, lambda: segments(tile_bits, alphas, shape, p, g, level)
     )
-    products = _native.Op(_native.CONV, 0, 1, rows=weights.rows, weights=[weights])
+    products = native.Op(native.CONV, 0, 1, rows=weights.rows, weights=[weights])
     shift = None if bias is None else bias.detach().double().numpy()
-    gather = _native.Op(_native.GATHER, 1, 2, coefficients=coefficients, shift=shift)
+    gather = native.Op(native.GATHER, 1, 2, coefficients=coefficients, shift=shift)
     pieces = columns // g
-    plan = _native.Plan(
+    plan = native.Plan(
         [products, gather],
         [(1, pieces, g), (1, pieces, weights.rows), (1, 1, rows)],
         level=level,
@@ -127,7 +128,7 @@ def unaligned_linear(
     return run(plan, flat, flat.new_empty(len(flat), rows)).reshape(*x.shape[:-1], rows)
 
 
-def run(plan: _native.Plan, x: Tensor, out: Tensor) -> Tensor:
+def run(plan: native.Plan, x: Tensor, out: Tensor) -> Tensor:
     """Runs a plan of one op over contiguous x into out."""
     if len(x):
         plan.run([x.data_ptr()], [out.data_ptr()], len(x), torch.get_num_threads())

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from tbn_bench import bits
 from tbn_bench.derived import Snapshot, mark, unwritten
+from tbn_bench.format import bits
 
 _kept: WeakTensorKeyDictionary = (
     WeakTensorKeyDictionary()

@@ -26,12 +26,14 @@ def measure(path: Path, engine: str) -> dict[str, int]:
     """Bytes added to this process by loading and running the packed file: {"grown", "peak"}."""
     import torch
 
-    from tbn_bench import artifact, catalog, export
+    from tbn_bench import catalog
+    from tbn_bench.compiler.executor import Executor
     from tbn_bench.config import make
-    from tbn_bench.executor import Executor
+    from tbn_bench.experiment import export
+    from tbn_bench.format import packed_file
 
     torch.set_num_threads(1)
-    config = artifact.read(path).config or {}
+    config = packed_file.read(path).config or {}
     x = torch.zeros(1, *catalog.build("data", make(config).data).in_shape)
     image = torch.zeros(1, 3, 32, 32)
     Executor(torch.nn.Sequential(torch.nn.Conv2d(3, 1, 3)).eval(), image)(
@@ -45,7 +47,7 @@ def measure(path: Path, engine: str) -> dict[str, int]:
         run: Any = Executor(model, x)
     else:
         model = export.materialised(export.skeleton(config)).eval()
-        content = artifact.read(path)
+        content = packed_file.read(path)
         dense = {
             k: torch.from_numpy(v)
             for k, v in {**content.tensors, **content.dense(most_bytes=math.inf)}.items()

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbn_bench import assembly, executor, packed
+from tbn_bench import native as _native
+from tbn_bench.compiler import executor
 from tbn_bench.config import RunConfig, make
-from tbn_bench.kernels import _native
+from tbn_bench.experiment import build
 from tbn_bench.latency import memory, peers
 from tbn_bench.latency.timing import (
     ParityError,
@@ -25,7 +26,8 @@ from tbn_bench.latency.timing import (
     slug,
     time_case,
 )
-from tbn_bench.records import RunRecord, RunStore, tell
+from tbn_bench.layers import packed
+from tbn_bench.records.store import RunRecord, RunStore, tell
 from tbn_bench.scores import SCORES, score_of
 
 CALIBRATION = 64  # training images that lossy peers are calibrated on
@@ -232,7 +234,7 @@ def suite(
             wanted = [entry for entry in wanted if entry[2] not in done]
         if not wanted:
             continue
-        loaded = [(run, *assembly.trained(run)[:2]) for run in chosen]
+        loaded = [(run, *build.trained(run)[:2]) for run in chosen]
         for _, data, _ in loaded:
             data.setup()
         accuracy = _accuracy_check(loaded, device)
@@ -361,8 +363,8 @@ def _accuracy_check(
             calls |= {native_name(native): native} if native is not None else {}
         name, expected = score_of(run.summary), None
         for implementation, call in calls.items():
-            batches = list(assembly.outputs(call, data, device))
-            value, recorded, allowed = assembly.score_on_test(run, data, model, batches)
+            batches = list(build.outputs(call, data, device))
+            value, recorded, allowed = build.score_on_test(run, data, model, batches)
             agreement = None
             if SCORES[name].goal == "max":
                 classes = torch.cat([out.argmax(1) for out, _ in batches])
@@ -379,7 +381,7 @@ def _accuracy_check(
                 )
                 raise ParityError(
                     f"run {run.run_id}, {implementation}: {SCORES[name].label} {SCORES[name].text(value, False)} on the test set, its "
-                    f"record says {SCORES[name].text(recorded, False)}{classed}{assembly.precision_hint(run)}; nothing timed"
+                    f"record says {SCORES[name].text(recorded, False)}{classed}{build.precision_hint(run)}; nothing timed"
                 )
             found[run.run_id, implementation] = {name: value} | (
                 {} if agreement is None else {"agreement": agreement}
@@ -401,7 +403,7 @@ def case(
     configs = [config.model_copy(update={"binarizer": "full_precision"})]
     if config.binarizer != "full_precision":
         configs.append(config)
-    built = [assembly.build(c) for c in configs]
+    built = [build.build(c) for c in configs]
     in_shape = built[0][0].in_shape
     command = f"{config.command.replace('tbn-bench train', 'tbn-bench latency')} --device {device} --threads {threads}"
     for batch in batches:

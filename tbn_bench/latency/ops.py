@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbn_bench import bits, packed
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_
-from tbn_bench.cost import cost
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.convert.cost import cost
+from tbn_bench.format import bits
 from tbn_bench.kernels import _tile
 from tbn_bench.kernels.tiled_linear import tiled_linear
 from tbn_bench.latency.networks import variants_of
 from tbn_bench.latency.peers import BF16_TOLERANCE, INT8_TOLERANCE, compiled, graphed, peer
 from tbn_bench.latency.timing import Variant, prepare, show, time_case
-from tbn_bench.records import RunStore
+from tbn_bench.layers import packed
+from tbn_bench.records.store import RunStore
 
 SPECS = ("full_precision", "bwn", "tbn(p=4, min_layer_size=0)", "tbn(p=8, min_layer_size=0)")
 

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tbn_bench.kernels._native import LEVEL_VARIABLE
 from tbn_bench.latency.machine import ceilings
-from tbn_bench.records import LatencyRecord, provenance, tell
+from tbn_bench.native import LEVEL_VARIABLE
+from tbn_bench.records.store import LatencyRecord, provenance, tell
 
 ROUNDS = 31
 MIN_SAMPLE_MS = 5.0  # calls are repeated inside a sample until it lasts about this long: hot caches, a clock read seldom

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbn_bench.convert import binarize_
+from tbn_bench.convert.binarize import binarize_
 from tbn_bench.latency.timing import (
     ParityError,
     clock_for,
@@ -21,7 +21,7 @@ from tbn_bench.latency.timing import (
     slug,
     statistics_of,
 )
-from tbn_bench.records import LatencyRecord, RunStore, provenance
+from tbn_bench.records.store import LatencyRecord, RunStore, provenance
 
 GRADIENT_TOLERANCE = 1e-4  # sums over batch and positions: more terms than a forward pass
 _RESNET18_CONVS = (

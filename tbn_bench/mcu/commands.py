@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records import RecordError, RunRecord, RunStore, provenance, tell
+from tbn_bench.records.store import RecordError, RunRecord, RunStore, provenance, tell
 from tbn_bench.scores import FIRST, score_of
 
 TARGETS, ACTIVATIONS = ("generic", "m4", "m55", "avr"), ("u8", "f32")

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tbn_bench import __version__, assembly, packed
+from tbn_bench import __version__
+from tbn_bench.experiment import build
+from tbn_bench.layers import packed
 from tbn_bench.mcu import bundle, check, emit, graph, layout, memory, program, reference
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.mcu.program import Program, Quant
-from tbn_bench.records import RunRecord, replace, to_json
+from tbn_bench.records.store import RunRecord, replace, to_json
 from tbn_bench.scores import FIRST, score_of
 
 TARGETS = {
@@ -177,7 +179,7 @@ def export(
         raise McuError(
             f"run {record.run_id} is no finished classifier; C libraries are made of classifiers"
         )
-    data, model, _ = assembly.trained(record)
+    data, model, _ = build.trained(record)
     data.setup()
     prog = compile_(
         model,

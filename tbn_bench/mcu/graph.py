@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from tbn_bench import bits, packed
-from tbn_bench.tracing import Tracer
+from tbn_bench.compiler.trace import Tracer
+from tbn_bench.format import bits
+from tbn_bench.layers import packed
 
 Array = NDArray[Any]
 

@@ -9,7 +9,7 @@ from tbn_bench.mcu import simulate, toolchain
 from tbn_bench.mcu.export import WHOLE
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.mcu.toolchain import ToolchainError
-from tbn_bench.records import McuRecord, read_json
+from tbn_bench.records.store import McuRecord, read_json
 
 CLOCK = {
     "m0": 16e6,

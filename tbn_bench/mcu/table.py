@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tbn_bench.records import McuRecord
+from tbn_bench.records.store import McuRecord
 
 # Counted once on the same network and core (784-128-10, Cortex-M4F, QEMU): not part of this project, never built by it.
 RECORDED = {

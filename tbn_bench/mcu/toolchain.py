@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tbn_bench.records import RecordError, read_json
+from tbn_bench.records.store import RecordError, read_json
 
 COMPILERS = ("gcc", "zig")
 OPTIMIZE = ("-O2", "-Os")

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from tbn_bench import catalog
 from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.config import RunConfig
-from tbn_bench.convert import weights_of
+from tbn_bench.convert.binarize import weights_of
 
 Named = dict[str, nn.Parameter]
 

@@ -15,7 +15,7 @@ from typing import Any
 import altair
 
 from tbn_bench import __version__
-from tbn_bench.records import RecordError, tell
+from tbn_bench.records.store import RecordError, tell
 from tbn_bench.reporting import figures, protocol, style, tables, write
 from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.page import details, render

@@ -9,7 +9,7 @@ import pandas as pd
 
 from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records import NETWORK, McuRecord, RecordError, RunRecord, RunStore
+from tbn_bench.records.store import NETWORK, McuRecord, RecordError, RunRecord, RunStore
 from tbn_bench.reporting import published, tracks
 from tbn_bench.scores import FIRST, SCORES, score_of
 

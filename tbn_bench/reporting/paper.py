@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench import catalog, yaml_file
-from tbn_bench.records import RecordError, tell
+from tbn_bench.records.store import RecordError, tell
 from tbn_bench.reporting import groups, published, style, write
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records, load

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records import replace, tell
+from tbn_bench.records.store import replace, tell
 from tbn_bench.reporting import build
 from tbn_bench.runs import index
 

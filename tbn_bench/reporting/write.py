@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tbn_bench.records import printable
+from tbn_bench.records.store import printable
 from tbn_bench.reporting.style import text
 from tbn_bench.runs.text import csv_cell
 

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from tbn_bench.config import make
-from tbn_bench.records import RunRecord, RunStore
+from tbn_bench.records.store import RunRecord, RunStore
 from tbn_bench.runs import text
 from tbn_bench.runs.filters import number
 from tbn_bench.runs.show import flat

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records import RecordError, RunStore, tell
+from tbn_bench.records.store import RecordError, RunStore, tell
 from tbn_bench.runs import filters, index, text
 from tbn_bench.runs.index import Row
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tbn_bench import records
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records import (
+from tbn_bench.records import store as records
+from tbn_bench.records.store import (
     SCHEMA_VERSION,
     RecordError,
     RunRecord,

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tbn_bench.records import RunStore, tell
+from tbn_bench.records.store import RunStore, tell
 from tbn_bench.runs import filters, index, text
 from tbn_bench.runs.index import Row
 

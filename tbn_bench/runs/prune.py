@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.catalog import did_you_mean
-from tbn_bench.records import RecordError, RunStore, tell
+from tbn_bench.records.store import RecordError, RunStore, tell
 from tbn_bench.runs import index, text
 from tbn_bench.runs.index import STATUSES
 from tbn_bench.runs.lock import held, taken

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records import RunStore, tell
+from tbn_bench.records.store import RunStore, tell
 from tbn_bench.runs import filters, index, text
 from tbn_bench.runs.index import FIELDS, Row
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.config import make
-from tbn_bench.records import RecordError, RunRecord, RunStore, read_json
+from tbn_bench.records.store import RecordError, RunRecord, RunStore, read_json
 from tbn_bench.runs import text
 from tbn_bench.runs.index import COSTS, FIELDS
 from tbn_bench.runs.lock import held

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records import RunRecord, RunStore
+from tbn_bench.records.store import RunRecord, RunStore
 from tbn_bench.runs import text
 from tbn_bench.runs.lock import held
 from tbn_bench.runs.show import log_of

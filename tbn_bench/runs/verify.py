@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.config import make
-from tbn_bench.records import NETWORK, SCHEMA_VERSION, RecordError, RunStore, read_json
+from tbn_bench.records.store import NETWORK, SCHEMA_VERSION, RecordError, RunStore, read_json
 from tbn_bench.runs import index, numbers, text
 from tbn_bench.runs.index import STATUSES
 from tbn_bench.runs.lock import held, taken

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tbn_bench.records import RecordError, RunStore, tell
+from tbn_bench.records.store import RecordError, RunStore, tell
 from tbn_bench.sweep import estimate
 from tbn_bench.sweep.launch import Launch, check
 from tbn_bench.sweep.planner import Trial

@@ -6,7 +6,7 @@ from typing import Any
 
 from tbn_bench import catalog
 from tbn_bench.config import RunConfig
-from tbn_bench.records import RunRecord, RunStore, tell
+from tbn_bench.records.store import RunRecord, RunStore, tell
 from tbn_bench.sweep.process import How
 from tbn_bench.sweep.spec import SweepSpec
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from tbn_bench import assembly
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records import RecordError, RunRecord, RunStore, tell
+from tbn_bench.experiment import build
+from tbn_bench.records.store import RecordError, RunRecord, RunStore, tell
 from tbn_bench.scores import shown
 from tbn_bench.sweep.planner import Past, Planner, Trial
 from tbn_bench.sweep.process import How
@@ -39,7 +39,7 @@ def check(configs: list[RunConfig]) -> None:
             continue
         seen.add(built)
         try:
-            assembly.check(config)
+            build.check(config)
         except ValueError as error:
             errors |= {
                 f"{config.model} with {config.binarizer}: {line}": None

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tbn_bench.records import RunStore, printable, tell
+from tbn_bench.records.store import RunStore, printable, tell
 from tbn_bench.sweep import estimate, process
 from tbn_bench.sweep.launch import Launch, check
 from tbn_bench.sweep.planner import Trial

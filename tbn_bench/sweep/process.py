@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tbn_bench.config import RunConfig
-from tbn_bench.records import RecordError, RunStore
+from tbn_bench.records.store import RecordError, RunStore
 
 # glibc gives large blocks back to the system at every step, and half of a step is spent on page faults, unless it is told
 # to keep them (LOG.md, "PointNet in minutes")

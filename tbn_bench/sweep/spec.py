@@ -18,7 +18,7 @@ from typing import Any
 from tbn_bench import yaml_file
 from tbn_bench.catalog import parse
 from tbn_bench.config import RunConfig, make
-from tbn_bench.names import folder
+from tbn_bench.records.names import folder
 from tbn_bench.sweep import dotted, objectives
 from tbn_bench.sweep.forms import Categorical, Constant, Form
 from tbn_bench.sweep.schema import File, Hyperband, Metric, read

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.config import make
-from tbn_bench.records import RunBusy, RunStore, read_rows
+from tbn_bench.records.store import RunBusy, RunStore, read_rows
 from tbn_bench.sweep import process
 from tbn_bench.sweep.process import How
 
@@ -96,7 +96,7 @@ def _train(given: dict[str, Any], how: How, errors: list[str]) -> None:
 
 def _train_when_free(given: dict[str, Any], how: How) -> None:
     """A run may still be held by the worker that Ray has just given up, or by another launcher."""
-    from tbn_bench import train
+    from tbn_bench.experiment import train
 
     options = train.RunOptions(
         Path(given["results"]), given["sweep"], how.wandb, how.device, given["threads"], channels_last=how.channels_last,

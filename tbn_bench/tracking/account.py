@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from tbn_bench.names import distinct
+from tbn_bench.records.names import distinct
 
 ID_LETTERS = 64
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.config import make
-from tbn_bench.records import RunRecord, RunStore, tell
+from tbn_bench.records.store import RunRecord, RunStore, tell
 from tbn_bench.tracking.account import require_key, wandb_id, where
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import nn
 
-from tbn_bench import packed
 from tbn_bench.config import RunConfig
-from tbn_bench.convert import Plan
-from tbn_bench.records import tell, to_json
+from tbn_bench.convert.binarize import Plan
+from tbn_bench.layers import packed
+from tbn_bench.records.store import tell, to_json
 from tbn_bench.tasks._base import binary_weights
 from tbn_bench.tracking.diagnostics import Histogram, tile_histograms
 

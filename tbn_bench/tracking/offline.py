@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records import RecordError, RunStore, checked_name
+from tbn_bench.records.store import RecordError, RunStore, checked_name
 from tbn_bench.tracking.wandb_log import Log, read
 
 OURS = ("provenance", "sweep")  # in the mirror's config beside RunConfig's fields

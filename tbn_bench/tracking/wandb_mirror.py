@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench import catalog
-from tbn_bench.convert import Plan, PlanRow
+from tbn_bench.convert.binarize import Plan, PlanRow
 from tbn_bench.tracking.account import wandb_id, where
 from tbn_bench.tracking.diagnostics import Histogram
 from tbn_bench.tracking.mirror import Mirror, Subject

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from tbn_bench.artifact import Artifact
-from tbn_bench.description import Weight
-from tbn_bench.description_v2 import BIT_ORDER
+from tbn_bench.format.description import Weight
+from tbn_bench.format.description_v2 import BIT_ORDER
+from tbn_bench.format.packed_file import Artifact
 
 
 def entry(weight: Weight, tile: np.ndarray) -> dict[str, Any]:

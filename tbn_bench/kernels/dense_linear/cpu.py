@@ -3,16 +3,17 @@
 import numpy as np
 from torch import Tensor
 
-from tbn_bench.kernels import _cpu, _native, _tile
+from tbn_bench import native
+from tbn_bench.kernels import _cpu, _tile
 
 
 def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     _cpu.check(x)
-    level = _native.level()
+    level = native.level()
     made = _tile.kept(
         weight,
         weight,
         level,
-        lambda: _native.FloatWeights(weight.detach().numpy()[:, :, None, None], level),
+        lambda: native.FloatWeights(weight.detach().numpy()[:, :, None, None], level),
     )
     return _cpu.linear(x, [made], 1, np.ones(len(weight)), bias, level)

@@ -3,7 +3,8 @@
 import numpy as np
 from torch import Tensor
 
-from tbn_bench.kernels import _cpu, _native
+from tbn_bench import native
+from tbn_bench.kernels import _cpu
 from tbn_bench.kernels.tiled_conv2d import out_size
 
 
@@ -23,9 +24,9 @@ def tiled_conv2d(
     rows, (ho, wo) = shape[0], out_size(x.shape[2:], shape[2:], stride, padding, dilation)
     weights, copies, scale, level = _cpu.kept_weights(tile_bits, alphas, shape, p, groups)
     shift = np.zeros(rows) if bias is None else bias.detach().double().numpy()
-    op = _native.Op(
-        _native.CONV, 0, 1, kernel=tuple(shape[2:]), stride=tuple(stride), padding=tuple(padding), dilation=tuple(dilation),
+    op = native.Op(
+        native.CONV, 0, 1, kernel=tuple(shape[2:]), stride=tuple(stride), padding=tuple(padding), dilation=tuple(dilation),
         p=copies, rows=weights[0].rows, weights=weights, scale=scale, shift=shift,
     )  # fmt: skip
-    plan = _native.Plan([op], [(*x.shape[2:], x.shape[1]), (ho, wo, rows)], level=level)
+    plan = native.Plan([op], [(*x.shape[2:], x.shape[1]), (ho, wo, rows)], level=level)
     return _cpu.run(plan, x.detach().contiguous(), x.new_empty(len(x), rows, ho, wo))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.config import make
-from tbn_bench.records import RunStore
+from tbn_bench.records.store import RunStore
 from tbn_bench.reporting import style
 from tbn_bench.reporting.groups import groups
 from tbn_bench.reporting.load import Records

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import fx
 
-from tbn_bench.kernels._native import Op
+from tbn_bench.native import Op
 
 
 class Unsupported(Exception):

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tbn_bench import tracing
+from tbn_bench import native
+from tbn_bench.compiler import trace as tracing
+from tbn_bench.compiler.graph import Region
+from tbn_bench.compiler.lowering import Lowering, call_node
 from tbn_bench.derived import Snapshot
-from tbn_bench.kernels import _native
-from tbn_bench.kernels._native import NativeUnavailable
-from tbn_bench.lowering import Lowering, call_node
-from tbn_bench.regions import Region
+from tbn_bench.native import NativeUnavailable
 
 POINT_GROUP = 64  # images that go together through a network without spatial extent: weights are read once for all of them
 
-_IN_PLACE = (_native.ADD, _native.RELU, _native.AFFINE, _native.COPY, _native.CLAMP, _native.GELU)
+_IN_PLACE = (native.ADD, native.RELU, native.AFFINE, native.COPY, native.CLAMP, native.GELU)
 
 
 def _shared(region: Region, dies: dict[int, int], kept: set[int]) -> dict[int, int]:
@@ -31,10 +31,10 @@ def _shared(region: Region, dies: dict[int, int], kept: set[int]) -> dict[int, i
     taken: dict[int, int] = {}
     for step, op in enumerate(region.ops, 1):
         over = op.residual if op.residual >= 0 else op.input if op.kind in _IN_PLACE else -1
-        size = _native.padded_size(region.values[op.output].shape)
-        same = over >= 0 and _native.padded_size(region.values[over].shape) == size
+        size = native.padded_size(region.values[op.output].shape)
+        same = over >= 0 and native.padded_size(region.values[over].shape) == size
         elsewhere = (
-            op.kind == _native.CONV and over == op.input
+            op.kind == native.CONV and over == op.input
         )  # a convolution reads its input around each output
         if same and dies.get(over) == step and not {over, op.output} & kept and not elsewhere:
             taken[op.output] = taken.get(over, over)
@@ -56,9 +56,9 @@ def _place(region: Region, kept: set[int]) -> list[int]:
     offsets, placed = [0] * len(region.values), []
     for v in sorted(
         lives.keys() - taken.keys(),
-        key=lambda v: (-_native.padded_size(region.values[v].shape), lives[v]),
+        key=lambda v: (-native.padded_size(region.values[v].shape), lives[v]),
     ):
-        size, (a, b) = _native.padded_size(region.values[v].shape), lives[v]
+        size, (a, b) = native.padded_size(region.values[v].shape), lives[v]
         at = 0
         for start, stop, low, high in sorted(placed):
             if not (b < low or high < a) and at < stop and start < at + size:
@@ -188,7 +188,7 @@ class Executor:
     ):
         if fault := _not_a_batch(example):
             raise ValueError(f"expected an example of shape (B, ...), got {fault}")
-        self.level, self.threads, self.precision = _native.level(level), threads, precision
+        self.level, self.threads, self.precision = native.level(level), threads, precision
         self._asked_level = level
         self._network = model.eval()
         self._image = example[:1].detach().float().cpu()
@@ -270,10 +270,10 @@ class Executor:
             return
         outputs = list(dict.fromkeys(region.of_node[n] for n in region.outputs))
         inputs = list(region.inputs.values())
-        made = [region.values[op.output] for op in region.ops if op.kind == _native.CONV]
+        made = [region.values[op.output] for op in region.ops if op.kind == native.CONV]
         points = all(v.rank == 2 or v.shape[:2] == (1, 1) for v in made)
         region.plan, region.plan_nhwc = (
-            _native.Plan(
+            native.Plan(
                 region.ops, [v.shape for v in region.values], inputs, outputs,
                 nhwc=[i for i, v in enumerate(region.values) if v.last or (channels_last and v.rank == 4)],
                 offsets=_place(region, {*outputs, *inputs}), level=self.level, group=POINT_GROUP if points else 1,

@@ -12,8 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tbn_bench.description import Damaged, Weight, copies_of
-from tbn_bench.storage import Form
+from tbn_bench.format.description import Damaged, Weight, copies_of
+from tbn_bench.format.form import Form
 
 BIT_ORDER = "lsb first, set = +1"
 _FIELDS = {

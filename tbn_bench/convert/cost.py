@@ -1,6 +1,6 @@
 """What a network costs, per layer and in total: weights, stored bits, bits per weight, MACs, distinct MACs, BitOps.
 
-Stored bits of a binarized weight: the tensors of its form (storage.py: values, scales, offsets, codebook), as the plan counts them; of
+Stored bits of a binarized weight: the tensors of its form (form.py: values, scales, offsets, codebook), as the plan counts them; of
 a kept weight: 32 N (16 N of a half-precision one). Biases, normalisation and whatever else has parameters (running statistics and the thresholds of activations too:
 what inference needs) are listed apart, in the bits of their type; shared tensors count once. bits_per_weight = stored bits of weights / weights. stored_bytes rounds each tensor
 up to whole bytes, padding_bits being the difference, so it is what a packed file's tensors weigh.
@@ -28,11 +28,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tbn_bench import bits
 from tbn_bench.binarizers._base import WeightBinarizer
-from tbn_bench.convert import Plan, PlanRow
-from tbn_bench.copies import Copies
+from tbn_bench.convert.binarize import Plan, PlanRow
 from tbn_bench.derived import place
+from tbn_bench.format import bits
+from tbn_bench.format.layouts import Copies
 
 
 @dataclass(frozen=True)

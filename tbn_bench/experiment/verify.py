@@ -4,7 +4,7 @@ native   executor.Executor on the network that packed.load_ makes of the file
 numpy    numpy_forward.NumpyForward on the file's tensors: no torch, no native library
 
 Images, labels and the score's definition are those of the run's data set and task. A run is
-verified where both ways give the recorded score, within the tolerance of assembly.score_on_test.
+verified where both ways give the recorded score, within the tolerance of build.score_on_test.
 """
 
 import argparse
@@ -16,16 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbn_bench import artifact, assembly, catalog, packed
-from tbn_bench.artifact import Artifact, ArtifactError
+from tbn_bench import catalog
 from tbn_bench.catalog import did_you_mean
+from tbn_bench.compiler.executor import Executor
 from tbn_bench.config import RunConfig, make
-from tbn_bench.convert import binarize_inputs_
-from tbn_bench.executor import Executor
-from tbn_bench.kernels._native import NativeUnavailable
-from tbn_bench.numpy_forward import NumpyForward
-from tbn_bench.numpy_ops import Unsupported
-from tbn_bench.records import NETWORK, RunRecord, RunStore
+from tbn_bench.convert.binarize import binarize_inputs_
+from tbn_bench.experiment import build
+from tbn_bench.experiment.numpy_forward import NumpyForward
+from tbn_bench.experiment.numpy_ops import Unsupported
+from tbn_bench.format import packed_file
+from tbn_bench.format.packed_file import Artifact, ArtifactError
+from tbn_bench.layers import packed
+from tbn_bench.native import NativeUnavailable
+from tbn_bench.records.store import NETWORK, RunRecord, RunStore
 from tbn_bench.runs import text
 from tbn_bench.scores import SCORES, score_of
 
@@ -130,13 +133,13 @@ def check(record: RunRecord) -> Check:
     size = path.stat().st_size
     try:
         config = make(record.config)
-        content = artifact.read(path)
+        content = packed_file.read(path)
     except ValueError as error:
         return Check(record, DIFFERS, str(error), file_bytes=size)
     if why := _wrong_file(content, config, record):
         return Check(record, DIFFERS, why, file_bytes=size)
     try:
-        data = assembly.data_of(config)
+        data = build.data_of(config)
         data.setup()
         native = _native(record, config, data, content)
         numpy = _numpy(record, config, data, content)
@@ -146,7 +149,7 @@ def check(record: RunRecord) -> Check:
         return Check(record, UNCHECKED, str(error), file_bytes=size)
     verdict, why = _verdict(native, numpy)
     if verdict == DIFFERS:
-        why += assembly.precision_hint(record)
+        why += build.precision_hint(record)
     return Check(record, verdict, why, native, numpy, size)
 
 
@@ -176,7 +179,7 @@ def _wrong_file(content: Artifact, config: RunConfig, record: RunRecord) -> str:
 
 def _structure(config: RunConfig, data: Any) -> nn.Module:
     """The full-precision network of a config; its weights mean nothing."""
-    model: nn.Module = catalog.build("models", config.model, **assembly.offered(data))
+    model: nn.Module = catalog.build("models", config.model, **build.offered(data))
     binarize_inputs_(model, config.binarizer, config.keep)
     return model.eval()
 
@@ -200,6 +203,6 @@ def _numpy(record: RunRecord, config: RunConfig, data: Any, content: Artifact) -
 
 
 def _scored(record: RunRecord, data: Any, model: nn.Module, call: Call) -> Way:
-    batches = assembly.outputs(call, data)
-    found, recorded, allowed = assembly.score_on_test(record, data, model, batches)
+    batches = build.outputs(call, data)
+    found, recorded, allowed = build.score_on_test(record, data, model, batches)
     return Way(found, abs(found - recorded) <= allowed)

@@ -28,8 +28,9 @@ import safetensors
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from tbn_bench import __version__, description, description_v2
-from tbn_bench.description import Damaged, Weight
+from tbn_bench import __version__
+from tbn_bench.format import description, description_v2
+from tbn_bench.format.description import Damaged, Weight
 
 VERSION = 3
 READABLE = ("1", "2", "3")

@@ -2,7 +2,7 @@
 
 The structure is torch.fx's graph of a full-precision model, which may be on the meta device: torch
 multiplies and adds nothing. Every weight, bias and statistic is read from a packed file
-(artifact.py). Constant tables that a model computes when it is built, and that no file holds, are
+(packed_file.py). Constant tables that a model computes when it is built, and that no file holds, are
 the model's. The operations are those of numpy_ops.py.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from torch import fx, nn
 
-from tbn_bench import numpy_ops as ops
-from tbn_bench.artifact import Artifact
-from tbn_bench.numpy_ops import Array, Unsupported
+from tbn_bench.experiment import numpy_ops as ops
+from tbn_bench.experiment.numpy_ops import Array, Unsupported
+from tbn_bench.format.packed_file import Artifact
 
 _HOMES = ("", "torch", "_operator", "builtins")  # of the functions that a name in FUNCTIONS means
 

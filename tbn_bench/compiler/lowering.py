@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tbn_bench import bits, packed, patterns
-from tbn_bench.functions import NAMES, Functions
-from tbn_bench.kernels import _cpu, _native
-from tbn_bench.kernels._native import Op
-from tbn_bench.regions import Region, Unsupported
+from tbn_bench import native
+from tbn_bench.compiler import patterns
+from tbn_bench.compiler.functions import NAMES, Functions
+from tbn_bench.compiler.graph import Region, Unsupported
+from tbn_bench.format import bits
+from tbn_bench.kernels import _cpu
+from tbn_bench.layers import packed
+from tbn_bench.native import Op
 
 BATCHES = (
     13,
@@ -32,7 +35,7 @@ def _pair(value: Any) -> tuple[int, int]:
 class Lowering(Functions):
     """Walks the graph once, turning nodes into ops of the open region; a node it does not know closes the region.
 
-    graph: of tracing.py, over the modules of `model`. image: (1, ...), one input.
+    graph: of trace.py, over the modules of `model`. image: (1, ...), one input.
     """
 
     def __init__(self, graph: fx.Graph, model: nn.Module, image: Tensor, level: str):
@@ -96,7 +99,7 @@ class Lowering(Functions):
         region, self.region = self.region, None
         if region is None:
             return
-        if any(op.kind == _native.CONV for op in region.ops):
+        if any(op.kind == native.CONV for op in region.ops):
             self.steps.append(region)
         else:
             self.steps += region.nodes
@@ -142,7 +145,7 @@ class Lowering(Functions):
         if source.rank != 3:
             raise Unsupported
         out = region.new((1, source.shape[2], source.shape[1]), 3, not source.last)
-        region.ops.append(Op(_native.CHW, index, out))
+        region.ops.append(Op(native.CHW, index, out))
         return out
 
     def _alone(self, region: Region, index: int) -> bool:
@@ -206,7 +209,7 @@ class Lowering(Functions):
         if isinstance(module, nn.ZeroPad2d) and not any(module.padding[::2]):
             return self._pad(region, x, below=module.padding[3], right=module.padding[1])
         if isinstance(module, nn.GELU) and module.approximate == "none":
-            return self._unary(region, _native.GELU, x)
+            return self._unary(region, native.GELU, x)
         if isinstance(module, nn.Hardtanh):  # ReLU6 is one
             return self._clamp(region, x, module.min_val, module.max_val)
         if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
@@ -263,7 +266,7 @@ class Lowering(Functions):
         )
         out = region.new((ho, wo, weight_shape[0]), source.rank, source.last)
         region.ops.append(Op(
-            _native.CONV, x, out, kernel=(kh, kw), stride=stride, padding=padding, dilation=dilation, p=p,
+            native.CONV, x, out, kernel=(kh, kw), stride=stride, padding=padding, dilation=dilation, p=p,
             rows=weights[0].rows, weights=weights, scale=scale, shift=shift,
         ))  # fmt: skip
         self.native_layers += 1
@@ -279,10 +282,10 @@ class Lowering(Functions):
         if channels % p:
             raise Unsupported
         for op in region.ops:
-            if (op.kind, op.input, op.p) == (_native.GROUP_SUM, x, p):
+            if (op.kind, op.input, op.p) == (native.GROUP_SUM, x, p):
                 return op.output
         out = region.new((h, w, channels // p), source.rank, source.last)
-        region.ops.append(Op(_native.GROUP_SUM, x, out, p=p))
+        region.ops.append(Op(native.GROUP_SUM, x, out, p=p))
         return out
 
     def _segments(self, region: Region, x: int, module: packed.PackedLinear) -> int:
@@ -305,11 +308,11 @@ class Lowering(Functions):
             if module.bias is None
             else module.bias.detach().double().cpu().numpy()
         )
-        region.ops.append(Op(_native.COPY, x, cut))
-        region.ops.append(Op(_native.CONV, cut, products, rows=weights.rows, weights=[weights]))
+        region.ops.append(Op(native.COPY, x, cut))
+        region.ops.append(Op(native.CONV, cut, products, rows=weights.rows, weights=[weights]))
         region.ops.append(
             Op(
-                _native.GATHER,
+                native.GATHER,
                 products,
                 out,
                 coefficients=coefficients,
@@ -327,8 +330,8 @@ class Lowering(Functions):
         source, (rows, rank) = region.values[x], (module.shape[0], module.form.rank)
         u, m, v = (scales.double().cpu().numpy() for scales in module.factor_scales())
         left, right = (bits.pack(signs.cpu().numpy()) for signs in module.factor_signs())
-        first = _native.SignWeights(right, rank, source.shape[2], *window["kernel"], self.level)
-        second = _native.SignWeights(left, rows, rank, name=self.level)
+        first = native.SignWeights(right, rank, source.shape[2], *window["kernel"], self.level)
+        second = native.SignWeights(left, rows, rank, name=self.level)
         shift = (
             np.zeros(rows) if module.bias is None else module.bias.detach().double().cpu().numpy()
         )
@@ -337,9 +340,9 @@ class Lowering(Functions):
         middle = region.new((*size, rank), source.rank, source.last)
         out = region.new((*size, rows), source.rank, source.last)
         region.ops += [
-            Op(_native.AFFINE, x, scaled, scale=v),
-            Op(_native.CONV, scaled, middle, rows=rank, weights=[first], scale=m, **window),
-            Op(_native.CONV, middle, out, rows=rows, weights=[second], scale=u, shift=shift),
+            Op(native.AFFINE, x, scaled, scale=v),
+            Op(native.CONV, scaled, middle, rows=rank, weights=[first], scale=m, **window),
+            Op(native.CONV, middle, out, rows=rows, weights=[second], scale=u, shift=shift),
         ]
         self.native_layers += 1
         return out
@@ -370,9 +373,7 @@ class Lowering(Functions):
         shift = shift + (
             0.0 if module.bias is None else module.bias.detach().double().cpu().numpy()
         )
-        before = self._producer(
-            region, node.args[0], (_native.CONV, _native.AFFINE, _native.GATHER)
-        )
+        before = self._producer(region, node.args[0], (native.CONV, native.AFFINE, native.GATHER))
         value = region.values[before.output] if before is not None else None
         if before is not None and before.residual < 0 and (value.rank == 2 or not value.last):
             before.scale, before.shift = before.scale * scale, before.shift * scale + shift
@@ -380,7 +381,7 @@ class Lowering(Functions):
         x = self._value(region, node.args[0], last=False)
         source = region.values[x]
         out = region.new(source.shape, source.rank, source.last)
-        region.ops.append(Op(_native.AFFINE, x, out, scale=scale, shift=shift))
+        region.ops.append(Op(native.AFFINE, x, out, scale=scale, shift=shift))
         return out
 
     def _layer_norm(self, region: Region, x: Any, module: nn.LayerNorm) -> int:
@@ -394,16 +395,14 @@ class Lowering(Functions):
             for v in (module.weight, module.bias)
         ]
         region.ops.append(
-            Op(_native.LAYER_NORM, index, out, scale=parts[0], shift=parts[1], eps=module.eps)
+            Op(native.LAYER_NORM, index, out, scale=parts[0], shift=parts[1], eps=module.eps)
         )
         return out
 
     def _relu(self, region: Region, x: Any) -> int:
-        before = self._producer(
-            region, x, (_native.CONV, _native.ADD, _native.AFFINE, _native.GATHER)
-        )
+        before = self._producer(region, x, (native.CONV, native.ADD, native.AFFINE, native.GATHER))
         if before is None:
-            return self._unary(region, _native.RELU, x)
+            return self._unary(region, native.RELU, x)
         before.relu = True
         return before.output
 
@@ -415,7 +414,7 @@ class Lowering(Functions):
         return out
 
     def _clamp(self, region: Region, x: Any, low: float, high: float) -> int:
-        return self._unary(region, _native.CLAMP, x, eps=float(low), high=float(high))
+        return self._unary(region, native.CLAMP, x, eps=float(low), high=float(high))
 
     def _add(self, region: Region, a: Any, b: Any) -> int:
         if not isinstance(a, fx.Node) or not isinstance(b, fx.Node):
@@ -434,7 +433,7 @@ class Lowering(Functions):
             raise Unsupported
         for node, own, value in ((first, left, right), (second, right, left)):
             as_made = first is not second and region.of_node.get(node) == own
-            conv = self._producer(region, node, (_native.CONV,)) if as_made else None
+            conv = self._producer(region, node, (native.CONV,)) if as_made else None
             if (
                 conv is not None and conv.residual < 0
             ):  # nobody else reads it: it may run last, when the other summand is there
@@ -443,7 +442,7 @@ class Lowering(Functions):
                 conv.residual = value
                 return conv.output
         out = region.new(source.shape, source.rank, source.last)
-        region.ops.append(Op(_native.ADD, left, out, residual=right))
+        region.ops.append(Op(native.ADD, left, out, residual=right))
         return out
 
     def _flatten(self, region: Region, x: Any) -> int:
@@ -453,7 +452,7 @@ class Lowering(Functions):
         if source.rank == 2:
             return index
         out = region.new((1, 1, h * w * c), 2, False)
-        kind = _native.CHW if not source.last and h * w > 1 and c > 1 else _native.COPY
+        kind = native.CHW if not source.last and h * w > 1 and c > 1 else native.COPY
         region.ops.append(Op(kind, index, out))
         return out
 
@@ -463,7 +462,7 @@ class Lowering(Functions):
         if source.rank != 4:
             raise Unsupported
         out = region.new((1, 1, source.shape[2]), 4 if keepdim else 2, False)
-        region.ops.append(Op(_native.MEAN, index, out))
+        region.ops.append(Op(native.MEAN, index, out))
         return out
 
     def _pool(self, region: Region, x: Any, module: Any) -> int:
@@ -482,7 +481,7 @@ class Lowering(Functions):
             raise Unsupported
         size = [(source.shape[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in range(2)]
         out = region.new((size[0], size[1], source.shape[2]), 4, False)
-        kind = _native.MAX_POOL if maximum else _native.AVG_POOL
+        kind = native.MAX_POOL if maximum else native.AVG_POOL
         region.ops.append(Op(kind, index, out, kernel=kernel, stride=stride, padding=padding))
         return out
 

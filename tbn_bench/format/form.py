@@ -4,7 +4,7 @@
 
 Tensors (`names`), all but the first only where the method has them:
 
-    tile      uint8: the q = N / p stored values, laid out p times (copies.py), by `code`
+    tile      uint8: the q = N / p stored values, laid out p times (layouts.py), by `code`
               "sign"      +-1, one bit each (bits.py)
               "ternary"   -1, 0, +1 as digits 0, 1, 2: five to a byte, the first value the lowest digit base 3; padding digits are 0
               "codebook"  kernels of 9 values, each the index of a codebook entry in index_bits bits (bits.py's order)
@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbn_bench import bits
-from tbn_bench.copies import Copies
+from tbn_bench.format import bits
+from tbn_bench.format.layouts import Copies
 
 CODES = ("sign", "ternary", "codebook", "low_rank")
 KERNEL = 9  # values of a codebook entry: one 3 x 3 kernel

@@ -8,7 +8,7 @@ Where p divides the output rows, row block i of the weight is alpha_i * T with T
     "elementwise":  dL/dB_i = alpha_i dL/dy_block_i x^T             weight gradient at full cost (the authors' rule)
 
 A method takes part by `reuse` and `training_tile` (binarizers/_base.py). Copies that are not aligned (hadamard, shifted, columns) go
-through features.py. A weight that is a product of two factors (`factored`) is multiplied by one after the other. The numbers are those
+through mixed_copies.py. A weight that is a product of two factors (`factored`) is multiplied by one after the other. The numbers are those
 of the plain parametrized path (layer.weight), up to the order of floating-point sums.
 """
 
@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tbn_bench import features, tiling
+from tbn_bench import tiling
 from tbn_bench.binarizers._base import WeightBinarizer
+from tbn_bench.layers import mixed_copies
 
 
 def _scaled_sum(blocks: Tensor, scales: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def _scale_gradient(blocks: Tensor, y: Tensor, scales: Tensor) -> Tensor:
     if tiling.sum_type(y.dtype) == y.dtype:
         per_block = torch.bmm(blocks, y.unsqueeze(2)).sum(0).reshape(-1)
     else:
-        per_block = features.inner_products(blocks, y.unsqueeze(1))
+        per_block = mixed_copies.inner_products(blocks, y.unsqueeze(1))
     return (per_block if scales.shape[0] > 1 else per_block.sum(0, keepdim=True)).to(scales.dtype)
 
 
@@ -172,10 +173,10 @@ class ReuseLinear(_Reuse, nn.Linear):
             y = (
                 _blocks(F.linear(x, tile), scales, p, -1)
                 if copies is None
-                else features.linear(x, tile, scales, copies)
+                else mixed_copies.linear(x, tile, scales, copies)
             )
             if method.elementwise:
-                y = features.elementwise(y, latent, x, scales, copies)
+                y = mixed_copies.elementwise(y, latent, x, scales, copies)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
@@ -247,8 +248,8 @@ class _ReuseConv(_Reuse):
                 n - copies.reach * d for n, d in zip(padding, self.dilation, strict=True)
             )
         where = (copies, self.stride, padding, self.dilation)
-        y = features.conv(x, tile, scales, *where)
-        return features.elementwise(y, latent, x, scales, *where) if method.elementwise else y
+        y = mixed_copies.conv(x, tile, scales, *where)
+        return mixed_copies.elementwise(y, latent, x, scales, *where) if method.elementwise else y
 
     def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Padding that convolution cannot do itself ('same', reflect, ...) is done here, in front of it."""
@@ -283,7 +284,9 @@ def reusable(module: nn.Module, method: WeightBinarizer) -> bool:
     kind = "aligned" if method.copies is None else method.copies.kind
     if kind == "columns":
         return module.weight.shape[0] % method.num_scales(module.weight) == 0
-    return (kind == "aligned" or kind in features.KINDS) and module.weight.shape[0] % method.p == 0
+    return (kind == "aligned" or kind in mixed_copies.KINDS) and module.weight.shape[
+        0
+    ] % method.p == 0
 
 
 def reuse_(module: nn.Module) -> None:

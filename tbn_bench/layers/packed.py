@@ -1,9 +1,9 @@
-"""Deployable layers: a weight is the tensors of its stored form (storage.py), and nothing else.
+"""Deployable layers: a weight is the tensors of its stored form (form.py), and nothing else.
 
 pack_ replaces every binarized Linear / Conv by a layer holding them as buffers: tile_bits and alphas, for some methods offsets or a
 codebook. Where p > 1 divides the output rows, its forward multiplies by the tile alone (1 / p of the products), where the weight is a
 product of two factors by one after the other; elsewhere it multiplies by the expanded weight. save and load move a packed network to a
-file (artifact.py) and back. A layer's `.weight` is the dense weight, made where it is read: networks may look at it.
+file (packed_file.py) and back. A layer's `.weight` is the dense weight, made where it is read: networks may look at it.
 """
 
 import copy
@@ -21,14 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tbn_bench import artifact, bits, features, tiling
-from tbn_bench.artifact import Artifact, ArtifactError, Weight
+from tbn_bench import tiling
 from tbn_bench.binarizers._base import ActivationBinarizer, WeightBinarizer
 from tbn_bench.derived import Kept, place
-from tbn_bench.description import BUFFERS, Damaged
+from tbn_bench.format import bits, packed_file
+from tbn_bench.format.description import BUFFERS, Damaged
+from tbn_bench.format.form import KERNEL, TRITS, Form
+from tbn_bench.format.packed_file import Artifact, ArtifactError, Weight
 from tbn_bench.kernels import _tile, tiled_conv2d, tiled_linear
 from tbn_bench.kernels.tiled_linear.torch import copies, segments
-from tbn_bench.storage import KERNEL, TRITS, Form
+from tbn_bench.layers import mixed_copies
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class PackRow:
 
 def _how(form: Form, linear: bool, groups: int) -> str:
     """What a layer of this form multiplies by."""
-    if form.kind in features.KINDS:
+    if form.kind in mixed_copies.KINDS:
         whole = form.shape[0] % max(1, form.scales) == 0  # what columns need and the others have
         return "tile reuse" if whole else "expanded"
     if form.code == "low_rank" and groups == 1:
@@ -104,7 +106,7 @@ def _factor_scales(form: Form, alphas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _product(form: Form, tensors: dict[str, Tensor]) -> Tensor:
-    """The dense weight of two factors, by storage.py's rule."""
+    """The dense weight of two factors, by form.py's rule."""
     left, right = (signs.double() for signs in _factor_signs(form, tensors["tile"]))
     u, m, v = (scales.double() for scales in _factor_scales(form, tensors["alphas"]))
     mixed = u[:, None] * ((left * m) @ right.flatten(1))
@@ -362,12 +364,12 @@ class PackedLinear(_Packed):
         if self.two_steps:
             return F.linear(F.linear(x, weight), scales, self._bias(x))
         if self.form.copies is not None:
-            y = features.linear(x, weight, scales, self.form.copies)
+            y = mixed_copies.linear(x, weight, scales, self.form.copies)
             return y if self.bias is None else y + self._bias(y)
         return copies(F.linear(x, weight), scales, self.bias, -1)
 
     def _kernel(self, x: Tensor) -> Tensor:
-        x = features.group_sums(x, self.summed, -1) if self.summed > 1 else x
+        x = mixed_copies.group_sums(x, self.summed, -1) if self.summed > 1 else x
         return tiled_linear.operator(
             x, self.tile_bits, self.alphas, self._bias(x), self.product.shape, self.product.p
         )
@@ -433,14 +435,14 @@ class _PackedConv(_Packed):
             around = tuple(
                 n - self.form.copies.reach * d for n, d in zip(around, self.dilation, strict=True)
             )
-        y = features.conv(x, tile, scales, self.form.copies, self.stride, around, self.dilation)
+        y = mixed_copies.conv(x, tile, scales, self.form.copies, self.stride, around, self.dilation)
         if self.bias is not None:
             y = y + self._bias(y).reshape(-1, *[1] * len(self.stride))
         return y.squeeze(0) if unbatched else y
 
     def _kernel(self, x: Tensor) -> Tensor:
         whole = x if x.dim() == 4 else x.unsqueeze(0)
-        whole = features.group_sums(whole, self.summed, 1) if self.summed > 1 else whole
+        whole = mixed_copies.group_sums(whole, self.summed, 1) if self.summed > 1 else whole
         y = tiled_conv2d.operator(
             whole, self.tile_bits, self.alphas, self._bias(x), self.product.shape, self.product.p, self.stride, self.padding,
             self.dilation, 1,
@@ -776,18 +778,21 @@ def _inputs(model: nn.Module) -> dict[str, str]:
 
 
 def save(
-    model: nn.Module, path: Path, config: dict[str, Any] | None = None, commit: str | None = None
+    model: nn.Module,
+    path: str | Path,
+    config: dict[str, Any] | None = None,
+    commit: str | None = None,
 ) -> int:
-    """Writes a packed model as a packed file (artifact.py) and returns its bytes. Raises ArtifactError."""
-    return artifact.write(Path(path), to_artifact(model, config, commit))
+    """Writes a packed model as a packed file (packed_file.py) and returns its bytes. Raises ArtifactError."""
+    return packed_file.write(Path(path), to_artifact(model, config, commit))
 
 
-def load_(model: nn.Module, path: Path | Artifact) -> nn.Module:
+def load_(model: nn.Module, path: str | Path | Artifact) -> nn.Module:
     """Turns a full-precision model of the same architecture, in place, into the packed network of a file; in eval mode.
 
     The model may be on the meta device: dense weights are then never made. Raises ArtifactError where file and model do not fit.
     """
-    content = path if isinstance(path, Artifact) else artifact.read(Path(path))
+    content = path if isinstance(path, Artifact) else packed_file.read(Path(path))
     state = {k: torch.from_numpy(np.array(v)) for k, v in content.tensors.items()}
     if (own := _inputs(model)) != content.inputs:
         raise ArtifactError(
@@ -816,6 +821,11 @@ def load_(model: nn.Module, path: Path | Artifact) -> nn.Module:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
+
+
+def load(model: nn.Module, path: str | Path | Artifact) -> nn.Module:
+    """As load_, but the given model stays as it is and a packed copy is returned."""
+    return load_(copy.deepcopy(model), path)
 
 
 def _install(model: nn.Module, name: str, weight: Weight, state: dict[str, Tensor]) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor, fx, library, nn
 from torch.ops import aten
 from torch.utils import _pytree as pytree
 
-from tbn_bench import packed, patterns
-from tbn_bench.inputs import BinaryInput
+from tbn_bench.compiler import patterns
+from tbn_bench.layers import packed
+from tbn_bench.layers.binary_input import BinaryInput
 
 _OVERWRITING = {
     name: getattr(operator, name)

@@ -1,4 +1,4 @@
-"""Different features from one tile at 1/p of the arithmetic: what a layer with hadamard, shifted or columns copies (copies.py) computes.
+"""Different features from one tile at 1/p of the arithmetic: what a layer with hadamard, shifted or columns copies (layouts.py) computes.
 
 All give exactly what the dense weight gives, up to the order of floating-point sums, with ordinary differentiable operations;
 training (reuse.py) and packed layers (packed.py) share them.
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbn_bench.copies import Copies, hadamard
+from tbn_bench.format.layouts import Copies, hadamard
 from tbn_bench.tiling import sum_type
 
 KINDS = ("hadamard", "shifted", "columns")

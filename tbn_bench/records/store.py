@@ -3,7 +3,7 @@
     <root>/runs/<sweep>/<run_id>/run.json       config, status, error, provenance         atomic
                                  metrics.jsonl  one row per line, append-only             fsync every 10 rows and at epoch ends
                                  summary.json   final numbers; its presence = finished    atomic
-                                 network.safetensors    the packed network (artifact.py)  atomic
+                                 network.safetensors    the packed network (packed_file.py)  atomic
                                  owner.lock     locked by the process that runs it; checkpoints/, wandb/ (not committed)
     <root>/latency/<device>/<case>.json                                                   atomic
     <root>/mcu/<device>/<case>.json      one network on a simulated microcontroller       atomic

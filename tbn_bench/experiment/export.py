@@ -1,6 +1,6 @@
 """tbn-bench export: a trained run as a file for elsewhere, checked against the trained model before it is called done.
 
-safetensors   the packed file (artifact.py); nothing but tensors
+safetensors   the packed file (packed_file.py); nothing but tensors
 pt2           torch.export's archive; the graph unpacks the bits itself
 onnx          the same graph for ONNX Runtime; weights stay packed in the file
 
@@ -17,11 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbn_bench import assembly, catalog, packed
-from tbn_bench.artifact import ArtifactError
+from tbn_bench import catalog
 from tbn_bench.config import make
-from tbn_bench.convert import binarize_inputs_
-from tbn_bench.records import RunRecord, tell
+from tbn_bench.convert.binarize import binarize_inputs_
+from tbn_bench.experiment import build as assembly
+from tbn_bench.format import packed_file
+from tbn_bench.format.packed_file import ArtifactError
+from tbn_bench.layers import packed
+from tbn_bench.records.store import RunRecord, tell
 from tbn_bench.scores import SCORES, score_of, shown
 
 FORMATS = ("safetensors", "pt2", "onnx")
@@ -86,7 +89,7 @@ def materialised(model: nn.Module) -> nn.Module:
 
 def load(path: Path) -> nn.Module:
     """The packed network of a packed file that names its config. Raises ArtifactError."""
-    content = packed.artifact.read(path)
+    content = packed_file.read(path)
     if content.config is None:
         raise ArtifactError(
             f"{path} does not say which network it holds; use packed.load_(model, path)"

@@ -12,11 +12,11 @@ from torch.nn.utils import parametrize
 
 from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
-from tbn_bench.convert import Plan, binarize_
-from tbn_bench.cost import Cost, cost
-from tbn_bench.inputs import constant_signs
+from tbn_bench.convert.binarize import Plan, binarize_
+from tbn_bench.convert.cost import Cost, cost
+from tbn_bench.layers.binary_input import constant_signs
 from tbn_bench.optimizers._base import optimizer_of
-from tbn_bench.records import RunRecord
+from tbn_bench.records.store import RunRecord
 from tbn_bench.scores import FIRST
 
 TRAINING_IMAGES = 5_000  # for a model that starts from the data

@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tbn_bench import catalog, inputs, reuse
+from tbn_bench import catalog
 from tbn_bench.binarizers._base import ActivationBinarizer, Binarizer, Target, WeightBinarizer
 from tbn_bench.derived import place
+from tbn_bench.layers import binary_input, reuse
 
 _MHA_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
@@ -131,7 +132,7 @@ def binarize_(model: nn.Module, spec: str | Binarizer, keep: Sequence[str] = ())
                         entries, decisions[key].parametrization, decisions[key].reason, bits
                     )
                 )
-        inputs.call_layers_(model)
+        binary_input.call_layers_(model)
         return Plan(rows, _warnings(model, rows))
 
 
@@ -143,7 +144,7 @@ def binarize_inputs_(model: nn.Module, spec: str, keep: Sequence[str] = ()) -> N
         for key, entries in groups.items():
             if key not in kept:
                 _binarize_inputs(entries, binarizer.activation(_target(entries)))
-        inputs.call_layers_(model)
+        binary_input.call_layers_(model)
 
 
 @contextmanager
@@ -252,7 +253,7 @@ def _binarize_inputs(
     for i, (_, module, attribute) in enumerate(entries):
         own = activation if i == 0 else copy.deepcopy(activation)
         _settle(own, module, getattr(module, attribute))
-        inputs.binarize_input_(module, own)
+        binary_input.binarize_input_(module, own)
     return activation.bits
 
 

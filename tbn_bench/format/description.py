@@ -6,7 +6,7 @@ The text is JSON: a list of [modules, content]. `modules` are the names of all m
     "bias": [64]                          a float32 tensor and its shape
     "steps": {"int64": [3]}               a tensor of another type
     "weight": [[64, 64, 3, 3], 4, 4]      a binary weight: shape, p, number of scales; its tensors are those of its
-                                          stored form (storage.py)
+                                          stored form (form.py)
     "weight": [[40, 36], 1, 1, {...}]     the same with what differs from signs, float32 scales and aligned copies:
                                           code, index_bits, rank, exponents, offsets, copies, shifts; stem (below)
 
@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbn_bench.copies import Copies
-from tbn_bench.storage import Form
+from tbn_bench.format.form import Form
+from tbn_bench.format.layouts import Copies
 
 # The names that a form's tensors have in a module.
 BUFFERS = {"tile": "tile_bits", "alphas": "alphas", "offsets": "offsets", "codebook": "codebook"}

@@ -22,12 +22,13 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
-from tbn_bench import artifact, packed
-from tbn_bench.assembly import build, build_task, start_from, trained
 from tbn_bench.config import RunConfig
-from tbn_bench.convert import Plan
-from tbn_bench.cost import Cost
-from tbn_bench.records import (
+from tbn_bench.convert.binarize import Plan
+from tbn_bench.convert.cost import Cost
+from tbn_bench.experiment.build import build, build_task, start_from, trained
+from tbn_bench.format import packed_file
+from tbn_bench.layers import packed
+from tbn_bench.records.store import (
     NETWORK,
     RecordError,
     Run,
@@ -395,7 +396,7 @@ def _keep_network(
     except ValueError as error:
         tell(f"no packed network beside the record: {error}")
         return {}
-    artifact.write(held.path / NETWORK, content)
+    packed_file.write(held.path / NETWORK, content)
     return {"file_bytes": (held.path / NETWORK).stat().st_size}
 
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.ops import aten
 
-from tbn_bench.kernels import _native
-from tbn_bench.kernels._native import Op
-from tbn_bench.regions import Region, Unsupported
+from tbn_bench import native
+from tbn_bench.compiler.graph import Region, Unsupported
+from tbn_bench.native import Op
 
 
 class Functions:
@@ -26,7 +26,7 @@ class Functions:
     def _do_gelu(self, region: Region, node: fx.Node) -> int:
         if len(node.args) != 1 or node.kwargs.get("approximate", "none") != "none":
             raise Unsupported
-        return self._unary(region, _native.GELU, node.args[0])
+        return self._unary(region, native.GELU, node.args[0])
 
     def _do_SelfAttention(self, region: Region, node: fx.Node) -> int:
         heads, x = node.target.heads, self._value(region, node.args[0], last=True)
@@ -35,7 +35,7 @@ class Functions:
             raise Unsupported
         out = region.new((h, w, channels // 3), 3, True)
         region.ops.append(
-            Op(_native.ATTENTION, x, out, rows=heads, eps=(channels // (3 * heads)) ** -0.5)
+            Op(native.ATTENTION, x, out, rows=heads, eps=(channels // (3 * heads)) ** -0.5)
         )
         return out
 
@@ -45,7 +45,7 @@ class Functions:
         if rank != 4 or h % patch or w % patch:
             raise Unsupported
         out = region.new((1, h // patch * (w // patch), patch * patch * c), 3, True)
-        region.ops.append(Op(_native.PATCHES, x, out, stride=(patch, patch)))
+        region.ops.append(Op(native.PATCHES, x, out, stride=(patch, patch)))
         return out
 
     def _do_Tokens(self, region: Region, node: fx.Node) -> int:
@@ -60,7 +60,7 @@ class Functions:
             raise Unsupported
         out = region.new((1, len(table), channels), 3, True)
         added = torch.cat([table[: len(front)] + front, table[len(front) :]]).numpy()
-        region.ops.append(Op(_native.TOKENS, x, out, rows=len(front), coefficients=added))
+        region.ops.append(Op(native.TOKENS, x, out, rows=len(front), coefficients=added))
         return out
 
     def _do_transpose(self, region: Region, node: fx.Node) -> int:
@@ -74,7 +74,7 @@ class Functions:
         ):
             raise Unsupported
         out = region.new(source.shape, 3, not source.last)
-        region.ops.append(Op(_native.COPY, index, out))
+        region.ops.append(Op(native.COPY, index, out))
         return out
 
     def _select(self, region: Region, x: Any, position: Any) -> int:
@@ -87,7 +87,7 @@ class Functions:
         ):
             raise Unsupported
         out = region.new((1, 1, source.shape[2]), 2, False)
-        region.ops.append(Op(_native.SELECT, index, out, rows=position % source.shape[1]))
+        region.ops.append(Op(native.SELECT, index, out, rows=position % source.shape[1]))
         return out
 
     def _do_select(self, region: Region, node: fx.Node) -> int:
@@ -147,7 +147,7 @@ class Functions:
     def _mean_of_tokens(self, region: Region, x: Any) -> int:
         index = self._value(region, x, last=True)
         out = region.new((1, 1, region.values[index].shape[2]), 2, False)
-        region.ops.append(Op(_native.MEAN, index, out))
+        region.ops.append(Op(native.MEAN, index, out))
         return out
 
     def _do_amax(self, region: Region, node: fx.Node) -> int:
@@ -163,11 +163,11 @@ class Functions:
         out = region.new((1, 1, channels), 2, False)
         conv = self._plain_layer(region, index)
         if conv is None:
-            region.ops.append(Op(_native.MAX_POOL, index, out, kernel=(1, length)))
+            region.ops.append(Op(native.MAX_POOL, index, out, kernel=(1, length)))
             return out
         region.values[index].shape = (1, length, conv.rows)
         region.ops.append(Op(
-            _native.EXTREMES, index, out, p=conv.p, rows=conv.rows, relu=conv.relu, scale=conv.scale, shift=conv.shift
+            native.EXTREMES, index, out, p=conv.p, rows=conv.rows, relu=conv.relu, scale=conv.scale, shift=conv.shift
         ))  # fmt: skip
         conv.p, conv.relu, conv.scale, conv.shift = 1, False, None, None
         return out
@@ -176,7 +176,7 @@ class Functions:
         """The layer that makes this value, if what follows its dot products can be put off: one reader, one group, no residual."""
         op = next((op for op in region.ops if op.output == index), None)
         plain = (
-            op is not None and op.kind == _native.CONV and op.residual < 0 and len(op.weights) == 1
+            op is not None and op.kind == native.CONV and op.residual < 0 and len(op.weights) == 1
         )
         return op if plain and self._alone(region, index) else None
 
@@ -229,7 +229,7 @@ class Functions:
         out = region.new(
             (-(-h // steps[0]) + below, -(-w // steps[1]) + right, front + c + back), 4, False
         )
-        region.ops.append(Op(_native.PAD_CHANNELS, index, out, stride=steps, padding=(front, 0)))
+        region.ops.append(Op(native.PAD_CHANNELS, index, out, stride=steps, padding=(front, 0)))
         return out
 
 

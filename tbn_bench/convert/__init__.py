@@ -1,0 +1,28 @@
+"""Changes of a network: binarize_ makes it trainable in bits, pack_ deployable; save and load files of bits.
+
+>>> import torch
+>>> from tbn_bench.convert import binarize_, load, pack_, save
+>>> model = torch.nn.Sequential(torch.nn.Linear(64, 32))
+>>> plan = binarize_(model, "bwn")
+>>> rows = pack_(model)
+>>> size = save(model, "net.safetensors")
+>>> same = load(torch.nn.Sequential(torch.nn.Linear(64, 32)), "net.safetensors")
+>>> x = torch.randn(1, 64)
+>>> torch.equal(same(x), model(x))
+True
+"""
+
+from tbn_bench.convert.binarize import Plan, PlanRow, binarize_, binarize_inputs_
+from tbn_bench.layers.packed import implement_, load, load_, pack_, save
+
+__all__ = [
+    "Plan",
+    "PlanRow",
+    "binarize_",
+    "binarize_inputs_",
+    "implement_",
+    "load",
+    "load_",
+    "pack_",
+    "save",
+]
