@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 PACKAGES = ("binarizers", "models", "data", "tasks", "optimizers", "kernels")
 LIMIT_LETTERS = 100_000  # of a call
@@ -134,28 +134,51 @@ def canonical(call: str) -> str:
     return f"{name}({', '.join(f'{k}={kwargs[k]!r}' for k in sorted(kwargs))})" if kwargs else name
 
 
+def options(package: str, name: str) -> dict[str, Any] | None:
+    """Option -> annotation, of those that a call can give; None for an entry that takes any option."""
+    parameters = inspect.signature(load(package, name)).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return None
+    return {n: p.annotation for n, p in parameters.items() if _has_literals(p.annotation)}
+
+
+def _has_literals(annotation: Any) -> bool:
+    """False for a type of which no literal is, e.g. a module."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return False
+    try:
+        TypeAdapter(annotation)
+    except PydanticUserError:
+        return False
+    return True
+
+
+def no_option(name: str, key: str, known: Iterable[str]) -> str:
+    """What is said of an option that an entry does not have."""
+    known = list(known)
+    return f"{name} has no option {key!r}{did_you_mean(key, known) if known else ': it takes none'}"
+
+
 def check(package: str, call: str, given: Iterable[str] = ()) -> None:
     """Raises ValueError unless the entry exists and takes these options with values of these types. Calls nothing.
 
     given: names of options that are given by other means.
     """
     name, kwargs = parse(call)
-    parameters = inspect.signature(load(package, name)).parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    options = [n for n, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    known = options(package, name)
     for key, value in kwargs.items():
-        if key not in options and not open_ended:
-            raise ValueError(f"{name} has no option {key!r}{did_you_mean(key, options)}")
-        if key in options and not _fits(value, parameters[key].annotation):
-            wanted = inspect.formatannotation(parameters[key].annotation).replace(
-                "collections.abc.", ""
-            )
+        if known is None:
+            continue
+        if key not in known:
+            raise ValueError(no_option(name, key, known))
+        if not _fits(value, known[key]):
+            wanted = inspect.formatannotation(known[key]).replace("collections.abc.", "")
             raise ValueError(f"{name}: option {key} must be {wanted}, got {short(value)}")
-    missing = [
-        n
-        for n in options
-        if parameters[n].default is inspect.Parameter.empty and n not in {*kwargs, *given}
+    parameters = inspect.signature(load(package, name)).parameters
+    needed = [
+        n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD
     ]
+    missing = [n for n in needed if n not in {*kwargs, *given}]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)}: write {name}({missing[0]}=...)")
 
@@ -163,11 +186,11 @@ def check(package: str, call: str, given: Iterable[str] = ()) -> None:
 def _fits(value: Any, annotation: Any) -> bool:
     """Whether a literal has the annotated type; text is no number, a list may stand for a tuple, 1 for True."""
     if annotation is inspect.Parameter.empty:
-        return True
+        return True  # an entry of someone's own, without annotations
     value = _lists(value)
     try:
         return bool(_lists(TypeAdapter(annotation).validate_python(value)) == value)
-    except (ValidationError, PydanticUserError):  # the second: a type that no literal has
+    except ValidationError:
         return False
 
 

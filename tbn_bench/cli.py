@@ -81,7 +81,16 @@ def _config(args: argparse.Namespace) -> RunConfig:
         for k, v in vars(args).items()
         if v is not None and (k in RunConfig.model_fields or "." in k)
     }
-    return make(preset | dotted.fold(dotted.from_flags(given), preset))
+    flags = dotted.from_flags(given)
+    if os.environ.get("WANDB_SWEEP_ID"):  # W&B's agent hands on every parameter of the sweep
+        flags, left = dotted.fitting(flags, preset)
+        _warn(
+            "; ".join(
+                f"--{name} is no option of this {name.partition('.')[0]} and left out"
+                for name in left
+            )
+        )
+    return make(preset | dotted.fold(flags, preset))
 
 
 def _sweep_name(text: str) -> str:

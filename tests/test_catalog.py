@@ -74,7 +74,12 @@ def test_unknown_names_are_answered_with_the_known():
         ("binarizers", "tbn(per_layer=5)", "tbn: option per_layer must be list[int] | None, got 5"),
         ("data", "smoke(of=5)", "smoke: option of must be str, got 5"),
         ("tasks", "point_classification(reg='1e-3')", "option reg must be float, got '1e-3'"),
-        ("tasks", "point_classification(config=1)", "option config must be"),
+        (
+            "tasks",
+            "point_classification(config=1)",
+            "point_classification has no option 'config'; known: num_classes, reg",
+        ),
+        ("binarizers", "sign(p=4)", "sign has no option 'p': it takes none"),
         ("optimizers", "adam(betas=0.9)", "adam: option betas must be Sequence[float], got 0.9"),
     ],
 )

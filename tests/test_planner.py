@@ -28,6 +28,8 @@ BAYES = {**RANDOM, "method": "bayes", "run_cap": 24, "parameters": {
     "lr": {"min": 1e-4, "max": 1.0, "distribution": "log_uniform_values"}, "binarizer": {"values": ["tbn", "tbn(alpha='tile')"]},
     "binarizer.p": {"values": [2, 4, 8]}, "batch_size": {"min": 16, "max": 64}, "weight_decay": {"distribution": "q_beta", "q": 0.01},
     "epochs": {"value": 3}}}  # fmt: skip
+SOME = {**BAYES, "parameters": {"binarizer": {"values": ["full_precision", "tbn", "sign"]}, "binarizer.p": {"values": [2, 4, 8]},
+        "lr": {"min": 1e-4, "max": 1.0, "distribution": "log_uniform_values"}}}  # fmt: skip
 FRONT = {**{k: v for k, v in BAYES.items() if k != "metric"}, "method": "custom",
          "metrics": [{"name": "val/top1", "goal": "maximize"}, {"name": "stored_bits"}]}  # fmt: skip
 
@@ -100,7 +102,7 @@ def test_a_rebuilt_grid_goes_on(file, cut):
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 13, 21])
-@pytest.mark.parametrize("file", [BAYES, FRONT])
+@pytest.mark.parametrize("file", [BAYES, FRONT, SOME])
 def test_a_rebuilt_search_goes_on_exactly(file, cut):
     """Cut after 0 to 21 trials, two at once that ended out of order: the next draws are those of the planner that lived on."""
     plan, again = planner(file), planner(file)
@@ -115,6 +117,26 @@ def test_a_rebuilt_gaussian_process_goes_on_exactly():
     run(plan, BAYES, 11, 2, 5)
     again.replay(records(plan, BAYES))
     assert run(plan, BAYES, 1) == run(again, BAYES, 1)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_a_search_is_told_of_every_run_also_without_an_option(sampler, monkeypatch):
+    """Every trial counts; TPE hears of p from the runs that have one, a Gaussian process of whole points."""
+    told = []
+    made = search.library().trial.create_trial
+    monkeypatch.setattr(
+        "optuna.trial.create_trial", lambda **given: told.append(given["params"]) or made(**given)
+    )
+    plan = planner(SOME, sampler)
+    run(plan, SOME, 6)
+    told.clear()
+    plan.ask()
+    methods = [t.config.binarizer for t in plan.trials.values() if t.values]
+    assert len(told) == len(methods) == 6
+    assert 0 < sum("tbn" in method for method in methods) < 6
+    assert ["binarizer.p" in params for params in told] == [
+        sampler == "gp" or "tbn" in m for m in methods
+    ]
 
 
 def test_a_search_depends_on_what_was_told_and_not_on_the_order():

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tbn_bench import cli
+from tbn_bench.experiment import build
 from tbn_bench.sweep.dotted import fold
 from tbn_bench.sweep.forms import KINDS, Constant
 from tbn_bench.sweep.parameter import form
@@ -330,6 +331,76 @@ def test_all_faults_are_told_at_once(tmp_path):
     ]
 
 
+CHOICES = {
+    "binarizer": {"values": ["full_precision", "tbn", "sign"]},
+    "binarizer.p": {"values": [4, 8]},
+    "seed": {"values": [0, 1]},
+}
+
+
+def test_an_option_that_only_some_choices_have(tmp_path, capsys):
+    """The others go without it, equal runs are one, and the dry run says both."""
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(spec(parameters=CHOICES)))
+    sweep = load(path)
+    methods = [
+        "full_precision",
+        "full_precision",
+        "tbn(p=4)",
+        "tbn(p=4)",
+        "sign",
+        "sign",
+        "tbn(p=8)",
+        "tbn(p=8)",
+    ]
+    assert sorted(c.binarizer for c in sweep.configs) == sorted(methods)
+    assert cli.main(["sweep", str(path), "--dry-run", "--results", str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    assert (
+        f"warning: {path}: parameter binarizer.p: no option of full_precision, sign, whose runs go without it"
+        in said
+    )
+    assert f"warning: {path}: 12 points of the grid are 8 runs: equal ones are made once" in said
+
+
+def test_a_search_goes_on_with_an_option_that_only_some_choices_have():
+    """A point is found again from its config; what the config has no option for has one value."""
+    sweep = expand(search(run_cap=9, parameters={**CHOICES, "lr": {"min": 0.1, "max": 0.2}}), "s")
+    for n in range(20):
+        point = draw(sweep.space, str(n))
+        config = sweep.config(point)
+        found = sweep.point(config)
+        assert sweep.config(found) == config
+        assert found == point | {
+            "binarizer.p": point["binarizer.p"] if point["binarizer"] == "tbn" else 8
+        }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"binarizer": {"values": ["sign", "twn"]}, "binarizer.p": {"value": 4}}, "parameter binarizer.p: sign or twn has no option 'p': it takes none"),
+        ({"binarizer": {"values": ["sign", "tbn"]}, "binarizer.tile_lenght": {"value": 4}}, "did you mean 'tile_length'? Known: alpha, "),
+        ({"model.hiden": {"value": [3]}}, "parameter model.hiden: mlp has no option 'hiden', did you mean 'hidden'?"),
+    ],
+)  # fmt: skip
+def test_an_option_that_no_choice_has_is_an_error(parameters, said):
+    with pytest.raises(ValueError) as error:
+        expand(spec(parameters=parameters), "s")
+    assert said in str(error.value)
+
+
+def test_wandb_agent_hands_on_options_that_a_choice_does_not_have(monkeypatch, capsys):
+    """They are left out there, with a warning; typed by hand they are an error."""
+    flags = ("--binarizer=full_precision", "--binarizer.p=4")
+    with pytest.raises(ValueError, match="full_precision has no option 'p': it takes none"):
+        build.sketch(parsed_flags(*flags))
+    monkeypatch.setenv("WANDB_SWEEP_ID", "x")
+    assert parsed_flags(*flags).binarizer == "full_precision"
+    assert "--binarizer.p is no option of this binarizer and left out" in capsys.readouterr().err
+    assert parsed_flags("--binarizer=tbn", "--binarizer.p=4").binarizer == "tbn(p=4)"
+
+
 def test_numbers_with_an_exponent_are_numbers_everywhere(tmp_path):
     """YAML 1.1 takes 1e-3 for text: in lists, as ends of a range, below a call, as a metric's target."""
     path = tmp_path / "s.yaml"
@@ -349,7 +420,7 @@ def test_numbers_that_wandb_hands_on_as_text_are_numbers():
     """Its agent reads 1e-1 as text and writes it so, also in a dictionary or a list."""
     config = parsed_flags("--optimizer.betas=['9e-1', 0.99]", "--optimizer=adam")
     assert config.optimizer == "adam(betas=[0.9, 0.99])"
-    config = parsed_flags("--task={'reg': '1e-3'}")
+    config = parsed_flags("--task={'reg': '1e-3'}", "--data=modelnet40")
     assert config.task == "image_classification(reg=0.001)"
 
 

@@ -271,7 +271,7 @@ def gone(pid: int) -> bool:
             ["1.weight has no elements"],
         ),
         ({"optimizer": {"values": ["sgd", "adam(betas=[1])"]}}, ["betas must be two numbers"]),
-        ({"task": {"value": "image_classification(config='1e-3')"}}, ["option config must be"]),
+        ({"task": {"value": "image_classification(config='1e-3')"}}, ["has no option 'config'"]),
     ],
 )
 def test_a_bad_config_is_found_before_the_first_start(

@@ -61,19 +61,20 @@ def _refused(config: RunConfig, in_shape: Iterable[int]) -> Iterator[None]:
         ) from error
 
 
-def check(config: RunConfig) -> None:
+def check(config: RunConfig, forward: bool = True) -> None:
     """Raises ValueError for what a run of this config would refuse before its first step: data, model, binarizer, optimizer, task.
 
-    No file is read. The model is on torch's meta device, unless it cannot live there.
+    No file is read. The model is on torch's meta device, unless it cannot live there. forward: it is run on one sample too.
     """
     data = data_of(config)
     given = offered(data)
+    parts = _network if forward else _unused_network
     try:
         with torch.device("meta"):
-            model = _network(config, given)[0]
+            model = parts(config, given)[0]
     except _NOT_ON_META:
         with _refused(config, data.in_shape):
-            model = _network(config, given)[0]
+            model = parts(config, given)[0]
     build_task(config, data, model)
 
 
@@ -141,8 +142,8 @@ def _without_weights(
     return None if any(r.activation_bits == 1 for r in found[1].rows) else found
 
 
-def _network(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Module, Plan, Cost]:
-    """(binarized model, plan, cost) for what a data module offers. Raises RuntimeError where the model cannot take the samples."""
+def _unused_network(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Module, Plan]:
+    """(binarized model, plan), with an optimizer made for it once, and before any sample."""
     torch.manual_seed(config.seed)
     with warnings.catch_warnings():
         warnings.filterwarnings(
@@ -156,6 +157,12 @@ def _network(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Module, Plan,
         )
     plan = binarize_(model, config.binarizer, config.keep)
     optimizer_of(model, config)  # refuses what it cannot train, before anything is recorded
+    return model, plan
+
+
+def _network(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Module, Plan, Cost]:
+    """(binarized model, plan, cost) for what a data module offers. Raises RuntimeError where the model cannot take the samples."""
+    model, plan = _unused_network(config, given)
     total = cost(model, plan, given["in_shape"])
     constant = constant_signs(model, given["in_shape"])
     if constant:

@@ -7,11 +7,18 @@ import ast
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tbn_bench import yaml_file
+from tbn_bench import catalog, yaml_file
 from tbn_bench.catalog import did_you_mean, parse, short
 from tbn_bench.config import RunConfig, make
 
-CALLS = ("data", "model", "binarizer", "task", "optimizer")
+PACKAGES = {
+    "data": "data",
+    "model": "models",
+    "binarizer": "binarizers",
+    "task": "tasks",
+    "optimizer": "optimizers",
+}
+CALLS = tuple(PACKAGES)
 
 
 def faults(names: Iterable[Any]) -> list[str]:
@@ -54,6 +61,35 @@ def fold(values: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> 
                 )
             folded[field] = _written(entry, {**arguments, argument: values[name]})
     return folded
+
+
+def options_of(field: str, call: Any) -> list[str] | None:
+    """Names of the options of the entry that a call names; None where it takes any, or where the call is wrong anyway."""
+    try:
+        known = catalog.options(PACKAGES[field], _parsed(field, call)[0])
+    except ValueError:
+        return None
+    return None if known is None else list(known)
+
+
+def fitting(
+    values: Mapping[str, Any], preset: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """(`values` without the dotted names whose entry has no such option, those names).
+
+    One axis `binarizer.p` may stand beside choices of `binarizer` that have no p.
+    """
+    left = []
+    for name in values:
+        field, dot, argument = str(name).partition(".")
+        if dot and field in CALLS:
+            call = values.get(
+                field, (preset or {}).get(field, RunConfig.model_fields[field].default)
+            )
+            known = options_of(field, call)
+            if known is not None and argument not in known:
+                left.append(name)
+    return {name: value for name, value in values.items() if name not in left}, left
 
 
 def unfold(config: RunConfig, names: Iterable[str]) -> dict[str, Any]:

@@ -30,16 +30,21 @@ _BUILT = (
 
 
 def check(configs: list[RunConfig]) -> None:
-    """Builds every distinct network, with its optimizer and task. Raises ValueError listing every config that cannot be built."""
+    """Builds every distinct network, with its optimizer and task, and runs every distinct model once.
+
+    Raises ValueError listing every config that cannot be built.
+    """
     errors: dict[str, None] = {}
     seen: set[tuple[Any, ...]] = set()
+    ran: set[tuple[str, str]] = set()
     for config in configs:
         built = tuple(getattr(config, name) for name in _BUILT)
         if built in seen:
             continue
         seen.add(built)
         try:
-            build.check(config)
+            build.check(config, forward=(config.data, config.model) not in ran)
+            ran.add((config.data, config.model))
         except ValueError as error:
             errors |= {
                 f"{config.model} with {config.binarizer}: {line}": None

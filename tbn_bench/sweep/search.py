@@ -8,6 +8,7 @@ import warnings
 from types import ModuleType
 from typing import Any
 
+from tbn_bench.sweep import dotted
 from tbn_bench.sweep.forms import Categorical, Constant, Form, IntUniform, Weighted
 from tbn_bench.sweep.spec import SweepSpec
 
@@ -36,14 +37,25 @@ def suggest(spec: SweepSpec, known: Known, seed: str, sampler: str) -> dict[str,
         study = optuna.create_study(
             directions=[m.goal for m in spec.metrics], sampler=_sampler(optuna, sampler, seed)
         )
-        study.add_trials(
-            [t for t in (_trial(optuna, axes, space, *k) for k in known) if t is not None]
-        )
+        for point, values in known:
+            trial = _trial(optuna, axes, _told(space, point, sampler), point, values)
+            if trial is not None:
+                study.add_trial(trial)
         asked = study.ask(axes).params
     return {
         name: form.value if isinstance(form, Constant) else _value(form, asked[name])
         for name, form in spec.space.items()
     }
+
+
+def _told(space: dict[str, Form], point: dict[str, Any], sampler: str) -> dict[str, Form]:
+    """The parameters that a sampler is told of a point.
+
+    TPE is not told of options that the run went without: their value did not matter, and full
+    precision's good scores would speak for it. A Gaussian process needs every trial complete.
+    """
+    left = dotted.fitting(point)[1] if sampler == "tpe" else []
+    return {name: form for name, form in space.items() if name not in left}
 
 
 def _sampler(optuna: ModuleType, name: str, seed: str) -> Any:
@@ -99,8 +111,9 @@ def _trial(
     state = optuna.trial.TrialState.RUNNING if values is None else optuna.trial.TrialState.COMPLETE
     try:
         places = {name: _place(form, point[name]) for name, form in space.items()}
+        told = {name: axes[name] for name in places}
         return optuna.trial.create_trial(
-            params=places, distributions=axes, values=values, state=state
+            params=places, distributions=told, values=values, state=state
         )
     except ValueError:
         return None

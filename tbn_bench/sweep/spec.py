@@ -9,6 +9,7 @@ search, on `metric` or, for several objectives, on `metrics`; W&B's own engine f
 
 import contextlib
 import itertools
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench import yaml_file
-from tbn_bench.catalog import parse
+from tbn_bench.catalog import no_option, parse
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records.names import folder
 from tbn_bench.sweep import dotted, objectives
@@ -58,17 +59,34 @@ class SweepSpec:
 
     def config(self, point: dict[str, Any]) -> RunConfig:
         """The run of one point of the space. Raises ValueError for values that RunConfig refuses."""
-        config = make(dotted.fold(point))
+        config = make(dotted.fold(dotted.fitting(point)[0]))
         return _small(config) if self.small else config
 
     def point(self, config: RunConfig) -> dict[str, Any] | None:
         """The point whose run is `config`; None where the space has none (the file was changed, or this is a smoke sweep)."""
         try:
-            values = dotted.unfold(config, self.space)
+            values = _unfolded(self.space, config)
             point = {name: _written(name, form, values[name]) for name, form in self.space.items()}
             return point if self.config(point) == config else None
         except (ValueError, KeyError, StopIteration):
             return None
+
+
+def _unfolded(space: dict[str, Form], config: RunConfig) -> dict[str, Any]:
+    """The value of every parameter in a config; those that its entries have no option for are filled in."""
+    calls = {field: getattr(config, field) for field in dotted.CALLS}
+    unknown = dict.fromkeys(space)
+    left = dotted.fitting({**unknown, **calls})[1]
+    held = [name for name in space if name not in left]
+    return _filled(space, dotted.unfold(config, held), left)
+
+
+def _filled(space: dict[str, Form], point: dict[str, Any], left: list[str]) -> dict[str, Any]:
+    """A point with the middle of its distribution for every option in `left`, which the run goes without.
+
+    Any value there means the same run. One of them is written, so that a run has one point.
+    """
+    return point | {name: space[name].at(0.5) for name in left}
 
 
 def _written(name: str, form: Form, value: Any) -> Any:
@@ -137,7 +155,7 @@ def expand(value: Any, default_name: str) -> SweepSpec:
     started again, or with a larger run_cap, draws the same runs.
     """
     file, space = read(value)
-    faults = dotted.faults(space) or _limits(file, space)
+    faults = dotted.faults(space) or [*_limits(file, space), *_nowhere(space)]
     if faults:
         raise ValueError("\n".join(faults))
     metrics, warnings = _objectives(file, _tasks(space))
@@ -146,9 +164,14 @@ def expand(value: Any, default_name: str) -> SweepSpec:
     if name != written:
         warnings += (f"name {written!r} cannot be a folder; the records are those of sweep {name}",)
     spec = SweepSpec(name, [], file.method, space, metrics, file.early_terminate, file.run_cap)
-    spec = replace(spec, warnings=warnings)
+    spec = replace(spec, warnings=(*warnings, *_left_out(space)))
     if file.method == "grid":
-        return replace(spec, configs=_distinct(map(spec.config, _grid(space)), file.run_cap))
+        configs = _distinct(map(spec.config, _grid(space)), file.run_cap)
+        points = math.prod(len(form.grid() or []) for form in space.values())
+        if len(configs) < min(points, file.run_cap or points):
+            line = f"{points} points of the grid are {len(configs)} runs: equal ones are made once"
+            spec = replace(spec, warnings=(*spec.warnings, line))
+        return replace(spec, configs=configs)
     if file.method == "random":
         return replace(
             spec,
@@ -160,15 +183,49 @@ def expand(value: Any, default_name: str) -> SweepSpec:
     return spec
 
 
+def _choices(space: dict[str, Form], field: str) -> list[Any]:
+    """What a sweep can write for a field, as far as it is known beforehand."""
+    form = space.get(field)
+    if form is None:
+        return [RunConfig.model_fields[field].default]
+    return form.values if isinstance(form, Categorical) else [getattr(form, "value", None)]
+
+
+def _nowhere(space: dict[str, Form]) -> list[str]:
+    """A line for each dotted parameter that no choice of its field has an option for."""
+    faults = []
+    for name in space:
+        field, dot, argument = name.partition(".")
+        known = (
+            [dotted.options_of(field, call) for call in _choices(space, field)] if dot else [None]
+        )
+        if not any(options is None or argument in options for options in known):
+            entries = dict.fromkeys(parse(call)[0] for call in _choices(space, field))
+            every = dict.fromkeys(option for options in known for option in options or [])
+            faults.append(f"parameter {name}: {no_option(' or '.join(entries), argument, every)}")
+    return faults
+
+
+def _left_out(space: dict[str, Form]) -> list[str]:
+    """A line for each dotted parameter that some choices of its field go without."""
+    lines = []
+    for name in space:
+        field, dot, _ = name.partition(".")
+        without = []
+        for call in _choices(space, field) if dot else []:
+            if dotted.fitting({field: call, name: None})[1]:
+                without.append(str(call))
+        if without:
+            lines.append(
+                f"parameter {name}: no option of {', '.join(without)}, whose runs go without it"
+            )
+    return lines
+
+
 def _tasks(space: dict[str, Form]) -> list[str]:
     """Names of the tasks that runs can have; what is no call is refused when its config is made."""
-    form = space.get("task")
-    if form is None:
-        given = [RunConfig.model_fields["task"].default]
-    else:
-        given = form.values if isinstance(form, Categorical) else [getattr(form, "value", None)]
     names: dict[str, None] = {}
-    for call in given:
+    for call in _choices(space, "task"):
         with contextlib.suppress(ValueError):
             names[parse(str(call))[0]] = None
     return list(names)
@@ -230,7 +287,8 @@ def _grid(space: dict[str, Form]) -> Iterator[dict[str, Any]]:
 def draw(space: dict[str, Form], seed: str) -> dict[str, Any]:
     """One random point; the same for the same seed."""
     rng = random.Random(seed)
-    return {name: space[name].at(rng.random()) for name in sorted(space)}
+    point = {name: space[name].at(rng.random()) for name in sorted(space)}
+    return _filled(space, point, dotted.fitting(point)[1])
 
 
 def _distinct(configs: Iterator[RunConfig], cap: int | None) -> list[RunConfig]:
