@@ -1,7 +1,8 @@
 """YAML as sweeps and presets are written in it: PyYAML's safe loader, and three things that it lets pass.
 
 1e-3 is a number, as in YAML 1.2 (YAML 1.1 takes it for text). A key that is given twice is an
-error. A file is bounded: in bytes, and in what its anchors stand for.
+error. A file is bounded: in bytes, in values (also those that its anchors stand for), in depth and
+in the digits of a number. Each bound is met while reading, before memory is taken for the rest.
 """
 
 import re
@@ -10,10 +11,14 @@ from typing import Any
 
 import yaml
 
-LIMIT_BYTES = 1_000_000
-LIMIT_VALUES = 100_000  # with every alias written out
+LIMIT_BYTES = 250_000
+LIMIT_VALUES = 20_000  # with every alias written out
+LIMIT_DEPTH = 100
+LIMIT_DIGITS = 100  # PyYAML takes quadratic time for a long 1:1:1... (base 60)
+_SHOWN = 300  # letters of what PyYAML says: it repeats names in full
 EXPONENT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+")
 _FLOAT = "tag:yaml.org,2002:float"
+_INT = "tag:yaml.org,2002:int"
 _SPECIAL = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # << and =, no names of their own
 _FAULTS = (  # of PyYAML's constructors, e.g. for `!!timestamp x`
     yaml.YAMLError,
@@ -27,6 +32,26 @@ _FAULTS = (  # of PyYAML's constructors, e.g. for `!!timestamp x`
 
 
 class _Loader(yaml.SafeLoader):
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.values = 0
+        self.depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.values += 1
+        self.depth += 1
+        if self.values > LIMIT_VALUES:
+            raise ValueError(
+                f"it has too many values, expected at most {LIMIT_VALUES:,}; write less into one file"
+            )
+        if self.depth > LIMIT_DEPTH:
+            raise ValueError(
+                f"it is nested too deep, expected at most {LIMIT_DEPTH} levels; write it flat"
+            )
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
         keys = [
@@ -40,12 +65,35 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if value in seen:
                 raise ValueError(
-                    f"line {line}: {value!r} is given twice, first in line {seen[value]}; keep one"
+                    f"line {line}: {_cut(repr(value))} is given twice, first in line {seen[value]}; keep one"
                 )
             seen[value] = line
         return node
 
+    def bounded_int(self, node: Any) -> Any:
+        return self.construct_yaml_int(_bounded(node))
 
+    def bounded_float(self, node: Any) -> Any:
+        return self.construct_yaml_float(_bounded(node))
+
+
+def _cut(text: str) -> str:
+    half = _SHOWN // 2
+    return text if len(text) <= _SHOWN else f"{text[:half]}...{text[-half:]}"
+
+
+def _bounded(node: Any) -> Any:
+    """The node of a number. Raises ValueError where it is too long."""
+    line, digits = node.start_mark.line + 1, len(node.value)
+    if digits > LIMIT_DIGITS:
+        raise ValueError(
+            f"line {line}: a number has {digits:,} digits, expected at most {LIMIT_DIGITS}; write text in quotes"
+        )
+    return node
+
+
+_Loader.add_constructor(_INT, _Loader.bounded_int)
+_Loader.add_constructor(_FLOAT, _Loader.bounded_float)
 _Loader.add_implicit_resolver(_FLOAT, re.compile(f"(?:{EXPONENT.pattern})$"), list("-+.0123456789"))
 
 
@@ -62,10 +110,9 @@ def read(path: Path) -> Any:
         )
     try:
         return parse(content.decode("utf-8-sig"))
-    except RecursionError as error:
-        raise ValueError(f"{path} is not valid YAML: it is nested too deep") from error
     except _FAULTS as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} is not valid YAML: {_cut(said)}") from error
 
 
 def parse(text: str) -> Any:

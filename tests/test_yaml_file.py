@@ -58,8 +58,8 @@ def bomb(opened, closed):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (bomb("[", "]"), "stands for 1.36e[+]09 values, expected at most 100,000"),
-        (bomb("{<<: [", "]}"), "values, expected at most 100,000"),
+        (bomb("[", "]"), "stands for 1.36e[+]09 values, expected at most 20,000"),
+        (bomb("{<<: [", "]}"), "values, expected at most 20,000"),
         ("a: &a [*a]", "stands for inf values"),
         ("&a {b: *a}", "stands for inf values"),
         ("[" * 5000, "nested too deep"),
@@ -71,13 +71,33 @@ def bomb(opened, closed):
         ("a: !!python/object/apply:os.system [ls]", "is not valid YAML"),
         ("a: \x00", "is not valid YAML"),
         (b"\xff", "is not valid YAML"),
-        ("#" * 1_000_001, "too large: expected at most 1,000,000 bytes"),
+        ("#" * 250_001, "too large: expected at most 250,000 bytes"),
+        ("[" + "a," * 30_000 + "]", "too many values, expected at most 20,000"),
+        ("- " * 5000, "nested too deep, expected at most 100 levels"),
+        ("a: 1" + ":1" * 50_000, "line 1: a number has 100,001 digits, expected at most 100"),
+        ("a: 1" + ":1" * 50_000 + ".5", "a number has 100,003 digits"),
+        ("a: 0x" + "f" * 5000, "a number has 5,002 digits"),
+        ("a: *" + "x" * 50_000, "found undefined alias"),
+        (f"{'x' * 1000}: 1\n" * 2, "is given twice"),
     ],
 )
 def test_hostile_text_is_one_line(text, said, tmp_path):
     with pytest.raises(ValueError, match=said) as error:
         of(text, tmp_path)
     assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "text", ["[" + "a," * 100_000 + "]", "".join(f"k{i}: 1\n" for i in range(20_000))]
+)
+def test_reading_ends_where_a_bound_is_met(text):
+    """The rest of the values takes neither time nor memory."""
+    loader = yaml_file._Loader(text)
+    with pytest.raises(ValueError, match="too many values"):
+        loader.get_single_node()
+    assert loader.values == yaml_file.LIMIT_VALUES + 1
+    assert loader.index < len(text) / 1.8
 
 
 def test_an_empty_file_is_none(tmp_path):
