@@ -56,7 +56,7 @@ def load(package: str, name: str) -> Callable[..., Any]:
     """The callable of entry `name`. Raises ValueError, listing what exists, for an unknown name."""
     known = names(package)
     if name not in known:
-        raise ValueError(f"unknown name {name!r} in {package}{did_you_mean(name, known)}")
+        raise ValueError(f"unknown name {short(name)} in {package}{did_you_mean(name, known)}")
     module = importlib.import_module(f"tbn_bench.{package}.{name}")
     wanted = name.replace("_", "")
     for attribute, value in vars(module).items():
@@ -95,18 +95,30 @@ def _literal(node: ast.expr, expected: str) -> Any:
     """The value of an argument. Raises ValueError, beginning with `expected`."""
     try:
         value = ast.literal_eval(node)
+        repeated = _repeated_key(node)
     except (ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(
             f"{expected}; values must be literals (numbers, strings, lists, None, True, False)"
         ) from error
-    for part in ast.walk(node):
-        if isinstance(part, ast.Dict) and len(ast.literal_eval(part)) < len(part.keys):
-            raise ValueError(f"{expected}; give every key of {ast.unparse(part)} once")
+    if repeated is not None:
+        raise ValueError(f"{expected}; give key {short(repeated[0])} once")
     if not _is_plain(value):
         raise ValueError(
             f"{expected}; values must be finite numbers of 64 bits, strings, True, False, None, lists, tuples or dictionaries"
         )
     return value
+
+
+def _repeated_key(node: ast.expr) -> tuple[Any] | None:
+    """(a key that some dictionary in a literal gives twice,), or None. Linear: no value is made again."""
+    for part in ast.walk(node):
+        seen = set()
+        for key in part.keys if isinstance(part, ast.Dict) else []:
+            value = ast.literal_eval(key) if key is not None else None
+            if value in seen:
+                return (value,)
+            seen.add(value)
+    return None
 
 
 def _is_plain(value: Any) -> bool:
@@ -124,7 +136,10 @@ def _is_plain(value: Any) -> bool:
 
 def short(value: Any) -> str:
     """repr of a value, cut in the middle where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a value of type {type(value).__name__} that is too long to show"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}...{text[-_SHOWN // 2 :]}"
 
 
@@ -156,7 +171,7 @@ def _has_literals(annotation: Any) -> bool:
 def no_option(name: str, key: str, known: Iterable[str]) -> str:
     """What is said of an option that an entry does not have."""
     known = list(known)
-    return f"{name} has no option {key!r}{did_you_mean(key, known) if known else ': it takes none'}"
+    return f"{name} has no option {short(key)}{did_you_mean(key, known) if known else ': it takes none'}"
 
 
 def check(package: str, call: str, given: Iterable[str] = ()) -> None:

@@ -1,3 +1,5 @@
+import ast
+
 import pytest
 
 from tbn_bench import catalog
@@ -51,6 +53,33 @@ def test_only_names_with_literal_keywords(call):
     """Anything that is not a name with literal keyword arguments is refused, nothing is evaluated."""
     with pytest.raises(ValueError, match="expected a call"):
         catalog.canonical(call)
+
+
+def test_nested_dictionaries_are_evaluated_once(monkeypatch):
+    """A list below 90 dictionaries is not made again for each of them."""
+    evaluate, nodes = ast.literal_eval, []
+    monkeypatch.setattr(
+        ast,
+        "literal_eval",
+        lambda node: nodes.append(sum(1 for _ in ast.walk(node))) or evaluate(node),
+    )
+    catalog.parse("tbn(p=" + "{1: " * 90 + "[" + "0, " * 5000 + "]" + "}" * 90 + ")")
+    assert sum(nodes) < 2 * 5000
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "x" * 50_000,
+        "tbn(" + "x" * 50_000 + "=1)",
+        "tbn(p={'" + "x" * 40_000 + "': 1, '" + "x" * 40_000 + "': 1})",
+    ],
+)
+def test_messages_are_short(call):
+    """A long word of one's own is cut in the middle."""
+    with pytest.raises(ValueError) as error:
+        catalog.check("binarizers", call)
+    assert len(str(error.value)) < 1500
 
 
 def test_unknown_names_are_answered_with_the_known():
