@@ -78,7 +78,7 @@ def parse(call: str) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"{expected}; it must be text of at most {LIMIT_LETTERS:,} letters")
     try:
         node = ast.parse(call.strip(), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:  # the last two: nesting
         raise ValueError(expected) from error
     if isinstance(node, ast.Name):
         return node.id, {}

@@ -60,6 +60,14 @@ COSTS = (
     "bits_per_binarized_weight", "macs", "distinct_macs", "additions", "bitops_fp64", "bitops_wxa",
     "bitops_wxa_distinct", "file_bytes",
 )  # fmt: skip
+REFERENCE, WEIGHTS_ONLY = "W32A32", "W1A32"
+TRACKS = {  # bits of weights and activations -> in words; numbers of two tracks are in no table together
+    REFERENCE: "full precision",
+    WEIGHTS_ONLY: "weights only",
+    "W1A1": "binary weights and activations",
+    "W1A8": "8-bit activations",
+    "W32A1": "binary activations, float weights",
+}
 IGNORED = -100  # label of points that stand in for missing ones: no loss and no score counts them
 FIRST = "top1"  # of records that do not say: the first versions knew classification alone
 

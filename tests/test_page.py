@@ -52,7 +52,7 @@ def _store(root):
     first = make({"binarizer": "tbn(p=4)", "epochs": 3}).run_id
     timed = [
         {"binarizer": "tbn(p=4)", "implementation": f"kernel{i:02d}", "run_id": first, "weight_bytes": 10 * i, "unavailable": None, "relative_error": 1e-7,
-         "time_ms_p20": 1.0, "time_ms_p50": float((7 * i) % 80), "time_ms_p80": 3.0, "n": 31, "ratio": 1.5}
+         "time_ms_p20": 1.0, "time_ms_p50": 1.0 + (7 * i) % 80, "time_ms_p80": 3.0, "n": 31, "ratio": 1.5}
         for i in range(80)
     ]  # fmt: skip
     info = {

@@ -140,7 +140,7 @@ def test_a_run_without_result_says_why(store, claim, status):
 
 
 def test_values_json_cannot_hold(store, claim):
-    """NaN and infinities, however deep, are strings in strict JSON, in all three files, and float() reads them back."""
+    """NaN and infinities, however deep, are strings in strict JSON, in all three files; rows give floats."""
     run = claim()
     run.log(HARD)
     run.finish(HARD)
@@ -148,7 +148,7 @@ def test_values_json_cannot_hold(store, claim):
         strict((run.path / "metrics.jsonl").read_text()),
         strict((run.path / "summary.json").read_text()),
     )
-    for got in (row, summary, store.read("s", "r").rows()[0]):
+    for got in (row, summary):
         assert (got["up"], got["down"], got["deep"]) == (
             "Infinity",
             "-Infinity",
@@ -156,6 +156,9 @@ def test_values_json_cannot_hold(store, claim):
         )
         assert math.isnan(float(got["nan"]))
         assert float(got["down"]) == -math.inf
+    read = store.read("s", "r").rows()[0]
+    assert math.isnan(read["nan"])
+    assert (read["up"], read["down"]) == (math.inf, -math.inf)
 
 
 def test_rows_reach_the_disk_every_ten_and_at_once_if_durable(claim, monkeypatch):
@@ -306,7 +309,13 @@ def test_find_by_the_beginning_of_an_id(store, claim):
 
 def test_latency_records_come_back(store):
     """A written case is read back equal; a torn one is named and costs only itself."""
-    record = LatencyRecord("case-b1", "cpu", [{"time_ms_p50": 1.0}], {"batch": 1}, {"command": "c"})
+    record = LatencyRecord(
+        "case-b1",
+        "cpu",
+        [{"binarizer": "bwn", "implementation": "cpu", "time_ms_p50": 1.0}],
+        {"batch": 1},
+        {"command": "c"},
+    )
     path = store.write_latency(record)
     assert list(store.latencies()) == [record]
     (path.parent / "torn.json").write_text('{"schema_version": 1, "case": "to')
@@ -397,7 +406,7 @@ def test_rewind_drops_what_is_trained_again(store, claim):
     run.log({"epoch": 2})
     rows = store.read("s", "r").rows()
     assert [row["epoch"] for row in rows] == [0, 1, 1, 2]
-    assert rows[0]["loss"] == "NaN"
+    assert math.isnan(rows[0]["loss"])
     run.rewind(0)
     assert store.read("s", "r").rows() == []
 

@@ -832,9 +832,7 @@ def test_a_run_that_changes_meanwhile_is_looked_at_again(store, monkeypatch):
 def test_the_committed_records_are_intact():
     """Every record of this repository; a run that someone's kill has just left behind is no fault of theirs."""
     store = RunStore(ROOT / "results")
-    found = [
-        fault for names in index.folders(store.root) for fault in verify.faults(store.path(*names))
-    ]
+    found = [fault for names in store.folders() for fault in verify.faults(store.path(*names))]
     assert [str(fault) for fault in found if fault.kind not in ("dead", "leftover")] == []
 
 
@@ -1120,11 +1118,9 @@ def test_ten_thousand_rows_are_quick_to_read_again(tmp_path, monkeypatch):
     """Not by a clock: a warm index opens one file, whatever the number of runs."""
     generated_runs.store(tmp_path, 200)
     index.rows(RunStore(tmp_path))
-    opened, read_text = [], Path.read_text
+    opened, read_file = [], records.read_file
     monkeypatch.setattr(
-        Path,
-        "read_text",
-        lambda self, *a, **k: opened.append(self.name) or read_text(self, *a, **k),
+        records, "read_file", lambda path: opened.append(path.name) or read_file(path)
     )
     assert len(index.rows(RunStore(tmp_path))) == 200
     assert opened == ["index.json"]

@@ -13,11 +13,11 @@ NaN and infinity are written as the strings "NaN", "Infinity", "-Infinity" (JSON
 
 import contextlib
 import fcntl
-import glob
 import json
 import math
 import os
 import platform
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,17 +27,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-SCHEMA_VERSION = 1
+from pydantic import BaseModel
+
+from tbn_bench.records import schema
+
+SCHEMA_VERSION = schema.VERSION
 FSYNC_ROWS = 10
 NETWORK = "network.safetensors"  # the packed network of a finished run, in its folder
-STATUSES = (
-    "running",
-    "finished",
-    "failed",
-    "diverged",
-    "interrupted",
-    "stopped",
-)  # stopped: early, by its sweep
+STATUSES = schema.STATUSES
 _PACKAGES = ("tbn-bench", "torch", "pytorch-lightning", "torchvision", "timm", "numpy")
 
 
@@ -84,32 +81,120 @@ def replace(path: Path, content: bytes) -> None:
         ) from error
 
 
+def read_file(path: Path) -> bytes:
+    """The content of a file. Raises RecordError for a missing one, a folder, a pipe or a device."""
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # a pipe or a device may have no end
+            raise RecordError(f"cannot read {shown(path)}: it is no file; remove it")
+        if found.st_size > schema.MAX_BYTES:
+            most = schema.MAX_BYTES
+            raise RecordError(f"{shown(path)} must have at most {most:,} bytes; remove it")
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise RecordError(f"cannot read {shown(path)}: {error.strerror}") from error
+
+
+def shown(path: Path) -> str:
+    """A path as text that can be printed and written, whatever bytes its names have."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """One record file. Raises RecordError where it is missing, half written or not an object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecordError(
-            f"cannot read {path}: {error}; delete the folder to run it again"
-        ) from error
+        value = schema.parse(read_file(path))
+    except RecordError as error:
+        raise RecordError(f"{error}; delete the folder to run it again") from error
+    except ValueError as error:
+        what = f"cannot read {shown(path)}: {error}; delete the folder to run it again"
+        raise RecordError(what) from error
     if not isinstance(value, dict):
-        raise RecordError(f"{path} must hold a JSON object, got {type(value).__name__}")
+        raise RecordError(f"{shown(path)} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_record(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    """One record file, checked by its model. Raises RecordError with the path and what is wrong."""
+    value = read_json(path)
+    found = value.get("schema_version")
+    if found != SCHEMA_VERSION:
+        what = f"has schema_version {found!r}, this version reads {SCHEMA_VERSION}"
+        raise RecordError(f"{shown(path)} {what}")
+    try:
+        schema.check(model, value)
+    except ValueError as error:
+        raise RecordError(f"{shown(path)}: {error}; restore it or remove it") from error
     return value
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl. A last line without newline (a torn write) is ignored; another bad line is an error."""
-    if not path.exists():
+    """Rows of a metrics.jsonl, empty where there is none; "NaN" and the like are floats.
+
+    A last line without newline (a torn write) is ignored. Raises RecordError for another bad line.
+    """
+    if not os.path.lexists(path):
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is empty or torn
-    with contextlib.suppress(ValueError):  # all at once is three times as fast
-        rows = json.loads(b"[" + b",".join(lines) + b"]")
+    lines = read_file(path).split(b"\n")[:-1]  # what follows the last newline is empty or torn
+    with contextlib.suppress(ValueError):  # all at once is faster
+        rows = schema.parse(b"[" + b",".join(lines) + b"]")
         if len(rows) == len(lines):
-            return list(rows)
+            return schema.rows(rows)
     try:
-        return [json.loads(line) for line in lines]
+        return [schema.row_of(line, number) for number, line in enumerate(lines, 1)]
     except ValueError as error:
-        raise RecordError(f"{path} has a damaged row: {error}") from error
+        raise RecordError(f"{shown(path)} has a damaged row: {error}") from error
+
+
+def subfolders(folder: Path, problems: list[str] | None = None) -> list[str]:
+    """Names of the folders in a folder, as _names. A loop of links counts as one: whoever opens it says so."""
+    return _names(folder, _is_folder, problems)
+
+
+def _names(
+    folder: Path, chooses: Callable[[os.DirEntry[str]], bool], problems: list[str] | None
+) -> list[str]:
+    """Names in a folder, sorted; empty where it is missing or no folder.
+
+    What cannot be opened, and names that are not UTF-8, are appended to `problems`, or raised as
+    RecordError without it.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if chooses(entry))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        _note(RecordError(f"cannot open {shown(folder)}: {error.strerror}; remove it"), problems)
+        return []
+    for name in names:
+        if not _is_text(name):
+            what = f"{shown(folder / name)}: its name is not UTF-8; rename it"
+            _note(RecordError(what), problems)
+    return list(filter(_is_text, names))
+
+
+def _note(error: RecordError, problems: list[str] | None) -> None:
+    if problems is None:
+        raise error
+    problems.append(str(error))
+
+
+def _is_json(entry: os.DirEntry[str]) -> bool:
+    return entry.name.endswith(".json")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name from the file system can be printed and written."""
+    return shown(Path(name)) == name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return True
 
 
 def printable(text: str) -> str:
@@ -410,21 +495,15 @@ class RunStore:
             return  # held by another process, or not to be written
 
     def read(self, sweep: str, run_id: str) -> RunRecord:
+        """One run. Raises RecordError with the path and what is wrong."""
         path = self.path(sweep, run_id)
-        header = read_json(path / "run.json")
-        found = header.get("schema_version")
-        if found != SCHEMA_VERSION:
-            raise RecordError(
-                f"{path / 'run.json'} has schema_version {found!r}, this version reads {SCHEMA_VERSION}"
-            )
-        finished = (path / "summary.json").exists()
-        summary = read_json(path / "summary.json") if finished else None
-        status = "finished" if finished else str(header.get("status"))
-        missing = [key for key in ("status", "config", "error", "provenance") if key not in header]
-        if missing:
-            raise RecordError(
-                f"{path / 'run.json'} lacks {', '.join(missing)}; delete the folder to run it again"
-            )
+        header = read_record(path / "run.json", schema.Header)
+        finished = os.path.lexists(path / "summary.json")
+        if not finished and header["status"] == "finished":
+            what = "it says finished, and there is no summary.json"
+            raise RecordError(f"{shown(path / 'run.json')}: {what}; run it again")
+        summary = read_record(path / "summary.json", schema.Summary) if finished else None
+        status = "finished" if finished else header["status"]
         return RunRecord(
             sweep,
             run_id,
@@ -438,24 +517,30 @@ class RunStore:
 
     def runs(self, problems: list[str] | None = None) -> Iterator[RunRecord]:
         """Every readable run, sorted by path; what cannot be read is appended to `problems`, or raised without it."""
-        for path in sorted(self.root.glob("runs/*/*/")):
+        for sweep, run_id in self.folders(problems):
             try:
-                yield self.read(path.parent.name, path.name)
-            except (RecordError, KeyError) as error:
-                if problems is None:
-                    raise RecordError(str(error)) from error
-                problems.append(str(error))
+                yield self.read(sweep, run_id)
+            except RecordError as error:
+                _note(error, problems)
+
+    def folders(self, problems: list[str] | None = None) -> Iterator[tuple[str, str]]:
+        """(sweep, run id) of every run's folder, in order; problems as in runs()."""
+        top = self.root / "runs"
+        for sweep in subfolders(top, problems):
+            for run_id in subfolders(top / sweep, problems):
+                yield sweep, run_id
 
     def runs_of(self, sweep: str) -> Iterator[RunRecord]:
         """Every readable run of one sweep, sorted by id; an unreadable one is as good as none: it is run again."""
-        for path in sorted(self.root.glob(f"runs/{glob.escape(sweep)}/*/")):
-            with contextlib.suppress(RecordError, KeyError):
-                yield self.read(sweep, path.name)
+        for run_id in subfolders(self.root / "runs" / sweep, []):
+            with contextlib.suppress(RecordError):
+                yield self.read(sweep, run_id)
 
     def find(self, name: str) -> RunRecord:
         """The run whose id begins with `name`, or of one sweep by SWEEP/NAME. Raises RecordError, naming them, unless there is one."""
         sweep, slash, run_id = name.rpartition("/")
-        hits = [path for path in self._run_folders() if path.name.startswith(run_id)]
+        every = [self.path(*names) for names in self.folders([])]
+        hits = [path for path in every if path.name.startswith(run_id)]
         if slash:
             hits = [path for path in hits if path.parent.name == sweep]
         if len(hits) != 1:
@@ -466,9 +551,6 @@ class RunStore:
                 f"{len(hits)} runs match {name!r} under {self.root}{which}; see: tbn-bench runs --results {self.root}"
             )
         return self.read(hits[0].parent.name, hits[0].name)
-
-    def _run_folders(self) -> list[Path]:
-        return [path for path in sorted(self.root.glob("runs/*/*/")) if path.is_dir()]
 
     def write_latency(self, record: LatencyRecord) -> Path:
         return self._write("latency", record)
@@ -498,15 +580,17 @@ class RunStore:
         self, kind: str, record: Callable[..., _Measured], problems: list[str] | None
     ) -> Iterator[_Measured]:
         """Every readable record of a kind, sorted by path; what cannot be read is appended to `problems`, or raised without it."""
-        for path in sorted(self.root.glob(f"{kind}/*/*.json")):
-            try:
-                value = read_json(path)
+        model = schema.Latency if kind == "latency" else schema.Mcu
+        folder = self.root / kind
+        for device in subfolders(folder, problems):
+            for name in _names(folder / device, _is_json, problems):
+                try:
+                    value = read_record(folder / device / name, model)
+                except RecordError as error:
+                    _note(error, problems)
+                    continue
                 value.pop("schema_version")
                 yield record(**value)
-            except (RecordError, KeyError, TypeError) as error:
-                if problems is None:
-                    raise RecordError(f"{path}: {error}") from error
-                problems.append(f"{path}: {error}")
 
 
 def emit(value: dict[str, Any]) -> None:

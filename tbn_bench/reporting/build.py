@@ -90,6 +90,7 @@ def _write_figure(name: str, records: Records, folder: Path) -> render.Drawn | N
         drawn = module.print_figure(records)
         if drawn is None:
             return None
+        style.take_literally(drawn)
         drawn.draw_without_rendering()
         drawn.set_layout_engine("none")  # laid out once, not once for each format
         for end, metadata in _FORMATS.items():

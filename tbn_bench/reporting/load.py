@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records.store import NETWORK, McuRecord, RecordError, RunRecord, RunStore
+from tbn_bench.records.store import NETWORK, McuRecord, RunRecord, RunStore, shown
 from tbn_bench.reporting import published, tracks
 from tbn_bench.scores import FIRST, SCORES, score_of
 
@@ -87,17 +86,15 @@ class Records:
         return self.runs[self.runs["status"] == "finished"]
 
 
-def _run_row(run: RunRecord) -> dict[str, Any]:
-    config = make(run.config)
+def _run_row(run: RunRecord, config: RunConfig) -> dict[str, Any]:
     summary = run.summary or {}
+    track = summary.get("track") or run.provenance.get("track")
     return {
         "sweep": run.sweep,
         "run_id": run.run_id,
         "group_id": config.group_id,
-        **{k: run.config[k] for k in ("data", "model", "binarizer", "seed", "epochs")},
-        "track": tracks.checked(track)
-        if (track := summary.get("track") or run.provenance.get("track"))
-        else None,
+        **{k: getattr(config, k) for k in ("data", "model", "binarizer", "seed", "epochs")},
+        "track": tracks.checked(track) if track else None,
         "status": run.status,
         "error": run.error,
         "command": f"{config.command} --sweep {run.sweep}",
@@ -118,30 +115,14 @@ def _network_bytes(run: RunRecord) -> int | None:
 
 
 def _mcu_row(record: McuRecord) -> dict[str, Any]:
-    """MCU_COLUMNS of a measurement. Raises ValueError for one that lacks a name or has text where a number must be."""
-    info, source = record.info, record.provenance
-    if not isinstance(info, dict) or not isinstance(source, dict):
-        raise ValueError("info and provenance must be objects")
-    if lacking := [key for key in _MCU_NAMES if not isinstance(info.get(key), str)]:
-        raise ValueError(f"info lacks {', '.join(lacking)}")
-    if texts := [key for key in _MCU_NUMBERS if not isinstance(info.get(key), int | float | None)]:
-        raise ValueError(f"info must have numbers for {', '.join(texts)}")
-    catalog.parse(info["binarizer"])
-    return {"device": record.device, "case": record.case} | {key: info.get(key) for key in (*_MCU_NAMES, *_MCU_NUMBERS, *_MCU_WORDS)} | {
-        key: source.get(key) for key in ("command", "commit", "dirty")
-    }  # fmt: skip
+    """MCU_COLUMNS of a measurement."""
+    known = {key: record.info.get(key) for key in (*_MCU_NAMES, *_MCU_NUMBERS, *_MCU_WORDS)}
+    source = {key: record.provenance.get(key) for key in ("command", "commit", "dirty")}
+    return {"device": record.device, "case": record.case} | known | source
 
 
 def _mcu(store: RunStore, problems: list[str]) -> pd.DataFrame:
-    rows = []
-    for record in store.mcus(problems):
-        try:
-            rows.append(_mcu_row(record))
-        except ValueError as error:
-            path = store.root / "mcu" / str(record.device) / f"{record.case}.json"
-            problems.append(
-                f"{path}: {error}; remove it, then measure it again by tbn-bench mcu run"
-            )
+    rows = list(map(_mcu_row, store.mcus(problems)))
     return pd.DataFrame(rows, columns=list(MCU_COLUMNS), dtype=object)  # None stays None
 
 
@@ -183,20 +164,24 @@ def _fill_scores(
 def load(results: Path) -> Records:
     """Reads every record, and the published numbers, under `results`. Raises ValueError where there is none."""
     store, problems = RunStore(results), list[str]()
-    runs, rows, configs, plans, latency = [], [], [], {}, []
+    runs, rows, configs, tasks, plans, latency = [], [], [], [], {}, []
     for run in store.runs(problems):
         try:
-            row, own = _run_row(run), run.rows()
-        except (ValueError, KeyError, RecordError) as error:
-            problems.append(f"{run.path}: {error}")
+            config = make(run.config)
+            row, own = _run_row(run, config), run.rows()
+        except ValueError as error:
+            what = " ".join(str(error).split())
+            problems.append(f"{shown(run.path)}: {what}")
             continue
+        values = config.model_dump(mode="json", include=set(run.config))
         runs.append(row)
         rows.append(own)
-        configs.append({"sweep": run.sweep, "run_id": run.run_id, **run.config})
+        tasks.append(config.task)
+        configs.append({"sweep": run.sweep, "run_id": run.run_id, **values})
         if plan := (run.summary or {}).get("plan"):
             plans.setdefault((run.sweep, row["group_id"]), plan)
     tracks.fill(runs)
-    _fill_scores(runs, rows, [config["task"] for config in configs])
+    _fill_scores(runs, rows, tasks)
     for record in store.latencies(problems):
         info, source = record.case_info, record.provenance
         same = {"device": record.device, "case": record.case, "command": source.get("command"), "commit": source.get("commit"),

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from tbn_bench import catalog
+from tbn_bench.reporting import style
 from tbn_bench.scores import FIRST, SCORES
 
 COLUMNS = (
@@ -223,7 +224,7 @@ def _options(call: str) -> tuple[str, dict[str, Any]]:
     """Name and options; a p per layer counts as its largest p, which is how the TBN authors name theirs."""
     name, options = catalog.parse(call)
     layers = options.pop("per_layer", None)
-    return name, options | ({"p": max(layers)} if layers else {})
+    return name, options | ({"p": style.largest(layers)} if layers else {})
 
 
 def is_same(theirs: str | None, ours: str, sizes_count: bool = False) -> bool:

@@ -9,10 +9,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from tbn_bench import catalog
 
 DASH = "—"
+_MOST = 2.0**63  # of an option that is a count
 COLUMN_INCHES = 3.3
 _FIRST = ("full_precision", "bwn", "tbn", "sign")
 # Okabe and Ito's palette, which colour-blind readers can tell apart (jfly.uni-koeln.de/color), then brown, grey and purple.
@@ -67,13 +69,29 @@ PRINT = {
 }  # fmt: skip
 
 
+def largest(value: Any) -> float | None:
+    """The largest of a number or a list of numbers: p, or p per layer. None where one is no positive number.
+
+    A record may hold any literal as an option.
+    """
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values or not all(map(_is_positive, values)):
+        return None
+    return float(max(values))
+
+
+def _is_positive(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value < _MOST
+
+
 def methods(specs: Any) -> list[str]:
     """The distinct binarizer specs in reading order: full precision, bwn, then tbn by growing p, then the rest by name."""
 
     def key(spec: str) -> tuple[int, str, float, str]:
         name, options = catalog.parse(spec)
         rank = _FIRST.index(name) if name in _FIRST else len(_FIRST)
-        return rank, name, float(options.get("p", 0) or 0), spec
+        return rank, name, largest(options.get("p")) or 0.0, spec
 
     return sorted(set(specs), key=key)
 
@@ -102,11 +120,9 @@ def labels(specs: Any) -> dict[str, str]:
 
 def _short(value: Any) -> str:
     """A long per-layer list by its largest p and its length."""
-    return (
-        f"[max {max(value)}, {len(value)} layers]"
-        if isinstance(value, list) and len(value) > 4
-        else repr(value)
-    )
+    if isinstance(value, list) and len(value) > 4 and largest(value) is not None:
+        return f"[max {max(value)}, {len(value)} layers]"
+    return repr(value)
 
 
 def _place(name: str) -> tuple[int, int]:
@@ -190,6 +206,17 @@ def legend(figure: Figure, labels: list[str]) -> None:
         ncols=across,
         frameon=False,
     )
+
+
+def take_literally(figure: Figure) -> None:
+    """No name in a figure is read as mathematics: a sweep may be called $x$. Logarithmic ticks are."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                for label in axis.get_ticklabels(which="both"):
+                    label.set_parse_math(True)
 
 
 def missing(value: Any) -> bool:

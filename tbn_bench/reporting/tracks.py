@@ -4,15 +4,7 @@ compared with real ones. Full precision is the reference row of every track."""
 from typing import Any
 
 from tbn_bench import catalog
-
-REFERENCE, WEIGHTS_ONLY = "W32A32", "W1A32"
-TRACKS = {
-    REFERENCE: "full precision",
-    WEIGHTS_ONLY: "weights only",
-    "W1A1": "binary weights and activations",
-    "W1A8": "8-bit activations",
-    "W32A1": "binary activations, float weights",
-}
+from tbn_bench.scores import REFERENCE, TRACKS, WEIGHTS_ONLY
 
 
 def title(track: str) -> str:
@@ -28,7 +20,7 @@ def checked(track: str) -> str:
     """The track itself. Raises ValueError for one that no comparison shows."""
     if track not in TRACKS:
         raise ValueError(
-            f"track must be one of {', '.join(TRACKS)}, got {track!r}; a new one needs its line in reporting/tracks.py and its "
+            f"track must be one of {', '.join(TRACKS)}, got {track!r}; a new one needs its line in scores.py and its "
             f"reporting/tables/comparison_{str(track).lower()}.py"
         )
     return track

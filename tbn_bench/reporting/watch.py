@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records.store import replace, tell
+from tbn_bench.records.store import RunStore, replace, tell
 from tbn_bench.reporting import build
 from tbn_bench.runs import index
 
@@ -21,10 +21,9 @@ _DAMAGE = (
 
 def stamp(results: Path) -> dict[str, list[int]]:
     """Changes with every run that begins or ends, every measurement and every published number."""
-    found = {
-        f"{sweep}/{run_id}": index.stamp(f"{results}/runs/{sweep}/{run_id}")
-        for sweep, run_id in index.folders(results)
-    }
+    found = {}
+    for sweep, run_id in RunStore(results).folders([]):
+        found[f"{sweep}/{run_id}"] = index.stamp(f"{results}/runs/{sweep}/{run_id}")
     for path in [
         *results.glob("latency/*/*.json"),
         *results.glob("mcu/*/*.json"),

@@ -10,12 +10,13 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records import store as records
+from tbn_bench.records.schema import parse
 from tbn_bench.records.store import (
     SCHEMA_VERSION,
     RecordError,
@@ -28,7 +29,7 @@ from tbn_bench.runs.lock import held
 from tbn_bench.scores import COSTS, FIRST, SCORES
 
 NAME = "index.json"
-VERSION = 1  # of the rows: raise it when _row changes
+VERSION = 2  # of the rows: raise it when _row changes, or what a record may hold
 FILES = ("run.json", "summary.json")
 STATUSES = records.STATUSES
 FIELDS: dict[str, Any] = {
@@ -49,6 +50,7 @@ PROVENANCE = (
 )
 RESULTS = ("test/loss", *(f"test/{name}" for name in SCORES), *(f"val/{name}_last" for name in SCORES),
            "best_epoch", "test_samples", "train_samples", "seconds")  # fmt: skip
+_SCALARS = {str, int, float, bool, NoneType}
 HEAD = ("sweep", "run_id", "group_id", "status", "error", "score", "value")
 _FORMAT = (
     f"{VERSION}.{SCHEMA_VERSION}."
@@ -71,7 +73,7 @@ def rows(store: RunStore, problems: list[str] | None = None) -> list[Row]:
     """
     old = _cached(store.root / NAME)
     new: dict[str, list[Any]] = {}
-    for sweep, run_id in folders(store.root):
+    for sweep, run_id in store.folders(problems):
         key, now = (
             f"{sweep}/{run_id}",
             stamp(f"{store.root}/runs/{sweep}/{run_id}"),
@@ -82,9 +84,9 @@ def rows(store: RunStore, problems: list[str] | None = None) -> list[Row]:
             continue
         try:
             new[key] = [now, _row(store.read(sweep, run_id))]
-        except (RecordError, KeyError) as error:
+        except RecordError as error:
             if problems is None:
-                raise RecordError(str(error)) from error
+                raise
             problems.append(str(error))
     if len(new) != len(old) or any(old.get(key) is not entry for key, entry in new.items()):
         _save(store.root / NAME, new)
@@ -98,21 +100,6 @@ def _whole(store: RunStore, key: str, row: Row) -> Row:
     if whole["status"] == "running" and not held(store.path(sweep, run_id)):
         whole["status"] = "dead"
     return whole
-
-
-def folders(root: Path) -> Iterator[tuple[str, str]]:
-    """(sweep, run id) of every run's folder, in order."""
-    for sweep in _subfolders(f"{root}/runs"):
-        for run_id in _subfolders(f"{root}/runs/{sweep}"):
-            yield sweep, run_id
-
-
-def _subfolders(folder: str) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def stamp(folder: str) -> list[int]:
@@ -131,13 +118,19 @@ def _cached(path: Path) -> dict[str, list[Any]]:
     """Run -> [stamp, row]; empty where the cache cannot be used."""
     try:
         value = read_json(path)
-        text = value["runs"]
-        if value["format"] != _FORMAT or value["crc32"] != zlib.crc32(text.encode()):
+        content = value["runs"].encode()
+        if value["format"] != _FORMAT or value["crc32"] != zlib.crc32(content):
             return {}
-        found: dict[str, list[Any]] = json.loads(text)
-    except (RecordError, ValueError, KeyError, AttributeError):
+        found: dict[str, list[Any]] = parse(content)
+        return found if all(_is_entry(key, *entry) for key, entry in found.items()) else {}
+    except (RecordError, ValueError, KeyError, AttributeError, TypeError):
         return {}
-    return found
+
+
+def _is_entry(key: str, _: list[int], row: Row) -> bool:
+    """Whether a row is of the run that it stands for, and holds what rows hold."""
+    own = f"{row['sweep']}/{row['run_id']}" == key and row["status"] in STATUSES
+    return own and set(map(type, row.values())) <= _SCALARS
 
 
 def _save(path: Path, entries: dict[str, list[Any]]) -> None:
@@ -159,10 +152,6 @@ def _identity(config: str) -> tuple[dict[str, Any], str | None]:
 
 def _row(run: RunRecord) -> Row:
     """What is None, or a default of RunConfig, is left out."""
-    if not isinstance(run.config, dict) or not isinstance(run.provenance, dict):
-        raise RecordError(
-            f"{run.path / 'run.json'}: config and provenance must be objects; delete the folder to run it again"
-        )
     config, group_id = _identity(
         json.dumps({k: v for k, v in run.config.items() if k != "seed"}, sort_keys=True)
     )
@@ -171,8 +160,8 @@ def _row(run: RunRecord) -> Row:
     score = summary.get("score", FIRST) if run.summary is not None else None
     source = {
         **run.provenance,
-        **_dict(run.provenance.get("hardware")),
-        **_dict(run.provenance.get("versions")),
+        **run.provenance.get("hardware", {}),
+        **run.provenance.get("versions", {}),
     }
     row = {
         **summary, **{k: source.get(k) for k in PROVENANCE}, "track": summary.get("track", source.get("track")),
@@ -180,7 +169,3 @@ def _row(run: RunRecord) -> Row:
         "status": run.status, "error": run.error, "score": score, "value": summary.get(f"test/{score}"),
     }  # fmt: skip
     return {k: v for k, v in row.items() if v is not None and k != "schema_version"}
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

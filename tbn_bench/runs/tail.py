@@ -1,12 +1,12 @@
 """tbn-bench runs tail RUN: the end of its log and its last epochs; with --follow, what comes until it ends."""
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records.store import RunRecord, RunStore
+from tbn_bench.records.schema import parse
+from tbn_bench.records.store import RecordError, RunRecord, RunStore, read_file
 from tbn_bench.runs import text
 from tbn_bench.runs.lock import held
 from tbn_bench.runs.show import log_of
@@ -24,8 +24,8 @@ class Lines:
     def new(self, rest: bool = False) -> list[str]:
         """Lines that were not there at the last call; rest: also a last one without its newline."""
         try:
-            parts = self.path.read_bytes().split(b"\n")
-        except OSError:
+            parts = read_file(self.path).split(b"\n")
+        except RecordError:
             return []
         lines = parts if rest and parts[-1] else parts[:-1]
         same = next(
@@ -39,7 +39,7 @@ class Lines:
 def epoch(line: str) -> str:
     """A row of metrics.jsonl for reading; as it is where it is no object."""
     try:
-        row = json.loads(line)
+        row = parse(line.encode())
         return text.GAP.join(f"{k} {text.word(v)}" for k, v in row.items())
     except (ValueError, AttributeError):
         return line

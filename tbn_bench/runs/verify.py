@@ -52,10 +52,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     what is left.
     """
     store = RunStore(args.results)
-    folders = [store.path(*names) for names in index.folders(store.root)]
-    if not folders:
+    hidden: list[str] = []
+    folders = [store.path(*names) for names in store.folders(hidden)]
+    if not folders and not hidden:
         raise ValueError(f"no runs under {args.results}; choose another folder with --results")
-    found = [fault for path in folders for fault in faults(path)] + list(_others(store))
+    found = [Fault(store.root / "runs", "unreadable", what, "see above") for what in hidden]
+    found += [fault for path in folders for fault in faults(path)] + list(_others(store))
     kinds = dict(sorted(Counter(fault.kind for fault in found).items()))
     moved = set_aside(store, found) if args.set_aside else {}
     gone = [f"{path} is now {there}" for path, there in moved.items()]

@@ -23,16 +23,12 @@ _LEVEL, _ONE = "full_precision", "bwn"  # drawn over the whole width; p = 1
 def p_of(spec: str) -> float | None:
     """Its p; the largest of a list per layer; 1 for plain binary weights; None where the method has none."""
     name, options = catalog.parse(spec)
+    if name == _ONE:
+        return 1.0
     layers = options.get("per_layer")
-    return (
-        1.0
-        if name == _ONE
-        else float(max(layers))
-        if layers
-        else float(options["p"])
-        if name == "tbn" and "p" in options
-        else None
-    )
+    if layers:
+        return style.largest(layers)
+    return style.largest(options.get("p")) if name == "tbn" else None
 
 
 def family(spec: str) -> str:

@@ -54,12 +54,18 @@ def _row(g: Group, plan: list[dict[str, Any]]) -> dict[str, Any]:
         "param_count": None if style.missing(first["weights"]) else round(first["weights"] / 1e6, 2),  # timm's unit
         "tile_bits": _whole(first.get("tile_bits")),
         "alpha_bits": _sum(plan, "alpha_bits"), "codebook_bits": _sum(plan, "codebook_bits"),
-        "float_bits": sum(int(row["weight_bits"]) for row in plan if not row["binarized"]) if plan else None,
+        "float_bits": _float_bits(plan),
         "side_bits": None if stored is None or of_weights is None else stored - of_weights,
         **{key: _whole(first.get(key)) for key in _SIDES},
         "padding_bits": None if stored is None or size is None else 8 * size - stored,
         "stored_bytes": size, "bits_per_weight": first["bits_per_weight"],
     }  # fmt: skip
+
+
+def _float_bits(plan: list[dict[str, Any]]) -> int | None:
+    """Of weights that are not binarized; None where a row does not say."""
+    kept = [row.get("weight_bits") for row in plan if not row["binarized"]]
+    return None if not plan or None in kept else sum(map(int, kept))
 
 
 def _sum(plan: list[dict[str, Any]], key: str) -> int | None:
