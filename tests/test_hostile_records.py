@@ -14,6 +14,7 @@ from tbn_bench.records.store import LatencyRecord, McuRecord, RecordError, RunSt
 from tbn_bench.reporting import build, tables, write
 from tbn_bench.reporting.load import load
 from tbn_bench.runs import index
+from tbn_bench.runs.lock import taken
 
 ROOT = Path(__file__).parent.parent
 GOOD = [make({"epochs": 3, "binarizer": spec}) for spec in ("bwn", "tbn(p=4)")]
@@ -292,6 +293,34 @@ def test_a_run_that_says_finished_without_a_summary_is_unreadable(store):
     (store.path("s", BAD.run_id) / "summary.json").unlink()
     with pytest.raises(RecordError, match="it says finished, and there is no summary.json"):
         store.read("s", BAD.run_id)
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [(None, "dead"), ("/dev/zero", "dead"), ("owner.lock", "running")],
+    ids=["pipe", "device", "loop"],
+)
+def test_a_lock_that_is_no_file_keeps_nobody_waiting(store, target, status):
+    """Who asks for a run gets an answer at once; "running" where it cannot be told."""
+    folder = store.path("s", BAD.run_id)
+    change = pipe if target is None else lambda file: link(file, target)
+    (folder / "owner.lock").write_text("")
+    change("owner.lock")(folder)
+    changed("run.json", status="running")(folder)
+    (folder / "summary.json").unlink()
+    (row,) = [row for row in index.rows(store) if row["run_id"] == BAD.run_id]
+    assert row["status"] == status
+    with taken(folder):
+        pass
+
+
+def test_a_ledger_that_is_a_pipe_is_named(store):
+    (store.root / "published").mkdir()
+    os.mkfifo(store.root / "published" / "p.csv")
+    found = load(store.root)
+    assert [("p.csv" in problem, "it is no file" in problem) for problem in found.problems] == [
+        (True, True)
+    ]
 
 
 def test_a_crafted_index_is_not_believed(store):

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -94,6 +94,15 @@ def read_file(path: Path) -> bytes:
             return file.read()
     except OSError as error:
         raise RecordError(f"cannot read {shown(path)}: {error.strerror}") from error
+
+
+def open_lock(folder: Path, mode: str) -> TextIO:
+    """The owner.lock of a run, at once: a pipe in its place may have no other end to wait for."""
+    return cast(TextIO, open(folder / "owner.lock", mode, opener=_never_wait))
+
+
+def _never_wait(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def shown(path: Path) -> str:
@@ -441,7 +450,7 @@ class RunStore:
         path = self.path(checked_name(sweep), checked_name(run_id))
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock = (path / "owner.lock").open("w")
+            lock = open_lock(path, "w")
         except OSError as error:
             raise RecordError(
                 f"cannot write to {path}: {error.strerror}; choose another folder with --results"
@@ -487,7 +496,7 @@ class RunStore:
                     run.fail(status, error)
                 return
             header = read_json(path / "run.json")
-            with (path / "owner.lock").open("w") as lock:
+            with open_lock(path, "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if not self.finished(sweep, run_id):
                     write_atomic(path / "run.json", header | {"status": status, "error": error})

@@ -1,6 +1,6 @@
 """The ledger of published numbers, results/published/<method>.csv: read, checked, and set beside our rows, never mixed into them.
 
-Fractions (top1, accuracy, iou) as in our records. metric top1 is what the paper, its authors' README or their logs report, or the
+Fractions (top1, accuracy, iou) as in our store. metric top1 is what the paper, its authors' README or their logs report, or the
 one known re-implementation; top1_rerun what others got beside it; top1_last_epoch an author's log without selection;
 top1_unfinished a log that stops early. Where the metric is a score of ours (scores.py) it is that score, of the same data; others are
 shown, never compared. second_hand: quoted by somebody else, not read in the source. A note with the word "inferred" says that a part of
@@ -8,6 +8,7 @@ the setting is not stated by the source. Only what was read somewhere is in the 
 """
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import pandas as pd
 
 from tbn_bench import catalog
+from tbn_bench.records import store
+from tbn_bench.records.store import read_file
 from tbn_bench.reporting import style
 from tbn_bench.scores import FIRST, SCORES
 
@@ -57,21 +60,18 @@ def read(results: Path, problems: list[str]) -> pd.DataFrame:
                     else []
                 )
         except (OSError, ValueError, csv.Error) as error:
-            problems.append(f"{path}: {error}")
+            problems.append(f"{store.shown(path)}: {error}")
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)  # None stays None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) after the header. Raises ValueError for another header or a file that is not UTF-8."""
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if tuple(header) != COLUMNS:
-            raise ValueError(
-                f"the first line must be {','.join(COLUMNS)}, got {','.join(header)!r}"
-            )
-        for values in reader:
-            yield reader.line_num, values
+    reader = csv.reader(io.StringIO(read_file(path).decode(), newline=""))
+    header = next(reader, [])
+    if tuple(header) != COLUMNS:
+        raise ValueError(f"the first line must be {','.join(COLUMNS)}, got {','.join(header)!r}")
+    for values in reader:
+        yield reader.line_num, values
 
 
 def _checked(values: list[str]) -> tuple[dict[str, Any], list[str]]:

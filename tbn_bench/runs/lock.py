@@ -5,6 +5,8 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
+from tbn_bench.records.store import open_lock
+
 
 def held(path: Path) -> bool:
     """Whether a live process holds the run in folder `path`; True where it cannot be told.
@@ -12,7 +14,7 @@ def held(path: Path) -> bool:
     Looks by taking a shared lock for an instant, so call it only for runs that should be held.
     """
     try:
-        with (path / "owner.lock").open() as file:
+        with open_lock(path, "r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -25,7 +27,7 @@ def held(path: Path) -> bool:
 def taken(path: Path) -> Iterator[bool]:
     """Holds the run in folder `path` for the block, as its trainer would; False where another process has it, or it cannot be locked."""
     try:
-        file = (path / "owner.lock").open("a")
+        file = open_lock(path, "a")
     except OSError:
         yield False
         return
