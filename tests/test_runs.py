@@ -678,6 +678,14 @@ def plan_with(**values):
     return plant
 
 
+def pipe(name):
+    def plant(path):
+        (path / name).unlink()
+        os.mkfifo(path / name)
+
+    return plant
+
+
 def renamed(path):
     path.rename(path.with_name("0" * 12))
 
@@ -731,6 +739,34 @@ FAULTS = {
     "status": (header(status="done"), "status", "'done' is none of"),
     "no summary": (lambda path: (path / "summary.json").unlink(), "status", "finished, and there is no summary.json"),
     "died between": (header(status="running"), "status", "'running' beside a summary.json"),
+    "top1 of 7": (in_summary(**{"test/top1": 7}), "value", "summary.json: test/top1: Input should be less than or equal to 1"),
+    "top1 below 0": (in_summary(**{"test/top1": -0.1}), "value", "test/top1"),
+    "loss text": (in_summary(**{"test/loss": "low"}), "value", "test/loss"),
+    "loss list": (in_summary(**{"test/loss": [0.5]}), "value", "test/loss"),
+    "loss true": (in_summary(**{"test/loss": True}), "value", "test/loss"),
+    "loss text in a row": (rows_file(lambda rows: [rows[0], rows[1] | {"train/loss": "low"}, rows[2]]), "value", "line 2: it must have numbers for train/loss"),
+    "loss list in a row": (rows_file(lambda rows: [*rows[:2], rows[2] | {"val/loss": [1]}]), "value", "line 3: val/loss"),
+    "top1 of 7 in a row": (rows_file(lambda rows: [row | {"val/top1": 7} for row in rows]), "value", "line 1: val/top1"),
+    "started text": (source_with(started="yesterday"), "value", "provenance.started"),
+    "started number": (source_with(started=5), "value", "provenance.started"),
+    "ended text": (header(ended="soon"), "value", "run.json: ended"),
+    "trial text": (source_with(trial="first"), "value", "provenance must have numbers for trial"),
+    "trial list": (source_with(trial=[1]), "value", "provenance.trial"),
+    "trial half": (source_with(trial=0.5), "value", "provenance.trial"),
+    "versions text": (source_with(versions="new"), "value", "provenance.versions"),
+    "versions list": (source_with(versions=[1]), "value", "provenance.versions"),
+    "version number": (source_with(versions={"torch": 2.1}), "value", "provenance.versions.torch"),
+    "version junk": (source_with(versions={"torch": "the newest"}), "value", "a version begins with a digit"),
+    "hardware text": (source_with(hardware="a fast one"), "value", "provenance.hardware"),
+    "hardware list": (source_with(hardware=[1]), "value", "provenance.hardware"),
+    "cpu number": (source_with(hardware={"cpu": 5}), "value", "provenance.hardware.cpu"),
+    "cores of 0": (source_with(hardware={"cores": 0}), "value", "provenance.hardware.cores"),
+    "unknown track": (source_with(track="W2A2"), "value", "provenance.track: track must be one of"),
+    "unknown track of the summary": (in_summary(track="fast"), "value", "summary.json: track"),
+    "huge integer": (in_summary(weights=10**400), "value", "summary.json: weights"),
+    "nested rows": (lambda path: (path / "metrics.jsonl").write_text("[" * 100_000 + "\n"), "row", "line 1"),
+    "pipe of rows": (pipe("metrics.jsonl"), "unreadable", "it is no file"),
+    "pipe of a summary": (pipe("summary.json"), "unreadable", "it is no file"),
     "leftover": (lambda path: (path / ".summary.json.123.tmp").write_text("{"), "leftover", ".summary.json.123.tmp"),
 }  # fmt: skip
 

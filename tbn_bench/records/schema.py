@@ -360,19 +360,20 @@ def _sentences(errors: Sequence[ErrorDetails]) -> list[str]:
         *above, name = map(str, error["loc"] or ("it",))
         subject = ".".join(above) or "it"
         given = error["input"]
-        if error["type"] == "missing" or given is None:
+        if error["type"] == "missing" or (given is None and not name.isdecimal()):
             found.setdefault(f"{subject} lacks ", []).append(name)
         elif error["type"] in _NO_NUMBER and isinstance(given, str):
             found.setdefault(f"{subject} must have numbers for ", []).append(name)
         else:
             place = ".".join([*above, name])
-            found[f"{place}: {error['msg']}, got {reprlib.repr(given)}"] = []
+            what = error["msg"].removeprefix("Value error, ")
+            found[f"{place}: {what}, got {reprlib.repr(given)}"] = []
     return [start + ", ".join(dict.fromkeys(names)) for start, names in found.items()]
 
 
-def check(model: type[BaseModel], value: Any) -> None:
+def check(model: type[BaseModel], value: Any, strict: bool = False) -> None:
     """Raises ValueError, one line that names the first wrong fields."""
-    for what in faults(model, value):
+    for what in faults(model, value, strict):
         raise ValueError(what)
 
 

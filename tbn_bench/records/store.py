@@ -124,15 +124,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_record(path: Path, model: type[BaseModel]) -> dict[str, Any]:
-    """One record file, checked by its model. Raises RecordError with the path and what is wrong."""
+def read_record(path: Path, model: type[BaseModel], strict: bool = False) -> dict[str, Any]:
+    """One record file, checked by its model. Raises RecordError with the path and what is wrong.
+
+    strict: as schema.faults.
+    """
     value = read_json(path)
     found = value.get("schema_version")
     if found != SCHEMA_VERSION:
         what = f"has schema_version {found!r}, this version reads {SCHEMA_VERSION}"
         raise RecordError(f"{shown(path)} {what}")
     try:
-        schema.check(model, value)
+        schema.check(model, value, strict)
     except ValueError as error:
         raise RecordError(f"{shown(path)}: {error}; restore it or remove it") from error
     return value
@@ -564,14 +567,16 @@ class RunStore:
     def write_latency(self, record: LatencyRecord) -> Path:
         return self._write("latency", record)
 
-    def latencies(self, problems: list[str] | None = None) -> Iterator[LatencyRecord]:
-        return self._measured("latency", LatencyRecord, problems)
+    def latencies(
+        self, problems: list[str] | None = None, strict: bool = False
+    ) -> Iterator[LatencyRecord]:
+        return self._measured("latency", LatencyRecord, problems, strict)
 
     def write_mcu(self, record: McuRecord) -> Path:
         return self._write("mcu", record)
 
-    def mcus(self, problems: list[str] | None = None) -> Iterator[McuRecord]:
-        return self._measured("mcu", McuRecord, problems)
+    def mcus(self, problems: list[str] | None = None, strict: bool = False) -> Iterator[McuRecord]:
+        return self._measured("mcu", McuRecord, problems, strict)
 
     def _write(self, kind: str, record: LatencyRecord | McuRecord) -> Path:
         folder = self.root / kind / checked_name(record.device)
@@ -586,7 +591,7 @@ class RunStore:
         return path
 
     def _measured(
-        self, kind: str, record: Callable[..., _Measured], problems: list[str] | None
+        self, kind: str, record: Callable[..., _Measured], problems: list[str] | None, strict: bool
     ) -> Iterator[_Measured]:
         """Every readable record of a kind, sorted by path; what cannot be read is appended to `problems`, or raised without it."""
         model = schema.Latency if kind == "latency" else schema.Mcu
@@ -594,7 +599,7 @@ class RunStore:
         for device in subfolders(folder, problems):
             for name in _names(folder / device, _is_json, problems):
                 try:
-                    value = read_record(folder / device / name, model)
+                    value = read_record(folder / device / name, model, strict)
                 except RecordError as error:
                     _note(error, problems)
                     continue

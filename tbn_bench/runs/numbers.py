@@ -1,7 +1,7 @@
 """The numbers of one run against each other: epochs, scores, stored bits. Used by verify."""
 
-import json
 import math
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,9 @@ from typing import Any
 
 from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
+from tbn_bench.records.schema import parse
+from tbn_bench.records.schema import rows as checked_rows
+from tbn_bench.records.store import RecordError, read_file
 from tbn_bench.scores import SCORES, score_of
 
 Found = Iterator[tuple[str, str]]  # (kind, what is wrong)
@@ -27,6 +30,7 @@ _REQUIRED = (
     *_COST,
     "plan",
 )
+_MOST = 2.0**63
 _PLAN_ROW = ("numel", "weight_bits", "alpha_bits", "binarized", "stored_bits")
 
 
@@ -67,12 +71,11 @@ def faults(
     path: Path, config: dict[str, Any], status: str, summary: dict[str, Any] | None, live: bool
 ) -> Found:
     """Of the run in folder `path`. Rows of a live run may end in half a line; a diverged one may hold what is not finite."""
+    file = path / "metrics.jsonl"
     try:
-        content = (path / "metrics.jsonl").read_bytes()
-    except FileNotFoundError:
-        content = b""
-    except OSError as error:
-        yield "unreadable", f"metrics.jsonl: {error.strerror}"
+        content = read_file(file) if os.path.lexists(file) else b""
+    except RecordError as error:
+        yield "unreadable", str(error)
         return
     lines, torn = content.split(b"\n")[:-1], content.rpartition(b"\n")[2]
     if torn and not live:
@@ -80,16 +83,17 @@ def faults(
             "torn",
             f"metrics.jsonl ends in the middle of a row ({len(torn)} bytes after the last newline)",
         )
-    rows = []
+    rows = list[dict[str, Any]]()
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = parse(line)
         except ValueError:
             row = None
         if not isinstance(row, dict):
             yield "row", f"line {number} of metrics.jsonl is no JSON object"
             return
         rows.append(row)
+    yield from _values(rows)
     yield from _epochs(rows, config.get("epochs") if summary is not None else None)
     if status != "diverged":
         yield from _finite(
@@ -100,6 +104,14 @@ def faults(
         yield from _finite("summary.json", {k: v for k, v in summary.items() if k != "plan"})
         yield from _scores(rows, summary, config)
         yield from _bits(summary)
+
+
+def _values(rows: list[dict[str, Any]]) -> Found:
+    """Types and ranges of the rows. One fault stands for all: a writer that is wrong is wrong in every epoch."""
+    try:
+        checked_rows(list(rows))
+    except ValueError as error:
+        yield "value", f"metrics.jsonl, {error}"
 
 
 def _epochs(rows: list[dict[str, Any]], wanted: Any) -> Found:
@@ -131,7 +143,9 @@ def _finite(file: str, values: dict[str, Any]) -> Found:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Integers beyond a float are none: they cannot be divided."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and not abs(value) > _MOST
 
 
 def _scores(rows: list[dict[str, Any]], summary: dict[str, Any], config: dict[str, Any]) -> Found:

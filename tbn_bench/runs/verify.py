@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.config import make
+from tbn_bench.records import schema
 from tbn_bench.records.store import NETWORK, SCHEMA_VERSION, RecordError, RunStore, read_json
 from tbn_bench.runs import index, numbers, text
 from tbn_bench.runs.index import STATUSES
@@ -119,7 +120,9 @@ def _faults(path: Path) -> Iterator[Fault]:
         yield from _leftovers(path)
     try:
         header = read_json(path / "run.json")
-        summary = read_json(path / "summary.json") if (path / "summary.json").exists() else None
+        summary = (
+            read_json(path / "summary.json") if os.path.lexists(path / "summary.json") else None
+        )
     except RecordError as error:
         if not live or (path / "run.json").exists():  # else claimed a moment ago
             yield Fault(
@@ -132,11 +135,17 @@ def _faults(path: Path) -> Iterator[Fault]:
     broken = [*_schema(path, header), *_schema_of_summary(path, summary)]
     yield from broken
     if not broken:
+        yield from _values(path, header, summary)
         yield from _identity(path, header, summary)
         yield from _state(path, header, summary, live)
         done = summary is not None or header["status"] == "finished"
         for kind, what in numbers.faults(path, header["config"], header["status"], summary, live):
-            lost = kind in ("row", "gap", "repeats")  # a torn end is trained again, these stay
+            lost = kind in (
+                "row",
+                "value",
+                "gap",
+                "repeats",
+            )  # a torn end is trained again, these stay
             yield Fault(
                 path,
                 kind,
@@ -175,6 +184,15 @@ def _schema_of_summary(path: Path, summary: dict[str, Any] | None) -> Iterator[F
         yield Fault(path, "schema", what, "read it with the version that wrote it")
     elif missing := numbers.missing(summary):
         yield Fault(path, "schema", f"summary.json lacks {', '.join(missing)}", RESTORE)
+
+
+def _values(path: Path, header: dict[str, Any], summary: dict[str, Any] | None) -> Iterator[Fault]:
+    """Types and ranges, by the model that every reader uses, and what no reader computes with."""
+    wrong = [f"run.json: {what}" for what in schema.faults(schema.Header, header, strict=True)]
+    if summary is not None:
+        found = schema.faults(schema.Summary, summary, strict=True)
+        wrong += [f"summary.json: {what}" for what in found]
+    yield from (Fault(path, "value", what, RESTORE) for what in wrong)
 
 
 def _identity(
@@ -243,11 +261,16 @@ def _leftovers(path: Path) -> Iterator[Fault]:
 
 
 def _others(store: RunStore) -> Iterator[Fault]:
-    """What lies beside the runs: unreadable timings, and leftovers."""
-    problems: list[str] = []
-    list(store.latencies(problems))
-    for problem in problems:
-        yield Fault(store.root / "latency", "latency", problem, "delete the file and time it again")
+    """What lies beside the runs: unreadable measurements, and leftovers."""
+    todo = {
+        "latency": "delete the file and time it again",
+        "mcu": "delete the file and measure it again",
+    }
+    for kind, read in {"latency": store.latencies, "mcu": store.mcus}.items():
+        problems: list[str] = []
+        list(read(problems, strict=True))
+        for problem in problems:
+            yield Fault(store.root / kind, kind, problem, todo[kind])
     for folder in (store.root, *sorted(store.root.glob("latency/*/"))):
         for fault in _leftovers(folder):
             if _age_s(fault.path) > _OLD_S:
