@@ -517,6 +517,57 @@ def test_a_name_from_a_server_is_no_path(tmp_path):
     assert "plan" not in RunStore(tmp_path / "r").read("ok", make(TINY).run_id).summary
 
 
+ODD_VALUES = {
+    "loss text": (
+        {"epoch": 0, "train/loss": "low"},
+        {},
+        {},
+        "line 1: it must have numbers for train/loss",
+    ),
+    "top1 of 7": ({"epoch": 0, "val/top1": 7}, {}, {}, "line 1: val/top1"),
+    "test score": ({"epoch": 0}, {"test/top1": 7}, {}, "its summary is not imported: test/top1"),
+    "test score NaN": (
+        {"epoch": 0},
+        {"test/top1": "NaN"},
+        {},
+        "its summary is not imported: it must have numbers",
+    ),
+    "started": (
+        {"epoch": 0},
+        {},
+        {"started": "one day"},
+        "its provenance is not imported: started",
+    ),
+    "hardware": (
+        {"epoch": 0},
+        {},
+        {"hardware": "fast"},
+        "its provenance is not imported: hardware",
+    ),
+    "versions": ({"epoch": 0}, {}, {"versions": [1]}, "its provenance is not imported: versions"),
+    "track": ({"epoch": 0}, {}, {"track": "W2A2"}, "its provenance is not imported: track"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_VALUES)
+def test_what_verify_would_refuse_is_not_imported(kind, tmp_path):
+    """Named, and nothing is written; a diverged row beside it is no reason."""
+    row, summary, source, said = ODD_VALUES[kind]
+    store = RunStore(tmp_path / "r")
+    config = make(TINY).model_dump(mode="json") | {"sweep": "s", "provenance": source}
+    diverged = {"epoch": 1, "train/loss": float("nan")}
+    whole = {"score": "top1", "test/top1": 0.5, "test/loss": float("inf")}
+    log = wandb_log.Log(
+        Path("x"), "x", config=config, rows=[row, diverged], summary=whole | summary, exit_code=0
+    )
+    with pytest.raises(ValueError, match=said):
+        offline.store_run(store, log, "x")
+    assert not store.root.exists()
+    log.rows, log.summary = [{"epoch": 0}, diverged], whole
+    log.config["provenance"] = {}
+    assert offline.store_run(store, log, "x") == f"s/{make(TINY).run_id} (finished)"
+
+
 ODD_ROWS = {"text": "0", "list": [0], "null": None, "fraction": 0.5, "bool": True}
 
 

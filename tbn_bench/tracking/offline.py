@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records.store import RecordError, RunStore, checked_name
+from tbn_bench.records import schema
+from tbn_bench.records.store import RecordError, RunStore, checked_name, to_json
 from tbn_bench.tracking.wandb_log import Log, read
 
 OURS = ("provenance", "sweep")  # in the mirror's config beside RunConfig's fields
@@ -105,8 +106,9 @@ def store_run(store: RunStore, log: Log, origin: str) -> str:
             f"{origin}: {sweep}/{config.run_id} is in {store.root} already, which is the record; nothing imported"
         )
     status, summary = outcome(log)
-    marks = {"imported": True, "imported_from": origin}
-    held = store.claim(sweep, config.run_id, config.model_dump(mode="json"), {**source, **marks})
+    source = {**source, "imported": True, "imported_from": origin}
+    _check(log.rows, summary, source)
+    held = store.claim(sweep, config.run_id, config.model_dump(mode="json"), source)
     if held is None:
         raise ValueError(f"{origin}: {folder} has a summary but no run.json; delete it first")
     for row in log.rows:
@@ -121,6 +123,20 @@ def store_run(store: RunStore, log: Log, origin: str) -> str:
         )
         held.fail(status, f"imported from W&B, {len(log.rows)} rows ({why})")
     return f"{sweep}/{config.run_id} ({status})"
+
+
+def _check(rows: list[dict[str, Any]], summary: dict[str, Any], source: dict[str, Any]) -> None:
+    """Raises ValueError for what `runs verify` would refuse; a log may come from anybody."""
+    written = [schema.parse(to_json(row).encode()) for row in rows]
+    schema.rows(written)
+    for name, model, value in (
+        ("summary", schema.Summary, summary),
+        ("provenance", schema.Provenance, source),
+    ):
+        try:
+            schema.check(model, schema.parse(to_json(value).encode()), strict=True)
+        except ValueError as error:
+            raise ValueError(f"its {name} is not imported: {error}") from error
 
 
 def import_logs(paths: Iterable[Path], store: RunStore) -> tuple[list[str], list[str]]:
