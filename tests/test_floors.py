@@ -179,8 +179,8 @@ def test_the_floors_have_no_cycle():
         ),
         (
             "tbn_bench.records.store",
-            "def f():\n    from tbn_bench.catalog import names",
-            "store:2: records must not import catalog",
+            "def f():\n    from tbn_bench.config import make",
+            "store:2: records must not import config",
         ),
         (
             "tbn_bench.records.store",
