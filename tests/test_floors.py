@@ -48,7 +48,21 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED["cli"] = set(ALLOWED)
 FACE = "__init__"  # names what is below, and loads it when it is used: no arrow of its own
 
-# third-party library -> the only parts that may import it ("a/b" is one file of part a)
+# modules of the standard library that Windows does not have
+UNIX_ONLY = {
+    "fcntl",
+    "resource",
+    "termios",
+    "tty",
+    "pty",
+    "pwd",
+    "grp",
+    "posix",
+    "syslog",
+    "readline",
+}
+
+# library -> the only parts that may import it ("a/b" is one file of part a)
 HOMES: dict[str, set[str]] = {
     "timm": {"models", "optimizers", "tasks/image_classification"},  # mixup and cutmix
     "pytorch_lightning": {"data", "tasks", "experiment", "tracking/lightning_mirrors"},
@@ -60,6 +74,8 @@ HOMES: dict[str, set[str]] = {
     "ray": {"sweep"},
     "triton": {"kernels/triton"},
     "h5py": {"data"},
+    "filelock": {"records/locks"},
+    **{unix: set() for unix in UNIX_ONLY},
     **{
         plot: {"reporting"}
         for plot in ("pandas", "matplotlib", "seaborn", "altair", "vl_convert", "jinja2")
@@ -262,6 +278,8 @@ def test_the_floors_have_no_cycle():
         ("tbn_bench.kernels.tiled_linear.torch", "import triton", "no home of triton"),
         ("tbn_bench.cli", "from tbn_bench.experiment import train", "inside the command"),
         ("tbn_bench.cli", "import torch", "must not import torch"),
+        ("tbn_bench.records.store", "def f():\n    import fcntl", "records is no home of fcntl"),
+        ("tbn_bench.records.store", "import filelock", "records is no home of filelock"),
         ("tbn_bench.helpers", "", "has no floor yet"),
         ("tbn_bench.__init__", "from tbn_bench import catalog", "when it is used"),
     ],

@@ -55,7 +55,7 @@ def claim(store):
 
         def take(run_id="r"):
             run = store.claim("s", run_id, CONFIG, {"command": "c"})
-            stack.callback(run._lock.close)  # even where release is what a test finds broken
+            stack.callback(run._lock.release)  # even where release is what a test finds broken
             stack.enter_context(contextlib.suppress(OSError))
             stack.callback(run.release)
             return run

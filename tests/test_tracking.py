@@ -25,12 +25,13 @@ from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import export, train
 from tbn_bench.format import packed_file
+from tbn_bench.records import locks
 from tbn_bench.records.store import RunStore
 from tbn_bench.reporting.load import load
 from tbn_bench.scores import TIMES
 from tbn_bench.sweep import process
 from tbn_bench.tasks.image_classification import ImageClassification
-from tbn_bench.tracking import commands, diagnostics, mirror, offline, wandb_log
+from tbn_bench.tracking import commands, diagnostics, lightning_mirrors, mirror, offline, wandb_log
 from tbn_bench.tracking.wandb_mirror import WandbMirror
 
 TINY = {"data": "synthetic", "model": "mlp(hidden=[8])", "binarizer": "tbn(p=2, min_layer_size=0)", "epochs": 3, "batch_size": 16,
@@ -746,6 +747,22 @@ def test_tensorboard_has_the_rows(tmp_path):
         ]
     assert "tile/s/1" in events.Tags()["histograms"]
     assert events.Scalars("final/test/top1")[0].value == pytest.approx(record.summary["test/top1"])
+
+
+def test_one_run_at_a_time_opens_the_data_base_of_mlflow(tmp_path, monkeypatch):
+    """Under the lock, which is free afterwards; a run that waits too long says for what."""
+    path, seen = tmp_path / ".mlflow.lock", []
+    one = lightning_mirrors.MLflowMirror()
+    monkeypatch.setattr(one, "_open", lambda subject: seen.append(locks.is_held(path)))
+    one.start(SimpleNamespace(logs=tmp_path))
+    assert (seen, locks.is_held(path)) == ([True], False)
+    monkeypatch.setattr(lightning_mirrors, "_WAIT_S", 0)
+    with (
+        locks.take(path),
+        pytest.raises(locks.LockError, match="another process has held .*mlflow.lock"),
+    ):
+        one.start(SimpleNamespace(logs=tmp_path))
+    assert seen == [True]
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, of SQLAlchemy

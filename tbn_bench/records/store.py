@@ -12,7 +12,6 @@ NaN and infinity are written as the strings "NaN", "Infinity", "-Infinity" (JSON
 """
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -25,14 +24,16 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, cast
+from typing import Any, TextIO, TypeVar
 
 from pydantic import BaseModel
 
-from tbn_bench.records import schema
+from tbn_bench.records import locks, schema
+from tbn_bench.records.locks import Lock, LockError
 
 SCHEMA_VERSION = schema.VERSION
 FSYNC_ROWS = 10
+OWNER = "owner.lock"  # in a run's folder: locked by the process that runs it
 NETWORK = "network.safetensors"  # the packed network of a finished run, in its folder
 STATUSES = schema.STATUSES
 _PACKAGES = ("tbn-bench", "torch", "pytorch-lightning", "torchvision", "timm", "numpy")
@@ -94,15 +95,6 @@ def read_file(path: Path) -> bytes:
             return file.read()
     except OSError as error:
         raise RecordError(f"cannot read {shown(path)}: {error.strerror}") from error
-
-
-def open_lock(folder: Path, mode: str) -> TextIO:
-    """The owner.lock of a run, at once: a pipe in its place may have no other end to wait for."""
-    return cast(TextIO, open(folder / "owner.lock", mode, opener=_never_wait))
-
-
-def _never_wait(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def shown(path: Path) -> str:
@@ -321,10 +313,23 @@ def provenance(
     }
 
 
+def _take(path: Path) -> Lock | None:
+    """The lock of the run in folder `path`, made where it is missing; None while another process has it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return locks.take(path / OWNER)
+    except LockError as error:
+        raise RecordError(str(error)) from error
+    except OSError as error:
+        raise RecordError(
+            f"cannot write to {path}: {error.strerror}; choose another folder with --results"
+        ) from error
+
+
 class Run:
     """An open run directory, held under a lock for as long as this object (or its process) lives."""
 
-    def __init__(self, path: Path, lock: TextIO, header: dict[str, Any]):
+    def __init__(self, path: Path, lock: Lock, header: dict[str, Any]):
         self.path, self.header = path, header
         self._lock = lock
         self._rows: TextIO | None = None
@@ -376,7 +381,7 @@ class Run:
         with contextlib.suppress(OSError):  # rows that did not fit have been reported by log
             if self._rows is not None:
                 self._rows.close()
-        self._lock.close()
+        self._lock.release()
 
     def _close(self, status: str, error: str | None) -> None:
         self.header |= {
@@ -446,27 +451,36 @@ class RunStore:
     def finished(self, sweep: str, run_id: str) -> bool:
         return (self.path(sweep, run_id) / "summary.json").exists()
 
+    def is_held(self, sweep: str, run_id: str) -> bool:
+        """Whether a live process holds the run. Raises OSError where that cannot be told."""
+        return locks.is_held(self.path(sweep, run_id) / OWNER)
+
+    def check_locks(self) -> None:
+        """Raises RecordError where runs cannot be held: the folder cannot be written, or has no locks."""
+        folder = self.root / "runs"
+        try:
+            locks.check(folder)
+        except LockError as error:
+            raise RecordError(str(error)) from error
+        except OSError as error:
+            raise RecordError(
+                f"cannot write to {folder}: {error.strerror}; choose another folder with --results"
+            ) from error
+
     def claim(
         self, sweep: str, run_id: str, config: dict[str, Any], provenance: dict[str, Any]
     ) -> Run | None:
-        """Takes the run for this process; None if it is finished. Raises RunBusy while another live process holds it."""
+        """Takes the run for this process; None if it is finished.
+
+        Waits for who only looks at it, raises RunBusy while another live process holds it, and
+        RecordError where the folder cannot be written or locked.
+        """
         path = self.path(checked_name(sweep), checked_name(run_id))
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = open_lock(path, "w")
-        except OSError as error:
-            raise RecordError(
-                f"cannot write to {path}: {error.strerror}; choose another folder with --results"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise RunBusy(
-                f"run {run_id} of sweep {sweep!r} is being run by another process"
-            ) from error
+        lock = _take(path)
+        if lock is None:
+            raise RunBusy(f"run {run_id} of sweep {sweep!r} is being run by another process")
         if self.finished(sweep, run_id):
-            lock.close()
+            lock.release()
             return None
         header = {
             "schema_version": SCHEMA_VERSION, "run_id": run_id, "sweep": sweep, "status": "running", "error": None,
@@ -475,7 +489,7 @@ class RunStore:
         try:
             write_atomic(path / "run.json", header)
         except RecordError:
-            lock.close()
+            lock.release()
             raise
         return Run(path, lock, header)
 
@@ -499,8 +513,10 @@ class RunStore:
                     run.fail(status, error)
                 return
             header = read_json(path / "run.json")
-            with open_lock(path, "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = _take(path)
+            if lock is None:
+                return
+            with lock:
                 if not self.finished(sweep, run_id):
                     write_atomic(path / "run.json", header | {"status": status, "error": error})
         except (OSError, RecordError, RunBusy):

@@ -1,6 +1,5 @@
 """TensorBoard and MLflow, through Lightning's loggers."""
 
-import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,12 @@ from typing import Any
 import numpy as np
 
 from tbn_bench import catalog
+from tbn_bench.records import locks
+from tbn_bench.records.locks import LockError
 from tbn_bench.tracking.diagnostics import Histogram
 from tbn_bench.tracking.mirror import Mirror, Subject, plain
+
+_WAIT_S = 600  # for other runs, each of which opens MLflow's data base in seconds
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
@@ -66,8 +69,13 @@ class MLflowMirror(Mirror):
     def start(self, subject: Subject) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         subject.logs.mkdir(parents=True, exist_ok=True)
-        with (subject.logs / ".mlflow.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two runs of a sweep must not both make the data base
+        path = subject.logs / ".mlflow.lock"
+        lock = locks.take(path, _WAIT_S)
+        if lock is None:
+            raise LockError(
+                f"another process has held {path} for {_WAIT_S} s; end it, then train again"
+            )
+        with lock:  # two runs of a sweep must not both make the data base
             self._open(subject)
 
     def _open(self, subject: Subject) -> None:
