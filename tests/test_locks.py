@@ -277,7 +277,7 @@ for module, names in ((signal, ("SIGKILL", "SIGHUP", "SIGALRM", "SIGUSR1", "pthr
     for name in names:
         delattr(module, name)
 warnings.simplefilter("ignore")  # filelock's, of a Unix without fcntl
-for part in ("cli", "locks", "records", "runs", "reporting", "sweep", "tracking"):
+for part in ("cli", "records", "runs", "reporting", "sweep", "tracking"):
     module = importlib.import_module(f"tbn_bench.{part}")
     print(module.__name__)
     for found in pkgutil.walk_packages(getattr(module, "__path__", []), module.__name__ + "."):
