@@ -244,7 +244,7 @@ def test_readers_need_no_locks(store, refusing):
         assert not mine
 
 
-@pytest.mark.parametrize("command", ["train"])
+@pytest.mark.parametrize("command", ["train", "sweep"])
 def test_commands_end_where_there_are_no_locks(command, tmp_path, refusing, capsys):
     """One line, exit status 1, and no wait."""
     refusing(OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)))

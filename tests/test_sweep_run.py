@@ -1,7 +1,6 @@
 """Guards a sweep as it runs: kills, second calls and two launchers at once neither lose, repeat nor damage a run; faults are named."""
 
 import contextlib
-import fcntl
 import io
 import itertools
 import json
@@ -99,12 +98,7 @@ def journey(tmp_path_factory):
 
 def free(results: Path, run_id: str) -> bool:
     """Whether no live process holds the run."""
-    with next(results.glob(f"runs/*/{run_id}/owner.lock")).open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
+    return not RunStore(results).is_held("journey", run_id)
 
 
 def test_a_killed_launcher_leaves_what_was_done(journey):
@@ -211,6 +205,95 @@ def test_two_launchers_share_the_work(tmp_path, monkeypatch):
         record = RunStore(tmp_path / "results").read("journey", run_id)
         assert json.loads((record.path / "run.json").read_text())["status"] == "finished"
         assert [row["epoch"] for row in record.rows()] == [0, 1]
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Run ids, in the order in which a process was started for them."""
+    real, ids = process.start, []
+
+    def start(sweep, store, config, *rest):
+        ids.append(config.run_id)
+        return real(sweep, store, config, *rest)
+
+    monkeypatch.setattr(process, "start", start)
+    return ids
+
+
+def test_a_run_of_another_launcher_costs_no_process(tmp_path, started, capsys):
+    """The first run is held: the second one is trained, none is started for the first, which ends elsewhere."""
+    file, results = sweep_file(tmp_path, lr={"values": [0.05, 0.04]}), tmp_path / "results"
+    elsewhere, own = spec.load(file).configs
+    held = RunStore(results).claim(
+        "journey", elsewhere.run_id, elsewhere.model_dump(mode="json"), {"trial": 0}
+    )
+    said = []
+    launcher = threading.Thread(target=lambda: said.append(local.run(spec.load(file), results)))
+    launcher.start()
+    wait_for(lambda: summary_ids(results) == {own.run_id} or not launcher.is_alive())
+    held.finish({"test/top1": 0.5, "seconds": 1.0})
+    launcher.join()
+    assert started == [own.run_id]
+    assert (said[0]["finished"], said[0]["skipped"], said[0]["failed"]) == (1, 1, 0)
+    assert capsys.readouterr().out.count(f"[held] {elsewhere.run_id}  another process runs it") == 1
+
+
+def test_a_run_that_another_launcher_lost_is_taken_over(tmp_path, started):
+    """Its process has ended without a result: it is run here, once."""
+    file, results = sweep_file(tmp_path), tmp_path / "results"
+    (config,) = spec.load(file).configs
+    held = RunStore(results).claim(
+        "journey", config.run_id, config.model_dump(mode="json"), {"trial": 0}
+    )
+    said = []
+    launcher = threading.Thread(target=lambda: said.append(local.run(spec.load(file), results)))
+    launcher.start()
+    time.sleep(1)
+    assert started == []
+    held.release()
+    launcher.join()
+    assert started == [config.run_id]
+    assert said[0]["finished"] == 1
+
+
+def test_a_search_draws_nothing_while_another_launcher_holds_a_trial(
+    tmp_path, started, monkeypatch
+):
+    """A draw made without that trial's result would be another one than the other launcher's, of the same number."""
+    top = {"method": "bayes", "metric": {"name": "val/loss", "goal": "minimize"}, "run_cap": 2}
+    file, results = sweep_file(tmp_path, lr={"min": 0.01, "max": 0.1}), tmp_path / "results"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | top))
+    sweep, store = spec.load(file), RunStore(results)
+    first = local._Engine(sweep, store, process.How()).next().config
+    held = store.claim("journey", first.run_id, first.model_dump(mode="json"), {"trial": 0})
+    engine = local._Engine(sweep, store, process.How())
+    engine.step()
+    assert (started, len(engine.planner.trials), len(engine.held)) == ([], 1, 1)
+    held.release()
+
+
+def test_looks_do_not_count_the_gpus(tmp_path, monkeypatch):
+    """Counting them takes milliseconds, and a launcher looks ten times a second."""
+    (tmp_path / "r").mkdir()
+    how = process.How(jobs=2)
+    engine = local._Engine(spec.load(sweep_file(tmp_path)), RunStore(tmp_path / "r"), how)
+    engine.exhausted = True
+    monkeypatch.setattr(
+        process.How, "gpus", property(lambda self: pytest.fail("the GPUs were counted"))
+    )
+    engine.step()
+
+
+def test_rows_are_read_when_there_are_new_ones(tmp_path):
+    """A run logs once per epoch, and a launcher that may stop it early looks every second."""
+    engine = local._Engine(spec.load(sweep_file(tmp_path)), RunStore(tmp_path / "r"), process.How())
+    run = engine.store.claim("journey", "x", {}, {})
+    looks = []
+    for _ in range(3):
+        run.log({"epoch": len(looks)})
+        looks += [engine._has_grown("x"), engine._has_grown("x")]
+    run.release()
+    assert looks == [True, False] * 3
 
 
 def test_children_end_with_their_launcher(tmp_path):

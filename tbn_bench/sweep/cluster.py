@@ -165,10 +165,17 @@ class _Sweep(Launch):
     def settle(self) -> None:
         """Writes the marks of runs whose workers are gone."""
         for run_id, mark in list(self.marks.items()):
-            if self._is_open(run_id):
+            if self._is_open(run_id) and not self._is_held(run_id):
                 super().mark(*mark)
             if not self._is_open(run_id):
                 del self.marks[run_id]
+
+    def _is_held(self, run_id: str) -> bool:
+        """Marking a held run would wait for it, and Ray for us."""
+        try:
+            return self.store.is_held(self.spec.name, run_id)
+        except OSError:
+            return True
 
     def _is_open(self, run_id: str) -> bool:
         """Whether no process has written how the run ended."""
@@ -404,6 +411,7 @@ def run(
 
 
 def _run(ray: ModuleType, sweep: _Sweep, resources: dict[str, float], address: str | None) -> None:
+    sweep.store.check_locks()
     ahead = {} if sweep.spec.is_search else {"TUNE_MAX_PENDING_TRIALS_PG": _AHEAD}
     with _environment(_QUIET | ahead), _folder(sweep.store, sweep.spec.name) as folder:
         try:
