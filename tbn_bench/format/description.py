@@ -19,7 +19,7 @@ numpy only.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbn_bench.format.form import Form
+from tbn_bench.format import strict_json
+from tbn_bench.format.form import MOST_AXES, Form
 from tbn_bench.format.layouts import Copies
 
 # The names that a form's tensors have in a module.
@@ -134,8 +135,9 @@ def describe(
     groups: dict[str, tuple[list[str], dict[str, Any]]] = {}
     for module, content in modules.items():
         groups.setdefault(json.dumps(content), ([], content))[0].append(module)
+    said = [_Group(modules, _content(modules, content)) for modules, content in groups.values()]
     text = json.dumps(list(groups.values()), separators=(",", ":"))
-    return text, [stored.name for stored in _stored(groups.values(), aliases)]
+    return text, [stored.name for stored in _stored(said, aliases)]
 
 
 def _stem(name: str, weight: Weight, aliases: Mapping[str, str]) -> str:
@@ -186,18 +188,44 @@ def _tensor_spec(name: str, tensor: NDArray[Any]) -> list[int] | dict[str, list[
 # Reading.
 
 
+@dataclass(frozen=True)
+class _Tensor:
+    """What is said about a tensor. dtype: numpy's name."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Binary:
+    """What is said about a binary weight. stem: what the names of its tensors begin with."""
+
+    form: Form
+    stem: str
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Modules of the same content. A form is one object for all of them, however long its shifts."""
+
+    modules: list[str]
+    content: dict[str, _Tensor | _Binary]
+
+
 def parse(text: str, aliases: Mapping[str, str]) -> tuple[list[Stored], dict[str, Weight]]:
     """The tensors in their order, and the weights. Raises Damaged."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = strict_json.loads(text)
+    except ValueError as error:
         raise Damaged(f"its description cannot be read ({error})") from error
     groups = [_group(entry) for entry in _list(found, "its description")]
     stored = list(_stored(groups, aliases))
     weights = {}
-    for module, key, spec in _entries(groups):
-        if _is_weight(spec):
-            weights[_joined(module, key)] = _weight(module, key, spec, aliases)
+    for module, key, said in _entries(groups):
+        if isinstance(said, _Binary):
+            own = _own_names(said.form, module, said.stem)
+            names = {part: aliases.get(name, name) for part, name in own.items()}
+            weights[_joined(module, key)] = Weight(said.form, names)
     if both := [tensor.name for tensor in stored if tensor.name in weights]:
         raise Damaged(f"{both[0]} is a tensor and a binary weight")
     return stored, weights
@@ -209,24 +237,38 @@ def _list(value: Any, what: str) -> list[Any]:
     return value
 
 
-def _group(entry: Any) -> tuple[list[str], dict[str, Any]]:
+def _group(entry: Any) -> _Group:
     if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], dict):
         raise Damaged(f"a group must be [modules, content], got {entry!r:.60}")
     modules = _list(entry[0], "the modules of a group")
     if not all(isinstance(module, str) for module in modules):
         raise Damaged(f"the modules of a group must be names, got {modules!r:.60}")
-    return modules, entry[1]
+    return _Group(modules, _content(modules, entry[1]))
 
 
-def _is_weight(spec: Any) -> bool:
-    return isinstance(spec, list) and bool(spec) and isinstance(spec[0], list)
+def _content(modules: list[str], content: dict[str, Any]) -> dict[str, _Tensor | _Binary]:
+    """By key. Errors name the first of the modules."""
+    first = modules[0] if modules else ""
+    return {key: _said(_joined(first, key), key, spec) for key, spec in content.items()}
 
 
-def _stored(groups: Any, aliases: Mapping[str, str]) -> Iterator[Stored]:
+def _said(name: str, key: str, spec: Any) -> _Tensor | _Binary:
+    """What a spec says about one key of a module's content."""
+    if isinstance(spec, list) and spec and isinstance(spec[0], list):
+        return _binary(name, key, spec)
+    dtype, shape = "float32", spec
+    if isinstance(spec, dict) and len(spec) == 1:
+        ((dtype, shape),) = spec.items()
+    if dtype not in TYPES:
+        raise Damaged(f"{name}: unknown type {dtype!r:.60}")
+    return _Tensor(dtype, _shape(name, shape, 0))
+
+
+def _stored(groups: Iterable[_Group], aliases: Mapping[str, str]) -> Iterator[Stored]:
     """Every tensor of the file, in order."""
     seen: set[str] = set()
-    for module, key, spec in _entries(groups):
-        for stored in _of(module, key, spec):
+    for module, key, said in _entries(groups):
+        for stored in _of(module, key, said):
             if stored.name in seen:
                 raise Damaged(f"the tensor {stored.name} is described twice")
             if len(seen) == _MOST:
@@ -236,44 +278,43 @@ def _stored(groups: Any, aliases: Mapping[str, str]) -> Iterator[Stored]:
                 yield stored
 
 
-def _entries(groups: Any) -> Iterator[tuple[str, str, Any]]:
+def _entries(groups: Iterable[_Group]) -> Iterator[tuple[str, str, _Tensor | _Binary]]:
     """(module, key, what is said about the key) of every group."""
-    for modules, content in groups:
-        for module in modules:
-            for key, spec in content.items():
-                yield module, key, spec
+    for group in groups:
+        for module in group.modules:
+            for key, said in group.content.items():
+                yield module, key, said
 
 
-def _of(module: str, key: str, spec: Any) -> Iterator[Stored]:
+def _of(module: str, key: str, said: _Tensor | _Binary) -> Iterator[Stored]:
     """The tensors of one key of a module's content."""
-    name = _joined(module, key)
-    if _is_weight(spec):
-        form, stem = _form(name, key, spec)
-        for part, own in _own_names(form, module, stem).items():
-            yield Stored(own, form.types[part], (form.lengths[part],))
+    if isinstance(said, _Tensor):
+        yield Stored(_joined(module, key), said.dtype, said.shape)
         return
-    dtype, shape = "float32", spec
-    if isinstance(spec, dict) and len(spec) == 1:
-        ((dtype, shape),) = spec.items()
-    if dtype not in TYPES:
-        raise Damaged(f"{name}: unknown type {dtype!r:.60}")
-    yield Stored(name, dtype, _shape(name, shape, 0))
+    types, lengths = said.form.types, said.form.lengths
+    for part, own in _own_names(said.form, module, said.stem).items():
+        yield Stored(own, types[part], (lengths[part],))
 
 
 def _shape(name: str, value: Any, least: int) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(
-        type(n) is int and least <= n <= _LARGEST for n in value
-    ):
+    if not isinstance(value, list) or len(value) > MOST_AXES:
+        raise Damaged(
+            f"{name}: a shape must be a list of up to {MOST_AXES} axes, got {value!r:.60}"
+        )
+    if not all(_is_size(n, least) for n in value):
         raise Damaged(f"{name}: impossible shape {value!r:.60}")
     if prod(value) > _LARGEST:
         raise Damaged(f"{name}: a shape of {prod(value)} elements")
     return tuple(value)
 
 
-def _form(name: str, key: str, spec: list[Any]) -> tuple[Form, str]:
-    """(the stored form, stem) of a weight."""
+def _is_size(value: Any, least: int) -> bool:
+    return type(value) is int and least <= value <= _LARGEST
+
+
+def _binary(name: str, key: str, spec: list[Any]) -> _Binary:
     shape = _shape(name, spec[0], 1)
-    if not 3 <= len(spec) <= 4 or not shape or not all(type(n) is int for n in spec[1:3]):
+    if not 3 <= len(spec) <= 4 or not shape or not all(_is_size(n, 0) for n in spec[1:3]):
         raise Damaged(f"weight {name}: expected [shape, p, scales, options], got {spec!r:.60}")
     options = spec[3] if len(spec) == 4 else {}
     if not isinstance(options, dict):
@@ -296,7 +337,7 @@ def _form(name: str, key: str, spec: list[Any]) -> tuple[Form, str]:
         )
     except ValueError as error:
         raise Damaged(f"weight {name}: {error}") from error
-    return form, options.get("stem", _usual_stem(key))
+    return _Binary(form, options.get("stem", _usual_stem(key)))
 
 
 def copies_of(shape: tuple[int, ...], p: int, options: Mapping[str, Any]) -> Copies | None:
@@ -307,12 +348,6 @@ def copies_of(shape: tuple[int, ...], p: int, options: Mapping[str, Any]) -> Cop
     if not all(isinstance(shift, list) and all(type(d) is int for d in shift) for shift in shifts):
         raise ValueError(f"its shifts must be lists of whole numbers, got {shifts!r:.60}")
     return Copies(shape, p, options["copies"], tuple(map(tuple, shifts)))
-
-
-def _weight(module: str, key: str, spec: list[Any], aliases: Mapping[str, str]) -> Weight:
-    form, stem = _form(_joined(module, key), key, spec)
-    own = _own_names(form, module, stem)
-    return Weight(form, {part: aliases.get(name, name) for part, name in own.items()})
 
 
 # Both.

@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tbn_bench.format.description import Damaged, Weight, copies_of
-from tbn_bench.format.form import Form
+from tbn_bench.format.form import MOST_AXES, Form
 
 BIT_ORDER = "lsb first, set = +1"
 _FIELDS = {
@@ -36,15 +36,27 @@ _OPTIONAL = {
     "rank": int,
 }
 
+_LARGEST = 2**31  # axes are shorter
+
 Tensors = Mapping[str, NDArray[Any]]
 
 
-def weight(name: str, entry: Any, tensors: Tensors) -> Weight:
-    """A weight from its description. Raises Damaged."""
+def weights(layers: Mapping[str, Any], tensors: Tensors) -> dict[str, Weight]:
+    """The weights from their descriptions, by name. Raises Damaged."""
+    hashes: dict[str, str] = {}  # of tiles, which many weights may share
+    return {name: _named(name, entry, tensors, hashes) for name, entry in layers.items()}
+
+
+def _named(name: str, entry: Any, tensors: Tensors, hashes: dict[str, str]) -> Weight:
     try:
-        return _weight(entry, tensors)
+        found = _weight(entry, tensors)
     except ValueError as error:
         raise Damaged(f"weight {name}: {error}") from error
+    if found.tile not in hashes:
+        hashes[found.tile] = hashlib.sha256(tensors[found.tile].tobytes()).hexdigest()
+    if hashes[found.tile] != entry["sha256"]:
+        raise Damaged(f"weight {name}: the hash of its tile is wrong: the file is damaged")
+    return found
 
 
 def _weight(entry: Any, tensors: Tensors) -> Weight:
@@ -53,7 +65,7 @@ def _weight(entry: Any, tensors: Tensors) -> Weight:
     ):
         raise ValueError(f"its description must have {', '.join(_FIELDS)}")
     shape, p, q = entry["shape"], entry["p"], entry["q"]
-    if not shape or not all(type(n) is int and 0 < n < 2**31 for n in shape) or p < 1:
+    if not 0 < len(shape) <= MOST_AXES or not all(map(_is_size, shape)) or p < 1:
         raise ValueError(f"impossible shape {shape!r:.60} or p = {p}")
     numel = prod(shape)
     if numel % p or q != numel // p:
@@ -61,6 +73,8 @@ def _weight(entry: Any, tensors: Tensors) -> Weight:
     if wrong := [k for k, kind in _OPTIONAL.items() if type(entry.get(k, kind())) is not kind]:
         raise ValueError(f"its {', '.join(wrong)} cannot be read")
     names = {k: entry[k] for k in ("tile", "alphas", "codebook", "offsets") if k in entry}
+    if "codebook" in names and entry.get("code") != "codebook":
+        raise ValueError("its codebook belongs to code codebook alone")
     if not all(tensor in tensors for tensor in names.values()):
         raise ValueError("its tensors are missing")
     if entry["bit_order"] != BIT_ORDER:
@@ -68,9 +82,11 @@ def _weight(entry: Any, tensors: Tensors) -> Weight:
     form = _form(entry, tensors[names["alphas"]])
     if fault := form.check({part: tensors[tensor] for part, tensor in names.items()}):
         raise ValueError(fault)
-    if hashlib.sha256(tensors[names["tile"]].tobytes()).hexdigest() != entry["sha256"]:
-        raise ValueError("the hash of its tile is wrong: the file is damaged")
     return Weight(form, names)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value < _LARGEST
 
 
 def _form(entry: dict[str, Any], alphas: NDArray[Any]) -> Form:

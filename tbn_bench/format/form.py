@@ -33,6 +33,7 @@ from tbn_bench.format.layouts import Copies
 CODES = ("sign", "ternary", "codebook", "low_rank")
 KERNEL = 9  # values of a codebook entry: one 3 x 3 kernel
 TRITS = 5  # base-3 digits in a byte: 3^5 = 243
+MOST_AXES = 32  # of an array, in every numpy
 _POWERS = 3 ** np.arange(TRITS)
 
 
@@ -56,8 +57,12 @@ class Form:
     def __post_init__(self) -> None:
         if fault := self._fault():
             raise ValueError(fault)
+        if self.kind == "aligned":
+            object.__setattr__(self, "copies", None)  # one form, however it is said
 
     def _fault(self) -> str:
+        if len(self.shape) > MOST_AXES:
+            return f"a weight has at most {MOST_AXES} axes, got {len(self.shape)}"
         if self.code not in CODES:
             return f"code must be one of {', '.join(CODES)}, got {self.code!r}"
         if self.code == "low_rank" or self.rank:
@@ -118,12 +123,25 @@ class Form:
         )
 
     @property
+    def has_shared_products(self) -> bool:
+        """Whether a layer can compute the products of an input with the tile once for all copies (mixed_copies.py).
+
+        True for signs in copies that are hadamard or shifted, with a scale for each or for all, or in columns, with scales
+        of whole rows.
+        """
+        if self.code != "sign" or self.offsets:
+            return False
+        if self.kind == "columns":
+            return self.shape[0] % max(1, self.scales) == 0
+        return self.kind in ("hadamard", "shifted") and self.scales in (0, 1, self.p)
+
+    @property
     def product(self) -> "Form":
         """The form of what a layer's input meets: of columns copies the tile itself, after the input was summed in groups of p.
 
-        Where a scale changes inside a row, and for every other kind, it is this form.
+        For every other kind, and where a layer cannot reuse the tile, it is this form.
         """
-        if self.copies is None or self.kind != "columns" or self.shape[0] % max(1, self.scales):
+        if self.copies is None or self.kind != "columns" or not self.has_shared_products:
             return self
         return replace(self, shape=self.copies.tile_shape, p=1, copies=None)
 
@@ -269,6 +287,11 @@ class Form:
 
     def dense(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The float32 weight, in weight_shape."""
+        out = self.unmoved(tensors)
+        return out if self.copies is None else self.copies.enlarged(out)
+
+    def unmoved(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """The float32 weight, in shape: shifted copies where they are before they are moved."""
         if self.code == "low_rank":
             return self._product(tensors)
         out = self.values(tensors).astype(np.float32).reshape(max(1, self.scales), -1)
@@ -276,8 +299,7 @@ class Form:
             out = out * self.float_scales(tensors["alphas"])[:, None]
         if self.offsets:
             out = out + tensors["offsets"][:, None]
-        out = out.reshape(self.shape)
-        return out if self.copies is None else self.copies.enlarged(out)
+        return out.reshape(self.shape)
 
 
 def _exponents(alphas: NDArray[np.float32]) -> NDArray[np.int8]:

@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ import safetensors
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from tbn_bench import __version__
+from tbn_bench.format import __version__, strict_json
 from tbn_bench.format import description, description_v2
 from tbn_bench.format.description import Damaged, Weight
 
@@ -37,7 +37,12 @@ READABLE = ("1", "2", "3")
 HEADER_BYTES = 1 << 20  # the largest header; 43 KB is the largest that a network of ours ever had
 DENSE_BYTES = 4 << 20  # dense weights that any file may ask for,
 DENSE_RATIO = 2048  # and how many times the file's own bytes: 64 copies of a sign as float32
+MOST_LETTERS = 500  # of the name of a tensor or layer
+_SHOWN_LETTERS = 300  # of what a file says, in a message
 _NO_HASH = "0" * 64
+
+
+Tensors = dict[str, NDArray[Any]]
 
 
 class ArtifactError(ValueError):
@@ -76,7 +81,14 @@ class Artifact:
         return {part: self.tensors[name] for part, name in weight.names.items()}
 
     def check(self) -> None:
-        """Raises Damaged where tensors are missing, or a binary weight holds what no method stores: a scale that is NaN."""
+        """Raises Damaged where tensors are missing, a binary weight holds what no method stores (a scale that is NaN), or a
+        name cannot be shown in one line.
+        """
+        for name in (*self.tensors, *self.weights, *self.aliases, *self.inputs):
+            if len(name) > MOST_LETTERS or not name.isprintable():
+                raise Damaged(
+                    f"a name must be at most {MOST_LETTERS} printable letters, got {name[:40]!r}"
+                )
         for name, target in self.aliases.items():
             if target not in self.tensors:
                 raise Damaged(f"{name} shares the tensor {target!r}, which is missing")
@@ -108,11 +120,26 @@ class Artifact:
                 f"the dense weights take {asked:,} bytes, {allowed:,} are allowed for a file of this size; "
                 "if you trust it, call dense(most_bytes=...)"
             )
-        return {name: self._dense(name, weight) for name, weight in self.weights.items()}
+        return {
+            name: self._finite(name, weight, weight.form.dense)
+            for name, weight in self.weights.items()
+        }
 
-    def _dense(self, name: str, weight: Weight) -> NDArray[np.float32]:
+    def unmoved(self) -> dict[str, NDArray[np.float32]]:
+        """The same, in the shape of the latent weight and without a limit: shifted copies where they are before they are moved.
+
+        For callers who know from the network that these shapes are right.
+        """
+        return {
+            name: self._finite(name, weight, weight.form.unmoved)
+            for name, weight in self.weights.items()
+        }
+
+    def _finite(
+        self, name: str, weight: Weight, make: Callable[[Tensors], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
         with np.errstate(over="ignore", invalid="ignore"):
-            dense = weight.form.dense(self.of(weight))
+            dense = make(self.of(weight))
         if not np.isfinite(dense).all():
             raise ArtifactError(
                 f"weight {name} is not finite: its scales are too large for float32; export it again"
@@ -222,7 +249,11 @@ def read(path: Path) -> Artifact:
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
     except Damaged as error:
-        raise ArtifactError(f"{path}: {_printable(str(error))}; export it again") from error
+        raise ArtifactError(f"{path}: {one_line(str(error))}; export it again") from error
+    except MemoryError as error:
+        raise ArtifactError(
+            f"cannot read {path}: it does not fit in memory; use a larger machine"
+        ) from error
     return artifact
 
 
@@ -233,13 +264,15 @@ def _refusal(path: Path, version: str | None) -> ArtifactError:
         )
     known = ", ".join(READABLE)
     return ArtifactError(
-        f"{path} has format version {_printable(version)[:40]!r}, this tbn_bench reads {known}; use the version that wrote it"
+        f"{path} has format version {one_line(version)[:40]!r}, this tbn_bench reads {known}; use the version that wrote it"
     )
 
 
-def _printable(text: str) -> str:
-    """One line of at most 300 characters that a terminal shows as they are."""
-    return "".join(c if c.isprintable() else "?" for c in text[:300])
+def one_line(text: str) -> str:
+    """What a file says, as one line of at most 300 letters that a terminal shows as they are."""
+    words = " ".join(text[: 4 * _SHOWN_LETTERS].split())
+    shown = "".join(c if c.isprintable() else "?" for c in words)
+    return shown if len(shown) <= _SHOWN_LETTERS else f"{shown[:_SHOWN_LETTERS]}..."
 
 
 def _bytes(path: Path) -> bytes:
@@ -274,18 +307,14 @@ def _data_start(data: bytes) -> int:
 
 
 def _loads(text: str | bytes, what: str) -> dict[str, Any]:
-    """A JSON object. Raises Damaged where it is none, holds NaN or Infinity, or is nested too deep."""
+    """A JSON object. Raises Damaged where it is none, or not strictly JSON."""
     try:
-        found = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        found = strict_json.loads(text)
+    except ValueError as error:
         raise Damaged(f"damaged metadata: {what}: {error}") from error
     if not isinstance(found, dict):
         raise Damaged(f"damaged metadata: {what} must be a JSON object")
     return found
-
-
-def _no_constant(value: str) -> None:
-    raise ValueError(f"{value} is no number of JSON")
 
 
 _BY_CODE = {code: dtype for dtype, code in description.TYPES.items()}
@@ -355,7 +384,7 @@ def _check_hash(data: bytes, metadata: dict[str, str]) -> None:
 
 def _read_2(metadata: dict[str, str], arrays: dict[str, NDArray[Any]]) -> Artifact:
     layers = _loads(_text(metadata, "tbn_layers"), "tbn_layers")
-    weights = {name: description_v2.weight(name, entry, arrays) for name, entry in layers.items()}
+    weights = description_v2.weights(layers, arrays)
     aliases = _names(metadata, "tbn_aliases")
     commit = metadata.get("commit") or None
     return Artifact(

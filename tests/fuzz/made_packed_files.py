@@ -69,7 +69,11 @@ def opened(content: bytes) -> tuple[dict[str, Any], bytes]:
 def sealed(header: dict[str, Any], data: bytes) -> bytes:
     """A file of version 3 of any header and tensors, with the hash that belongs to them."""
     header["__metadata__"]["sha256"] = "0" * 64
-    text = json.dumps(header, separators=(",", ":"))
+    return sealed_text(json.dumps(header, separators=(",", ":")), data)
+
+
+def sealed_text(text: str, data: bytes) -> bytes:
+    """The same of a header's text, with 64 zeros where its hash belongs."""
     text += " " * (-len(text) % 8)
     start = len(text).to_bytes(8, "little") + text.encode()
     digest = hashlib.sha256(start + data).hexdigest()
