@@ -4,7 +4,9 @@ import json
 import os
 import tracemalloc
 
+import numpy as np
 import pytest
+import torch
 from fuzz import made_packed_files
 from fuzz.packed_mutations import text_of
 from torch import nn
@@ -13,6 +15,9 @@ from tbn_bench.format import strict_json
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import export
 from tbn_bench.format import packed_file
+from tbn_bench.format.description import Weight
+from tbn_bench.format.form import Form
+from tbn_bench.format.layouts import Copies
 from tbn_bench.format.packed_file import ArtifactError
 from tbn_bench.layers import packed
 
@@ -130,6 +135,127 @@ def test_shifts_are_held_once_for_all_modules_of_a_group(tmp_path):
     assert peak_bytes(lambda: packed_file.read(path)) < 30e6
 
 
+# Files that are whole, and of another network.
+
+
+def installed(module, name, form, more=()):
+    """Loads a file whose weight `name` has this form, and zeros as other tensors, into a network of one module."""
+    parts = {part: f"0.{buffer}" for part, buffer in packed.BUFFERS.items() if part in form.sizes}
+    tensors = {full: np.zeros(form.lengths[part], form.types[part]) for part, full in parts.items()}
+    tensors |= dict(more)
+    content = packed_file.Artifact(tensors, {name: Weight(form, parts)})
+    return packed.load_(nn.Sequential(module), content)
+
+
+def shifted(kernel, groups=1, scales=1, shift=1):
+    shape = (4, 4 // groups, kernel, kernel)
+    return Form(shape, 2, scales, copies=Copies(shape, 2, "shifted", ((0, shift), (0, 0))))
+
+
+FLOATS = {"0.bias": np.zeros(4, np.float32)}
+MISFITS = {
+    "bits of a bias": (nn.Linear(4, 4), "0.bias", Form((4,)), FLOATS),
+    "bits of a statistic": (nn.BatchNorm1d(8), "0.running_mean", Form((8,)), FLOATS),
+    "bits of a method": (nn.Linear(4, 4), "0.forward", Form((4, 4)), FLOATS),
+    "bits of another layer": (nn.Linear(4, 4), "1.weight", Form((4, 4)), FLOATS),
+    "another shape": (nn.Linear(4, 4), "0.weight", Form((4, 5)), FLOATS),
+    "whole numbers as a bias": (nn.Linear(4, 4), "0.weight", Form((4, 4)), {"0.bias": np.zeros(4, np.int64)}),
+    "a bias of another shape": (nn.Linear(4, 4), "0.weight", Form((4, 4)), {"0.bias": np.zeros(5, np.float32)}),
+    "no bias": (nn.Linear(4, 4), "0.weight", Form((4, 4)), {}),
+    "a shift of a norm": (nn.LayerNorm((4, 4, 3, 3)), "0.weight", shifted(3), FLOATS),
+    "a shift of named padding": (nn.Conv2d(4, 4, 3, padding="same"), "0.weight", shifted(3), FLOATS),
+    "a shift of reflected padding": (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "0.weight", shifted(3), FLOATS),
+    "a far shift of groups": (nn.Conv2d(4, 4, 3, groups=2), "0.weight", shifted(3, 2, 1, 200), FLOATS),
+    "a far shift, scales in a row": (nn.Conv2d(4, 4, 3), "0.weight", shifted(3, 1, 8, 200), FLOATS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_file_that_does_not_fit_is_refused_in_one_line(misfit):
+    module, name, form, more = MISFITS[misfit]
+    with pytest.raises(ArtifactError, match="does not belong to this Sequential") as caught:
+        installed(module, name, form, more)
+    assert str(caught.value).isprintable()
+
+
+def test_a_bare_layer_is_refused():
+    """It cannot be replaced in place, nor when it is packed."""
+    parts = {"tile": "tile_bits", "alphas": "alphas"}
+    tensors = {"tile_bits": np.zeros(2, np.uint8), "alphas": np.ones(0, np.float32)}
+    content = packed_file.Artifact(tensors, {"weight": Weight(Form((4, 4)), parts)})
+    with pytest.raises(ArtifactError, match=r"wrap it: nn.Sequential\(layer\)"):
+        packed.load_(nn.Linear(4, 4, bias=False), content)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form((4, 4, 3, 3), 2, 4, "ternary", copies=Copies((4, 4, 3, 3), 2, "columns")),
+        Form(
+            (4, 4, 3, 3), 1, 4, "codebook", index_bits=2, copies=Copies((4, 4, 3, 3), 1, "columns")
+        ),
+        Form((4, 4, 3, 3), 2, 2, offsets=True, copies=Copies((4, 4, 3, 3), 2, "hadamard")),
+        Form((4, 4, 3, 3), 2, 2, copies=Copies((4, 4, 3, 3), 2, "aligned")),
+        Form((4, 4, 3, 3), 2, 4, copies=Copies((4, 4, 3, 3), 2, "hadamard")),
+        Form((4, 4, 3, 3), 2, 4, copies=Copies((4, 4, 3, 3), 2, "shifted", ((0, 1), (0, 0)))),
+        Form((4, 4, 3, 3), 1, 4, copies=Copies((4, 4, 3, 3), 1, "shifted", ((1, 1),))),
+    ],
+    ids=lambda form: f"{form.code} {form.kind} {form.scales}",
+)
+def test_forms_that_no_method_has_compute_their_dense_weight(form):
+    """Only signs with a scale per copy share products; the others multiply by the whole weight. Aligned copies may be said."""
+    rng = np.random.default_rng(0)
+    content = {
+        part: rng.uniform(0.5, 1, n).astype(form.types[part])
+        if form.types[part] == "float32"
+        else rng.integers(0, 128, n).astype(np.uint8)
+        for part, n in form.lengths.items()
+    }
+    for name in ("tile", "codebook"):
+        content.get(name, np.zeros(1))[-1] = 0  # padding bits are clear
+    more = {f"0.{packed.BUFFERS[part]}": values for part, values in content.items()} | FLOATS
+    net = installed(nn.Conv2d(4, 4, 3, padding=1), "0.weight", form, more)
+    x = torch.randn(2, 4, 6, 6)
+    dense = torch.from_numpy(form.dense(content))
+    reach = 0 if form.copies is None else form.copies.reach
+    expected = torch.nn.functional.conv2d(x, dense, padding=1 + reach)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_groups_and_copies_of_channels_compute_the_dense_weight():
+    """Sums of neighbouring channels would cross the groups."""
+    form = Form((4, 2, 3, 3), 2, 1, copies=Copies((4, 2, 3, 3), 2, "columns"))
+    more = {
+        **FLOATS,
+        "0.tile_bits": np.arange(5, dtype=np.uint8),
+        "0.alphas": np.ones(1, np.float32),
+    }
+    more["0.tile_bits"][-1] &= 15
+    net = installed(nn.Conv2d(4, 4, 3, groups=2), "0.weight", form, more)
+    x = torch.randn(2, 4, 6, 6)
+    dense = torch.from_numpy(form.dense({"tile": more["0.tile_bits"], "alphas": more["0.alphas"]}))
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), torch.nn.functional.conv2d(x, dense, groups=2))
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+def test_a_layer_that_reads_its_weight_itself_moves_its_copies(tmp_path):
+    """Loaded into a new network its padding grows with its kernel, as in the one that was trained."""
+    net = nn.Sequential(Standardised(4, 8, 3, padding=1))
+    binarize_(net, "tbn(p=2, min_layer_size=0, copies='shifted')")
+    packed.pack_(net.eval())
+    packed.save(net, tmp_path / "net")
+    loaded = packed.load_(nn.Sequential(Standardised(4, 8, 3, padding=1)), tmp_path / "net")
+    x = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), net(x))
+
+
 # What is no file.
 
 
@@ -194,3 +320,6 @@ def test_strict_json_reads_what_json_writes():
     value = {"a": [1, -2.5, None, True, "\u00e9", {}], "b": 1e300}
     assert strict_json.loads(json.dumps(value)) == value
     assert strict_json.loads("[" * 32 + "]" * 32)
+
+
+# Files that are right stay readable.

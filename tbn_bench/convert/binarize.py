@@ -15,6 +15,7 @@ from tbn_bench import catalog
 from tbn_bench.binarizers._base import ActivationBinarizer, Binarizer, Target, WeightBinarizer
 from tbn_bench.derived import place
 from tbn_bench.layers import binary_input, reuse
+from tbn_bench.layers.mixed_copies import enlarge_
 
 _MHA_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
@@ -302,7 +303,7 @@ def _binary_row(
             reuse.reuse_(module)
         swapped.append(swap)
         if form.weight_shape != form.shape:
-            _enlarge(module, form.copies.reach)
+            enlarge_(module, form.copies.reach)
         # unsafe: the weight of shifted copies is larger than the latent one
         parametrize.register_parametrization(
             module, attribute, method, unsafe=form.weight_shape != form.shape
@@ -316,17 +317,6 @@ def _binary_row(
         all(swapped), reason, sizes.get("codebook", 0), activation_bits, form.code, form.kind,
         form.rank,
     )  # fmt: skip
-
-
-def _enlarge(module: nn.Conv1d | nn.Conv2d, reach: int) -> None:
-    """A kernel larger by `reach` on every side, and a padding that keeps the outputs where they were."""
-    module.kernel_size = tuple(k + 2 * reach for k in module.kernel_size)
-    module.padding = tuple(
-        n + reach * d for n, d in zip(module.padding, module.dilation, strict=True)
-    )
-    module._reversed_padding_repeated_twice = [
-        n for pad in reversed(module.padding) for n in (pad, pad)
-    ]
 
 
 def _warnings(model: nn.Module, rows: list[PlanRow]) -> list[str]:

@@ -28,7 +28,8 @@ import safetensors
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from tbn_bench.format import __version__, strict_json
+from tbn_bench import __version__
+from tbn_bench.format import strict_json
 from tbn_bench.format import description, description_v2
 from tbn_bench.format.description import Damaged, Weight
 

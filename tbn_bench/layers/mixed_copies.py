@@ -8,13 +8,24 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tbn_bench.format.layouts import Copies, hadamard
 from tbn_bench.tiling import sum_type
 
 KINDS = ("hadamard", "shifted", "columns")
 _CONV = {1: F.conv1d, 2: F.conv2d}
+
+
+def enlarge_(module: nn.Conv1d | nn.Conv2d, reach: int) -> None:
+    """A kernel larger by `reach` on every side, and a padding that keeps the outputs where they were: for shifted copies."""
+    module.kernel_size = tuple(k + 2 * reach for k in module.kernel_size)
+    module.padding = tuple(
+        n + reach * d for n, d in zip(module.padding, module.dilation, strict=True)
+    )
+    module._reversed_padding_repeated_twice = [
+        n for pad in reversed(module.padding) for n in (pad, pad)
+    ]
 
 
 _AT_ONCE = 1 << 20  # values that are widened together

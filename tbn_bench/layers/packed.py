@@ -32,6 +32,8 @@ from tbn_bench.kernels import _tile, tiled_conv2d, tiled_linear
 from tbn_bench.kernels.tiled_linear.torch import copies, segments
 from tbn_bench.layers import mixed_copies
 
+MOST_GROWTH = 100  # of the weight of shifted copies, where a layer needs it enlarged
+
 
 @dataclass(frozen=True)
 class PackRow:
@@ -54,8 +56,7 @@ class PackRow:
 def _how(form: Form, linear: bool, groups: int) -> str:
     """What a layer of this form multiplies by."""
     if form.kind in mixed_copies.KINDS:
-        whole = form.shape[0] % max(1, form.scales) == 0  # what columns need and the others have
-        return "tile reuse" if whole else "expanded"
+        return "tile reuse" if form.has_shared_products and groups == 1 else "expanded"
     if form.code == "low_rank" and groups == 1:
         return "two factors"
     if form.plain and _tile.aligned(form.shape[0], form.p, form.scales, groups):
@@ -166,7 +167,7 @@ class _Packed(nn.Module):
         )
         self.how = _how(form, len(form.shape) == 2, self.groups)
         self.reuses = self.how == "tile reuse"
-        self.product = form.product
+        self.product = form.product if self.reuses else form
         self.summed = form.p if self.product is not form else 1
         self.two_steps = self.how == "two factors"
         self.segment = (
@@ -795,8 +796,9 @@ def load_(model: nn.Module, path: str | Path | Artifact) -> nn.Module:
     content = path if isinstance(path, Artifact) else packed_file.read(Path(path))
     state = {k: torch.from_numpy(np.array(v)) for k, v in content.tensors.items()}
     if (own := _inputs(model)) != content.inputs:
+        theirs = packed_file.one_line(str(content.inputs or "no layer"))
         raise ArtifactError(
-            f"the file's network binarizes the inputs of {content.inputs or 'no layer'}, this {type(model).__name__} of {own or 'no layer'}; "
+            f"the file's network binarizes the inputs of {theirs}, this {type(model).__name__} of {own or 'no layer'}; "
             "call convert.binarize_inputs_(model, spec, keep) first"
         )
     state |= {name: state[target] for name, target in content.aliases.items()}
@@ -804,20 +806,21 @@ def load_(model: nn.Module, path: str | Path | Artifact) -> nn.Module:
         for name, weight in content.weights.items():
             _install(model, name, weight, state)
     except AttributeError as error:
-        raise ArtifactError(
-            f"the file does not belong to this {type(model).__name__}: {error}"
-        ) from error
+        raise _foreign(model, error) from error
     _call_layers(model)
     own = model.state_dict()
     state |= {
         k: torch.zeros(own[k].shape, dtype=own[k].dtype) for k in _training_only(model) if k in own
     }
+    for name, tensor in state.items():
+        if name in own and tensor.is_floating_point() != own[name].is_floating_point():
+            raise _foreign(
+                model, f"{name} is {tensor.dtype} in the file and {own[name].dtype} in it"
+            )
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
-        raise ArtifactError(
-            f"the file does not belong to this {type(model).__name__}: {error}"
-        ) from error
+        raise _foreign(model, error) from error
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.eval()
@@ -828,25 +831,69 @@ def load(model: nn.Module, path: str | Path | Artifact) -> nn.Module:
     return load_(copy.deepcopy(model), path)
 
 
+def _foreign(model: nn.Module, why: object) -> ArtifactError:
+    said = packed_file.one_line(str(why))
+    return ArtifactError(f"the file does not belong to this {type(model).__name__}: {said}")
+
+
 def _install(model: nn.Module, name: str, weight: Weight, state: dict[str, Tensor]) -> None:
     """Puts one packed weight into its module, replacing the module by its packed form where there is one."""
     path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
-    if isinstance(module, _Packed):  # a second name of a layer that is used twice
+    if (
+        isinstance(module, _Packed) and attribute == "weight"
+    ):  # a second name of a layer that is used twice
         return
-    tensors, shape = (
-        {k: state[n] for k, n in weight.names.items()},
-        tuple(getattr(module, attribute).shape),
-    )
-    if shape != weight.form.shape:
-        raise ArtifactError(
-            f"{name} is {weight.form.shape} in the file and {shape} in {type(model).__name__}"
-        )
+    _check_place(model, name, module, attribute, weight.form)
+    tensors = {k: state[n] for k, n in weight.names.items()}
     kind = _kind(module)
     if kind is None:
         _keep_bits(module, attribute, weight.form, tensors)
+        if weight.form.weight_shape != weight.form.shape:
+            mixed_copies.enlarge_(module, weight.form.copies.reach)
         return
     layer = kind(module, weight.form, tensors)
     for other, candidate in list(model.named_modules(remove_duplicate=False)):
         if candidate is module:
             model.set_submodule(other, layer)
+
+
+def _check_place(
+    model: nn.Module, name: str, module: nn.Module, attribute: str, form: Form
+) -> None:
+    """Raises ArtifactError where a binary weight of this form cannot be that parameter of a model's layer."""
+    own = module._parameters.get(attribute)
+    if own is None:
+        raise _foreign(model, f"{name} is a weight in the file and no parameter of the model")
+    if tuple(own.shape) != form.shape:
+        raise _foreign(
+            model, f"{name} is {form.shape} in the file and {tuple(own.shape)} in the model"
+        )
+    kind = _kind(module)
+    if module is model and kind is not None:
+        raise ArtifactError(
+            f"a bare {type(model).__name__} cannot be replaced in place; wrap it: nn.Sequential(layer)"
+        )
+    if kind is not None and attribute != "weight":
+        raise _foreign(
+            model, f"{name} has bits in the file; of a {type(module).__name__} the weight alone can"
+        )
+    if form.kind == "shifted" and (why := _why_unmoved(module, form)):
+        raise _foreign(model, f"the copies of {name} are shifted in the file; that needs {why}")
+
+
+def _why_unmoved(module: nn.Module, form: Form) -> str:
+    """What a layer lacks to move the copies of a tile, or ''."""
+    is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d)
+    if not is_convolution or isinstance(module.padding, str) or module.padding_mode != "zeros":
+        return "a convolution that pads with zeros by a number"
+    if _kind(module) is not None and _how(form, False, module.groups) == "tile reuse":
+        return ""
+    most = max(
+        packed_file.DENSE_BYTES, MOST_GROWTH * 4 * form.numel
+    )  # the layer multiplies by the enlarged weight
+    return (
+        ""
+        if form.dense_bytes <= most
+        else f"a kernel {form.dense_bytes // (4 * form.numel)} times as large, {MOST_GROWTH} is the most"
+    )
