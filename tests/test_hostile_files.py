@@ -14,6 +14,7 @@ from torch import nn
 from tbn_bench.format import strict_json
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import export
+from tbn_bench.experiment.numpy_forward import NumpyForward
 from tbn_bench.format import packed_file
 from tbn_bench.format.description import Weight
 from tbn_bench.format.form import Form
@@ -119,6 +120,32 @@ def peak_bytes(call):
         tracemalloc.stop()
 
 
+def grow(factor):
+    """The same tile that many times as often."""
+
+    def change(groups, metadata):
+        weight = weight_of(groups)
+        weight[0][0] *= factor
+        weight[1] *= factor
+
+    return change
+
+
+@pytest.mark.parametrize("factor", [2**12, 2**20, 2**30])
+def test_a_claimed_p_takes_no_memory(tmp_path, factor):
+    """Neither when it is read nor when it is made dense or loaded: 2^20 times the weight would take 1.2 GB."""
+    net = described(tmp_path / "net", grow(factor), "rotated")
+    content = packed_file.read(tmp_path / "net")
+    for call in (
+        content.dense,
+        lambda: NumpyForward(net, content),
+        lambda: packed.load_(net, content),
+    ):
+        with pytest.raises(ArtifactError):
+            call()
+        assert peak_bytes(call) < 20e6
+
+
 def test_shifts_are_held_once_for_all_modules_of_a_group(tmp_path):
     """1000 layers of 10,000 copies each are 72 MB of shifts where each holds its own."""
     p, modules = 10_000, 1000
@@ -133,6 +160,30 @@ def test_shifts_are_held_once_for_all_modules_of_a_group(tmp_path):
     path.write_bytes(made_packed_files.sealed(header, bytes(modules)))
     assert len(packed_file.read(path).weights) == modules
     assert peak_bytes(lambda: packed_file.read(path)) < 30e6
+
+
+def test_a_far_shift_enlarges_nothing_in_the_numpy_reader(tmp_path):
+    """A shift of 255 makes the kernel 513 x 513: 135 MB for 32 x 4 x 3 x 3 weights."""
+    net = described(tmp_path / "net", move(255), rows=32)
+    content = packed_file.read(tmp_path / "net")
+    x = np.ones((1, 4, 6, 6), np.float32)
+    assert peak_bytes(lambda: NumpyForward(net, content)(x)) < 20e6
+    with pytest.raises(ArtifactError, match="the dense weights take"):
+        content.dense()
+
+
+@pytest.mark.parametrize("shift", [0, 1, -2, 7])
+def test_shifted_copies_in_numpy_are_those_of_the_dense_weight(tmp_path, shift):
+    """Also where a shift moves a copy out of the input."""
+    net = described(tmp_path / "net", move(shift))
+    content = packed_file.read(tmp_path / "net")
+    x = torch.randn(2, 4, 6, 5)
+    dense = torch.from_numpy(content.dense()["0.weight"])
+    reach = abs(shift)
+    bias = torch.from_numpy(np.array(content.tensors["0.bias"]))
+    expected = torch.nn.functional.conv2d(x, dense, bias, padding=1 + reach).numpy()
+    found = NumpyForward(net, content)(x.numpy())
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 # Files that are whole, and of another network.
@@ -256,6 +307,23 @@ def test_a_layer_that_reads_its_weight_itself_moves_its_copies(tmp_path):
         assert torch.equal(loaded(x), net(x))
 
 
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"0.bias": np.zeros((8, 1), np.float32)}, r"0.bias is float32 \(8, 1\) in the file"),
+        ({"0.bias": np.zeros(8, bool)}, "0.bias is bool"),
+        ({}, "does not hold 0.bias"),
+    ],
+)
+def test_the_numpy_reader_refuses_tensors_of_another_network(tensors, said):
+    net, small = convolution()
+    content = packed.to_artifact(small)
+    del content.tensors["0.bias"]
+    content.tensors |= tensors
+    with pytest.raises(ArtifactError, match=said):
+        NumpyForward(net, content)
+
+
 # What is no file.
 
 
@@ -323,3 +391,24 @@ def test_strict_json_reads_what_json_writes():
 
 
 # Files that are right stay readable.
+
+
+@pytest.mark.parametrize(
+    "copies", ["aligned", "rotated", "permuted", "hadamard", "shifted", "columns"]
+)
+def test_a_copy_for_each_row_is_no_lie(tmp_path, copies):
+    """p = 64 of 64 rows and channels, as large as p can be for all kinds but aligned."""
+    net, small = (nn.Sequential(nn.Conv2d(64, 64, 1, bias=False)) for _ in range(2))
+    binarize_(small, f"tbn(p=64, min_layer_size=0, copies={copies!r}, alpha='layer')")
+    packed.pack_(small.eval())
+    packed.save(small, tmp_path / "net")
+    content = packed_file.read(tmp_path / "net")
+    content.dense()
+    x = torch.randn(2, 64, 5, 5)
+    with torch.no_grad():
+        expected = small(x)
+    np.testing.assert_allclose(
+        NumpyForward(net, content)(x.numpy()), expected, rtol=1e-4, atol=1e-4
+    )
+    with torch.no_grad():
+        assert torch.equal(packed.load_(net, content)(x), expected)

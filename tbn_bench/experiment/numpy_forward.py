@@ -8,6 +8,7 @@ the model's. The operations are those of numpy_ops.py.
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,29 @@ from torch import fx, nn
 
 from tbn_bench.experiment import numpy_ops as ops
 from tbn_bench.experiment.numpy_ops import Array, Unsupported
-from tbn_bench.format.packed_file import Artifact
+from tbn_bench.format.packed_file import Artifact, ArtifactError
 
 _HOMES = ("", "torch", "_operator", "builtins")  # of the functions that a name in FUNCTIONS means
 
-# Layers. read(name) is the layer's tensor of that name in the file.
+# Layers. read(name) is the layer's tensor of that name in the file; read.shifts is where the copies
+# in its weight are moved to, one (dy, dx) or (dx,) each: () for a weight as it is.
 
-Read = Callable[[str], Array]
+
+@dataclass(frozen=True)
+class Read:
+    tensors: dict[str, Array]
+    layer: str
+    shifts: tuple[tuple[int, ...], ...] = ()
+
+    def __call__(self, name: str) -> Array:
+        full = f"{self.layer}.{name}"
+        if full not in self.tensors:
+            raise ArtifactError(
+                f"the file does not belong to this network: it does not hold {full}"
+            )
+        return self.tensors[full]
+
+
 Rule = Callable[[Any, Read, Array], Array]
 
 
@@ -36,16 +53,25 @@ def _padding(layer: Any) -> list[tuple[int, int]]:
 
 
 def _convolution(layer: Any, read: Read, x: Array) -> Array:
-    """Shifted copies of a tile make the file's kernel larger than the layer's on every side."""
     weight = read("weight")
-    around = []
-    axes = zip(_padding(layer), weight.shape[2:], layer.kernel_size, layer.dilation, strict=True)
-    for (before, after), stored, own, dilation in axes:
-        margin = (stored - own) // 2 * dilation
-        around.append((before + margin, after + margin))
-    whole = ops.padded(x, around, layer.padding_mode)
-    y = ops.convolution(whole, weight, layer.stride, layer.dilation, layer.groups)
+    if read.shifts:
+        y = _shifted_convolution(layer, weight, read.shifts, x)
+    else:
+        whole = ops.padded(x, _padding(layer), layer.padding_mode)
+        y = ops.convolution(whole, weight, layer.stride, layer.dilation, layer.groups)
     return y if layer.bias is None else y + ops.per_channel(read("bias"), y)
+
+
+def _shifted_convolution(layer: Any, weight: Array, shifts: Any, x: Array) -> Array:
+    """Each copy meets the input where its shift puts it: no kernel and no input grows by a shift."""
+    copies = weight.reshape(len(shifts), -1, *weight.shape[1:])
+    parts = []
+    for copy, shift in zip(copies, shifts, strict=True):
+        axes = zip(_padding(layer), shift, layer.dilation, strict=True)
+        around = [(before - move * d, after + move * d) for (before, after), move, d in axes]
+        met = ops.window(x, around)
+        parts.append(ops.convolution(met, copy, layer.stride, layer.dilation, 1))
+    return np.concatenate(parts, axis=1)
 
 
 def _linear(layer: Any, read: Read, x: Array) -> Array:
@@ -192,7 +218,7 @@ class NumpyForward:
     """Calls a network by numpy: x: (B, *in_shape) float32 -> what the model returns.
 
     model: of full precision, for its structure and its tables. Raises Unsupported, naming every
-    operation that has no rule.
+    operation that has no rule, and ArtifactError where the file is not of this network.
     """
 
     def __init__(self, model: nn.Module, content: Artifact):
@@ -203,8 +229,11 @@ class NumpyForward:
         missing = [what for node in self.graph.nodes if (what := self._missing(node))]
         if missing:
             raise Unsupported(", ".join(dict.fromkeys(missing)))
-        self.tensors = tables | content.tensors | content.dense(_dense_bytes(model, content))
+        _check_weights(model, content)
+        self.tensors = tables | content.tensors | content.unmoved()
         self.tensors |= {name: self.tensors[shared] for name, shared in content.aliases.items()}
+        _check_tensors(model, self.tensors)
+        self.shifts = _shifts(self.layers, content)
         self.last_reader: dict[fx.Node, fx.Node] = {}
         for node in self.graph.nodes:
             self.last_reader |= dict.fromkeys(node.all_input_nodes, node)
@@ -251,20 +280,13 @@ class NumpyForward:
             return self.tensors[str(node.target)]
         if node.op == "call_module":
             layer = self.layers[str(node.target)]
-            return LAYERS[type(layer)](layer, self._reader(str(node.target)), *args)
+            name = str(node.target)
+            read = Read(self.tensors, name, self.shifts.get(f"{name}.weight", ()))
+            return LAYERS[type(layer)](layer, read, *args)
         try:
             return FUNCTIONS[_word(node)](*args, **kwargs)
         except TypeError as error:
             raise Unsupported(f"{_word(node)} as {node.name} calls it ({error})") from error
-
-    def _reader(self, layer: str) -> Read:
-        def read(name: str) -> Array:
-            full = f"{layer}.{name}"
-            if full not in self.tensors:
-                raise Unsupported(f"the tensor {full}, which the file does not hold")
-            return self.tensors[full]
-
-        return read
 
 
 def _traced(model: nn.Module) -> fx.Graph:
@@ -282,17 +304,53 @@ def _tables(model: nn.Module) -> dict[str, Array]:
     return {name: buffer.numpy() for name, buffer in own}
 
 
-def _dense_bytes(model: nn.Module, content: Artifact) -> int:
-    """Bytes of the file's dense weights, which are as large as the model's.
+def _foreign(why: str) -> ArtifactError:
+    return ArtifactError(f"the file does not belong to this network: {why}")
 
-    Raises Unsupported where the file's weights are not those of the model.
-    """
+
+def _check_weights(model: nn.Module, content: Artifact) -> None:
+    """Raises ArtifactError where the file's binary weights are not those of the model: before they are made."""
     state = model.state_dict()
     for name, weight in content.weights.items():
-        own = tuple(state[name].shape) if name in state else None
-        if own != weight.form.shape:
-            raise Unsupported(f"{name}: the file has {weight.form.shape}, the model {own}")
-    return sum(weight.form.dense_bytes for weight in content.weights.values())
+        if name not in state:
+            raise _foreign(f"it has a weight {name}, which the network lacks")
+        own, held = tuple(state[name].shape), weight.form.shape
+        if own != held:
+            raise _foreign(f"{name} is {held} in the file and {own} in the network")
+
+
+def _check_tensors(model: nn.Module, tensors: dict[str, Array]) -> None:
+    """Raises ArtifactError where a parameter is missing, or a tensor is of another shape or kind of numbers."""
+    for name, _ in model.named_parameters():
+        if name not in tensors:
+            raise _foreign(f"it does not hold {name}")
+    for name, own in model.state_dict().items():
+        held = tensors.get(name)
+        if held is None:
+            continue  # what only training needs
+        is_float = np.issubdtype(held.dtype, np.floating)
+        if held.shape != tuple(own.shape) or is_float != own.is_floating_point():
+            raise _foreign(
+                f"{name} is {held.dtype} {held.shape} in the file, {own.dtype} {tuple(own.shape)} in the network"
+            )
+
+
+def _shifts(layers: dict[str, nn.Module], content: Artifact) -> dict[str, Any]:
+    """Weight -> where its copies are moved to. Raises ArtifactError for a layer that cannot move them."""
+    found = {}
+    for name, weight in content.weights.items():
+        copies = weight.form.copies
+        if copies is None or copies.kind != "shifted":
+            continue
+        path, _, attribute = name.rpartition(".")
+        layer = layers[path]
+        moves = type(layer) in (nn.Conv1d, nn.Conv2d) and attribute == "weight"
+        if not moves or layer.groups != 1 or layer.padding_mode != "zeros":
+            raise _foreign(
+                f"the copies of {name} are shifted, which needs a convolution of one group that pads with zeros"
+            )
+        found[name] = copies.shifts
+    return found
 
 
 def _word(node: fx.Node) -> str:

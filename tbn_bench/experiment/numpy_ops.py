@@ -45,6 +45,25 @@ def padded(x: Array, around: Iterable[Ints], mode: str = "zeros", value: float =
     return np.pad(x, widths, mode=_PAD_MODES[mode])  # type: ignore[call-overload]
 
 
+def window(x: Array, around: Iterable[Ints]) -> Array:
+    """x with (before, after) of each of its last axes added as zeros, or cut off where negative."""
+    pairs = list(around)
+    lead = x.ndim - len(pairs)
+    sizes = [
+        size + before + after for size, (before, after) in zip(x.shape[lead:], pairs, strict=True)
+    ]
+    out = np.zeros((*x.shape[:lead], *sizes), x.dtype)
+    target, source = [slice(None)] * lead, [slice(None)] * lead
+    for size, (before, after) in zip(x.shape[lead:], pairs, strict=True):
+        start, end = max(0, -before), min(size, size + after)
+        end = max(start, end)
+        source.append(slice(start, end))
+        target.append(slice(start + before, end + before))
+    if all(part.start < part.stop for part in source[lead:]):
+        out[tuple(target)] = x[tuple(source)]
+    return out
+
+
 def windows(x: Array, kernel: Ints, stride: Ints, dilation: Ints) -> Array:
     """A view of what a kernel meets: (B, C, *spatial) -> (B, C, *places, *kernel)."""
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
