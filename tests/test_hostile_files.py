@@ -3,6 +3,7 @@
 import json
 import os
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 
 from tbn_bench.format import strict_json
 from tbn_bench.convert.binarize import binarize_
-from tbn_bench.experiment import export
+from tbn_bench.experiment import build, export
 from tbn_bench.experiment.numpy_forward import NumpyForward
 from tbn_bench.format import packed_file
 from tbn_bench.format.description import Weight
@@ -412,3 +413,16 @@ def test_a_copy_for_each_row_is_no_lie(tmp_path, copies):
     )
     with torch.no_grad():
         assert torch.equal(packed.load_(net, content)(x), expected)
+
+
+@pytest.mark.parametrize("state", [[1], {"model.x": torch.zeros(1)}, {3: 4}, "x"])
+def test_a_checkpoint_of_something_else_is_refused(tmp_path, state):
+    """What export and --init start from: one line, and what to do."""
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"state_dict": state}, tmp_path / "checkpoints" / "best.ckpt")
+    record = SimpleNamespace(
+        path=tmp_path, config={"data": "synthetic", "model": "mlp(hidden=[4])"}
+    )
+    with pytest.raises(ValueError, match="is unreadable .*delete .* and run again") as caught:
+        build.trained(record)
+    assert str(caught.value).isprintable()

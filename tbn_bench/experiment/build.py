@@ -292,11 +292,10 @@ def trained(record: RunRecord) -> tuple[Any, nn.Module, Plan]:
     data, model, plan, _ = build(make(record.config))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        own = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+        model.load_state_dict(own)
     except Exception as error:
         raise ValueError(
             f"{path} is unreadable ({type(error).__name__}); delete {record.path} and run again: {make(record.config).command}"
         ) from error
-    model.load_state_dict(
-        {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-    )
     return data, model.eval(), plan
