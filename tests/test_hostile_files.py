@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fuzz import made_packed_files
+from fuzz import made_packed_files, packed_files
 from fuzz.packed_mutations import text_of
 from torch import nn
 
@@ -22,6 +22,14 @@ from tbn_bench.format.form import Form
 from tbn_bench.format.layouts import Copies
 from tbn_bench.format.packed_file import ArtifactError
 from tbn_bench.layers import packed
+
+
+def test_mutated_files_are_read_or_refused():
+    """400 of them; python -m tests.fuzz.packed_files makes more."""
+    report = packed_files.fuzz(400, seed=0)
+    assert report.failures == 0, report.summary()
+    assert report.peak_bytes < packed_files.MOST_BYTES
+    assert {"fine", "refused by read"} <= set(report.outcomes)
 
 
 def convolution(copies="shifted", rows=8):
