@@ -12,11 +12,10 @@ from fuzz import made_packed_files, packed_files
 from fuzz.packed_mutations import text_of
 from torch import nn
 
-from tbn_bench.format import strict_json
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import build, export
 from tbn_bench.experiment.numpy_forward import NumpyForward
-from tbn_bench.format import packed_file
+from tbn_bench.format import packed_file, strict_json
 from tbn_bench.format.description import Weight
 from tbn_bench.format.form import Form
 from tbn_bench.format.layouts import Copies

@@ -29,8 +29,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from tbn_bench import __version__
-from tbn_bench.format import strict_json
-from tbn_bench.format import description, description_v2
+from tbn_bench.format import description, description_v2, strict_json
 from tbn_bench.format.description import Damaged, Weight
 
 VERSION = 3
