@@ -1,1 +1,4 @@
-"""Records to tables, figures and one page. Imports no torch, no Lightning, no wandb; computes, never measures."""
+"""Records to tables, figures and one page.
+
+It computes and never measures. It imports no torch, no Lightning and no wandb.
+"""

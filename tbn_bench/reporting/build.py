@@ -1,4 +1,7 @@
-"""report(results, out): every table and figure as files, with a provenance sidecar each, and one self-contained page."""
+"""report(results, out): every table and figure as files, and one self-contained page.
+
+Each table and figure has a sidecar with its provenance.
+"""
 
 import contextlib
 import importlib
@@ -6,7 +9,7 @@ import json
 import os
 import pkgutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,10 +31,11 @@ _FIRST = (_MAIN, "accuracy_bits", "accuracy_latency", "training_curves")
 
 def entries(package: Any) -> Iterator[tuple[str, Any]]:
     """(name, module) of every table or figure; the main ones first, then by name."""
-    found = sorted(
-        m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")
-    )
-    for name in sorted(found, key=lambda n: (_FIRST.index(n) if n in _FIRST else len(_FIRST), n)):
+    modules = pkgutil.iter_modules(package.__path__)
+    names = sorted(m.name for m in modules if not m.name.startswith("_"))
+    first = [name for name in _FIRST if name in names]
+    others = [name for name in names if name not in _FIRST]
+    for name in first + others:
         yield name, importlib.import_module(f"{package.__name__}.{name}")
 
 
@@ -43,19 +47,18 @@ def _sidecar(
     simulated = records.mcu[
         records.mcu["command"].isin(commands) & records.mcu["run_id"].isin(run_ids)
     ]
+    commits: set[str] = set()
+    changed: set[str] = set()
+    for made in (used, simulated):
+        commits.update(made["commit"].dropna())
+        changed.update(made[made["dirty"].eq(True)]["run_id"])
     value = {
         "run_ids": run_ids,
         "config_ids": sorted(set(used["group_id"])),
         "published": sources,
         "flags": protocol.flags(records),
-        "commits": sorted({*used["commit"].dropna(), *simulated["commit"].dropna()}),
-        "from_changed_files": sorted(
-            {
-                run_id
-                for made in (used, simulated)
-                for run_id in made[made["dirty"].eq(True)]["run_id"]
-            }
-        ),
+        "commits": sorted(commits),
+        "from_changed_files": sorted(changed),
         "commands": commands or sorted(used["command"]),
         "written_by": f"tbn-bench {__version__}",
     }
@@ -70,19 +73,20 @@ def _write_tables(records: Records, folder: Path) -> dict[str, write.Table]:
             old.unlink()
         if table is None:
             continue
-        for end, writer in (
-            ("md", write.markdown),
-            ("csv", write.comma_separated),
-            ("tex", write.latex),
-        ):
-            (folder / f"{name}.{end}").write_text(writer(table), encoding="utf-8")
+        texts = {
+            "md": write.markdown(table),
+            "csv": write.comma_separated(table),
+            "tex": write.latex(table),
+        }
+        for end, text in texts.items():
+            (folder / f"{name}.{end}").write_text(text, encoding="utf-8")
         _sidecar(folder / f"{name}.json", records, table.run_ids, table.commands, table.sources)
         out[name] = table
     return out
 
 
 def _write_figure(name: str, records: Records, folder: Path) -> render.Drawn | None:
-    """Its files; returns (title, Vega-Lite specification), None where there is nothing to draw."""
+    """Writes its files. Returns (title, Vega-Lite specification), None if there is no data."""
     module = importlib.import_module(f"{figures.__name__}.{name}")
     for old in folder.glob(f"{name}.*"):
         old.unlink()
@@ -102,7 +106,7 @@ def _write_figure(name: str, records: Records, folder: Path) -> render.Drawn | N
     return None if spec is None else (module.TITLE, spec)
 
 
-_given: list[Any] = []  # in a process that draws: records and folder
+_given: list[Any] = []  # records and folder, in a process that draws
 
 
 def _take(*given: Any) -> None:
@@ -115,32 +119,43 @@ def _write_given(name: str) -> render.Drawn | None:
 
 @contextlib.contextmanager
 def _drawing(records: Records, folder: Path) -> Iterator[Callable[[], dict[str, render.Drawn]]]:
-    """Yields what gives name -> figure when all are drawn. Of many runs they are drawn meanwhile, by processes that take two seconds to start."""
+    """Yields a function that waits for all figures and returns name -> figure.
+
+    The figures of many runs are drawn meanwhile, by processes that take two seconds to start.
+    """
     names = [name for name, _ in entries(figures)]
     if len(records.runs) < MANY:
-        yield lambda: {
-            name: made for name in names if (made := _write_figure(name, records, folder))
-        }
+        yield lambda: _present(names, [_write_figure(name, records, folder) for name in names])
         return
     workers = max(1, min(4, os.cpu_count() or 1))
     with ProcessPoolExecutor(workers, get_context("spawn"), _take, (records, folder)) as others:
         made = others.map(_write_given, names)
-        yield lambda: {name: one for name, one in zip(names, made, strict=True) if one}
+        yield lambda: _present(names, made)
+
+
+def _present(names: Iterable[str], made: Iterable[render.Drawn | None]) -> dict[str, render.Drawn]:
+    """name -> figure, without those that have no data."""
+    drawn = {}
+    for name, figure in zip(names, made, strict=True):
+        if figure is not None:
+            drawn[name] = figure
+    return drawn
 
 
 def specification(module: Any, records: Records) -> dict[str, Any] | None:
-    """A figure's chart as Vega-Lite, of as many rows as there are."""
+    """A figure's chart as Vega-Lite, without a limit on its rows."""
     with altair.data_transformers.enable("default", max_rows=None), warnings.catch_warnings():
-        # one selection for all panels is what is meant
+        # One selection for all panels is intended.
         warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")
         chart = module.chart(records)
         return None if chart is None else chart.to_dict()
 
 
 def report(results: Path, out: Path, watch_s: float | None = None) -> dict[str, Any]:
-    """Writes out/tables, out/figures and out/index.html; prints the comparisons. Raises ValueError where there are no records.
+    """Writes out/tables, out/figures and out/index.html; prints the comparisons.
 
-    watch_s: for a page that looks every so many seconds whether it was written again.
+    watch_s: the page looks for a newer one every so many seconds. Raises ValueError if there are no
+    records.
     """
     records = load(results)
     try:

@@ -15,8 +15,11 @@ from tbn_bench.scores import SCORES
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one configuration over seeds. results: every score of the test set by name; result: the one that the runs are judged by, None
-    where none has finished; by_seed: the values it is made of."""
+    """Runs of one configuration over seeds.
+
+    results: every score of the test set by name. result: the score that the runs are judged by,
+    None if no run has finished. by_seed: the values of that score.
+    """
 
     sweep: str
     group_id: str
@@ -37,66 +40,135 @@ class Group:
 
     @property
     def panel(self) -> tuple[str, str, str]:
-        """What may be compared: one sweep (so one protocol), data set and model."""
+        """Groups of one panel may be compared: one sweep (so one protocol), data set and model."""
         return self.sweep, self.data, self.model
 
 
 @functools.lru_cache(maxsize=2)
 def groups(records: Records) -> list[Group]:
-    """All groups, by sweep, data, model, then method in reading order. Every table and figure asks for them: do not change the list."""
+    """All groups, by sweep, data, model, then method in reading order.
+
+    The list is cached and every table and figure reads it: do not change it.
+    """
     runs = records.runs
-    order = {spec: i for i, spec in enumerate(style.methods(runs["binarizer"]))}
-    # Columns as arrays: a frame for each of thousands of groups would take most of a report's time.
-    values = {name: runs[f"test/{name}"].to_numpy(dtype=float) for name in SCORES}
-    finished, ids, seeds = (runs[key].to_numpy() for key in ("status", "run_id", "seed"))
-    finished = finished == "finished"
+    columns = _columns(runs)
     found = []
     for (sweep, group_id), rows in runs.groupby(["sweep", "group_id"]).indices.items():
-        done, open_ = rows[finished[rows]], rows[~finished[rows]]
-        first = runs.iloc[done[0] if len(done) else rows[0]]
-        known = {
-            name: column[done][~np.isnan(column[done])].tolist() for name, column in values.items()
-        }
-        results = {name: t_interval(scores) for name, scores in known.items() if scores}
-        own = values[first["score"]]
-        by_seed = {int(seeds[i]): float(own[i]) for i in done if not np.isnan(own[i])}
-        found.append(
-            Group(str(sweep), str(group_id), first["data"], first["model"], first["binarizer"],
-                  first["track"], first["score"], results, sorted(ids[done]), sorted(ids[open_]), {k: _plain(v) for k, v in first.items()}, by_seed)
-        )  # fmt: skip
-    return sorted(found, key=lambda g: (g.sweep, g.data, g.model, order[g.binarizer], g.group_id))
+        is_done = columns.finished[rows]
+        done = rows[is_done]
+        row = done[0] if len(done) else rows[0]
+        first = {key: _plain(value) for key, value in runs.iloc[row].items()}
+        group = Group(
+            sweep=str(sweep),
+            group_id=str(group_id),
+            data=first["data"],
+            model=first["model"],
+            binarizer=first["binarizer"],
+            track=first["track"],
+            score=first["score"],
+            results=columns.results(done),
+            run_ids=sorted(columns.run_ids[done]),
+            unfinished=sorted(columns.run_ids[rows[~is_done]]),
+            first=first,
+            by_seed=columns.by_seed(done, first["score"]),
+        )
+        found.append(group)
+    methods = {spec: i for i, spec in enumerate(style.methods(runs["binarizer"]))}
+
+    def place(g: Group) -> tuple[str, str, str, int, str]:
+        return g.sweep, g.data, g.model, methods[g.binarizer], g.group_id
+
+    return sorted(found, key=place)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of the runs as arrays, each (runs,).
+
+    A frame for each of thousands of groups would take most of a report's time.
+    """
+
+    finished: np.ndarray
+    run_ids: np.ndarray
+    seeds: np.ndarray
+    scores: dict[str, np.ndarray]
+
+    def results(self, rows: np.ndarray) -> dict[str, Interval]:
+        """The interval of each score that some of the rows have."""
+        out = {}
+        for name, column in self.scores.items():
+            values = column[rows]
+            known = values[~np.isnan(values)].tolist()
+            if known:
+                out[name] = t_interval(known)
+        return out
+
+    def by_seed(self, rows: np.ndarray, score: str) -> dict[int, float]:
+        values = self.scores[score]
+        known = [row for row in rows if not np.isnan(values[row])]
+        return {int(self.seeds[row]): float(values[row]) for row in known}
+
+
+def _columns(runs: pd.DataFrame) -> _Columns:
+    return _Columns(
+        finished=runs["status"].to_numpy() == "finished",
+        run_ids=runs["run_id"].to_numpy(),
+        seeds=runs["seed"].to_numpy(),
+        scores={name: runs[f"test/{name}"].to_numpy(dtype=float) for name in SCORES},
+    )
 
 
 def _plain(value: Any) -> Any:
-    return None if pd.isna(value) else value.item() if hasattr(value, "item") else value
+    """Python's own number instead of numpy's; None if it is missing."""
+    if pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
 
 
 def by_track(found: list[Group]) -> dict[str, list[Group]]:
-    """Track -> its groups, with full precision of the same panels as the reference; a panel of it alone is weights only."""
-    lowered = [g for g in found if g.track != tracks.REFERENCE]
-    compared = {g.panel for g in lowered}
+    """Track -> its groups, with full precision of the same panels as the reference.
+
+    A panel of full precision alone counts as weights only.
+    """
+    panels_of: dict[str, set[tuple[str, str, str]]] = {track: set() for track in tracks.TRACKS}
+    for g in found:
+        if g.track != tracks.REFERENCE:
+            panels_of[g.track].add(g.panel)
+    compared = set[tuple[str, str, str]]().union(*panels_of.values())
+    panels_of[tracks.WEIGHTS_ONLY] |= {g.panel for g in found} - compared
     out = {}
-    for track in tracks.TRACKS:
-        own = {g.panel for g in lowered if g.track == track}
-        if track == tracks.WEIGHTS_ONLY:
-            own |= {g.panel for g in found if g.panel not in compared}
-        out[track] = [g for g in found if g.panel in own and g.track in (track, tracks.REFERENCE)]
-    return {track: gs for track, gs in out.items() if gs}
+    for track, own in panels_of.items():
+        shown = (track, tracks.REFERENCE)
+        members = [g for g in found if g.panel in own and g.track in shown]
+        if members:
+            out[track] = members
+    return out
 
 
 def panels(found: list[Group]) -> list[tuple[str, list[Group]]]:
-    """(title, groups) per track, sweep, data set and model: what may be drawn on one pair of axes. No title comes twice."""
+    """(title, groups) per track, sweep, data set and model; groups of one panel may share axes.
+
+    No title occurs twice.
+    """
     split = by_track(found)
-    out: list[tuple[str, list[Group]]] = []
-    for track, groups_of in split.items():
-        for panel in dict.fromkeys(g.panel for g in groups_of):
-            sweep, data, model = panel
-            title = f"{data}, {model}"
-            title += (
-                f", sweep {sweep}"
-                if any(g.panel != panel and g.panel[1:] == panel[1:] for g in found)
-                else ""
-            )
-            title += f", {tracks.title(track)}" if list(split) != [tracks.WEIGHTS_ONLY] else ""
-            out.append((title, [g for g in groups_of if g.panel == panel]))
+    all_panels = {g.panel for g in found}
+    out = []
+    for track, members in split.items():
+        by_panel: dict[tuple[str, str, str], list[Group]] = {}
+        for g in members:
+            by_panel.setdefault(g.panel, []).append(g)
+        for panel, own in by_panel.items():
+            title = _title(panel, all_panels)
+            if list(split) != [tracks.WEIGHTS_ONLY]:
+                title += f", {tracks.title(track)}"
+            out.append((title, own))
     return out
+
+
+def _title(panel: tuple[str, str, str], others: set[tuple[str, str, str]]) -> str:
+    """With the sweep, if another sweep has the same data set and model."""
+    sweep, data, model = panel
+    sweeps = {other[0] for other in others if other[1:] == panel[1:]}
+    if len(sweeps) > 1:
+        return f"{data}, {model}, sweep {sweep}"
+    return f"{data}, {model}"

@@ -1,10 +1,12 @@
-"""report --paper: every published number that we can run, beside what we ran, with a verdict per cell and the command that fills it.
+"""report --paper: every published number that we can run, compared with our runs.
 
-A verdict states the epochs of ours: a short run is never read as a failed reproduction.
+Each cell has a verdict and the command that fills it. A verdict states the epochs of our run, so
+that nobody takes a short run for a failed reproduction.
 """
 
 import shlex
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +25,50 @@ from tbn_bench.reporting.tables._paper import (
     name_of,
     natural,
     ours,
+    score_column,
 )
-from tbn_bench.reporting.write import Column, Table, column
+from tbn_bench.reporting.write import Column, Table, column, text_column
 from tbn_bench.scores import SCORES
 
 _SCOPES = (cnn.SCOPE, transformers_mlps.SCOPE, pointnet.SCOPE, time_series.SCOPE, ablations.SCOPE)
 _REST = "Baselines and further scores, published and ours"
+# One published value, whichever sources give it.
+_CELL = ("dataset", "model", "spec", "activation_bits", "metric", "value")
+_RAW = (
+    "dataset",
+    "model",
+    "spec",
+    "score",
+    "published_value",
+    "second_hand",
+    "published_source",
+    "published_note",
+    "binarizer",
+    "sweep",
+    "value",
+    "half",
+    "n",
+    "epochs",
+    "difference",
+    "kind",
+    "verdict",
+    "command",
+)
 _NOTE = (
-    "reproduced: the published value lies within our 95 % interval, which a wide interval makes easy: read its width. One seed has no "
-    "interval. Epochs are ours; a run of few epochs says nothing about the published one. Published values are by others' recipes, mostly at "
-    "the best test epoch; ours are at the epoch chosen on held-out data."
+    "reproduced: the published value lies within our 95 % interval, which a wide interval makes "
+    "easy: read its width. One seed has no interval. Epochs are ours; a run of few epochs says "
+    "nothing about the published one. Published values are by others' recipes, mostly at the best "
+    "test epoch; ours are at the epoch chosen on held-out data."
 )
 
 
 def of_folder(results: Path, out: Path, repository: Path = Path()) -> dict[str, Any]:
-    """Writes out/paper.md and out/paper.csv and prints how many cells stand where. Raises ValueError where there are no records.
+    """Writes out/paper.md and out/paper.csv and prints the number of cells per kind.
 
-    repository: holds sweeps/ and recipes/, from which the commands are taken.
+    repository: has sweeps/ and recipes/, from which the commands are taken. Raises ValueError if
+    there are no records.
     """
     tables, left = paper(load(results), repository)
-    rows = [row for table in tables for row in table.rows]
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "paper.md").write_text(_page(tables, left), encoding="utf-8")
@@ -51,118 +77,191 @@ def of_folder(results: Path, out: Path, repository: Path = Path()) -> dict[str, 
         raise RecordError(
             f"cannot write to {out}: {error.strerror}; choose another folder with --out"
         ) from error
-    counts = Counter(row["kind"] for row in rows)
-    tell(f"{len(rows)} published cells: {_said(counts)}; {_said(left)}")
+    counts = _counts(tables)
+    cells = counts.total()
+    tell(f"{cells} published cells: {_said(counts)}; {_said(left)}")
     tell(f"paper: {out / 'paper.md'}")
-    return {"paper": str(out / "paper.md"), "cells": len(rows), **counts}
+    return {"paper": str(out / "paper.md"), "cells": cells, **counts}
 
 
 def paper(records: Records, repository: Path = Path()) -> tuple[list[Table], Counter[str]]:
-    """(a table per published table, why lines of the ledger are in none): a row per published value and group of ours that it is about."""
+    """(a table per published table, the reasons why lines of the ledger are in none).
+
+    A table has a row per published value and group of ours that it is about.
+    """
     settings = _settings(repository)
     found = groups.groups(records)
-    sections: dict[str, list[dict[str, Any]]] = {
-        title: [] for title in (*(scope.title for scope in _SCOPES), _REST)
-    }
+    titles = [*(scope.title for scope in _SCOPES), _REST]
+    sections: dict[str, list[dict[str, Any]]] = {title: [] for title in titles}
     cells, left = _cells(records.published.to_dict("records"))
     for lines in cells:
-        title = next((scope.title for scope in _SCOPES if scope.has_line(lines[0])), _REST)
-        sections[title] += _rows(lines, found, _command(lines[0], settings))
+        command = _command(lines[0], settings)
+        sections[_section(lines[0])] += _rows(lines, found, command)
     return [_table(title, rows) for title, rows in sections.items() if rows], left
 
 
+def _section(line: dict[str, Any]) -> str:
+    """The title of the table that a line is in."""
+    for scope in _SCOPES:
+        if scope.has_line(line):
+            return scope.title
+    return _REST
+
+
 def _cells(ledger: list[dict[str, Any]]) -> tuple[list[list[dict[str, Any]]], Counter[str]]:
-    """(the lines of each published value, a value that several sources give being one; why other lines have no cell of ours)."""
+    """(the lines of each published value, the reasons why other lines have no cell of ours).
+
+    A value that several sources give is one value.
+    """
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     left: Counter[str] = Counter()
     for line in ledger:
-        if reason := _unfit(line):
+        reason = _unfit(line)
+        if reason:
             left[reason] += 1
-        else:
-            cells.setdefault(
-                tuple(
-                    line[k]
-                    for k in ("dataset", "model", "spec", "activation_bits", "metric", "value")
-                ),
-                [],
-            ).append(line)
+            continue
+        key = tuple(line[name] for name in _CELL)
+        cells.setdefault(key, []).append(line)
     return list(cells.values()), left
 
 
 def _unfit(line: dict[str, Any]) -> str | None:
-    """Why a line has no cell of ours; None where it has."""
+    """The reason why a line has no cell of ours; None if it has one."""
     if line["metric"] not in SCORES:
         return "of a quantity that no run records"
-    named = (("spec", "binarizers"), ("model", "models"), ("dataset", "data"))
-    if not all(name_of(line[key]) in catalog.names(package) for key, package in named):
-        return "of a method, network or data set that is not ours"
+    packages = {"spec": "binarizers", "model": "models", "dataset": "data"}
+    for key, package in packages.items():
+        if name_of(line[key]) not in catalog.names(package):
+            return "of a method, network or data set that is not ours"
     return None
 
 
 def _rows(lines: list[dict[str, Any]], found: list[Group], command: str) -> list[dict[str, Any]]:
-    """A row per group that a published value is about; one without anything of ours where there is none."""
+    """A row per group that a published value is about; if there is none, a row without ours."""
     line = lines[0]
+    blank = _blank(lines) | {"command": command}
+    rows = []
+    for g in found:
+        if _is_about(line, g):
+            rows.append(blank | _own(line, g))
+    return rows or [blank | {"kind": "not run", "verdict": "not run"}]
+
+
+def _is_about(line: dict[str, Any], g: Group) -> bool:
+    """Whether a line may be compared with a group of ours that has its score."""
     score = line["metric"]
-    study = is_ablation(line["spec"])
-    own = [
-        g
-        for g in found
-        if is_study(g.sweep) == study and score in g.results and matched([line], g, score)
-    ]
-    blank = {key: line[key] for key in ("dataset", "model", "spec")} | {
-        "published_value": line["value"], "published_source": "; ".join(each["source"] for each in lines),
-        "published_note": " | ".join(each["note"] or "" for each in lines), "second_hand": all(each["second_hand"] for each in lines),
-        "binarizer": line["spec"], "score": score, "command": command, "lines": lines, "run_ids": [],
+    same_kind = is_study(g.sweep) == is_ablation(line["spec"])
+    return same_kind and score in g.results and bool(matched([line], g, score))
+
+
+def _blank(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of a published value, in which our numbers are None."""
+    line = lines[0]
+    sources = [each["source"] for each in lines]
+    notes = [each["note"] or "" for each in lines]
+    return {
+        "dataset": line["dataset"],
+        "model": line["model"],
+        "spec": line["spec"],
+        "published_value": line["value"],
+        "published_source": "; ".join(sources),
+        "published_note": " | ".join(notes),
+        "second_hand": all(each["second_hand"] for each in lines),
+        "binarizer": line["spec"],
+        "score": line["metric"],
+        "lines": lines,
+        "run_ids": [],
         **dict.fromkeys(("value", "half", "n", "epochs", "sweep", "difference")),
-    }  # fmt: skip
-    return [blank | _own(line, g) for g in own] or [
-        blank | {"kind": "not run", "verdict": "not run"}
-    ]
+    }
 
 
 def _own(line: dict[str, Any], g: Group) -> dict[str, Any]:
-    score, result = line["metric"], g.results[line["metric"]]
+    result = g.results[line["metric"]]
     epochs = g.first["epochs"]
-    kind, verdict = judged(score, line["value"], result, epochs)
+    kind, verdict = judged(line["metric"], line["value"], result, epochs)
     return {
-        "value": result.mean, "half": result.half, "n": result.n, "epochs": epochs, "sweep": g.sweep, "binarizer": g.binarizer,
-        "difference": result.mean - line["value"], "kind": kind, "verdict": verdict, "run_ids": g.run_ids,
-    }  # fmt: skip
+        "value": result.mean,
+        "half": result.half,
+        "n": result.n,
+        "epochs": epochs,
+        "sweep": g.sweep,
+        "binarizer": g.binarizer,
+        "difference": result.mean - line["value"],
+        "kind": kind,
+        "verdict": verdict,
+        "run_ids": g.run_ids,
+    }
 
 
 def judged(score: str, value: float, result: Interval, epochs: int) -> tuple[str, str]:
-    """(kind, sentence) of a published value and ours. The interval decides, whatever its width; one seed decides nothing."""
+    """(kind, sentence) of a published value and ours.
+
+    The interval decides, whatever its width. One seed has no interval and decides nothing.
+    """
     s = SCORES[score]
-    gap = f"{s.factor * (result.mean - value):+.{s.digits}f}" + (
-        " points" if s.factor == 100 else ""
-    )
-    trained = f"{epochs} epoch{'s' if epochs != 1 else ''}"
+    difference = result.mean - value
+    gap = f"{s.factor * difference:+.{s.digits}f}"
+    if s.factor == 100:
+        gap += " points"
+    trained = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     if result.half is None:
         return "one seed", f"one seed, differs by {gap}, {trained}"
-    if abs(result.mean - value) <= result.half:
+    if abs(difference) <= result.half:
         return "reproduced", f"reproduced within ± {s.text(result.half, False)}, {trained}"
     return "differs", f"differs by {gap}, {trained}"
 
 
-def _settings(repository: Path) -> list[tuple[str, dict[str, Any]]]:
-    """(command, parameter -> its values) of every sweep, then of every recipe. Raises ValueError for a file that is not YAML."""
-    out = []
-    for path in sorted(repository.glob("sweeps/*.yaml")):
-        parameters = _mapping(path).get("parameters") or {}
-        values = {
-            key: _listed(p.get("values", p.get("value")))
-            for key, p in parameters.items()
-            if isinstance(p, dict)
-        }
-        out.append((f"tbn-bench sweep {path.relative_to(repository)}", values))
-    for path in sorted(repository.glob("recipes/*.yaml")):
-        out.append(
-            (
-                f"tbn-bench train --config {path.relative_to(repository)}",
-                {k: [v] for k, v in _mapping(path).items()},
-            )
+@dataclass(frozen=True)
+class _Setting:
+    """A sweep or recipe. values: parameter -> the values that it takes."""
+
+    command: str
+    values: dict[str, list[Any]]
+
+    @property
+    def is_study(self) -> bool:
+        path = self.command.split()[-1]
+        return is_study(Path(path).stem)
+
+    @property
+    def epochs(self) -> int:
+        return max(self.values.get("epochs", [0]))
+
+    def covers(self, line: dict[str, Any]) -> bool:
+        """Whether some values are the line's data set, model and method."""
+        return (
+            self._has("data", line["dataset"], sizes_count=True)
+            and self._has("model", line["model"], sizes_count=True)
+            and self._has("binarizer", line["spec"], sizes_count=False)
         )
-    return out
+
+    def _has(self, key: str, theirs: str, sizes_count: bool) -> bool:
+        values = map(str, self.values.get(key, []))
+        return any(published.is_same(theirs, value, sizes_count) for value in values)
+
+
+def _settings(repository: Path) -> list[_Setting]:
+    """Every sweep, then every recipe. Raises ValueError for a file that is not YAML."""
+    found = []
+    for path in sorted(repository.glob("sweeps/*.yaml")):
+        command = f"tbn-bench sweep {path.relative_to(repository)}"
+        found.append(_Setting(command, _swept(path)))
+    for path in sorted(repository.glob("recipes/*.yaml")):
+        command = f"tbn-bench train --config {path.relative_to(repository)}"
+        values = {key: [value] for key, value in _mapping(path).items()}
+        found.append(_Setting(command, values))
+    return found
+
+
+def _swept(path: Path) -> dict[str, list[Any]]:
+    """The values of each parameter of a sweep."""
+    values = {}
+    parameters = _mapping(path).get("parameters") or {}
+    for key, parameter in parameters.items():
+        if isinstance(parameter, dict):
+            value = parameter.get("values", parameter.get("value"))
+            values[key] = value if isinstance(value, list) else [value]
+    return values
 
 
 def _mapping(path: Path) -> dict[str, Any]:
@@ -170,75 +269,88 @@ def _mapping(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _command(line: dict[str, Any], settings: list[_Setting]) -> str:
+    """The command of the sweep or recipe that has a line's setting; of several, the longest one.
 
-
-def _command(line: dict[str, Any], settings: list[tuple[str, dict[str, Any]]]) -> str:
-    """The sweep or recipe that has a line's setting, the longest where several have, else a run by default settings."""
-    fitting = [
-        (command, values)
-        for command, values in settings
-        if _covers(values, line) and _is_study(command) == is_ablation(line["spec"])
-    ]
+    Without one, the command of a run with default settings.
+    """
+    study = is_ablation(line["spec"])
+    fitting = [s for s in settings if s.covers(line) and s.is_study == study]
     if fitting:
-        return max(fitting, key=lambda known: max(known[1].get("epochs", [0])))[0]
-    flags = (
-        f"--{key}={line[name]}"
-        for key, name in (("data", "dataset"), ("model", "model"), ("binarizer", "spec"))
-    )
-    return f"{shlex.join(['tbn-bench', 'train', *flags])}  # default settings: no sweep or recipe has it"
-
-
-def _is_study(command: str) -> bool:
-    return is_study(Path(command.split()[-1]).stem)
-
-
-def _covers(values: dict[str, Any], line: dict[str, Any]) -> bool:
-    wanted = (("dataset", "data"), ("model", "model"), ("spec", "binarizer"))
-    return all(
-        any(published.is_same(line[k], str(v), k != "spec") for v in values.get(key, []))
-        for k, key in wanted
-    )
+        longest = max(fitting, key=lambda setting: setting.epochs)
+        return longest.command
+    command = [
+        "tbn-bench",
+        "train",
+        f"--data={line['dataset']}",
+        f"--model={line['model']}",
+        f"--binarizer={line['spec']}",
+    ]
+    return f"{shlex.join(command)}  # default settings: no sweep or recipe has it"
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    order = {spec: i for i, spec in enumerate(style.methods(row["spec"] for row in rows))}
-    rows = sorted(
-        rows,
-        key=lambda r: (
-            natural(r["dataset"]),
-            r["model"],
-            order[r["spec"]],
-            r["score"],
-            r["published_value"],
-        ),
-    )
+    methods = style.methods(row["spec"] for row in rows)
+
+    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+        return (
+            natural(row["dataset"]),
+            row["model"],
+            methods.index(row["spec"]),
+            row["score"],
+            row["published_value"],
+        )
+
+    rows = sorted(rows, key=place)
     sources = cite(rows, lambda row: {"reported": row["lines"]})
     columns = [
-        column("dataset", "data", numeric=False), column("model", "model", numeric=False), column("spec", "method", numeric=False),
-        Column("score", "score", lambda r: SCORES[r["score"]].label, numeric=False),
-        column("reported", "published"), Column("value", "ours", ours), column("n", "n", "d"),
-        column("verdict", "verdict", numeric=False), column("command", "command", numeric=False),
-    ]  # fmt: skip
-    raw = ("dataset", "model", "spec", "score", "published_value", "second_hand", "published_source", "published_note", "binarizer", "sweep",
-           "value", "half", "n", "epochs", "difference", "kind", "verdict", "command")  # fmt: skip
-    legend = published.legend(row["reported"] for row in rows)
-    ids = sorted({run_id for row in rows for run_id in row["run_ids"]})
-    return Table(title, columns, rows, legend, ids, sources=sources, raw=raw)
+        text_column("dataset", "data"),
+        text_column("model", "model"),
+        text_column("spec", "method"),
+        score_column(),
+        column("reported", "published"),
+        Column("value", "ours", ours),
+        column("n", "n", "d"),
+        text_column("verdict", "verdict"),
+        text_column("command", "command"),
+    ]
+    return Table(
+        title,
+        columns,
+        rows,
+        published.legend(row["reported"] for row in rows),
+        write.run_ids(rows),
+        sources=sources,
+        raw=_RAW,
+    )
 
 
 def _flat(tables: list[Table]) -> Table:
     """All rows in one table, for the CSV."""
-    rows = [row | {"table": table.title} for table in tables for row in table.rows]
-    return Table("", [], rows, raw=("table", *(tables[0].raw if tables else ())))
+    rows = []
+    for table in tables:
+        rows += [row | {"table": table.title} for row in table.rows]
+    raw = _RAW if tables else ()
+    return Table("", [], rows, raw=("table", *raw))
+
+
+def _counts(tables: list[Table]) -> Counter[str]:
+    """The number of cells of each kind of verdict."""
+    counts: Counter[str] = Counter()
+    for table in tables:
+        counts.update(row["kind"] for row in table.rows)
+    return counts
 
 
 def _said(counts: Counter[str]) -> str:
-    return ", ".join(f"{n} {what}" for what, n in sorted(counts.items())) or "none"
+    said = [f"{n} {what}" for what, n in sorted(counts.items())]
+    return ", ".join(said) or "none"
 
 
 def _page(tables: list[Table], left: Counter[str]) -> str:
-    counts = Counter(row["kind"] for table in tables for row in table.rows)
-    head = f"# Published and ours\n\n{_NOTE}\n\nCells: {_said(counts)}. Lines of the ledger in no table: {_said(left)}.\n"
+    counts = _counts(tables)
+    head = (
+        f"# Published and ours\n\n{_NOTE}\n\n"
+        f"Cells: {_said(counts)}. Lines of the ledger in no table: {_said(left)}.\n"
+    )
     return "\n".join([head, *map(write.markdown, tables)])

@@ -1,5 +1,7 @@
-"""Where numbers come from, and what a reader must know before comparing: panels of mixed protocol, numbers from changed files, timings of
-networks that are not there."""
+"""The origin of numbers, and the warnings that a reader needs before comparing them.
+
+Warnings: panels of mixed protocol, numbers from changed files, timings of unknown networks.
+"""
 
 import functools
 import re
@@ -15,60 +17,83 @@ _SAME = {"test_samples": "test samples", "epochs": "epochs"}  # of all runs in a
 
 @functools.lru_cache(maxsize=2)
 def flags(records: Records) -> tuple[str, ...]:
-    """One sentence each, empty where all is well. Every sidecar asks."""
-    return (*_mixed(records), *_changed(records), *_timed(records), *_simulated(records))
+    """One sentence per problem, empty if there is none. Cached: every sidecar asks."""
+    return (
+        *_mixed(records),
+        *_changed(records),
+        *_timed(records),
+        *_simulated(records),
+    )
 
 
 def _mixed(records: Records) -> Iterator[str]:
-    """Panels share sweep, data and model; what else a comparison takes for granted is looked up."""
+    """Panels share sweep, data and model; whatever else a comparison assumes is checked here."""
     runs = records.finished.set_index(["sweep", "run_id"])
-    for title, gs in panels([g for g in groups(records) if g.result is not None]):
-        own = runs.loc[[(g.sweep, run_id) for g in gs for run_id in g.run_ids]]
+    judged = [g for g in groups(records) if g.result is not None]
+    for title, members in panels(judged):
+        keys = []
+        for g in members:
+            keys += [(g.sweep, run_id) for run_id in g.run_ids]
+        own = runs.loc[keys]
         for key, words in _SAME.items():
             found = sorted(own[key].dropna().astype(int).unique())
             if len(found) > 1:
-                yield f"{title}: runs of {', '.join(map(str, found))} {words} stand in one panel"
+                listed = ", ".join(map(str, found))
+                yield f"{title}: runs of {listed} {words} stand in one panel"
 
 
 def _changed(records: Records) -> Iterator[str]:
-    for what, frame in (
-        ("runs", records.runs),
-        ("timings", records.latency),
-        ("measurements on simulators", records.mcu),
-    ):
-        if count := int(frame["dirty"].eq(True).sum()):
+    frames = {
+        "runs": records.runs,
+        "timings": records.latency,
+        "measurements on simulators": records.mcu,
+    }
+    for what, frame in frames.items():
+        count = int(frame["dirty"].eq(True).sum())
+        if count:
             yield f"{count} of {len(frame)} {what} were made by files that differ from their commit"
 
 
 def _timed(records: Records) -> Iterator[str]:
-    known, timed = set(records.runs["run_id"]), records.latency[records.latency["run_id"].notna()]
-    for (case, run_id), _ in timed[~timed["run_id"].isin(known)].groupby(
-        ["case", "run_id"], sort=True
-    ):
+    timed = records.latency[records.latency["run_id"].notna()]
+    unknown = timed[~timed["run_id"].isin(records.runs["run_id"])]
+    for (case, run_id), _ in unknown.groupby(["case", "run_id"], sort=True):
         yield f"{case}: timed network {run_id} has no record here"
 
 
 def _simulated(records: Records) -> Iterator[str]:
-    lost = sorted(set(records.mcu["run_id"].dropna()) - set(records.runs["run_id"]))
+    simulated = set(records.mcu["run_id"].dropna())
+    lost = simulated.difference(records.runs["run_id"])
     if lost:
-        yield f"networks on simulated microcontrollers without a record of their training here: {', '.join(lost)}"
+        yield (
+            "networks on simulated microcontrollers without a record of their training here: "
+            f"{', '.join(sorted(lost))}"
+        )
 
 
 def origins(data: pd.DataFrame, records: Records) -> tuple[list[str], list[str]]:
-    """(run ids, cited sources) of what a figure's frame draws. Its column runs names run ids, or SWEEP/GROUP ID for all runs of a group (whose
-    id is that of its run of seed 0), or, for a published mark, the source. Where runs are only counted, the frame's attrs have run_ids."""
+    """(run ids, cited sources) of the rows of a figure's frame.
+
+    Its column `runs` has run ids, or SWEEP/GROUP ID for all runs of a group (its id is that of its
+    run of seed 0), or the source of a published mark. If runs are only counted, the frame's attrs
+    have run_ids.
+    """
     if "run_ids" in data.attrs:
         return sorted(data.attrs["run_ids"]), []
     column = data["runs"] if "runs" in data else data["run"]
-    cited = (
-        data["published"].astype(bool)
-        if "published" in data
-        else pd.Series(False, index=data.index)
-    )
-    said = set(column[~cited].astype(str))
-    groups_named = {text for text in said if re.fullmatch(r".*/[0-9a-f]{12}", text)}
-    words = {word for text in said - groups_named for word in re.findall(r"\b[0-9a-f]{12}\b", text)}
+    cited = pd.Series(False, index=data.index)
+    if "published" in data:
+        cited = data["published"].astype(bool)
+    named_groups = set()
+    words: set[str] = set()
+    for text in column[~cited].astype(str):
+        if re.fullmatch(r".*/[0-9a-f]{12}", text):
+            named_groups.add(text)
+        else:
+            words.update(re.findall(r"\b[0-9a-f]{12}\b", text))
     runs = records.runs
-    used = runs["run_id"].isin(words) | (runs["sweep"] + "/" + runs["group_id"]).isin(groups_named)
-    simulated = words & set(records.mcu["run_id"].dropna())
-    return sorted({*runs[used]["run_id"], *simulated}), sorted(set(column[cited].astype(str)))
+    group_names = runs["sweep"] + "/" + runs["group_id"]
+    used = runs[runs["run_id"].isin(words) | group_names.isin(named_groups)]
+    simulated = words.intersection(records.mcu["run_id"].dropna())
+    sources = set(column[cited].astype(str))
+    return sorted(simulated.union(used["run_id"])), sorted(sources)

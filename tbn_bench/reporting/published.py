@@ -1,10 +1,19 @@
-"""The ledger of published numbers, results/published/<method>.csv: read, checked, and set beside our rows, never mixed into them.
+"""The ledger of published numbers, results/published/<method>.csv: read and checked.
 
-Fractions (top1, accuracy, iou) as in our store. metric top1 is what the paper, its authors' README or their logs report, or the
-one known re-implementation; top1_rerun what others got beside it; top1_last_epoch an author's log without selection;
-top1_unfinished a log that stops early. Where the metric is a score of ours (scores.py) it is that score, of the same data; others are
-shown, never compared. second_hand: quoted by somebody else, not read in the source. A note with the word "inferred" says that a part of
-the setting is not stated by the source. Only what was read somewhere is in the ledger: remembered numbers are not.
+The numbers appear beside ours and are never mixed into them.
+
+Fractions (top1, accuracy, iou) are as in our records. The metrics are:
+
+- top1: as the paper, its authors' README or their logs report it, or the one known
+  re-implementation;
+- top1_rerun: other people's result of the same method;
+- top1_last_epoch: an author's log without selection of an epoch;
+- top1_unfinished: a log that stops early.
+
+A metric that is a score of ours (scores.py) is that score, of the same data. Others are shown and
+never compared. second_hand: quoted by somebody else, not read in the source. The word "inferred" in
+a note says that the source does not state a part of the setting. Every number in the ledger was
+read in a source; remembered numbers are left out.
 """
 
 import csv
@@ -43,29 +52,33 @@ LEGEND = {
     INFERRED: "A part of the setting was inferred, the source does not state it.",
 }
 FLASH = "stored_kB"  # metric: flash for the weights, in kB as printed
-_FEW = 3  # reported values that are listed one by one; more are shown as a range
+_FEW = 3  # so many reported values are listed one by one; more are shown as a range
 
 
 def read(results: Path, problems: list[str]) -> pd.DataFrame:
-    """A row per line of results/published/*.csv, empty where there is no such folder. What is wrong is named in `problems`."""
+    """A row per line of results/published/*.csv; empty if there is no such folder.
+
+    Faults are appended to `problems`, and their lines left out.
+    """
     rows: list[dict[str, Any]] = []
     for path in sorted((results / "published").glob("*.csv")):
         try:
             for line, values in _lines(path):
                 row, faults = _checked(values)
-                rows += [row] if not faults else []
-                problems += (
-                    [f"{path}, line {line}: {'; '.join(faults)}; correct the line"]
-                    if faults
-                    else []
-                )
+                if faults:
+                    problems.append(f"{path}, line {line}: {'; '.join(faults)}; correct the line")
+                else:
+                    rows.append(row)
         except (OSError, ValueError, csv.Error) as error:
             problems.append(f"{store.shown(path)}: {error}")
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)  # None stays None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) after the header. Raises ValueError for another header or a file that is not UTF-8."""
+    """(line number, cells) after the header.
+
+    Raises ValueError for another header, or a file that is not UTF-8.
+    """
     reader = csv.reader(io.StringIO(read_file(path).decode(), newline=""))
     header = next(reader, [])
     if tuple(header) != COLUMNS:
@@ -75,14 +88,19 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _checked(values: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """(row, faults): the typed row where there are no faults. Empty cells are None."""
+    """(row, faults): the typed row if there are no faults. Empty cells are None."""
     if len(values) != len(COLUMNS):
         return {}, [f"expected {len(COLUMNS)} cells, got {len(values)}"]
-    row: dict[str, Any] = {k: v.strip() or None for k, v in zip(COLUMNS, values, strict=True)}
-    faults = [
-        f"{key} must not be empty" for key in ("method", "metric", "source") if row[key] is None
-    ]
-    faults += [*_value_faults(row), *_bits_faults(row), *_spec_faults(row)]
+    row: dict[str, Any] = {}
+    for key, value in zip(COLUMNS, values, strict=True):
+        row[key] = value.strip() or None
+    faults = []
+    for key in ("method", "metric", "source"):
+        if row[key] is None:
+            faults.append(f"{key} must not be empty")
+    faults += _value_faults(row)
+    faults += _bits_faults(row)
+    faults += _spec_faults(row)
     if row["second_hand"] not in ("true", "false"):
         faults.append(f"second_hand must be true or false, got {row['second_hand']!r}")
     row["second_hand"] = row["second_hand"] == "true"
@@ -90,7 +108,7 @@ def _checked(values: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _number(text: str | None) -> float:
-    """NaN for what is no finite number."""
+    """NaN if the text is not a finite number."""
     try:
         value = float(text or "nan")
     except ValueError:
@@ -99,59 +117,67 @@ def _number(text: str | None) -> float:
 
 
 def is_fraction(metric: str) -> bool:
-    return (
-        metric.startswith("top")
-        or metric.endswith(("accuracy", "iou"))
-        or (metric in SCORES and SCORES[metric].factor == 100)
-    )
+    if metric.startswith("top") or metric.endswith(("accuracy", "iou")):
+        return True
+    return metric in SCORES and SCORES[metric].factor == 100
 
 
 def _value_faults(row: dict[str, Any]) -> list[str]:
-    text, row["value"] = row["value"], _number(row["value"])
-    if math.isnan(row["value"]):
+    """Also turns the value into a number."""
+    text = row["value"]
+    value = _number(text)
+    row["value"] = value
+    if math.isnan(value):
         return [f"value must be a finite number, got {text!r}"]
-    if is_fraction(row["metric"] or "") and not 0 < row["value"] <= 1:
-        return [f"{row['metric']} must be a fraction in (0, 1], got {text} (93.1 % is 0.931)"]
+    metric = row["metric"] or ""
+    if is_fraction(metric) and not 0 < value <= 1:
+        return [f"{metric} must be a fraction in (0, 1], got {text} (93.1 % is 0.931)"]
     return []
 
 
 def _bits_faults(row: dict[str, Any]) -> list[str]:
-    weights, activations = row["weight_bits"], row["activation_bits"]
+    """Also turns the widths into numbers."""
+    weights = row["weight_bits"]
+    activations = row["activation_bits"]
     row["weight_bits"] = None if weights is None else _number(weights)
     row["activation_bits"] = int(activations) if (activations or "").isdecimal() else None
     faults = []
     if weights is not None and not row["weight_bits"] > 0:
         faults.append(f"weight_bits must be a positive number or empty, got {weights!r}")
     if row["activation_bits"] not in ACTIVATION_BITS:
-        faults.append(
-            f"activation_bits must be one of {', '.join(map(str, ACTIVATION_BITS))}, got {activations!r}"
-        )
+        known = ", ".join(map(str, ACTIVATION_BITS))
+        faults.append(f"activation_bits must be one of {known}, got {activations!r}")
     return faults
 
 
 def _spec_faults(row: dict[str, Any]) -> list[str]:
-    if row["spec"] is None:
+    spec = row["spec"]
+    if spec is None:
         return []
     try:
-        name = catalog.parse(row["spec"])[0]
+        name = catalog.parse(spec)[0]
     except ValueError as error:
         return [f"spec: {error}"]
-    return (
-        []
-        if name == row["method"]
-        else [f"spec must be of the method {row['method']!r}, got {row['spec']!r}"]
-    )
+    if name != row["method"]:
+        return [f"spec must be of the method {row['method']!r}, got {spec!r}"]
+    return []
 
 
 def marks(line: dict[str, Any]) -> str:
-    """What a reader must know of a value before he trusts it; LEGEND explains them."""
-    return DAGGER * bool(line["second_hand"]) + INFERRED * ("inferred" in (line["note"] or ""))
+    """The marks of the caveats on a value; LEGEND explains them."""
+    found = ""
+    if line["second_hand"]:
+        found += DAGGER
+    if "inferred" in (line["note"] or ""):
+        found += INFERRED
+    return found
 
 
 def legend(texts: Iterable[str | None]) -> str:
-    """The explanations of the marks that stand in these cells."""
+    """The explanations of the marks in these cells."""
     used = "".join(text or "" for text in texts)
-    return " ".join(f"{mark} {why}" for mark, why in LEGEND.items() if mark in used)
+    explained = [f"{mark} {why}" for mark, why in LEGEND.items() if mark in used]
+    return " ".join(explained)
 
 
 def matching(
@@ -162,17 +188,17 @@ def matching(
     activation_bits: int,
     metric: str = FIRST,
 ) -> list[dict[str, Any]]:
-    """The lines of one metric that are about this method, data set, model and width of activations.
+    """The lines of one metric that are about this method, data set, model and activation width.
 
-    A line is meant where each option it names has our value; options that only we name are ignored, except sizes of the data set or
-    model, which make another one.
+    A line fits if each option that it names has our value. Options that only we name are ignored,
+    except sizes of the data set or model, which make another one.
     """
-    lines = ledger[
-        (ledger["metric"] == metric) & (ledger["activation_bits"] == activation_bits)
-    ].to_dict("records")
-    return [
-        line for line in lines if is_same(line["spec"], binarizer) and is_about(line, data, model)
-    ]
+    is_wanted = (ledger["metric"] == metric) & (ledger["activation_bits"] == activation_bits)
+    found = []
+    for line in ledger[is_wanted].to_dict("records"):
+        if is_same(line["spec"], binarizer) and is_about(line, data, model):
+            found.append(line)
+    return found
 
 
 def is_about(line: dict[str, Any], data: str, model: str) -> bool:
@@ -181,23 +207,21 @@ def is_about(line: dict[str, Any], data: str, model: str) -> bool:
 
 
 def networks(ledger: pd.DataFrame, data: str, activation_bits: int | None) -> list[dict[str, Any]]:
-    """Networks with both a top-1 and a FLASH, each a value under its metric, on a data set by its name alone: at any resolution."""
+    """Networks with both a top-1 and a FLASH, each a value under its metric.
+
+    The data set is compared by its name alone: any resolution fits.
+    """
+    keys = ("method", "dataset", "model", "source")
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for line in ledger.to_dict("records"):
-        named = (
-            line["dataset"]
-            and line["model"]
-            and line["dataset"].partition("(")[0] == data.partition("(")[0]
-        )
-        if (
-            named
-            and line["activation_bits"] == activation_bits
-            and line["metric"] in (FIRST, FLASH)
-        ):
-            key = tuple(line[k] for k in ("method", "dataset", "model", "source"))
-            found.setdefault(key, {k: line[k] for k in ("method", "dataset", "model", "source")})[
-                line["metric"]
-            ] = line["value"]
+        if not line["dataset"] or not line["model"]:
+            continue
+        is_data = line["dataset"].partition("(")[0] == data.partition("(")[0]
+        is_metric = line["metric"] in (FIRST, FLASH)
+        if is_data and is_metric and line["activation_bits"] == activation_bits:
+            named = {key: line[key] for key in keys}
+            network = found.setdefault(tuple(named.values()), named)
+            network[line["metric"]] = line["value"]
     return [network for network in found.values() if FIRST in network and FLASH in network]
 
 
@@ -209,34 +233,47 @@ def reported(
     activation_bits: int,
     metric: str = FIRST,
 ) -> str | None:
-    """What `matching` finds as a cell (fractions in percent): listed, or a range where there are many. None where nothing was published."""
-    found: dict[float, str] = {}
+    """The lines of `matching` as a cell, fractions in percent; None if there are none.
+
+    The values are listed, or given as a range if there are many.
+    """
+    marks_of: dict[float, str] = {}
     for line in matching(ledger, binarizer, data, model, activation_bits, metric):
-        found[line["value"]] = min(
-            found.get(line["value"], DAGGER + INFERRED), marks(line), key=len
-        )
-    return (
-        _cell([shown(metric, value) + found[value] for value in sorted(found)]) if found else None
-    )
+        value = line["value"]
+        known = marks_of.get(value, DAGGER + INFERRED)
+        marks_of[value] = min(known, marks(line), key=len)
+    if not marks_of:
+        return None
+    return _cell([shown(metric, value) + marks_of[value] for value in sorted(marks_of)])
 
 
 def _options(call: str) -> tuple[str, dict[str, Any]]:
-    """Name and options; a p per layer counts as its largest p, which is how the TBN authors name theirs."""
+    """Name and options. A p per layer counts as its largest p, as in the names of TBN's authors."""
     name, options = catalog.parse(call)
     layers = options.pop("per_layer", None)
-    return name, options | ({"p": style.largest(layers)} if layers else {})
+    if layers:
+        options["p"] = style.largest(layers)
+    return name, options
 
 
 def is_same(theirs: str | None, ours: str, sizes_count: bool = False) -> bool:
-    """Whether a call of the ledger means ours: every option it names has our value; sizes_count: so must every size that only we name."""
+    """Whether a call of the ledger means ours: every option that it names has our value.
+
+    sizes_count: it must also name every size that we name.
+    """
     try:
         name, named = _options(theirs or "")
     except ValueError:  # a paper's own name, such as VGG-7, or none
         return False
     own_name, own = _options(ours)
-    if name != own_name or any(own.get(k, ...) != v for k, v in named.items()):
+    if name != own_name:
         return False
-    return not (sizes_count and any(_is_size(v) for k, v in own.items() if k not in named))
+    if any(own.get(key, ...) != value for key, value in named.items()):
+        return False
+    if not sizes_count:
+        return True
+    unnamed = [value for key, value in own.items() if key not in named]
+    return not any(map(_is_size, unnamed))
 
 
 def _is_size(value: Any) -> bool:
@@ -257,7 +294,9 @@ def _cell(values: list[str]) -> str:
     """values: in rising order."""
     if len(values) <= _FEW:
         return ", ".join(values)
-    inside = "".join(
-        f", some {mark}" for mark in LEGEND if any(mark in value for value in values[1:-1])
-    )
-    return f"{values[0]} to {values[-1]} ({len(values)} values{inside})"
+    inside = "".join(values[1:-1])
+    text = f"{len(values)} values"
+    for mark in LEGEND:
+        if mark in inside:
+            text += f", some {mark}"
+    return f"{values[0]} to {values[-1]} ({text})"

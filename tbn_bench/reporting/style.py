@@ -1,4 +1,7 @@
-"""One colour per family of methods and one marker per variant, the same in every figure; print sizes; how numbers are written."""
+"""The look of figures and tables: colours, markers, print sizes, and the text of numbers.
+
+A family of methods has one colour and a variant one marker, the same in every figure.
+"""
 
 import math
 import re
@@ -17,7 +20,8 @@ DASH = "—"
 _MOST = 2.0**63  # of an option that is a count
 COLUMN_INCHES = 3.3
 _FIRST = ("full_precision", "bwn", "tbn", "sign")
-# Okabe and Ito's palette, which colour-blind readers can tell apart (jfly.uni-koeln.de/color), then brown, grey and purple.
+# Okabe and Ito's palette, which colour-blind readers can distinguish (jfly.uni-koeln.de/color),
+# then brown, grey and purple.
 _PALETTE = (
     "#0072B2",
     "#D55E00",
@@ -30,8 +34,9 @@ _PALETTE = (
     "#9467BD",
 )
 _BLACK = "#000000"
-# A family keeps its colour and its set of markers for good. The two lists share the palette, so they never share a marker;
-# families in neither list (new ones) come third. New names go to the end of a list.
+# A family never changes its colour or its set of markers. The two lists share the palette, so they
+# must not share a marker. Families in neither list (new ones) come third. New names go to the end
+# of a list.
 _FAMILIES = (
     (
         "bwn",
@@ -47,26 +52,49 @@ _FAMILIES = (
     ("xnor", "bireal", "reactnet", "adabin", "snn", "sparks", "bitnet158", "recu", "xnorpp"),
 )
 # (matplotlib's marker, Vega-Lite's shape, line pattern) of the variants of a family, by its list.
+_X = "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z"
+_STAR = "M0,-1L.22,-.31L.95,-.31L.36,.12L.59,.81L0,.38L-.59,.81L-.36,.12L-.95,-.31L-.22,-.31Z"
+_PENTAGON = "M0,-1L.95,-.31L.59,.81L-.59,.81L-.95,-.31Z"
+_HEXAGON = "M0,-1L.87,-.5L.87,.5L0,1L-.87,.5L-.87,-.5Z"
 _VARIANTS = (
     (
-        ("o", "circle", [1, 0]), ("s", "square", [5, 2]), ("^", "triangle-up", [2, 2]), ("D", "diamond", [8, 3, 2, 3]),
-        ("v", "triangle-down", [1, 3]), ("<", "triangle-left", [12, 3]), (">", "triangle-right", [12, 3, 2, 3, 2, 3]),
+        ("o", "circle", [1, 0]),
+        ("s", "square", [5, 2]),
+        ("^", "triangle-up", [2, 2]),
+        ("D", "diamond", [8, 3, 2, 3]),
+        ("v", "triangle-down", [1, 3]),
+        ("<", "triangle-left", [12, 3]),
+        (">", "triangle-right", [12, 3, 2, 3, 2, 3]),
     ),
     (
-        ("P", "cross", [4, 1]), ("X", "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z", [8, 2]),
-        ("*", "M0,-1L.22,-.31L.95,-.31L.36,.12L.59,.81L0,.38L-.59,.81L-.36,.12L-.95,-.31L-.22,-.31Z", [3, 3]),
-        ("p", "M0,-1L.95,-.31L.59,.81L-.59,.81L-.95,-.31Z", [6, 3, 1, 3]),
+        ("P", "cross", [4, 1]),
+        ("X", _X, [8, 2]),
+        ("*", _STAR, [3, 3]),
+        ("p", _PENTAGON, [6, 3, 1, 3]),
     ),
     (
-        ("h", "M0,-1L.87,-.5L.87,.5L0,1L-.87,.5L-.87,-.5Z", [1, 1]), ("d", "M0,-1L.6,0L0,1L-.6,0Z", [3, 1, 1, 1]),
+        ("h", _HEXAGON, [1, 1]),
+        ("d", "M0,-1L.6,0L0,1L-.6,0Z", [3, 1, 1, 1]),
     ),
-)  # fmt: skip
+)
 
 PRINT = {
-    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "tbn_bench", "svg.fonttype": "path", "axes.spines.top": False,
-    "axes.spines.right": False, "lines.markersize": 4.5, "lines.linewidth": 1.1, "figure.constrained_layout.use": True,
-}  # fmt: skip
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "svg.hashsalt": "tbn_bench",
+    "svg.fonttype": "path",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.markersize": 4.5,
+    "lines.linewidth": 1.1,
+    "figure.constrained_layout.use": True,
+}
 
 
 def largest(value: Any) -> float | None:
@@ -86,36 +114,49 @@ def _is_positive(value: Any) -> bool:
 
 
 def methods(specs: Any) -> list[str]:
-    """The distinct binarizer specs in reading order: full precision, bwn, then tbn by growing p, then the rest by name."""
+    """The distinct binarizer specs in reading order.
 
-    def key(spec: str) -> tuple[int, str, float, str]:
+    Full precision, bwn, tbn by growing p, sign, then the others by name.
+    """
+
+    def place(spec: str) -> tuple[int, str, float, str]:
         name, options = catalog.parse(spec)
         rank = _FIRST.index(name) if name in _FIRST else len(_FIRST)
-        return rank, name, largest(options.get("p")) or 0.0, spec
+        p = largest(options.get("p")) or 0.0
+        return rank, name, p, spec
 
-    return sorted(set(specs), key=key)
+    return sorted(set(specs), key=place)
 
 
 _IDENTITY = ("p", "tile_length", "per_layer")
 
 
 def labels(specs: Any) -> dict[str, str]:
-    """spec -> what a reader sees: options that all specs of a family share are dropped, p, tile_length and per_layer never."""
-    parsed = {spec: catalog.parse(spec) for spec in methods(specs)}
-    out = {}
-    for spec, (name, options) in parsed.items():
-        family = [o for n, o in parsed.values() if n == name]
-        shown = {
-            k: v
-            for k, v in options.items()
-            if k in _IDENTITY or any(o.get(k, ...) != v for o in family)
-        }
-        parts = [
-            f"{k}={_short(v)}"
-            for k, v in sorted(shown.items(), key=lambda kv: (kv[0] not in _IDENTITY, kv[0]))
-        ]
-        out[spec] = f"{name}({', '.join(parts)})" if parts else name
-    return out
+    """spec -> its label: the spec without the options that all specs of its family share.
+
+    p, tile_length and per_layer are always shown.
+    """
+    ordered = methods(specs)
+    families: dict[str, list[dict[str, Any]]] = {}
+    for spec in ordered:
+        name, options = catalog.parse(spec)
+        families.setdefault(name, []).append(options)
+    return {spec: _label(spec, families) for spec in ordered}
+
+
+def _label(spec: str, families: dict[str, list[dict[str, Any]]]) -> str:
+    """families: name -> the options of each spec of that family."""
+    name, options = catalog.parse(spec)
+    identity = []
+    others = []
+    for key, value in sorted(options.items()):
+        part = f"{key}={_short(value)}"
+        if key in _IDENTITY:
+            identity.append(part)
+        elif any(other.get(key, ...) != value for other in families[name]):
+            others.append(part)
+    parts = identity + others
+    return f"{name}({', '.join(parts)})" if parts else name
 
 
 def _short(value: Any) -> str:
@@ -130,28 +171,30 @@ def _place(name: str) -> tuple[int, int]:
     for i, listed in enumerate(_FAMILIES):
         if name in listed:
             return i, listed.index(name)
-    unlisted = sorted(
-        {*catalog.names("binarizers"), name} - {"full_precision", *_FAMILIES[0], *_FAMILIES[1]}
-    )
-    return len(_FAMILIES), unlisted.index(name)
+    names = {*catalog.names("binarizers"), name}
+    unlisted = names.difference(["full_precision"], *_FAMILIES)
+    return len(_FAMILIES), sorted(unlisted).index(name)
 
 
 def colour(spec: str) -> str:
     name = catalog.parse(spec)[0]
-    return _BLACK if name == "full_precision" else _PALETTE[_place(name)[1] % len(_PALETTE)]
+    if name == "full_precision":
+        return _BLACK
+    _, place = _place(name)
+    return nth_colour(place)
 
 
 def nth_colour(place: int) -> str:
-    """For what is no method, or for variants of one."""
+    """A colour for variants of one method, or for marks that are not of a method."""
     return _PALETTE[place % len(_PALETTE)]
 
 
 def _variant(spec: str, specs: Any) -> tuple[str, str, list[int]]:
     name = catalog.parse(spec)[0]
-    chosen = _VARIANTS[0 if name == "full_precision" else _place(name)[0]]
-    return chosen[
-        [s for s in methods(specs) if catalog.parse(s)[0] == name].index(spec) % len(chosen)
-    ]
+    family = [other for other in methods(specs) if catalog.parse(other)[0] == name]
+    which = 0 if name == "full_precision" else _place(name)[0]
+    variants = _VARIANTS[which]
+    return variants[family.index(spec) % len(variants)]
 
 
 def marker(spec: str, specs: Any) -> str:
@@ -168,7 +211,8 @@ def dash(spec: str, specs: Any) -> list[int]:
     return _variant(spec, specs)[2]
 
 
-# Options of the page's legends: every method, its whole name, in full colour also where its marks are faint.
+# Options of the page's legends: every method by its whole name, in full colour even if its marks
+# are faint.
 CHART_LEGEND = {"symbolLimit": 0, "labelLimit": 0, "symbolOpacity": 1}
 _LETTER_INCHES = 0.058  # mean width at the legend's font size, with some air
 _TITLE_LETTERS = 46
@@ -182,23 +226,24 @@ def wrapped(title: str) -> list[str]:
 def print_grid(panels: int, panel_inches: float) -> tuple[Figure, list[Axes]]:
     """A figure with two panels side by side, each panel_inches high."""
     across = min(2, panels)
-    down = -(-panels // across)
+    down = math.ceil(panels / across)
     figure = Figure(figsize=(COLUMN_INCHES * across, panel_inches * down))
-    return figure, [figure.add_subplot(down, across, i + 1) for i in range(panels)]
+    axes = [figure.add_subplot(down, across, i + 1) for i in range(panels)]
+    return figure, axes
 
 
 def legend(figure: Figure, labels: list[str]) -> None:
-    """One legend for all panels, in the order of `labels` and below the panels: the figure grows by its height."""
+    """One legend below all panels, in the order of `labels`; the figure grows by its height."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         marks, named = axes.get_legend_handles_labels()
-        handles |= {
-            label: mark[0] if isinstance(mark, ErrorbarContainer) else mark
-            for label, mark in zip(named, marks, strict=True)
-        }
+        for label, mark in zip(named, marks, strict=True):
+            handles[label] = mark[0] if isinstance(mark, ErrorbarContainer) else mark
     shown = [label for label in labels if label in handles]
-    across = max(1, int(figure.get_figwidth() / (0.45 + _LETTER_INCHES * max(map(len, shown)))))
-    figure.set_figheight(figure.get_figheight() + 0.1 + 0.17 * -(-len(shown) // across))
+    entry_inches = 0.45 + _LETTER_INCHES * max(map(len, shown))
+    across = max(1, int(figure.get_figwidth() / entry_inches))
+    rows = math.ceil(len(shown) / across)
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.17 * rows)
     figure.legend(
         [handles[label] for label in shown],
         shown,
@@ -223,13 +268,21 @@ def missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def whole(value: Any) -> int | None:
+    """An integer, which a column with gaps stores as a float; None if it is missing."""
+    return None if missing(value) else int(value)
+
+
 def short(label: str, most: int = 28) -> str:
     """The beginning of a long label."""
     return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
 def text(value: Any, form: str = "") -> str:
-    """A cell: an em dash where the value is unknown. form: a format specification, or "%" for a fraction shown in percent."""
+    """The text of a cell; an em dash if the value is unknown.
+
+    form: a format specification, or "%" for a fraction shown in percent.
+    """
     if missing(value):
         return DASH
     if form == "%":

@@ -1,4 +1,7 @@
-"""Which methods may be aggregated together: those that ran on the same tasks, as scores relative to full precision."""
+"""Sets of methods that ran on the same tasks and may therefore be aggregated.
+
+Their scores are relative to full precision.
+"""
 
 from dataclasses import dataclass
 
@@ -14,9 +17,10 @@ Task = tuple[str, str, str]  # sweep, data, model: Group.panel
 
 @dataclass(frozen=True)
 class TaskSet:
-    """At least two tasks and every method of a track that ran on all of them, in reading order; full precision is among them.
+    """At least two tasks, and every method of a track that ran on all of them, in reading order.
 
-    scores: method -> one (runs,) array per task, 1 being the mean of full precision there. run_ids: all that these come from.
+    Full precision is one of the methods. scores: method -> one (runs,) array per task, in which 1
+    is the mean of full precision. run_ids: the runs of all these scores.
     """
 
     track: str
@@ -26,67 +30,71 @@ class TaskSet:
 
     @property
     def names(self) -> str:
-        return "; ".join(f"{data}, {model}, sweep {sweep}" for sweep, data, model in self.tasks)
+        names = [f"{data}, {model}, sweep {sweep}" for sweep, data, model in self.tasks]
+        return "; ".join(names)
 
 
 def task_sets(records: Records) -> list[TaskSet]:
-    """One set for each different choice of tasks that some method of a track ran on, by track, most tasks first.
+    """One set per distinct choice of tasks that some method of a track ran on.
 
-    A method is its whole spec. What a panel has in several configurations of one spec is left out of that panel: which one is meant is
-    not known. So are scores that are errors (MSE), whose ratio is neither a share nor better when higher.
+    By track, then most tasks first. A method is its whole spec. A spec with several configurations
+    in one panel is left out of that panel, because nothing says which one is meant. Scores that are
+    errors (MSE) are left out too: their ratio is neither a share nor better when higher.
     """
-    runs: dict[tuple[str, str], dict[Task, Group]] = {}
-    for (spec, task), found in _by_method(records).items():
-        if len(found) == 1 and found[0].result is not None and SCORES[found[0].score].factor == 100:
-            runs.setdefault((found[0].track, spec), {})[task] = found[0]
-    full = {
-        t: g
-        for t, g in runs.get((tracks.REFERENCE, "full_precision"), {}).items()
-        if g.result.mean > 0
-    }
-    wide = {
-        key: {t: g for t, g in own.items() if t in full}
-        for key, own in runs.items()
-        if key[0] != tracks.REFERENCE
-    }
-    choices = {(track, tuple(sorted(own))) for (track, _), own in wide.items() if len(own) > 1}
-    order = list(tracks.TRACKS)
-    return [
-        _task_set(
-            track,
-            tasks,
-            {"full_precision": full} | {s: own for (of, s), own in wide.items() if of == track},
-        )
-        for track, tasks in sorted(choices, key=lambda c: (order.index(c[0]), -len(c[1]), c[1]))
-    ]
+    by_track = _by_track(records)
+    full = _positive(by_track.get(tracks.REFERENCE, {}).get("full_precision", {}))
+    found = []
+    for track in tracks.TRACKS:
+        if track == tracks.REFERENCE:
+            continue
+        methods = {"full_precision": full}
+        choices = set()
+        for spec, by_task in by_track.get(track, {}).items():
+            with_reference = {task: g for task, g in by_task.items() if task in full}
+            methods[spec] = with_reference
+            if len(with_reference) > 1:
+                choices.add(tuple(sorted(with_reference)))
+        for tasks in sorted(choices, key=_most_tasks_first):
+            found.append(_task_set(track, tasks, methods))
+    return found
 
 
-def _by_method(records: Records) -> dict[tuple[str, Task], list[Group]]:
-    out: dict[tuple[str, Task], list[Group]] = {}
+def _most_tasks_first(tasks: tuple[Task, ...]) -> tuple[int, tuple[Task, ...]]:
+    return -len(tasks), tasks
+
+
+def _positive(by_task: dict[Task, Group]) -> dict[Task, Group]:
+    """The tasks in which full precision has a score that others can be divided by."""
+    return {task: g for task, g in by_task.items() if g.result.mean > 0}
+
+
+def _by_track(records: Records) -> dict[str, dict[str, dict[Task, Group]]]:
+    """track -> method -> task -> its only group there, if it has a share as its score."""
+    candidates: dict[tuple[str, Task], list[Group]] = {}
     for g in groups(records):
-        out.setdefault((g.binarizer, g.panel), []).append(g)
-    return out
+        candidates.setdefault((g.binarizer, g.panel), []).append(g)
+    found: dict[str, dict[str, dict[Task, Group]]] = {}
+    for (spec, task), same in candidates.items():
+        g = same[0]
+        is_share = SCORES[g.score].factor == 100
+        if len(same) == 1 and g.result is not None and is_share:
+            found.setdefault(g.track, {}).setdefault(spec, {})[task] = g
+    return found
 
 
 def _task_set(
     track: str, tasks: tuple[Task, ...], methods: dict[str, dict[Task, Group]]
 ) -> TaskSet:
-    shared = {
-        spec: methods[spec] for spec in style.methods(methods) if set(tasks) <= methods[spec].keys()
-    }
     full = [methods["full_precision"][task].result.mean for task in tasks]
-    scores = {
-        spec: [
-            np.array(list(own[task].by_seed.values())) / mean
-            for task, mean in zip(tasks, full, strict=True)
-        ]
-        for spec, own in shared.items()
-    }
-    return TaskSet(
-        track,
-        tasks,
-        scores,
-        sorted(
-            {run_id for own in shared.values() for task in tasks for run_id in own[task].run_ids}
-        ),
-    )
+    scores: dict[str, list[np.ndarray]] = {}
+    run_ids: set[str] = set()
+    for spec in style.methods(methods):
+        by_task = methods[spec]
+        if not by_task.keys() >= set(tasks):
+            continue
+        scores[spec] = []
+        for task, mean in zip(tasks, full, strict=True):
+            values = list(by_task[task].by_seed.values())
+            scores[spec].append(np.array(values) / mean)
+            run_ids.update(by_task[task].run_ids)
+    return TaskSet(track, tasks, scores, sorted(run_ids))

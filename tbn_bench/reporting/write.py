@@ -1,22 +1,30 @@
-"""A table as Markdown, CSV, LaTeX (booktabs, graphicx) and HTML. Unknown is an em dash in all of them."""
+"""A table as Markdown, CSV, LaTeX (booktabs, graphicx) and HTML.
+
+An unknown value is an em dash in all of them.
+"""
 
 import csv
 import html
 import io
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from tbn_bench.records.store import printable
-from tbn_bench.reporting.style import text
+from tbn_bench.reporting.style import labels, text
 from tbn_bench.runs.text import csv_cell
 
 
 @dataclass(frozen=True)
 class Column:
-    """key: of the raw row and of the CSV header. header: what print shows. show: raw row -> cell text. mark: key of the raw row that is
-    "best" or "second" where the cell is to stand out."""
+    """One column of a table.
+
+    key: the key in the raw row, and the CSV header. header: the head in print. show: raw row ->
+    text of the cell. mark: a key of the raw row; the cell stands out where its value is "best" or
+    "second".
+    """
 
     key: str
     header: str
@@ -27,8 +35,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """rows: raw values by key. note: one line under the table. run_ids: the runs its numbers come from. sources: the footnotes that cells
-    name as [1], [2], ... raw: keys of the CSV where they are not those of the columns."""
+    """A table with its raw values.
+
+    rows: raw values by key. note: one line under the table. run_ids: the runs that its numbers come
+    from. sources: the footnotes that cells cite as [1], [2], ... raw: the keys of the CSV; the
+    columns' keys if it is empty.
+    """
 
     title: str
     columns: list[Column]
@@ -52,17 +64,41 @@ def column(key: str, header: str, form: str = "", numeric: bool = True) -> Colum
     return Column(key, header, lambda row: text(row.get(key), form), numeric)
 
 
+def text_column(key: str, header: str) -> Column:
+    """A column that shows the value under `key` as it is, aligned as text."""
+    return column(key, header, numeric=False)
+
+
+def method_column(specs: Iterable[str], key: str = "binarizer", header: str = "method") -> Column:
+    """The method of each row by its label. specs: all methods that the labels must tell apart."""
+    names = labels(specs)
+    return Column(key, header, lambda row: names[row[key]], numeric=False)
+
+
+def run_ids(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """The run ids of all rows, sorted, each once."""
+    found: set[str] = set()
+    for row in rows:
+        found.update(row["run_ids"])
+    return sorted(found)
+
+
 def _line(text: str) -> str:
-    """One line without control characters, and without the private ones that mark a cell."""
+    """One line without control characters or the private characters that mark a cell."""
     return printable(" ".join(text.splitlines())).replace("\t", " ")
 
 
 def cells(table: Table) -> list[list[str]]:
-    return [[_line(c.show(row)) for c in table.columns] for row in table.rows]
+    """The text of every cell, a list per row."""
+    rows = []
+    for row in table.rows:
+        shown = [_line(c.show(row)) for c in table.columns]
+        rows.append(shown)
+    return rows
 
 
-# Private characters around a marked cell, which each format writes in its own way after it has escaped the text.
-# Texts have none of their own: _line has escaped them.
+# Private characters surround a marked cell. Each format replaces them after it has escaped the
+# text. The text itself has none of them, because _line escapes them.
 _OPEN = {"best": ("\ue000", "\ue001"), "second": ("\ue002", "\ue003")}
 _MARKDOWN = str.maketrans({"\ue000": "**", "\ue001": "**", "\ue002": "*", "\ue003": "*"})
 _HTML = str.maketrans(
@@ -71,29 +107,48 @@ _HTML = str.maketrans(
 
 
 def _marked(row: dict[str, Any], c: Column) -> str:
-    before, after = _OPEN.get(row.get(c.mark), ("", ""))
-    return f"{before}{_line(c.show(row))}{after}"
+    shown = _line(c.show(row))
+    mark = row.get(c.mark)
+    if mark is None:
+        return shown
+    before, after = _OPEN[mark]
+    return f"{before}{shown}{after}"
 
 
 def _marked_cells(table: Table) -> list[list[str]]:
-    return [[_marked(row, c) for c in table.columns] for row in table.rows]
+    rows = []
+    for row in table.rows:
+        shown = [_marked(row, c) for c in table.columns]
+        rows.append(shown)
+    return rows
 
 
 def markdown(table: Table) -> str:
-    def line(values: list[str]) -> str:
-        return "| " + " | ".join(re.sub(r"(\\*)\|", r"\1\1\\|", v) for v in values) + " |"
-
-    rule = line([("---:" if c.numeric else "---") for c in table.columns])
-    head = line([_plain(_line(c.header)) for c in table.columns])
-    body = [
-        line([_plain(cell) for cell in row]).translate(_MARKDOWN) for row in _marked_cells(table)
+    title = _plain(_line(table.title))
+    headers = [_line(c.header) for c in table.columns]
+    rule = ["---:" if c.numeric else "---" for c in table.columns]
+    lines = [
+        f"### {title}",
+        "",
+        _markdown_row(headers),
+        _markdown_row(rule),
+        *map(_markdown_row, _marked_cells(table)),
     ]
-    notes = "".join(f"\n\n{_plain(footnote)}" for footnote in table.footnotes)
-    return "\n".join([f"### {_plain(_line(table.title))}", "", head, rule, *body]) + notes + "\n"
+    for footnote in table.footnotes:
+        lines += ["", _plain(footnote)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(values: list[str]) -> str:
+    escaped = []
+    for value in values:
+        with_pipes = re.sub(r"(\\*)\|", r"\1\1\\|", _plain(value))
+        escaped.append(with_pipes.translate(_MARKDOWN))
+    return f"| {' | '.join(escaped)} |"
 
 
 def _plain(value: str) -> str:
-    """Without HTML and links of its own, in Markdown."""
+    """The value with its own HTML and links escaped, for Markdown."""
     return re.sub(r"<(?=[A-Za-z/!?])|\](?=\()", r"\\\g<0>", value)
 
 
@@ -104,20 +159,45 @@ def comma_separated(table: Table) -> str:
     keys = table.raw or [c.key for c in table.columns]
     writer.writerow(map(csv_cell, keys))
     for row in table.rows:
-        writer.writerow(csv_cell(text(row.get(key))) for key in keys)
+        values = [text(row.get(key)) for key in keys]
+        writer.writerow(map(csv_cell, values))
     return out.getvalue()
 
 
-_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$", "—": "---", "–": "--",
-          "†": r"$^\dagger$", "‡": r"$^\ddagger$", "<": "$<$", ">": "$>$", "≤": r"$\leq$", "≥": r"$\geq$", "−": "$-$",
-          "[": "{[}", "\ue000": r"\textbf{", "\ue001": "}", "\ue002": r"\underline{", "\ue003": "}"}  # fmt: skip
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "—": "---",
+    "–": "--",
+    "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
+    "<": "$<$",
+    ">": "$>$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "−": "$-$",
+    "[": "{[}",
+    "\ue000": r"\textbf{",
+    "\ue001": "}",
+    "\ue002": r"\underline{",
+    "\ue003": "}",
+}
 _BREAK = r"\allowbreak{}"
 _FITS = r"\ifdim\width>\linewidth\linewidth\else\width\fi"
 _RAGGED = r"\raggedright\let\\\tabularnewline "
-_HEAD = 10  # characters of a head that stays on one line, where it has a comma to break at
-_CELL = 40  # characters of a text cell that stay on one line; more wrap in a column of so many centimetres:
-_CELL_CM = 7
+_HEAD = 10  # characters; a longer head breaks after its commas
+_CELL = 40  # characters; a column with a longer text cell wraps
+_CELL_CM = 7  # width of a column that wraps
 _PAGE_LINES = 40  # of one tabular, which cannot break over pages
 
 
@@ -126,80 +206,108 @@ def _escape(value: str) -> str:
 
 
 def _breakable(value: str) -> str:
-    """Words longer than a line, which are addresses, may break after / , _ and =, and hashes anywhere."""
+    """The value in LaTeX. Words longer than a line, which are addresses, may break over lines."""
+    long_word = rf"\S{{{_CELL},}}"
+    marked = re.sub(long_word, _with_breaks, value)
+    return _escape(marked).replace("\0", _BREAK)
 
-    def broken(m: re.Match[str]) -> str:
-        word = re.sub(
-            r"[0-9a-f]{40}", lambda h: "\0".join(re.findall("." * 8, h.group())), m.group()
-        )
-        return re.sub(r"(?<=[/,=_])(?=.)|\0", "\0", word)
 
-    return _escape(re.sub(rf"\S{{{_CELL},}}", broken, value)).replace("\0", _BREAK)
+def _with_breaks(word: re.Match[str]) -> str:
+    """A word with a zero byte after each / , _ and =, and within each hash."""
+    hashes_broken = re.sub(r"[0-9a-f]{40}", _hash_with_breaks, word.group())
+    return re.sub(r"(?<=[/,=_])(?=.)|\0", "\0", hashes_broken)
+
+
+def _hash_with_breaks(digits: re.Match[str]) -> str:
+    parts = re.findall("." * 8, digits.group())
+    return "\0".join(parts)
 
 
 def latex(table: Table) -> str:
-    """A booktabs tabular, scaled to the line where it is wider, in parts where it is longer than a page, then its footnotes.
+    """A booktabs tabular and its footnotes.
 
+    The tabular is scaled to the line where it is wider, and split where it is longer than a page.
     Needs the packages booktabs and graphicx.
     """
     rows = _marked_cells(table)
-    wraps = [
-        not c.numeric and any(len(row[i]) > _CELL for row in rows)
-        for i, c in enumerate(table.columns)
-    ]
-    spec = "".join(
-        "r" if c.numeric else f"p{{{_CELL_CM}cm}}" if w else "l"
-        for c, w in zip(table.columns, wraps, strict=True)
-    )
-
-    def line(row: list[str]) -> str:
-        shown = [
-            _RAGGED + _breakable(v) if w else _escape(v) for v, w in zip(row, wraps, strict=True)
-        ]
-        return " & ".join(shown) + r" \\"
-
-    head = [r"\toprule", " & ".join(map(_head, table.columns)) + r" \\", r"\midrule"]
+    wraps = _wraps(table.columns, rows)
+    spec = "".join(map(_alignment, table.columns, wraps))
+    head = " & ".join(map(_head, table.columns)) + r" \\"
     out = [f"% {_line(table.title)}. {_line(table.note)}"]
     for part in _pages(rows, wraps):
         out += [
             rf"\noindent\resizebox{{{_FITS}}}{{!}}{{%",
             rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
-            *head,
-            *map(line, part),
+            r"\toprule",
+            head,
+            r"\midrule",
+            *(_latex_row(row, wraps) for row in part),
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\par\medskip",
         ]
-        out += [r"\bottomrule", r"\end{tabular}}", r"\par\medskip"]
-    return "\n".join(
-        [
-            *out,
-            *(
-                rf"{{\footnotesize\raggedright\noindent {_breakable(f)}\par}}"
-                for f in table.footnotes
-            ),
-            "",
-        ]
-    )
+    for footnote in table.footnotes:
+        out.append(rf"{{\footnotesize\raggedright\noindent {_breakable(footnote)}\par}}")
+    return "\n".join([*out, ""])
+
+
+def _wraps(columns: list[Column], rows: list[list[str]]) -> list[bool]:
+    """Whether each column wraps: it is of text and has a cell longer than a line."""
+    wraps = []
+    for i, c in enumerate(columns):
+        has_long_cell = any(len(row[i]) > _CELL for row in rows)
+        wraps.append(has_long_cell and not c.numeric)
+    return wraps
+
+
+def _alignment(c: Column, wraps: bool) -> str:
+    if c.numeric:
+        return "r"
+    return f"p{{{_CELL_CM}cm}}" if wraps else "l"
+
+
+def _latex_row(row: list[str], wraps: list[bool]) -> str:
+    shown = []
+    for value, wrap in zip(row, wraps, strict=True):
+        if wrap:
+            shown.append(_RAGGED + _breakable(value))
+        else:
+            shown.append(_escape(value))
+    return " & ".join(shown) + r" \\"
 
 
 def _head(c: Column) -> str:
-    """Broken after its comma, so that a number's column is no wider than it must be."""
+    """The head, broken after its commas so that it does not widen a column of numbers."""
     header = _line(c.header)
-    lines = header.split(", ") if len(header) > _HEAD else [header]
-    text = r",\\ ".join(map(_escape, lines))
-    return rf"\shortstack[{'r' if c.numeric else 'l'}]{{{text}}}" if len(lines) > 1 else text
+    if len(header) <= _HEAD or ", " not in header:
+        return _escape(header)
+    lines = map(_escape, header.split(", "))
+    text = r",\\ ".join(lines)
+    side = "r" if c.numeric else "l"
+    return rf"\shortstack[{side}]{{{text}}}"
 
 
 def _pages(rows: list[list[str]], wraps: list[bool]) -> list[list[list[str]]]:
-    """The rows in parts of at most a page; one part, without rows, where there are none."""
+    """The rows in parts of at most a page; one empty part if there are no rows."""
     parts: list[list[list[str]]] = [[]]
     lines = 0
     for row in rows:
-        high = max([1, *(-(-len(v) // _CELL) for v, w in zip(row, wraps, strict=True) if w)])
-        if parts[-1] and lines + high > _PAGE_LINES:
+        height = _height(row, wraps)
+        if parts[-1] and lines + height > _PAGE_LINES:
             parts.append([])
             lines = 0
         parts[-1].append(row)
-        lines += high
+        lines += height
     return parts
+
+
+def _height(row: list[str], wraps: list[bool]) -> int:
+    """The lines that a row takes in print."""
+    height = 1
+    for value, wrap in zip(row, wraps, strict=True):
+        if wrap:
+            height = max(height, math.ceil(len(value) / _CELL))
+    return height
 
 
 LONG = 60  # characters of a cell that may wrap
@@ -207,22 +315,44 @@ LONG = 60  # characters of a cell that may wrap
 
 def markup(table: Table) -> str:
     """An HTML table; data-value carries the raw number that sorting uses."""
+    parts = ['<div class="scroll"><table><thead><tr>']
+    parts += map(_markup_head, table.columns)
+    parts.append("</tr></thead><tbody>")
+    for row in table.rows:
+        parts.append("<tr>")
+        parts += [_markup_cell(row, c) for c in table.columns]
+        parts.append("</tr>")
+    parts.append("</tbody></table></div>")
+    for footnote in table.footnotes:
+        parts.append(f'<p class="note">{html.escape(footnote)}</p>')
+    return "".join(parts)
 
-    def cell(c: Column, row: dict[str, Any]) -> str:
-        raw = row.get(c.key)
-        value = (
-            f' data-value="{raw}"'
-            if c.numeric and isinstance(raw, int | float) and raw == raw
-            else ""
-        )
-        text = _marked(row, c)
-        kind = "n" if c.numeric else "t long" if len(text) > LONG else "t"
-        return f'<td class="{kind}"{value}>{html.escape(text).translate(_HTML)}</td>'
 
-    heads = "".join(
-        f'<th scope="col" class="{"n" if c.numeric else "t"}">{html.escape(_line(c.header))}</th>'
-        for c in table.columns
-    )
-    body = "".join(f"<tr>{''.join(cell(c, row) for c in table.columns)}</tr>" for row in table.rows)
-    note = "".join(f'<p class="note">{html.escape(footnote)}</p>' for footnote in table.footnotes)
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{note}'
+def _markup_head(c: Column) -> str:
+    header = html.escape(_line(c.header))
+    kind = "n" if c.numeric else "t"
+    return f'<th scope="col" class="{kind}">{header}</th>'
+
+
+def _markup_cell(row: dict[str, Any], c: Column) -> str:
+    text = _marked(row, c)
+    kind = _kind(c, text)
+    value = _sort_value(row, c)
+    shown = html.escape(text).translate(_HTML)
+    return f'<td class="{kind}"{value}>{shown}</td>'
+
+
+def _kind(c: Column, text: str) -> str:
+    """The CSS class of a cell."""
+    if c.numeric:
+        return "n"
+    return "t long" if len(text) > LONG else "t"
+
+
+def _sort_value(row: dict[str, Any], c: Column) -> str:
+    raw = row.get(c.key)
+    if not c.numeric or not isinstance(raw, int | float):
+        return ""
+    if math.isnan(raw):
+        return ""
+    return f' data-value="{raw}"'

@@ -1,4 +1,8 @@
-"""What a part of the method does: one alpha or many, from W or A; the smallest tiled layer; global tiling; tile length; layout of copies."""
+"""The effect of the parts of the method.
+
+One alpha or many, from W or A; the smallest tiled layer; global tiling; tile length; the layout of
+copies.
+"""
 
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.tables._paper import Scope, of
@@ -10,8 +14,9 @@ SCOPE = Scope(
     frozenset(),
     ablation=True,
     note=(
-        "min_layer_size=0 tiles every layer (global tiling); alpha='layer' is one alpha, 'tile' many; alpha_source is what alpha is the "
-        "mean magnitude of. Reported are the author's raw curves and logs: the script that draws the figure smooths them and shifts one."
+        "min_layer_size=0 tiles every layer (global tiling); alpha='layer' is one alpha, 'tile' "
+        "many; alpha_source is what alpha is the mean magnitude of. Reported are the author's raw "
+        "curves and logs: the script that draws the figure smooths them and shifts one."
     ),
 )
 

@@ -1,4 +1,7 @@
-"""Across tasks: interquartile mean and mean of scores relative to full precision, among methods that ran on the same tasks."""
+"""Across tasks: the interquartile mean and the mean of scores relative to full precision.
+
+Only methods that ran on the same tasks are compared.
+"""
 
 from typing import Any
 
@@ -14,64 +17,84 @@ from tbn_bench.reporting.spread import (
     stratified_bootstrap,
 )
 from tbn_bench.reporting.task_sets import TaskSet, task_sets
-from tbn_bench.reporting.write import Column, Table, column
+from tbn_bench.reporting.write import Column, Table, column, method_column
 
 STATISTICS: dict[str, Statistic] = {"iqm": interquartile_mean, "mean": mean}
 
 
 def aggregate(records: Records) -> Table | None:
-    """A row per task set and method; None where no method ran on two tasks with full precision."""
-    found = task_sets(records)
-    rows = [
-        _row(i, group, spec)
-        for i, group in enumerate(found, 1)
-        for spec in group.scores
-        if spec != "full_precision"
-    ]
+    """A row per task set and method; None if no method ran on two tasks with full precision."""
+    sets = task_sets(records)
+    rows = []
+    for number, task_set in enumerate(sets, 1):
+        for spec in task_set.scores:
+            if spec != "full_precision":
+                rows.append(_row(number, task_set, spec))
     if not rows:
         return None
-    names = style.labels(records.runs["binarizer"])
     columns = [
-        column("task_set", "task set", "d"), Column("track", "track", lambda r: tracks.title(r["track"]), numeric=False),
-        Column("binarizer", "method", lambda r: names[r["binarizer"]], numeric=False),
-        column("tasks", "tasks", "d"), column("runs", "runs", "d"),
-        _interval("iqm", "IQM, % of full precision (95 % bootstrap)"), _interval("mean", "mean, % of full precision (95 % bootstrap)"),
-    ]  # fmt: skip
-    ids = sorted({run_id for group in found for run_id in group.run_ids})
-    return Table("Across tasks, relative to full precision", columns, rows, _note(found), ids)
+        column("task_set", "task set", "d"),
+        Column("track", "track", _track, numeric=False),
+        method_column(records.runs["binarizer"]),
+        column("tasks", "tasks", "d"),
+        column("runs", "runs", "d"),
+        _interval("iqm", "IQM, % of full precision (95 % bootstrap)"),
+        _interval("mean", "mean, % of full precision (95 % bootstrap)"),
+    ]
+    ids = set[str]().union(*(task_set.run_ids for task_set in sets))
+    return Table(
+        "Across tasks, relative to full precision",
+        columns,
+        rows,
+        _note(sets),
+        sorted(ids),
+    )
 
 
-def _row(number: int, group: TaskSet, spec: str) -> dict[str, Any]:
-    scores = group.scores[spec]
+def _row(number: int, task_set: TaskSet, spec: str) -> dict[str, Any]:
+    scores = task_set.scores[spec]
     row: dict[str, Any] = {
         "task_set": number,
-        "track": group.track,
+        "track": task_set.track,
         "binarizer": spec,
         "tasks": len(scores),
         "runs": sum(map(len, scores)),
     }
     for name, statistic in STATISTICS.items():
-        row[name] = float(statistic(*pooled(scores)))
-        row[f"{name}_interval"] = stratified_bootstrap(scores, statistic, np.random.default_rng(0))
+        values, weights = pooled(scores)
+        row[name] = float(statistic(values, weights))
+        rng = np.random.default_rng(0)
+        row[f"{name}_interval"] = stratified_bootstrap(scores, statistic, rng)
     return row
 
 
+def _track(row: dict[str, Any]) -> str:
+    return tracks.title(row["track"])
+
+
 def _interval(name: str, header: str) -> Column:
+    """A statistic, and its bounds where it has them."""
+
     def show(row: dict[str, Any]) -> str:
+        value = style.text(row[name], "%")
         bounds = row[f"{name}_interval"]
-        return style.text(row[name], "%") + (
-            f" [{style.text(bounds[0], '%')}, {style.text(bounds[1], '%')}]" if bounds else ""
-        )
+        if not bounds:
+            return value
+        low, high = (style.text(bound, "%") for bound in bounds)
+        return f"{value} [{low}, {high}]"
 
     return Column(name, header, show)
 
 
-def _note(found: list[TaskSet]) -> str:
-    sets = " ".join(f"Task set {i}: {group.names}." for i, group in enumerate(found, 1))
-    return (
-        "A task is a sweep, data set and model with full precision; a method is its whole spec; only methods of one task set ran on the same "
-        "tasks, so only these compare. Each run's score (top-1, mIoU) is divided by the mean of full precision over seeds in the same task, "
-        "which is taken as known. Forecasting is left out: its errors are better when lower. Every task weighs the same. IQM: mean of the "
-        "middle half. Interval: seeds drawn again within each task, 2,000 times; none where a task has one run, too narrow with few seeds, "
-        "and silent about other tasks. " + sets
+def _note(sets: list[TaskSet]) -> str:
+    listed = [f"Task set {number}: {task_set.names}." for number, task_set in enumerate(sets, 1)]
+    note = (
+        "A task is a sweep, data set and model with full precision; a method is its whole spec; "
+        "only methods of one task set ran on the same tasks, so only these compare. Each run's "
+        "score (top-1, mIoU) is divided by the mean of full precision over seeds in the same "
+        "task, which is taken as known. Forecasting is left out: its errors are better when "
+        "lower. Every task weighs the same. IQM: mean of the middle half. Interval: seeds drawn "
+        "again within each task, 2,000 times; none where a task has one run, too narrow with few "
+        "seeds, and silent about other tasks."
     )
+    return f"{note} {' '.join(listed)}"

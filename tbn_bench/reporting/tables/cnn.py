@@ -1,4 +1,7 @@
-"""Convolutional networks on CIFAR and ImageNet, binary weights and real activations (arXiv 2407.12075's first table)."""
+"""Convolutional networks on CIFAR and ImageNet, binary weights and real activations.
+
+It corresponds to the first table of arXiv 2407.12075.
+"""
 
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.tables._paper import Scope, of
@@ -8,7 +11,10 @@ SCOPE = Scope(
     "CNNs, published and ours",
     frozenset({"resnet_cifar", "resnet", "vgg_small"}),
     frozenset({"cifar10", "cifar100", "imagenet", "tiny_imagenet"}),
-    note="Methods with binary activations stand in the comparison of their track, runs on other data under Comparison.",
+    note=(
+        "Methods with binary activations stand in the comparison of their track, runs on other "
+        "data under Comparison."
+    ),
 )
 
 

@@ -1,22 +1,50 @@
-"""The main table: accuracy with its interval, bits, bytes and measured latency, one row per method; one table per track.
+"""The main table: accuracy with its interval, bits, bytes and measured latency, a row per method.
 
-Tasks other than classification have tables of their own (forecasting.py, segmentation.py) with the same columns.
+There is one table per track. Tasks other than classification have tables of their own
+(forecasting.py, segmentation.py) with the same columns.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from tbn_bench.reporting import published, style, tracks
 from tbn_bench.reporting.groups import Group, by_track, groups
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import leaders
-from tbn_bench.reporting.write import Column, Table, column
+from tbn_bench.reporting.write import Column, Table, column, method_column, text_column
 from tbn_bench.scores import FIRST, SCORES
 
-EXACT = 1e-5  # float32 implementations; the lossy peers (bf16, int8) stand in the latency table
+# Relative error of float32 implementations. Lossy peers (bf16, int8) are in the latency table only.
+EXACT = 1e-5
+
+
+@dataclass(frozen=True)
+class _Timings:
+    """The timings of one table. device: the most frequent one, None if nothing was timed."""
+
+    device: str | None
+    batches: list[int]
+    commands: set[str]
+
+
+def _timings(records: Records, ids: list[str]) -> _Timings:
+    timed = records.latency[records.latency["run_id"].isin(ids)]
+    commands = set(timed["command"])
+    if timed.empty:
+        return _Timings(None, [], commands)
+    device = timed["device"].value_counts().index[0]
+    batches = {int(batch) for batch in timed[timed["device"] == device]["batch"]}
+    return _Timings(device, sorted(batches), commands)
 
 
 def fastest(records: Records, group: Group, batch: int, device: str | None) -> dict[str, Any]:
-    """The fastest exact implementation of any run of the group at this batch, hot, on one thread or a GPU."""
+    """The fastest exact implementation of any run of the group at this batch.
+
+    It ran with warm caches, on one thread or a GPU. Empty if nothing fits.
+    """
     timed = records.latency
     timed = timed[
         timed["run_id"].isin(group.run_ids)
@@ -29,43 +57,49 @@ def fastest(records: Records, group: Group, batch: int, device: str | None) -> d
     ]
     if timed.empty:
         return {}
-    return timed.loc[timed["time_ms_p50"].astype(float).idxmin()].to_dict()
+    best = timed["time_ms_p50"].astype(float).idxmin()
+    return timed.loc[best].to_dict()
 
 
 def _result(name: str) -> Column:
-    """Mean and interval of one score; one seed says so."""
+    """Mean and interval of one score. For one seed, the cell says so."""
     score = SCORES[name]
 
     def show(row: dict[str, Any]) -> str:
-        mean, half = row.get(name), row.get(f"{name}_half")
+        mean = row.get(name)
+        half = row.get(f"{name}_half")
         if mean is None:
             return style.DASH
-        return score.text(mean, False) + (
-            f" ± {score.text(half, False)}" if half is not None else " (1 seed)"
-        )
+        shown = score.text(mean, False)
+        if half is None:
+            return f"{shown} (1 seed)"
+        return f"{shown} ± {score.text(half, False)}"
 
     return Column(name, f"{score.label} (95 % interval)", show, mark=f"{name}_mark")
 
 
 def _marks(found: list[Group]) -> dict[tuple[str, str], str]:
-    """(sweep, group id) -> "best" or "second" of its panel, full precision aside, where stats.leaders tells them apart."""
+    """(sweep, group id) -> "best" or "second" of its panel, where stats.leaders separates them.
+
+    Full precision is not ranked.
+    """
     panels: dict[tuple[Any, ...], list[Group]] = {}
     for g in found:
         if g.by_seed and g.track != tracks.REFERENCE:
             panels.setdefault((g.panel, g.track, g.score), []).append(g)
-    out: dict[tuple[str, str], str] = {}
-    for own in panels.values():
-        ahead = leaders(
-            [
-                {seed: SCORES[g.score].signed(value) for seed, value in g.by_seed.items()}
-                for g in own
-            ]
-        )
-        out |= {
-            (own[i].sweep, own[i].group_id): mark
-            for i, mark in zip(ahead, ("best", "second"), strict=False)
-        }
-    return out
+    marks = {}
+    for rivals in panels.values():
+        ahead = leaders([_signed_by_seed(g) for g in rivals])
+        for place, mark in zip(ahead, ("best", "second"), strict=False):
+            winner = rivals[place]
+            marks[winner.sweep, winner.group_id] = mark
+    return marks
+
+
+def _signed_by_seed(g: Group) -> dict[int, float]:
+    """The scores by seed; more is better."""
+    score = SCORES[g.score]
+    return {seed: score.signed(value) for seed, value in g.by_seed.items()}
 
 
 def comparison(records: Records) -> Table | None:
@@ -73,123 +107,164 @@ def comparison(records: Records) -> Table | None:
 
 
 def of_track(records: Records, track: str) -> Table | None:
-    """The comparison of one track, with full precision as the reference; None where the track has no run."""
-    found = [g for g in by_track(groups(records)).get(track, []) if g.score == FIRST]
+    """The comparison of one track with full precision; None if the track has no run."""
+    of_this_track = by_track(groups(records)).get(track, [])
+    found = [g for g in of_this_track if g.score == FIRST]
     return of_groups(records, found, (FIRST,), f"Comparison, {tracks.title(track)}")
 
 
 def of_scores(
     records: Records, chosen: tuple[str, ...], others: tuple[str, ...], title: str
 ) -> Table | None:
-    """The comparison of all runs that are judged by one of the chosen scores, with the others beside it."""
-    return of_groups(
-        records, [g for g in groups(records) if g.score in chosen], (*chosen, *others), title
-    )
+    """The comparison of all runs that are judged by one of the chosen scores.
+
+    The table shows the other scores too.
+    """
+    found = [g for g in groups(records) if g.score in chosen]
+    return of_groups(records, found, (*chosen, *others), title)
 
 
 def of_groups(
     records: Records, found: list[Group], results: tuple[str, ...], title: str
 ) -> Table | None:
-    """A row per group, a column per score that any of them has; None where there is no group."""
+    """A row per group, a column per score that any of them has; None if there is no group."""
     if not found:
         return None
-    ids = {run_id for g in found for run_id in g.run_ids}
-    timed = records.latency[records.latency["run_id"].isin(ids)]
-    device = timed["device"].value_counts().index[0] if len(timed) else None
-    batches = sorted({int(b) for b in timed[timed["device"] == device]["batch"]})
+    ids = sorted(set[str]().union(*(g.run_ids for g in found)))
+    timings = _timings(records, ids)
     marks = _marks(found)
-    rows = [
-        _row(records, g, batches, device) | {f"{g.score}_mark": marks.get((g.sweep, g.group_id))}
-        for g in found
-    ]
-    quoted = (
-        [column("reported_top1_percent", "reported top-1 %")]
-        if any(row["reported_top1_percent"] for row in rows)
-        else []
-    )
-    latency_columns = [
-        c
-        for b in batches
-        for c in (
-            column(f"time_ms_p50_b{b}", f"ms, batch {b}", ".3f"),
-            column(f"ratio_b{b}", f"× dense, batch {b}", ".2f"),
-        )
-    ]
-    filed = (
-        [column("file_bytes", "file bytes", ",d")] if any(row["file_bytes"] for row in rows) else []
-    )
-    added = (
-        [column("additions", "additions", ",d")] if any(row["additions"] for row in rows) else []
-    )
-    names = style.labels(records.runs["binarizer"])
-    several = len({g.track for g in found} - {tracks.REFERENCE}) > 1
+    rows = []
+    for g in found:
+        mark = marks.get((g.sweep, g.group_id))
+        rows.append(_row(records, g, timings) | {f"{g.score}_mark": mark})
     columns = [
-        column("data", "data", numeric=False), column("model", "model", numeric=False), *([column("track", "track", numeric=False)] if several else []),
-        Column("binarizer", "method", lambda r: names[r["binarizer"]], numeric=False),
-        *(_result(name) for name in results if name == FIRST or any(name in row for row in rows)), *quoted, column("n", "seeds", "d"),
-        column("bits_per_weight", "bits per weight", ".3f"), column("tile_bits", "binary bits", ",d"), column("stored_bytes", "stored bytes", ",d"),
-        *filed, column("distinct_macs", "distinct MACs", ",d"), *added, *latency_columns,
-    ]  # fmt: skip
-    raw = [
-        key for c in columns for key in ((c.key, f"{c.key}_half") if c.key in SCORES else (c.key,))
+        text_column("data", "data"),
+        text_column("model", "model"),
+        *_track_columns(found),
+        method_column(records.runs["binarizer"]),
+        *_result_columns(rows, results),
+        column("n", "seeds", "d"),
+        column("bits_per_weight", "bits per weight", ".3f"),
+        column("tile_bits", "binary bits", ",d"),
+        column("stored_bytes", "stored bytes", ",d"),
+        *_if_any(rows, column("file_bytes", "file bytes", ",d")),
+        column("distinct_macs", "distinct MACs", ",d"),
+        *_if_any(rows, column("additions", "additions", ",d")),
+        *_latency_columns(timings),
     ]
-    commands = sorted(
-        {*timed["command"], *records.runs[records.runs["run_id"].isin(ids)]["command"]}
-    )
+    commands = records.runs[records.runs["run_id"].isin(ids)]["command"]
     return Table(
         title,
         columns,
         rows,
-        _note(rows, device, bool(quoted)),
-        sorted(ids),
-        commands,
-        raw=("sweep", *raw),
+        _note(rows, timings.device),
+        ids,
+        sorted(timings.commands.union(commands)),
+        raw=_raw_keys(columns),
     )
 
 
-def _note(rows: list[dict[str, Any]], device: str | None, quoted: bool) -> str:
+def _track_columns(found: list[Group]) -> list[Column]:
+    """The track, if the table has several."""
+    compared = {g.track for g in found} - {tracks.REFERENCE}
+    return [text_column("track", "track")] if len(compared) > 1 else []
+
+
+def _result_columns(rows: list[dict[str, Any]], results: tuple[str, ...]) -> Iterator[Column]:
+    for name in results:
+        if name == FIRST or any(name in row for row in rows):
+            yield _result(name)
+    yield from _if_any(rows, column("reported_top1_percent", "reported top-1 %"))
+
+
+def _if_any(rows: list[dict[str, Any]], wanted: Column) -> list[Column]:
+    """The column, if any row has a value for it."""
+    return [wanted] if _any(rows, wanted.key) else []
+
+
+def _any(rows: list[dict[str, Any]], key: str) -> bool:
+    return any(row[key] for row in rows)
+
+
+def _latency_columns(timings: _Timings) -> Iterator[Column]:
+    for batch in timings.batches:
+        yield column(f"time_ms_p50_b{batch}", f"ms, batch {batch}", ".3f")
+        yield column(f"ratio_b{batch}", f"× dense, batch {batch}", ".2f")
+
+
+def _raw_keys(columns: list[Column]) -> tuple[str, ...]:
+    """The keys of the CSV: those of the columns, and the half of each score's interval."""
+    keys = ["sweep"]
+    for c in columns:
+        keys.append(c.key)
+        if c.key in SCORES:
+            keys.append(f"{c.key}_half")
+    return tuple(keys)
+
+
+def _note(rows: list[dict[str, Any]], device: str | None) -> str:
     note = (
-        "On the test set, at the epoch chosen on held-out data; mean over seeds with Student's 95 % interval (none for one seed, which is "
-        "said). Bold, then underlined (italic in Markdown): best and second best of a sweep, data set, model and track beside full precision, and only "
-        "where the 95 % interval of the differences, paired by seed, from every method behind it is above 0; where one of these has one seed "
-        "there is none, so no mark. "
-        "Binary bits: the learned signs alone. Stored bytes: signs, scales, biases, normalisation, float layers."
+        "On the test set, at the epoch chosen on held-out data; mean over seeds with Student's 95 "
+        "% interval (none for one seed, which is said). Bold, then underlined (italic in "
+        "Markdown): best and second best of a sweep, data set, model and track beside full "
+        "precision, and only where the 95 % interval of the differences, paired by seed, from "
+        "every method behind it is above 0; where one of these has one seed there is none, so no "
+        "mark. Binary bits: the learned signs alone. Stored bytes: signs, scales, biases, "
+        "normalisation, float layers."
     )
-    if any(row["file_bytes"] for row in rows):
+    if _any(rows, "file_bytes"):
         note += " File bytes: the packed network with its header."
-    if any(row["additions"] for row in rows):
-        note += " Additions: what a layout needs beside its multiply-adds; records of early versions do not have them."
-    if quoted:
+    if _any(rows, "additions"):
         note += (
-            " Reported: what the method's paper, README or authors' logs give for the same data, model and activation bits, by "
-            "their own recipe and often at the best test epoch; no part of our numbers (sources under Published numbers)."
+            " Additions: what a layout needs beside its multiply-adds; records of early versions "
+            "do not have them."
+        )
+    if _any(rows, "reported_top1_percent"):
+        note += (
+            " Reported: what the method's paper, README or authors' logs give for the same data, "
+            "model and activation bits, by their own recipe and often at the best test epoch; no "
+            "part of our numbers (sources under Published numbers)."
         )
     if legend := published.legend(row["reported_top1_percent"] for row in rows):
         note += f" {legend}"
     if device:
-        note += f" Latency on {device}: the fastest float32 implementation of each method, one thread, after its parity check (bf16 and int8 stand under Latency); × dense is against full precision in eager torch."
+        note += (
+            f" Latency on {device}: the fastest float32 implementation of each method, one thread, "
+            "after its parity check (bf16 and int8 stand under Latency); × dense is against full "
+            "precision in eager torch."
+        )
     return note
 
 
-def _row(records: Records, g: Group, batches: list[int], device: str | None) -> dict[str, Any]:
-    bits = tracks.activation_bits(g.track)
-    row = {
-        "sweep": g.sweep, "group_id": g.group_id, "data": g.data, "model": g.model, "binarizer": g.binarizer, "track": g.track,
-        **{name: i.mean for name, i in g.results.items()}, **{f"{name}_half": i.half for name, i in g.results.items()},
+def _row(records: Records, g: Group, timings: _Timings) -> dict[str, Any]:
+    first = g.first
+    row: dict[str, Any] = {
+        "sweep": g.sweep,
+        "group_id": g.group_id,
+        "data": g.data,
+        "model": g.model,
+        "binarizer": g.binarizer,
+        "track": g.track,
         "n": g.result.n if g.result else 0,
-        "bits_per_weight": g.first["bits_per_weight"], "stored_bytes": _whole(g.first["stored_bytes"]), "distinct_macs": _whole(g.first["distinct_macs"]), "additions": _whole(g.first["additions"]),
-        "tile_bits": _whole(g.first["tile_bits"]), "file_bytes": _whole(g.first["file_bytes"]),
-        "reported_top1_percent": published.reported(records.published, g.binarizer, g.data, g.model, bits),
+        "bits_per_weight": first["bits_per_weight"],
+        "stored_bytes": style.whole(first["stored_bytes"]),
+        "distinct_macs": style.whole(first["distinct_macs"]),
+        "additions": style.whole(first["additions"]),
+        "tile_bits": style.whole(first["tile_bits"]),
+        "file_bytes": style.whole(first["file_bytes"]),
+        "reported_top1_percent": _reported(records.published, g),
         "run_ids": g.run_ids,
-    }  # fmt: skip
-    for batch in batches:
-        best = fastest(records, g, batch, device)
-        row |= {
-            f"time_ms_p50_b{batch}": best.get("time_ms_p50"),
-            f"ratio_b{batch}": best.get("ratio"),
-        }
+    }
+    for name, interval in g.results.items():
+        row[name] = interval.mean
+        row[f"{name}_half"] = interval.half
+    for batch in timings.batches:
+        best = fastest(records, g, batch, timings.device)
+        row[f"time_ms_p50_b{batch}"] = best.get("time_ms_p50")
+        row[f"ratio_b{batch}"] = best.get("ratio")
     return row
 
 
-def _whole(value: Any) -> int | None:
-    return None if style.missing(value) else int(value)
+def _reported(ledger: pd.DataFrame, g: Group) -> str | None:
+    bits = tracks.activation_bits(g.track)
+    return published.reported(ledger, g.binarizer, g.data, g.model, bits)

@@ -1,56 +1,91 @@
-"""GPU memory at inference, batch 1: what the author's figures and traces show. kernels.py has our times and bytes."""
+"""GPU memory at inference, batch 1, from the author's figures and traces, and our measurements.
+
+kernels.py has our times and bytes.
+"""
 
 from typing import Any
+
+import pandas as pd
 
 from tbn_bench.reporting import published, style
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.tables._paper import cite
-from tbn_bench.reporting.write import Column, Table, column
+from tbn_bench.reporting.write import Table, column, method_column, text_column
 
-_PEAK, _RESTING = "gpu_peak_MiB", "gpu_resting_MiB"
+_PEAK = "gpu_peak_MiB"
+_RESTING = "gpu_resting_MiB"
+_KEY = ("data", "model", "binarizer")
+_MIB = 2**20  # bytes
+
+_Key = tuple[str, str, str]
 
 
 def gpu_memory(records: Records) -> Table | None:
-    """A row per data set, model and method, published or measured (by the implementation that takes least); None where there is neither."""
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-
-    def row_of(*key: str) -> dict[str, Any]:
-        return rows.setdefault(
-            key,
-            dict(zip(("data", "model", "binarizer"), key, strict=True))
-            | {"lines": {}, "ours": None},
-        )
-
-    for line in records.published.to_dict("records"):
-        if line["metric"] in (_PEAK, _RESTING) and line["spec"]:
-            row_of(line["dataset"], line["model"], line["spec"])["lines"].setdefault(
-                line["metric"], []
-            ).append(line)
-    measured = records.latency[records.latency["gpu_peak_bytes"].notna()]
-    for (data, model, spec), same in measured.groupby(["data", "model", "binarizer"]):
-        least = same.sort_values(["gpu_peak_bytes", "implementation"]).iloc[0]
-        row = row_of(data, model, spec)
-        row["ours"], row["implementation"] = (
-            least["gpu_peak_bytes"] / 2**20,
-            least["implementation"].split(",")[0],
-        )
-        row["ours_resting"] = least["gpu_resting_bytes"] / 2**20
-    if not rows:
+    """A row per data set, model and method, published or measured; None if there is neither."""
+    lines = _lines(records.published)
+    measured = _measured(records.latency)
+    keys = {*lines, *measured}
+    if not keys:
         return None
-    order = {spec: i for i, spec in enumerate(style.methods(key[2] for key in rows))}
-    found = [rows[key] for key in sorted(rows, key=lambda key: (*key[:2], order[key[2]]))]
-    sources = cite(found, lambda row: row["lines"])
-    names = style.labels(row["binarizer"] for row in found)
+    methods = style.methods(spec for _, _, spec in keys)
+
+    def place(key: _Key) -> tuple[str, str, int]:
+        data, model, spec = key
+        return data, model, methods.index(spec)
+
+    rows = []
+    for key in sorted(keys, key=place):
+        row = dict(zip(_KEY, key, strict=True))
+        row |= {"lines": lines.get(key, {}), "ours": None}
+        rows.append(row | measured.get(key, {}))
+    sources = cite(rows, lambda row: row["lines"])
     columns = [
-        column("data", "data", numeric=False), column("model", "model", numeric=False),
-        Column("binarizer", "method", lambda r: names[r["binarizer"]], numeric=False),
-        column(_PEAK, "peak MiB, reported"), column(_RESTING, "resting MiB, reported"),
-        column("ours", "peak MiB, ours", ".2f"), column("ours_resting", "resting MiB, ours", ".2f"),
-        column("implementation", "implementation, ours", numeric=False),
-    ]  # fmt: skip
+        text_column("data", "data"),
+        text_column("model", "model"),
+        method_column(methods),
+        column(_PEAK, "peak MiB, reported"),
+        column(_RESTING, "resting MiB, reported"),
+        column("ours", "peak MiB, ours", ".2f"),
+        column("ours_resting", "resting MiB, ours", ".2f"),
+        text_column("implementation", "implementation, ours"),
+    ]
+    note = _note(rows, bool(measured))
+    return Table("GPU memory, published and ours", columns, rows, note, sources=sources)
+
+
+def _lines(ledger: pd.DataFrame) -> dict[_Key, dict[str, list[dict[str, Any]]]]:
+    """(data, model, method) -> metric -> the published lines."""
+    found: dict[_Key, dict[str, list[dict[str, Any]]]] = {}
+    for line in ledger.to_dict("records"):
+        metric = line["metric"]
+        if metric in (_PEAK, _RESTING) and line["spec"]:
+            key = (line["dataset"], line["model"], line["spec"])
+            found.setdefault(key, {}).setdefault(metric, []).append(line)
+    return found
+
+
+def _measured(latency: pd.DataFrame) -> dict[_Key, dict[str, Any]]:
+    """(data, model, method) -> our memory in MiB, of the implementation that needs least."""
+    found = {}
+    measured = latency[latency["gpu_peak_bytes"].notna()]
+    for key, same in measured.groupby(list(_KEY)):
+        least = same.sort_values(["gpu_peak_bytes", "implementation"]).iloc[0]
+        found[key] = {
+            "ours": least["gpu_peak_bytes"] / _MIB,
+            "implementation": least["implementation"].split(",")[0],
+            "ours_resting": least["gpu_resting_bytes"] / _MIB,
+        }
+    return found
+
+
+def _note(rows: list[dict[str, Any]], measured: bool) -> str:
+    cells = []
+    for row in rows:
+        cells += [row.get(_PEAK), row.get(_RESTING)]
+    not_run = "" if measured else "Ours was not run. "
     note = (
-        "Allocated GPU memory of one forward pass of a single input. The author's tiled kernels keep a tile of full-precision values, one "
-        f"per distinct weight; our Triton kernels keep bits. {'' if len(measured) else 'Ours was not run. '}"
-        f"{published.legend(row.get(key) for row in found for key in (_PEAK, _RESTING))}"
-    ).strip()
-    return Table("GPU memory, published and ours", columns, found, note, sources=sources)
+        "Allocated GPU memory of one forward pass of a single input. The author's tiled kernels "
+        "keep a tile of full-precision values, one per distinct weight; our Triton kernels keep "
+        f"bits. {not_run}{published.legend(cells)}"
+    )
+    return note.strip()

@@ -1,25 +1,28 @@
-"""Runs without a result: why, and the command that fills the gap."""
+"""Runs without a result: the reason, and the command that completes each."""
 
-from tbn_bench.reporting import style
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.write import Column, Table, column
+from tbn_bench.reporting.write import Table, column, method_column, text_column
 
 
 def not_finished(records: Records) -> Table | None:
-    rows = records.runs[records.runs["status"] != "finished"]
-    if rows.empty:
+    """A row per run that has not finished; None if all have."""
+    found = records.runs[records.runs["status"] != "finished"]
+    if found.empty:
         return None
-    rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    names = style.labels(records.runs["binarizer"])
+    rows = found.astype(object).where(found.notna(), None).to_dict("records")
     columns = [
-        column("run_id", "run", numeric=False), column("status", "status", numeric=False), column("model", "model", numeric=False),
-        Column("binarizer", "method", lambda r: names[r["binarizer"]], numeric=False), column("seed", "seed", "d"),
-        column("error", "error", numeric=False), column("command", "command", numeric=False),
-    ]  # fmt: skip
+        text_column("run_id", "run"),
+        text_column("status", "status"),
+        text_column("model", "model"),
+        method_column(records.runs["binarizer"]),
+        column("seed", "seed", "d"),
+        text_column("error", "error"),
+        text_column("command", "command"),
+    ]
     return Table(
         "Not finished",
         columns,
         rows,
         "Each command starts the run again, or continues it.",
-        [r["run_id"] for r in rows],
+        [row["run_id"] for row in rows],
     )

@@ -9,7 +9,10 @@ SCOPE = Scope(
     frozenset({"pointnet_cls", "pointnet_part_seg", "pointnet_sem_seg"}),
     frozenset({"modelnet40", "shapenet_part", "s3dis"}),
     ("top1", "instance_miou", "miou", "class_miou", "class_accuracy", "accuracy"),
-    note="No number of a binary or tiled PointNet was found in any source. Runs on other data stand under Segmentation.",
+    note=(
+        "No number of a binary or tiled PointNet was found in any source. Runs on other data "
+        "stand under Segmentation."
+    ),
 )
 
 
