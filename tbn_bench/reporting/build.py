@@ -31,27 +31,32 @@ _FIRST = (_MAIN, "accuracy_bits", "accuracy_latency", "training_curves")
 
 def entries(package: Any) -> Iterator[tuple[str, Any]]:
     """(name, module) of every table or figure; the main ones first, then by name."""
-    modules = pkgutil.iter_modules(package.__path__)
-    names = sorted(m.name for m in modules if not m.name.startswith("_"))
+    names = []
+    for info in pkgutil.iter_modules(package.__path__):
+        if not info.name.startswith("_"):
+            names.append(info.name)
     first = [name for name in _FIRST if name in names]
-    others = [name for name in names if name not in _FIRST]
+    others = [name for name in sorted(names) if name not in _FIRST]
     for name in first + others:
-        yield name, importlib.import_module(f"{package.__name__}.{name}")
+        module = importlib.import_module(f"{package.__name__}.{name}")
+        yield name, module
 
 
 def _sidecar(
     path: Path, records: Records, run_ids: list[str], commands: list[str], sources: list[str]
 ) -> None:
     """run_ids and config_ids are hashes of configs, with and without the seed."""
-    used = records.runs[records.runs["run_id"].isin(run_ids)]
-    simulated = records.mcu[
-        records.mcu["command"].isin(commands) & records.mcu["run_id"].isin(run_ids)
-    ]
+    runs = records.runs
+    mcu = records.mcu
+    used = runs[runs["run_id"].isin(run_ids)]
+    simulated = mcu[mcu["command"].isin(commands) & mcu["run_id"].isin(run_ids)]
     commits: set[str] = set()
     changed: set[str] = set()
     for made in (used, simulated):
         commits.update(made["commit"].dropna())
-        changed.update(made[made["dirty"].eq(True)]["run_id"])
+        is_changed = made["dirty"].eq(True)
+        changed.update(made[is_changed]["run_id"])
+
     value = {
         "run_ids": run_ids,
         "config_ids": sorted(set(used["group_id"])),
@@ -68,19 +73,28 @@ def _sidecar(
 def _write_tables(records: Records, folder: Path) -> dict[str, write.Table]:
     out = {}
     for name, module in entries(tables):
-        table = getattr(module, name)(records)
+        make = getattr(module, name)
+        table = make(records)
         for old in folder.glob(f"{name}.*"):
             old.unlink()
         if table is None:
             continue
+
         texts = {
             "md": write.markdown(table),
             "csv": write.comma_separated(table),
             "tex": write.latex(table),
         }
         for end, text in texts.items():
-            (folder / f"{name}.{end}").write_text(text, encoding="utf-8")
-        _sidecar(folder / f"{name}.json", records, table.run_ids, table.commands, table.sources)
+            path = folder / f"{name}.{end}"
+            path.write_text(text, encoding="utf-8")
+        _sidecar(
+            folder / f"{name}.json",
+            records,
+            table.run_ids,
+            table.commands,
+            table.sources,
+        )
         out[name] = table
     return out
 
@@ -102,8 +116,11 @@ def _write_figure(name: str, records: Records, folder: Path) -> render.Drawn | N
     frame = module.frame(records)
     run_ids, sources = protocol.origins(frame, records)
     _sidecar(folder / f"{name}.json", records, run_ids, frame.attrs.get("commands", []), sources)
+
     spec = specification(module, records)
-    return None if spec is None else (module.TITLE, spec)
+    if spec is None:
+        return None
+    return module.TITLE, spec
 
 
 _given: list[Any] = []  # records and folder, in a process that draws

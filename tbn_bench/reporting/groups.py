@@ -12,6 +12,8 @@ from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import Interval, t_interval
 from tbn_bench.scores import SCORES
 
+Panel = tuple[str, str, str]  # sweep, data, model
+
 
 @dataclass(frozen=True)
 class Group:
@@ -39,7 +41,7 @@ class Group:
         return self.results.get(self.score)
 
     @property
-    def panel(self) -> tuple[str, str, str]:
+    def panel(self) -> Panel:
         """Groups of one panel may be compared: one sweep (so one protocol), data set and model."""
         return self.sweep, self.data, self.model
 
@@ -56,8 +58,7 @@ def groups(records: Records) -> list[Group]:
     for (sweep, group_id), rows in runs.groupby(["sweep", "group_id"]).indices.items():
         is_done = columns.finished[rows]
         done = rows[is_done]
-        row = done[0] if len(done) else rows[0]
-        first = {key: _plain(value) for key, value in runs.iloc[row].items()}
+        first = _first(runs, done if len(done) else rows)
         group = Group(
             sweep=str(sweep),
             group_id=str(group_id),
@@ -73,10 +74,12 @@ def groups(records: Records) -> list[Group]:
             by_seed=columns.by_seed(done, first["score"]),
         )
         found.append(group)
-    methods = {spec: i for i, spec in enumerate(style.methods(runs["binarizer"]))}
+
+    methods = style.methods(runs["binarizer"])
 
     def place(g: Group) -> tuple[str, str, str, int, str]:
-        return g.sweep, g.data, g.model, methods[g.binarizer], g.group_id
+        method = methods.index(g.binarizer)
+        return g.sweep, g.data, g.model, method, g.group_id
 
     return sorted(found, key=place)
 
@@ -98,24 +101,42 @@ class _Columns:
         out = {}
         for name, column in self.scores.items():
             values = column[rows]
-            known = values[~np.isnan(values)].tolist()
-            if known:
-                out[name] = t_interval(known)
+            known = values[~np.isnan(values)]
+            if known.size:
+                out[name] = t_interval(known.tolist())
         return out
 
     def by_seed(self, rows: np.ndarray, score: str) -> dict[int, float]:
+        """The values of one score, of the rows that have it."""
         values = self.scores[score]
-        known = [row for row in rows if not np.isnan(values[row])]
-        return {int(self.seeds[row]): float(values[row]) for row in known}
+        found = {}
+        for row in rows:
+            seed = int(self.seeds[row])
+            value = float(values[row])
+            if not np.isnan(value):
+                found[seed] = value
+        return found
 
 
 def _columns(runs: pd.DataFrame) -> _Columns:
+    scores = {}
+    for name in SCORES:
+        scores[name] = runs[f"test/{name}"].to_numpy(dtype=float)
+    status = runs["status"].to_numpy()
     return _Columns(
-        finished=runs["status"].to_numpy() == "finished",
+        finished=status == "finished",
         run_ids=runs["run_id"].to_numpy(),
         seeds=runs["seed"].to_numpy(),
-        scores={name: runs[f"test/{name}"].to_numpy(dtype=float) for name in SCORES},
+        scores=scores,
     )
+
+
+def _first(runs: pd.DataFrame, rows: np.ndarray) -> dict[str, Any]:
+    """The first of these rows, in Python's own values."""
+    first = {}
+    for key, value in runs.iloc[rows[0]].items():
+        first[str(key)] = _plain(value)
+    return first
 
 
 def _plain(value: Any) -> Any:
@@ -130,16 +151,15 @@ def by_track(found: list[Group]) -> dict[str, list[Group]]:
 
     A panel of full precision alone counts as weights only.
     """
-    panels_of: dict[str, set[tuple[str, str, str]]] = {track: set() for track in tracks.TRACKS}
-    for g in found:
-        if g.track != tracks.REFERENCE:
-            panels_of[g.track].add(g.panel)
-    compared = set[tuple[str, str, str]]().union(*panels_of.values())
-    panels_of[tracks.WEIGHTS_ONLY] |= {g.panel for g in found} - compared
+    lowered = [g for g in found if g.track != tracks.REFERENCE]
+    compared = {g.panel for g in lowered}
     out = {}
-    for track, own in panels_of.items():
-        shown = (track, tracks.REFERENCE)
-        members = [g for g in found if g.panel in own and g.track in shown]
+    for track in tracks.TRACKS:
+        own = {g.panel for g in lowered if g.track == track}
+        if track == tracks.WEIGHTS_ONLY:
+            alone = {g.panel for g in found} - compared
+            own |= alone
+        members = [g for g in found if g.panel in own and g.track in (track, tracks.REFERENCE)]
         if members:
             out[track] = members
     return out
@@ -154,9 +174,10 @@ def panels(found: list[Group]) -> list[tuple[str, list[Group]]]:
     all_panels = {g.panel for g in found}
     out = []
     for track, members in split.items():
-        by_panel: dict[tuple[str, str, str], list[Group]] = {}
+        by_panel: dict[Panel, list[Group]] = {}
         for g in members:
             by_panel.setdefault(g.panel, []).append(g)
+
         for panel, own in by_panel.items():
             title = _title(panel, all_panels)
             if list(split) != [tracks.WEIGHTS_ONLY]:
@@ -165,10 +186,11 @@ def panels(found: list[Group]) -> list[tuple[str, list[Group]]]:
     return out
 
 
-def _title(panel: tuple[str, str, str], others: set[tuple[str, str, str]]) -> str:
+def _title(panel: Panel, others: set[Panel]) -> str:
     """With the sweep, if another sweep has the same data set and model."""
     sweep, data, model = panel
-    sweeps = {other[0] for other in others if other[1:] == panel[1:]}
-    if len(sweeps) > 1:
-        return f"{data}, {model}, sweep {sweep}"
-    return f"{data}, {model}"
+    title = f"{data}, {model}"
+    for other in others:
+        if other != panel and other[1:] == panel[1:]:
+            return f"{title}, sweep {sweep}"
+    return title

@@ -15,6 +15,7 @@ from tbn_bench.records.store import RecordError, tell
 from tbn_bench.reporting import groups, published, style, write
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records, load
+from tbn_bench.reporting.published import Line
 from tbn_bench.reporting.stats import Interval
 from tbn_bench.reporting.tables import ablations, cnn, pointnet, time_series, transformers_mlps
 from tbn_bench.reporting.tables._paper import (
@@ -27,7 +28,7 @@ from tbn_bench.reporting.tables._paper import (
     ours,
     score_column,
 )
-from tbn_bench.reporting.write import Column, Table, column, text_column
+from tbn_bench.reporting.write import Column, Row, Table, column, text_column
 from tbn_bench.scores import SCORES
 
 _SCOPES = (cnn.SCOPE, transformers_mlps.SCOPE, pointnet.SCOPE, time_series.SCOPE, ablations.SCOPE)
@@ -68,20 +69,25 @@ def of_folder(results: Path, out: Path, repository: Path = Path()) -> dict[str, 
     repository: has sweeps/ and recipes/, from which the commands are taken. Raises ValueError if
     there are no records.
     """
-    tables, left = paper(load(results), repository)
+    records = load(results)
+    tables, left = paper(records, repository)
+    page = out / "paper.md"
+    values = write.comma_separated(_flat(tables))
+
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "paper.md").write_text(_page(tables, left), encoding="utf-8")
-        (out / "paper.csv").write_text(write.comma_separated(_flat(tables)), encoding="utf-8")
+        page.write_text(_page(tables, left), encoding="utf-8")
+        (out / "paper.csv").write_text(values, encoding="utf-8")
     except OSError as error:
         raise RecordError(
             f"cannot write to {out}: {error.strerror}; choose another folder with --out"
         ) from error
+
     counts = _counts(tables)
     cells = counts.total()
     tell(f"{cells} published cells: {_said(counts)}; {_said(left)}")
-    tell(f"paper: {out / 'paper.md'}")
-    return {"paper": str(out / "paper.md"), "cells": cells, **counts}
+    tell(f"paper: {page}")
+    return {"paper": str(page), "cells": cells, **counts}
 
 
 def paper(records: Records, repository: Path = Path()) -> tuple[list[Table], Counter[str]]:
@@ -91,16 +97,26 @@ def paper(records: Records, repository: Path = Path()) -> tuple[list[Table], Cou
     """
     settings = _settings(repository)
     found = groups.groups(records)
-    titles = [*(scope.title for scope in _SCOPES), _REST]
-    sections: dict[str, list[dict[str, Any]]] = {title: [] for title in titles}
-    cells, left = _cells(records.published.to_dict("records"))
+    sections: dict[str, list[Row]] = {}
+    for scope in _SCOPES:
+        sections[scope.title] = []
+    sections[_REST] = []
+
+    ledger = records.published.to_dict("records")
+    cells, left = _cells(ledger)
     for lines in cells:
         command = _command(lines[0], settings)
-        sections[_section(lines[0])] += _rows(lines, found, command)
-    return [_table(title, rows) for title, rows in sections.items() if rows], left
+        section = sections[_section(lines[0])]
+        section += _rows(lines, found, command)
+
+    tables = []
+    for title, rows in sections.items():
+        if rows:
+            tables.append(_table(title, rows))
+    return tables, left
 
 
-def _section(line: dict[str, Any]) -> str:
+def _section(line: Line) -> str:
     """The title of the table that a line is in."""
     for scope in _SCOPES:
         if scope.has_line(line):
@@ -108,12 +124,12 @@ def _section(line: dict[str, Any]) -> str:
     return _REST
 
 
-def _cells(ledger: list[dict[str, Any]]) -> tuple[list[list[dict[str, Any]]], Counter[str]]:
+def _cells(ledger: list[Line]) -> tuple[list[list[Line]], Counter[str]]:
     """(the lines of each published value, the reasons why other lines have no cell of ours).
 
     A value that several sources give is one value.
     """
-    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    cells: dict[tuple[Any, ...], list[Line]] = {}
     left: Counter[str] = Counter()
     for line in ledger:
         reason = _unfit(line)
@@ -125,7 +141,7 @@ def _cells(ledger: list[dict[str, Any]]) -> tuple[list[list[dict[str, Any]]], Co
     return list(cells.values()), left
 
 
-def _unfit(line: dict[str, Any]) -> str | None:
+def _unfit(line: Line) -> str | None:
     """The reason why a line has no cell of ours; None if it has one."""
     if line["metric"] not in SCORES:
         return "of a quantity that no run records"
@@ -136,7 +152,7 @@ def _unfit(line: dict[str, Any]) -> str | None:
     return None
 
 
-def _rows(lines: list[dict[str, Any]], found: list[Group], command: str) -> list[dict[str, Any]]:
+def _rows(lines: list[Line], found: list[Group], command: str) -> list[Row]:
     """A row per group that a published value is about; if there is none, a row without ours."""
     line = lines[0]
     blank = _blank(lines) | {"command": command}
@@ -147,14 +163,18 @@ def _rows(lines: list[dict[str, Any]], found: list[Group], command: str) -> list
     return rows or [blank | {"kind": "not run", "verdict": "not run"}]
 
 
-def _is_about(line: dict[str, Any], g: Group) -> bool:
+def _is_about(line: Line, g: Group) -> bool:
     """Whether a line may be compared with a group of ours that has its score."""
     score = line["metric"]
-    same_kind = is_study(g.sweep) == is_ablation(line["spec"])
-    return same_kind and score in g.results and bool(matched([line], g, score))
+    if score not in g.results:
+        return False
+    if is_study(g.sweep) != is_ablation(line["spec"]):
+        return False
+    found = matched([line], g, score)
+    return bool(found)
 
 
-def _blank(lines: list[dict[str, Any]]) -> dict[str, Any]:
+def _blank(lines: list[Line]) -> Row:
     """The row of a published value, in which our numbers are None."""
     line = lines[0]
     sources = [each["source"] for each in lines]
@@ -175,7 +195,7 @@ def _blank(lines: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _own(line: dict[str, Any], g: Group) -> dict[str, Any]:
+def _own(line: Line, g: Group) -> Row:
     result = g.results[line["metric"]]
     epochs = g.first["epochs"]
     kind, verdict = judged(line["metric"], line["value"], result, epochs)
@@ -206,9 +226,10 @@ def judged(score: str, value: float, result: Interval, epochs: int) -> tuple[str
     trained = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     if result.half is None:
         return "one seed", f"one seed, differs by {gap}, {trained}"
-    if abs(difference) <= result.half:
-        return "reproduced", f"reproduced within ± {s.text(result.half, False)}, {trained}"
-    return "differs", f"differs by {gap}, {trained}"
+    if abs(difference) > result.half:
+        return "differs", f"differs by {gap}, {trained}"
+    half = s.text(result.half, False)
+    return "reproduced", f"reproduced within ± {half}, {trained}"
 
 
 @dataclass(frozen=True)
@@ -220,14 +241,14 @@ class _Setting:
 
     @property
     def is_study(self) -> bool:
-        path = self.command.split()[-1]
+        *_, path = self.command.split()
         return is_study(Path(path).stem)
 
     @property
     def epochs(self) -> int:
         return max(self.values.get("epochs", [0]))
 
-    def covers(self, line: dict[str, Any]) -> bool:
+    def covers(self, line: Line) -> bool:
         """Whether some values are the line's data set, model and method."""
         return (
             self._has("data", line["dataset"], sizes_count=True)
@@ -236,8 +257,10 @@ class _Setting:
         )
 
     def _has(self, key: str, theirs: str, sizes_count: bool) -> bool:
-        values = map(str, self.values.get(key, []))
-        return any(published.is_same(theirs, value, sizes_count) for value in values)
+        for value in self.values.get(key, []):
+            if published.is_same(theirs, str(value), sizes_count):
+                return True
+        return False
 
 
 def _settings(repository: Path) -> list[_Setting]:
@@ -259,8 +282,9 @@ def _swept(path: Path) -> dict[str, list[Any]]:
     parameters = _mapping(path).get("parameters") or {}
     for key, parameter in parameters.items():
         if isinstance(parameter, dict):
-            value = parameter.get("values", parameter.get("value"))
-            values[key] = value if isinstance(value, list) else [value]
+            one = parameter.get("value")
+            found = parameter.get("values", one)
+            values[key] = found if isinstance(found, list) else [found]
     return values
 
 
@@ -269,7 +293,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _command(line: dict[str, Any], settings: list[_Setting]) -> str:
+def _command(line: Line, settings: list[_Setting]) -> str:
     """The command of the sweep or recipe that has a line's setting; of several, the longest one.
 
     Without one, the command of a run with default settings.
@@ -289,10 +313,10 @@ def _command(line: dict[str, Any], settings: list[_Setting]) -> str:
     return f"{shlex.join(command)}  # default settings: no sweep or recipe has it"
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+def _table(title: str, rows: list[Row]) -> Table:
     methods = style.methods(row["spec"] for row in rows)
 
-    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+    def place(row: Row) -> tuple[Any, ...]:
         return (
             natural(row["dataset"]),
             row["model"],
@@ -303,6 +327,7 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Table:
 
     rows = sorted(rows, key=place)
     sources = cite(rows, lambda row: {"reported": row["lines"]})
+
     columns = [
         text_column("dataset", "data"),
         text_column("model", "model"),
@@ -314,6 +339,7 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Table:
         text_column("verdict", "verdict"),
         text_column("command", "command"),
     ]
+
     return Table(
         title,
         columns,
@@ -329,21 +355,25 @@ def _flat(tables: list[Table]) -> Table:
     """All rows in one table, for the CSV."""
     rows = []
     for table in tables:
-        rows += [row | {"table": table.title} for row in table.rows]
-    raw = _RAW if tables else ()
-    return Table("", [], rows, raw=("table", *raw))
+        for row in table.rows:
+            rows.append(row | {"table": table.title})
+    keys = ("table", *_RAW) if tables else ("table",)
+    return Table("", [], rows, raw=keys)
 
 
 def _counts(tables: list[Table]) -> Counter[str]:
     """The number of cells of each kind of verdict."""
     counts: Counter[str] = Counter()
     for table in tables:
-        counts.update(row["kind"] for row in table.rows)
+        for row in table.rows:
+            counts[row["kind"]] += 1
     return counts
 
 
 def _said(counts: Counter[str]) -> str:
-    said = [f"{n} {what}" for what, n in sorted(counts.items())]
+    said = []
+    for what, n in sorted(counts.items()):
+        said.append(f"{n} {what}")
     return ", ".join(said) or "none"
 
 

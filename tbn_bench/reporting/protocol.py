@@ -33,13 +33,16 @@ def _mixed(records: Records) -> Iterator[str]:
     for title, members in panels(judged):
         keys = []
         for g in members:
-            keys += [(g.sweep, run_id) for run_id in g.run_ids]
+            for run_id in g.run_ids:
+                keys.append((g.sweep, run_id))
         own = runs.loc[keys]
+
         for key, words in _SAME.items():
-            found = sorted(own[key].dropna().astype(int).unique())
-            if len(found) > 1:
-                listed = ", ".join(map(str, found))
-                yield f"{title}: runs of {listed} {words} stand in one panel"
+            found = own[key].dropna().astype(int).unique()
+            if len(found) < 2:
+                continue
+            listed = ", ".join(map(str, sorted(found)))
+            yield f"{title}: runs of {listed} {words} stand in one panel"
 
 
 def _changed(records: Records) -> Iterator[str]:
@@ -55,8 +58,9 @@ def _changed(records: Records) -> Iterator[str]:
 
 
 def _timed(records: Records) -> Iterator[str]:
-    timed = records.latency[records.latency["run_id"].notna()]
-    unknown = timed[~timed["run_id"].isin(records.runs["run_id"])]
+    run_ids = records.latency["run_id"]
+    is_known = run_ids.isin(records.runs["run_id"])
+    unknown = records.latency[run_ids.notna() & ~is_known]
     for (case, run_id), _ in unknown.groupby(["case", "run_id"], sort=True):
         yield f"{case}: timed network {run_id} has no record here"
 
@@ -91,9 +95,11 @@ def origins(data: pd.DataFrame, records: Records) -> tuple[list[str], list[str]]
             named_groups.add(text)
         else:
             words.update(re.findall(r"\b[0-9a-f]{12}\b", text))
+
     runs = records.runs
     group_names = runs["sweep"] + "/" + runs["group_id"]
-    used = runs[runs["run_id"].isin(words) | group_names.isin(named_groups)]
+    is_used = runs["run_id"].isin(words) | group_names.isin(named_groups)
     simulated = words.intersection(records.mcu["run_id"].dropna())
+    run_ids = simulated.union(runs[is_used]["run_id"])
     sources = set(column[cited].astype(str))
-    return sorted(simulated.union(used["run_id"])), sorted(sources)
+    return sorted(run_ids), sorted(sources)

@@ -31,6 +31,9 @@ from tbn_bench.records.store import read_file
 from tbn_bench.reporting import style
 from tbn_bench.scores import FIRST, SCORES
 
+Line = dict[str, Any]
+"""A line of the ledger: COLUMNS by name. Empty cells are None."""
+
 COLUMNS = (
     "method",
     "spec",
@@ -60,15 +63,17 @@ def read(results: Path, problems: list[str]) -> pd.DataFrame:
 
     Faults are appended to `problems`, and their lines left out.
     """
-    rows: list[dict[str, Any]] = []
-    for path in sorted((results / "published").glob("*.csv")):
+    rows = []
+    folder = results / "published"
+    for path in sorted(folder.glob("*.csv")):
         try:
-            for line, values in _lines(path):
+            for number, values in _lines(path):
                 row, faults = _checked(values)
-                if faults:
-                    problems.append(f"{path}, line {line}: {'; '.join(faults)}; correct the line")
-                else:
+                if not faults:
                     rows.append(row)
+                    continue
+                said = "; ".join(faults)
+                problems.append(f"{path}, line {number}: {said}; correct the line")
         except (OSError, ValueError, csv.Error) as error:
             problems.append(f"{store.shown(path)}: {error}")
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)  # None stays None
@@ -87,13 +92,14 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         yield reader.line_num, values
 
 
-def _checked(values: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _checked(values: list[str]) -> tuple[Line, list[str]]:
     """(row, faults): the typed row if there are no faults. Empty cells are None."""
     if len(values) != len(COLUMNS):
         return {}, [f"expected {len(COLUMNS)} cells, got {len(values)}"]
-    row: dict[str, Any] = {}
+    row: Line = {}
     for key, value in zip(COLUMNS, values, strict=True):
         row[key] = value.strip() or None
+
     faults = []
     for key in ("method", "metric", "source"):
         if row[key] is None:
@@ -101,9 +107,10 @@ def _checked(values: list[str]) -> tuple[dict[str, Any], list[str]]:
     faults += _value_faults(row)
     faults += _bits_faults(row)
     faults += _spec_faults(row)
-    if row["second_hand"] not in ("true", "false"):
-        faults.append(f"second_hand must be true or false, got {row['second_hand']!r}")
-    row["second_hand"] = row["second_hand"] == "true"
+    second_hand = row["second_hand"]
+    if second_hand not in ("true", "false"):
+        faults.append(f"second_hand must be true or false, got {second_hand!r}")
+    row["second_hand"] = second_hand == "true"
     return row, faults
 
 
@@ -117,12 +124,14 @@ def _number(text: str | None) -> float:
 
 
 def is_fraction(metric: str) -> bool:
-    if metric.startswith("top") or metric.endswith(("accuracy", "iou")):
+    if metric.startswith("top"):
+        return True
+    if metric.endswith(("accuracy", "iou")):
         return True
     return metric in SCORES and SCORES[metric].factor == 100
 
 
-def _value_faults(row: dict[str, Any]) -> list[str]:
+def _value_faults(row: Line) -> list[str]:
     """Also turns the value into a number."""
     text = row["value"]
     value = _number(text)
@@ -135,22 +144,25 @@ def _value_faults(row: dict[str, Any]) -> list[str]:
     return []
 
 
-def _bits_faults(row: dict[str, Any]) -> list[str]:
+def _bits_faults(row: Line) -> list[str]:
     """Also turns the widths into numbers."""
     weights = row["weight_bits"]
     activations = row["activation_bits"]
-    row["weight_bits"] = None if weights is None else _number(weights)
-    row["activation_bits"] = int(activations) if (activations or "").isdecimal() else None
+    row["activation_bits"] = None
     faults = []
-    if weights is not None and not row["weight_bits"] > 0:
-        faults.append(f"weight_bits must be a positive number or empty, got {weights!r}")
+    if weights is not None:
+        row["weight_bits"] = _number(weights)
+        if not row["weight_bits"] > 0:
+            faults.append(f"weight_bits must be a positive number or empty, got {weights!r}")
+    if activations is not None and activations.isdecimal():
+        row["activation_bits"] = int(activations)
     if row["activation_bits"] not in ACTIVATION_BITS:
         known = ", ".join(map(str, ACTIVATION_BITS))
         faults.append(f"activation_bits must be one of {known}, got {activations!r}")
     return faults
 
 
-def _spec_faults(row: dict[str, Any]) -> list[str]:
+def _spec_faults(row: Line) -> list[str]:
     spec = row["spec"]
     if spec is None:
         return []
@@ -163,7 +175,7 @@ def _spec_faults(row: dict[str, Any]) -> list[str]:
     return []
 
 
-def marks(line: dict[str, Any]) -> str:
+def marks(line: Line) -> str:
     """The marks of the caveats on a value; LEGEND explains them."""
     found = ""
     if line["second_hand"]:
@@ -176,7 +188,10 @@ def marks(line: dict[str, Any]) -> str:
 def legend(texts: Iterable[str | None]) -> str:
     """The explanations of the marks in these cells."""
     used = "".join(text or "" for text in texts)
-    explained = [f"{mark} {why}" for mark, why in LEGEND.items() if mark in used]
+    explained = []
+    for mark, reason in LEGEND.items():
+        if mark in used:
+            explained.append(f"{mark} {reason}")
     return " ".join(explained)
 
 
@@ -187,7 +202,7 @@ def matching(
     model: str,
     activation_bits: int,
     metric: str = FIRST,
-) -> list[dict[str, Any]]:
+) -> list[Line]:
     """The lines of one metric that are about this method, data set, model and activation width.
 
     A line fits if each option that it names has our value. Options that only we name are ignored,
@@ -201,27 +216,37 @@ def matching(
     return found
 
 
-def is_about(line: dict[str, Any], data: str, model: str) -> bool:
+def is_about(line: Line, data: str, model: str) -> bool:
     """Whether a line's data set and model are these of ours."""
-    return is_same(line["dataset"], data, True) and is_same(line["model"], model, True)
+    if not is_same(line["dataset"], data, True):
+        return False
+    return is_same(line["model"], model, True)
 
 
-def networks(ledger: pd.DataFrame, data: str, activation_bits: int | None) -> list[dict[str, Any]]:
+def networks(ledger: pd.DataFrame, data: str, activation_bits: int | None) -> list[Line]:
     """Networks with both a top-1 and a FLASH, each a value under its metric.
 
     The data set is compared by its name alone: any resolution fits.
     """
-    keys = ("method", "dataset", "model", "source")
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    wanted, _, _ = data.partition("(")
+    found: dict[tuple[str, ...], Line] = {}
     for line in ledger.to_dict("records"):
         if not line["dataset"] or not line["model"]:
             continue
-        is_data = line["dataset"].partition("(")[0] == data.partition("(")[0]
-        is_metric = line["metric"] in (FIRST, FLASH)
-        if is_data and is_metric and line["activation_bits"] == activation_bits:
-            named = {key: line[key] for key in keys}
-            network = found.setdefault(tuple(named.values()), named)
-            network[line["metric"]] = line["value"]
+        if line["metric"] not in (FIRST, FLASH):
+            continue
+        name, _, _ = line["dataset"].partition("(")
+        if name != wanted or line["activation_bits"] != activation_bits:
+            continue
+        named = {
+            "method": line["method"],
+            "dataset": line["dataset"],
+            "model": line["model"],
+            "source": line["source"],
+        }
+        key = tuple(named.values())
+        network = found.setdefault(key, named)
+        network[line["metric"]] = line["value"]
     return [network for network in found.values() if FIRST in network and FLASH in network]
 
 
@@ -277,7 +302,9 @@ def is_same(theirs: str | None, ours: str, sizes_count: bool = False) -> bool:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int | float | list | tuple | dict) and not isinstance(value, bool)
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int | float | list | tuple | dict)
 
 
 def percent(fraction: float) -> str:
@@ -287,16 +314,19 @@ def percent(fraction: float) -> str:
 
 def shown(metric: str, value: float) -> str:
     """As its source prints it; fractions in percent."""
-    return percent(value) if is_fraction(metric) else f"{value:g}"
+    if is_fraction(metric):
+        return percent(value)
+    return f"{value:g}"
 
 
 def _cell(values: list[str]) -> str:
     """values: in rising order."""
     if len(values) <= _FEW:
         return ", ".join(values)
-    inside = "".join(values[1:-1])
+    low, *inside, high = values
     text = f"{len(values)} values"
+    marked = "".join(inside)
     for mark in LEGEND:
-        if mark in inside:
+        if mark in marked:
             text += f", some {mark}"
-    return f"{values[0]} to {values[-1]} ({text})"
+    return f"{low} to {high} ({text})"

@@ -23,13 +23,15 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     value, or one is not finite.
     """
     x = np.asarray(values, dtype=float)
-    if x.size == 0 or not np.isfinite(x).all():
+    n = x.size
+    if n == 0 or not np.isfinite(x).all():
         raise ValueError(f"expected at least one value, all finite, got {list(values)!r}")
-    if x.size == 1:
-        return Interval(float(x[0]), None, 1)
-    quantile = stdtrit(x.size - 1, (1 + confidence) / 2)
-    half = quantile * x.std(ddof=1) / np.sqrt(x.size)
-    return Interval(float(x.mean()), float(half), x.size)
+    mean = float(x.mean())
+    if n == 1:
+        return Interval(mean, None, 1)
+    quantile = stdtrit(n - 1, (1 + confidence) / 2)
+    half = quantile * x.std(ddof=1) / np.sqrt(n)
+    return Interval(mean, float(half), n)
 
 
 def half_widths(deviations: np.ndarray, counts: np.ndarray, confidence: float = 0.95) -> np.ndarray:
@@ -37,11 +39,13 @@ def half_widths(deviations: np.ndarray, counts: np.ndarray, confidence: float = 
 
     deviations: (m,), with n - 1 degrees of freedom; counts: (m,). Returns (m,).
     """
-    many = counts > 1
-    freedom = np.where(many, counts - 1, 1)
+    has_interval = counts > 1
+    freedom = np.where(has_interval, counts - 1, 1)
     quantile = stdtrit(freedom, (1 + confidence) / 2)
-    half = quantile * np.nan_to_num(deviations) / np.sqrt(np.maximum(counts, 1))
-    return np.where(many, half, 0.0)
+    deviations = np.nan_to_num(deviations)
+    root = np.sqrt(np.maximum(counts, 1))
+    half = quantile * deviations / root
+    return np.where(has_interval, half, 0.0)
 
 
 MAX_PAIRS = 20  # 2^20 sign patterns are 8 MB
@@ -54,8 +58,11 @@ def paired_differences(method: Mapping[int, float], baseline: Mapping[int, float
     The seed sets the start, the order and the augmentation of the data. Their common effect on both
     cancels.
     """
-    seeds = sorted(method.keys() & baseline.keys())
-    return np.array([method[seed] - baseline[seed] for seed in seeds], dtype=float)
+    differences = []
+    for seed in sorted(method.keys() & baseline.keys()):
+        difference = method[seed] - baseline[seed]
+        differences.append(difference)
+    return np.array(differences, dtype=float)
 
 
 def paired_interval(differences: Sequence[float] | np.ndarray) -> Interval | None:
@@ -63,7 +70,9 @@ def paired_interval(differences: Sequence[float] | np.ndarray) -> Interval | Non
 
     differences: (n,). Raises ValueError if one is not finite.
     """
-    return t_interval(list(differences)) if len(differences) > 1 else None
+    if len(differences) < 2:
+        return None
+    return t_interval(list(differences))
 
 
 def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float | None:
@@ -83,9 +92,10 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float | None:
     sums = np.zeros(1)
     for value in d:
         sums = np.concatenate([sums + value, sums - value])
+    observed = abs(d.sum())
     rounding = _EQUAL * np.abs(d).sum()
-    as_extreme = np.abs(sums) >= abs(d.sum()) - rounding
-    return float(as_extreme.mean())
+    is_as_extreme = np.abs(sums) >= observed - rounding
+    return float(is_as_extreme.mean())
 
 
 def smallest_p(n: int) -> float:
@@ -137,14 +147,17 @@ def leaders(scores: Sequence[Mapping[int, float]]) -> list[int]:
     """
 
     def mean(i: int) -> float:
-        return float(np.mean(list(scores[i].values())))
+        values = list(scores[i].values())
+        return float(np.mean(values))
 
     known = [i for i, own in enumerate(scores) if own]
     order = sorted(known, key=mean, reverse=True)
     ahead: list[int] = []
     for rank, i in enumerate(order[:2]):
-        rivals = order[rank + 1 :]
-        if not rivals or not all(separated(scores[i], scores[j]) for j in rivals):
+        rivals = [scores[j] for j in order[rank + 1 :]]
+        if not rivals:
+            break
+        if not all(separated(scores[i], rival) for rival in rivals):
             break
         ahead.append(i)
     return ahead

@@ -121,7 +121,9 @@ def methods(specs: Any) -> list[str]:
 
     def place(spec: str) -> tuple[int, str, float, str]:
         name, options = catalog.parse(spec)
-        rank = _FIRST.index(name) if name in _FIRST else len(_FIRST)
+        rank = len(_FIRST)
+        if name in _FIRST:
+            rank = _FIRST.index(name)
         p = largest(options.get("p")) or 0.0
         return rank, name, p, spec
 
@@ -136,27 +138,31 @@ def labels(specs: Any) -> dict[str, str]:
 
     p, tile_length and per_layer are always shown.
     """
-    ordered = methods(specs)
-    families: dict[str, list[dict[str, Any]]] = {}
-    for spec in ordered:
-        name, options = catalog.parse(spec)
-        families.setdefault(name, []).append(options)
-    return {spec: _label(spec, families) for spec in ordered}
+    parsed = {}
+    for spec in methods(specs):
+        parsed[spec] = catalog.parse(spec)
+
+    found = {}
+    for spec, (name, options) in parsed.items():
+        family = [others for other, others in parsed.values() if other == name]
+        found[spec] = _label(name, options, family)
+    return found
 
 
-def _label(spec: str, families: dict[str, list[dict[str, Any]]]) -> str:
-    """families: name -> the options of each spec of that family."""
-    name, options = catalog.parse(spec)
+def _label(name: str, options: dict[str, Any], family: list[dict[str, Any]]) -> str:
+    """family: the options of each spec of this name."""
     identity = []
     others = []
     for key, value in sorted(options.items()):
         part = f"{key}={_short(value)}"
         if key in _IDENTITY:
             identity.append(part)
-        elif any(other.get(key, ...) != value for other in families[name]):
+        elif any(member.get(key, ...) != value for member in family):
             others.append(part)
     parts = identity + others
-    return f"{name}({', '.join(parts)})" if parts else name
+    if not parts:
+        return name
+    return f"{name}({', '.join(parts)})"
 
 
 def _short(value: Any) -> str:
@@ -171,8 +177,10 @@ def _place(name: str) -> tuple[int, int]:
     for i, listed in enumerate(_FAMILIES):
         if name in listed:
             return i, listed.index(name)
-    names = {*catalog.names("binarizers"), name}
-    unlisted = names.difference(["full_precision"], *_FAMILIES)
+    unlisted = {*catalog.names("binarizers"), name}
+    unlisted.discard("full_precision")
+    for listed in _FAMILIES:
+        unlisted.difference_update(listed)
     return len(_FAMILIES), sorted(unlisted).index(name)
 
 
@@ -190,11 +198,19 @@ def nth_colour(place: int) -> str:
 
 
 def _variant(spec: str, specs: Any) -> tuple[str, str, list[int]]:
-    name = catalog.parse(spec)[0]
-    family = [other for other in methods(specs) if catalog.parse(other)[0] == name]
-    which = 0 if name == "full_precision" else _place(name)[0]
-    variants = _VARIANTS[which]
-    return variants[family.index(spec) % len(variants)]
+    name, _ = catalog.parse(spec)
+    family = []
+    for other in methods(specs):
+        other_name, _ = catalog.parse(other)
+        if other_name == name:
+            family.append(other)
+
+    listed = 0
+    if name != "full_precision":
+        listed, _ = _place(name)
+    variants = _VARIANTS[listed]
+    place = family.index(spec)
+    return variants[place % len(variants)]
 
 
 def marker(spec: str, specs: Any) -> str:
@@ -220,15 +236,20 @@ _TITLE_LETTERS = 46
 
 def wrapped(title: str) -> list[str]:
     """The lines of a panel's title, broken after commas."""
-    return textwrap.wrap(re.sub(r"(?<!,) ", "\u00a0", title), _TITLE_LETTERS)
+    unbreakable = re.sub(r"(?<!,) ", "\u00a0", title)
+    return textwrap.wrap(unbreakable, _TITLE_LETTERS)
 
 
 def print_grid(panels: int, panel_inches: float) -> tuple[Figure, list[Axes]]:
     """A figure with two panels side by side, each panel_inches high."""
     across = min(2, panels)
     down = math.ceil(panels / across)
-    figure = Figure(figsize=(COLUMN_INCHES * across, panel_inches * down))
-    axes = [figure.add_subplot(down, across, i + 1) for i in range(panels)]
+    width = COLUMN_INCHES * across
+    height = panel_inches * down
+    figure = Figure(figsize=(width, height))
+    axes = []
+    for place in range(panels):
+        axes.append(figure.add_subplot(down, across, place + 1))
     return figure, axes
 
 
@@ -240,10 +261,13 @@ def legend(figure: Figure, labels: list[str]) -> None:
         for label, mark in zip(named, marks, strict=True):
             handles[label] = mark[0] if isinstance(mark, ErrorbarContainer) else mark
     shown = [label for label in labels if label in handles]
-    entry_inches = 0.45 + _LETTER_INCHES * max(map(len, shown))
+
+    longest = max(map(len, shown))
+    entry_inches = 0.45 + _LETTER_INCHES * longest
     across = max(1, int(figure.get_figwidth() / entry_inches))
     rows = math.ceil(len(shown) / across)
-    figure.set_figheight(figure.get_figheight() + 0.1 + 0.17 * rows)
+    height = figure.get_figheight() + 0.1 + 0.17 * rows
+    figure.set_figheight(height)
     figure.legend(
         [handles[label] for label in shown],
         shown,
@@ -265,7 +289,9 @@ def take_literally(figure: Figure) -> None:
 
 
 def missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    if value is None:
+        return True
+    return isinstance(value, float) and math.isnan(value)
 
 
 def whole(value: Any) -> int | None:
@@ -275,7 +301,10 @@ def whole(value: Any) -> int | None:
 
 def short(label: str, most: int = 28) -> str:
     """The beginning of a long label."""
-    return label if len(label) <= most else f"{label[: most - 1]}…"
+    if len(label) <= most:
+        return label
+    kept = label[: most - 1]
+    return f"{kept}…"
 
 
 def text(value: Any, form: str = "") -> str:

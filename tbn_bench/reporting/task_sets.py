@@ -30,7 +30,9 @@ class TaskSet:
 
     @property
     def names(self) -> str:
-        names = [f"{data}, {model}, sweep {sweep}" for sweep, data, model in self.tasks]
+        names = []
+        for sweep, data, model in self.tasks:
+            names.append(f"{data}, {model}, sweep {sweep}")
         return "; ".join(names)
 
 
@@ -42,18 +44,18 @@ def task_sets(records: Records) -> list[TaskSet]:
     errors (MSE) are left out too: their ratio is neither a share nor better when higher.
     """
     by_track = _by_track(records)
-    full = _positive(by_track.get(tracks.REFERENCE, {}).get("full_precision", {}))
+    references = by_track.pop(tracks.REFERENCE, {})
+    full = _positive(references.get("full_precision", {}))
     found = []
     for track in tracks.TRACKS:
-        if track == tracks.REFERENCE:
-            continue
         methods = {"full_precision": full}
         choices = set()
         for spec, by_task in by_track.get(track, {}).items():
-            with_reference = {task: g for task, g in by_task.items() if task in full}
-            methods[spec] = with_reference
-            if len(with_reference) > 1:
-                choices.add(tuple(sorted(with_reference)))
+            known = {task: g for task, g in by_task.items() if task in full}
+            methods[spec] = known
+            if len(known) > 1:
+                choices.add(tuple(sorted(known)))
+
         for tasks in sorted(choices, key=_most_tasks_first):
             found.append(_task_set(track, tasks, methods))
     return found
@@ -72,29 +74,38 @@ def _by_track(records: Records) -> dict[str, dict[str, dict[Task, Group]]]:
     """track -> method -> task -> its only group there, if it has a share as its score."""
     candidates: dict[tuple[str, Task], list[Group]] = {}
     for g in groups(records):
-        candidates.setdefault((g.binarizer, g.panel), []).append(g)
+        key = (g.binarizer, g.panel)
+        candidates.setdefault(key, []).append(g)
+
     found: dict[str, dict[str, dict[Task, Group]]] = {}
     for (spec, task), same in candidates.items():
+        if len(same) > 1:
+            continue
         g = same[0]
-        is_share = SCORES[g.score].factor == 100
-        if len(same) == 1 and g.result is not None and is_share:
-            found.setdefault(g.track, {}).setdefault(spec, {})[task] = g
+        if g.result is None or SCORES[g.score].factor != 100:
+            continue
+        by_method = found.setdefault(g.track, {})
+        by_task = by_method.setdefault(spec, {})
+        by_task[task] = g
     return found
 
 
 def _task_set(
     track: str, tasks: tuple[Task, ...], methods: dict[str, dict[Task, Group]]
 ) -> TaskSet:
-    full = [methods["full_precision"][task].result.mean for task in tasks]
-    scores: dict[str, list[np.ndarray]] = {}
+    full = methods["full_precision"]
+    scores = {}
     run_ids: set[str] = set()
     for spec in style.methods(methods):
         by_task = methods[spec]
         if not by_task.keys() >= set(tasks):
             continue
-        scores[spec] = []
-        for task, mean in zip(tasks, full, strict=True):
-            values = list(by_task[task].by_seed.values())
-            scores[spec].append(np.array(values) / mean)
-            run_ids.update(by_task[task].run_ids)
+
+        relative = []
+        for task in tasks:
+            g = by_task[task]
+            values = list(g.by_seed.values())
+            relative.append(np.array(values) / full[task].result.mean)
+            run_ids.update(g.run_ids)
+        scores[spec] = relative
     return TaskSet(track, tasks, scores, sorted(run_ids))

@@ -46,7 +46,11 @@ def fill(rows: list[dict[str, Any]]) -> None:
 
     A finished run of the same method gives it, else the spec.
     """
-    known = {row["binarizer"]: row["track"] for row in rows if row["track"]}
+    known = {}
     for row in rows:
-        spec = row["binarizer"]
-        row["track"] = row["track"] or known.get(spec) or without_record(spec)
+        if row["track"]:
+            known[row["binarizer"]] = row["track"]
+    for row in rows:
+        if not row["track"]:
+            spec = row["binarizer"]
+            row["track"] = known.get(spec) or without_record(spec)

@@ -23,7 +23,8 @@ def stamp(results: Path) -> dict[str, list[int]]:
     """Changes with every run that begins or ends, every measurement and every published number."""
     found = {}
     for sweep, run_id in RunStore(results).folders([]):
-        found[f"{sweep}/{run_id}"] = index.stamp(f"{results}/runs/{sweep}/{run_id}")
+        name = f"{sweep}/{run_id}"
+        found[name] = index.stamp(f"{results}/runs/{name}")
     others = [
         *results.glob("latency/*/*.json"),
         *results.glob("mcu/*/*.json"),
@@ -45,7 +46,12 @@ def watch(results: Path, out: Path, every_s: float = 10.0) -> dict[str, Any]:
     """
     if not every_s > 0:
         raise ValueError(f"--every must be more than 0 seconds, got {every_s:g}")
-    last: dict[str, Any] = {"page": None, "runs": 0, "finished": 0, "unreadable": 0}
+    last: dict[str, Any] = {
+        "page": None,
+        "runs": 0,
+        "finished": 0,
+        "unreadable": 0,
+    }
     seen = None
     builds = 0
     try:
@@ -60,7 +66,8 @@ def watch(results: Path, out: Path, every_s: float = 10.0) -> dict[str, Any]:
                     builds += 1
                     _announce(out, f"{os.getpid()}-{builds}")
                 tell(f"{time.strftime('%H:%M:%S')} watching {results}; Ctrl-C ends it")
-            time.sleep(max(every_s, SHARE * (time.monotonic() - began)))
+            build_s = time.monotonic() - began
+            time.sleep(max(every_s, SHARE * build_s))
     except KeyboardInterrupt:
         _settle(out)
     return last | {"builds": builds}
@@ -77,15 +84,21 @@ def _built(results: Path, out: Path, every_s: float) -> dict[str, Any] | None:
 
 def _announce(out: Path, name: str) -> None:
     """Writes the script that tells the open page of a newer one."""
-    (out / "data").mkdir(exist_ok=True)
-    replace(out / "data" / "stamp.js", f'reportStamp("{name}");\n'.encode())
+    folder = out / "data"
+    folder.mkdir(exist_ok=True)
+    script = f'reportStamp("{name}");\n'
+    path = folder / "stamp.js"
+    replace(path, script.encode())
 
 
 def _settle(out: Path) -> None:
     """Stops the page from looking for a newer one."""
+    script = out / "data" / "stamp.js"
+    script.unlink(missing_ok=True)
     page = out / "index.html"
-    (out / "data" / "stamp.js").unlink(missing_ok=True)
-    if page.exists():
-        text = page.read_text(encoding="utf-8")
-        settled = text.replace('<meta name="watch"', '<meta name="watched"', 1)
-        replace(page, settled.encode())
+    if not page.exists():
+        return
+
+    text = page.read_text(encoding="utf-8")
+    settled = text.replace('<meta name="watch"', '<meta name="watched"', 1)
+    replace(page, settled.encode())

@@ -16,6 +16,9 @@ from tbn_bench.records.store import printable
 from tbn_bench.reporting.style import labels, text
 from tbn_bench.runs.text import csv_cell
 
+Row = dict[str, Any]
+"""The raw values of a table's row, by key. Missing values are None."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -28,7 +31,7 @@ class Column:
 
     key: str
     header: str
-    show: Callable[[dict[str, Any]], str]
+    show: Callable[[Row], str]
     numeric: bool = True
     mark: str = ""
 
@@ -44,7 +47,7 @@ class Table:
 
     title: str
     columns: list[Column]
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     note: str = ""
     run_ids: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
@@ -54,14 +57,21 @@ class Table:
     @property
     def footnotes(self) -> list[str]:
         """The note and the numbered sources, a line each."""
-        notes = [self.note] if self.note else []
-        sources = [f"[{i}] {source}" for i, source in enumerate(self.sources, 1)]
-        return [_line(footnote) for footnote in notes + sources]
+        notes = []
+        if self.note:
+            notes.append(_line(self.note))
+        for number, source in enumerate(self.sources, 1):
+            notes.append(_line(f"[{number}] {source}"))
+        return notes
 
 
 def column(key: str, header: str, form: str = "", numeric: bool = True) -> Column:
     """A column that shows the value under `key` by a format specification."""
-    return Column(key, header, lambda row: text(row.get(key), form), numeric)
+
+    def show(row: Row) -> str:
+        return text(row.get(key), form)
+
+    return Column(key, header, show, numeric)
 
 
 def text_column(key: str, header: str) -> Column:
@@ -72,10 +82,14 @@ def text_column(key: str, header: str) -> Column:
 def method_column(specs: Iterable[str], key: str = "binarizer", header: str = "method") -> Column:
     """The method of each row by its label. specs: all methods that the labels must tell apart."""
     names = labels(specs)
-    return Column(key, header, lambda row: names[row[key]], numeric=False)
+
+    def show(row: Row) -> str:
+        return names[row[key]]
+
+    return Column(key, header, show, numeric=False)
 
 
-def run_ids(rows: Iterable[dict[str, Any]]) -> list[str]:
+def run_ids(rows: Iterable[Row]) -> list[str]:
     """The run ids of all rows, sorted, each once."""
     found: set[str] = set()
     for row in rows:
@@ -85,7 +99,8 @@ def run_ids(rows: Iterable[dict[str, Any]]) -> list[str]:
 
 def _line(text: str) -> str:
     """One line without control characters or the private characters that mark a cell."""
-    return printable(" ".join(text.splitlines())).replace("\t", " ")
+    joined = " ".join(text.splitlines())
+    return printable(joined).replace("\t", " ")
 
 
 def cells(table: Table) -> list[list[str]]:
@@ -106,10 +121,10 @@ _HTML = str.maketrans(
 )
 
 
-def _marked(row: dict[str, Any], c: Column) -> str:
+def _marked(row: Row, c: Column) -> str:
     shown = _line(c.show(row))
     mark = row.get(c.mark)
-    if mark is None:
+    if mark not in _OPEN:
         return shown
     before, after = _OPEN[mark]
     return f"{before}{shown}{after}"
@@ -127,6 +142,7 @@ def markdown(table: Table) -> str:
     title = _plain(_line(table.title))
     headers = [_line(c.header) for c in table.columns]
     rule = ["---:" if c.numeric else "---" for c in table.columns]
+
     lines = [
         f"### {title}",
         "",
@@ -142,8 +158,10 @@ def markdown(table: Table) -> str:
 def _markdown_row(values: list[str]) -> str:
     escaped = []
     for value in values:
-        with_pipes = re.sub(r"(\\*)\|", r"\1\1\\|", _plain(value))
-        escaped.append(with_pipes.translate(_MARKDOWN))
+        cell = _plain(value)
+        cell = re.sub(r"(\\*)\|", r"\1\1\\|", cell)
+        cell = cell.translate(_MARKDOWN)
+        escaped.append(cell)
     return f"| {' | '.join(escaped)} |"
 
 
@@ -159,8 +177,11 @@ def comma_separated(table: Table) -> str:
     keys = table.raw or [c.key for c in table.columns]
     writer.writerow(map(csv_cell, keys))
     for row in table.rows:
-        values = [text(row.get(key)) for key in keys]
-        writer.writerow(map(csv_cell, values))
+        values = []
+        for key in keys:
+            value = text(row.get(key))
+            values.append(csv_cell(value))
+        writer.writerow(values)
     return out.getvalue()
 
 
@@ -192,6 +213,7 @@ _LATEX = {
     "\ue002": r"\underline{",
     "\ue003": "}",
 }
+_ESCAPES = str.maketrans(_LATEX)
 _BREAK = r"\allowbreak{}"
 _FITS = r"\ifdim\width>\linewidth\linewidth\else\width\fi"
 _RAGGED = r"\raggedright\let\\\tabularnewline "
@@ -202,24 +224,27 @@ _PAGE_LINES = 40  # of one tabular, which cannot break over pages
 
 
 def _escape(value: str) -> str:
-    return re.sub(r"[\\&%$#_{}~^±×—–†‡<>≤≥−\[\ue000-\ue003]", lambda m: _LATEX[m.group()], value)
+    return value.translate(_ESCAPES)
 
 
 def _breakable(value: str) -> str:
     """The value in LaTeX. Words longer than a line, which are addresses, may break over lines."""
     long_word = rf"\S{{{_CELL},}}"
     marked = re.sub(long_word, _with_breaks, value)
-    return _escape(marked).replace("\0", _BREAK)
+    escaped = _escape(marked)
+    return escaped.replace("\0", _BREAK)
 
 
 def _with_breaks(word: re.Match[str]) -> str:
     """A word with a zero byte after each / , _ and =, and within each hash."""
-    hashes_broken = re.sub(r"[0-9a-f]{40}", _hash_with_breaks, word.group())
-    return re.sub(r"(?<=[/,=_])(?=.)|\0", "\0", hashes_broken)
+    text = word.group()
+    text = re.sub(r"[0-9a-f]{40}", _hash_with_breaks, text)
+    return re.sub(r"(?<=[/,=_])(?=.)|\0", "\0", text)
 
 
 def _hash_with_breaks(digits: re.Match[str]) -> str:
-    parts = re.findall("." * 8, digits.group())
+    text = digits.group()
+    parts = re.findall(r".{8}", text)
     return "\0".join(parts)
 
 
@@ -232,7 +257,9 @@ def latex(table: Table) -> str:
     rows = _marked_cells(table)
     wraps = _wraps(table.columns, rows)
     spec = "".join(map(_alignment, table.columns, wraps))
-    head = " & ".join(map(_head, table.columns)) + r" \\"
+    heads = map(_head, table.columns)
+    head = " & ".join(heads) + r" \\"
+
     out = [f"% {_line(table.title)}. {_line(table.note)}"]
     for part in _pages(rows, wraps):
         out += [
@@ -255,8 +282,9 @@ def _wraps(columns: list[Column], rows: list[list[str]]) -> list[bool]:
     """Whether each column wraps: it is of text and has a cell longer than a line."""
     wraps = []
     for i, c in enumerate(columns):
-        has_long_cell = any(len(row[i]) > _CELL for row in rows)
-        wraps.append(has_long_cell and not c.numeric)
+        longest = max((len(row[i]) for row in rows), default=0)
+        is_long = longest > _CELL
+        wraps.append(is_long and not c.numeric)
     return wraps
 
 
@@ -281,8 +309,9 @@ def _head(c: Column) -> str:
     header = _line(c.header)
     if len(header) <= _HEAD or ", " not in header:
         return _escape(header)
-    lines = map(_escape, header.split(", "))
-    text = r",\\ ".join(lines)
+    lines = header.split(", ")
+    escaped = map(_escape, lines)
+    text = r",\\ ".join(escaped)
     side = "r" if c.numeric else "l"
     return rf"\shortstack[{side}]{{{text}}}"
 
@@ -293,10 +322,12 @@ def _pages(rows: list[list[str]], wraps: list[bool]) -> list[list[list[str]]]:
     lines = 0
     for row in rows:
         height = _height(row, wraps)
-        if parts[-1] and lines + height > _PAGE_LINES:
-            parts.append([])
+        page = parts[-1]
+        if page and lines + height > _PAGE_LINES:
+            page = []
+            parts.append(page)
             lines = 0
-        parts[-1].append(row)
+        page.append(row)
         lines += height
     return parts
 
@@ -306,7 +337,8 @@ def _height(row: list[str], wraps: list[bool]) -> int:
     height = 1
     for value, wrap in zip(row, wraps, strict=True):
         if wrap:
-            height = max(height, math.ceil(len(value) / _CELL))
+            lines = math.ceil(len(value) / _CELL)
+            height = max(height, lines)
     return height
 
 
@@ -318,27 +350,30 @@ def markup(table: Table) -> str:
     parts = ['<div class="scroll"><table><thead><tr>']
     parts += map(_markup_head, table.columns)
     parts.append("</tr></thead><tbody>")
+
     for row in table.rows:
         parts.append("<tr>")
         parts += [_markup_cell(row, c) for c in table.columns]
         parts.append("</tr>")
     parts.append("</tbody></table></div>")
+
     for footnote in table.footnotes:
         parts.append(f'<p class="note">{html.escape(footnote)}</p>')
     return "".join(parts)
 
 
 def _markup_head(c: Column) -> str:
-    header = html.escape(_line(c.header))
+    header = _line(c.header)
     kind = "n" if c.numeric else "t"
-    return f'<th scope="col" class="{kind}">{header}</th>'
+    return f'<th scope="col" class="{kind}">{html.escape(header)}</th>'
 
 
-def _markup_cell(row: dict[str, Any], c: Column) -> str:
+def _markup_cell(row: Row, c: Column) -> str:
     text = _marked(row, c)
     kind = _kind(c, text)
     value = _sort_value(row, c)
-    shown = html.escape(text).translate(_HTML)
+    shown = html.escape(text)
+    shown = shown.translate(_HTML)
     return f'<td class="{kind}"{value}>{shown}</td>'
 
 
@@ -349,10 +384,10 @@ def _kind(c: Column, text: str) -> str:
     return "t long" if len(text) > LONG else "t"
 
 
-def _sort_value(row: dict[str, Any], c: Column) -> str:
-    raw = row.get(c.key)
-    if not c.numeric or not isinstance(raw, int | float):
+def _sort_value(row: Row, c: Column) -> str:
+    if not c.numeric:
         return ""
-    if math.isnan(raw):
+    raw = row.get(c.key)
+    if not isinstance(raw, int | float) or math.isnan(raw):
         return ""
     return f' data-value="{raw}"'

@@ -12,7 +12,8 @@ from tbn_bench import catalog
 from tbn_bench.reporting import groups, published, style, tracks, write
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.write import Column, Table, column, method_column, text_column
+from tbn_bench.reporting.published import Line
+from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
 from tbn_bench.scores import FIRST, SCORES
 
 # Sweeps that vary a part of a method have names that begin so.
@@ -69,21 +70,27 @@ class Scope:
     note: str = ""
 
     def has(self, data: str, model: str, score: str) -> bool:
-        has_model = not self.models or name_of(model) in self.models
-        has_data = not self.data or name_of(data) in self.data
-        return has_model and has_data and score in self.scores
-
-    def has_line(self, line: dict[str, Any]) -> bool:
-        """Only lines with real activations: the comparison of their track has the others."""
-        if line["spec"] is None or line["activation_bits"] != 32:
+        if self.models and name_of(model) not in self.models:
             return False
-        fits = self.has(line["dataset"], line["model"], line["metric"])
-        return fits and is_ablation(line["spec"]) == self.ablation
+        if self.data and name_of(data) not in self.data:
+            return False
+        return score in self.scores
+
+    def has_line(self, line: Line) -> bool:
+        """Only lines with real activations: the comparison of their track has the others."""
+        spec = line["spec"]
+        if spec is None or line["activation_bits"] != 32:
+            return False
+        if not self.has(line["dataset"], line["model"], line["metric"]):
+            return False
+        return is_ablation(spec) == self.ablation
 
     def has_group(self, group: Group) -> bool:
-        weights_only = group.track in (tracks.REFERENCE, tracks.WEIGHTS_ONLY)
-        fits = self.has(group.data, group.model, group.score)
-        return weights_only and fits and is_study(group.sweep) == self.ablation
+        if group.track not in (tracks.REFERENCE, tracks.WEIGHTS_ONLY):
+            return False
+        if not self.has(group.data, group.model, group.score):
+            return False
+        return is_study(group.sweep) == self.ablation
 
 
 def name_of(call: str | None) -> str | None:
@@ -96,7 +103,7 @@ def name_of(call: str | None) -> str | None:
 
 def is_ablation(spec: str) -> bool:
     """Whether a line of the ledger names an option that ablations vary."""
-    options = catalog.parse(spec)[1]
+    _, options = catalog.parse(spec)
     return not _VARIED.isdisjoint(options)
 
 
@@ -104,7 +111,7 @@ def is_study(sweep: str) -> bool:
     return sweep.startswith(_STUDIES)
 
 
-def of(records: Records, scope: Scope, apart: Iterable[dict[str, Any]] = ()) -> Table | None:
+def of(records: Records, scope: Scope, apart: Iterable[Line] = ()) -> Table | None:
     """The table of a scope; None if nothing was run or published.
 
     apart: published lines that get rows of their own, because none of our runs compares with them.
@@ -118,6 +125,7 @@ def of(records: Records, scope: Scope, apart: Iterable[dict[str, Any]] = ()) -> 
     sources = cite(rows, _cells)
     for row in rows:
         _complete_reported(row)
+
     return Table(
         scope.title,
         _columns(rows, scope),
@@ -129,22 +137,29 @@ def of(records: Records, scope: Scope, apart: Iterable[dict[str, Any]] = ()) -> 
     )
 
 
-def _complete_reported(row: dict[str, Any]) -> None:
+def _complete_reported(row: Row) -> None:
     """Adds the width that needs no source, and the sources for the CSV."""
-    row["reported_bits_per_weight"] = row["reported_bits_per_weight"] or _plain(row["lines"])
-    sources = dict.fromkeys(line["source"] for line in row["lines"])
+    lines = row["lines"]
+    if row["reported_bits_per_weight"] is None:
+        row["reported_bits_per_weight"] = _plain(lines)
+    sources = []
+    for line in lines:
+        if line["source"] not in sources:
+            sources.append(line["source"])
     row["reported_sources"] = "; ".join(sources) or None
 
 
-def _note(rows: list[dict[str, Any]], scope: Scope) -> str:
+def _note(rows: list[Row], scope: Scope) -> str:
     cells = []
     for row in rows:
-        cells += [row["reported"], row["reported_bits_per_weight"]]
-    parts = (scope.note, NOTE, published.legend(cells))
-    return " ".join(part for part in parts if part)
+        cells.append(row["reported"])
+        cells.append(row["reported_bits_per_weight"])
+    legend = published.legend(cells)
+    parts = (scope.note, NOTE, legend)
+    return " ".join(filter(None, parts))
 
 
-def _own_rows(records: Records, scope: Scope, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _own_rows(records: Records, scope: Scope, lines: list[Line]) -> list[Row]:
     """A row per group and score of ours, with the lines that are about it."""
     rows = []
     for group in groups.groups(records):
@@ -156,12 +171,12 @@ def _own_rows(records: Records, scope: Scope, lines: list[dict[str, Any]]) -> li
     return rows
 
 
-def matched(lines: Iterable[dict[str, Any]], g: Group, score: str) -> list[dict[str, Any]]:
+def matched(lines: Iterable[Line], g: Group, score: str) -> list[Line]:
     """The lines that may be compared with a group of ours."""
     return [line for line in lines if _is_comparable(line, g, score)]
 
 
-def _is_comparable(line: dict[str, Any], g: Group, score: str) -> bool:
+def _is_comparable(line: Line, g: Group, score: str) -> bool:
     return (
         line["metric"] == score
         and published.is_same(line["spec"], g.binarizer)
@@ -170,18 +185,19 @@ def _is_comparable(line: dict[str, Any], g: Group, score: str) -> bool:
     )
 
 
-def _own_row(g: Group, score: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
+def _own_row(g: Group, score: str, lines: list[Line]) -> Row:
     row = _row(g.data, g.model, g.binarizer, score, lines)
     result = g.results.get(score)
     if result is not None:
-        row |= {"value": result.mean, "half": result.half, "n": result.n}
+        row["value"] = result.mean
+        row["half"] = result.half
+        row["n"] = result.n
     if result is not None and score == FIRST:
         row |= timm(result.mean)
-    bits = g.first["stored_bits_weights"]
     return row | {
         "epochs": g.first["epochs"],
         "bits_per_weight": g.first["bits_per_weight"],
-        "mbit": None if style.missing(bits) else bits / 1e6,
+        "mbit": _mbit(g),
         "param_count": param_count(g),
         "sweep": g.sweep,
         "group_id": g.group_id,
@@ -189,20 +205,32 @@ def _own_row(g: Group, score: str, lines: list[dict[str, Any]]) -> dict[str, Any
     }
 
 
+def _mbit(g: Group) -> float | None:
+    """The stored bits of the weights and scales, in millions."""
+    bits = g.first["stored_bits_weights"]
+    if style.missing(bits):
+        return None
+    return bits / 1e6
+
+
 def timm(top1: float) -> dict[str, float]:
     """TIMM's accuracies: in percent as in timm's results. Other accuracies are fractions."""
-    return {"top1": round(100 * top1, 3), "top1_err": round(100 - 100 * top1, 3)}
+    percent = 100 * top1
+    return {
+        "top1": round(percent, 3),
+        "top1_err": round(100 - percent, 3),
+    }
 
 
 def param_count(g: Group) -> float | None:
     """TIMM's count of the weights, in millions."""
     weights = g.first["weights"]
-    return None if style.missing(weights) else round(weights / 1e6, 2)
+    if style.missing(weights):
+        return None
+    return round(weights / 1e6, 2)
 
 
-def _row(
-    data: str, model: str, spec: str, score: str, lines: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _row(data: str, model: str, spec: str, score: str, lines: list[Line]) -> Row:
     """A row in which the keys of our own numbers are None."""
     return dict.fromkeys((*TIMM, *_OWN)) | {
         "data": data,
@@ -217,35 +245,42 @@ def _row(
 
 def _image_size(data: str) -> int | None:
     """The side of the images in pixels; None if it is not known."""
-    name = name_of(data)
-    if not name:
+    if name_of(data) is None:
         return None
-    return catalog.parse(data)[1].get("size") or _PIXELS.get(name)
+    name, options = catalog.parse(data)
+    return options.get("size") or _PIXELS.get(name)
 
 
-def _their_rows(lines: Iterable[dict[str, Any]], score: str | None = None) -> list[dict[str, Any]]:
+def _their_rows(lines: Iterable[Line], score: str | None = None) -> list[Row]:
     """A row per published cell, beside our rows: if we did not run its very setting, it says so.
 
     score: replaces the metric of lines whose metric is no score of ours.
     """
-    cells: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    cells: dict[tuple[str, str, str, str], list[Line]] = {}
     for line in lines:
-        method = line["spec"] or line["method"]
-        key = (line["dataset"], line["model"], method, score or line["metric"])
+        key = (
+            line["dataset"],
+            line["model"],
+            line["spec"] or line["method"],
+            score or line["metric"],
+        )
         cells.setdefault(key, []).append(line)
-    return [_row(*key, lines=found) for key, found in cells.items()]
+    return [_row(*key, found) for key, found in cells.items()]
 
 
-def _ordered(rows: list[dict[str, Any]], scope: Scope) -> list[dict[str, Any]]:
+def _ordered(rows: list[Row], scope: Scope) -> list[Row]:
     """By data, model, method, score. Published cells that one of our rows shows have no own row."""
     shown: set[int] = set()
     for row in rows:
         if row["sweep"]:
             shown.update(id(line) for line in row["lines"])
-    kept = [row for row in rows if row["sweep"] or _has_other_lines(row, shown)]
+    kept = []
+    for row in rows:
+        if row["sweep"] or _has_other_lines(row, shown):
+            kept.append(row)
     methods = style.methods(row["binarizer"] for row in kept)
 
-    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+    def place(row: Row) -> tuple[Any, ...]:
         return (
             natural(row["data"]),
             row["model"],
@@ -258,35 +293,40 @@ def _ordered(rows: list[dict[str, Any]], scope: Scope) -> list[dict[str, Any]]:
     return sorted(kept, key=place)
 
 
-def _has_other_lines(row: dict[str, Any], shown: set[int]) -> bool:
-    return any(id(line) not in shown for line in row["lines"])
+def _has_other_lines(row: Row, shown: set[int]) -> bool:
+    found = {id(line) for line in row["lines"]}
+    return not found <= shown
 
 
 def natural(text: str) -> list[tuple[int, str]]:
     """A key for sorting that puts "2 steps" before "12 steps"."""
-    parts = re.split(r"(\d+)", text)
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+    key = []
+    for part in re.split(r"(\d+)", text):
+        if part.isdecimal():
+            key.append((int(part), ""))
+        else:
+            key.append((0, part))
+    return key
 
 
-def _cells(row: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    widths = [line for line in row["lines"] if line["weight_bits"] is not None]
+def _cells(row: Row) -> dict[str, list[Line]]:
+    lines = row["lines"]
+    widths = [line for line in lines if line["weight_bits"] is not None]
     needs_source = _plain(widths) is None
     return {
-        "reported": row["lines"],
+        "reported": lines,
         "reported_bits_per_weight": widths if needs_source else [],
     }
 
 
-def cite(
-    rows: list[dict[str, Any]], cells: Callable[[dict[str, Any]], dict[str, list[dict[str, Any]]]]
-) -> list[str]:
+def cite(rows: list[Row], cells: Callable[[Row], dict[str, list[Line]]]) -> list[str]:
     """Writes the cells of published lines into the rows; returns the footnotes.
 
     The numbers of the sources follow the reading order. cells: row -> key of a cell -> its lines; a
     key that ends in bits_per_weight shows their width, others their value.
     """
     numbers: dict[str, int] = {}
-    said: dict[str, list[dict[str, Any]]] = {}
+    said: dict[str, list[Line]] = {}
     for row in rows:
         for key, lines in cells(row).items():
             for line in lines:
@@ -298,52 +338,59 @@ def cite(
     return [f"{source}{_common(said[source])}" for source in numbers]
 
 
-def _value(line: dict[str, Any]) -> str:
+def _value(line: Line) -> str:
     return published.shown(line["metric"], line["value"])
 
 
-def _width(line: dict[str, Any]) -> str:
+def _width(line: Line) -> str:
     return f"{line['weight_bits']:g}"
 
 
-def _plain(lines: list[dict[str, Any]]) -> str | None:
+def _plain(lines: list[Line]) -> str | None:
     """A bit width that the method's definition fixes: 32, 2 or 1. It needs no source."""
     widths = {line["weight_bits"] for line in lines} - {None}
     if len(widths) != 1:
         return None
     width = widths.pop()
-    return f"{width:g}" if width == int(width) else None
+    if width != int(width):
+        return None
+    return f"{width:g}"
 
 
-def _cell(
-    lines: list[dict[str, Any]], numbers: dict[str, int], text: Callable[[dict[str, Any]], str]
-) -> str | None:
+def _cell(lines: list[Line], numbers: dict[str, int], text: Callable[[Row], str]) -> str | None:
     """'93.1† [1], 93.24 [2]': each value once, with its marks and sources."""
 
-    def place(line: dict[str, Any]) -> tuple[float, int]:
+    def place(line: Line) -> tuple[float, int]:
         return line["value"], numbers[line["source"]]
 
     cited: dict[str, list[str]] = {}
     for line in sorted(lines, key=place):
-        citations = cited.setdefault(text(line) + published.marks(line), [])
-        citation = f"[{numbers[line['source']]}]"
+        value = text(line) + published.marks(line)
+        citations = cited.setdefault(value, [])
+        number = numbers[line["source"]]
+        citation = f"[{number}]"
         if citation not in citations:
             citations.append(citation)
-    values = [f"{value} {''.join(citations)}" for value, citations in cited.items()]
-    return ", ".join(values) or None
+
+    cells = []
+    for value, citations in cited.items():
+        cells.append(f"{value} {''.join(citations)}")
+    return ", ".join(cells) or None
 
 
-def _common(lines: list[dict[str, Any]]) -> str:
+def _common(lines: list[Line]) -> str:
     """The clauses that the ledger's notes of all lines of one source share, in parentheses."""
     separator = "; |, " if len(lines) > 1 else "; "
     first, *others = [re.split(separator, line["note"] or "") for line in lines]
-    shared = [clause for clause in dict.fromkeys(first) if clause]
+    shared = list(dict.fromkeys(filter(None, first)))
     for clauses in others:
         shared = [clause for clause in shared if clause in clauses]
-    return f" ({'; '.join(shared)})" if shared else ""
+    if not shared:
+        return ""
+    return f" ({'; '.join(shared)})"
 
 
-def _columns(rows: list[dict[str, Any]], scope: Scope) -> list[Column]:
+def _columns(rows: list[Row], scope: Scope) -> list[Column]:
     columns = [
         text_column("data", "data"),
         text_column("model", "model"),
@@ -368,10 +415,15 @@ def _columns(rows: list[dict[str, Any]], scope: Scope) -> list[Column]:
 
 
 def score_column() -> Column:
-    return Column("score", "score", lambda row: SCORES[row["score"]].label, numeric=False)
+    return Column("score", "score", _score_label, numeric=False)
 
 
-def ours(row: dict[str, Any]) -> str:
+def _score_label(row: Row) -> str:
+    score = SCORES[row["score"]]
+    return score.label
+
+
+def ours(row: Row) -> str:
     """Mean and interval in the unit of the row's score."""
     if row["value"] is None:
         return style.DASH
@@ -379,4 +431,5 @@ def ours(row: dict[str, Any]) -> str:
     mean = score.text(row["value"], False)
     if row["half"] is None:
         return mean
-    return f"{mean} ± {score.text(row['half'], False)}"
+    half = score.text(row["half"], False)
+    return f"{mean} ± {half}"

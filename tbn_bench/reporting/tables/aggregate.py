@@ -3,8 +3,6 @@
 Only methods that ran on the same tasks are compared.
 """
 
-from typing import Any
-
 import numpy as np
 
 from tbn_bench.reporting import style, tracks
@@ -17,7 +15,7 @@ from tbn_bench.reporting.spread import (
     stratified_bootstrap,
 )
 from tbn_bench.reporting.task_sets import TaskSet, task_sets
-from tbn_bench.reporting.write import Column, Table, column, method_column
+from tbn_bench.reporting.write import Column, Row, Table, column, method_column
 
 STATISTICS: dict[str, Statistic] = {"iqm": interquartile_mean, "mean": mean}
 
@@ -32,6 +30,7 @@ def aggregate(records: Records) -> Table | None:
                 rows.append(_row(number, task_set, spec))
     if not rows:
         return None
+
     columns = [
         column("task_set", "task set", "d"),
         Column("track", "track", _track, numeric=False),
@@ -42,6 +41,7 @@ def aggregate(records: Records) -> Table | None:
         _interval("mean", "mean, % of full precision (95 % bootstrap)"),
     ]
     ids = set[str]().union(*(task_set.run_ids for task_set in sets))
+
     return Table(
         "Across tasks, relative to full precision",
         columns,
@@ -51,9 +51,9 @@ def aggregate(records: Records) -> Table | None:
     )
 
 
-def _row(number: int, task_set: TaskSet, spec: str) -> dict[str, Any]:
+def _row(number: int, task_set: TaskSet, spec: str) -> Row:
     scores = task_set.scores[spec]
-    row: dict[str, Any] = {
+    row: Row = {
         "task_set": number,
         "track": task_set.track,
         "binarizer": spec,
@@ -68,20 +68,20 @@ def _row(number: int, task_set: TaskSet, spec: str) -> dict[str, Any]:
     return row
 
 
-def _track(row: dict[str, Any]) -> str:
+def _track(row: Row) -> str:
     return tracks.title(row["track"])
 
 
 def _interval(name: str, header: str) -> Column:
     """A statistic, and its bounds where it has them."""
 
-    def show(row: dict[str, Any]) -> str:
+    def show(row: Row) -> str:
         value = style.text(row[name], "%")
         bounds = row[f"{name}_interval"]
         if not bounds:
             return value
-        low, high = (style.text(bound, "%") for bound in bounds)
-        return f"{value} [{low}, {high}]"
+        low, high = bounds
+        return f"{value} [{style.text(low, '%')}, {style.text(high, '%')}]"
 
     return Column(name, header, show)
 

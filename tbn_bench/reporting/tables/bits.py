@@ -6,7 +6,7 @@ from tbn_bench.reporting import style, write
 from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.tables._paper import param_count
-from tbn_bench.reporting.write import Column, Table, column, method_column, text_column
+from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
 
 _RAW = (
     "model",
@@ -35,17 +35,19 @@ _NOTE = (
 
 def bits(records: Records) -> Table | None:
     """A row per data set, model and method with a finished run; None if there is none."""
-    by_content: dict[tuple[Any, ...], dict[str, Any]] = {}
+    by_content: dict[tuple[Any, ...], Row] = {}
     for g in groups(records):
         if not g.run_ids or style.missing(g.first["stored_bits"]):
             continue
-        row = _row(g, records.plans.get((g.sweep, g.group_id), []))
+        plan = records.plans.get((g.sweep, g.group_id), [])
+        row = _row(g, plan)
         content = tuple(row.values())  # sweeps that store the same share a row
         shared = by_content.setdefault(content, row | {"run_ids": []})
         shared["run_ids"] += g.run_ids
     if not by_content:
         return None
     rows = list(by_content.values())
+
     return Table(
         "Stored bits by part",
         _columns(rows),
@@ -56,7 +58,7 @@ def bits(records: Records) -> Table | None:
     )
 
 
-def _columns(rows: list[dict[str, Any]]) -> list[Column]:
+def _columns(rows: list[Row]) -> list[Column]:
     return [
         text_column("data", "data"),
         text_column("model", "model"),
@@ -72,23 +74,28 @@ def _columns(rows: list[dict[str, Any]]) -> list[Column]:
     ]
 
 
-def _side_columns(rows: list[dict[str, Any]]) -> list[Column]:
+def _side_columns(rows: list[Row]) -> list[Column]:
     """What is not a weight: by part if a record has the parts, else their sum."""
     columns = []
     for key in _SIDES:
         if any(row[key] is not None for row in rows):
-            columns.append(column(key, key.removesuffix("_bits"), ",d"))
+            header = key.removesuffix("_bits")
+            columns.append(column(key, header, ",d"))
     return columns or [column("side_bits", "biases, norms, other", ",d")]
 
 
-def _row(g: Group, plan: list[dict[str, Any]]) -> dict[str, Any]:
+def _row(g: Group, plan: list[Row]) -> Row:
     """plan: a row per weight of one run of the group; if empty, the summary alone is used."""
     first = g.first
     stored = style.whole(first.get("stored_bits"))
     of_weights = style.whole(first.get("stored_bits_weights"))
     size = style.whole(first.get("stored_bytes"))
-    side = None if stored is None or of_weights is None else stored - of_weights
-    padding = None if stored is None or size is None else 8 * size - stored
+    side = None
+    padding = None
+    if stored is not None and of_weights is not None:
+        side = stored - of_weights
+    if stored is not None and size is not None:
+        padding = 8 * size - stored
     return {
         "data": g.data,
         "model": g.model,
@@ -106,7 +113,7 @@ def _row(g: Group, plan: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _float_bits(plan: list[dict[str, Any]]) -> int | None:
+def _float_bits(plan: list[Row]) -> int | None:
     """Of weights that are not binarized; None where a row does not say."""
     kept = [row.get("weight_bits") for row in plan if not row["binarized"]]
     if not plan or None in kept:
@@ -114,7 +121,7 @@ def _float_bits(plan: list[dict[str, Any]]) -> int | None:
     return sum(map(int, kept))
 
 
-def _sum(plan: list[dict[str, Any]], key: str) -> int | None:
+def _sum(plan: list[Row], key: str) -> int | None:
     if not plan:
         return None
     return sum(int(row.get(key) or 0) for row in plan)

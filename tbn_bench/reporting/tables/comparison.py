@@ -14,7 +14,7 @@ from tbn_bench.reporting import published, style, tracks
 from tbn_bench.reporting.groups import Group, by_track, groups
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import leaders
-from tbn_bench.reporting.write import Column, Table, column, method_column, text_column
+from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
 from tbn_bench.scores import FIRST, SCORES
 
 # Relative error of float32 implementations. Lossy peers (bf16, int8) are in the latency table only.
@@ -31,16 +31,21 @@ class _Timings:
 
 
 def _timings(records: Records, ids: list[str]) -> _Timings:
-    timed = records.latency[records.latency["run_id"].isin(ids)]
-    commands = set(timed["command"])
+    latency = records.latency
+    timed = latency[latency["run_id"].isin(ids)]
     if timed.empty:
-        return _Timings(None, [], commands)
+        return _Timings(None, [], set())
     device = timed["device"].value_counts().index[0]
-    batches = {int(batch) for batch in timed[timed["device"] == device]["batch"]}
-    return _Timings(device, sorted(batches), commands)
+    on_device = timed[timed["device"] == device]
+    batches = {int(batch) for batch in on_device["batch"]}
+    return _Timings(
+        device=device,
+        batches=sorted(batches),
+        commands=set(timed["command"]),
+    )
 
 
-def fastest(records: Records, group: Group, batch: int, device: str | None) -> dict[str, Any]:
+def fastest(records: Records, group: Group, batch: int, device: str | None) -> Row:
     """The fastest exact implementation of any run of the group at this batch.
 
     It ran with warm caches, on one thread or a GPU. Empty if nothing fits.
@@ -65,15 +70,16 @@ def _result(name: str) -> Column:
     """Mean and interval of one score. For one seed, the cell says so."""
     score = SCORES[name]
 
-    def show(row: dict[str, Any]) -> str:
+    def show(row: Row) -> str:
         mean = row.get(name)
         half = row.get(f"{name}_half")
         if mean is None:
             return style.DASH
-        shown = score.text(mean, False)
+        mean_text = score.text(mean, False)
         if half is None:
-            return f"{shown} (1 seed)"
-        return f"{shown} ± {score.text(half, False)}"
+            return f"{mean_text} (1 seed)"
+        half_text = score.text(half, False)
+        return f"{mean_text} ± {half_text}"
 
     return Column(name, f"{score.label} (95 % interval)", show, mark=f"{name}_mark")
 
@@ -86,7 +92,9 @@ def _marks(found: list[Group]) -> dict[tuple[str, str], str]:
     panels: dict[tuple[Any, ...], list[Group]] = {}
     for g in found:
         if g.by_seed and g.track != tracks.REFERENCE:
-            panels.setdefault((g.panel, g.track, g.score), []).append(g)
+            panel = (g.panel, g.track, g.score)
+            panels.setdefault(panel, []).append(g)
+
     marks = {}
     for rivals in panels.values():
         ahead = leaders([_signed_by_seed(g) for g in rivals])
@@ -99,7 +107,10 @@ def _marks(found: list[Group]) -> dict[tuple[str, str], str]:
 def _signed_by_seed(g: Group) -> dict[int, float]:
     """The scores by seed; more is better."""
     score = SCORES[g.score]
-    return {seed: score.signed(value) for seed, value in g.by_seed.items()}
+    signed = {}
+    for seed, value in g.by_seed.items():
+        signed[seed] = score.signed(value)
+    return signed
 
 
 def comparison(records: Records) -> Table | None:
@@ -108,9 +119,10 @@ def comparison(records: Records) -> Table | None:
 
 def of_track(records: Records, track: str) -> Table | None:
     """The comparison of one track with full precision; None if the track has no run."""
-    of_this_track = by_track(groups(records)).get(track, [])
-    found = [g for g in of_this_track if g.score == FIRST]
-    return of_groups(records, found, (FIRST,), f"Comparison, {tracks.title(track)}")
+    split = by_track(groups(records))
+    found = [g for g in split.get(track, []) if g.score == FIRST]
+    title = f"Comparison, {tracks.title(track)}"
+    return of_groups(records, found, (FIRST,), title)
 
 
 def of_scores(
@@ -121,7 +133,8 @@ def of_scores(
     The table shows the other scores too.
     """
     found = [g for g in groups(records) if g.score in chosen]
-    return of_groups(records, found, (*chosen, *others), title)
+    results = chosen + others
+    return of_groups(records, found, results, title)
 
 
 def of_groups(
@@ -137,6 +150,7 @@ def of_groups(
     for g in found:
         mark = marks.get((g.sweep, g.group_id))
         rows.append(_row(records, g, timings) | {f"{g.score}_mark": mark})
+
     columns = [
         text_column("data", "data"),
         text_column("model", "model"),
@@ -153,6 +167,7 @@ def of_groups(
         *_latency_columns(timings),
     ]
     commands = records.runs[records.runs["run_id"].isin(ids)]["command"]
+
     return Table(
         title,
         columns,
@@ -166,23 +181,28 @@ def of_groups(
 
 def _track_columns(found: list[Group]) -> list[Column]:
     """The track, if the table has several."""
-    compared = {g.track for g in found} - {tracks.REFERENCE}
-    return [text_column("track", "track")] if len(compared) > 1 else []
+    compared = {g.track for g in found}
+    compared.discard(tracks.REFERENCE)
+    if len(compared) < 2:
+        return []
+    return [text_column("track", "track")]
 
 
-def _result_columns(rows: list[dict[str, Any]], results: tuple[str, ...]) -> Iterator[Column]:
+def _result_columns(rows: list[Row], results: tuple[str, ...]) -> Iterator[Column]:
     for name in results:
         if name == FIRST or any(name in row for row in rows):
             yield _result(name)
     yield from _if_any(rows, column("reported_top1_percent", "reported top-1 %"))
 
 
-def _if_any(rows: list[dict[str, Any]], wanted: Column) -> list[Column]:
+def _if_any(rows: list[Row], wanted: Column) -> list[Column]:
     """The column, if any row has a value for it."""
-    return [wanted] if _any(rows, wanted.key) else []
+    if not _any(rows, wanted.key):
+        return []
+    return [wanted]
 
 
-def _any(rows: list[dict[str, Any]], key: str) -> bool:
+def _any(rows: list[Row], key: str) -> bool:
     return any(row[key] for row in rows)
 
 
@@ -202,7 +222,7 @@ def _raw_keys(columns: list[Column]) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def _note(rows: list[dict[str, Any]], device: str | None) -> str:
+def _note(rows: list[Row], device: str | None) -> str:
     note = (
         "On the test set, at the epoch chosen on held-out data; mean over seeds with Student's 95 "
         "% interval (none for one seed, which is said). Bold, then underlined (italic in "
@@ -236,9 +256,9 @@ def _note(rows: list[dict[str, Any]], device: str | None) -> str:
     return note
 
 
-def _row(records: Records, g: Group, timings: _Timings) -> dict[str, Any]:
+def _row(records: Records, g: Group, timings: _Timings) -> Row:
     first = g.first
-    row: dict[str, Any] = {
+    row: Row = {
         "sweep": g.sweep,
         "group_id": g.group_id,
         "data": g.data,
@@ -266,5 +286,10 @@ def _row(records: Records, g: Group, timings: _Timings) -> dict[str, Any]:
 
 
 def _reported(ledger: pd.DataFrame, g: Group) -> str | None:
-    bits = tracks.activation_bits(g.track)
-    return published.reported(ledger, g.binarizer, g.data, g.model, bits)
+    return published.reported(
+        ledger,
+        g.binarizer,
+        g.data,
+        g.model,
+        tracks.activation_bits(g.track),
+    )

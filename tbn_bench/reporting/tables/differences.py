@@ -3,8 +3,6 @@
 Mean difference with its interval, an exact test, and its correction within the panel.
 """
 
-from typing import Any
-
 from tbn_bench.reporting import tracks, write
 from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
@@ -16,7 +14,7 @@ from tbn_bench.reporting.stats import (
     sign_flip_p,
     smallest_p,
 )
-from tbn_bench.reporting.write import Column, Table, column, method_column, text_column
+from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
 from tbn_bench.scores import SCORES
 
 _RAW = (
@@ -40,7 +38,7 @@ def differences(records: Records) -> Table | None:
     panels: dict[tuple[str, str, str], list[Group]] = {}
     for g in groups(records):
         panels.setdefault(g.panel, []).append(g)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     few = 0
     for found in panels.values():
         compared = _compared(found)
@@ -51,6 +49,7 @@ def differences(records: Records) -> Table | None:
     if not rows:
         return None
     specs = records.runs["binarizer"]
+
     columns = [
         text_column("data", "data"),
         text_column("model", "model"),
@@ -63,6 +62,7 @@ def differences(records: Records) -> Table | None:
         column("p", "exact p", ".3g"),
         column("p_holm", "p, Holm", ".3g"),
     ]
+
     return Table(
         "Differences from the baselines, paired by seed",
         columns,
@@ -73,7 +73,7 @@ def differences(records: Records) -> Table | None:
     )
 
 
-def _compared(found: list[Group]) -> list[dict[str, Any]]:
+def _compared(found: list[Group]) -> list[Row]:
     """A row per group of one panel and baseline."""
     rows = []
     for g in found:
@@ -82,18 +82,24 @@ def _compared(found: list[Group]) -> list[dict[str, Any]]:
     return rows
 
 
-def _correct(rows: list[dict[str, Any]]) -> None:
+def _correct(rows: list[Row]) -> None:
     """Adds Holm's correction over the tests of one panel."""
-    tested = [row for row in rows if row["p"] is not None]
-    adjusted = holm([row["p"] for row in tested])
-    for row, p in zip(tested, adjusted, strict=True):
-        row["p_holm"] = float(p)
+    tested = []
+    p_values = []
+    for row in rows:
+        if row["p"] is not None:
+            tested.append(row)
+            p_values.append(row["p"])
+    for row, adjusted in zip(tested, holm(p_values), strict=True):
+        row["p_holm"] = float(adjusted)
 
 
-def _track_columns(rows: list[dict[str, Any]]) -> list[Column]:
+def _track_columns(rows: list[Row]) -> list[Column]:
     """The track, if the table has several."""
     found = {row["track"] for row in rows}
-    return [text_column("track", "track")] if len(found) > 1 else []
+    if len(found) < 2:
+        return []
+    return [text_column("track", "track")]
 
 
 def _baselines(g: Group, found: list[Group]) -> list[Group]:
@@ -114,7 +120,7 @@ def _baselines(g: Group, found: list[Group]) -> list[Group]:
     return baselines
 
 
-def _row(g: Group, base: Group) -> dict[str, Any]:
+def _row(g: Group, base: Group) -> Row:
     paired = paired_differences(g.by_seed, base.by_seed)
     interval = paired_interval(paired)
     return {
@@ -134,20 +140,23 @@ def _row(g: Group, base: Group) -> dict[str, Any]:
     }
 
 
-def _label(row: dict[str, Any]) -> str:
+def _label(row: Row) -> str:
     """The score without its unit: differences are in percentage points."""
-    return SCORES[row["score"]].label.removesuffix(" %")
+    score = SCORES[row["score"]]
+    return score.label.removesuffix(" %")
 
 
-def _difference(row: dict[str, Any]) -> str:
+def _difference(row: Row) -> str:
     """In percentage points, or in the unit of an error."""
     score = SCORES[row["score"]]
-    mean = f"{score.factor * row['difference']:+.{score.digits}f}"
+    scaled = score.factor * row["difference"]
+    mean = f"{scaled:+.{score.digits}f}"
     half = score.text(row["difference_half"], False)
-    return f"{mean} ± {half}".replace("-", "\u2212")
+    shown = f"{mean} ± {half}"
+    return shown.replace("-", "\u2212")
 
 
-def _note(rows: list[dict[str, Any]], few: int) -> str:
+def _note(rows: list[Row], few: int) -> str:
     limits = []
     for n in sorted({row["n"] for row in rows}):
         if n <= MAX_PAIRS:

@@ -3,18 +3,16 @@
 kernels.py has our times and bytes.
 """
 
-from typing import Any
-
 import pandas as pd
 
 from tbn_bench.reporting import published, style
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.published import Line
 from tbn_bench.reporting.tables._paper import cite
-from tbn_bench.reporting.write import Table, column, method_column, text_column
+from tbn_bench.reporting.write import Row, Table, column, method_column, text_column
 
 _PEAK = "gpu_peak_MiB"
 _RESTING = "gpu_resting_MiB"
-_KEY = ("data", "model", "binarizer")
 _MIB = 2**20  # bytes
 
 _Key = tuple[str, str, str]
@@ -35,10 +33,17 @@ def gpu_memory(records: Records) -> Table | None:
 
     rows = []
     for key in sorted(keys, key=place):
-        row = dict(zip(_KEY, key, strict=True))
-        row |= {"lines": lines.get(key, {}), "ours": None}
+        data, model, spec = key
+        row = {
+            "data": data,
+            "model": model,
+            "binarizer": spec,
+            "lines": lines.get(key, {}),
+            "ours": None,
+        }
         rows.append(row | measured.get(key, {}))
     sources = cite(rows, lambda row: row["lines"])
+
     columns = [
         text_column("data", "data"),
         text_column("model", "model"),
@@ -53,22 +58,23 @@ def gpu_memory(records: Records) -> Table | None:
     return Table("GPU memory, published and ours", columns, rows, note, sources=sources)
 
 
-def _lines(ledger: pd.DataFrame) -> dict[_Key, dict[str, list[dict[str, Any]]]]:
+def _lines(ledger: pd.DataFrame) -> dict[_Key, dict[str, list[Line]]]:
     """(data, model, method) -> metric -> the published lines."""
-    found: dict[_Key, dict[str, list[dict[str, Any]]]] = {}
+    found: dict[_Key, dict[str, list[Line]]] = {}
     for line in ledger.to_dict("records"):
         metric = line["metric"]
         if metric in (_PEAK, _RESTING) and line["spec"]:
             key = (line["dataset"], line["model"], line["spec"])
-            found.setdefault(key, {}).setdefault(metric, []).append(line)
+            cells = found.setdefault(key, {})
+            cells.setdefault(metric, []).append(line)
     return found
 
 
-def _measured(latency: pd.DataFrame) -> dict[_Key, dict[str, Any]]:
+def _measured(latency: pd.DataFrame) -> dict[_Key, Row]:
     """(data, model, method) -> our memory in MiB, of the implementation that needs least."""
     found = {}
     measured = latency[latency["gpu_peak_bytes"].notna()]
-    for key, same in measured.groupby(list(_KEY)):
+    for key, same in measured.groupby(["data", "model", "binarizer"]):
         least = same.sort_values(["gpu_peak_bytes", "implementation"]).iloc[0]
         found[key] = {
             "ours": least["gpu_peak_bytes"] / _MIB,
@@ -78,7 +84,7 @@ def _measured(latency: pd.DataFrame) -> dict[_Key, dict[str, Any]]:
     return found
 
 
-def _note(rows: list[dict[str, Any]], measured: bool) -> str:
+def _note(rows: list[Row], measured: bool) -> str:
     cells = []
     for row in rows:
         cells += [row.get(_PEAK), row.get(_RESTING)]

@@ -3,14 +3,12 @@
 latency.py lists all implementations.
 """
 
-from typing import Any
-
 import pandas as pd
 
 from tbn_bench.reporting import style
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.tables.comparison import EXACT
-from tbn_bench.reporting.write import Column, Table, column, method_column, text_column
+from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
 
 # timm's names and units (its benchmark's CSVs), then ours
 _RAW = (
@@ -49,6 +47,7 @@ def kernels(records: Records) -> Table | None:
     rows = _rows(records.latency)
     if not rows:
         return None
+
     columns = [
         text_column("device", "device"),
         Column("model", "layer or network", _network, numeric=False),
@@ -63,6 +62,7 @@ def kernels(records: Records) -> Table | None:
     ]
     ids = {row["run_id"] for row in rows if row["run_id"]}
     commands = {row["command"] for row in rows if row["command"]}
+
     return Table(
         "Kernels: latency and memory",
         columns,
@@ -74,51 +74,64 @@ def kernels(records: Records) -> Table | None:
     )
 
 
-def _rows(latency: pd.DataFrame) -> list[dict[str, Any]]:
+def _rows(latency: pd.DataFrame) -> list[Row]:
     timed = _comparable(latency)
     methods = style.methods(timed["binarizer"])
     rows = []
     for _, same in timed.groupby(["device", "case", "binarizer"], sort=True):
         fastest = same["time_ms_p50"].astype(float).idxmin()
-        rows.append(_plain(same.loc[fastest].to_dict()))
+        row = same.loc[fastest].to_dict()
+        rows.append(_plain(row))
 
-    def place(row: dict[str, Any]) -> tuple[str, str, int]:
-        return row["device"], row["case"], methods.index(row["binarizer"])
+    def place(row: Row) -> tuple[str, str, int]:
+        method = methods.index(row["binarizer"])
+        return row["device"], row["case"], method
 
     return sorted(rows, key=place)
 
 
 def _comparable(latency: pd.DataFrame) -> pd.DataFrame:
     """Exact inference with warm caches, on one thread or a GPU."""
-    warm = latency["cache"].isna() | (latency["cache"] == "hot")
-    single = latency["threads"] == 1
-    training = latency["case"].astype(str).str.startswith("training_step")
-    lossy = latency["tolerance"].astype(float) > EXACT
-    available = latency["unavailable"].isna() & latency["time_ms_p50"].notna()
-    return latency[warm & single & ~training & ~lossy & available]
+    case = latency["case"].astype(str)
+    tolerance = latency["tolerance"].astype(float)
+    return latency[
+        (latency["cache"].isna() | (latency["cache"] == "hot"))
+        & (latency["threads"] == 1)
+        & ~case.str.startswith("training_step")
+        & ~(tolerance > EXACT)
+        & latency["unavailable"].isna()
+        & latency["time_ms_p50"].notna()
+    ]
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
+def _plain(row: Row) -> Row:
     """Python's numbers, None where unknown, and timm's names beside ours."""
-    row = {key: None if style.missing(value) else value for key, value in row.items()}
+    plain = {}
+    for key, value in row.items():
+        plain[key] = None if style.missing(value) else value
     for key in ("batch", "n", "weight_bytes"):
-        row[key] = style.whole(row[key])
-    time_ms = row["time_ms_p50"]
-    peak = row.get("memory_peak")
-    return row | {
-        "infer_step_time": time_ms,
-        "infer_samples_per_sec": round(1000 * row["batch"] / time_ms, 2),
-        "infer_batch_size": row["batch"],
-        "process_peak_mib": None if peak is None else peak / 2**20,
-    }
+        plain[key] = style.whole(plain[key])
+    batch = plain["batch"]
+    time_ms = plain["time_ms_p50"]
+    plain["infer_step_time"] = time_ms
+    plain["infer_samples_per_sec"] = round(1000 * batch / time_ms, 2)
+    plain["infer_batch_size"] = batch
+    peak_bytes = plain.get("memory_peak")
+    plain["process_peak_mib"] = None if peak_bytes is None else peak_bytes / 2**20
+    return plain
 
 
-def _network(row: dict[str, Any]) -> str:
+def _network(row: Row) -> str:
     """With its data, and with the instruction set if the case is limited to one."""
-    isa = ", avx2" if row["case"].endswith("-avx2") else ""
-    data = f" on {row['data']}" if row["data"] else ""
-    return f"{row['model']}{data}{isa}"
+    name = row["model"]
+    if row["data"]:
+        name += f" on {row['data']}"
+    if row["case"].endswith("-avx2"):
+        name += ", avx2"
+    return name
 
 
-def _time(row: dict[str, Any]) -> str:
-    return f"{row['time_ms_p50']:.3f} ({row['time_ms_p20']:.3f} to {row['time_ms_p80']:.3f})"
+def _time(row: Row) -> str:
+    low = row["time_ms_p20"]
+    high = row["time_ms_p80"]
+    return f"{row['time_ms_p50']:.3f} ({low:.3f} to {high:.3f})"

@@ -3,11 +3,9 @@
 A missing peer says why it is missing.
 """
 
-from typing import Any
-
 from tbn_bench.reporting import style
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.write import Column, Table, column, method_column, text_column
+from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
 
 _NOTE = (
     "Interleaved in one process, each gated against its float64 reference first; ratios: median "
@@ -24,6 +22,7 @@ def latency(records: Records) -> Table | None:
     for row in rows:
         for key in ("batch", "threads", "n", "weight_bytes"):
             row[key] = style.whole(row[key])
+
     columns = [
         text_column("device", "device"),
         Column("case", "case", _case, numeric=False),
@@ -47,13 +46,18 @@ def latency(records: Records) -> Table | None:
     return Table("Latency", columns, rows, _NOTE, sorted(ids), sorted(commands))
 
 
-def _case(row: dict[str, Any]) -> str:
+def _case(row: Row) -> str:
     """Without its batch, which has a column."""
-    name = row["case"].rpartition("-b")[0]
-    return f"{name}, cold" if row["case"].endswith("-cold") else name
+    case = row["case"]
+    name, _, _ = case.rpartition("-b")
+    if case.endswith("-cold"):
+        return f"{name}, cold"
+    return name
 
 
-def _implementation(row: dict[str, Any]) -> str:
+def _implementation(row: Row) -> str:
     name = row["implementation"]
     reason = row["unavailable"]
-    return f"{name}: {reason}" if reason else name
+    if reason:
+        return f"{name}: {reason}"
+    return name

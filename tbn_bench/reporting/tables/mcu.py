@@ -7,7 +7,7 @@ from typing import Any
 
 from tbn_bench.reporting import style
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.write import Column, Table, column, method_column, text_column
+from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
 
 # Two counts may be divided if these are the same.
 _SAME = ("data", "model", "device", "sim", "target", "unit")
@@ -62,6 +62,7 @@ def mcu(records: Records) -> Table | None:
     for row in rows:
         row["times_binary"] = _times(rows, row, "bwn", row["activations"])
         row["times_full"] = _times(rows, row, "full_precision", "f32")
+
     columns = [
         text_column("data", "data"),
         text_column("model", "model"),
@@ -81,6 +82,7 @@ def mcu(records: Records) -> Table | None:
         column("times_full", "× float32", ".2f"),
         text_column("run_id", "run"),
     ]
+
     return Table(
         "On microcontrollers, simulated",
         columns,
@@ -92,10 +94,10 @@ def mcu(records: Records) -> Table | None:
     )
 
 
-def _sorted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _sorted(rows: list[Row]) -> list[Row]:
     methods = style.methods(row["binarizer"] for row in rows)
 
-    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+    def place(row: Row) -> tuple[Any, ...]:
         return (
             *(row[key] for key in _ORDER),
             row["activations"] != "u8",
@@ -106,58 +108,62 @@ def _sorted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=place)
 
 
-def _where(row: dict[str, Any]) -> str:
+def _where(row: Row) -> str:
     where = f"{row['device']}, {row['sim']}"
-    if row["target"] in (row["core"], "avr"):
+    target = row["target"]
+    if target in (row["core"], "avr"):
         return where
-    return f"{where}, {row['target']} code"
+    return f"{where}, {target} code"
 
 
-def _times(
-    rows: list[dict[str, Any]], row: dict[str, Any], spec: str, activations: str
-) -> float | None:
+def _times(rows: list[Row], row: Row, spec: str, activations: str) -> float | None:
     """The ratio of the instructions of the same network with `spec` to those of the row.
 
     The smallest count is used if there are several. None if one of the two was not counted.
     """
     counts = []
     for other in rows:
-        same_method = other["binarizer"] == spec and other["activations"] == activations
-        same_network = all(other[key] == row[key] for key in _SAME)
-        if same_method and same_network and other["count"]:
+        if other["binarizer"] != spec or other["activations"] != activations:
+            continue
+        is_comparable = all(other[key] == row[key] for key in _SAME)
+        if is_comparable and other["count"]:
             counts.append(other["count"])
     if not counts or not row["count"]:
         return None
     return min(counts) / row["count"]
 
 
-def _count(row: dict[str, Any]) -> str:
-    count = style.text(row["count"], ",.0f")
-    if row["count"] and row["unit"] == "cycles":
-        return f"{count} cycles"
-    return count
+def _count(row: Row) -> str:
+    count = row["count"]
+    shown = style.text(count, ",.0f")
+    if count and row["unit"] == "cycles":
+        return f"{shown} cycles"
+    return shown
 
 
-def _values(rows: list[dict[str, Any]], key: str) -> set[str]:
+def _values(rows: list[Row], key: str) -> set[str]:
     """The known values of all rows."""
     return {row[key] for row in rows if row[key]}
 
 
-def _listed(rows: list[dict[str, Any]], key: str) -> str:
-    return "; ".join(sorted(_values(rows, key))) or "not recorded"
+def _listed(rows: list[Row], key: str) -> str:
+    found = sorted(_values(rows, key))
+    return "; ".join(found) or "not recorded"
 
 
-def span(rows: list[dict[str, Any]], key: str, form: str = ",.0f", factor: float = 1) -> str:
+def span(rows: list[Row], key: str, form: str = ",.0f", factor: float = 1) -> str:
     """'4', or '4 to 8' if rows differ."""
     found = [factor * row[key] for row in rows if row[key] is not None]
     if not found:
         return "not recorded"
     low = format(min(found), form)
     high = format(max(found), form)
-    return low if low == high else f"{low} to {high}"
+    if low == high:
+        return low
+    return f"{low} to {high}"
 
 
-def estimated(rows: list[dict[str, Any]]) -> str:
+def estimated(rows: list[Row]) -> str:
     """How the frame rate was estimated from each kind of count."""
     instructions = [row for row in rows if row["unit"] == "instructions"]
     cycles = [row for row in rows if row["unit"] == "cycles"]
@@ -170,11 +176,11 @@ def estimated(rows: list[dict[str, Any]]) -> str:
     return f"frames/s is an estimate: {source}; wait states of the flash and stalls are not in it"
 
 
-def _megahertz(rows: list[dict[str, Any]]) -> str:
+def _megahertz(rows: list[Row]) -> str:
     return span(rows, "clock_hz", "g", 1e-6)
 
 
-def _note(rows: list[dict[str, Any]]) -> str:
+def _note(rows: list[Row]) -> str:
     note = (
         "Nothing ran on a board. Counts are of one run of the network by a simulator "
         f"({_listed(rows, 'simulator')}), the median over {span(rows, 'vectors')} test samples "

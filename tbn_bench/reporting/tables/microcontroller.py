@@ -3,15 +3,14 @@
 Speed, memory, storage and accuracy, published and ours.
 """
 
-from typing import Any
-
 from tbn_bench import catalog
 from tbn_bench.reporting import published, style, write
 from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.published import Line
 from tbn_bench.reporting.tables._paper import TIMM, cite, name_of, ours, param_count, timm
 from tbn_bench.reporting.tables.mcu import estimated
-from tbn_bench.reporting.write import Column, Table, column, method_column, text_column
+from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
 from tbn_bench.scores import FIRST
 
 _DATA = "mnist"
@@ -57,6 +56,7 @@ def microcontroller(records: Records) -> Table | None:
     rows += _theirs(lines)
     sources = cite(rows, lambda row: row["lines"])
     ids = write.run_ids(rows)
+
     return Table(
         "Microcontroller, published and ours",
         _columns(rows),
@@ -71,25 +71,27 @@ def microcontroller(records: Records) -> Table | None:
 
 def _is_trained(g: Group) -> bool:
     """Whether a group of ours is of the published network."""
-    is_network = name_of(g.data) == _DATA and published.is_same(_MODEL, g.model)
-    return is_network and g.score == FIRST
+    return name_of(g.data) == _DATA and published.is_same(_MODEL, g.model) and g.score == FIRST
 
 
-def _is_published(line: dict[str, Any]) -> bool:
-    return name_of(line["dataset"]) == _DATA and line["metric"] in _REPORTED
+def _is_published(line: Line) -> bool:
+    if line["metric"] not in _REPORTED:
+        return False
+    return name_of(line["dataset"]) == _DATA
 
 
-def _own_rows(found: list[Group], measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _own_rows(found: list[Group], measured: list[Row]) -> list[Row]:
     """A row per group, then a row per measured network whose training has no record here."""
     rows = []
-    known: set[str] = set()
+    left = measured
     for g in found:
-        known.update(g.run_ids)
-        rows.append(_own(g, [m for m in measured if m["run_id"] in g.run_ids]))
-    return rows + _alone([m for m in measured if m["run_id"] not in known])
+        own = [m for m in measured if m["run_id"] in g.run_ids]
+        rows.append(_own(g, own))
+        left = [m for m in left if m["run_id"] not in g.run_ids]
+    return rows + _alone(left)
 
 
-def _columns(rows: list[dict[str, Any]]) -> list[Column]:
+def _columns(rows: list[Row]) -> list[Column]:
     reported = []
     for key, head in _HEADS.items():
         if key == "reported" or any(row[key] for row in rows):
@@ -110,29 +112,33 @@ def _columns(rows: list[dict[str, Any]]) -> list[Column]:
     ]
 
 
-def _used(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _used(rows: list[Row]) -> list[Row]:
     """The measurements that the rows show."""
     return [row["measured"] for row in rows if row["measured"]]
 
 
-def _commands(records: Records, rows: list[dict[str, Any]], ids: list[str]) -> list[str]:
+def _commands(records: Records, rows: list[Row], ids: list[str]) -> list[str]:
     """The commands that measured and trained what the rows show."""
-    measured = {m["command"] for m in _used(rows) if m["command"]}
-    trained = records.runs[records.runs["run_id"].isin(ids)]["command"]
-    return sorted(measured.union(trained))
+    commands = set()
+    for m in _used(rows):
+        if m["command"]:
+            commands.add(m["command"])
+    trained = records.runs["run_id"].isin(ids)
+    commands.update(records.runs[trained]["command"])
+    return sorted(commands)
 
 
-def _measured(records: Records) -> list[dict[str, Any]]:
+def _measured(records: Records) -> list[Row]:
     """Records of the published network on the device of the columns, fewest instructions first."""
 
-    def place(row: dict[str, Any]) -> tuple[bool, float, str]:
+    def place(row: Row) -> tuple[bool, float, str]:
         return not row["count"], row["count"], row["case"]
 
     found = [row for row in records.mcu.to_dict("records") if _is_measured(row)]
     return sorted(found, key=place)
 
 
-def _is_measured(row: dict[str, Any]) -> bool:
+def _is_measured(row: Row) -> bool:
     return (
         row["core"] == _CORE
         and row["device"].startswith(_COMPILER)
@@ -142,31 +148,40 @@ def _is_measured(row: dict[str, Any]) -> bool:
     )
 
 
-def _alone(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _alone(measured: list[Row]) -> list[Row]:
     """A row per measured network, with its first measurement."""
-    first: dict[tuple[str, str, str], dict[str, Any]] = {}
+    first: dict[tuple[str, str, str], Row] = {}
     for m in measured:
-        first.setdefault((m["data"], m["model"], m["binarizer"]), m)
+        key = (m["data"], m["model"], m["binarizer"])
+        first.setdefault(key, m)
     methods = style.methods(m["binarizer"] for m in measured)
 
     def place(key: tuple[str, str, str]) -> tuple[str, int]:
         data, _, spec = key
         return data, methods.index(spec)
 
-    return [_blank(*key) | _device(first[key]) for key in sorted(first, key=place)]
+    rows = []
+    for key in sorted(first, key=place):
+        row = _blank(*key)
+        rows.append(row | _device(first[key]))
+    return rows
 
 
-def _theirs(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _theirs(lines: list[Line]) -> list[Row]:
     """A row per published network."""
-    cells: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = {}
+    rows: dict[tuple[str, str, str], Row] = {}
     for line in lines:
-        key = (line["dataset"], line["model"], line["spec"] or line["method"])
+        method = line["spec"] or line["method"]
+        key = (line["dataset"], line["model"], method)
+        if key not in rows:
+            rows[key] = _blank(*key)
+        cells = rows[key]["lines"]
         cell = _REPORTED[line["metric"]]
-        cells.setdefault(key, {}).setdefault(cell, []).append(line)
-    return [_blank(*key) | {"lines": found} for key, found in cells.items()]
+        cells.setdefault(cell, []).append(line)
+    return list(rows.values())
 
 
-def _blank(data: str, model: str, spec: str) -> dict[str, Any]:
+def _blank(data: str, model: str, spec: str) -> Row:
     """A row in which all numbers are None."""
     options = catalog.parse(data)[1]
     return dict.fromkeys((*_RAW, "measured")) | {
@@ -180,7 +195,7 @@ def _blank(data: str, model: str, spec: str) -> dict[str, Any]:
     }
 
 
-def _device(m: dict[str, Any]) -> dict[str, Any]:
+def _device(m: Row) -> Row:
     """The cells of a row that are about the C code."""
     return {
         "top1_c": m["top1_c"],
@@ -193,16 +208,18 @@ def _device(m: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _own(g: Group, measured: list[dict[str, Any]]) -> dict[str, Any]:
+def _own(g: Group, measured: list[Row]) -> Row:
     row = _blank(g.data, g.model, g.binarizer)
-    row |= {"epochs": g.first["epochs"], "run_ids": g.run_ids}
-    if g.result is not None:
-        row |= timm(g.result.mean)
+    row["epochs"] = g.first["epochs"]
+    row["run_ids"] = g.run_ids
+    result = g.result
+    if result is not None:
+        row |= timm(result.mean)
         row |= {
             "param_count": param_count(g),
-            "value": g.result.mean,
-            "half": g.result.half,
-            "n": g.result.n,
+            "value": result.mean,
+            "half": result.half,
+            "n": result.n,
             "stored_bytes": style.whole(g.first["stored_bytes"]),
         }
     if measured:
@@ -210,7 +227,7 @@ def _own(g: Group, measured: list[dict[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _note(rows: list[dict[str, Any]]) -> str:
+def _note(rows: list[Row]) -> str:
     used = _used(rows)
     device = "Nothing of ours has run on a microcontroller or a simulator of one yet."
     if used:

@@ -19,6 +19,7 @@ def not_finished(records: Records) -> Table | None:
         text_column("error", "error"),
         text_column("command", "command"),
     ]
+
     return Table(
         "Not finished",
         columns,

@@ -1,10 +1,8 @@
 """The whole ledger of published numbers with their sources, for comparison with ours."""
 
-from typing import Any
-
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.published import is_fraction, legend, marks, shown
-from tbn_bench.reporting.write import Column, Table, column, text_column
+from tbn_bench.reporting.write import Column, Row, Table, column, text_column
 
 
 def published(records: Records) -> Table | None:
@@ -31,7 +29,10 @@ def published(records: Records) -> Table | None:
     return Table("Published numbers", columns, rows, note.strip())
 
 
-def _value(row: dict[str, Any]) -> str:
+def _value(row: Row) -> str:
     metric = row["metric"]
-    value = shown(metric, row["value"]) + marks(row)
-    return f"{value} %" if is_fraction(metric) else value
+    value = shown(metric, row["value"])
+    value += marks(row)
+    if is_fraction(metric):
+        return f"{value} %"
+    return value

@@ -19,4 +19,5 @@ SCOPE = Scope(
 
 def time_series(records: Records) -> Table | None:
     ledger = records.published
-    return of(records, SCOPE, ledger[ledger["metric"] == "mse_standardised"].to_dict("records"))
+    apart = ledger[ledger["metric"] == "mse_standardised"]
+    return of(records, SCOPE, apart.to_dict("records"))
