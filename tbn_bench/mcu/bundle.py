@@ -1,4 +1,7 @@
-"""The folder of an exported network: an Arduino library, a PlatformIO library and a CMake target at once."""
+"""The folder of an exported network.
+
+It is an Arduino library, a PlatformIO library and a CMake target at once.
+"""
 
 import json
 from pathlib import Path
@@ -14,9 +17,20 @@ _BOARDS = {"m4": "Cortex-M4, M7 and M33", "generic": "any core", "m55": "Cortex-
 
 
 def write(
-    folder: Path, name: str, prog: Program, target: str, x: Array, about: dict[str, Any]
+    folder: Path,
+    name: str,
+    prog: Program,
+    target: str,
+    x: Array,
+    about: dict[str, Any],
 ) -> None:
-    """Writes the folder. x: (n, input_len) test vectors; about: what extras/model.json says beside the numbers of the program."""
+    """Writes the folder.
+
+    x: (n, input_len) test vectors. about: what extras/model.json holds beside name and target.
+    """
+    model = {"name": name, "target": target, **about}
+    outputs = emulate.run(prog, x)
+    vectors = {"inputs": x.tolist(), "outputs": outputs.tolist()}
     files = {
         "src/tbn_rt.h": (emit.HERE / "tbn_rt.h").read_text(),
         "src/tbn_rt.c": (emit.HERE / "tbn_rt.c").read_text(),
@@ -30,35 +44,53 @@ def write(
         "CMakeLists.txt": _cmake(name),
         "README.md": _readme(name, prog, target, about),
         "LICENSE": _license(),
-        "extras/model.json": json.dumps({"name": name, "target": target, **about}, indent=1) + "\n",
-        "extras/vectors.json": json.dumps({"inputs": x.tolist(), "outputs": emulate.run(prog, x).tolist()}) + "\n",
-    }  # fmt: skip
-    for path in sorted((emit.HERE / "test").rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            files[f"test/{path.relative_to(emit.HERE / 'test')}"] = path.read_text()
+        "extras/model.json": json.dumps(model, indent=1) + "\n",
+        "extras/vectors.json": json.dumps(vectors) + "\n",
+    }
+    files |= _test_program()
     for path, text in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        replace(folder / path, text.encode())
+        place = folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        replace(place, text.encode())
+
+
+def _test_program() -> dict[str, str]:
+    """Path in the folder -> text, of the test program that all networks share."""
+    root = emit.HERE / "test"
+    files = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            files[f"test/{path.relative_to(root)}"] = path.read_text()
+    return files
 
 
 def _license() -> str:
-    return """MIT License, for the runtime (src/tbn_rt.*, test/). The tables of the network belong to whoever trained it.
+    return """MIT License, for the runtime (src/tbn_rt.*, test/). The tables of the network \
+belong to whoever trained it.
 
-Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files (the
-"Software"), to deal in the Software without restriction, including without limitation the rights to use, copy, modify, merge, publish,
-distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is furnished to do so, subject to the
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and \
+associated documentation files (the
+"Software"), to deal in the Software without restriction, including without limitation the rights \
+to use, copy, modify, merge, publish,
+distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the \
+Software is furnished to do so, subject to the
 following conditions:
 
-The above copyright notice and this permission notice shall be included in all copies or substantial portions of the Software.
+The above copyright notice and this permission notice shall be included in all copies or \
+substantial portions of the Software.
 
-THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
-MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY
-CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT \
+NOT LIMITED TO THE WARRANTIES OF
+MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE \
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY
+CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING \
+FROM, OUT OF OR IN CONNECTION WITH THE
 SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 """
 
 
 def _arduino(name: str, target: str) -> str:
+    architectures = "avr" if target == "avr" else "*"
     return f"""name={name}
 version={__version__}
 author=tbn_bench
@@ -67,7 +99,7 @@ sentence=A binary neural network as C, exported by tbn_bench.
 paragraph=No malloc, no libc, no globals; weights stay in flash as bits.
 category=Data Processing
 url=https://arxiv.org/abs/2407.12075
-architectures={"avr" if target == "avr" else "*"}
+architectures={architectures}
 includes={name}.h
 """
 
@@ -91,13 +123,15 @@ add_library({name} STATIC src/{name}.c src/tbn_rt.c)
 target_include_directories({name} PUBLIC src)
 set_target_properties({name} PROPERTIES C_STANDARD 99)
 if(CMAKE_C_COMPILER_ID MATCHES "GNU|Clang")
-  target_compile_options({name} PRIVATE -Wall -Wextra -Wconversion -ffp-contract=off -ffunction-sections -fdata-sections)
+  target_compile_options({name} PRIVATE -Wall -Wextra -Wconversion -ffp-contract=off \
+-ffunction-sections -fdata-sections)
 endif()
 """
 
 
 def _sketch(name: str, prog: Program) -> str:
-    upper, arena = name.upper(), emit.arena_type(prog)
+    upper = name.upper()
+    arena = emit.arena_type(prog)
     zero = prog.input.zero if prog.activations == "u8" else 0
     return f"""// Runs {name} on an empty input and prints the class and the time of one run.
 #include <{name}.h>
@@ -114,7 +148,8 @@ void setup() {{
 }}
 
 void loop() {{
-  for (uint32_t i = 0; i < {upper}_INPUT_LEN; i++) {name}_input(&ctx)[i] = {zero};  // your sensor here
+  for (uint32_t i = 0; i < {upper}_INPUT_LEN; i++) \
+{name}_input(&ctx)[i] = {zero};  // your sensor here
   const unsigned long start = micros();
   {name}_run(&ctx);
   const unsigned long end = micros();
@@ -128,21 +163,26 @@ void loop() {{
 
 
 def _readme(name: str, prog: Program, target: str, about: dict[str, Any]) -> str:
-    flags = (
-        ""
-        if prog.activations == "u8"
-        else "\nFloat results are the same on every target as long as `-ffast-math` is off."
-    )
+    flags = ""
+    if prog.activations == "f32":
+        flags = "\nFloat results are the same on every target as long as `-ffast-math` is off."
+    binarizer = about.get("binarizer", "")
+    model = about.get("model", "")
+    table_bytes = 4 * len(prog.table)
     return f"""# {name}
 
-A network exported by tbn_bench {__version__} for {_BOARDS[target]} ({prog.activations} activations): {about.get("binarizer", "")} {about.get("model", "")}.
-{prog.input_len} inputs ({emit.shape_text(prog)}), {prog.output_len} outputs, {4 * len(prog.table):,} bytes of tables, {prog.arena_bytes:,} bytes of RAM.
+A network exported by tbn_bench {__version__} for {_BOARDS[target]} ({prog.activations} \
+activations): {binarizer} {model}.
+{prog.input_len} inputs ({emit.shape_text(prog)}), {prog.output_len} outputs, \
+{table_bytes:,} bytes of tables, {prog.arena_bytes:,} bytes of RAM.
 
 - **Arduino**: put this folder into `libraries/`, open *Examples > {name}*.
 - **PlatformIO**: put it into `lib/`.
 - **CMake**: `add_subdirectory({name})`, `target_link_libraries(app {name})`.
 - **Anything else**: compile `src/*.c` with `-Isrc`; link with `--gc-sections`.
 
-The functions are in `src/{name}.h`. `{name}_selftest` checks the tables and what every layer computes on this very chip; it is not linked unless
-it is called. `make -C test host` compares the code with the outputs that Python computed (`extras/vectors.json`).{flags}
+The functions are in `src/{name}.h`. `{name}_selftest` checks the tables and what every layer \
+computes on this very chip; it is not linked unless
+it is called. `make -C test host` compares the code with the outputs that Python computed \
+(`extras/vectors.json`).{flags}
 """

@@ -1,7 +1,11 @@
-"""A network as a list of nodes that a microcontroller can run: traced, batch normalisation and ReLU folded, maps as (height, width, channels).
+"""A network as a list of nodes that a microcontroller can run.
 
-Known: Linear, Conv1d and Conv2d (plain, or depthwise), packed or in full precision; batch normalisation, ReLU, max and average pooling,
-flatten, residual sums with their shortcuts, dropout. Anything else is refused by name.
+The network is traced. Batch normalisation and ReLU are folded into the layers. Maps are (height,
+width, channels).
+
+Known: Linear, Conv1d and Conv2d (plain, or depthwise), packed or in full precision; batch
+normalisation, ReLU, max and average pooling, flatten, residual sums with their shortcuts, dropout.
+Anything else is refused by name.
 """
 
 import math
@@ -23,12 +27,18 @@ Array = NDArray[Any]
 
 
 class McuError(ValueError):
-    """A network, or a number in it, that the C runtime cannot represent; says which layer and what to do."""
+    """The C runtime cannot represent the network, or a number in it.
+
+    The message says which layer it is and what to do.
+    """
 
 
 @dataclass(frozen=True)
 class Window:
-    """Where a kernel lies at each output pixel. shape: of the input map, (height, width, channels)."""
+    """The position of a kernel at each output pixel.
+
+    shape: (height, width, channels) of the input map.
+    """
 
     shape: tuple[int, int, int]
     kernel: tuple[int, int]
@@ -40,16 +50,19 @@ class Window:
 
     @property
     def patch(self) -> int:
-        return self.kernel[0] * self.kernel[1] * self.shape[2]
+        """Inputs under the kernel."""
+        height, width = self.kernel
+        return height * width * self.shape[2]
 
 
 @dataclass
 class Node:
     """y = relu(scale * (W x) + shift) at each pixel, or a pooling of x.
 
-    kind: tiled | dense | depthwise | max | mean | affine | add | pad (channels of zeros). tile: (q,) of +-1, reused p times with alphas (k,), each covering N / k
-    weights; dense: (rows, inputs of a row) in the patch's order, depthwise: (kernel positions, channels). scale, shift: (outputs,).
-    inputs, output: values by index.
+    kind: tiled | dense | depthwise | max | mean | affine | add | pad (channels of zeros).
+    inputs, output: values by index. tile: (q,) of +-1, reused p times with alphas (k,), each for
+    N / k weights. dense: (rows, inputs of a row) in the patch's order; for depthwise layers (kernel
+    positions, channels). scale, shift: (outputs,).
     """
 
     name: str
@@ -105,36 +118,50 @@ class Graph:
 
 
 def trace(model: nn.Module, in_shape: tuple[int, ...]) -> Graph:
-    """model: in eval mode, packed (packed.pack_). in_shape: (C, H, W), (C, L) or (N,). Raises McuError for what C cannot run."""
+    """model: in eval mode, packed (packed.pack_). in_shape: (C, H, W), (C, L) or (N,).
+
+    Raises McuError for what C cannot run.
+    """
     tracer = Tracer()
     try:
         traced = tracer.trace(model)
     except Exception as error:
         raise McuError(
-            f"the network cannot be traced ({type(error).__name__}: {error}); export plain feed-forward networks"
+            f"the network cannot be traced ({type(error).__name__}: {error}); "
+            "export plain feed-forward networks"
         ) from error
-    return _Walk(traced, dict(model.named_modules()), in_shape).graph
+    modules = dict(model.named_modules())
+    return _Walk(traced, modules, in_shape).graph
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    return (
-        (1, int(value))
-        if isinstance(value, int)
-        else (1, int(value[0]))
-        if len(value) == 1
-        else (int(value[0]), int(value[1]))
-    )
+    """A size of one axis is that of the width: n -> (1, n)."""
+    if isinstance(value, int):
+        return 1, int(value)
+    if len(value) == 1:
+        return 1, int(value[0])
+    return int(value[0]), int(value[1])
 
 
 def _square(value: Any) -> tuple[int, int]:
-    return (int(value), int(value)) if isinstance(value, int) else _pair(value)
+    """n -> (n, n)."""
+    if isinstance(value, int):
+        return int(value), int(value)
+    return _pair(value)
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    """In float64."""
+    found: Array = tensor.detach().double().cpu().numpy()
+    return found
 
 
 class _Walk:
-    """Node by node from the traced graph to ours."""
+    """Converts a traced graph node by node."""
 
     def __init__(self, traced: fx.Graph, modules: dict[str, nn.Module], in_shape: tuple[int, ...]):
-        self.graph, self.modules = Graph(), modules
+        self.graph = Graph()
+        self.modules = modules
         self.value: dict[fx.Node, int] = {}
         self.flat: set[int] = set()  # values that torch sees as (channels * height * width,)
         for node in traced.nodes:
@@ -151,20 +178,22 @@ class _Walk:
             if node.users:
                 raise McuError(f"{node.name}: a second input; networks of one input are known")
             return
-        c, h, w = {3: in_shape, 2: (in_shape[0], 1, in_shape[-1]), 1: (in_shape[0], 1, 1)}[
-            len(in_shape)
-        ]
-        self.graph.shapes.append((h, w, c))
+        channels, *size = in_shape
+        height, width = [1] * (2 - len(size)) + size
+        self.graph.shapes.append((height, width, channels))
         self.value[node] = 0
 
     def _end(self) -> None:
-        """Nodes that the output does not need are left out."""
-        h, w, c = self.graph.shapes[self.graph.output]
-        if self.graph.output in self.flat and h * w > 1 and c > 1:
+        """Leaves out the nodes that the output does not need."""
+        output = self.graph.output
+        h, w, c = self.graph.shapes[output]
+        if output in self.flat and h * w > 1 and c > 1:
             raise McuError(
-                f"the network ends in a flattened map of {h} x {w} x {c}, whose order differs in C; end it in a layer"
+                f"the network ends in a flattened map of {h} x {w} x {c}, whose order differs in "
+                "C; end it in a layer"
             )
-        needed, kept = {self.graph.output}, list[Node]()
+        needed = {output}
+        kept: list[Node] = []
         for node in reversed(self.graph.nodes):
             if node.output in needed:
                 needed |= set(node.inputs)
@@ -174,9 +203,12 @@ class _Walk:
             raise McuError("the network has no layer")
 
     def _readers(self, value: int) -> set[fx.Node]:
-        """Who reads a value, under whatever name torch has for it."""
+        """The nodes that read a value, by any of its names in torch."""
         names = {node for node, found in self.value.items() if found == value}
-        return {user for node in names for user in node.users} - names
+        readers: set[fx.Node] = set()
+        for node in names:
+            readers |= set(node.users)
+        return readers - names
 
     def _of(self, arg: Any, node: fx.Node) -> int:
         if not isinstance(arg, fx.Node) or arg not in self.value:
@@ -184,7 +216,10 @@ class _Walk:
         return self.value[arg]
 
     def _refuse(self, node: fx.Node, what: str) -> McuError:
-        known = "Linear, Conv1d, Conv2d, batch normalisation, ReLU, max and average pooling, flatten, sums of two maps, steps over pixels, channels of zeros, dropout"
+        known = (
+            "Linear, Conv1d, Conv2d, batch normalisation, ReLU, max and average pooling, flatten, "
+            "sums of two maps, steps over pixels, channels of zeros, dropout"
+        )
         return McuError(
             f"{node.name}: {what} cannot run on a microcontroller yet; known are {known}"
         )
@@ -193,49 +228,62 @@ class _Walk:
         if not node.args:
             raise McuError(f"{node.name}: its input is given by keyword; give it by position")
         if node.op == "call_module":
-            return self._module(node, self.modules[node.target], self._of(node.args[0], node))
+            x = self._of(node.args[0], node)
+            return self._module(node, self.modules[node.target], x)
         if node.op == "get_attr":
             raise self._refuse(node, "a constant")
-        target = (
-            node.target
-            if isinstance(node.target, str)
-            else _FUNCTIONS.get(node.target, str(node.target))
-        )
+        return self._function(node)
+
+    def _function(self, node: fx.Node) -> int:
+        target = node.target
+        if not isinstance(target, str):
+            target = _FUNCTIONS.get(target, str(target))
         unknown = set(node.kwargs) - _KEYWORDS.get(target, set())
         if unknown:
             raise self._refuse(node, f"{target}({', '.join(sorted(unknown))}=...)")
-        if (
-            target in ("add", "iadd")
-            and len(node.args) == 2
-            and all(isinstance(a, fx.Node) for a in node.args)
-        ):
+        if target in ("add", "iadd") and self._is_sum_of_two(node):
             return self._add(node, target == "iadd")
-        if target == "relu":
-            return self._relu(self._of(node.args[0], node), node, bool(node.kwargs.get("inplace")))
-        if target == "flatten":
-            given = [*node.args[1:], *[None] * 2]
-            start = node.kwargs.get("start_dim", 0 if given[0] is None else given[0])
-            end = node.kwargs.get("end_dim", -1 if given[1] is None else given[1])
-            return self._flatten(node, self._of(node.args[0], node), start, end)
-        if target == "mean" and self._axes(node) in ({2, 3}, {-1, -2}):
-            return self._pool(node, "mean", self._of(node.args[0], node), None)
         if target == "getitem":
             return self._steps(node)
         if target == "pad":
             return self._pad_channels(node)
+        if target == "relu":
+            x = self._of(node.args[0], node)
+            return self._relu(x, node, bool(node.kwargs.get("inplace")))
+        if target == "flatten":
+            x = self._of(node.args[0], node)
+            return self._flatten(node, x, *self._flattened_axes(node))
+        if target == "mean" and self._axes(node) in ({2, 3}, {-1, -2}):
+            return self._pool(node, "mean", self._of(node.args[0], node), None)
         if target in ("dropout", "contiguous"):
             return self._of(node.args[0], node)
         raise self._refuse(node, target)
 
     @staticmethod
+    def _is_sum_of_two(node: fx.Node) -> bool:
+        are_nodes = [isinstance(arg, fx.Node) for arg in node.args]
+        return are_nodes == [True, True]
+
+    @staticmethod
+    def _flattened_axes(node: fx.Node) -> tuple[Any, Any]:
+        """(first, last) of a call of flatten."""
+        first, last, *_ = [*node.args[1:], None, None]
+        start = node.kwargs.get("start_dim", 0 if first is None else first)
+        end = node.kwargs.get("end_dim", -1 if last is None else last)
+        return start, end
+
+    @staticmethod
     def _axes(node: fx.Node) -> set[int]:
         axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
-        return set(axes) if isinstance(axes, list | tuple) else {axes}
+        if isinstance(axes, list | tuple):
+            return set(axes)
+        return {axes}
 
     def _module(self, node: fx.Node, module: nn.Module, x: int) -> int:
         if getattr(module, "input_binarizer", None) is not None:
             raise McuError(
-                f"{node.target}: binary activations cannot run on a microcontroller yet; export a method of binary weights alone"
+                f"{node.target}: binary activations cannot run on a microcontroller yet; "
+                "export a method of binary weights alone"
             )
         if isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d):
             return x
@@ -251,157 +299,193 @@ class _Walk:
             return self._pool(node, "mean", x, module)
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
             return self._pool(node, "mean", x, None)
-        kinds = (
-            packed.PackedLinear
-            | packed.PackedConv1d
-            | packed.PackedConv2d
-            | nn.Linear
-            | nn.Conv1d
-            | nn.Conv2d
-        )
-        if isinstance(module, kinds):
-            return self._layer(str(node.target), module, x, node)
+        if isinstance(module, _LAYERS):
+            return self._layer(str(node.target), module, x)
         raise self._refuse(node, type(module).__name__)
 
     # -- layers
 
-    def _layer(self, name: str, module: Any, x: int, node: fx.Node) -> int:
-        shape = tuple(module.shape if isinstance(module, packed._Packed) else module.weight.shape)
+    def _layer(self, name: str, module: Any, x: int) -> int:
+        shape = _weight_shape(module)
         groups = getattr(module, "groups", 1)
-        window = (
-            self._linear_window(name, shape, x)
-            if len(shape) == 2
-            else self._conv_window(name, module, shape, groups, x)
-        )
+        if len(shape) == 2:
+            window = self._linear_window(name, shape, x)
+        else:
+            window = self._conv_window(name, module, shape, groups, x)
         if groups > 1 and (groups != shape[0] or shape[1] != 1):
             raise McuError(
-                f"{name}: {groups} groups; only plain (1) and depthwise (one per channel) convolutions are known"
+                f"{name}: {groups} groups; only plain (1) and depthwise (one per channel) "
+                "convolutions are known"
             )
-        out = self._new(name, (*(window.out if window else (1, 1)), shape[0]))
+        height, width = window.out if window else (1, 1)
+        out = self._new(name, (height, width, shape[0]))
         made = _weights(name, module, shape, groups, window)
-        made.inputs, made.output = (x,), out
-        bias = getattr(module, "bias", None)
+        made.inputs = (x,)
+        made.output = out
         made.scale = np.ones(shape[0])
-        made.shift = np.zeros(shape[0]) if bias is None else bias.detach().double().cpu().numpy()
+        bias = getattr(module, "bias", None)
+        made.shift = np.zeros(shape[0]) if bias is None else _array(bias)
         self.graph.nodes.append(made)
         return out
 
     def _linear_window(self, name: str, shape: tuple[int, ...], x: int) -> Window | None:
         """A linear layer on a flattened map is a convolution by a kernel of the map's size."""
         h, w, c = self.graph.shapes[x]
-        if x in self.flat and (h, w) != (1, 1) and shape[1] == h * w * c:
+        columns = shape[1]
+        is_pixel = (h, w) == (1, 1)
+        if x in self.flat and not is_pixel and columns == h * w * c:
             return None if c == 1 else Window((h, w, c), (h, w), (1, 1))
-        if shape[1] != c or (h, w) != (1, 1):
+        if columns != c or not is_pixel:
             raise McuError(
-                f"{name}: a linear layer of {shape[1]} inputs on a map of {h} x {w} x {c}; flatten it first"
+                f"{name}: a linear layer of {columns} inputs on a map of {h} x {w} x {c}; "
+                "flatten it first"
             )
         return None
 
     def _conv_window(
-        self, name: str, module: Any, shape: tuple[int, ...], groups: int, x: int
+        self,
+        name: str,
+        module: Any,
+        shape: tuple[int, ...],
+        groups: int,
+        x: int,
     ) -> Window:
-        if getattr(module, "padding_mode", "zeros") != "zeros" or isinstance(module.padding, str):
+        padding_mode = getattr(module, "padding_mode", "zeros")
+        if padding_mode != "zeros" or isinstance(module.padding, str):
             raise McuError(
-                f"{name}: padding must be zeros and given as numbers, got {module.padding_mode}, {module.padding!r}"
+                f"{name}: padding must be zeros and given as numbers, "
+                f"got {module.padding_mode}, {module.padding!r}"
             )
-        h, w, c = self.graph.shapes[x]
-        if c != shape[1] * groups:
-            raise McuError(f"{name}: {shape[1] * groups} input channels on a map of {c}")
-        pair = _pair if len(shape) == 3 else _square
-        stride, dilation = pair(module.stride), pair(module.dilation)
-        padding = (0, int(module.padding[0])) if len(shape) == 3 else _square(module.padding)
-        return self._window((h, w, c), _pair(shape[2:]), stride, padding, dilation)
+        height, width, channels = self.graph.shapes[x]
+        expected = shape[1] * groups
+        if channels != expected:
+            raise McuError(f"{name}: {expected} input channels on a map of {channels}")
+        one_dimension = len(shape) == 3
+        pair = _pair if one_dimension else _square
+        return self._window(
+            (height, width, channels),
+            kernel=_pair(shape[2:]),
+            stride=pair(module.stride),
+            padding=_padding(module.padding, one_dimension),
+            dilation=pair(module.dilation),
+        )
 
     @staticmethod
     def _window(
         shape: tuple[int, int, int],
-        kernel: Any,
-        stride: Any,
-        padding: Any,
-        dilation: Any,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
         ceil: bool = False,
     ) -> Window:
         out = []
-        for n, k, s, pad, d in zip(shape[:2], kernel, stride, padding, dilation, strict=True):
-            rest = n + 2 * pad - d * (k - 1) - 1
-            steps = (-(-rest // s) if ceil else rest // s) + 1
-            out.append(
-                steps - (ceil and (steps - 1) * s >= n + pad)
-            )  # torch: no window begins behind the map
-        h, w = out
-        return Window(shape, kernel, (h, w), stride, padding, dilation)
+        for size, k, s, pad, d in zip(shape[:2], kernel, stride, padding, dilation, strict=True):
+            rest = size + 2 * pad - d * (k - 1) - 1
+            steps = -(-rest // s) if ceil else rest // s
+            # torch: no window begins behind the map
+            begins_behind = ceil and steps * s >= size + pad
+            out.append(steps if begins_behind else steps + 1)
+        height, width = out
+        return Window(shape, kernel, (height, width), stride, padding, dilation)
 
     def _pool(self, node: fx.Node, kind: str, x: int, module: Any) -> int:
-        h, w, c = self.graph.shapes[x]
+        """module: None pools the whole map."""
+        height, width, channels = shape = self.graph.shapes[x]
         if module is None:
-            window = Window((h, w, c), (h, w), (1, 1))
+            window = Window(shape, (height, width), (1, 1))
         else:
-            pair = _pair if isinstance(module, nn.MaxPool1d) else _square
-            kernel, stride = pair(module.kernel_size), pair(module.stride)
-            padding = (
-                (0, _pair(module.padding)[1])
-                if isinstance(module, nn.MaxPool1d)
-                else _square(module.padding)
-            )
-            dilation = pair(getattr(module, "dilation", 1))
-            if kind == "mean" and (
-                module.ceil_mode or padding != (0, 0) or module.divisor_override
-            ):
-                raise McuError(
-                    f"{node.name}: average pooling with padding, ceil_mode or divisor_override is not known"
-                )
-            window = self._window((h, w, c), kernel, stride, padding, dilation, module.ceil_mode)
-        if window.patch == c:  # one pixel: nothing to do but take steps
+            window = self._pool_window(node, kind, shape, module)
+        if window.patch == channels:  # one pixel: nothing to do but take steps
             kind = "max"
-        out = self._new(node.name, (*window.out, c))
-        self.graph.nodes.append(Node(node.name, kind, (x,), out, c, window.patch, window))
+        out = self._new(node.name, (*window.out, channels))
+        self.graph.nodes.append(
+            Node(
+                node.name,
+                kind,
+                inputs=(x,),
+                output=out,
+                rows=channels,
+                columns=window.patch,
+                window=window,
+            )
+        )
         return out
+
+    def _pool_window(
+        self,
+        node: fx.Node,
+        kind: str,
+        shape: tuple[int, int, int],
+        module: Any,
+    ) -> Window:
+        one_dimension = isinstance(module, nn.MaxPool1d)
+        pair = _pair if one_dimension else _square
+        padding = _padding(module.padding, one_dimension)
+        if kind == "mean" and (module.ceil_mode or padding != (0, 0) or module.divisor_override):
+            raise McuError(
+                f"{node.name}: average pooling with padding, ceil_mode or divisor_override is "
+                "not known"
+            )
+        return self._window(
+            shape,
+            kernel=pair(module.kernel_size),
+            stride=pair(module.stride),
+            padding=padding,
+            dilation=pair(getattr(module, "dilation", 1)),
+            ceil=module.ceil_mode,
+        )
 
     def _steps(self, node: fx.Node) -> int:
         """x[:, :, ::s, ::t]: a pooling of single pixels."""
-        x, where = self._of(node.args[0], node), node.args[1]
+        x = self._of(node.args[0], node)
+        where = node.args[1]
         whole = slice(None)
         if not isinstance(where, tuple) or len(where) != 4 or where[:2] != (whole, whole):
             raise self._refuse(node, f"indexing by {where!r}")
-        steps = [
-            w.step or 1 if isinstance(w, slice) and w.start is None and w.stop is None else 0
-            for w in where[2:]
-        ]
-        if not all(isinstance(s, int) and s > 0 for s in steps):
+        down, across = (_step(part) for part in where[2:])
+        if not down or not across:
             raise self._refuse(node, f"indexing by {where!r}")
-        h, w, c = self.graph.shapes[x]
-        window = Window(
-            (h, w, c), (1, 1), (-(-h // steps[0]), -(-w // steps[1])), (steps[0], steps[1])
+        height, width, channels = shape = self.graph.shapes[x]
+        size = (-(-height // down), -(-width // across))
+        out = self._new(node.name, (*size, channels))
+        self.graph.nodes.append(
+            Node(
+                node.name,
+                "max",
+                inputs=(x,),
+                output=out,
+                rows=channels,
+                columns=channels,
+                window=Window(shape, kernel=(1, 1), out=size, stride=(down, across)),
+            )
         )
-        out = self._new(node.name, (*window.out, c))
-        self.graph.nodes.append(Node(node.name, "max", (x,), out, c, c, window))
         return out
 
     def _pad_channels(self, node: fx.Node) -> int:
         """F.pad that adds channels of zeros."""
-        x, amounts = self._of(node.args[0], node), node.args[1] if len(node.args) == 2 else ()
-        zeros = node.kwargs.get("mode", "constant") == "constant" and not node.kwargs.get("value")
-        if (
-            not zeros
-            or not isinstance(amounts, tuple | list)
-            or len(amounts) != 6
-            or any(amounts[:4])
-            or min(amounts) < 0
-        ):
+        x = self._of(node.args[0], node)
+        amounts = node.args[1] if len(node.args) == 2 else ()
+        mode = node.kwargs.get("mode", "constant")
+        zeros = mode == "constant" and not node.kwargs.get("value")
+        if not zeros or not _are_channels(amounts):
             raise self._refuse(node, f"padding by {amounts!r}")
-        h, w, c = self.graph.shapes[x]
-        out = self._new(node.name, (h, w, c + amounts[4] + amounts[5]))
-        made = Node(
-            node.name,
-            "pad",
-            (x,),
-            out,
-            c + amounts[4] + amounts[5],
-            c,
-            Window((h, w, c), (1, 1), (h, w)),
+        before, behind = amounts[4:]
+        height, width, channels = shape = self.graph.shapes[x]
+        rows = channels + before + behind
+        out = self._new(node.name, (height, width, rows))
+        self.graph.nodes.append(
+            Node(
+                node.name,
+                "pad",
+                inputs=(x,),
+                output=out,
+                rows=rows,
+                columns=channels,
+                window=Window(shape, (1, 1), (height, width)),
+                front=before,
+            )
         )
-        made.front = amounts[4]
-        self.graph.nodes.append(made)
         return out
 
     def _flatten(self, node: fx.Node, x: int, start: int, end: int) -> int:
@@ -414,21 +498,24 @@ class _Walk:
         a, b = (self._of(v, node) for v in node.args)
         if in_place:
             self._check_in_place(a, node)
-        if self.graph.shapes[a] != self.graph.shapes[b]:
+        shapes = self.graph.shapes
+        if shapes[a] != shapes[b]:
             raise McuError(
-                f"{node.name}: a sum of maps {self.graph.shapes[a]} and {self.graph.shapes[b]}; shapes must agree"
+                f"{node.name}: a sum of maps {shapes[a]} and {shapes[b]}; shapes must agree"
             )
-        out = self._new(node.name, self.graph.shapes[a])
-        self.graph.nodes.append(Node(node.name, "add", (a, b), out, self.graph.size(a)))
+        out = self._new(node.name, shapes[a])
+        made = Node(node.name, "add", (a, b), out, rows=self.graph.size(a))
+        self.graph.nodes.append(made)
         if a in self.flat:
             self.flat.add(out)
         return out
 
     def _check_in_place(self, x: int, node: fx.Node) -> None:
-        """What is changed in place must have no other reader: torch would show it the changed values."""
+        """Torch shows a change in place to all readers of the value, so only `node` may read it."""
         if self._readers(x) != {node}:
             raise McuError(
-                f"{node.name}: changes in place what other layers read too; use an operation that is not in place"
+                f"{node.name}: changes in place what other layers read too; "
+                "use an operation that is not in place"
             )
 
     def _new(self, name: str, shape: tuple[int, int, int]) -> int:
@@ -439,17 +526,26 @@ class _Walk:
 
     # -- folding
 
-    def _maker(self, value: int, node: fx.Node) -> Node | None:
-        """The node whose result `value` is, where `node` alone reads it."""
-        if self._readers(value) != {node}:
-            return None
+    def _producer(self, value: int) -> Node | None:
         return next((n for n in self.graph.nodes if n.output == value), None)
 
+    def _maker(self, value: int, node: fx.Node) -> Node | None:
+        """The node whose result `value` is, if only `node` reads it."""
+        if self._readers(value) != {node}:
+            return None
+        return self._producer(value)
+
     def _before_max(self, made: Node | None) -> Node | None:
-        """The layer before a max pooling, if nothing else reads it: what is monotone may be done before or after the pooling."""
-        if made is None or made.kind != "max" or len(self._readers(made.inputs[0])) != 1:
+        """The layer before a max pooling, if nothing else reads it.
+
+        Monotone functions give the same before and after the pooling.
+        """
+        if made is None or made.kind != "max":
             return made
-        return next((n for n in self.graph.nodes if n.output == made.inputs[0]), made)
+        value = made.inputs[0]
+        if len(self._readers(value)) != 1:
+            return made
+        return self._producer(value) or made
 
     def _relu(self, x: int, node: fx.Node, in_place: bool) -> int:
         if in_place:
@@ -459,101 +555,176 @@ class _Walk:
         if target is not None and target.kind in ("tiled", "dense", "depthwise", "affine", "add"):
             target.relu = True
             return x
-        return self._affine(
-            node, x, np.ones(self.graph.shapes[x][2]), np.zeros(self.graph.shapes[x][2]), True
-        )
+        channels = self.graph.shapes[x][2]
+        return self._affine(node, x, np.ones(channels), np.zeros(channels), True)
 
     def _batch_norm(self, module: Any, x: int, node: fx.Node) -> int:
         if module.running_mean is None:
             raise McuError(f"{node.target}: batch normalisation without running statistics")
-        scale = 1.0 / np.sqrt(module.running_var.double().cpu().numpy() + module.eps)
-        scale = scale * (
-            1.0 if module.weight is None else module.weight.detach().double().cpu().numpy()
-        )
-        shift = -module.running_mean.double().cpu().numpy() * scale
-        shift = shift + (
-            0.0 if module.bias is None else module.bias.detach().double().cpu().numpy()
-        )
-        if len(scale) != self.graph.shapes[x][2]:
-            h, w, c = self.graph.shapes[x]
+        scale, shift = _scale_and_shift(module)
+        h, w, c = self.graph.shapes[x]
+        if len(scale) != c:
             raise McuError(
-                f"{node.target}: batch normalisation of {len(scale)} values on a map of {h} x {w} x {c}; put it before flattening"
+                f"{node.target}: batch normalisation of {len(scale)} values on a map of "
+                f"{h} x {w} x {c}; put it before flattening"
             )
-        made = self._maker(x, node)
-        target = self._before_max(made) if (scale > 0).all() else made
-        if (
-            target is not None
-            and (target.has_weights or target.kind == "affine")
-            and not target.relu
-        ):
-            target.scale, target.shift = target.scale * scale, target.shift * scale + shift
-            return x
-        return self._affine(node, x, scale, shift, False)
+        target = self._maker(x, node)
+        if (scale > 0).all():
+            target = self._before_max(target)
+        if target is None or target.relu or not (target.has_weights or target.kind == "affine"):
+            return self._affine(node, x, scale, shift, False)
+        target.scale = target.scale * scale
+        target.shift = target.shift * scale + shift
+        return x
 
     def _affine(self, node: fx.Node, x: int, scale: Array, shift: Array, relu: bool) -> int:
-        h, w, c = self.graph.shapes[x]
-        out = self._new(node.name, (h, w, c))
-        window = Window((h, w, c), (1, 1), (h, w))
+        height, width, channels = shape = self.graph.shapes[x]
+        out = self._new(node.name, shape)
         self.graph.nodes.append(
-            Node(node.name, "affine", (x,), out, c, c, window, scale=scale, shift=shift, relu=relu)
+            Node(
+                node.name,
+                "affine",
+                inputs=(x,),
+                output=out,
+                rows=channels,
+                columns=channels,
+                window=Window(shape, (1, 1), (height, width)),
+                scale=scale,
+                shift=shift,
+                relu=relu,
+            )
         )
         if x in self.flat:
             self.flat.add(out)
         return out
 
 
+_LAYERS = (
+    packed.PackedLinear,
+    packed.PackedConv1d,
+    packed.PackedConv2d,
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+)
 _FUNCTIONS: dict[Any, str] = {
-    F.relu: "relu", torch.relu: "relu", operator.add: "add", operator.iadd: "iadd", torch.add: "add", torch.flatten: "flatten",
+    F.relu: "relu",
+    torch.relu: "relu",
+    operator.add: "add",
+    operator.iadd: "iadd",
+    torch.add: "add",
+    torch.flatten: "flatten",
     torch.mean: "mean",
     F.pad: "pad",
-    operator.getitem: "getitem", F.dropout: "dropout",
-}  # fmt: skip
+    operator.getitem: "getitem",
+    F.dropout: "dropout",
+}
+_KEYWORDS = {
+    "relu": {"inplace"},
+    "flatten": {"start_dim", "end_dim"},
+    "mean": {"dim", "keepdim"},
+    "pad": {"mode", "value"},
+    "dropout": {"p", "training", "inplace"},
+}
 
 
-_KEYWORDS = {"relu": {"inplace"}, "flatten": {"start_dim", "end_dim"}, "mean": {"dim", "keepdim"}, "pad": {"mode", "value"},
-             "dropout": {"p", "training", "inplace"}}  # fmt: skip
+def _padding(value: Any, one_dimension: bool) -> tuple[int, int]:
+    """(rows, columns) of zeros on each side. A map of one dimension has no rows above it."""
+    if one_dimension:
+        return 0, _pair(value)[1]
+    return _square(value)
+
+
+def _step(part: Any) -> int:
+    """s of the index ::s; 0 for any other index."""
+    if not isinstance(part, slice) or part.start is not None or part.stop is not None:
+        return 0
+    step = part.step or 1
+    return step if isinstance(step, int) and step > 0 else 0
+
+
+def _are_channels(amounts: Any) -> bool:
+    """True for amounts of F.pad that add channels to (B, C, H, W) and nothing else."""
+    if not isinstance(amounts, tuple | list) or len(amounts) != 6:
+        return False
+    return not any(amounts[:4]) and min(amounts) >= 0
+
+
+def _scale_and_shift(module: Any) -> tuple[Array, Array]:
+    """Batch normalisation as scale * x + shift, each (channels,)."""
+    deviation = np.sqrt(_array(module.running_var) + module.eps)
+    weight = 1.0 if module.weight is None else _array(module.weight)
+    bias = 0.0 if module.bias is None else _array(module.bias)
+    scale = 1.0 / deviation * weight
+    shift = -_array(module.running_mean) * scale + bias
+    return scale, shift
+
+
+def _weight_shape(module: Any) -> tuple[int, ...]:
+    shape = module.shape if isinstance(module, packed._Packed) else module.weight.shape
+    return tuple(shape)
 
 
 def _weights(
-    name: str, module: Any, shape: tuple[int, ...], groups: int, window: Window | None
+    name: str,
+    module: Any,
+    shape: tuple[int, ...],
+    groups: int,
+    window: Window | None,
 ) -> Node:
     """A node with the weights in the order of its patch."""
-    rows, columns = shape[0], math.prod(shape[1:])
-    kernel = (window.kernel if window else (1, 1)) if len(shape) > 1 else (1, 1)
-    channels = columns // math.prod(kernel)
-    node = Node(name, "dense", (), 0, rows, columns, window)
-    if isinstance(module, packed._Packed) and module.form.plain and groups == 1:
-        form, tensors = module.form, module.tensors()
-        node.kind, node.p, node.tile = "tiled", form.p, bits.unpack(tensors["tile"], form.q)
-        node.alphas = tensors["alphas"].astype(np.float64) if form.scales else np.ones(1)
-        node.method = "1 bit" if form.p == 1 else f"tile of {form.q:,} bits, p = {form.p}"
-        if form.numel // len(node.alphas) % node.segment:
-            raise McuError(f"{name}: scales that change inside a segment of {node.segment} weights")
-        if channels > 1 and math.prod(kernel) > 1 and window is not None:
-            if node.segment == columns:  # the tile holds whole rows: their columns may be sorted
-                node.tile = _last(node.tile, channels, kernel)
-            else:
-                node.window = replace(window, channels_first=True)
+    node = Node(name, "dense", (), 0, shape[0], math.prod(shape[1:]), window)
+    is_packed = isinstance(module, packed._Packed)
+    if is_packed and module.form.plain and groups == 1:
+        _set_tile(node, module)
         return node
-    if isinstance(module, packed._Packed):
-        weight, node.method = (
-            module.form.dense(module.tensors()).astype(np.float64),
-            "expanded to numbers: no bit kernel for this form",
-        )
+    if is_packed:
+        weight = module.form.dense(module.tensors()).astype(np.float64)
+        node.method = "expanded to numbers: no bit kernel for this form"
     else:
-        weight, node.method = module.weight.detach().double().cpu().numpy(), "full precision"
+        weight = _array(module.weight)
+        node.method = "full precision"
     if groups > 1:
-        node.kind, node.columns = "depthwise", rows * columns
-        node.dense = weight.reshape(rows, -1).T
-    else:
-        node.dense = (
-            _last(weight, channels, kernel).reshape(rows, columns)
-            if window is not None
-            else weight.reshape(rows, columns)
-        )
+        node.kind = "depthwise"
+        node.columns = node.rows * node.columns
+        node.dense = weight.reshape(node.rows, -1).T
+        return node
+    if window is not None:
+        weight = _last(weight, *_patch(node, window))
+    node.dense = weight.reshape(node.rows, node.columns)
     return node
+
+
+def _patch(node: Node, window: Window) -> tuple[int, tuple[int, int]]:
+    """(channels, kernel) of a row of weights."""
+    return node.columns // math.prod(window.kernel), window.kernel
+
+
+def _set_tile(node: Node, module: Any) -> None:
+    """Makes a tiled layer of the node."""
+    form = module.form
+    tensors = module.tensors()
+    node.kind = "tiled"
+    node.p = form.p
+    node.tile = bits.unpack(tensors["tile"], form.q)
+    node.alphas = tensors["alphas"].astype(np.float64) if form.scales else np.ones(1)
+    node.method = "1 bit" if form.p == 1 else f"tile of {form.q:,} bits, p = {form.p}"
+    if form.numel // len(node.alphas) % node.segment:
+        raise McuError(
+            f"{node.name}: scales that change inside a segment of {node.segment} weights"
+        )
+    if node.window is None:
+        return
+    channels, kernel = _patch(node, node.window)
+    if channels == 1 or math.prod(kernel) == 1:  # the order of the patch is that of the tile
+        return
+    if node.segment == node.columns:  # the tile holds whole rows: their columns may be sorted
+        node.tile = _last(node.tile, channels, kernel)
+    else:
+        node.window = replace(node.window, channels_first=True)
 
 
 def _last(rows: Array, channels: int, kernel: tuple[int, int]) -> Array:
     """(..., channels, kernel) -> (..., kernel, channels), flat."""
-    return rows.reshape(-1, channels, *kernel).transpose(0, 2, 3, 1).reshape(-1)
+    parts = rows.reshape(-1, channels, *kernel)
+    return parts.transpose(0, 2, 3, 1).reshape(-1)

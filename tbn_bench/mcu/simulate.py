@@ -1,11 +1,13 @@
 """Runs a built model without a board and reads what its test program says.
 
-qemu     qemu-system-arm; instructions are exact under -icount (one takes 64 ns of the board's time), cycles are not modelled
+qemu     qemu-system-arm; instructions are exact under -icount (one takes 64 ns of the board's
+         time), cycles are not modelled
 unicorn  a CPU emulator from pip, for where QEMU cannot be installed; Cortex-M0 to M33
 simavr   ATmega328P with its cycles
 host     the program itself; outputs only
 
-A count is refused unless work of known length, done by the same program, comes out at its length.
+The same program also does work of known length. A count is refused unless this work is counted
+right.
 """
 
 import importlib.metadata
@@ -29,7 +31,8 @@ SIMULATORS = {"host": ("host",), "arm": ("qemu", "unicorn"), "avr": ("simavr",)}
 SECONDS = 120.0
 _ICOUNT = ("-icount", "shift=6")
 _SLACK = 30  # instructions or cycles of a call and its return around the work of known length
-_JITTER = 3  # ticks: each reading is cut off, and the way into and out of a run may differ by an instruction
+# ticks: each reading is cut off, and the way into and out of a run may differ by an instruction
+_JITTER = 3
 _SYSTICK = 1 << 24  # ticks of a round
 _APT = {
     "qemu": ("qemu-system-arm", "apt-get install --no-install-recommends qemu-system-arm"),
@@ -39,12 +42,15 @@ _UNICORN_CORES = {"m0": "M0", "m3": "M3", "m4": "M4", "m7": "M7", "m33": "M33"}
 
 
 class SimulationError(RuntimeError):
-    """A simulator is missing, a program crashed, hung or was cut off, or its count cannot be trusted."""
+    """A simulator is missing, a program crashed or hung, or its count cannot be trusted."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one program did. passed: it ended well, the self-test too, and no embedded vector's outputs differ."""
+    """The outcome of one program.
+
+    passed: it ended well, the self-test too, and no embedded vector's outputs differ.
+    """
 
     sim: str
     core: str
@@ -53,9 +59,8 @@ class Result:
     selftest: int  # tbn_status; 0 too where the program was built without
     outputs: np.ndarray  # (images, outputs) int32 or float32
     seconds: float
-    mismatches: int | None = (
-        None  # embedded vectors with other outputs than expected; None for given inputs
-    )
+    # embedded vectors with other outputs than expected; None for given inputs
+    mismatches: int | None = None
     argmax: tuple[int, ...] = ()  # of embedded vectors
     instructions: tuple[int, ...] | None = None  # of one run, for each embedded vector
     cycles: tuple[int, ...] | None = None  # simavr
@@ -68,40 +73,48 @@ class Result:
 
 
 def missing(core: str, sim: str) -> str | None:
-    """Why a simulator cannot run a core's programs here, with the install command; None where it can."""
+    """Why a simulator cannot run a core's programs here, with the install command.
+
+    None where it can.
+    """
     kind = find_core(core).kind
     if sim not in SIMULATORS[kind]:
         return f"{sim} does not run programs for {core}; use {' or '.join(SIMULATORS[kind])}"
     if sim == "unicorn":
         if core not in _UNICORN_CORES:
             return f"unicorn does not know the processor {core}; use qemu ({_APT['qemu'][1]})"
-        return (
-            None
-            if importlib.util.find_spec("unicorn")
-            else f"unicorn is not installed; run: {PIP_INSTALL}"
-        )
+        if importlib.util.find_spec("unicorn"):
+            return None
+        return f"unicorn is not installed; run: {PIP_INSTALL}"
     if sim == "host":
         return None
     program, install = _APT[sim]
-    return None if shutil.which(program) else f"{program} is not installed; run: {install}"
+    if shutil.which(program):
+        return None
+    return f"{program} is not installed; run: {install}"
 
 
 def version(sim: str) -> str:
-    """What a simulator that is installed calls itself."""
+    """Name and version of a simulator that is installed; the name alone for some."""
     if sim == "qemu":
-        return subprocess.run(
-            ["qemu-system-arm", "--version"], capture_output=True, text=True, timeout=20
-        ).stdout.splitlines()[0]
-    return f"unicorn {importlib.metadata.version('unicorn')}" if sim == "unicorn" else sim
+        command = ["qemu-system-arm", "--version"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        return done.stdout.splitlines()[0]
+    if sim == "unicorn":
+        number = importlib.metadata.version("unicorn")
+        return f"unicorn {number}"
+    return sim
 
 
 def choose(core: str) -> str:
-    """The first simulator for a core that is here. Raises SimulationError with an install command."""
-    reasons = [missing(core, sim) for sim in SIMULATORS[find_core(core).kind]]
-    for sim, reason in zip(SIMULATORS[find_core(core).kind], reasons, strict=True):
+    """The first simulator for a core that is here. Raises SimulationError with install commands."""
+    reasons = []
+    for sim in SIMULATORS[find_core(core).kind]:
+        reason = missing(core, sim)
         if reason is None:
             return sim
-    raise SimulationError(f"no simulator for {core}: {'; or: '.join(str(r) for r in reasons)}")
+        reasons.append(reason)
+    raise SimulationError(f"no simulator for {core}: {'; or: '.join(reasons)}")
 
 
 def run(
@@ -113,40 +126,54 @@ def run(
 ) -> Result:
     """Runs a program on its embedded vectors, or on `inputs`.
 
-    inputs: (images, input_len), uint8 or float32 as the model takes them; nothing is counted then. count: False is quicker and leaves
-    instructions and cycles out. timeout: seconds. Raises SimulationError; a failed self-test or wrong outputs do not raise, see passed.
+    inputs: (images, input_len), uint8 or float32 as the model takes them; nothing is counted then.
+    count: False is faster and leaves instructions and cycles out. timeout: seconds. Raises
+    SimulationError. A failed self-test or wrong outputs do not raise, see passed.
     """
     core = find_core(build.core)
     sim = choose(build.core) if sim is None else sim
-    if (reason := missing(build.core, sim)) is not None:
+    reason = missing(build.core, sim)
+    if reason is not None:
         raise SimulationError(reason)
     raw = None if inputs is None else _raw(build, inputs)
     if raw is not None and core.kind == "avr":
         raise SimulationError(
-            "the Uno has no files to read inputs from; export with these images as vectors and run without inputs"
+            "the Uno has no files to read inputs from; "
+            "export with these images as vectors and run without inputs"
         )
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        if sim == "unicorn":
-            status, text, written = _unicorn(build, raw, count and raw is None, timeout)
-        else:
-            status, text, written = _program(
-                build, sim, raw, count and raw is None, timeout, Path(folder)
-            )
+    ended = _execute(build, sim, raw, count and raw is None, timeout)
     seconds = time.perf_counter() - start
-    return _result(build, sim, status, text, written, seconds, count)
+    return _result(build, sim, ended, seconds, count)
 
 
 def program_output(build: Build, sim: str, timeout: float = SECONDS) -> tuple[int, str]:
-    """(exit status, text) of a build whose test program is another than ours. Raises SimulationError."""
-    if (reason := missing(build.core, sim)) is not None:
+    """(exit status, text) of a build whose test program is another than ours.
+
+    Raises SimulationError.
+    """
+    reason = missing(build.core, sim)
+    if reason is not None:
         raise SimulationError(reason)
+    ended = _execute(build, sim, None, False, timeout)
+    return ended.status, ended.text
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """What a program left. written: its outputs.bin, empty if there is none."""
+
+    status: int
+    text: str
+    written: bytes
+
+
+def _execute(build: Build, sim: str, raw: bytes | None, count: bool, timeout: float) -> _Ended:
+    """raw: the content of inputs.bin, or None for the embedded vectors."""
+    if sim == "unicorn":
+        return _unicorn(build, raw, count, timeout)
     with tempfile.TemporaryDirectory() as folder:
-        if sim == "unicorn":
-            status, text, _ = _unicorn(build, None, False, timeout)
-        else:
-            status, text, _ = _program(build, sim, None, False, timeout, Path(folder))
-    return status, text
+        return _program(build, sim, raw, count, timeout, Path(folder))
 
 
 def _is_f32(build: Build) -> bool:
@@ -157,31 +184,49 @@ def _raw(build: Build, inputs: np.ndarray) -> bytes:
     kind = np.dtype("<f4" if _is_f32(build) else "u1")
     if inputs.dtype != kind or inputs.ndim != 2 or not len(inputs):
         raise ValueError(
-            f"inputs must be (images, input_len) of {kind.name}, got {inputs.shape} of {inputs.dtype}"
+            f"inputs must be (images, input_len) of {kind.name}, "
+            f"got {inputs.shape} of {inputs.dtype}"
         )
-    length = build.model.get("input_len", inputs.shape[1])
-    if inputs.shape[1] != length:
+    given = inputs.shape[1]
+    length = build.model.get("input_len", given)
+    if given != length:
         raise ValueError(
-            f"the model takes inputs of input_len {length}, got {inputs.shape[1]}; the shape is flattened in the model's order"
+            f"the model takes inputs of input_len {length}, got {given}; "
+            "the shape is flattened in the model's order"
         )
     return np.ascontiguousarray(inputs).tobytes()
 
 
 def _command(build: Build, core: Core, sim: str, raw: bytes | None, count: bool) -> list[str]:
+    program = str(build.elf)
     if sim == "host":
-        return [str(build.elf), *([] if raw is None else ["inputs.bin", "outputs.bin"])]
+        files = [] if raw is None else ["inputs.bin", "outputs.bin"]
+        return [program, *files]
     if sim == "simavr":
-        return ["simavr", "-m", "atmega328p", "-f", "16000000", str(build.elf.with_suffix(".hex"))]
+        image = str(build.elf.with_suffix(".hex"))
+        return ["simavr", "-m", "atmega328p", "-f", "16000000", image]
+    clock = _ICOUNT if count else ()
     return [
-        "qemu-system-arm", "-M", str(core.board), "-nographic", "-monitor", "none", "-serial", "none", *(_ICOUNT if count else ()),
-        "-semihosting-config", "enable=on,target=native", "-kernel", str(build.elf),
-    ]  # fmt: skip
+        "qemu-system-arm",
+        *("-M", str(core.board)),
+        "-nographic",
+        *("-monitor", "none"),
+        *("-serial", "none"),
+        *clock,
+        *("-semihosting-config", "enable=on,target=native"),
+        *("-kernel", program),
+    ]
 
 
 def _program(
-    build: Build, sim: str, raw: bytes | None, count: bool, timeout: float, folder: Path
-) -> tuple[int, str, bytes]:
-    """Exit status, text and outputs.bin of a program run in `folder`; the program is gone afterwards in any case."""
+    build: Build,
+    sim: str,
+    raw: bytes | None,
+    count: bool,
+    timeout: float,
+    folder: Path,
+) -> _Ended:
+    """Runs a program in `folder`. The program is gone afterwards in any case."""
     if raw is not None:
         (folder / "inputs.bin").write_bytes(raw)
     command = _command(build, find_core(build.core), sim, raw, count)
@@ -195,72 +240,106 @@ def _program(
             timeout=timeout,
         )
     except subprocess.TimeoutExpired as error:
-        said = (error.stdout or b"").decode(errors="replace")
-        raise SimulationError(
-            _hang(build, sim, timeout, _uart(said) if sim == "simavr" else said)
-        ) from error
+        text = (error.stdout or b"").decode(errors="replace")
+        if sim == "simavr":
+            text = _uart(text)
+        raise SimulationError(_hang(build, sim, timeout, text)) from error
     except OSError as error:
         raise SimulationError(f"{command[0]} could not be started: {error}") from error
-    text, status = done.stdout.decode(errors="replace"), done.returncode
+    text = done.stdout.decode(errors="replace")
+    status = done.returncode
     if sim == "simavr":
         text = _uart(text)
-        status = next(
-            (int(line.split()[1]) for line in text.splitlines() if line.startswith("exit ")),
-            status or 1,
-        )
-    written = folder / "outputs.bin"
-    return status, text, written.read_bytes() if written.exists() else b""
+        status = _exit_status(text, status or 1)
+    path = folder / "outputs.bin"
+    written = path.read_bytes() if path.exists() else b""
+    return _Ended(status, text, written)
+
+
+def _exit_status(text: str, otherwise: int) -> int:
+    """The status that a program on simavr prints."""
+    for line in text.splitlines():
+        if line.startswith("exit "):
+            return int(line.split()[1])
+    return otherwise
 
 
 def _uart(text: str) -> str:
-    """The program's lines out of what simavr prints: in green, with a dot for the line's end."""
-    return "".join(
-        line.removesuffix(".") + "\n" for line in re.sub(r"\x1b\[\d*m", "", text).splitlines()
-    )
+    """The program's lines out of simavr's output: in green, with a dot for the line's end."""
+    plain = re.sub(r"\x1b\[\d*m", "", text)
+    lines = [line.removesuffix(".") + "\n" for line in plain.splitlines()]
+    return "".join(lines)
 
 
 def _last(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()][-5:]
-    return f"its last output: {' | '.join(lines)}" if lines else "it printed nothing"
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        return "it printed nothing"
+    return f"its last output: {' | '.join(lines[-5:])}"
 
 
 def _hang(build: Build, sim: str, timeout: float, text: str) -> str:
     return f"{build.elf} did not end within {timeout:g} s in {sim} and was stopped; {_last(text)}"
 
 
-def _result(
-    build: Build, sim: str, status: int, text: str, written: bytes, seconds: float, count: bool
-) -> Result:
-    said = _lines(text)
-    init = int(said["init"][0][0]) if "init" in said else 0
+def _result(build: Build, sim: str, ended: _Ended, seconds: float, count: bool) -> Result:
+    said = _lines(ended.text)
+    _check_end(build, sim, ended, said)
+    is_f32 = _is_f32(build)
+    common: dict[str, Any] = {
+        "sim": sim,
+        "core": build.core,
+        "version": version(sim),
+        "status": ended.status,
+        "selftest": _number(said, "selftest", 0),
+        "seconds": seconds,
+        "text": ended.text,
+    }
+    images = _number(said, "images")
+    if images is not None:
+        values = np.frombuffer(ended.written, "<f4" if is_f32 else "<i4")
+        return Result(outputs=values.reshape(images, -1), **common)
+    counts = None
+    if count and "ticks" in said:
+        counts = _counts(said, find_core(build.core), sim)
+    return Result(
+        outputs=_outputs(said["output"], is_f32),
+        argmax=tuple(int(row[1]) for row in said["argmax"]),
+        mismatches=int(said["mismatch"][0][0]),
+        stack=_number(said, "stack"),
+        cycles=counts if sim == "simavr" else None,
+        instructions=None if sim == "simavr" else counts,
+        **common,
+    )
+
+
+def _check_end(build: Build, sim: str, ended: _Ended, said: dict[str, list[list[str]]]) -> None:
+    """Raises SimulationError where a program did not run to its end."""
+    init = _number(said, "init", 0)
     if init:
         raise SimulationError(
-            f"{build.elf} on {sim}: init returned {init} (tbn_status in src/tbn_rt.h); nothing was run"
+            f"{build.elf} on {sim}: init returned {init} (tbn_status in src/tbn_rt.h); "
+            "nothing was run"
         )
+    last = _last(ended.text)
     if "error" in said:
-        raise SimulationError(
-            f"{build.elf} on {sim}: {said['error'][0][0].replace('_', ' ')}; {_last(text)}"
-        )
+        reason = said["error"][0][0].replace("_", " ")
+        raise SimulationError(f"{build.elf} on {sim}: {reason}; {last}")
     if "done" not in said:
         raise SimulationError(
-            f"{build.elf} on {sim} ended with status {status} before it was done; {_last(text)}"
+            f"{build.elf} on {sim} ended with status {ended.status} before it was done; {last}"
         )
-    common: dict[str, Any] = {
-        "sim": sim, "core": build.core, "version": version(sim), "status": status, "selftest": int(said.get("selftest", [["0"]])[0][0]),
-        "seconds": seconds, "text": text,
-    }  # fmt: skip
-    if "images" in said:
-        images = int(said["images"][0][0])
-        return Result(
-            outputs=np.frombuffer(written, "<f4" if _is_f32(build) else "<i4").reshape(images, -1),
-            **common,
-        )
-    counts = _counts(said, find_core(build.core), sim) if count and "ticks" in said else None
-    return Result(
-        outputs=_outputs(said["output"], _is_f32(build)), argmax=tuple(int(row[1]) for row in said["argmax"]),
-        mismatches=int(said["mismatch"][0][0]), stack=int(said["stack"][0][0]) if "stack" in said else None,
-        cycles=counts if sim == "simavr" else None, instructions=counts if sim != "simavr" else None, **common,
-    )  # fmt: skip
+
+
+def _number(
+    said: dict[str, list[list[str]]],
+    key: str,
+    otherwise: int | None = None,
+) -> int | None:
+    """The first value behind a key of a program's text."""
+    if key not in said:
+        return otherwise
+    return int(said[key][0][0])
 
 
 def _lines(text: str) -> dict[str, list[list[str]]]:
@@ -273,67 +352,98 @@ def _lines(text: str) -> dict[str, list[list[str]]]:
 
 
 def _outputs(said: list[list[str]], f32: bool) -> np.ndarray:
+    """The values behind the number of the vector; floats are printed by their bits."""
+    base = 16 if f32 else 10
+    rows = []
+    for _, *values in said:
+        rows.append([int(value, base) for value in values])
     if f32:
-        return np.array([[int(v, 16) for v in row[1:]] for row in said], np.uint32).view(np.float32)
-    return np.array([[int(v) for v in row[1:]] for row in said], np.int32)
+        return np.array(rows, np.uint32).view(np.float32)
+    return np.array(rows, np.int32)
 
 
 def _counts(said: dict[str, list[list[str]]], core: Core, sim: str) -> tuple[int, ...]:
-    """Instructions (simavr: cycles) of each vector's run. Raises SimulationError where calibration or repetition disagree."""
+    """Instructions (simavr: cycles) of each vector's run.
+
+    Raises SimulationError where calibration or repetition disagree.
+    """
     empty = [int(v) for v in said["empty"][0]]
     length, *known = (int(v) for v in said["calibration"][0])
-    rows = [[int(v) for v in row[1:]] for row in said["ticks"]]
+    rows = []
+    for _, *ticks in said["ticks"]:
+        rows.append([int(v) for v in ticks])
     if sim == "simavr":
-        if any(coarse == 0xFFFFFFFF for _, coarse in rows):
-            raise SimulationError(
-                "a run takes more than 67 million cycles, more than Timer1 counts; run with count=False"
-            )
-        cycles = [_two_clocks(fine, coarse) - empty[0] for fine, coarse in [known, *rows]]
-        if not 0 <= cycles[0] - length <= _SLACK:
-            raise SimulationError(
-                f"simavr counts {cycles[0]} cycles for work of {length}; this version of simavr cannot be trusted"
-            )
-        return tuple(cycles[1:])
+        return _cycles(empty[0], length, known, rows)
     scale = 1.0 if sim == "unicorn" else float(core.ticks or 0)
-    found = [(ticks - nothing) / scale for ticks, nothing in zip(known, empty, strict=True)]
-    if not all(-_JITTER <= f - length <= _SLACK for f in found):
-        raise SimulationError(
-            f"{sim} shows {known[0]} and {known[1]} ticks for {length} instructions of {core.board}, expected {length * scale:.0f}: its clock "
-            "does not follow the instructions, so counts would depend on this computer; QEMU must run with -icount shift=6"
-        )
+    for ticks, nothing in zip(known, empty, strict=True):
+        excess = (ticks - nothing) / scale - length
+        if not -_JITTER <= excess <= _SLACK:
+            raise SimulationError(
+                f"{sim} shows {known[0]} and {known[1]} ticks for {length} instructions of "
+                f"{core.board}, expected {length * scale:.0f}: its clock does not follow the "
+                "instructions, so counts would depend on this computer; "
+                "QEMU must run with -icount shift=6"
+            )
     for i, (first, second) in enumerate(rows):
         if abs(first - second) > _JITTER:
             raise SimulationError(
-                f"{sim} shows {first} and then {second} ticks for the same run of vector {i}; expected the same"
+                f"{sim} shows {first} and then {second} ticks for the same run of vector {i}; "
+                "expected the same"
             )
     return tuple(round((first - empty[0]) / scale) for first, _ in rows)
 
 
+def _cycles(empty: int, length: int, known: list[int], rows: list[list[int]]) -> tuple[int, ...]:
+    """simavr's cycles of each row. known: the reading for work of `length` cycles."""
+    if any(coarse == 0xFFFFFFFF for _, coarse in rows):
+        raise SimulationError(
+            "a run takes more than 67 million cycles, more than Timer1 counts; run with count=False"
+        )
+    fine, coarse = known
+    found = _two_clocks(fine, coarse) - empty
+    if not 0 <= found - length <= _SLACK:
+        raise SimulationError(
+            f"simavr counts {found} cycles for work of {length}; "
+            "this version of simavr cannot be trusted"
+        )
+    return tuple(_two_clocks(fine, coarse) - empty for fine, coarse in rows)
+
+
 def _two_clocks(fine: int, coarse: int) -> int:
     """Cycles from a count modulo 65536 and one in units of 1024 cycles, below 2^26."""
-    return fine + 65536 * max(0, round((coarse * 1024 + 512 - fine) / 65536))
+    rest = coarse * 1024 + 512 - fine
+    rounds = max(0, round(rest / 65536))
+    return fine + 65536 * rounds
 
 
 # ---- unicorn ----
 
 
 class _Board:
-    """Processor, memories, SysTick and semihosting for one program. SysTick ticks once per instruction."""
+    """Processor, memories, SysTick and semihosting for one program.
+
+    SysTick ticks once per instruction.
+    """
 
     def __init__(self, build: Build, raw: bytes | None, count: bool):
         import unicorn
         from unicorn import arm_const
 
-        self.api, self.registers, self.build = unicorn, arm_const, build
+        self.api = unicorn
+        self.registers = arm_const
+        self.build = build
         self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
-        self.uc.ctl_set_cpu_model(
-            getattr(arm_const, f"UC_CPU_ARM_CORTEX_{_UNICORN_CORES[build.core]}")
-        )
-        self.unread, self.given = memoryview(raw or b""), raw is not None
-        self.written, self.text = bytearray(), ""
+        processor = f"UC_CPU_ARM_CORTEX_{_UNICORN_CORES[build.core]}"
+        self.uc.ctl_set_cpu_model(getattr(arm_const, processor))
+        self.unread = memoryview(raw or b"")
+        self.given = raw is not None
+        self.written = bytearray()
+        self.text = ""
         self.status: int | None = None
         self.failure: str | None = None
-        self.executed, self.started, self.long = 0, 0, False
+        self.executed = 0
+        self.started = 0
+        self.long = False
         self.lengths: dict[tuple[int, int], int] = {}
         self._load(build)
         self.uc.mmio_map(0xE000E000, 0x1000, self._read_register, None, self._write_register, None)
@@ -345,7 +455,8 @@ class _Board:
         script = (build.folder / "test" / f"{build.core}.ld").read_text()
         memories = re.findall(r"R[OA]M \(\w+\) : ORIGIN = (\w+), LENGTH = (\d+)([KM])", script)
         for origin, length, unit in memories:
-            self.uc.mem_map(int(origin, 16), int(length) << {"K": 10, "M": 20}[unit])
+            unit_bytes = 1024 if unit == "K" else 1024 * 1024
+            self.uc.mem_map(int(origin, 16), int(length) * unit_bytes)
         for address, content in _segments(build.elf):
             self.uc.mem_write(address, content)
         self.table = int(memories[0][0], 16)
@@ -360,11 +471,11 @@ class _Board:
             self.failure = self.failure or f"stopped at {where:#x}: {error}"
 
     def _block(self, uc: Any, address: int, size: int, _: Any) -> None:
-        key = address, size
-        length = self.lengths.get(key)
-        if length is None:
-            length = self.lengths[key] = _thumb_instructions(bytes(uc.mem_read(address, size)))
-        self.executed += length
+        key = (address, size)
+        if key not in self.lengths:
+            code = bytes(uc.mem_read(address, size))
+            self.lengths[key] = _thumb_instructions(code)
+        self.executed += self.lengths[key]
 
     def _read_register(self, uc: Any, offset: int, size: int, _: Any) -> int:
         if offset != 0x18:
@@ -385,7 +496,8 @@ class _Board:
             return
         operation = uc.reg_read(self.registers.UC_ARM_REG_R0)
         argument = uc.reg_read(self.registers.UC_ARM_REG_R1)
-        uc.reg_write(self.registers.UC_ARM_REG_R0, self._call(operation, argument) & 0xFFFFFFFF)
+        answer = self._call(operation, argument)
+        uc.reg_write(self.registers.UC_ARM_REG_R0, answer & 0xFFFFFFFF)
         uc.reg_write(self.registers.UC_ARM_REG_PC, (pc + 2) | 1)
 
     def _string(self, address: int) -> str:
@@ -395,20 +507,19 @@ class _Board:
         return content.decode(errors="replace")
 
     def _call(self, operation: int, argument: int) -> int:
-        """One semihosting operation; answers as the specification says."""
+        """The answer to one semihosting operation."""
         if operation == 0x04:  # SYS_WRITE0
             self.text += self._string(argument)
             return 0
         first, second, third = struct.unpack("<3I", self.uc.mem_read(argument, 12))
         if operation == 0x01:  # SYS_OPEN
-            return {"inputs.bin": 1 if self.given else -1, "outputs.bin": 2}.get(
-                self._string(first), -1
-            )
+            return self._open(self._string(first))
         if operation == 0x05:  # SYS_WRITE
             self.written += self.uc.mem_read(second, third)
             return 0
         if operation == 0x06:  # SYS_READ
-            chunk, self.unread = bytes(self.unread[:third]), self.unread[third:]
+            chunk = bytes(self.unread[:third])
+            self.unread = self.unread[third:]
             self.uc.mem_write(second, chunk)
             return third - len(chunk)
         self.status = second
@@ -419,10 +530,14 @@ class _Board:
         self.uc.emu_stop()
         return 0
 
+    def _open(self, name: str) -> int:
+        """The handle of a file, or -1."""
+        if name == "inputs.bin" and self.given:
+            return 1
+        return 2 if name == "outputs.bin" else -1
 
-def _unicorn(
-    build: Build, raw: bytes | None, count: bool, timeout: float
-) -> tuple[int, str, bytes]:
+
+def _unicorn(build: Build, raw: bytes | None, count: bool, timeout: float) -> _Ended:
     board = _Board(build, raw, count)
     board.start(timeout)
     if board.failure:
@@ -431,15 +546,20 @@ def _unicorn(
         raise SimulationError(_hang(build, "unicorn", timeout, board.text))
     if board.long:
         raise SimulationError(
-            f"{build.elf} runs more than {_SYSTICK - 1} instructions, more than unicorn's SysTick counts; use qemu"
+            f"{build.elf} runs more than {_SYSTICK - 1} instructions, "
+            "more than unicorn's SysTick counts; use qemu"
         )
-    return board.status, board.text, bytes(board.written)
+    return _Ended(board.status, board.text, bytes(board.written))
 
 
 def _thumb_instructions(code: bytes) -> int:
-    """A Thumb instruction has two halfwords where the first begins with 0b11101, 0b11110 or 0b11111."""
+    """Number of instructions in Thumb code.
+
+    One has two halfwords if its first begins with 0b11101, 0b11110 or 0b11111.
+    """
     halves: Sequence[int] = struct.unpack(f"<{len(code) // 2}H", code)
-    count = i = 0
+    count = 0
+    i = 0
     while i < len(halves):
         i += 2 if halves[i] >= 0xE800 else 1
         count += 1
@@ -451,5 +571,10 @@ def _segments(elf: Path) -> list[tuple[int, bytes]]:
     data = elf.read_bytes()
     start = struct.unpack_from("<I", data, 28)[0]
     entry, count = struct.unpack_from("<2H", data, 42)
-    rows = [struct.unpack_from("<8I", data, start + i * entry) for i in range(count)]
-    return [(row[3], data[row[1] : row[1] + row[4]]) for row in rows if row[0] == 1 and row[4]]
+    found = []
+    for i in range(count):
+        header = struct.unpack_from("<8I", data, start + i * entry)
+        kind, offset, _, address, size, *_ = header
+        if kind == 1 and size:
+            found.append((address, data[offset : offset + size]))
+    return found
