@@ -1,4 +1,4 @@
-"""What the implementations share: a stored tile and its alphas as the torch tensors that products are made of."""
+"""Shared by the implementations: a stored tile and its alphas as torch tensors."""
 
 from collections.abc import Callable, Sequence
 from math import gcd, prod
@@ -12,26 +12,30 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tbn_bench.derived import Snapshot, mark, unwritten
 from tbn_bench.format import bits
 
-_kept: WeakTensorKeyDictionary = (
-    WeakTensorKeyDictionary()
-)  # tile_bits -> (its mark, the alphas, key, what was made)
+# tile_bits -> (its mark, the alphas, key, what was made)
+_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
-SIGN_TABLE = (
-    torch.from_numpy(bits.unpack(np.arange(256, dtype=np.uint8), 2048)).float().reshape(256, 8)
-)  # signs of a byte
+_BYTES = np.arange(256, dtype=np.uint8)
+SIGN_TABLE = torch.from_numpy(bits.unpack(_BYTES, 2048)).float().reshape(256, 8)  # signs of a byte
 
 
 def check(
-    tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int
+    tile_bits: Tensor,
+    alphas: Tensor,
+    bias: Tensor | None,
+    shape: Sequence[int],
+    p: int,
 ) -> None:
-    """What every layer needs of its stored form. Raises ValueError, saying what was expected."""
-    total, rows = prod(shape), shape[0]
+    """Checks the stored form of a layer. Raises ValueError, saying what was expected."""
+    total = prod(shape)
+    rows = shape[0]
     if p < 1 or total % p:
         raise ValueError(f"p must be at least 1 and divide {total} weights, got {p}")
     size = bits.packed_bytes(total // p)
     if tile_bits.dtype != torch.uint8 or tile_bits.shape != (size,):
         raise ValueError(
-            f"expected uint8 tile_bits of shape ({size},), got {tile_bits.dtype} {tuple(tile_bits.shape)}"
+            f"expected uint8 tile_bits of shape ({size},), "
+            f"got {tile_bits.dtype} {tuple(tile_bits.shape)}"
         )
     if alphas.dim() != 1 or (len(alphas) and total % len(alphas)):
         raise ValueError(
@@ -42,8 +46,13 @@ def check(
 
 
 def unpack(tile_bits: Tensor, q: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """tile_bits: (ceil(q / 8),) uint8 -> (q,) of +-1, by torch operations alone, on the device of the bits."""
-    return SIGN_TABLE.to(tile_bits.device, dtype)[tile_bits.long()].reshape(-1)[:q]
+    """tile_bits: (ceil(q / 8),) uint8 -> (q,) of +-1, on the device of the bits.
+
+    By torch operations alone.
+    """
+    table = SIGN_TABLE.to(tile_bits.device, dtype)
+    signs = table[tile_bits.long()]
+    return signs.reshape(-1)[:q]
 
 
 def expand(
@@ -53,32 +62,49 @@ def expand(
     p: int,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The dense weight of `shape`: the tile repeated p times, times the scales, each covering N / k consecutive weights."""
-    copies = unpack(tile_bits, prod(shape) // p, dtype).repeat(p).reshape(max(1, len(alphas)), -1)
-    return (copies * alphas.to(dtype)[:, None] if len(alphas) else copies).reshape(*shape)
+    """The dense weight of `shape`: the tile repeated p times, times the scales.
+
+    A scale is for N / k consecutive weights.
+    """
+    tile = unpack(tile_bits, prod(shape) // p, dtype)
+    weight = tile.repeat(p)
+    if len(alphas):
+        runs = weight.reshape(len(alphas), -1)
+        weight = runs * alphas.to(dtype)[:, None]
+    return weight.reshape(*shape)
 
 
 def row_scales(alphas: Tensor, rows: int) -> Tensor:
-    """One scale per output row: (rows,). Only where every scale covers whole rows."""
-    scales = alphas if len(alphas) else torch.ones(1, dtype=alphas.dtype, device=alphas.device)
-    return scales.repeat_interleave(rows // len(scales))
+    """One scale per output row: (rows,). Every scale must be for whole rows."""
+    if not len(alphas):
+        alphas = torch.ones(1, dtype=alphas.dtype, device=alphas.device)
+    return alphas.repeat_interleave(rows // len(alphas))
 
 
 def aligned(rows: int, p: int, k: int, groups: int = 1) -> bool:
-    """True where the copies are whole rows: p > 1 divides the rows, whole rows per scale, one group."""
-    return p > 1 and groups == 1 and rows % p == 0 and rows % max(1, k) == 0
+    """True where the copies are whole rows.
+
+    p > 1 divides the rows, a scale is for whole rows, and there is one group.
+    """
+    if p <= 1 or groups != 1:
+        return False
+    return rows % p == 0 and rows % max(1, k) == 0
 
 
 def segment(shape: Sequence[int], p: int, k: int) -> int:
-    """Length g of the pieces that rows and tiles have in common, or 0 where using them saves nothing.
+    """Length g of the pieces that rows and tiles have in common; 0 where they save nothing.
 
-    A matrix of K columns whose tile of q does not end with a row still has only K / g * q / g distinct pieces of dot products, g = gcd(K, q):
-    q K / g multiply-adds for rows * K, a saving of p g / K.
+    In a matrix of K columns a tile of q may end inside a row. There are still only K / g * q / g
+    distinct pieces of dot products, g = gcd(K, q): q K / g multiply-adds for rows * K, a saving of
+    p g / K.
     """
-    columns, total = prod(shape[1:]), prod(shape)
+    columns = prod(shape[1:])
+    total = prod(shape)
     g = gcd(columns, total // p)
-    whole = (total // max(1, k)) % g == 0
-    return g if p * g > columns and whole else 0
+    run = total // max(1, k)  # weights of one scale
+    if p * g <= columns or run % g:
+        return 0
+    return g
 
 
 def kept(tile_bits: Tensor, alphas: Tensor, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
@@ -89,7 +115,8 @@ def kept(tile_bits: Tensor, alphas: Tensor, key: tuple[Any, ...], make: Callable
         written, scales, made_for, made = found
         if made_for == key and unwritten(tile_bits, written) and scales.holds(others):
             return made
-    written, scales = mark(tile_bits), Snapshot(others)
+    written = mark(tile_bits)
+    scales = Snapshot(others)
     made = make()
     _kept[tile_bits] = (written, scales, key, made)
     return made
@@ -98,16 +125,21 @@ def kept(tile_bits: Tensor, alphas: Tensor, key: tuple[Any, ...], make: Callable
 def whole_rows(
     tile_bits: Tensor, alphas: Tensor, shape: Sequence[int], p: int
 ) -> tuple[Tensor, int, Tensor]:
-    """(bits of R rows, copies, scale per output row): the tile, or the repeated one where its copies are not whole rows.
+    """(bits of R rows, copies, scale per output row).
+
+    The bits are the tile, or the repeated tile where its copies are not whole rows.
 
     Raises ValueError where a scale changes inside a row.
     """
     rows = shape[0]
     if rows % max(1, len(alphas)):
         raise ValueError(
-            f"a scale changes inside a row of {tuple(shape)} with {len(alphas)} alphas; use implementation 'torch'"
+            f"a scale changes inside a row of {tuple(shape)} with {len(alphas)} alphas; "
+            "use implementation 'torch'"
         )
+    scales = row_scales(alphas, rows)
     if p == 1 or aligned(rows, p, len(alphas)):
-        return tile_bits, p, row_scales(alphas, rows)
-    signs = np.tile(bits.unpack(tile_bits.cpu().numpy(), prod(shape) // p), p)
-    return torch.from_numpy(bits.pack(signs)).to(tile_bits.device), 1, row_scales(alphas, rows)
+        return tile_bits, p, scales
+    tile = bits.unpack(tile_bits.cpu().numpy(), prod(shape) // p)
+    repeated = torch.from_numpy(bits.pack(np.tile(tile, p)))
+    return repeated.to(tile_bits.device), 1, scales

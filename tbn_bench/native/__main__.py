@@ -3,8 +3,8 @@
 from tbn_bench import native
 
 try:
-    print(
-        f"native kernels: level {native.level()} (this CPU has {', '.join(native.levels())}), {native.library()}"
-    )
+    level = native.level()
+    levels = ", ".join(native.levels())
+    print(f"native kernels: level {level} (this CPU has {levels}), {native.library()}")
 except native.NativeUnavailable as error:
     print(f"NATIVE KERNELS MISSING: {error}")

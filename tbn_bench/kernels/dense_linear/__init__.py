@@ -1,20 +1,16 @@
-"""The full-precision linear layer, beside which the others are timed: y = x W^T + bias.
+"""The full-precision linear layer: y = x W^T + bias. The others are compared with it.
 
 x: (..., K) floating point, weight: (rows, K) of x's type, bias: (rows,) or None -> (..., rows).
 
-Implementations: reference (sums written out; any type, float64 included), torch (the vendor's product, any device), cpu (the native plan's
-own float32 layer, which stem and classifier of a packed network use). One that is asked for and cannot run raises.
+Implementations: reference (sums written out; any type, float64 included), torch (the vendor's
+product, any device), cpu (the native plan's own float32 layer, which stem and classifier of a
+packed network use). One that is asked for and cannot run raises.
 """
 
 import importlib
 
-from torch import (
-    Tensor,
-    bfloat16,
-    float16,
-    float32,
-    float64,
-)  # the name torch is this folder's torch.py
+# not `import torch`: in this folder that name is torch.py
+from torch import Tensor, bfloat16, float16, float32, float64
 
 IMPLEMENTATIONS = ("reference", "torch", "cpu")
 TOLERANCE = {float64: 1e-13, float32: 3e-6, bfloat16: 3e-2, float16: 4e-3}  # of the largest value
@@ -33,21 +29,20 @@ CASES = (
 def dense_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, implementation: str = "torch"
 ) -> Tensor:
-    """The layer by one implementation. Raises ValueError for tensors that do not fit, NativeUnavailable where it cannot run."""
+    """The layer by one implementation.
+
+    Raises ValueError for tensors that do not fit, NativeUnavailable where it cannot run.
+    """
     if implementation not in IMPLEMENTATIONS:
+        known = ", ".join(IMPLEMENTATIONS)
+        raise ValueError(f"implementation must be one of {known}, got {implementation!r}")
+    one_type = x.is_floating_point() and weight.dtype == x.dtype
+    if not one_type or weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
-            f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}"
-        )
-    if (
-        weight.dim() != 2
-        or weight.dtype != x.dtype
-        or not x.is_floating_point()
-        or x.shape[-1] != weight.shape[1]
-    ):
-        raise ValueError(
-            f"expected floating-point x (..., K) and weight (rows, K) of one type, got {x.dtype} {tuple(x.shape)} "
-            f"and {weight.dtype} {tuple(weight.shape)}"
+            "expected floating-point x (..., K) and weight (rows, K) of one type, "
+            f"got {x.dtype} {tuple(x.shape)} and {weight.dtype} {tuple(weight.shape)}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"expected bias of shape ({len(weight)},), got {tuple(bias.shape)}")
-    return importlib.import_module(f"{__name__}.{implementation}").dense_linear(x, weight, bias)
+    module = importlib.import_module(f"{__name__}.{implementation}")
+    return module.dense_linear(x, weight, bias)

@@ -10,10 +10,11 @@ from tbn_bench.kernels import _cpu, _tile
 def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     _cpu.check(x)
     level = native.level()
-    made = _tile.kept(
-        weight,
-        weight,
-        level,
-        lambda: native.FloatWeights(weight.detach().numpy()[:, :, None, None], level),
-    )
-    return _cpu.linear(x, [made], 1, np.ones(len(weight)), bias, level)
+
+    def make() -> native.FloatWeights:
+        kernels = weight.detach().numpy()[:, :, None, None]
+        return native.FloatWeights(kernels, level)
+
+    made = _tile.kept(weight, weight, level, make)
+    scale = np.ones(len(weight))
+    return _cpu.linear(x, [made], 1, scale, bias, level)

@@ -4,5 +4,8 @@ from torch import Tensor
 
 
 def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y = (x.unsqueeze(-2) * weight).sum(-1)
-    return y if bias is None else y + bias.to(x.dtype)
+    products = x.unsqueeze(-2) * weight
+    y = products.sum(-1)
+    if bias is None:
+        return y
+    return y + bias.to(x.dtype)

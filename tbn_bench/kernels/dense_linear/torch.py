@@ -5,4 +5,6 @@ from torch import Tensor
 
 
 def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+    if bias is not None:
+        bias = bias.to(x.dtype)
+    return F.linear(x, weight, bias)

@@ -1,23 +1,18 @@
 """The convolution whose weight is p scaled copies of one tile of signs.
 
-x: (B, C, H, W) -> (B, rows, Ho, Wo). shape: (rows, C / groups, kh, kw); tile_bits, alphas, bias and p as in tiled_linear, the weight being
-flattened row-major. stride, padding, dilation: pairs. Padding is zeros.
+x: (B, C, H, W) -> (B, rows, Ho, Wo). shape: (rows, C / groups, kh, kw). tile_bits, alphas, bias and
+p are those of tiled_linear, for the weight flattened row-major. stride, padding, dilation: pairs.
+Padding is zeros.
 
-Implementations: reference, torch, cpu (native, float32), triton (CUDA, one group, channels last). `cpu` and `triton` are also the torch.library operator
-tbn_bench::tiled_conv2d.
+Implementations: reference, torch, cpu (native, float32), triton (CUDA, one group, channels last).
+`cpu` and `triton` are also the torch.library operator tbn_bench::tiled_conv2d.
 """
 
 import importlib
 from collections.abc import Sequence
 
-from torch import (
-    Tensor,
-    bfloat16,
-    float16,
-    float32,
-    float64,
-    library,
-)  # the name torch is this folder's torch.py
+# not `import torch`: in this folder that name is torch.py
+from torch import Tensor, bfloat16, float16, float32, float64, library
 
 from tbn_bench.kernels import _tile
 
@@ -33,7 +28,7 @@ CASES = (
     ((2, 8, 6, 6), (8, 1, 3, 3), 1, 0, (1, 1), (1, 1), (1, 1), 8),
     ((1, 4, 6, 6), (10, 4, 3, 3), 4, 4, (1, 2), (0, 1), (1, 1), 1),
     ((2, 5, 12, 4), (6, 5, 5, 1), 3, 3, (3, 1), (2, 0), (1, 1), 1),
-)  # fmt: skip
+)
 
 
 def out_size(
@@ -44,13 +39,14 @@ def out_size(
     dilation: Sequence[int],
 ) -> list[int]:
     """[Ho, Wo]. Raises ValueError where the kernel is larger than the padded image."""
-    sizes = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(x, kernel, stride, padding, dilation, strict=True)
-    ]
+    sizes = []
+    for n, k, s, p, d in zip(x, kernel, stride, padding, dilation, strict=True):
+        span = d * (k - 1) + 1
+        sizes.append((n + 2 * p - span) // s + 1)
     if min(sizes) < 1:
         raise ValueError(
-            f"a kernel of {tuple(kernel)} does not fit an image of {tuple(x)} with padding {tuple(padding)}"
+            f"a kernel of {tuple(kernel)} does not fit an image of {tuple(x)} "
+            f"with padding {tuple(padding)}"
         )
     return sizes
 
@@ -68,14 +64,18 @@ def tiled_conv2d(
     groups: int = 1,
     implementation: str = "torch",
 ) -> Tensor:
-    """The layer by one implementation. Raises ValueError for tensors that do not fit, NativeUnavailable where it cannot run."""
+    """The layer by one implementation.
+
+    Raises ValueError for tensors that do not fit, NativeUnavailable where it cannot run.
+    """
     if implementation not in IMPLEMENTATIONS:
+        known = ", ".join(IMPLEMENTATIONS)
+        raise ValueError(f"implementation must be one of {known}, got {implementation!r}")
+    channels = shape[1] * groups
+    if x.dim() != 4 or x.shape[1] != channels or not x.is_floating_point():
         raise ValueError(
-            f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}"
-        )
-    if x.dim() != 4 or x.shape[1] != shape[1] * groups or not x.is_floating_point():
-        raise ValueError(
-            f"expected floating-point x of shape (B, {shape[1] * groups}, H, W), got {x.dtype} {tuple(x.shape)}"
+            f"expected floating-point x of shape (B, {channels}, H, W), "
+            f"got {x.dtype} {tuple(x.shape)}"
         )
     _tile.check(tile_bits, alphas, bias, shape, p)
     module = importlib.import_module(f"{__name__}.{implementation}")
@@ -112,6 +112,6 @@ def _(x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups):
 
 @operator.register_fake
 def _(x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups):
-    return x.new_empty(
-        (x.shape[0], shape[0], *out_size(x.shape[2:], shape[2:], stride, padding, dilation))
-    )
+    batch = x.shape[0]
+    size = out_size(x.shape[2:], shape[2:], stride, padding, dilation)
+    return x.new_empty((batch, shape[0], *size))

@@ -21,12 +21,24 @@ def tiled_conv2d(
     groups,
 ) -> Tensor:
     _cpu.check(x)
-    rows, (ho, wo) = shape[0], out_size(x.shape[2:], shape[2:], stride, padding, dilation)
+    rows = shape[0]
+    ho, wo = out_size(x.shape[2:], shape[2:], stride, padding, dilation)
     weights, copies, scale, level = _cpu.kept_weights(tile_bits, alphas, shape, p, groups)
-    shift = np.zeros(rows) if bias is None else bias.detach().double().numpy()
     op = native.Op(
-        native.CONV, 0, 1, kernel=tuple(shape[2:]), stride=tuple(stride), padding=tuple(padding), dilation=tuple(dilation),
-        p=copies, rows=weights[0].rows, weights=weights, scale=scale, shift=shift,
-    )  # fmt: skip
-    plan = native.Plan([op], [(*x.shape[2:], x.shape[1]), (ho, wo, rows)], level=level)
-    return _cpu.run(plan, x.detach().contiguous(), x.new_empty(len(x), rows, ho, wo))
+        native.CONV,
+        input=0,
+        output=1,
+        kernel=tuple(shape[2:]),
+        stride=tuple(stride),
+        padding=tuple(padding),
+        dilation=tuple(dilation),
+        p=copies,
+        rows=weights[0].rows,
+        weights=weights,
+        scale=scale,
+        shift=np.zeros(rows) if bias is None else bias.detach().double().numpy(),
+    )
+    shapes = [(*x.shape[2:], x.shape[1]), (ho, wo, rows)]
+    plan = native.Plan([op], shapes, level=level)
+    out = x.new_empty(len(x), rows, ho, wo)
+    return _cpu.run(plan, x.detach().contiguous(), out)

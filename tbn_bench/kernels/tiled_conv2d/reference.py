@@ -19,6 +19,6 @@ def tiled_conv2d(
     groups,
 ) -> Tensor:
     weight = _tile.expand(tile_bits, alphas, shape, p, x.dtype)
-    return F.conv2d(
-        x, weight, None if bias is None else bias.to(x.dtype), stride, padding, dilation, groups
-    )
+    if bias is not None:
+        bias = bias.to(x.dtype)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)

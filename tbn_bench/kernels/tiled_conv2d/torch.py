@@ -1,4 +1,7 @@
-"""Each distinct dot product once, on the vendor's convolution, where the copies are whole rows; else the expanded weight."""
+"""The vendor's convolution, with each distinct dot product once where the copies are whole rows.
+
+Elsewhere the weight is expanded.
+"""
 
 from math import prod
 
@@ -21,17 +24,12 @@ def tiled_conv2d(
     dilation,
     groups,
 ) -> Tensor:
-    bias = None if bias is None else bias.to(x.dtype)
+    if bias is not None:
+        bias = bias.to(x.dtype)
     if not _tile.aligned(shape[0], p, len(alphas), groups):
-        return F.conv2d(
-            x,
-            _tile.expand(tile_bits, alphas, shape, p, x.dtype),
-            bias,
-            stride,
-            padding,
-            dilation,
-            groups,
-        )
+        weight = _tile.expand(tile_bits, alphas, shape, p, x.dtype)
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     tile = _tile.unpack(tile_bits, prod(shape) // p, x.dtype).reshape(-1, *shape[1:])
-    scales = _tile.row_scales(alphas, shape[0]).to(x.dtype).reshape(p, -1, 1, 1)
-    return copies(F.conv2d(x, tile, None, stride, padding, dilation), scales, bias, -3)
+    scales = _tile.row_scales(alphas, shape[0]).to(x.dtype)
+    products = F.conv2d(x, tile, None, stride, padding, dilation)
+    return copies(products, scales.reshape(p, -1, 1, 1), bias, -3)

@@ -1,10 +1,13 @@
-"""The convolution on an NVIDIA GPU, channels last: an implicit matrix product whose accumulator is stored p times with p scales.
+"""The convolution on an NVIDIA GPU, channels last: an implicit matrix product.
 
-    y[b, i R + r, h, w] = scales[i R + r] * sum over taps and channels of x * tile[r] + bias[i R + r], and ReLU if asked for
+Its accumulator is stored p times with p scales, and ReLU if asked for:
 
-One row of the product is one output pixel, K is taps x channels, and nothing is unfolded in memory. Words begin at a tap, so that a
-block of columns is one run of channels at one input pixel. Pixels outside of the image read zero. A 1x1 kernel that moves by one pixel
-is the linear layer. One group; no gradient.
+    y[b, i R + r, h, w] = scales[i R + r] * sum(x * tile[r]) + bias[i R + r]
+
+The sum is over taps and channels. One row of the product is one output pixel, K is taps x
+channels, and nothing is unfolded in memory. Words begin at a tap, so that a block of columns is
+one run of channels at one input pixel. Pixels outside of the image read zero. A 1x1 kernel that
+moves by one pixel is the linear layer. One group; no gradient.
 """
 
 from collections.abc import Sequence
@@ -48,42 +51,74 @@ CONFIGS = [
 )
 @triton.jit(do_not_specialize=["M", "bucket"])
 def conv_kernel(
-    x, words, scales, bias, y, M, R, C, W, p, bucket, height, width, HO, WO,
-    KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-    DH: tl.constexpr, DW: tl.constexpr, RELU: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """x: (B, height, width, C), words: (R, KH KW, W) -> y: (M = B HO WO, p R). bucket is the power of two that M is tuned for.
+    x,
+    words,
+    scales,
+    bias,
+    y,
+    M,
+    R,
+    C,
+    W,
+    p,
+    bucket,
+    height,
+    width,
+    HO,
+    WO,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    DH: tl.constexpr,
+    DW: tl.constexpr,
+    RELU: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """x: (B, height, width, C), words: (R, KH KW, W) -> y: (M = B HO WO, p R).
 
-    Taps and blocks of channels are one loop, because only an innermost loop is pipelined.
+    bucket is the power of two that M is tuned for. Taps and blocks of channels are one loop,
+    because only an innermost loop is pipelined.
     """
     rows, columns = block(tl.program_id(0), M, R, BM, BN)
     pixel = tl.minimum(rows, M - 1)
-    top, left = pixel // WO % HO * SH - PH, pixel % WO * SW - PW
+    top = pixel // WO % HO * SH - PH
+    left = pixel % WO * SW - PW
     image = x + (pixel // (WO * HO)).to(tl.int64) * (height * width) * C
     words_at = words + tl.minimum(columns, R - 1)[:, None] * (KH * KW * W)
     blocks = tl.cdiv(C, BK)
     acc = tl.zeros((BM, BN), tl.float32)
     for step in range(0, KH * KW * blocks):
-        tap, first = step // blocks, step % blocks * BK
-        h, w = top + tap // KW * DH, left + tap % KW * DW
-        i, j = first + tl.arange(0, BK), first // 32 + tl.arange(0, BK // 32)
-        inside = ((h >= 0) & (h < height) & (w >= 0) & (w < width))[:, None] & (i < C)[None, :]
-        xs = tl.load((image + (h * width + w) * C)[:, None] + i[None, :], mask=inside, other=0.0)
-        tile = signs(
-            tl.load(words_at + (tap * W + tl.minimum(j, W - 1))[None, :]), BK, x.dtype.element_ty
-        )
+        tap = step // blocks
+        first = step % blocks * BK
+        h = top + tap // KW * DH
+        w = left + tap % KW * DW
+        i = first + tl.arange(0, BK)
+        j = first // 32 + tl.arange(0, BK // 32)
+        on_map = (h >= 0) & (h < height) & (w >= 0) & (w < width)
+        inside = on_map[:, None] & (i < C)[None, :]
+        x_at = image + (h * width + w) * C
+        xs = tl.load(x_at[:, None] + i[None, :], mask=inside, other=0.0)
+        word = tap * W + tl.minimum(j, W - 1)
+        bits = tl.load(words_at + word[None, :])
+        tile = signs(bits, BK, x.dtype.element_ty)
         acc = tl.dot(xs, tl.trans(tile), acc, input_precision="ieee")
     store_copies(acc, y, scales, bias, rows, columns, M, R, p, RELU)
 
 
 def words(tile_bits: Tensor, rows: int, channels: int, kh: int, kw: int) -> Tensor:
-    """tile_bits: (ceil(R C kh kw / 8),) uint8, a tile (R, C, kh, kw) -> (R, kh kw, ceil(C / 32)) int32, padding clear."""
-    bits = (
-        aligned_bits(tile_bits, rows, channels * kh * kw)
-        .reshape(rows, channels, kh * kw)
-        .transpose(1, 2)
-    )
-    return packed_words(bits)
+    """tile_bits: (ceil(R C kh kw / 8),) uint8 -> (R, kh kw, ceil(C / 32)) int32, padding clear.
+
+    The tile is (R, C, kh, kw).
+    """
+    taps = kh * kw
+    bits = aligned_bits(tile_bits, rows, channels * taps)
+    by_tap = bits.reshape(rows, channels, taps).transpose(1, 2)
+    return packed_words(by_tap)
 
 
 def _pair(name: str, value: Sequence[int], least: int) -> tuple[int, int]:
@@ -92,17 +127,24 @@ def _pair(name: str, value: Sequence[int], least: int) -> tuple[int, int]:
     return int(value[0]), int(value[1])
 
 
-def _check(x: Tensor, words: Tensor, kernel: tuple[int, int], groups: int) -> None:
+def _check_groups(groups: int) -> None:
     if groups != 1:
         raise ValueError(
-            f"the Triton convolution has one group, got groups={groups}; use the torch or cpu implementation"
+            f"the Triton convolution has one group, got groups={groups}; "
+            "use the torch or cpu implementation"
         )
+
+
+def _check(x: Tensor, words: Tensor, kernel: tuple[int, int], groups: int) -> None:
+    _check_groups(groups)
     if x.dim() != 4:
         raise ValueError(f"expected x of shape (B, C, H, W), got {tuple(x.shape)}")
-    taps, needed = kernel[0] * kernel[1], (x.shape[1] + 31) // 32
+    taps = kernel[0] * kernel[1]
+    needed = (x.shape[1] + 31) // 32
     if words.dim() != 3 or words.shape[1:] != (taps, needed) or needed < 1:
         raise ValueError(
-            f"expected words of shape (R, {taps}, {needed}) for x {tuple(x.shape)}, got {tuple(words.shape)}"
+            f"expected words of shape (R, {taps}, {needed}) for x {tuple(x.shape)}, "
+            f"got {tuple(words.shape)}"
         )
 
 
@@ -121,14 +163,14 @@ def tiled_conv2d(
     """The contract's form. Words and scales are made at the first call for these bits and kept."""
 
     def made() -> tuple[Tensor, Tensor, int]:
-        rows, copies, scales = _tile.whole_rows(tile_bits, alphas, shape, p)
-        return words(rows, shape[0] // copies, *shape[1:]), scales.float().contiguous(), copies
+        bits, copies, scales = _tile.whole_rows(tile_bits, alphas, shape, p)
+        rows = shape[0] // copies
+        packed = words(bits, rows, *shape[1:])
+        return packed, scales.float().contiguous(), copies
 
-    if groups != 1:
-        raise ValueError(
-            f"the Triton convolution has one group, got groups={groups}; use the torch or cpu implementation"
-        )
-    packed, scales, copies = _tile.kept(tile_bits, alphas, ("triton", tuple(shape), p), made)
+    _check_groups(groups)
+    key = ("triton", tuple(shape), p)
+    packed, scales, copies = _tile.kept(tile_bits, alphas, key, made)
     return conv_of_words(x, packed, scales, bias, copies, shape[2:], stride, padding, dilation)
 
 
@@ -145,15 +187,15 @@ def conv_of_words(
     relu: bool = False,
     groups: int = 1,
 ) -> Tensor:
-    """x: (B, C, H, W), words: (R, kh kw, ceil(C / 32)) int32, scales: (p R,) float32, bias: (p R,) -> (B, p R, Ho, Wo).
+    """x: (B, C, H, W), words: (R, kh kw, ceil(C / 32)) int32, scales: (p R,) float32, bias: (p R,)
+    -> (B, p R, Ho, Wo).
 
-    The result is of x's type and channels last; x of another layout is copied first. Raises ValueError for tensors that do not fit.
+    The result is of x's type and channels last; x of another layout is copied first. Raises
+    ValueError for tensors that do not fit.
     """
-    kernel, stride, dilation = (
-        _pair("kernel", kernel, 1),
-        _pair("stride", stride, 1),
-        _pair("dilation", dilation, 1),
-    )
+    kernel = _pair("kernel", kernel, 1)
+    stride = _pair("stride", stride, 1)
+    dilation = _pair("dilation", dilation, 1)
     padding = _pair("padding", padding, 0)
     check(x, words, scales, bias, p)
     _check(x, words, kernel, groups)
@@ -161,32 +203,17 @@ def conv_of_words(
     x = x.contiguous(memory_format=torch.channels_last)
     if kernel == stride == (1, 1) and padding == (0, 0):
         pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-        return (
-            linear_of_words(pixels, words[:, 0], scales, bias, p, relu)
-            .reshape(len(x), ho, wo, -1)
-            .permute(0, 3, 1, 2)
-        )
+        outputs = linear_of_words(pixels, words[:, 0], scales, bias, p, relu)
+        return outputs.reshape(len(x), ho, wo, -1).permute(0, 3, 1, 2)
     shape = (len(x), p * words.shape[0], ho, wo)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     if y.numel():
-        geometry = dict(
-            zip(
-                ("KH", "KW", "SH", "SW", "PH", "PW", "DH", "DW"),
-                kernel + stride + padding + dilation,
-                strict=True,
-            )
-        )
+        names = ("KH", "KW", "SH", "SW", "PH", "PW", "DH", "DW")
+        geometry = dict(zip(names, kernel + stride + padding + dilation, strict=True))
+        if bias is not None:
+            bias = bias.contiguous()
         with torch.cuda.device_of(x):
-            launch(
-                x,
-                words,
-                scales.contiguous(),
-                None if bias is None else bias.contiguous(),
-                y,
-                p,
-                geometry,
-                relu,
-            )
+            launch(x, words, scales.contiguous(), bias, y, p, geometry, relu)
     return y
 
 
@@ -201,9 +228,31 @@ def launch(
     relu: bool,
 ) -> None:
     """x: (B, C, H, W) -> y: (B, p R, Ho, Wo), written; both channels last."""
-    (b, c, height, width), (ho, wo), (r, _, w) = x.shape, y.shape[2:], words.shape
-    m = b * ho * wo
-    conv_kernel[lambda meta: (triton.cdiv(m, meta["BM"]) * triton.cdiv(r, meta["BN"]),)](
-        x, words, scales, bias, y, m, r, c, w, p, triton.next_power_of_2(m), height, width, ho, wo,
-        RELU=relu, enable_fp_fusion=True, **geometry,
-    )  # fmt: skip
+    batch, channels, height, width = x.shape
+    ho, wo = y.shape[2:]
+    rows, _, num_words = words.shape
+    pixels = batch * ho * wo
+
+    def grid(meta: dict) -> tuple[int]:
+        return (triton.cdiv(pixels, meta["BM"]) * triton.cdiv(rows, meta["BN"]),)
+
+    conv_kernel[grid](
+        x,
+        words,
+        scales,
+        bias,
+        y,
+        pixels,
+        rows,
+        channels,
+        num_words,
+        p,
+        triton.next_power_of_2(pixels),
+        height,
+        width,
+        ho,
+        wo,
+        RELU=relu,
+        enable_fp_fusion=True,
+        **geometry,
+    )

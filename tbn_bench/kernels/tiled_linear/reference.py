@@ -9,7 +9,14 @@ from tbn_bench.kernels import _tile
 
 
 def tiled_linear(
-    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int
+    x: Tensor,
+    tile_bits: Tensor,
+    alphas: Tensor,
+    bias: Tensor | None,
+    shape: Sequence[int],
+    p: int,
 ) -> Tensor:
     weight = _tile.expand(tile_bits, alphas, shape, p, x.dtype)
-    return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+    if bias is not None:
+        bias = bias.to(x.dtype)
+    return F.linear(x, weight, bias)

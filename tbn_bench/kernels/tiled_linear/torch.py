@@ -1,7 +1,9 @@
 """Each distinct dot product once, on the vendor's matrix product: any device and type.
 
-Where the copies are whole rows, x meets the tile and the result is stored p times, scaled. Where tiles end inside a row, rows and tiles are
-cut into their common pieces (segment length g = gcd(K, q)); each piece meets each piece once and rows are sums of what they hold.
+Where the copies are whole rows, x is multiplied by the tile and the result is stored p times,
+scaled. Where tiles end inside a row, rows and tiles are cut into their common pieces, segments of
+length g = gcd(K, q). Each piece of x is multiplied by each piece of the tile once. The rows are
+sums of these products.
 """
 
 from collections.abc import Sequence
@@ -14,42 +16,69 @@ from tbn_bench.kernels import _tile
 
 
 def copies(y: Tensor, scales: Tensor, bias: Tensor | None, dim: int) -> Tensor:
-    """y: (..., R at dim, ...) -> (..., p * R, ...): p scaled copies, plus bias, in y's type. scales: (p, R, 1...), bias: (p * R,)."""
-    y, scales = y.unsqueeze(dim - 1), scales.to(y.dtype)
+    """y: (..., R at dim, ...) -> (..., p * R, ...): p scaled copies, plus bias, in y's type.
+
+    scales: (p, R, 1...), bias: (p * R,).
+    """
+    y = y.unsqueeze(dim - 1)
+    scales = scales.to(y.dtype)
     if bias is None:
-        return (y * scales).flatten(dim - 1, dim)
-    return torch.addcmul(bias.to(y.dtype).reshape(scales.shape), y, scales).flatten(dim - 1, dim)
+        scaled = y * scales
+    else:
+        shift = bias.to(y.dtype).reshape(scales.shape)
+        scaled = torch.addcmul(shift, y, scales)
+    return scaled.flatten(dim - 1, dim)
 
 
 def segments(
-    x: Tensor, tile: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], g: int
+    x: Tensor,
+    tile: Tensor,
+    alphas: Tensor,
+    bias: Tensor | None,
+    shape: Sequence[int],
+    g: int,
 ) -> Tensor:
-    """x: (..., K), tile: (q,) -> (..., rows), by q K / g multiply-adds. g divides K, q and the run of every scale."""
+    """x: (..., K), tile: (q,) -> (..., rows), by q K / g multiply-adds.
+
+    g divides K, q and the run of every scale.
+    """
     rows, columns = shape
-    pieces, kinds = columns // g, len(tile) // g  # of a row, of the tile
+    pieces = columns // g  # of a row
+    kinds = len(tile) // g  # pieces of the tile
     products = x.unflatten(-1, (pieces, g)) @ tile.reshape(kinds, g).T  # (..., pieces, kinds)
     where = torch.arange(rows * pieces, device=x.device).reshape(rows, pieces)
-    index = torch.arange(pieces, device=x.device) * kinds + where % kinds
-    picked = products.flatten(-2)[..., index.reshape(-1)].unflatten(-1, (rows, pieces))
+    first = torch.arange(pieces, device=x.device) * kinds
+    index = first + where % kinds
+    picked = products.flatten(-2)[..., index.reshape(-1)]
+    picked = picked.unflatten(-1, (rows, pieces))
     if len(alphas):
-        picked = picked * alphas.to(x.dtype)[where * g // (rows * columns // len(alphas))]
+        run = rows * columns // len(alphas)  # weights of one scale
+        picked = picked * alphas.to(x.dtype)[where * g // run]
     y = picked.sum(-1)
-    return y if bias is None else y + bias.to(x.dtype)
+    if bias is None:
+        return y
+    return y + bias.to(x.dtype)
 
 
 def tiled_linear(
-    x: Tensor, tile_bits: Tensor, alphas: Tensor, bias: Tensor | None, shape: Sequence[int], p: int
+    x: Tensor,
+    tile_bits: Tensor,
+    alphas: Tensor,
+    bias: Tensor | None,
+    shape: Sequence[int],
+    p: int,
 ) -> Tensor:
     rows, columns = shape
-    bias = None if bias is None else bias.to(x.dtype)
+    q = rows * columns // p
+    if bias is not None:
+        bias = bias.to(x.dtype)
     if _tile.aligned(rows, p, len(alphas)):
-        tile = _tile.unpack(tile_bits, rows * columns // p, x.dtype).reshape(-1, columns)
-        return copies(
-            F.linear(x, tile), _tile.row_scales(alphas, rows).to(x.dtype).reshape(p, -1), bias, -1
-        )
+        tile = _tile.unpack(tile_bits, q, x.dtype).reshape(-1, columns)
+        scales = _tile.row_scales(alphas, rows).to(x.dtype)
+        return copies(F.linear(x, tile), scales.reshape(p, -1), bias, -1)
     g = _tile.segment(shape, p, len(alphas))
     if g:
-        return segments(
-            x, _tile.unpack(tile_bits, rows * columns // p, x.dtype), alphas, bias, shape, g
-        )
-    return F.linear(x, _tile.expand(tile_bits, alphas, shape, p, x.dtype), bias)
+        tile = _tile.unpack(tile_bits, q, x.dtype)
+        return segments(x, tile, alphas, bias, shape, g)
+    weight = _tile.expand(tile_bits, alphas, shape, p, x.dtype)
+    return F.linear(x, weight, bias)
