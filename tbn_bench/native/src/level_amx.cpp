@@ -53,7 +53,10 @@ void configure() {
   Config c;
   memset(&c, 0, sizeof c);
   c.palette = 1;
-  for (int i = 0; i < 8; i++) c.bytes[i] = 64, c.rows[i] = 16;
+  for (int i = 0; i < 8; i++) {
+    c.bytes[i] = 64;
+    c.rows[i] = 16;
+  }
   ORDERED();
   _tile_loadconfig(&c);
 }
@@ -153,7 +156,8 @@ const float* begin(const Conv* c, Input* in, long size, long positions) {
   in->rows = (char*)slot(c, 0, in->group * ((c->weights->C + unit - 1) / unit));
   in->positions = positions;
   in->map = (int32_t*)slot(c, 1, rows * 4);
-  in->count = 0, in->step = 0;
+  in->count = 0;
+  in->step = 0;
   for (long i = 0; i < rows; i++) in->map[i] = -1;
   if (FORM != INT8) return 0;
   in->step = (float*)slot(c, 6, rows * 4);
@@ -335,8 +339,13 @@ void multiply(const Conv* c, const Input& in) {
   int widest = blocks == 1 ? 1 : FORM != INT8 && tiles == 1 ? 4 : 2, tallest = FORM == INT8 ? 3 - widest : 4 / widest;
   alignas(64) char panel[RING * 4 * 1024];
   Block b;
-  b.row = in.row, b.steps = in.steps, b.count = in.count, b.block = (long)w->kh * w->kw * ((w->C + 31) / 32) * 16, b.panel = panel;
-  b.pitch = blocks * 64, b.low = (FORM == INT8 ? 2 : tallest) * 16 * b.pitch;  // the last row block of int8 takes two tiles
+  b.row = in.row;
+  b.steps = in.steps;
+  b.count = in.count;
+  b.block = (long)w->kh * w->kw * ((w->C + 31) / 32) * 16;
+  b.panel = panel;
+  b.pitch = blocks * 64;
+  b.low = (FORM == INT8 ? 2 : tallest) * 16 * b.pitch;  // the last row block of int8 takes two tiles
   char* sums = (char*)slot(c, 2, (FORM == INT8 ? 2 : 1) * b.low);
   for (long m = 0; m < tiles;) {
     int tall = tiles - m >= tallest || FORM == INT8 ? tallest : 1;  // of an int8 block the second tile may be of no use
@@ -344,7 +353,8 @@ void multiply(const Conv* c, const Input& in) {
     for (long n = 0; n < blocks;) {
       int wide = widest;
       while (n + wide > blocks) wide /= 2;
-      b.words = (const uint32_t*)w->data + n * b.block, b.sums = sums + n * 64;
+      b.words = (const uint32_t*)w->data + n * b.block;
+      b.sums = sums + n * 64;
       if (FORM == INT8 && wide == 2) block_1x2_int8(b);
       else if (FORM == INT8) block_2x1_int8(b);
       else if (wide == 4) block_1x4<FORM>(b);
@@ -353,7 +363,8 @@ void multiply(const Conv* c, const Input& in) {
       else
         for (int i = 0; i < tall * wide; i++) {
           Block one = b;
-          one.rows += i / wide * 16 * in.row, one.words += i % wide * b.block;
+          one.rows += i / wide * 16 * in.row;
+          one.words += i % wide * b.block;
           one.sums += i / wide * 16 * b.pitch + i % wide * 64;
           block_1x1<FORM>(one);
         }
@@ -379,7 +390,8 @@ void run_pixels(const Conv* c) {
   for (long i = 0; i < pixels; i += step) {
     part.W = part.Wo = (int)(pixels - i < step ? pixels - i : step);
     run<FORM>(&part);
-    part.in += step * c->in_stride, part.out += step * c->out_stride;
+    part.in += step * c->in_stride;
+    part.out += step * c->out_stride;
     if (part.residual) part.residual += step * c->out_stride;
   }
 }

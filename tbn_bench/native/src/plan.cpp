@@ -87,8 +87,16 @@ API int tbn_planes_available(int level, int planes) {
 API void* tbn_prepare(int level, int kind, int R, int C, int kh, int kw, const uint8_t* bits, const float* dense) {
   Weights* w = (Weights*)calloc(1, sizeof(Weights));
   if (!w) return nullptr;
-  w->kind = kind, w->R = R, w->C = C, w->kh = kh, w->kw = kw, w->K = (long)C * kh * kw;
-  if (kLevels[level]->prepare(w, bits, dense)) { free(w); return nullptr; }
+  w->kind = kind;
+  w->R = R;
+  w->C = C;
+  w->kh = kh;
+  w->kw = kw;
+  w->K = (long)C * kh * kw;
+  if (kLevels[level]->prepare(w, bits, dense)) {
+    free(w);
+    return nullptr;
+  }
   return w;
 }
 
@@ -96,7 +104,9 @@ API int64_t tbn_weight_bytes(const void* weights) { return weights ? ((const Wei
 
 API void tbn_free(void* weights) {
   Weights* w = (Weights*)weights;
-  if (w) free(w->data), free(w);
+  if (!w) return;
+  free(w->data);
+  free(w);
 }
 
 #include "ops.inc"
@@ -195,10 +205,17 @@ void give(Arena* a) {
 int guarded(const Call& call, int64_t from, int64_t to) {
   try {
     Arena* a = take();
-    try { run_images(call, from, to, a); } catch (...) { delete a; throw; }
+    try {
+      run_images(call, from, to, a);
+    } catch (...) {
+      delete a;
+      throw;
+    }
     give(a);
     return 0;
-  } catch (const std::bad_alloc&) { return 1; }
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
 }
 
 // A pool of sleeping workers; the caller works too.
@@ -233,7 +250,11 @@ struct Pool {
     std::lock_guard<std::mutex> one(turn);
     std::unique_lock<std::mutex> hold(lock);
     while ((int)workers.size() < n - 1) workers.emplace_back([this] { loop(); });
-    job = f, what = arg, wanted = n, next = 0, generation++;
+    job = f;
+    what = arg;
+    wanted = n;
+    next = 0;
+    generation++;
     wake.notify_all();
     while (next < wanted) {
       int i = next++;
@@ -246,7 +267,10 @@ struct Pool {
     done.wait(hold, [&] { return running == 0; });
   }
   ~Pool() {
-    { std::lock_guard<std::mutex> hold(lock); stop = true; }
+    {
+      std::lock_guard<std::mutex> hold(lock);
+      stop = true;
+    }
     wake.notify_all();
     for (std::thread& t : workers) t.join();
   }
@@ -292,14 +316,20 @@ struct Team {
 void team_part(void* arg, int i) {
   Team* t = (Team*)arg;
   Arena* arena = nullptr;
-  try { arena = take(); } catch (const std::bad_alloc&) { t->failed = 1; }
+  try {
+    arena = take();
+  } catch (const std::bad_alloc&) {
+    t->failed = 1;
+  }
   for (int k = 0; k < t->plan->ops; k++) {
     const Op& op = t->plan->op[k];
     try {
       if (arena && op.kind == OP_CONV) conv(t->plan, op, t->at, 1, arena, i, t->parts);
       else if (arena && op.kind == OP_GROUP_SUM) group_sum(t->plan, op, t->at, 1, i, t->parts);
       else if (arena && i == 0) run_op(t->plan, op, t->at, 1, arena);
-    } catch (const std::bad_alloc&) { t->failed = 1; }  // the others still count on this thread at every step
+    } catch (const std::bad_alloc&) {
+      t->failed = 1;  // the others still count on this thread at every step
+    }
     t->wait();
   }
   if (arena) give(arena);
@@ -318,7 +348,9 @@ int run_team(const Call& call, int64_t n, int threads) {
       failed = team.failed;
       call.copy_out(i, 1, at);
     }
-  } catch (const std::bad_alloc&) { failed = 1; }
+  } catch (const std::bad_alloc&) {
+    failed = 1;
+  }
   if (own) give(own);
   return failed;
 }

@@ -82,14 +82,17 @@ struct Flat {
 static inline Flat flat_of(const Conv* c) {
   const Weights* w = c->weights;
   Flat f;
-  f.phases_x = c->sw, f.phases_y = c->sh;
+  f.phases_x = c->sw;
+  f.phases_y = c->sh;
   if (c->sw == 1 && c->sh == 1) {
-    f.pitch = c->W + c->pw, f.image_rows = c->H + c->ph;
+    f.pitch = c->W + c->pw;
+    f.image_rows = c->H + c->ph;
     int need = c->Wo;  // a kernel wider than its padding never needs more columns than these
     if (f.pitch < need) f.pitch = need;
     if (f.image_rows < c->Ho) f.image_rows = c->Ho;
   } else {
-    f.pitch = (c->W + 2 * c->pw + c->sw - 1) / c->sw, f.image_rows = (c->H + 2 * c->ph + c->sh - 1) / c->sh;
+    f.pitch = (c->W + 2 * c->pw + c->sw - 1) / c->sw;
+    f.image_rows = (c->H + 2 * c->ph + c->sh - 1) / c->sh;
     int columns = c->Wo + (w->kw - 1) * c->dw / c->sw, rows = c->Ho + (w->kh - 1) * c->dh / c->sh;  // parts of an image may lack their lower margin
     if (f.pitch < columns) f.pitch = columns;
     if (f.image_rows < rows) f.image_rows = rows;
