@@ -1,1 +1,5 @@
-"""One file per figure: print_figure(records) -> matplotlib Figure, chart(records) -> Altair chart, TITLE; None where there is nothing."""
+"""One file per figure.
+
+Each has TITLE, print_figure(records) -> matplotlib Figure and chart(records) -> Altair chart; both
+return None where there is nothing to draw.
+"""

@@ -6,54 +6,65 @@ from typing import Any
 import pandas as pd
 
 from tbn_bench import catalog
-from tbn_bench.reporting import tracks
+from tbn_bench.reporting import style, tracks
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.published import is_same
 from tbn_bench.scores import SCORES
 
 FLOAT = 32  # activation bits
-METRIC = "top1"  # what a source reports; its reruns and last epochs stand in the table
+METRIC = "top1"  # figures show this one; the table has a source's reruns and last epochs
 
 
 def lines(records: Records) -> pd.DataFrame:
-    """The ledger's accuracies that a spec of ours names."""
+    """The ledger's accuracies that have a spec of ours."""
     ledger = records.published
     return ledger[(ledger["metric"] == METRIC) & ledger["spec"].notna()]
 
 
 def of_panel(records: Records, gs: list[Group]) -> list[dict[str, Any]]:
-    """Lines about the data set and model of a panel's groups, in their track; full precision is in every track."""
-    bits = {tracks.activation_bits(g.track) for g in gs if g.track != tracks.REFERENCE} or {FLOAT}
-    return [
-        r
-        for r in lines(records).to_dict("records")
-        if is_same(r["dataset"], gs[0].data, True) and is_same(r["model"], gs[0].model, True)
-        and (r["activation_bits"] in bits or (r["method"] == "full_precision" and r["activation_bits"] == FLOAT))
-    ]  # fmt: skip
+    """Lines about the data set and model of a panel's groups, in their track.
+
+    Full precision is in every track.
+    """
+    lowered = [g.track for g in gs if g.track != tracks.REFERENCE]
+    bits = {tracks.activation_bits(track) for track in lowered} or {FLOAT}
+    panel = gs[0].data, gs[0].model
+    found = []
+    for line in lines(records).to_dict("records"):
+        width = line["activation_bits"]
+        is_reference = line["method"] == "full_precision" and width == FLOAT
+        if _is_about(panel, line["dataset"], line["model"]) and (width in bits or is_reference):
+            found.append(line)
+    return found
+
+
+def _is_about(panel: tuple[str, str], data: Any, model: Any) -> bool:
+    """Whether a published data set and model are a panel's (data, model)."""
+    return is_same(data, panel[0], True) and is_same(model, panel[1], True)
 
 
 def others(
     records: Records, taken: list[tuple[str, str]]
 ) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
-    """(data set, model, lines) of what is published about tiles and about no panel of ours, given as (data, model) in `taken`."""
+    """(data set, model, lines) of published values about tiles and about no panel of ours.
+
+    taken: our panels as (data, model).
+    """
     found = lines(records)
-    for (data, model), part in found[found["activation_bits"] == FLOAT].groupby(
-        ["dataset", "model"], sort=True
-    ):
+    in_float = found[found["activation_bits"] == FLOAT]
+    for (data, model), part in in_float.groupby(["dataset", "model"], sort=True):
         rows: list[dict[str, Any]] = part.to_dict("records")
-        mine = any(is_same(data, d, True) and is_same(model, m, True) for d, m in taken)
-        if (
-            not mine
-            and (part["method"] == "tbn").any()
-            and len(set(part["spec"])) > 1
-            and not _is_free(model)
-        ):
+        has_tiles = (part["method"] == "tbn").any()
+        compares = len(set(part["spec"])) > 1
+        if any(_is_about(panel, data, model) for panel in taken):
+            continue
+        if has_tiles and compares and not _is_free(model):
             yield str(data), str(model), rows
 
 
 def _is_free(model: Any) -> bool:
-    """A paper's own name for a model, which no call of ours makes."""
+    """Whether it is a paper's own name for a model, which no call of ours makes."""
     try:
         catalog.parse(str(model))
     except ValueError:
@@ -62,7 +73,23 @@ def _is_free(model: Any) -> bool:
 
 
 def mark(row: dict[str, Any]) -> dict[str, Any]:
-    """What a frame of _panels needs of a line, without panel, method and x."""
-    score, hand = SCORES[METRIC], ", second-hand" if row["second_hand"] else ""
-    return {"binarizer": row["spec"], "y": score.factor * row["value"], "axis": score.axis,
-            "published": True, "runs": f"{row['source']}{hand}"}  # fmt: skip
+    """A line as a row for _panels.frame, without panel, method and x."""
+    score = SCORES[METRIC]
+    hand = ", second-hand" if row["second_hand"] else ""
+    return {
+        "binarizer": row["spec"],
+        "y": score.factor * row["value"],
+        "axis": score.axis,
+        "published": True,
+        "runs": f"{row['source']}{hand}",
+    }
+
+
+def named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with their method: the label of the spec, and whether it was published."""
+    names = style.labels({row["binarizer"] for row in rows})
+    out = []
+    for row in rows:
+        suffix = ", published" if row.get("published") else ""
+        out.append(row | {"method": f"{names[row['binarizer']]}{suffix}"})
+    return out

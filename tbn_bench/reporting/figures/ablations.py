@@ -1,5 +1,8 @@
-"""The score against p for variants of one method that differ in an option besides p: alphas per tile or layer, from W or A, global tiling,
-min_layer_size, copies. A line per variant; published variants hollow, the best logged value of each."""
+"""The score against p for variants of one method that differ in an option besides p.
+
+Such options: alphas per tile or layer, from W or A, global tiling, min_layer_size, copies. Each
+variant is a line. Published variants are hollow and show the best logged value of each.
+"""
 
 from typing import Any
 
@@ -13,51 +16,48 @@ from tbn_bench.reporting.figures.accuracy_p import apart, family, p_of
 from tbn_bench.reporting.load import Records
 
 TITLE = "Ablations: variants of the tile"
-_X = "p: weights per stored sign"
 _METHOD = "tbn"
+_LAYOUT = _panels.Layout("p: weights per stored sign", log=2, joined=True, variants=True)
 
 
 def _rows(title: str, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Empty where there is one variant only; of several published values of one variant and p the highest."""
+    """Empty where there is one variant only.
+
+    Of several published values of one variant and p, the highest is kept.
+    """
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for i, m in enumerate(marks):
-        name, p = catalog.parse(m["binarizer"])[0], p_of(m["binarizer"])
-        key = (family(m["binarizer"]), p, None if m.get("published") else i)
-        if name == _METHOD and p is not None and (key not in best or m["y"] > best[key]["y"]):
-            best[key] = m
-    rows = [
-        {**m, "panel": title, "x": p, "binarizer": spec, "line": spec}
-        for (spec, p, _), m in best.items()
-    ]
-    return apart(rows) if len({row["binarizer"] for row in rows}) > 1 else []
+    for i, mark in enumerate(marks):
+        spec = mark["binarizer"]
+        p = p_of(spec)
+        if catalog.parse(spec)[0] != _METHOD or p is None:
+            continue
+        key = (family(spec), p, None if mark.get("published") else i)
+        if key not in best or mark["y"] > best[key]["y"]:
+            best[key] = mark
+    if len({variant for variant, _, _ in best}) < 2:
+        return []
+    rows = []
+    for (variant, p, _), mark in best.items():
+        place = {"panel": title, "x": p, "binarizer": variant, "line": variant}
+        rows.append(mark | place)
+    return apart(rows)
 
 
 def frame(records: Records) -> pd.DataFrame:
-    found = _panels.drawn(records)
     rows: list[dict[str, Any]] = []
-    for title, gs in found:
-        rows += _rows(title, list(map(_panels.scored, gs)))
+    for title, gs in _panels.drawn(records):
+        rows += _rows(title, [_panels.scored(g) for g in gs])
     for data, model, lines in _published.others(records, []):
-        rows += _rows(f"{data}, {model}, published", list(map(_published.mark, lines)))
-    names = style.labels({row["binarizer"] for row in rows})
-    return _panels.frame(
-        [
-            row
-            | {"method": names[row["binarizer"]] + (", published" if row.get("published") else "")}
-            for row in rows
-        ]
-    )
+        marks = [_published.mark(line) for line in lines]
+        rows += _rows(f"{data}, {model}, published", marks)
+    return _panels.frame(_published.named(rows))
 
 
 def print_figure(records: Records) -> Figure | None:
     data = frame(records)
-    return _panels.print_panels(
-        data, style.methods(data["binarizer"]), _X, log=2, joined=True, variants=True
-    )
+    return _panels.print_panels(data, style.methods(data["binarizer"]), _LAYOUT)
 
 
 def chart(records: Records) -> Any:
     data = frame(records)
-    return _panels.chart_panels(
-        data, style.methods(data["binarizer"]), _X, log=2, joined=True, variants=True
-    )
+    return _panels.chart_panels(data, style.methods(data["binarizer"]), _LAYOUT)

@@ -1,6 +1,7 @@
-"""The score on the test set against bits per weight, one panel per track, data set and model; error bars are 95 % intervals over seeds.
+"""The score on the test set against bits per weight, a panel per track, data set and model.
 
-What others published for the same data set and model, or about tiles where we have no run, stands hollow beside it.
+Error bars are 95 % intervals over seeds. Published values for the same data set and model, or about
+tiles where we have no run, are hollow.
 """
 
 from typing import Any
@@ -10,10 +11,11 @@ from matplotlib.figure import Figure
 
 from tbn_bench.reporting import style
 from tbn_bench.reporting.figures import _panels, _published
+from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 
 TITLE = "Accuracy against bits per weight"
-_X = "bits per weight, lower is better"
+_LAYOUT = _panels.Layout("bits per weight, lower is better", log=2)
 
 
 def frame(records: Records) -> pd.DataFrame:
@@ -21,32 +23,38 @@ def frame(records: Records) -> pd.DataFrame:
     names = style.labels([*records.runs["binarizer"], *_published.lines(records)["spec"]])
     rows: list[dict[str, Any]] = []
     for title, gs in found:
-        own = [
-            _panels.scored(g)
-            | {"panel": title, "method": names[g.binarizer], "x": g.first["bits_per_weight"]}
-            for g in gs
-        ]
-        rows += _compared([*own, *_hollow(title, _published.of_panel(records, gs), names)])
-    for data, model, lines in _published.others(
-        records, [(gs[0].data, gs[0].model) for _, gs in found]
-    ):
+        own = [_mark(title, g, names) for g in gs]
+        hollow = _hollow(title, _published.of_panel(records, gs), names)
+        rows += _compared([*own, *hollow])
+    taken = [(gs[0].data, gs[0].model) for _, gs in found]
+    for data, model, lines in _published.others(records, taken):
         rows += _compared(_hollow(f"{data}, {model}, published", lines, names))
     return _panels.frame(rows)
 
 
+def _mark(panel: str, g: Group, names: dict[str, str]) -> dict[str, Any]:
+    return _panels.scored(g) | {
+        "panel": panel,
+        "method": names[g.binarizer],
+        "x": g.first["bits_per_weight"],
+    }
+
+
 def _compared(marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Empty where there is one method, or published values of one size alone: nothing to see that the table does not say."""
+    """Empty for one method, or published values of one size alone: the table says as much."""
     places = {mark["x"] if mark.get("published") else mark["binarizer"] for mark in marks}
     return marks if len(places) > 1 else []
 
 
 def _hollow(panel: str, lines: list[dict[str, Any]], names: dict[str, str]) -> list[dict[str, Any]]:
-    known = [line for line in lines if not style.missing(line["weight_bits"])]
-    return [
-        _published.mark(r)
-        | {"panel": panel, "method": f"{names[r['spec']]}, published", "x": r["weight_bits"]}
-        for r in known
-    ]
+    marks = []
+    for line in lines:
+        if style.missing(line["weight_bits"]):
+            continue
+        method = f"{names[line['spec']]}, published"
+        place = {"panel": panel, "method": method, "x": line["weight_bits"]}
+        marks.append(_published.mark(line) | place)
+    return marks
 
 
 def _specs(records: Records) -> list[str]:
@@ -54,8 +62,8 @@ def _specs(records: Records) -> list[str]:
 
 
 def print_figure(records: Records) -> Figure | None:
-    return _panels.print_panels(frame(records), _specs(records), _X, log=2)
+    return _panels.print_panels(frame(records), _specs(records), _LAYOUT)
 
 
 def chart(records: Records) -> Any:
-    return _panels.chart_panels(frame(records), _specs(records), _X, log=2)
+    return _panels.chart_panels(frame(records), _specs(records), _LAYOUT)

@@ -1,7 +1,8 @@
-"""Top-1 of the C code against the size of its tables (weights and scales), a panel per network, data set and kind of activations.
+"""Top-1 of the C code against the size of its tables (weights and scales).
 
-Hollow: what others published about networks on microcontrollers, on the same data set at any resolution and with activations as wide.
-Their sizes are as printed, in kB that may be of 1000 or 1024 bytes.
+A panel per network, data set and kind of activations. Hollow: published networks on
+microcontrollers, on the same data set at any resolution and with activations as wide. Their sizes
+are as printed, in kB that may be of 1000 or 1024 bytes.
 """
 
 from typing import Any
@@ -16,76 +17,92 @@ from tbn_bench.reporting.published import FLASH, networks
 from tbn_bench.scores import FIRST, SCORES
 
 TITLE = "Accuracy against bytes on microcontrollers"
-_X = "KiB of weights and scales, lower is better"
+_LAYOUT = _panels.Layout("KiB of weights and scales, lower is better", log=2)
 _WIDTHS = {"u8": 8, "f32": 32}  # bits
 
 
 def frame(records: Records) -> pd.DataFrame:
-    """A row per network of ours, once for all cores that have the same tables, and per published one."""
+    """A row per network of ours, once for all cores with the same tables, and per published one."""
     names = style.labels([*records.runs["binarizer"], *records.mcu["binarizer"]])
-    own = [
-        row
-        for row in records.mcu.to_dict("records")
-        if row["table_bytes"] and row["top1_c"] is not None
-    ]
-    panels: dict[tuple[str, str, str], dict[tuple[Any, ...], dict[str, Any]]] = {}
-    for row in own:
-        panel = panels.setdefault((row["data"], row["model"], row["activations"]), {})
-        panel.setdefault((row["binarizer"], row["run_id"], row["table_bytes"], row["top1_c"]), row)
+    simulated = records.mcu.to_dict("records")
+    own = [row for row in simulated if row["table_bytes"] and row["top1_c"] is not None]
     rows: list[dict[str, Any]] = []
-    for data, model, activations in sorted(
-        panels, key=lambda panel: (panel[1], panel[0], panel[2] != "u8", panel[2])
-    ):
-        found = panels[data, model, activations]
-        marks = [_mark(row) | {"method": names[row["binarizer"]]} for row in found.values()]
-        marks += [
-            _hollow(network)
-            for network in networks(records.published, data, _WIDTHS.get(activations))
-        ]
-        rows += [
-            mark
-            | {"panel": f"{model}, {data}, {activations} activations", "axis": SCORES[FIRST].axis}
-            for mark in marks
-        ]
+    for (data, model, activations), found in _panels_of(own):
+        marks = [_mark(row) | {"method": names[row["binarizer"]]} for row in found]
+        published = networks(records.published, data, _WIDTHS.get(activations))
+        marks += [_hollow(network) for network in published]
+        place = {
+            "panel": f"{model}, {data}, {activations} activations",
+            "axis": SCORES[FIRST].axis,
+        }
+        rows += [mark | place for mark in marks]
     out = _panels.frame(rows)
     out.attrs["commands"] = sorted({row["command"] for row in own if row["command"]})
     return out
 
 
+def _panels_of(
+    rows: list[dict[str, Any]],
+) -> list[tuple[tuple[str, str, str], list[dict[str, Any]]]]:
+    """((data, model, activations), rows) by model, data and activations, of which u8 come first.
+
+    A network that was simulated on several cores with the same tables has one row.
+    """
+    panels: dict[tuple[str, str, str], dict[tuple[Any, ...], dict[str, Any]]] = {}
+    for row in rows:
+        panel = panels.setdefault((row["data"], row["model"], row["activations"]), {})
+        network = (row["binarizer"], row["run_id"], row["table_bytes"], row["top1_c"])
+        panel.setdefault(network, row)
+
+    def order(panel: tuple[str, str, str]) -> tuple[str, str, bool, str]:
+        data, model, activations = panel
+        return model, data, activations != "u8", activations
+
+    return [(panel, list(panels[panel].values())) for panel in sorted(panels, key=order)]
+
+
 def _mark(row: dict[str, Any]) -> dict[str, Any]:
-    flash = (
-        f"; {row['flash_bytes']:,} B of flash with code ({row['device']})"
-        if row["flash_bytes"]
-        else ""
-    )
-    return {"binarizer": row["binarizer"], "x": row["table_bytes"] / 1024, "y": SCORES[FIRST].factor * row["top1_c"], "seeds": 1,
-            "runs": f"{row['run_id'] or row['case']}{flash}"}  # fmt: skip
+    flash = ""
+    if row["flash_bytes"]:
+        flash = f"; {row['flash_bytes']:,} B of flash with code ({row['device']})"
+    return {
+        "binarizer": row["binarizer"],
+        "x": row["table_bytes"] / 1024,
+        "y": SCORES[FIRST].factor * row["top1_c"],
+        "seeds": 1,
+        "runs": f"{row['run_id'] or row['case']}{flash}",
+    }
 
 
 def _hollow(network: dict[str, Any]) -> dict[str, Any]:
     """Named by its method and the first word of its name, such as FC or CNN."""
     kind = network["model"].split()[0]
-    return {"binarizer": f"{network['method']}(network={kind!r})", "method": f"{network['method']} {kind}, published", "x": network[FLASH],
-            "y": SCORES[FIRST].factor * network[FIRST], "published": True,
-            "runs": f"{network['source']}: {network['model']} on {network['dataset']}"}  # fmt: skip
+    return {
+        "binarizer": f"{network['method']}(network={kind!r})",
+        "method": f"{network['method']} {kind}, published",
+        "x": network[FLASH],
+        "y": SCORES[FIRST].factor * network[FIRST],
+        "published": True,
+        "runs": f"{network['source']}: {network['model']} on {network['dataset']}",
+    }
 
 
 def _specs(records: Records, data: pd.DataFrame) -> list[str]:
-    """As accuracy_bits has them, so that a method looks the same; those drawn here alone where two of them would look the same."""
+    """Those of accuracy_bits, so that a method looks the same in both figures.
+
+    Where two methods drawn here would look the same, only the specs drawn here.
+    """
     own = style.methods(data["binarizer"])
     specs = style.methods([*records.runs["binarizer"], *_published.lines(records)["spec"], *own])
-    return (
-        specs
-        if len({(style.colour(spec), style.marker(spec, specs)) for spec in own}) == len(own)
-        else own
-    )
+    looks = {(style.colour(spec), style.marker(spec, specs)) for spec in own}
+    return specs if len(looks) == len(own) else own
 
 
 def print_figure(records: Records) -> Figure | None:
     data = frame(records)
-    return _panels.print_panels(data, _specs(records, data), _X, log=2)
+    return _panels.print_panels(data, _specs(records, data), _LAYOUT)
 
 
 def chart(records: Records) -> Any:
     data = frame(records)
-    return _panels.chart_panels(data, _specs(records, data), _X, log=2)
+    return _panels.chart_panels(data, _specs(records, data), _LAYOUT)

@@ -1,4 +1,7 @@
-"""The score on the test set against the measured time of the same runs' networks: the fastest exact implementation, hot, one thread."""
+"""The score on the test set against the measured time of the same runs' networks.
+
+The time is that of the fastest exact implementation, hot, on one thread.
+"""
 
 from typing import Any
 
@@ -7,45 +10,49 @@ from matplotlib.figure import Figure
 
 from tbn_bench.reporting import style
 from tbn_bench.reporting.figures import _panels
+from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.tables.comparison import fastest
 
 TITLE = "Accuracy against measured latency"
-_X = "ms per call, lower is better"
+_LAYOUT = _panels.Layout("ms per call, lower is better", log=10)
 
 
 def frame(records: Records) -> pd.DataFrame:
     names = style.labels(records.runs["binarizer"])
     rows: list[dict[str, Any]] = []
     for title, gs in _panels.drawn(records):
-        timed = records.latency[records.latency["run_id"].isin([i for g in gs for i in g.run_ids])]
-        for device, batch in sorted(
-            {(str(d), int(b)) for d, b in zip(timed["device"], timed["batch"], strict=True)}
-        ):
+        for device, batch in _timed_on(records, gs):
             panel = f"{title}, batch {batch}, {device}"
             for g in gs:
-                if best := fastest(records, g, batch, device):
-                    mark = _panels.scored(g) | {
-                        "panel": panel,
-                        "method": names[g.binarizer],
-                        "x": best["time_ms_p50"],
-                    }
-                    rows.append(
-                        mark
-                        | {
-                            "runs": f"{mark['runs']}; timed: {best['implementation']} of {best['run_id']}, n = {best['n']:.0f}"
-                        }
-                    )
+                best = fastest(records, g, batch, device)
+                if best:
+                    place = {"panel": panel, "method": names[g.binarizer]}
+                    rows.append(_mark(g, best) | place)
     return _panels.frame(rows)
 
 
+def _timed_on(records: Records, gs: list[Group]) -> list[tuple[str, int]]:
+    """(device, batch) of the timings of the groups' runs."""
+    run_ids: list[str] = []
+    for g in gs:
+        run_ids += g.run_ids
+    timed = records.latency[records.latency["run_id"].isin(run_ids)]
+    pairs = zip(timed["device"], timed["batch"], strict=True)
+    return sorted({(str(device), int(batch)) for device, batch in pairs})
+
+
+def _mark(g: Group, best: Any) -> dict[str, Any]:
+    mark = _panels.scored(g)
+    timed = f"timed: {best['implementation']} of {best['run_id']}, n = {best['n']:.0f}"
+    return mark | {"x": best["time_ms_p50"], "runs": f"{mark['runs']}; {timed}"}
+
+
 def print_figure(records: Records) -> Figure | None:
-    return _panels.print_panels(
-        frame(records), style.methods(records.runs["binarizer"]), _X, log=10
-    )
+    specs = style.methods(records.runs["binarizer"])
+    return _panels.print_panels(frame(records), specs, _LAYOUT)
 
 
 def chart(records: Records) -> Any:
-    return _panels.chart_panels(
-        frame(records), style.methods(records.runs["binarizer"]), _X, log=10
-    )
+    specs = style.methods(records.runs["binarizer"])
+    return _panels.chart_panels(frame(records), specs, _LAYOUT)

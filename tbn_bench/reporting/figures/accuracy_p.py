@@ -1,6 +1,8 @@
-"""The score on the test set against p, by which each layer's signs are divided: tiles as a line, methods without p as level lines.
+"""The score on the test set against p, by which each layer's signs are divided.
 
-Published values stand hollow in the panel of the same data set and model, or in one of their own where we have no run (the paper's teaser).
+Tiles are a line, methods without p are level lines. Published values are hollow. They are in the
+panel of the same data set and model, or in one of their own where we have no run (the paper's
+teaser).
 """
 
 from collections import Counter
@@ -16,50 +18,61 @@ from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 
 TITLE = "Accuracy against p"
-_X = "p: weights per stored sign (1: binary weights)"
-_LEVEL, _ONE = "full_precision", "bwn"  # drawn over the whole width; p = 1
+P_TITLE = "p: weights per stored sign (1: binary weights)"
+_LAYOUT = _panels.Layout(P_TITLE, log=2, joined=True)
+_LEVEL = "full_precision"  # drawn over the whole width
+_ONE = "bwn"  # p = 1
 
 
 def p_of(spec: str) -> float | None:
-    """Its p; the largest of a list per layer; 1 for plain binary weights; None where the method has none."""
+    """Its p; the largest of a list per layer; 1 for plain binary weights; None without a p."""
     name, options = catalog.parse(spec)
     if name == _ONE:
         return 1.0
     layers = options.get("per_layer")
     if layers:
         return style.largest(layers)
-    return style.largest(options.get("p")) if name == "tbn" else None
+    if name == "tbn":
+        return style.largest(options.get("p"))
+    return None
 
 
 def family(spec: str) -> str:
-    """The spec without p: what the points of one line share."""
+    """The spec without p: the points of one line share it."""
     name, options = catalog.parse(spec)
     rest = [f"{k}={v!r}" for k, v in options.items() if k not in ("p", "per_layer")]
     return f"{name}({', '.join(rest)})" if rest else name
 
 
 def _rows(title: str, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Placed on the axis. Empty where no two p of tiles are compared."""
-    places = {p for m in marks if (p := p_of(m["binarizer"])) is not None}
+    """The marks with their place on the axis; empty where no two p of tiles are compared."""
+    all_p = [p_of(mark["binarizer"]) for mark in marks]
+    places = {p for p in all_p if p is not None}
     if len(places - {1.0}) < 2:
         return []
+    ends = (min(places), max(places))
     rows = []
-    for i, m in enumerate(marks):
-        p, spec = p_of(m["binarizer"]), family(m["binarizer"])
-        line = f"published {i}" if m.get("published") else spec
-        for x in (min(places), max(places)) if spec == _LEVEL else (p,) if p is not None else ():
-            rows.append({**m, "panel": title, "x": x, "binarizer": spec, "line": line})
+    for i, (mark, p) in enumerate(zip(marks, all_p, strict=True)):
+        spec = family(mark["binarizer"])
+        line = f"published {i}" if mark.get("published") else spec
+        for x in ends if spec == _LEVEL else (p,):
+            if x is not None:
+                rows.append({**mark, "panel": title, "x": x, "binarizer": spec, "line": line})
     return apart(rows)
 
 
 def apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Several configurations of one spec (rates, epochs) are no curve: where a line has two marks at one p, each is a line of its own."""
+    """Where a line has two marks at one p, each mark is a line of its own.
+
+    Several configurations of one spec (rates, epochs) are not a curve.
+    """
     count = Counter((row["line"], row["x"]) for row in rows)
     double = {line for (line, _), n in count.items() if n > 1}
-    return [
-        row | {"line": f"{row['line']} {row['runs']}"} if row["line"] in double else row
-        for row in rows
-    ]
+    out = []
+    for row in rows:
+        line = row["line"]
+        out.append(row | {"line": f"{line} {row['runs']}"} if line in double else row)
+    return out
 
 
 def _plain(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -67,34 +80,31 @@ def _plain(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line for line in lines if line["method"] != "tbn" or family(line["spec"]) == "tbn"]
 
 
+def _published_marks(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [_published.mark(line) for line in _plain(lines)]
+
+
+def _has_tiles(gs: list[Group]) -> bool:
+    return any((p_of(g.binarizer) or 1) > 1 for g in gs)
+
+
 def frame(records: Records) -> pd.DataFrame:
-    all_panels: list[tuple[str, list[Group]]] = _panels.drawn(records)
-    found = [
-        (title, gs) for title, gs in all_panels if any((p_of(g.binarizer) or 1) > 1 for g in gs)
-    ]
+    found = [(title, gs) for title, gs in _panels.drawn(records) if _has_tiles(gs)]
     rows: list[dict[str, Any]] = []
     for title, gs in found:
-        lines = _plain(_published.of_panel(records, gs))
-        rows += _rows(title, [*map(_panels.scored, gs), *map(_published.mark, lines)])
-    for data, model, lines in _published.others(
-        records, [(gs[0].data, gs[0].model) for _, gs in found]
-    ):
-        rows += _rows(f"{data}, {model}, published", list(map(_published.mark, _plain(lines))))
-    names = style.labels({row["binarizer"] for row in rows})
-    return _panels.frame(
-        [
-            row
-            | {"method": names[row["binarizer"]] + (", published" if row.get("published") else "")}
-            for row in rows
-        ]
-    )
+        own = [_panels.scored(g) for g in gs]
+        rows += _rows(title, own + _published_marks(_published.of_panel(records, gs)))
+    taken = [(gs[0].data, gs[0].model) for _, gs in found]
+    for data, model, lines in _published.others(records, taken):
+        rows += _rows(f"{data}, {model}, published", _published_marks(lines))
+    return _panels.frame(_published.named(rows))
 
 
 def print_figure(records: Records) -> Figure | None:
     data = frame(records)
-    return _panels.print_panels(data, style.methods(data["binarizer"]), _X, log=2, joined=True)
+    return _panels.print_panels(data, style.methods(data["binarizer"]), _LAYOUT)
 
 
 def chart(records: Records) -> Any:
     data = frame(records)
-    return _panels.chart_panels(data, style.methods(data["binarizer"]), _X, log=2, joined=True)
+    return _panels.chart_panels(data, style.methods(data["binarizer"]), _LAYOUT)

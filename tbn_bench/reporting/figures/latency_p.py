@@ -1,113 +1,158 @@
-"""Time and bytes of weights against p, a panel per network and batch: every exact implementation, the best dense one as a level, and the
-ceilings of this machine: distinct multiply-adds at the measured peak, bytes of weights at the measured bandwidth."""
+"""Time and bytes of weights against p, a panel per network and batch.
+
+It shows every exact implementation, the best dense one as a level, and the ceilings of this
+machine: distinct multiply-adds at the measured peak, bytes of weights at the measured bandwidth.
+"""
 
 from typing import Any
 
 import altair as alt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tbn_bench.reporting import style
-from tbn_bench.reporting.figures.accuracy_p import family, p_of
+from tbn_bench.reporting.figures import _panels
+from tbn_bench.reporting.figures.accuracy_p import P_TITLE, family, p_of
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.tables.comparison import EXACT
 
 TITLE = "Latency against p, with its ceilings"
-_X, _Y = "p: weights per stored sign (1: binary weights)", "ms per call, lower is better"
+_Y = "ms per call, lower is better"
 _CEILINGS = {"arithmetic at the measured peak": "gmacs", "weights at memory bandwidth": "read_gb_s"}
-
 _GREYS = dict(zip(_CEILINGS, ("#6E6E6E", "#B8B8B8"), strict=True))
+_BLACK = "#000000"
+_BEST_DENSE = "best dense"
 
 
 def _ceiling(name: str, row: dict[str, Any]) -> float | None:
-    """Milliseconds that the case cannot fall below, by the peaks of one core measured beside it: tile_macs are of one sample; bytes are read
-    at the rate of the next larger block."""
+    """Milliseconds that the case cannot fall below, by the peaks of one core measured beside it."""
     peaks = row["ceilings"] if isinstance(row["ceilings"], dict) else {}
     if _CEILINGS[name] == "gmacs":
-        peak = peaks.get("matrix_gmacs") or peaks.get("lookup_gmacs")
-        return row["tile_macs"] * row["batch"] / row["threads"] / peak / 1e6 if peak else None
-    rates = {float(k.removesuffix(" MB")): v for k, v in (peaks.get("read_gb_s") or {}).items()}
-    size = min(
-        (k for k in rates if k * 1e6 >= row["weight_bytes"]), default=max(rates, default=None)
-    )
-    return (
-        None
-        if size is None or style.missing(row["weight_bytes"])
-        else row["weight_bytes"] / row["threads"] / rates[size] / 1e6
-    )
+        return _arithmetic_ms(row, peaks)
+    return _bandwidth_ms(row, peaks)
 
 
-def _level(dense: pd.DataFrame) -> dict[str, Any] | None:
-    return None if dense.empty else dense.loc[dense["time_ms_p50"].astype(float).idxmin()].to_dict()
+def _arithmetic_ms(row: dict[str, Any], peaks: dict[str, Any]) -> float | None:
+    """tile_macs are of one sample."""
+    peak = peaks.get("matrix_gmacs") or peaks.get("lookup_gmacs")
+    if not peak:
+        return None
+    return row["tile_macs"] * row["batch"] / row["threads"] / peak / 1e6
+
+
+def _bandwidth_ms(row: dict[str, Any], peaks: dict[str, Any]) -> float | None:
+    """Bytes are read at the rate of the next larger block, or of the largest."""
+    rates = {}
+    for block, rate in (peaks.get("read_gb_s") or {}).items():
+        rates[float(block.removesuffix(" MB"))] = rate
+    weight_bytes = row["weight_bytes"]
+    if not rates or style.missing(weight_bytes):
+        return None
+    larger = [mb for mb in rates if mb * 1e6 >= weight_bytes]
+    rate = rates[min(larger, default=max(rates))]
+    return weight_bytes / row["threads"] / rate / 1e6
 
 
 def frame(records: Records) -> pd.DataFrame:
     """kind: measured, level or ceiling; line: the implementation or the ceiling."""
-    timed = records.latency
-    timed = timed[
-        timed["data"].notna() & (timed["cache"] == "hot")
-    ]  # single layers and cold caches stand in the table
-    timed = timed[
-        timed["unavailable"].isna()
-        & timed["ceilings"].notna()
-        & (timed["tolerance"].astype(float) <= EXACT)
-    ]
     rows: list[dict[str, Any]] = []
-    for (device, _), part in timed.groupby(["device", "case"], sort=True):
-        tiled = [
-            row | {"p": p}
-            for row in part.to_dict("records")
-            if (p := p_of(row["binarizer"])) is not None
-        ]
-        places = sorted({row["p"] for row in tiled})
-        if len(set(places) - {1.0}) < 2:
-            continue
-        first = part.iloc[0]
-        panel = f"{first['model']}, batch {first['batch']}, {first['threads']} {'thread' if first['threads'] == 1 else 'threads'}, {device}"
-        several = len({family(row["binarizer"]) for row in tiled if row["p"] > 1}) > 1
-        for row in tiled:
-            p, line = row["p"], row["implementation"]
-            line = (
-                "native" if line.startswith("native") else line
-            )  # its level goes with the device; the table names it
-            which = f", {family(row['binarizer'])}" if several and p > 1 else ""
-            rows.append(_mark(panel, line + which, p, row, "measured"))
-            for name in _CEILINGS if line.startswith("native") and row.get("tile_macs") else ():
-                if (ms := _ceiling(name, row)) is not None:
-                    rows.append(
-                        {
-                            **_mark(panel, name + which, p, row, "ceiling"),
-                            "y": ms,
-                            "low": ms,
-                            "high": ms,
-                        }
-                    )
-        dense = _level(part[part["binarizer"] == "full_precision"])
-        if dense is not None:
-            rows += [
-                _mark(panel, f"best dense: {dense['implementation']}", x, dense, "level")
-                for x in (places[0], places[-1])
-            ]
+    for (device, _), part in _timed(records).groupby(["device", "case"], sort=True):
+        rows += _rows(device, part)
     return pd.DataFrame(rows)
 
 
+def _timed(records: Records) -> pd.DataFrame:
+    """Networks that were timed hot, by exact implementations, on a machine with known ceilings.
+
+    The table has single layers and cold caches.
+    """
+    timed = records.latency
+    timed = timed[timed["data"].notna() & (timed["cache"] == "hot")]
+    is_measured = timed["unavailable"].isna() & timed["ceilings"].notna()
+    is_exact = timed["tolerance"].astype(float) <= EXACT
+    return timed[is_measured & is_exact]
+
+
+def _rows(device: str, part: pd.DataFrame) -> list[dict[str, Any]]:
+    """The marks of one case; empty where no two p of tiles are compared."""
+    tiled = []
+    for row in part.to_dict("records"):
+        p = p_of(row["binarizer"])
+        if p is not None:
+            tiled.append(row | {"p": p})
+    places = sorted({row["p"] for row in tiled})
+    if len(set(places) - {1.0}) < 2:
+        return []
+    panel = _panel(device, part.iloc[0])
+    variants = {family(row["binarizer"]) for row in tiled if row["p"] > 1}
+    rows = []
+    for row in tiled:
+        is_variant = len(variants) > 1 and row["p"] > 1
+        suffix = f", {family(row['binarizer'])}" if is_variant else ""
+        rows += _tiled_marks(panel, suffix, row)
+    dense = part[part["binarizer"] == "full_precision"]
+    if not dense.empty:
+        fastest = dense.loc[dense["time_ms_p50"].astype(float).idxmin()].to_dict()
+        line = f"{_BEST_DENSE}: {fastest['implementation']}"
+        rows += [_mark(panel, line, p, fastest, "level") for p in (places[0], places[-1])]
+    return rows
+
+
+def _panel(device: str, row: pd.Series) -> str:
+    threads = "thread" if row["threads"] == 1 else "threads"
+    return f"{row['model']}, batch {row['batch']}, {row['threads']} {threads}, {device}"
+
+
+def _tiled_marks(panel: str, suffix: str, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The measured time and, of native kernels, the ceilings.
+
+    A native kernel is named without its level: the level goes with the device, and the table names
+    it.
+    """
+    implementation = row["implementation"]
+    is_native = implementation.startswith("native")
+    line = "native" if is_native else implementation
+    p = row["p"]
+    marks = [_mark(panel, line + suffix, p, row, "measured")]
+    if not is_native or not row.get("tile_macs"):
+        return marks
+    for name in _CEILINGS:
+        ms = _ceiling(name, row)
+        if ms is not None:
+            mark = _mark(panel, name + suffix, p, row, "ceiling")
+            marks.append({**mark, "y": ms, "low": ms, "high": ms})
+    return marks
+
+
 def _mark(panel: str, line: str, p: float, row: dict[str, Any], kind: str) -> dict[str, Any]:
-    return {"panel": panel, "method": line, "p": p, "y": row["time_ms_p50"], "low": row["time_ms_p20"], "high": row["time_ms_p80"],
-            "weight bytes": row["weight_bytes"], "n": row["n"], "kind": kind, "runs": row["run_id"] or f"{row['case']}"}  # fmt: skip
+    return {
+        "panel": panel,
+        "method": line,
+        "p": p,
+        "y": row["time_ms_p50"],
+        "low": row["time_ms_p20"],
+        "high": row["time_ms_p80"],
+        "weight bytes": row["weight_bytes"],
+        "n": row["n"],
+        "kind": kind,
+        "runs": row["run_id"] or f"{row['case']}",
+    }
 
 
 def _looks(data: pd.DataFrame) -> dict[str, str]:
     """Line -> colour: black for dense, greys for ceilings."""
     kinds = data.drop_duplicates("method").set_index("method")["kind"]
-    lines = sorted(kinds[kinds == "measured"].index)
-    return {
-        m: style.nth_colour(lines.index(m))
-        if k == "measured"
-        else "#000000"
-        if k == "level"
-        else _GREYS[m.partition(",")[0]]
-        for m, k in kinds.items()
-    }
+    measured = sorted(kinds[kinds == "measured"].index)
+    looks = {}
+    for line, kind in kinds.items():
+        if kind == "measured":
+            looks[line] = style.nth_colour(measured.index(line))
+        elif kind == "level":
+            looks[line] = _BLACK
+        else:
+            looks[line] = _GREYS[line.partition(",")[0]]
+    return looks
 
 
 def print_figure(records: Records) -> Figure | None:
@@ -118,34 +163,34 @@ def print_figure(records: Records) -> Figure | None:
     looks = _looks(data)
     for axes, (panel, part) in zip(all_axes, data.groupby("panel", sort=False), strict=True):
         for line, own in part.groupby("method", sort=False):
-            own, kind = own.sort_values("p"), own["kind"].iloc[0]
-            dash, marker = {"measured": ("-", "o"), "level": ("--", ""), "ceiling": (":", "")}[kind]
-            error = [own["y"] - own["low"], own["high"] - own["y"]] if kind == "measured" else None
-            label = line if kind != "level" else "best dense"
-            axes.errorbar(
-                own["p"],
-                own["y"],
-                yerr=error,
-                color=looks[line],
-                linestyle=dash,
-                marker=marker,
-                label=label,
-                linewidth=0.9,
-            )
+            _draw(axes, str(line), own.sort_values("p"), looks[line])
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set(title="\n".join(style.wrapped(str(panel))), xlabel=_X, ylabel=_Y)
-    measured = data[data["kind"] != "level"]
-    style.legend(
-        figure,
-        [
-            *sorted(measured[measured["kind"] == "measured"]["method"].unique()),
-            "best dense",
-            *sorted(data[data["kind"] == "ceiling"]["method"].unique()),
-        ],
-    )
+        axes.set(title="\n".join(style.wrapped(str(panel))), xlabel=P_TITLE, ylabel=_Y)
+    measured = data[data["kind"] == "measured"]["method"].unique()
+    ceilings = data[data["kind"] == "ceiling"]["method"].unique()
+    style.legend(figure, [*sorted(measured), _BEST_DENSE, *sorted(ceilings)])
     return figure
+
+
+def _draw(axes: Axes, line: str, own: pd.DataFrame, colour: str) -> None:
+    """own: the rows of one line in the order of p."""
+    kind = own["kind"].iloc[0]
+    dash, marker = {"measured": ("-", "o"), "level": ("--", ""), "ceiling": (":", "")}[kind]
+    error = None
+    if kind == "measured":
+        error = [own["y"] - own["low"], own["high"] - own["y"]]
+    axes.errorbar(
+        own["p"],
+        own["y"],
+        yerr=error,
+        color=colour,
+        linestyle=dash,
+        marker=marker,
+        label=_BEST_DENSE if kind == "level" else line,
+        linewidth=0.9,
+    )
 
 
 def chart(records: Records) -> Any:
@@ -153,37 +198,24 @@ def chart(records: Records) -> Any:
     if data.empty:
         return None
     looks = _looks(data)
-    colours = alt.Color(
-        "method:N",
-        scale=alt.Scale(domain=list(looks), range=list(looks.values())),
-        legend=style.CHART_LEGEND,
-    )
-    dashes = alt.StrokeDash(
-        "kind:N",
-        scale=alt.Scale(domain=["measured", "level", "ceiling"], range=[[1, 0], [6, 3], [2, 3]]),
-    )
-    chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend")
+    in_colour = alt.Scale(domain=list(looks), range=list(looks.values()))
+    colours = alt.Color("method:N", scale=in_colour, legend=style.CHART_LEGEND)
+    by_kind = alt.Scale(domain=["measured", "level", "ceiling"], range=[[1, 0], [6, 3], [2, 3]])
+    dashes = alt.StrokeDash("kind:N", scale=by_kind)
+    ms = alt.Tooltip("y:Q", title="ms")
+    chosen = _panels.by_legend()
     charts = []
     for panel, part in data.groupby("panel", sort=False):
         base = alt.Chart(part.drop(columns="panel")).encode(
-            x=alt.X("p:Q", scale=alt.Scale(type="log", base=2, padding=18), title=_X), y=alt.Y("y:Q", scale=alt.Scale(type="log"), title=_Y),
-            color=colours, opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.12)),
-        )  # fmt: skip
+            x=alt.X("p:Q", scale=alt.Scale(type="log", base=2, padding=18), title=P_TITLE),
+            y=alt.Y("y:Q", scale=alt.Scale(type="log"), title=_Y),
+            color=colours,
+            opacity=_panels.faint_unless(chosen),
+        )
+        lines = base.mark_line().encode(strokeDash=dashes)
         marks = base.mark_point(size=50, filled=True).encode(
-            tooltip=[
-                "method",
-                "p",
-                alt.Tooltip("y:Q", title="ms"),
-                "low",
-                "high",
-                "n",
-                "weight bytes",
-                "runs",
-            ]
+            tooltip=["method", "p", ms, "low", "high", "n", "weight bytes", "runs"]
         )
-        charts.append(
-            (base.mark_line().encode(strokeDash=dashes) + marks).properties(
-                title=style.wrapped(str(panel)), width=330, height=240
-            )
-        )
+        title = style.wrapped(str(panel))
+        charts.append((lines + marks).properties(title=title, **_panels.SIZE))
     return alt.concat(*charts, columns=2).add_params(chosen)

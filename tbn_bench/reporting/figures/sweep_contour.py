@@ -1,16 +1,21 @@
-"""The score over the two numbers of a sweep that explain most of it: every run as a point, contours by linear interpolation between them."""
+"""The score over the two numbers of a sweep that explain most of it.
+
+Every run is a point. Contours are by linear interpolation between them.
+"""
 
 from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 
 from tbn_bench.reporting import style
-from tbn_bench.reporting.figures import _searched
+from tbn_bench.reporting.figures import _panels, _searched
 from tbn_bench.reporting.load import Records
+from tbn_bench.scores import Score
 
 TITLE = "Sweeps: score over two parameters"
 _MAP = "viridis"
@@ -20,19 +25,46 @@ def frame(records: Records) -> pd.DataFrame:
     """A row per sweep and run: x, y, their names, whether their axes are logarithmic, score."""
     out = []
     for title, score, table, varied in _searched.sweeps(records):
-        numbers = [
-            n for n in varied if pd.api.types.is_numeric_dtype(table[n]) and table[n].nunique() > 2
-        ]
-        names = sorted(numbers, key=lambda n: -_searched.explained(table[n], table["score"]))[:2]
+        names = _strongest(table, varied)
         if len(names) == 2:
-            x, y = (table[n].astype(float) for n in names)
-            out.append(pd.DataFrame({"panel": title, "run": table["run_id"], "x": x, "y": y, "x name": names[0], "y name": names[1], "score": table["score"],
-                                     "axis": score.label, "x log": _is_wide(x), "y log": _is_wide(y)}))  # fmt: skip
+            out.append(_points(title, score, table, names))
     return pd.concat(out, ignore_index=True) if out else pd.DataFrame()
+
+
+def _strongest(table: pd.DataFrame, varied: list[str]) -> list[str]:
+    """The two numbers that explain most of the score; fewer where there are fewer."""
+    numeric = [name for name in varied if pd.api.types.is_numeric_dtype(table[name])]
+    numbers = [name for name in numeric if table[name].nunique() > 2]
+    shares = {name: _searched.explained(table[name], table["score"]) for name in numbers}
+    return sorted(numbers, key=lambda name: -shares[name])[:2]
+
+
+def _points(title: str, score: Score, table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    x_name, y_name = names
+    x = table[x_name].astype(float)
+    y = table[y_name].astype(float)
+    return pd.DataFrame(
+        {
+            "panel": title,
+            "run": table["run_id"],
+            "x": x,
+            "y": y,
+            "x name": x_name,
+            "y name": y_name,
+            "score": table["score"],
+            "axis": score.label,
+            "x log": _is_wide(x),
+            "y log": _is_wide(y),
+        }
+    )
 
 
 def _is_wide(values: pd.Series) -> bool:
     return bool((values > 0).all() and values.max() / values.min() > 100)
+
+
+def _scale(first: pd.Series, axis: str) -> str:
+    return "log" if first[f"{axis} log"] else "linear"
 
 
 def print_figure(records: Records) -> Figure | None:
@@ -42,32 +74,42 @@ def print_figure(records: Records) -> Figure | None:
     titles = list(dict.fromkeys(data["panel"]))
     figure, all_axes = style.print_grid(len(titles), 2.5)
     for axes, title in zip(all_axes, titles, strict=True):
-        part = data[data["panel"] == title]
-        first = part.iloc[0]
-        at = [np.log(part[k]) if first[f"{k} log"] else part[k] for k in ("x", "y")]
-        if (
-            np.linalg.matrix_rank(np.column_stack([v - v.mean() for v in at])) == 2
-        ):  # else the points lie on a line
-            triangles = Triangulation(*at).triangles
-            axes.tricontourf(
-                part["x"], part["y"], triangles, part["score"], levels=10, cmap=_MAP, alpha=0.6
-            )
-        drawn = axes.scatter(
-            part["x"],
-            part["y"],
-            c=part["score"],
-            cmap=_MAP,
-            s=8,
-            edgecolors="black",
-            linewidths=0.3,
-        )
-        axes.set_xscale("log" if first["x log"] else "linear")
-        axes.set_yscale("log" if first["y log"] else "linear")
-        axes.set(
-            title="\n".join(style.wrapped(title)), xlabel=first["x name"], ylabel=first["y name"]
-        )
-        figure.colorbar(drawn, ax=axes, label=first["axis"])
+        panel = data[data["panel"] == title]
+        drawn = _draw(axes, panel)
+        axes.set_title("\n".join(style.wrapped(title)))
+        figure.colorbar(drawn, ax=axes, label=panel["axis"].iloc[0])
     return figure
+
+
+def _draw(axes: Axes, panel: pd.DataFrame) -> Any:
+    """Contours and points; returns the points, from which a colour bar is made."""
+    first = panel.iloc[0]
+    x = _placed(panel, "x")
+    y = _placed(panel, "y")
+    centred = np.column_stack([x - x.mean(), y - y.mean()])
+    if np.linalg.matrix_rank(centred) == 2:  # else the points are on one line
+        triangles = Triangulation(x, y).triangles
+        shown = {"levels": 10, "cmap": _MAP, "alpha": 0.6}
+        axes.tricontourf(panel["x"], panel["y"], triangles, panel["score"], **shown)
+    points = axes.scatter(
+        panel["x"],
+        panel["y"],
+        c=panel["score"],
+        cmap=_MAP,
+        s=8,
+        edgecolors="black",
+        linewidths=0.3,
+    )
+    axes.set_xscale(_scale(first, "x"))
+    axes.set_yscale(_scale(first, "y"))
+    axes.set(xlabel=first["x name"], ylabel=first["y name"])
+    return points
+
+
+def _placed(panel: pd.DataFrame, axis: str) -> pd.Series:
+    """The values as their axis shows them."""
+    values = panel[axis]
+    return np.log(values) if panel[f"{axis} log"].iloc[0] else values
 
 
 def chart(records: Records) -> Any:
@@ -77,14 +119,14 @@ def chart(records: Records) -> Any:
     charts = []
     for panel, part in data.groupby("panel", sort=False):
         first = part.iloc[0]
-        scales = {
-            k: alt.Scale(type="log" if first[f"{k} log"] else "linear", zero=False, padding=12)
-            for k in ("x", "y")
-        }
-        charts.append(
-            alt.Chart(part[["run", "x", "y", "score"]]).mark_circle(size=80).encode(
-                x=alt.X("x:Q", scale=scales["x"], title=first["x name"]), y=alt.Y("y:Q", scale=scales["y"], title=first["y name"]),
-                color=alt.Color("score:Q", scale=alt.Scale(scheme=_MAP), title=first["axis"]), tooltip=["run", "x", "y", "score"],
-            ).properties(title=style.wrapped(str(panel)), width=330, height=240)
-        )  # fmt: skip
+        x_scale = alt.Scale(type=_scale(first, "x"), zero=False, padding=12)
+        y_scale = alt.Scale(type=_scale(first, "y"), zero=False, padding=12)
+        points = alt.Chart(part[["run", "x", "y", "score"]]).mark_circle(size=80)
+        points = points.encode(
+            x=alt.X("x:Q", scale=x_scale, title=first["x name"]),
+            y=alt.Y("y:Q", scale=y_scale, title=first["y name"]),
+            color=alt.Color("score:Q", scale=alt.Scale(scheme=_MAP), title=first["axis"]),
+            tooltip=["run", "x", "y", "score"],
+        )
+        charts.append(points.properties(title=style.wrapped(str(panel)), **_panels.SIZE))
     return alt.concat(*charts, columns=2).resolve_scale(color="independent")

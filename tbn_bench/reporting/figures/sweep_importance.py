@@ -1,4 +1,7 @@
-"""Which parameter of a sweep moved the score: the share of its variance that each explains by itself (epsilon squared)."""
+"""Which parameter of a sweep moved the score.
+
+The share of the score's variance that each parameter explains by itself (epsilon squared).
+"""
 
 from typing import Any
 
@@ -16,19 +19,20 @@ _X = "variance of the score explained alone, %"
 
 def frame(records: Records) -> pd.DataFrame:
     """A row per sweep and parameter: percent, in falling order."""
-    rows, ids = [], set()
+    rows: list[dict[str, Any]] = []
+    ids: set[str] = set()
     for title, score, table, varied in _searched.sweeps(records):
         ids |= set(table["run_id"])
-        found = {name: 100 * _searched.explained(table[name], table["score"]) for name in varied}
-        for name in sorted(found, key=lambda n: -found[n]):
-            rows.append(
-                {
-                    "panel": f"{title}: {score.label}",
-                    "parameter": name,
-                    "percent": found[name],
-                    "runs": len(table),
-                }
-            )
+        shares = {name: 100 * _searched.explained(table[name], table["score"]) for name in varied}
+        falling = sorted(shares.items(), key=lambda share: -share[1])
+        for name, percent in falling:
+            row = {
+                "panel": f"{title}: {score.label}",
+                "parameter": name,
+                "percent": percent,
+                "runs": len(table),
+            }
+            rows.append(row)
     data = pd.DataFrame(rows)
     data.attrs["run_ids"] = sorted(ids)
     return data
@@ -44,11 +48,8 @@ def print_figure(records: Records) -> Figure | None:
         part = data[data["panel"] == title]
         axes.barh(part["parameter"], part["percent"], color=style.nth_colour(0))
         axes.invert_yaxis()
-        axes.set(
-            title="\n".join(style.wrapped(f"{title}, {part['runs'].iloc[0]} runs")),
-            xlabel=_X,
-            xlim=(0, 100),
-        )
+        heading = style.wrapped(f"{title}, {part['runs'].iloc[0]} runs")
+        axes.set(title="\n".join(heading), xlabel=_X, xlim=(0, 100))
     return figure
 
 
@@ -56,11 +57,14 @@ def chart(records: Records) -> Any:
     data = frame(records)
     if data.empty:
         return None
-    charts = [
-        alt.Chart(part.round({"percent": 2}).drop(columns="panel")).mark_bar().encode(
-            y=alt.Y("parameter:N", sort=None, title=None), x=alt.X("percent:Q", title=_X, scale=alt.Scale(domain=[0, 100])),
+    charts = []
+    for panel, part in data.groupby("panel", sort=False):
+        shown = part.round({"percent": 2}).drop(columns="panel")
+        bars = alt.Chart(shown).mark_bar()
+        bars = bars.encode(
+            y=alt.Y("parameter:N", sort=None, title=None),
+            x=alt.X("percent:Q", title=_X, scale=alt.Scale(domain=[0, 100])),
             tooltip=["parameter", "percent", "runs"],
-        ).properties(title=style.wrapped(str(panel)), width=330)
-        for panel, part in data.groupby("panel", sort=False)
-    ]  # fmt: skip
+        )
+        charts.append(bars.properties(title=style.wrapped(str(panel)), width=330))
     return alt.concat(*charts, columns=2)

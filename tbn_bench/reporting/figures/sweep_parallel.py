@@ -1,4 +1,7 @@
-"""Parallel coordinates of each sweep: a line per run through the values of what was varied, coloured by its score."""
+"""Parallel coordinates of each sweep.
+
+Each run is a line through the values of its varied parameters, coloured by its score.
+"""
 
 from typing import Any
 
@@ -6,32 +9,58 @@ import altair as alt
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tbn_bench.reporting import style
 from tbn_bench.reporting.figures import _searched
 from tbn_bench.reporting.load import Records
+from tbn_bench.scores import Score
 
 TITLE = "Sweeps: parallel coordinates"
-_MAP, _MOST = "viridis", 300  # runs: of more, a share that is spread evenly over the scores
+_MAP = "viridis"
+_MOST = 300  # runs: of more, a share that is spread evenly over the scores
 
 
 def frame(records: Records) -> pd.DataFrame:
-    """A row per sweep, run and parameter: its place in [0, 1] and its value; the score comes last, as one more."""
+    """A row per sweep, run and parameter: its place in [0, 1] and its value.
+
+    The score comes last, as one more parameter.
+    """
     out = []
     for title, score, table, varied in _searched.sweeps(records):
         if len(table) > _MOST:
-            chosen = np.linspace(0, len(table) - 1, _MOST).round().astype(int)
-            title, table = (
-                f"{title}, {_MOST} of {len(table)} runs",
-                table.sort_values("score", kind="stable").iloc[chosen],
-            )
+            title = f"{title}, {_MOST} of {len(table)} runs"
+            table = _spread(table)
         for name in (*varied, "score"):
-            places, _ = _searched.place(table[name])
-            shown = table[name].map(lambda v: f"{v:.5g}" if isinstance(v, float) else str(v))
-            out.append(pd.DataFrame({"panel": title, "run": table["run_id"], "parameter": score.label if name == "score" else name, "place": places,
-                                     "value": shown, "score": table["score"], "axis": score.label}))  # fmt: skip
+            out.append(_axis(title, score, table, name))
     return pd.concat(out, ignore_index=True) if out else pd.DataFrame()
+
+
+def _spread(table: pd.DataFrame) -> pd.DataFrame:
+    """_MOST runs, from the lowest to the highest score."""
+    chosen = np.linspace(0, len(table) - 1, _MOST).round().astype(int)
+    return table.sort_values("score", kind="stable").iloc[chosen]
+
+
+def _axis(title: str, score: Score, table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows of one parameter."""
+    places, _ = _searched.place(table[name])
+    return pd.DataFrame(
+        {
+            "panel": title,
+            "run": table["run_id"],
+            "parameter": score.label if name == "score" else name,
+            "place": places,
+            "value": table[name].map(_shown),
+            "score": table["score"],
+            "axis": score.label,
+        }
+    )
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def print_figure(records: Records) -> Figure | None:
@@ -41,25 +70,31 @@ def print_figure(records: Records) -> Figure | None:
     titles = list(dict.fromkeys(data["panel"]))
     figure = Figure(figsize=(2 * style.COLUMN_INCHES, 2.4 * len(titles)))
     for i, title in enumerate(titles):
-        axes, panel = figure.add_subplot(len(titles), 1, i + 1), data[data["panel"] == title]
-        names = list(dict.fromkeys(panel["parameter"]))
+        axes = figure.add_subplot(len(titles), 1, i + 1)
+        panel = data[data["panel"] == title]
         scale = mpl.colors.Normalize(panel["score"].min(), panel["score"].max())
-        for _, run in panel.groupby("run", sort=False):
-            axes.plot(
-                range(len(names)),
-                run["place"],
-                color=mpl.colormaps[_MAP](scale(run["score"].iloc[0])),
-                linewidth=0.6,
-                alpha=0.7,
-            )
-        for k, name in enumerate(names):
-            ends = panel[panel["parameter"] == name].sort_values("place")["value"]
-            axes.text(k, -0.06, style.short(ends.iloc[0]), ha="center", va="top", fontsize=4.5)
-            axes.text(k, 1.04, style.short(ends.iloc[-1]), ha="center", va="bottom", fontsize=4.5)
-        axes.set(title=title + "\n", xticks=range(len(names)), yticks=[], ylim=(-0.2, 1.15))
-        axes.set_xticklabels(names)
-        figure.colorbar(mpl.cm.ScalarMappable(scale, _MAP), ax=axes, label=panel["axis"].iloc[0])
+        _draw(axes, panel, scale)
+        axes.set_title(title + "\n")
+        colours = mpl.cm.ScalarMappable(scale, _MAP)
+        figure.colorbar(colours, ax=axes, label=panel["axis"].iloc[0])
     return figure
+
+
+def _draw(axes: Axes, panel: pd.DataFrame, scale: mpl.colors.Normalize) -> None:
+    """A line per run; the ends of each axis have their values."""
+    names = list(dict.fromkeys(panel["parameter"]))
+    colours = mpl.colormaps[_MAP]
+    for _, run in panel.groupby("run", sort=False):
+        colour = colours(scale(run["score"].iloc[0]))
+        axes.plot(range(len(names)), run["place"], color=colour, linewidth=0.6, alpha=0.7)
+    for k, name in enumerate(names):
+        values = panel[panel["parameter"] == name].sort_values("place")["value"]
+        low = style.short(values.iloc[0])
+        high = style.short(values.iloc[-1])
+        axes.text(k, -0.06, low, ha="center", va="top", fontsize=4.5)
+        axes.text(k, 1.04, high, ha="center", va="bottom", fontsize=4.5)
+    axes.set(xticks=range(len(names)), yticks=[], ylim=(-0.2, 1.15))
+    axes.set_xticklabels(names)
 
 
 def chart(records: Records) -> Any:
@@ -68,11 +103,16 @@ def chart(records: Records) -> Any:
         return None
     charts = []
     for panel, part in data.groupby("panel", sort=False):
-        charts.append(
-            alt.Chart(part.drop(columns=["panel", "axis"]).round({"place": 3, "score": 3})).mark_line(opacity=0.5).encode(
-                x=alt.X("parameter:N", sort=list(dict.fromkeys(part["parameter"])), title=None, axis=alt.Axis(labelAngle=0)),
-                y=alt.Y("place:Q", axis=None), detail="run:N", tooltip=["run", "parameter", "value", "score"],
-                color=alt.Color("score:Q", scale=alt.Scale(scheme=_MAP), title=str(part["axis"].iloc[0])),
-            ).properties(title=style.wrapped(str(panel)), width=720, height=220)
-        )  # fmt: skip
+        shown = part.drop(columns=["panel", "axis"]).round({"place": 3, "score": 3})
+        names = list(dict.fromkeys(part["parameter"]))
+        axis = str(part["axis"].iloc[0])
+        lines = alt.Chart(shown).mark_line(opacity=0.5)
+        lines = lines.encode(
+            x=alt.X("parameter:N", sort=names, title=None, axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("place:Q", axis=None),
+            detail="run:N",
+            tooltip=["run", "parameter", "value", "score"],
+            color=alt.Color("score:Q", scale=alt.Scale(scheme=_MAP), title=axis),
+        )
+        charts.append(lines.properties(title=style.wrapped(str(panel)), width=720, height=220))
     return alt.vconcat(*charts).resolve_scale(color="independent", x="independent")
