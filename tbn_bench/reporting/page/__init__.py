@@ -1,1 +1,4 @@
-"""The page: one HTML file that works from disk. render.py joins the parts; what the browser does is in the .js files beside it."""
+"""The page: one HTML file that works from disk.
+
+render.py joins the parts. The .js files beside it run in the browser.
+"""

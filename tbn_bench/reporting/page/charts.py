@@ -1,4 +1,7 @@
-"""The figures' Vega-Lite specifications, one panel at a time and their rows once, and how the legend draws each method."""
+"""The figures' Vega-Lite specifications, one panel at a time with their rows once.
+
+Also how the legend draws each method.
+"""
 
 from typing import Any
 
@@ -9,41 +12,69 @@ from tbn_bench.reporting import style
 _JOINS = ("concat", "hconcat", "vconcat")
 # Vega's named shapes as paths within a unit square; its other shapes are paths already.
 _PATHS = {
-    "circle": "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z", "square": "M-.9,-.9H.9V.9H-.9Z", "diamond": "M0,-1L1,0L0,1L-1,0Z",
-    "cross": "M-1,-.4H-.4V-1H.4V-.4H1V.4H.4V1H-.4V.4H-1Z", "triangle-up": "M0,-1L1,.8H-1Z", "triangle-down": "M0,1L1,-.8H-1Z",
-    "triangle-left": "M-1,0L.8,-1V1Z", "triangle-right": "M1,0L-.8,-1V1Z",
-}  # fmt: skip
+    "circle": "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",
+    "square": "M-.9,-.9H.9V.9H-.9Z",
+    "diamond": "M0,-1L1,0L0,1L-1,0Z",
+    "cross": "M-1,-.4H-.4V-1H.4V-.4H1V.4H.4V1H-.4V.4H-1Z",
+    "triangle-up": "M0,-1L1,.8H-1Z",
+    "triangle-down": "M0,1L1,-.8H-1Z",
+    "triangle-left": "M-1,0L.8,-1V1Z",
+    "triangle-right": "M1,0L-.8,-1V1Z",
+}
 
 
 def figure(name: str, title: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """A chart of several panels as panels to choose from; each is drawn alone, as wide as the reader's window allows. Panels without
-    titles of their own stay together."""
-    parts = next((spec[join] for join in _JOINS if join in spec), [spec])
-    if len({_title(part) for part in parts}) < len(parts):
-        parts = [spec | {"title": "", "datasets": {}}]
-    outer = {k: spec[k] for k in ("$schema", "config", "data", "params") if k in spec}
-    panels = [
-        {"title": _title(part), "spec": outer | {k: v for k, v in part.items() if k != "title"}}
-        for part in parts
-    ]
-    return {"name": name, "title": title, "panels": panels, "datasets": spec.get("datasets", {})}
+    """A chart of several panels as panels to choose from.
+
+    Each is drawn alone, as wide as the reader's window allows. Panels without titles of their own
+    stay together.
+    """
+    parts = _parts(spec)
+    outer_keys = ("$schema", "config", "data", "params")
+    outer = {key: spec[key] for key in outer_keys if key in spec}
+    panels = []
+    for part in parts:
+        own = {key: value for key, value in part.items() if key != "title"}
+        panels.append({"title": _title(part), "spec": outer | own})
+    return {
+        "name": name,
+        "title": title,
+        "panels": panels,
+        "datasets": spec.get("datasets", {}),
+    }
+
+
+def _parts(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    joined = [spec[join] for join in _JOINS if join in spec]
+    parts: list[dict[str, Any]] = joined[0] if joined else [spec]
+    titles = {_title(part) for part in parts}
+    if len(titles) < len(parts):
+        return [spec | {"title": "", "datasets": {}}]
+    return parts
 
 
 def _title(spec: dict[str, Any]) -> str:
     title = spec.get("title") or ""
     text = title.get("text", "") if isinstance(title, dict) else title
-    return (" ".join(text) if isinstance(text, list) else str(text)).replace("\u00a0", " ")
+    whole = " ".join(text) if isinstance(text, list) else str(text)
+    return whole.replace("\u00a0", " ")
 
 
 def drawing(figures: list[dict[str, Any]], runs: pd.DataFrame) -> dict[str, Any]:
-    """All that the page's script draws from. groups: the run ids behind rows that name a group as sweep/group_id, said once."""
-    named = {row.get("runs") for f in figures for rows in f["datasets"].values() for row in rows}
-    ids = runs.groupby(["sweep", "group_id"])["run_id"].agg(lambda found: ", ".join(sorted(found)))
-    groups = {
-        name: ids[sweep, group]
-        for sweep, group in ids.index
-        if (name := f"{sweep}/{group}") in named
-    }
+    """All that the page's script draws from.
+
+    groups: the run ids behind rows that name a group as sweep/group_id, once per group.
+    """
+    named = set()
+    for drawn in figures:
+        for rows in drawn["datasets"].values():
+            named |= {row.get("runs") for row in rows}
+    ids = runs.groupby(["sweep", "group_id"])["run_id"].agg(_joined)
+    groups = {}
+    for (sweep, group_id), run_ids in ids.items():
+        name = f"{sweep}/{group_id}"
+        if name in named:
+            groups[name] = run_ids
     return {
         "figures": figures,
         "methods": methods(runs["binarizer"]),
@@ -52,11 +83,22 @@ def drawing(figures: list[dict[str, Any]], runs: pd.DataFrame) -> dict[str, Any]
     }
 
 
+def _joined(run_ids: pd.Series) -> str:
+    return ", ".join(sorted(run_ids))
+
+
 def methods(binarizers: Any) -> list[dict[str, Any]]:
     """Label, colour, outline of the marker and line pattern of every method, in reading order."""
     specs = style.methods(binarizers)
     names = style.labels(specs)
-    return [
-        {"label": names[s], "colour": style.colour(s), "path": _PATHS.get(shape := style.shape(s, specs), shape), "dash": style.dash(s, specs)}
-        for s in specs
-    ]  # fmt: skip
+    found = []
+    for spec in specs:
+        shape = style.shape(spec, specs)
+        look = {
+            "label": names[spec],
+            "colour": style.colour(spec),
+            "path": _PATHS.get(shape, shape),
+            "dash": style.dash(spec, specs),
+        }
+        found.append(look)
+    return found

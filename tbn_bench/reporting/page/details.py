@@ -1,4 +1,7 @@
-"""All that a run's own view shows, packed in blocks of runs; a block is unpacked when one of its runs is opened."""
+"""All that a run's own view shows, packed in blocks of runs.
+
+A block is unpacked when the reader opens one of its runs.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,7 +19,8 @@ from tbn_bench.runs.lock import held
 from tbn_bench.scores import FIRST
 
 BLOCK = 64  # runs
-EMBEDDED = 400_000  # bytes of blocks that the page itself may hold; more lie beside it, as scripts, which work from disk
+# Bytes of blocks that the page itself may hold. More are scripts beside it, which work from disk.
+EMBEDDED = 400_000
 POINTS = 100  # of a curve
 _PLAN = (
     "name",
@@ -32,103 +36,150 @@ _PLAN = (
     "reason",
 )
 _CURVES = ("train/loss", "val/loss", "tile/flip_rate", "tile/near_zero", "lr")
+_HEAD = ("best_epoch", "test_samples", "train_samples", "seconds")  # shown after the scores
+
+Curves = dict[str, np.ndarray]
 
 
-def detail(record: RunRecord, curves: dict[str, np.ndarray]) -> dict[str, Any]:
+def detail(record: RunRecord, curves: Curves) -> dict[str, Any]:
     """curves: columns of the run in Records.curves."""
     summary = record.summary or {}
     judged = f"val/{summary.get('score', FIRST)}"
-    dead = record.status == "running" and not held(record.path)
-    found = {
-        "id": record.run_id, "sweep": record.sweep, "status": "dead" if dead else record.status, "error": record.error,
-        "command": show.command(record), "config": _config(record.config),
-        "scores": [[k, text.score(k.partition("/")[2], v)] for k, v in summary.items() if k.startswith("test/")]
-        + [[k, text.word(summary[k])] for k in ("best_epoch", "test_samples", "train_samples", "seconds") if k in summary],
-        "cost": [[k, summary[k]] for k in COSTS if k in summary],
-        "environment": show.flat(record.provenance), "plan": _plan(summary.get("plan")), "judged": judged,
-    }  # fmt: skip
-    return found | {
-        "curves": {
-            judged if name == "val/score" else name: values
-            for name, values in _thinned(curves).items()
-        }
+    is_dead = record.status == "running" and not held(record.path)
+    drawn = {}
+    for name, values in _thinned(curves).items():
+        drawn[judged if name == "val/score" else name] = values
+    return {
+        "id": record.run_id,
+        "sweep": record.sweep,
+        "status": "dead" if is_dead else record.status,
+        "error": record.error,
+        "command": show.command(record),
+        "config": _config(record.config),
+        "scores": _scores(summary),
+        "cost": [[key, summary[key]] for key in COSTS if key in summary],
+        "environment": show.flat(record.provenance),
+        "plan": _plan(summary.get("plan")),
+        "judged": judged,
+        "curves": drawn,
     }
+
+
+def _scores(summary: dict[str, Any]) -> list[list[str]]:
+    """[name, text]: the scores of the test set, then epoch, samples and seconds."""
+    found = []
+    for key, value in summary.items():
+        if key.startswith("test/"):
+            name = key.removeprefix("test/")
+            found.append([key, text.score(name, value)])
+    known = [key for key in _HEAD if key in summary]
+    return found + [[key, text.word(summary[key])] for key in known]
 
 
 def _config(config: dict[str, Any]) -> list[list[Any]]:
-    """[field, value, whether it is the default], what differs first."""
-    shown = [
-        [k, text.word(v), k in FIELDS and text.word(v) == text.word(FIELDS[k])]
-        for k, v in config.items()
-    ]
-    return sorted(shown, key=lambda pair: pair[2])
+    """[field, value, whether it is the default]; fields that differ come first."""
+    shown = []
+    for field, value in config.items():
+        word = text.word(value)
+        is_default = field in FIELDS and word == text.word(FIELDS[field])
+        shown.append([field, word, is_default])
+    return sorted(shown, key=lambda row: row[2])
 
 
 def _plan(layers: Any) -> dict[str, Any] | None:
+    """Columns that some layer has, and a row of cells per layer."""
     if not isinstance(layers, list) or not layers:
         return None
-    keys = [k for k in _PLAN if any(layer.get(k) not in (None, "") for layer in layers)]
-    cells = [
-        ["×".join(map(str, v)) if isinstance(v := layer.get(k), list) else v for k in keys]
-        for layer in layers
-    ]
-    return {"keys": keys, "rows": cells}
+    keys = [key for key in _PLAN if _is_filled(key, layers)]
+    rows = []
+    for layer in layers:
+        rows.append([_cell(layer.get(key)) for key in keys])
+    return {"keys": keys, "rows": rows}
 
 
-def _thinned(curves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _is_filled(key: str, layers: list[dict[str, Any]]) -> bool:
+    return any(layer.get(key) not in (None, "") for layer in layers)
+
+
+def _cell(value: Any) -> Any:
+    return "×".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _thinned(curves: Curves) -> Curves:
     """(n,) floats, of at most POINTS epochs and the last; columns without a number are left out."""
     n = len(curves["epoch"])
-    chosen = sorted({*range(0, n, -(-n // POINTS) or 1), n - 1}) if n else []
-    found = {
-        name: values[chosen]
-        for name, values in curves.items()
-        if name != "epoch" and np.isfinite(values).any()
-    }
-    return {"epoch": curves["epoch"][chosen] + 1, **found} if found else {}
+    if not n:
+        return {}
+    step = -(-n // POINTS)
+    chosen = sorted({*range(0, n, step), n - 1})
+    found = {}
+    for name, values in curves.items():
+        if name != "epoch" and np.isfinite(values).any():
+            found[name] = values[chosen]
+    if not found:
+        return {}
+    return {"epoch": curves["epoch"][chosen] + 1, **found}
 
 
 def _blocks(store: RunStore, curves: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
-    """By run id, so that the first ids of the blocks are index enough; runs of one id (in several sweeps) stay together."""
+    """By run id, so that the first ids of the blocks are index enough.
+
+    Runs of one id (in several sweeps) stay together.
+    """
+    places = {}
+    if len(curves):
+        places = curves.groupby(["sweep", "run_id"], observed=True).indices
+    columns = _columns(curves)
     block: list[dict[str, Any]] = []
-    places = curves.groupby(["sweep", "run_id"], observed=True).indices if len(curves) else {}
-    columns = {
-        name: pd.to_numeric(curves[name], errors="coerce").to_numpy(float)
-        for name in ("epoch", "val/score", *_CURVES)
-    }
-    for record in sorted(store.runs([]), key=lambda r: (r.run_id, r.sweep)):
+    for record in sorted(store.runs([]), key=lambda run: (run.run_id, run.sweep)):
         if len(block) >= BLOCK and block[-1]["id"] != record.run_id:
             yield block
             block = []
-        own = places.get((record.sweep, record.run_id), [])
-        block.append(detail(record, {name: values[own] for name, values in columns.items()}))
+        rows = places.get((record.sweep, record.run_id), [])
+        own = {name: values[rows] for name, values in columns.items()}
+        block.append(detail(record, own))
     if block:
         yield block
 
 
+def _columns(curves: pd.DataFrame) -> Curves:
+    """The drawn columns of all runs as floats; NaN where there is no number."""
+    columns = {}
+    for name in ("epoch", "val/score", *_CURVES):
+        numbers = pd.to_numeric(curves[name], errors="coerce")
+        columns[name] = numbers.to_numpy(float)
+    return columns
+
+
 def book(results: Path, curves: pd.DataFrame) -> dict[str, Any]:
-    """firsts: the first run id of each block. blocks: the packed blocks. files: their names beside the page, empty where it holds them."""
-    firsts, blocks = [], []
+    """firsts: the first run id of each block. blocks: the packed blocks.
+
+    files: their names beside the page, empty where the page holds them.
+    """
+    firsts = []
+    blocks = []
     for block in _blocks(RunStore(results), curves):
         firsts.append(block[0]["id"])
         blocks.append(packed(compact(block)))
-    inside = sum(map(len, blocks)) <= EMBEDDED
-    names = (
-        []
-        if inside
-        else [
-            f"data/runs-{k:03d}-{hashlib.sha256(b.encode()).hexdigest()[:8]}.js"
-            for k, b in enumerate(blocks)
-        ]
-    )
+    names = []
+    if sum(map(len, blocks)) > EMBEDDED:
+        names = [_file_name(place, block) for place, block in enumerate(blocks)]
     return {"firsts": firsts, "blocks": blocks, "files": names}
+
+
+def _file_name(place: int, block: str) -> str:
+    digest = hashlib.sha256(block.encode()).hexdigest()
+    return f"data/runs-{place:03d}-{digest[:8]}.js"
 
 
 def write_beside(found: dict[str, Any], out: Path) -> None:
     """The files of a book, before the page that asks for them."""
     if found["files"]:
         (out / "data").mkdir(parents=True, exist_ok=True)
-    for k, (name, block) in enumerate(zip(found["files"], found["blocks"], strict=False)):
-        (out / name).write_text(f'runBlock({k},"{block}");\n', encoding="ascii")
+    pairs = zip(found["files"], found["blocks"], strict=False)
+    for place, (name, block) in enumerate(pairs):
+        script = f'runBlock({place},"{block}");\n'
+        (out / name).write_text(script, encoding="ascii")
 
 
 def remove_stale(found: dict[str, Any], out: Path) -> None:

@@ -1,4 +1,7 @@
-"""The first thing on the page: per panel full precision, the smallest network of all, and the smallest that stays close to it."""
+"""The first thing on the page.
+
+Per panel it shows full precision, the smallest network of all, and the smallest that stays close.
+"""
 
 from typing import Any
 
@@ -7,37 +10,43 @@ from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.write import Column, Table, column
 from tbn_bench.scores import SCORES, Score
 
-POINTS, SHARE = (
-    0.02,
-    0.1,
-)  # what "close" allows: of a score that is a share, absolutely; of an error, relatively
+# How much worse a close score may be.
+POINTS = 0.02  # of a score that is a share, absolutely
+SHARE = 0.1  # of an error, relatively
 
 
 def rows(records: Records) -> list[dict[str, Any]]:
-    """A row per panel that has full precision and something smaller. Keys of the smallest begin with small_, of the close one with close_."""
+    """A row per panel that has full precision and something smaller.
+
+    Keys of the smallest network begin with small_, of the close one with close_.
+    """
     found = []
     names = style.labels(records.runs["binarizer"])
-    for title, gs in groups.panels([g for g in groups.groups(records) if g.result is not None]):
+    finished = [g for g in groups.groups(records) if g.result is not None]
+    for title, gs in groups.panels(finished):
         full = next((g for g in gs if g.binarizer == "full_precision"), None)
-        order = sorted(
-            gs, key=lambda g: (g.first["bits_per_weight"], -SCORES[g.score].signed(g.result.mean))
-        )
+        order = sorted(gs, key=_size_then_score)
         if full is None or order[0] is full:
             continue
         score = SCORES[full.score]
+        name = score.label.removesuffix(" %")
+        full_score = score.text(full.result.mean)
+        row = {"panel": title, "full": f"{name} {full_score}"}
         close = next(g for g in order if _close(score, g.result.mean, full.result.mean))
-        row = {
-            "panel": title,
-            "full": f"{score.label.removesuffix(' %')} {score.text(full.result.mean)}",
-        }
         for key, g in (("small", order[0]), ("close", close)):
-            if g is not full:
-                row |= {
-                    f"{key}_method": names[g.binarizer], f"{key}_score": score.text(g.result.mean),
-                    f"{key}_times": full.first["stored_bytes"] / g.first["stored_bytes"],
-                }  # fmt: skip
-        found.append(row | {"seeds": ", ".join(str(g.result.n) for g in (full, close, order[0]))})
+            if g is full:
+                continue
+            row[f"{key}_method"] = names[g.binarizer]
+            row[f"{key}_score"] = score.text(g.result.mean)
+            row[f"{key}_times"] = full.first["stored_bytes"] / g.first["stored_bytes"]
+        seeds = [str(g.result.n) for g in (full, close, order[0])]
+        found.append(row | {"seeds": ", ".join(seeds)})
     return found
+
+
+def _size_then_score(g: groups.Group) -> tuple[float, float]:
+    """Smaller networks first; of one size, the better one."""
+    return g.first["bits_per_weight"], -SCORES[g.score].signed(g.result.mean)
 
 
 def _close(score: Score, value: float, full: float) -> bool:
@@ -47,33 +56,49 @@ def _close(score: Score, value: float, full: float) -> bool:
 
 
 def _span(found: list[dict[str, Any]], key: str) -> str:
+    """ "4 to 32", or one number."""
     times = sorted(row[key] for row in found if key in row)
-    return " to ".join(dict.fromkeys(f"{t:.0f}" for t in (times[0], times[-1])))
+    ends = dict.fromkeys(f"{t:.0f}" for t in (times[0], times[-1]))
+    return " to ".join(ends)
 
 
 def lead(found: list[dict[str, Any]]) -> str:
     if not found:
         return ""
     where = f"{len(found)} comparisons" if len(found) > 1 else found[0]["panel"]
-    text = f"In {where}, the smallest network takes {_span(found, 'small_times')} times fewer bytes than full precision"
+    text = (
+        f"In {where}, the smallest network takes {_span(found, 'small_times')} times fewer bytes "
+        "than full precision"
+    )
+    within = f"within {100 * POINTS:.0f} points of it (of errors: {100 * SHARE:.0f} %)"
     close = [row for row in found if "close_times" in row]
     if not close:
-        return f"{text}; none stays within {100 * POINTS:.0f} points of it (of errors: {100 * SHARE:.0f} %)."
+        return f"{text}; none stays {within}."
     where = "" if len(close) == len(found) else f" in {len(close)} of them"
-    return (
-        f"{text}; the smallest that stays within {100 * POINTS:.0f} points of it (of errors: {100 * SHARE:.0f} %){where}, "
-        f"{_span(close, 'close_times')} times."
-    )
+    times = _span(close, "close_times")
+    return f"{text}; the smallest that stays {within}{where}, {times} times."
 
 
 def table(found: list[dict[str, Any]]) -> Table:
     columns = [
         column("panel", "data and model", numeric=False),
         column("full", "full precision", numeric=False),
+        *_columns("close", "smallest within 2 points"),
+        *_columns("small", "smallest of all"),
+        column("seeds", "seeds", numeric=False),
     ]
-    for key, what in (("close", "smallest within 2 points"), ("small", "smallest of all")):
-        columns += [
-            column(f"{key}_method", what, numeric=False), column(f"{key}_score", "its score", numeric=False),
-            Column(f"{key}_times", "bytes, times fewer", lambda r, key=f"{key}_times": f"{r[key]:.0f}×" if key in r else "—"),
-        ]  # fmt: skip
-    return Table("At a glance", [*columns, column("seeds", "seeds", numeric=False)], found)
+    return Table("At a glance", columns, found)
+
+
+def _columns(key: str, header: str) -> list[Column]:
+    """Method, score and compression of the small or the close network."""
+    times_key = f"{key}_times"
+
+    def times(row: dict[str, Any]) -> str:
+        return f"{row[times_key]:.0f}×" if times_key in row else "—"
+
+    return [
+        column(f"{key}_method", header, numeric=False),
+        column(f"{key}_score", "its score", numeric=False),
+        Column(times_key, "bytes, times fewer", times),
+    ]

@@ -1,4 +1,8 @@
-"""Text as gzip in base64: rows and details that few readers open take a tenth of their size; the browser unpacks them on demand."""
+"""Text as gzip in base64.
+
+Rows and details that few readers open take a tenth of their size. The browser unpacks them on
+demand.
+"""
 
 import base64
 import gzip
@@ -11,11 +15,16 @@ import numpy as np
 
 def packed(text: str) -> str:
     """The same text gives the same bytes: no time stamp."""
-    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode("ascii")
+    squeezed = gzip.compress(text.encode(), 6, mtime=0)
+    return base64.b64encode(squeezed).decode("ascii")
 
 
 def compact(value: Any) -> str:
-    """JSON without spaces; floats to six digits, since they are drawn, not computed with; None for what is not finite. Arrays: (n,) floats."""
+    """JSON without spaces.
+
+    Floats have six digits, since they are drawn and not computed with. Values that are not finite
+    become None. Arrays: (n,) floats.
+    """
     return json.dumps(_short(value), separators=(",", ":"), allow_nan=False)
 
 
@@ -23,21 +32,25 @@ def _short(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(k): _short(v) for k, v in value.items()}
+        return {str(key): _short(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_short(v) for v in value]
-    return _digits(value) if isinstance(value, np.ndarray) else value
+        return [_short(inner) for inner in value]
+    if isinstance(value, np.ndarray):
+        return _digits(value)
+    return value
 
 
 def _digits(values: np.ndarray) -> list[float | None]:
-    """What _short makes of each: millions of them, so by array."""
+    """The same as _short of each value, but by array: there are millions of them."""
     plain = np.isfinite(values) & (values != 0)
     safe = np.where(plain, values, 1.0)
-    scale = 10.0 ** (5 - np.floor(np.log10(np.abs(safe))))
-    rounded = np.where(plain, np.round(safe * scale) / scale, values)
-    return [v if v - v == 0 else None for v in rounded.tolist()]
+    magnitude = np.floor(np.log10(np.abs(safe)))
+    scale = 10.0 ** (5 - magnitude)
+    short = np.round(safe * scale) / scale
+    rounded = np.where(plain, short, values).tolist()
+    return [value if math.isfinite(value) else None for value in rounded]
 
 
 def inert(text: str) -> str:
-    """Text that cannot end the <script> it stands in."""
+    """Text that cannot end the <script> around it."""
     return text.replace("</", "<\\/")

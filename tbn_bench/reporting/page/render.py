@@ -1,4 +1,7 @@
-"""page(records, ...) -> the HTML. Tables are real HTML; rows beyond the first are packed, and so are charts and run details."""
+"""page(records, ...) -> the HTML.
+
+Tables are real HTML. Rows beyond the first are packed, and so are charts and run details.
+"""
 
 import html
 import re
@@ -39,52 +42,82 @@ def _bundle() -> str:
 
 
 def block(name: str, table: Table, run_ids: set[str]) -> dict[str, Any]:
-    """A table for the page: its markup with a caption, the first rows in place, the others packed, run ids as links."""
-    whole = _RUN_CELL.sub(
-        lambda m: f'{m[1]}<a href="#run-{m[2]}">{m[2]}</a></td>' if m[2] in run_ids else m[0],
-        markup(table),
-    )
+    """A table for the page: its markup with a caption and run ids as links.
+
+    The first rows are in place, the others packed.
+    """
+
+    def linked(cell: re.Match[str]) -> str:
+        opened, run_id = cell.groups()
+        if run_id not in run_ids:
+            return cell[0]
+        return f'{opened}<a href="#run-{run_id}">{run_id}</a></td>'
+
+    whole = _RUN_CELL.sub(linked, markup(table))
     head, opened, rest = whole.partition("<tbody>")
     body, closed, tail = rest.rpartition("</tbody>")
+    caption = f'<caption class="away">{html.escape(table.title)}</caption>'
+    head = head.replace("<table>", f"<table>{caption}", 1)
     rows = _ROW.findall(body)
-    head = head.replace(
-        "<table>", f'<table><caption class="away">{html.escape(table.title)}</caption>', 1
-    )
     first = rows if len(rows) <= 1.5 * SHOWN_ROWS else rows[:SHOWN_ROWS]
     others = "".join(rows[len(first) :])
     return {
-        "name": name, "title": table.title, "count": len(rows), "markup": Markup(head + opened + "".join(first) + closed + tail),
+        "name": name,
+        "title": table.title,
+        "count": len(rows),
+        "markup": Markup(head + opened + "".join(first) + closed + tail),
         "others": packed(others) if others else "",
-    }  # fmt: skip
+    }
 
 
 def page(
-    records: Records, tables: dict[str, Table], drawn: dict[str, Drawn], book: dict[str, Any],
-    results: Path, command: str, main: str, watch_s: float | None = None,
-) -> str:  # fmt: skip
-    """tables, drawn: by name, as built. book: details.book. main: what the names of the tables that come first begin with.
+    records: Records,
+    tables: dict[str, Table],
+    drawn: dict[str, Drawn],
+    book: dict[str, Any],
+    results: Path,
+    command: str,
+    main: str,
+    watch_s: float | None = None,
+) -> str:
+    """tables, drawn: by name, as built. book: details.book. main: how the names of the tables that
+    come first begin.
 
     watch_s: seconds after which the page looks whether it was written again.
     """
     ids = set(records.runs["run_id"])
-    blocks = [block(name, t, ids) for name, t in tables.items()]
-    gaps = [b for b in blocks if b["name"] == _NOT_FINISHED]
-    gaps += [block(name, t, ids) for name, t in missing.gaps(records, results).items()]
+    blocks = [block(name, table, ids) for name, table in tables.items()]
+    main_tables = [b for b in blocks if b["name"].startswith(main)]
+    not_finished = [b for b in blocks if b["name"] == _NOT_FINISHED]
+    placed = {b["name"] for b in main_tables + not_finished}
+    gaps = missing.gaps(records, results)
     figures = [charts.figure(name, title, spec) for name, (title, spec) in drawn.items()]
     glance = headline.rows(records)
-    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_asset("index.html.j2")).render(
+    index = {
+        "firsts": book["firsts"],
+        "files": book["files"],
+    }
+    counts = {
+        "runs": len(records.runs),
+        "finished": len(records.finished),
+        "methods": records.runs["binarizer"].nunique(),
+    }
+    scripts = [inert(_asset(name)) for name in _SCRIPTS]
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_asset("index.html.j2"))
+    return template.render(
         lead=headline.lead(glance),
         glance=block("glance", headline.table(glance), ids) if glance else None,
-        main_tables=[b for b in blocks if b["name"].startswith(main)],
-        other_tables=[b for b in blocks if not b["name"].startswith(main) and b["name"] != _NOT_FINISHED],
-        gaps=gaps,
+        main_tables=main_tables,
+        other_tables=[b for b in blocks if b["name"] not in placed],
+        gaps=not_finished + [block(name, table, ids) for name, table in gaps.items()],
         runs=block("runs", runs.table(records), ids),
         figures=figures,
         drawing=packed(compact(charts.drawing(figures, records.runs))),
         bundle=_bundle() if figures else "",
-        book=Markup(inert(compact({"firsts": book["firsts"], "files": book["files"]}))),
+        book=Markup(inert(compact(index))),
         run_blocks=[] if book["files"] else book["blocks"],
-        counts={"runs": len(records.runs), "finished": len(records.finished), "methods": records.runs["binarizer"].nunique()},
+        counts=counts,
         problems=records.problems,
         flags=protocol.flags(records),
         command=command,
@@ -92,12 +125,15 @@ def page(
         watch_s=watch_s,
         shown_rows=SHOWN_ROWS,
         css=Markup(_asset("style.css")),
-        scripts=Markup("\n".join(inert(_asset(name)) for name in _SCRIPTS)),
-    )  # fmt: skip
+        scripts=Markup("\n".join(scripts)),
+    )
 
 
 def write(out: Path, text: str, book: dict[str, Any]) -> Path:
-    """out/index.html, whole or not at all; run details beside it are there before it and stale ones go after it."""
+    """Writes out/index.html, whole or not at all.
+
+    Run details beside it are there before it; stale ones are removed after it.
+    """
     details.write_beside(book, out)
     replace(out / "index.html", text.encode())
     details.remove_stale(book, out)
