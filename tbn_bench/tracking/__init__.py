@@ -1,4 +1,5 @@
-"""Copies of a run elsewhere: W&B (offline by default), TensorBoard, MLflow; and the way back from W&B's files into the store.
+"""Copies of a run elsewhere: W&B (offline by default), TensorBoard, MLflow.
 
-The record under results/ is the run. A mirror repeats it, no number is ever read from one, and none can fail a run.
+W&B's files can be read back into the store. The record under results/ is the run. A mirror repeats
+it, no number is ever read from one, and none can fail a run.
 """

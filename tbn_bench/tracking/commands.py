@@ -1,4 +1,7 @@
-"""tbn-bench runs import | sync: the functions behind them and their flags. Nothing heavy is imported here."""
+"""tbn-bench runs import | sync: the functions behind them and their flags.
+
+Nothing heavy is imported here.
+"""
 
 import argparse
 import subprocess
@@ -14,9 +17,10 @@ from tbn_bench.tracking.account import require_key, wandb_id, where
 def import_runs(
     paths: list[Path], results: Path, project: str | None = None, api: Any = None
 ) -> dict[str, Any]:
-    """W&B's offline folders, or a project on its server, into the store. What does not fit is refused on stderr, the rest imported.
+    """Imports W&B's offline folders, or a project on its server, into the store.
 
-    Raises ValueError without either, and for a project without a key.
+    Runs that do not fit are refused on stderr, the others imported. Raises ValueError without
+    either, and for a project without a key.
     """
     from tbn_bench.tracking import offline
 
@@ -25,11 +29,10 @@ def import_runs(
             "name W&B offline folders to import, or --project ENTITY/NAME, and not both"
         )
     store = RunStore(results)
-    imported, refused = (
-        offline.import_logs(paths, store)
-        if paths
-        else offline.import_project(project, store, api or _api())
-    )
+    if paths:
+        imported, refused = offline.import_logs(paths, store)
+    else:
+        imported, refused = offline.import_project(project, store, api or _api())
     for line in imported:
         tell(f"imported {line}")
     for line in refused:
@@ -46,40 +49,53 @@ def _api() -> Any:
 
 def folders(record: RunRecord) -> list[Path]:
     """W&B's offline folders of a run that were not pushed yet, oldest first."""
-    own, shared = record.path.resolve() / "wandb", where(record.path) / "wandb"
+    own = record.path.resolve() / "wandb"
+    shared = where(record.path) / "wandb"
     found = sorted(own.glob("offline-run-*"))  # by any id: earlier versions cut it
     if shared != own:
-        name = wandb_id(make(record.config).run_id, record.sweep)
+        run_id = make(record.config).run_id
+        name = wandb_id(run_id, record.sweep)
         found += sorted(shared.glob(f"offline-run-*-{name}"))
     return [folder for folder in found if not any(folder.glob("*.wandb.synced"))]
 
 
 def sync(runs: list[str], results: Path, dry_run: bool = False) -> dict[str, Any]:
-    """Pushes the offline folders of finished runs (all, or those named by their ids' beginnings) by `wandb sync`.
+    """Pushes the offline folders of finished runs by `wandb sync`.
 
-    Raises ValueError for a named run that is not finished, and without a key; RuntimeError where wandb fails.
+    runs: ids or their beginnings; empty for all. Raises ValueError for a named run that is not
+    finished, and without a key; RuntimeError where wandb fails.
     """
-    store = RunStore(results)
-    chosen = [store.find(name) for name in runs] or [
-        r for r in store.runs([]) if r.status == "finished"
-    ]
+    chosen = _chosen(runs, RunStore(results))
+    of_runs = [(record, folders(record)) for record in chosen]
+    pushed = [(record, found) for record, found in of_runs if found]
+    if pushed and not dry_run:
+        require_key("runs sync")
+    doing = "would push" if dry_run else "pushing"
+    every: list[Path] = []
+    for record, found in pushed:
+        every += found
+        for folder in found:
+            tell(f"{doing} {record.sweep}/{record.run_id}  {folder}")
+    if pushed and not dry_run:
+        _push(every)
+    return {
+        "runs": len(pushed),
+        "folders": [str(folder) for folder in every],
+        "dry_run": dry_run,
+    }
+
+
+def _chosen(runs: list[str], store: RunStore) -> list[RunRecord]:
+    """Raises ValueError for a named run that is not finished."""
+    if not runs:
+        return [record for record in store.runs([]) if record.status == "finished"]
+    chosen = [store.find(name) for name in runs]
     for record in chosen:
         if record.status != "finished":
             raise ValueError(
                 f"run {record.run_id} is {record.status}; only finished runs are pushed"
             )
-    found = [(record, folder) for record in chosen for folder in folders(record)]
-    if found and not dry_run:
-        require_key("runs sync")
-    for record, folder in found:
-        tell(f"{'would push' if dry_run else 'pushing'} {record.sweep}/{record.run_id}  {folder}")
-    if found and not dry_run:
-        _push([folder for _, folder in found])
-    return {
-        "runs": len({id(record) for record, _ in found}),
-        "folders": [str(folder) for _, folder in found],
-        "dry_run": dry_run,
-    }
+    return chosen
 
 
 def _push(found: list[Path]) -> None:
@@ -91,13 +107,15 @@ def _push(found: list[Path]) -> None:
     )
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
-        raise RuntimeError(
-            f"wandb sync failed: {lines[-1] if lines else f'exit status {done.returncode}'}"
-        )
+        why = lines[-1] if lines else f"exit status {done.returncode}"
+        raise RuntimeError(f"wandb sync failed: {why}")
 
 
 def add_arguments(actions: Any) -> None:
-    """Adds `import` and `sync` to the subparsers of `tbn-bench runs`. Each sets `call`: args -> the last line of stdout."""
+    """Adds `import` and `sync` to the subparsers of `tbn-bench runs`.
+
+    Each sets `call`: args -> the last line of stdout.
+    """
     p = _action(
         actions,
         "import",

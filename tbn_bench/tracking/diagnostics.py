@@ -1,4 +1,4 @@
-"""What the tiles of a network look like: histograms of the column sums and of the scales, for mirrors alone."""
+"""Histograms of a network's column sums and scales, for mirrors alone."""
 
 from dataclasses import dataclass
 
@@ -17,6 +17,9 @@ BINS = 64
 REACH = 4.0  # column sums beyond +-4 mean magnitudes are counted in the outermost bins
 
 
+Weight = tuple[str, WeightBinarizer, Tensor]  # name, its method, latent weight
+
+
 @dataclass(frozen=True)
 class Histogram:
     """counts: (BINS,), edges: (BINS + 1,)."""
@@ -26,25 +29,36 @@ class Histogram:
 
 
 def tile_histograms(model: nn.Module) -> dict[str, Histogram]:
-    """ "tile/s/<layer>": the column sums s of a tiled layer over mean |s|; "tile/alphas/<layer>": its scales. At most LAYERS layers of
-    each, evenly spread from the first to the last; layers without column sums or scales have none."""
-    weights = binary_weights(model)
+    """ "tile/s/<layer>": the column sums s of a tiled layer over mean |s|.
+
+    "tile/alphas/<layer>": its scales. At most LAYERS layers of each, evenly spread from the first
+    to the last. Layers without column sums or scales have none.
+    """
+    tiled: list[Weight] = []
+    scaled: list[Weight] = []
     found: dict[str, Histogram] = {}
     with torch.no_grad():
-        for name, method, weight in _spread([w for w in weights if isinstance(w[1], TBNWeight)]):
-            found[f"tile/s/{name}"] = _sums(aggregate(weight.detach(), method.p, method.copies))
-        for name, method, weight in _spread([w for w in weights if w[1].num_scales(w[2])]):
-            scales = method.scales(weight).detach().double().cpu().numpy()
-            counts, edges = np.histogram(scales[np.isfinite(scales)], BINS)
-            found[f"tile/alphas/{name}"] = Histogram(counts, edges)
+        for name, method, weight in binary_weights(model):
+            if isinstance(method, TBNWeight):
+                tiled.append((name, method, weight))
+            if method.num_scales(weight):
+                scaled.append((name, method, weight))
+        for name, method, weight in _spread(tiled):
+            sums = aggregate(weight.detach(), method.p, method.copies)
+            found[f"tile/s/{_label(name)}"] = _sums(sums)
+        for name, method, weight in _spread(scaled):
+            scales = method.scales(weight).detach()
+            found[f"tile/alphas/{_label(name)}"] = _scales(scales)
     return found
 
 
-def _spread(
-    weights: list[tuple[str, WeightBinarizer, Tensor]],
-) -> list[tuple[str, WeightBinarizer, Tensor]]:
-    chosen = sorted({round(i) for i in np.linspace(0, len(weights) - 1, LAYERS)}) if weights else []
-    return [(_label(weights[i][0]), *weights[i][1:]) for i in chosen]
+def _spread(weights: list[Weight]) -> list[Weight]:
+    """At most LAYERS of them."""
+    if not weights:
+        return []
+    places = np.linspace(0, len(weights) - 1, LAYERS)
+    chosen = sorted({round(place) for place in places})
+    return [weights[place] for place in chosen]
 
 
 def _label(name: str) -> str:
@@ -53,6 +67,17 @@ def _label(name: str) -> str:
 
 
 def _sums(s: Tensor) -> Histogram:
-    s = s.float() / s.abs().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    counts = torch.histc(s.clamp(-REACH, REACH), BINS, -REACH, REACH)  # not finite: in no bin
-    return Histogram(counts.cpu().numpy().astype(np.int64), np.linspace(-REACH, REACH, BINS + 1))
+    """Sums that are not finite are in no bin."""
+    least = torch.finfo(torch.float32).tiny
+    magnitude = s.abs().mean().clamp_min(least)
+    relative = s.float() / magnitude
+    within = relative.clamp(-REACH, REACH)
+    counts = torch.histc(within, BINS, -REACH, REACH)
+    edges = np.linspace(-REACH, REACH, BINS + 1)
+    return Histogram(counts.cpu().numpy().astype(np.int64), edges)
+
+
+def _scales(scales: Tensor) -> Histogram:
+    values = scales.double().cpu().numpy()
+    finite = values[np.isfinite(values)]
+    return Histogram(*np.histogram(finite, BINS))

@@ -1,4 +1,7 @@
-"""What a mirror is, and the only object the training loop sees: all mirrors of one run, none of which can fail it."""
+"""What a mirror is, and the only object that the training loop sees: all mirrors of one run.
+
+No mirror can fail the run.
+"""
 
 import contextlib
 import copy
@@ -57,33 +60,48 @@ class Mirror:
         raise NotImplementedError  # abstract
 
     def finish(self, status: str, summary: dict[str, Any], file: Path | None) -> None:
-        """The end: one of records.STATUSES, the final numbers (empty unless finished), the packed network (None where there is none)."""
+        """The end of the run.
+
+        status: one of records.STATUSES. summary: the final numbers, empty unless finished. file:
+        the packed network, None where there is none.
+        """
         raise NotImplementedError  # abstract
 
     def abandon(self) -> None:
-        """Called once instead of everything else after this mirror has raised: lets go of what it holds."""
+        """Lets go of what the mirror holds.
+
+        Called once, instead of everything else, after this mirror has raised.
+        """
 
 
 def tidy(trackers: tuple[str, ...], wandb: str) -> tuple[str, ...]:
-    """The mirrors that --tracker and --wandb ask for, each once. Raises ValueError for an unknown name."""
-    asked = [name for text in trackers for name in text.split(",") if name]
-    for name in asked:
-        if name not in TRACKERS:
+    """The mirrors that --tracker and --wandb ask for, each once.
+
+    Raises ValueError for an unknown name.
+    """
+    asked = set()
+    for name in ",".join(trackers).split(","):
+        if name and name not in TRACKERS:
             raise ValueError(f"--tracker must be of {', '.join(TRACKERS)}, got {name!r}")
+        asked.add(name)
     if os.environ.get("WANDB_MODE") == "disabled":
-        asked = [name for name in asked if name != "wandb"]
+        asked.discard("wandb")
     elif wandb != "off":
-        asked.append("wandb")
+        asked.add("wandb")
     return tuple(name for name in TRACKERS if name in asked)
 
 
 def check(trackers: tuple[str, ...], wandb: str) -> tuple[str, ...]:
-    """tidy, and that each of them can start here. Raises ValueError naming the package or the key that is missing."""
+    """The mirrors of tidy, each of which can start here.
+
+    Raises ValueError naming the package or the key that is missing.
+    """
     names = tidy(trackers, wandb)
     for name in names:
         if find_spec(name) is None:
             raise ValueError(
-                f"--tracker {name} needs the package {name}; install it: pip install 'tbn-bench[trackers]'"
+                f"--tracker {name} needs the package {name}; "
+                "install it: pip install 'tbn-bench[trackers]'"
             )
     if "wandb" in names and wandb == "online":
         from tbn_bench.tracking.account import require_key
@@ -99,48 +117,66 @@ def _new(name: str, wandb: str) -> Mirror:
         return WandbMirror("online" if wandb == "online" else "offline")
     from tbn_bench.tracking import lightning_mirrors
 
-    return {
-        "tensorboard": lightning_mirrors.TensorBoardMirror,
-        "mlflow": lightning_mirrors.MLflowMirror,
-    }[name]()
+    if name == "tensorboard":
+        return lightning_mirrors.TensorBoardMirror()
+    return lightning_mirrors.MLflowMirror()
 
 
 class Mirrors:
-    """All mirrors of one run. What raises is left out from then on, with one line on stderr; the run goes on."""
+    """All mirrors of one run.
+
+    A mirror that raises is left out from then on, with one line on stderr; the run goes on.
+    """
 
     def __init__(self, trackers: tuple[str, ...] = (), wandb: str = "off"):
         """Raises ValueError as check does."""
         self.live = {name: _new(name, wandb) for name in check(trackers, wandb)}
-        self.began, self.spent, self.last = time.perf_counter(), 0.0, 0.0
+        self.began = time.perf_counter()
+        self.spent = 0.0  # seconds on histograms so far
+        self.last = 0.0  # and on the last ones
 
     def start(
-        self, config: RunConfig, plan: Plan, folder: Path, group: str, provenance: dict[str, Any]
+        self,
+        config: RunConfig,
+        plan: Plan,
+        folder: Path,
+        group: str,
+        provenance: dict[str, Any],
     ) -> None:
         self.subject = Subject(config, plan, folder, group, provenance)
         self._each(lambda mirror: mirror.start(self.subject))
         self.began = time.perf_counter()
 
     def log(self, row: dict[str, Any], model: nn.Module) -> None:
-        """One row of metrics.jsonl. Histograms in the first epoch, and whenever they keep under SHARE of the time since the start."""
+        """One row of metrics.jsonl.
+
+        Histograms in the first epoch, and whenever they keep under SHARE of the time since the
+        start.
+        """
         started = time.perf_counter()
-        due = bool(self.live) and self.spent + self.last <= SHARE * (started - self.began)
-        found = self._histograms(model) if due else {}
+        allowed = SHARE * (started - self.began)
+        is_due = self.spent + self.last <= allowed
+        found = self._histograms(model) if self.live and is_due else {}
         self._each(lambda mirror: mirror.log(row, found, int(row["epoch"])))
         if found:
             self.last = time.perf_counter() - started
             self.spent += self.last
 
     def finish(self, status: str, summary: dict[str, Any] | None, model: nn.Module) -> None:
-        if self.live:
-            file = self._packed_file(model) if status == "finished" else None
-            said = dict(summary or {}) if status == "finished" else {}
-            self._each(lambda mirror: mirror.finish(status, said, file))
+        if not self.live:
+            return
+        file = None
+        said: dict[str, Any] = {}
+        if status == "finished":
+            file = self._packed_file(model)
+            said = dict(summary or {})
+        self._each(lambda mirror: mirror.finish(status, said, file))
 
     def _each(self, call: Callable[[Mirror], None]) -> None:
         for name, mirror in list(self.live.items()):
             try:
                 call(mirror)
-            except Exception as error:  # noqa: BLE001 (whatever a tracker does, the run is not its business)
+            except Exception as error:  # noqa: BLE001 (no fault of a tracker may fail the run)
                 del self.live[name]
                 with contextlib.suppress(Exception):
                     mirror.abandon()
@@ -177,8 +213,9 @@ class Mirrors:
 def _warn(what: str, error: Exception) -> None:
     """Not by warnings.warn: `python -W error` would turn it into the failure it speaks of."""
     said = " ".join(str(error).split())
+    kind = type(error).__name__
     tell(
-        f"warning: {what} ({type(error).__name__}: {said}); the run goes on, its record is whole",
+        f"warning: {what} ({kind}: {said}); the run goes on, its record is whole",
         file=sys.stderr,
     )
 

@@ -10,39 +10,38 @@ from tbn_bench.records.store import RecordError, RunStore, checked_name, to_json
 from tbn_bench.tracking.wandb_log import Log, read
 
 OURS = ("provenance", "sweep")  # in the mirror's config beside RunConfig's fields
-NEEDED = (
-    "data",
-    "model",
-    "binarizer",
-)  # always written: a config without them is another program's
+# Always written: a config without them is another program's.
+NEEDED = ("data", "model", "binarizer")
 BOTH = "seconds"  # of a row and of a summary; W&B's summary also holds the last row
 
 
 def logs(path: Path) -> list[Path]:
-    """The .wandb files at a path: the file itself, or all of the offline runs below a folder. Raises ValueError for none."""
-    found = (
-        [path]
-        if path.is_file()
-        else sorted(path.rglob("run-*.wandb"), key=lambda p: (p.parent.name, str(p)))
-    )
+    """The .wandb files at a path: the file itself, or all of the offline runs below a folder.
+
+    Raises ValueError for none.
+    """
+    if path.is_file():
+        return [path]
+    found = list(path.rglob("run-*.wandb"))
     if not found:
         raise ValueError(f"{path} holds no W&B run (offline-run-*/run-*.wandb)")
-    return found
+    return sorted(found, key=lambda file: (file.parent.name, str(file)))
 
 
 def identify(log: Log) -> tuple[str, RunConfig, dict[str, Any]]:
     """(sweep, config, provenance) of one of our runs.
 
-    Raises ValueError naming the config keys that do not fit, or a sweep whose name is none.
+    Raises ValueError naming the config keys that do not fit, or a sweep whose name is not valid.
     """
-    values = {k: v for k, v in log.config.items() if k not in OURS}
     if not log.wandb_id:
         raise ValueError(
-            f"{log.path} is empty: its process died before W&B had written anything (it writes 32 KiB at a time)"
+            f"{log.path} is empty: its process died before W&B had written anything "
+            "(it writes 32 KiB at a time)"
         )
-    missing = [k for k in NEEDED if k not in values]
+    values = {key: value for key, value in log.config.items() if key not in OURS}
+    missing = [key for key in NEEDED if key not in values]
     if missing:
-        others = [k for k in values if k not in RunConfig.model_fields]
+        others = [key for key in values if key not in RunConfig.model_fields]
         said = f"; it has {', '.join(others)}" if others else ""
         raise ValueError(
             f"{log.path} is no run of tbn_bench: its config lacks {', '.join(missing)}{said}"
@@ -50,65 +49,91 @@ def identify(log: Log) -> tuple[str, RunConfig, dict[str, Any]]:
     try:
         config = make(values)
     except ValueError as error:
-        raise ValueError(
-            f"{log.path} is no run of this version: {'; '.join(str(error).splitlines())}"
-        ) from error
+        why = "; ".join(str(error).splitlines())
+        raise ValueError(f"{log.path} is no run of this version: {why}") from error
     try:
         sweep = checked_name(log.config.get("sweep") or log.group or "single")
     except RecordError as error:
         raise ValueError(f"{log.path}: its sweep is not imported: {error}") from error
     source = log.config.get("provenance")
-    return sweep, config, source if isinstance(source, dict) else {}
+    if not isinstance(source, dict):
+        source = {}
+    return sweep, config, source
 
 
 def merge(parts: list[Log]) -> Log:
-    """One log of a run that was resumed, from its folders in the order of their starts: a later row of an epoch counts.
+    """One log of a run that was resumed, from its folders in the order of their starts.
 
-    Raises ValueError for a row whose epoch is no whole number.
+    A later row of an epoch counts. Raises ValueError for a row whose epoch is no whole number.
     """
     whole = parts[-1]
     rows: dict[int, dict[str, Any]] = {}
     for part in parts:
-        odd = [row["epoch"] for row in part.rows if type(row.get("epoch", 0)) is not int]
-        if odd:
-            raise ValueError(
-                f"{part.path}: an epoch must be a whole number, got {str(odd[0])[:40]!r}"
-            )
-        first = min((row["epoch"] for row in part.rows if "epoch" in row), default=None)
-        rows = {epoch: row for epoch, row in rows.items() if first is None or epoch < first}
-        rows |= {row["epoch"]: row for row in part.rows if "epoch" in row}
+        own = _by_epoch(part)
+        if own:
+            first = min(own)
+            rows = {epoch: row for epoch, row in rows.items() if epoch < first}
+        rows |= own
     whole.rows = [rows[epoch] for epoch in sorted(rows)]
     return whole
 
 
+def _by_epoch(part: Log) -> dict[int, dict[str, Any]]:
+    """Epoch -> row; rows without an epoch are left out."""
+    rows = [row for row in part.rows if "epoch" in row]
+    for row in rows:
+        epoch = row["epoch"]
+        if type(epoch) is not int:
+            raise ValueError(
+                f"{part.path}: an epoch must be a whole number, got {str(epoch)[:40]!r}"
+            )
+    return {row["epoch"]: row for row in rows}
+
+
 def outcome(log: Log) -> tuple[str, dict[str, Any]]:
-    """(status, final numbers). Finished only with an exit of 0 and the test score that the summary names."""
+    """(status, final numbers).
+
+    Finished only with an exit of 0 and the test score that the summary names.
+    """
     said = log.summary.get("status")
     score = log.summary.get("score")
-    if log.exit_code == 0 and said in (None, "finished") and f"test/{score}" in log.summary:
-        in_rows = {k for row in log.rows for k in row} - {BOTH}
-        summary = {k: v for k, v in log.summary.items() if k not in in_rows and k != "status"}
-        plan = log.plan()
-        if plan is not None:
-            summary["plan"] = plan
-        return "finished", summary
+    has_score = f"test/{score}" in log.summary
+    if log.exit_code == 0 and said in (None, "finished") and has_score:
+        return "finished", _final(log)
     if said in ("failed", "diverged", "interrupted"):
         return said, {}
     return "failed" if log.exit_code else "interrupted", {}
 
 
+def _final(log: Log) -> dict[str, Any]:
+    """The summary without W&B's copy of the last row, with the plan."""
+    left_out = {"status"}
+    for row in log.rows:
+        left_out.update(row)
+    left_out.discard(BOTH)
+    summary = {key: value for key, value in log.summary.items() if key not in left_out}
+    plan = log.plan()
+    if plan is not None:
+        summary["plan"] = plan
+    return summary
+
+
 def store_run(store: RunStore, log: Log, origin: str) -> str:
-    """Writes one record and returns "sweep/run_id (status)". Raises ValueError where it exists already or is not ours."""
+    """Writes one record and returns "sweep/run_id (status)".
+
+    Raises ValueError where it exists already or is not ours.
+    """
     sweep, config, source = identify(log)
     folder = store.path(sweep, config.run_id)
     if (folder / "run.json").exists():
         raise ValueError(
-            f"{origin}: {sweep}/{config.run_id} is in {store.root} already, which is the record; nothing imported"
+            f"{origin}: {sweep}/{config.run_id} is in {store.root} already, which is the record; "
+            "nothing imported"
         )
     status, summary = outcome(log)
-    source = {**source, "imported": True, "imported_from": origin}
-    _check(log.rows, summary, source)
-    held = store.claim(sweep, config.run_id, config.model_dump(mode="json"), source)
+    marked = {**source, "imported": True, "imported_from": origin}
+    _check(log.rows, summary, marked)
+    held = store.claim(sweep, config.run_id, config.model_dump(mode="json"), marked)
     if held is None:
         raise ValueError(f"{origin}: {folder} has a summary but no run.json; delete it first")
     for row in log.rows:
@@ -116,11 +141,9 @@ def store_run(store: RunStore, log: Log, origin: str) -> str:
     if status == "finished":
         held.finish(summary)
     else:
-        why = (
-            "no exit record: the process was killed, or the file was cut off"
-            if log.exit_code is None
-            else "said by the mirror"
-        )
+        why = "said by the mirror"
+        if log.exit_code is None:
+            why = "no exit record: the process was killed, or the file was cut off"
         held.fail(status, f"imported from W&B, {len(log.rows)} rows ({why})")
     return f"{sweep}/{config.run_id} ({status})"
 
@@ -140,7 +163,7 @@ def _check(rows: list[dict[str, Any]], summary: dict[str, Any], source: dict[str
 
 
 def import_logs(paths: Iterable[Path], store: RunStore) -> tuple[list[str], list[str]]:
-    """(what was imported, what was refused and why)."""
+    """(lines about imported runs, lines about refused ones)."""
     refused: list[str] = []
     files: list[Path] = []
     for path in paths:
@@ -156,41 +179,52 @@ def import_logs(paths: Iterable[Path], store: RunStore) -> tuple[list[str], list
         except (ValueError, OSError) as error:
             refused.append(str(error))
             continue
-        groups.setdefault((sweep, config.run_id), []).append(log)
+        parts = groups.setdefault((sweep, config.run_id), [])
+        parts.append(log)
     whole = []
     for parts in groups.values():
+        origin = str(parts[-1].path)
         try:
-            whole.append((merge(parts), str(parts[-1].path)))
+            whole.append((merge(parts), origin))
         except ValueError as error:
             refused.append(str(error))
     return _store_all(store, whole, refused)
 
 
 def import_project(project: str, store: RunStore, api: Any) -> tuple[list[str], list[str]]:
-    """The same from a W&B server, through wandb.Api (or what looks like it). The plan stays there: it is a file, not a number."""
-    found = [(_from_api(run), f"wandb:{project}/{run.id}") for run in api.runs(project)]
+    """The same from a W&B server, through wandb.Api or an object like it.
+
+    The plan stays there: it is a file, not a number.
+    """
+    found = []
+    for run in api.runs(project):
+        origin = f"wandb:{project}/{run.id}"
+        found.append((_from_api(run), origin))
     return _store_all(store, found, [])
 
 
 def _from_api(run: Any) -> Log:
-    def scalars(row: dict[str, Any]) -> dict[str, Any]:
-        return {
-            k: v
-            for k, v in row.items()
-            if not k.startswith("_") and not hasattr(v, "keys") and v is not None
-        }
-
-    rows = [scalars(row) for row in run.scan_history()]
-    code = {"finished": 0, "failed": 1, "crashed": None, "killed": None}.get(run.state)
+    codes = {"finished": 0, "failed": 1}  # crashed and killed runs have none
     return Log(
         Path(run.id),
-        run.id,
-        getattr(run, "group", None) or "",
-        dict(run.config),
-        rows,
-        scalars(dict(run.summary)),
-        code,
+        wandb_id=run.id,
+        group=getattr(run, "group", None) or "",
+        config=dict(run.config),
+        rows=[_scalars(row) for row in run.scan_history()],
+        summary=_scalars(dict(run.summary)),
+        exit_code=codes.get(run.state),
     )
+
+
+def _scalars(row: dict[str, Any]) -> dict[str, Any]:
+    """Without W&B's own values and without media."""
+    found = {}
+    for key, value in row.items():
+        is_media = hasattr(value, "keys")
+        if key.startswith("_") or is_media or value is None:
+            continue
+        found[key] = value
+    return found
 
 
 def _store_all(

@@ -1,7 +1,8 @@
-"""Reads W&B's offline logs (run-*.wandb), which W&B itself offers no Python reader for.
+"""Reads W&B's offline logs (run-*.wandb), for which W&B itself has no Python reader.
 
-By `wandb leet inspect --json` where the installed wandb is one it was checked with; otherwise by the log's own format (LevelDB's: blocks of
-32 KiB, in them records of checksum, length and kind) and W&B's protobuf messages. A log that was cut off is read up to the cut.
+By `wandb leet inspect --json` where the installed wandb is one that this was checked with.
+Otherwise by the log's own format (LevelDB's: blocks of 32 KiB, in them records of checksum, length
+and kind) and W&B's protobuf messages. A log that was cut off is read up to the cut.
 """
 
 import contextlib
@@ -19,15 +20,22 @@ from typing import Any
 from tbn_bench.records.store import to_json
 
 CHECKED = ((0, 31), (0, 32))  # leet inspect --json: from, before
-BLOCK, HEAD, MAGIC = 32768, 7, b":W&B"
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+BLOCK = 32768  # bytes
+HEAD = 7  # bytes before each record: checksum, length, kind
+MAGIC = b":W&B"
+# Kinds: a whole record, or the parts of one.
+FULL = 1
+FIRST = 2
+MIDDLE = 3
+LAST = 4
 
 
 @dataclass
 class Log:
-    """One .wandb file. Nested names are joined by dots; media (tables, histograms, files) are left out of rows and summary.
+    """One .wandb file.
 
-    exit_code: None where the process died before it could say.
+    Nested names are joined by dots. Media (tables, histograms, files) are left out of rows and
+    summary. exit_code: None where the process died before it could say.
     """
 
     path: Path
@@ -49,8 +57,12 @@ class Log:
             return None
         try:
             value = json.loads(files[0].read_text(encoding="utf-8"))
-            rows = [dict(zip(value["columns"], line, strict=True)) for line in value["data"]]
-            return [row | {"shape": json.loads(row["shape"])} for row in rows]
+            rows = []
+            for line in value["data"]:
+                row = dict(zip(value["columns"], line, strict=True))
+                row["shape"] = json.loads(row["shape"])
+                rows.append(row)
+            return rows
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise ValueError(f"{files[0]} is no table of a plan: {error!r}") from error
 
@@ -82,8 +94,15 @@ def read(path: Path) -> Log:
 def read_leet(path: Path) -> Log:
     """By W&B's own command. Raises ValueError, OSError or SubprocessError where it fails."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-    return _log(path, (_from_leet(json.loads(line)) for line in out.splitlines()))
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    parsed = map(json.loads, done.stdout.splitlines())
+    return _log(path, map(_from_leet, parsed))
 
 
 Event = tuple[str, dict[str, Any]]  # (run | config | history | summary | exit, its content)
@@ -100,16 +119,19 @@ def _from_leet(record: dict[str, Any]) -> Event:
         }
     if kind == "history":
         return kind, value.get("item", {})
-    return kind, value if kind == "exit" else value.get("update", {}) if isinstance(
-        value, dict
-    ) else {}
+    if kind == "exit":
+        return kind, value
+    if isinstance(value, dict):
+        return kind, value.get("update", {})
+    return kind, {}
 
 
 def _log(path: Path, events: Iterable[Event]) -> Log:
     log = Log(path, tables=path.parent / "files" / "media" / "table")
     for kind, value in events:
         if kind == "run":
-            log.wandb_id, log.group = value["id"], value["group"]
+            log.wandb_id = value["id"]
+            log.group = value["group"]
             log.config |= value["config"]
         elif kind == "config":
             log.config |= value
@@ -126,45 +148,49 @@ def _log(path: Path, events: Iterable[Event]) -> Log:
 
 def _scalars(item: dict[str, Any]) -> dict[str, Any]:
     """Without W&B's own values and without media: all names below one that has a `_type`."""
-    media = tuple(key.removesuffix("_type") for key in item if key.endswith("._type"))
-    return {
-        k: v
-        for k, v in item.items()
-        if not k.startswith("_") and not (media and k.startswith(media))
-    }
+    left_out = ["_"]
+    for key in item:
+        if key.endswith("._type"):
+            left_out.append(key.removesuffix("_type"))
+    return {key: value for key, value in item.items() if not key.startswith(tuple(left_out))}
 
 
 def read_protobuf(path: Path) -> Log:
-    """By the file format and W&B's protobuf messages. Raises ValueError where this wandb has none."""
+    """By the file format and W&B's protobuf messages.
+
+    Raises ValueError where this wandb has none.
+    """
     try:
         from wandb.proto.wandb_internal_pb2 import Record
     except ImportError as error:
         raise ValueError(
             f"{path}: this wandb has no reader for it ({error}); install wandb>=0.31,<0.32"
         ) from error
-    return _log(
-        path, (_from_record(Record.FromString(data)) for data in records(path.read_bytes()))
-    )
+    parsed = map(Record.FromString, records(path.read_bytes()))
+    return _log(path, map(_from_record, parsed))
 
 
 def records(data: bytes) -> Iterator[bytes]:
-    """The records of a log, in order; what a cut or a damaged block leaves incomplete is skipped."""
-    position, parts = len(MAGIC) + 3, None
+    """The records of a log, in order.
+
+    Records that a cut or a damaged block leaves incomplete are skipped.
+    """
+    position = len(MAGIC) + 3
+    parts = None
     while position + HEAD <= len(data):
         room = BLOCK - position % BLOCK
         if room < HEAD:
             position += room
             continue
         checksum, length, kind = struct.unpack_from("<IHB", data, position)
-        chunk = data[position + HEAD : position + HEAD + length]
-        if (
-            len(chunk) < length
-            or kind not in (FULL, FIRST, MIDDLE, LAST)
-            or checksum != zlib.crc32(chunk, zlib.crc32(bytes([kind])))
-        ):
-            position, parts = position + room, None
+        start = position + HEAD
+        chunk = data[start : start + length]
+        is_known = kind in (FULL, FIRST, MIDDLE, LAST)
+        if len(chunk) < length or not is_known or checksum != _checksum(kind, chunk):
+            position += room
+            parts = None
             continue
-        position += HEAD + length
+        position = start + length
         if kind == FULL:
             yield chunk
         elif kind == FIRST:
@@ -174,6 +200,10 @@ def records(data: bytes) -> Iterator[bytes]:
             if kind == LAST:
                 yield b"".join(parts)
                 parts = None
+
+
+def _checksum(kind: int, chunk: bytes) -> int:
+    return zlib.crc32(chunk, zlib.crc32(bytes([kind])))
 
 
 def _from_record(record: Any) -> Event:
@@ -187,29 +217,40 @@ def _from_record(record: Any) -> Event:
         }
     if kind == "history":
         return kind, _flat(_items(value.item))
-    if kind in ("summary", "config"):
-        return kind, (_flat if kind == "summary" else dict)(_items(value.update))
-    return kind, {"exit_code": value.exit_code} if kind == "exit" else {}
+    if kind == "summary":
+        return kind, _flat(_items(value.update))
+    if kind == "config":
+        return kind, _items(value.update)
+    if kind == "exit":
+        return kind, {"exit_code": value.exit_code}
+    return kind, {}
 
 
 def _items(items: Iterable[Any]) -> dict[str, Any]:
-    return {".".join(i.nested_key) or i.key: _value(i) for i in items}
+    found = {}
+    for item in items:
+        name = ".".join(item.nested_key) or item.key
+        found[name] = _value(item)
+    return found
 
 
 def _value(item: Any) -> Any:
-    typed = (
-        item.WhichOneof("value_type") if "value_type" in item.DESCRIPTOR.oneofs_by_name else None
-    )
-    value = (
-        getattr(item, typed)
-        if typed and typed != "json"
-        else json.loads(getattr(item, typed or "value_json"))
-    )
-    return json.loads(to_json(value))  # NaN and infinity as W&B's reader and our records spell them
+    """NaN and infinity as W&B's reader and our records spell them."""
+    typed = None
+    if "value_type" in item.DESCRIPTOR.oneofs_by_name:
+        typed = item.WhichOneof("value_type")
+    value = getattr(item, typed or "value_json")
+    if typed in (None, "json"):
+        value = json.loads(value)
+    return json.loads(to_json(value))
 
 
 def _flat(item: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in item.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            out |= _flat(value, f"{name}.")
+        else:
+            out[name] = value
     return out

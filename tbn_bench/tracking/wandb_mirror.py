@@ -1,4 +1,7 @@
-"""The W&B mirror: offline unless asked, in the run's folder unless the environment says otherwise."""
+"""The W&B mirror.
+
+Offline unless asked, in the run's folder unless the environment says otherwise.
+"""
 
 import json
 import os
@@ -18,61 +21,70 @@ COLUMNS = (*(f.name for f in fields(PlanRow)), "stored_bits")
 
 
 class WandbMirror(Mirror):
-    """mode: offline or online. Project, entity, name and tags of the environment (WANDB_PROJECT, ...) win over ours."""
+    """mode: offline or online.
+
+    Project, entity, name and tags of the environment (WANDB_PROJECT, ...) win over ours.
+    """
 
     def __init__(self, mode: str):
         self.mode = mode
         self.set: list[str] = []
         self.run: Any = None
-        if (
-            mode == "offline"
-        ):  # read when wandb is imported; else its errors would be reported over the network
+        if mode == "offline":
+            # wandb reads this when it is imported; without it, it reports errors over the network
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
     def start(self, subject: Subject) -> None:
         import wandb
 
-        folder, c = where(subject.folder), subject.config
+        config = subject.config
+        folder = where(subject.folder)
         folder.mkdir(parents=True, exist_ok=True)
+        # W&B reads these at each artifact, so they are kept until finish
         self.set = [name for name in STAGING if name not in os.environ]
-        os.environ |= dict.fromkeys(
-            self.set, str(folder / "wandb")
-        )  # read at each artifact, so kept until finish
-        named = (
-            os.environ.get
-        )  # asked here: W&B reads its environment once, at the first run of a process
-        tags = [catalog.parse(text)[0] for text in (c.data, c.model, c.binarizer)]
+        os.environ |= dict.fromkeys(self.set, str(folder / "wandb"))
+        # asked here: W&B reads its environment once, at the first run of a process
+        named = os.environ.get
+        calls = (config.data, config.model, config.binarizer)
+        tags = [catalog.parse(call)[0] for call in calls]
+        given_tags = named("WANDB_TAGS")
         self.run = wandb.init(
-            entity=named("WANDB_ENTITY"), project=named("WANDB_PROJECT") or PROJECT,
-            id=named("WANDB_RUN_ID") or wandb_id(c.run_id, subject.group),
-            name=named("WANDB_NAME") or f"{c.model} {c.binarizer} seed {c.seed}",
-            group=named("WANDB_RUN_GROUP") or subject.group, job_type=named("WANDB_JOB_TYPE") or catalog.parse(c.binarizer)[0],
-            tags=named("WANDB_TAGS", "").split(",") if named("WANDB_TAGS") else tags,
-            config=subject.settings | {"sweep": subject.group}, mode=self.mode, dir=str(folder), reinit="create_new",
+            entity=named("WANDB_ENTITY"),
+            project=named("WANDB_PROJECT") or PROJECT,
+            id=named("WANDB_RUN_ID") or wandb_id(config.run_id, subject.group),
+            name=named("WANDB_NAME") or f"{config.model} {config.binarizer} seed {config.seed}",
+            group=named("WANDB_RUN_GROUP") or subject.group,
+            job_type=named("WANDB_JOB_TYPE") or tags[-1],
+            tags=given_tags.split(",") if given_tags else tags,
+            config=subject.settings | {"sweep": subject.group},
+            mode=self.mode,
+            dir=str(folder),
+            reinit="create_new",
             resume="allow" if self.mode == "online" else None,
             settings=wandb.Settings(silent=True, console="off"),
-        )  # fmt: skip
-        self.run.log(
-            {"plan": wandb.Table(columns=list(COLUMNS), data=_cells(subject.plan))}, commit=False
         )
+        plan = wandb.Table(columns=list(COLUMNS), data=_cells(subject.plan))
+        self.run.log({"plan": plan}, commit=False)
 
     def log(self, row: dict[str, Any], histograms: dict[str, Histogram], epoch: int) -> None:
         import wandb
 
-        shown = {
-            k: wandb.Histogram(np_histogram=(h.counts.tolist(), h.edges.tolist()))
-            for k, h in histograms.items()
-        }
-        self.run.log(
-            {**row, **shown}, step=epoch, commit=True
-        )  # committed: a later row's summary would overwrite the final one
+        shown = {}
+        for name, h in histograms.items():
+            bins = (h.counts.tolist(), h.edges.tolist())
+            shown[name] = wandb.Histogram(np_histogram=bins)
+        # committed: a later row's summary would overwrite the final one
+        self.run.log({**row, **shown}, step=epoch, commit=True)
 
     def finish(self, status: str, summary: dict[str, Any], file: Path | None) -> None:
         import wandb
 
-        self.run.summary.update(
-            {k: v for k, v in summary.items() if k != "plan"} | {"status": status}
-        )
+        shown = {}
+        for key, value in summary.items():
+            if key != "plan":
+                shown[key] = value
+        shown["status"] = status
+        self.run.summary.update(shown)
         if file is not None:
             artifact = wandb.Artifact(f"packed-{self.run.id}", type="model")
             artifact.add_file(str(file))
@@ -90,7 +102,9 @@ class WandbMirror(Mirror):
 
 
 def _cells(plan: Plan) -> list[list[Any]]:
-    return [
-        [json.dumps(v) if isinstance(v := getattr(r, name), tuple) else v for name in COLUMNS]
-        for r in plan.rows
-    ]
+    """A row per layer; shapes as JSON."""
+    rows = []
+    for layer in plan.rows:
+        values = [getattr(layer, name) for name in COLUMNS]
+        rows.append([json.dumps(v) if isinstance(v, tuple) else v for v in values])
+    return rows
