@@ -132,21 +132,25 @@ def by_epoch(records: Records, key: str, chosen: list[Group]) -> Curves:
 
     An epoch counts the runs that reached it.
     """
-    curves = records.curves.dropna(subset=[key])
-    in_sweep = curves["sweep"].isin([g.sweep for g in chosen])
-    in_group = curves["group_id"].isin([g.group_id for g in chosen])
-    curves = curves[in_sweep & in_group]
+    curves = _of_groups(records.curves.dropna(subset=[key]), chosen)
     numbers = pd.to_numeric(curves[key], errors="coerce")
     values = curves.assign(value=numbers).dropna(subset=["value"])
     grouped = values.groupby(["sweep", "group_id", "epoch"], sort=True, observed=True)
     by = grouped["value"].agg(["mean", "std", "count"])
     halves = half_widths(by["std"].to_numpy(), by["count"].to_numpy())
+    columns = zip(by.index, by["mean"], halves, by["count"], strict=True)
     out: Curves = {}
-    for place, mean, half, n in zip(by.index, by["mean"], halves, by["count"], strict=True):
-        sweep, group_id, epoch = place
+    for (sweep, group_id, epoch), mean, half, n in columns:
         found = Epoch(int(epoch), float(mean), float(half), int(n))
-        out.setdefault((sweep, group_id), []).append(found)
+        curve = out.setdefault((sweep, group_id), [])
+        curve.append(found)
     return out
+
+
+def _of_groups(curves: pd.DataFrame, chosen: list[Group]) -> pd.DataFrame:
+    in_sweep = curves["sweep"].isin([g.sweep for g in chosen])
+    in_group = curves["group_id"].isin([g.group_id for g in chosen])
+    return curves[in_sweep & in_group]
 
 
 def scored(g: Group) -> dict[str, Any]:
@@ -203,8 +207,13 @@ def _plain_number(value: float, _: Any) -> str:
 def _legend_order(methods: set[str], specs: list[str]) -> list[str]:
     """Methods of the report in reading order, then the others by name."""
     names = list(style.labels(specs).values())
-    places = {name: place for place, name in enumerate(names)}
-    return sorted(methods, key=lambda method: (places.get(method, len(places)), method))
+
+    def place(method: str) -> tuple[int, str]:
+        if method in names:
+            return names.index(method), method
+        return len(names), method
+
+    return sorted(methods, key=place)
 
 
 def _draw(axes: Axes, line: pd.DataFrame, specs: list[str], layout: Layout) -> None:
@@ -238,10 +247,21 @@ def _draw(axes: Axes, line: pd.DataFrame, specs: list[str], layout: Layout) -> N
 
 def _draw_curve(axes: Axes, line: pd.DataFrame, look: dict[str, Any]) -> None:
     """A band and few marks."""
-    band = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
-    axes.fill_between(line["x"], line["low"], line["high"], **band)
-    every = max(1, len(line) // 8)
-    axes.plot(line["x"], line["y"], markevery=every, linewidth=1, **look)
+    axes.fill_between(
+        line["x"],
+        line["low"],
+        line["high"],
+        color=look["color"],
+        alpha=0.15,
+        linewidth=0,
+    )
+    axes.plot(
+        line["x"],
+        line["y"],
+        markevery=max(1, len(line) // 8),
+        linewidth=1,
+        **look,
+    )
 
 
 def _thinned(data: pd.DataFrame) -> pd.DataFrame:

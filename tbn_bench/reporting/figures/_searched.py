@@ -37,8 +37,14 @@ def sweeps(records: Records) -> Iterator[tuple[str, Score, pd.DataFrame, list[st
 
 def _varied(table: pd.DataFrame) -> list[str]:
     """Fields of the config with at least two values."""
-    fields = [field for field in RunConfig.model_fields if field not in _NOT_VARIED]
-    return [field for field in fields if table[field].astype(str).nunique() > 1]
+    found = []
+    for field in RunConfig.model_fields:
+        if field in _NOT_VARIED:
+            continue
+        values = table[field].astype(str)
+        if values.nunique() > 1:
+            found.append(field)
+    return found
 
 
 def _is_number(values: pd.Series) -> bool:

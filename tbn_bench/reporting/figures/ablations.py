@@ -46,10 +46,12 @@ def _rows(title: str, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def frame(records: Records) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for title, gs in _panels.drawn(records):
-        rows += _rows(title, [_panels.scored(g) for g in gs])
+        marks = [_panels.scored(g) for g in gs]
+        rows += _rows(title, marks)
     for data, model, lines in _published.others(records, []):
+        title = f"{data}, {model}, published"
         marks = [_published.mark(line) for line in lines]
-        rows += _rows(f"{data}, {model}, published", marks)
+        rows += _rows(title, marks)
     return _panels.frame(_published.named(rows))
 
 

@@ -19,16 +19,17 @@ _LAYOUT = _panels.Layout("bits per weight, lower is better", log=2)
 
 
 def frame(records: Records) -> pd.DataFrame:
-    found = _panels.drawn(records)
-    names = style.labels([*records.runs["binarizer"], *_published.lines(records)["spec"]])
+    names = style.labels(_specs(records))
     rows: list[dict[str, Any]] = []
-    for title, gs in found:
+    taken = []
+    for title, gs in _panels.drawn(records):
+        taken.append((gs[0].data, gs[0].model))
         own = [_mark(title, g, names) for g in gs]
-        hollow = _hollow(title, _published.of_panel(records, gs), names)
-        rows += _compared([*own, *hollow])
-    taken = [(gs[0].data, gs[0].model) for _, gs in found]
+        published = _published.of_panel(records, gs)
+        rows += _compared(own + _hollow(title, published, names))
     for data, model, lines in _published.others(records, taken):
-        rows += _compared(_hollow(f"{data}, {model}, published", lines, names))
+        title = f"{data}, {model}, published"
+        rows += _compared(_hollow(title, lines, names))
     return _panels.frame(rows)
 
 
@@ -58,7 +59,8 @@ def _hollow(panel: str, lines: list[dict[str, Any]], names: dict[str, str]) -> l
 
 
 def _specs(records: Records) -> list[str]:
-    return style.methods([*records.runs["binarizer"], *_published.lines(records)["spec"]])
+    published = _published.lines(records)["spec"]
+    return style.methods([*records.runs["binarizer"], *published])
 
 
 def print_figure(records: Records) -> Figure | None:

@@ -24,21 +24,34 @@ _WIDTHS = {"u8": 8, "f32": 32}  # bits
 def frame(records: Records) -> pd.DataFrame:
     """A row per network of ours, once for all cores with the same tables, and per published one."""
     names = style.labels([*records.runs["binarizer"], *records.mcu["binarizer"]])
-    simulated = records.mcu.to_dict("records")
-    own = [row for row in simulated if row["table_bytes"] and row["top1_c"] is not None]
+    own = _simulated(records)
     rows: list[dict[str, Any]] = []
     for (data, model, activations), found in _panels_of(own):
-        marks = [_mark(row) | {"method": names[row["binarizer"]]} for row in found]
-        published = networks(records.published, data, _WIDTHS.get(activations))
-        marks += [_hollow(network) for network in published]
+        marks = []
+        for row in found:
+            method = names[row["binarizer"]]
+            marks.append(_mark(row) | {"method": method})
+        width = _WIDTHS.get(activations)
+        for network in networks(records.published, data, width):
+            marks.append(_hollow(network))
         place = {
             "panel": f"{model}, {data}, {activations} activations",
             "axis": SCORES[FIRST].axis,
         }
         rows += [mark | place for mark in marks]
     out = _panels.frame(rows)
-    out.attrs["commands"] = sorted({row["command"] for row in own if row["command"]})
+    commands = {row["command"] for row in own if row["command"]}
+    out.attrs["commands"] = sorted(commands)
     return out
+
+
+def _simulated(records: Records) -> list[dict[str, Any]]:
+    """Networks of ours whose C code has a size and an accuracy."""
+    found = []
+    for row in records.mcu.to_dict("records"):
+        if row["table_bytes"] and row["top1_c"] is not None:
+            found.append(row)
+    return found
 
 
 def _panels_of(
@@ -50,15 +63,26 @@ def _panels_of(
     """
     panels: dict[tuple[str, str, str], dict[tuple[Any, ...], dict[str, Any]]] = {}
     for row in rows:
-        panel = panels.setdefault((row["data"], row["model"], row["activations"]), {})
-        network = (row["binarizer"], row["run_id"], row["table_bytes"], row["top1_c"])
+        key = (
+            row["data"],
+            row["model"],
+            row["activations"],
+        )
+        network = (
+            row["binarizer"],
+            row["run_id"],
+            row["table_bytes"],
+            row["top1_c"],
+        )
+        panel = panels.setdefault(key, {})
         panel.setdefault(network, row)
 
-    def order(panel: tuple[str, str, str]) -> tuple[str, str, bool, str]:
-        data, model, activations = panel
+    def order(key: tuple[str, str, str]) -> tuple[str, str, bool, str]:
+        data, model, activations = key
         return model, data, activations != "u8", activations
 
-    return [(panel, list(panels[panel].values())) for panel in sorted(panels, key=order)]
+    in_order = sorted(panels, key=order)
+    return [(key, list(panels[key].values())) for key in in_order]
 
 
 def _mark(row: dict[str, Any]) -> dict[str, Any]:
@@ -93,8 +117,13 @@ def _specs(records: Records, data: pd.DataFrame) -> list[str]:
     Where two methods drawn here would look the same, only the specs drawn here.
     """
     own = style.methods(data["binarizer"])
-    specs = style.methods([*records.runs["binarizer"], *_published.lines(records)["spec"], *own])
-    looks = {(style.colour(spec), style.marker(spec, specs)) for spec in own}
+    published = _published.lines(records)["spec"]
+    specs = style.methods([*records.runs["binarizer"], *published, *own])
+    looks = set()
+    for spec in own:
+        colour = style.colour(spec)
+        marker = style.marker(spec, specs)
+        looks.add((colour, marker))
     return specs if len(looks) == len(own) else own
 
 

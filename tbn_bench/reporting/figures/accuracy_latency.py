@@ -45,7 +45,9 @@ def _timed_on(records: Records, gs: list[Group]) -> list[tuple[str, int]]:
 def _mark(g: Group, best: Any) -> dict[str, Any]:
     mark = _panels.scored(g)
     timed = f"timed: {best['implementation']} of {best['run_id']}, n = {best['n']:.0f}"
-    return mark | {"x": best["time_ms_p50"], "runs": f"{mark['runs']}; {timed}"}
+    mark["x"] = best["time_ms_p50"]
+    mark["runs"] = f"{mark['runs']}; {timed}"
+    return mark
 
 
 def print_figure(records: Records) -> Figure | None:

@@ -40,8 +40,13 @@ def p_of(spec: str) -> float | None:
 def family(spec: str) -> str:
     """The spec without p: the points of one line share it."""
     name, options = catalog.parse(spec)
-    rest = [f"{k}={v!r}" for k, v in options.items() if k not in ("p", "per_layer")]
-    return f"{name}({', '.join(rest)})" if rest else name
+    rest = []
+    for option, value in options.items():
+        if option not in ("p", "per_layer"):
+            rest.append(f"{option}={value!r}")
+    if not rest:
+        return name
+    return f"{name}({', '.join(rest)})"
 
 
 def _rows(title: str, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -75,26 +80,35 @@ def apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def _plain(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without the variants of tiles that an ablation compares (ablations.py)."""
-    return [line for line in lines if line["method"] != "tbn" or family(line["spec"]) == "tbn"]
-
-
 def _published_marks(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [_published.mark(line) for line in _plain(lines)]
+    """Without the variants of tiles that an ablation compares (ablations.py)."""
+    marks = []
+    for line in lines:
+        is_tile = line["method"] == "tbn"
+        if is_tile and family(line["spec"]) != "tbn":
+            continue
+        marks.append(_published.mark(line))
+    return marks
 
 
 def _has_tiles(gs: list[Group]) -> bool:
-    return any((p_of(g.binarizer) or 1) > 1 for g in gs)
+    for g in gs:
+        p = p_of(g.binarizer)
+        if p is not None and p > 1:
+            return True
+    return False
 
 
 def frame(records: Records) -> pd.DataFrame:
-    found = [(title, gs) for title, gs in _panels.drawn(records) if _has_tiles(gs)]
     rows: list[dict[str, Any]] = []
-    for title, gs in found:
+    taken = []
+    for title, gs in _panels.drawn(records):
+        if not _has_tiles(gs):
+            continue
+        taken.append((gs[0].data, gs[0].model))
         own = [_panels.scored(g) for g in gs]
-        rows += _rows(title, own + _published_marks(_published.of_panel(records, gs)))
-    taken = [(gs[0].data, gs[0].model) for _, gs in found]
+        published = _published.of_panel(records, gs)
+        rows += _rows(title, own + _published_marks(published))
     for data, model, lines in _published.others(records, taken):
         rows += _rows(f"{data}, {model}, published", _published_marks(lines))
     return _panels.frame(_published.named(rows))

@@ -100,8 +100,9 @@ def _rows(device: str, part: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _panel(device: str, row: pd.Series) -> str:
-    threads = "thread" if row["threads"] == 1 else "threads"
-    return f"{row['model']}, batch {row['batch']}, {row['threads']} {threads}, {device}"
+    threads = row["threads"]
+    unit = "thread" if threads == 1 else "threads"
+    return f"{row['model']}, batch {row['batch']}, {threads} {unit}, {device}"
 
 
 def _tiled_marks(panel: str, suffix: str, row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -31,14 +31,18 @@ def frame(records: Records) -> pd.DataFrame:
     """
     names = style.labels(records.runs["binarizer"])
     timed = records.latency
-    timed = timed[timed["memory_peak"].notna() & timed["time_ms_p50"].notna()]
-    timed = timed[timed["cache"].eq("hot") & timed["threads"].eq(1)]
+    is_measured = timed["memory_peak"].notna() & timed["time_ms_p50"].notna()
+    timed = timed[is_measured]
+    is_hot = timed["cache"].eq("hot")
+    is_single = timed["threads"].eq(1)
+    timed = timed[is_hot & is_single]
     rows: list[dict[str, Any]] = []
     for row in timed.to_dict("records"):
         method = names.get(row["binarizer"], row["binarizer"])
         rows += _bars(row, method)
     data = pd.DataFrame(rows, columns=_COLUMNS)
-    return data.sort_values("mb").drop_duplicates(["panel", "bar", "part"]).sort_index()
+    least = data.sort_values("mb").drop_duplicates(["panel", "bar", "part"])
+    return least.sort_index()
 
 
 def _bars(row: dict[str, Any], method: str) -> list[dict[str, Any]]:
@@ -79,7 +83,14 @@ def _draw(axes: Axes, panel: pd.DataFrame) -> None:
         own = panel[panel["part"] == part]
         places = [bars.index(bar) + shift for bar in own["bar"]]
         colours = [style.colour(spec) for spec in own["binarizer"]]
-        axes.barh(places, own["mb"], height=0.38, alpha=alpha, label=part, color=colours)
+        axes.barh(
+            places,
+            own["mb"],
+            height=0.38,
+            alpha=alpha,
+            label=part,
+            color=colours,
+        )
     axes.set_yticks(range(len(bars)), bars, fontsize=6)
     axes.invert_yaxis()
     axes.set_xscale("log")

@@ -104,7 +104,14 @@ def _draw(axes: Axes, panel: pd.DataFrame) -> None:
     places = range(len(table))
     left = pd.Series(0.0, index=table.index)
     for kind, colour in _colours().items():
-        axes.barh(places, table[kind], left=left, label=kind, color=colour, height=0.75)
+        axes.barh(
+            places,
+            table[kind],
+            left=left,
+            label=kind,
+            color=colour,
+            height=0.75,
+        )
         left += table[kind]
     names = ["\n".join(style.wrapped(name)) for name in table.index]
     axes.set_yticks(places, names, fontsize=5.5)

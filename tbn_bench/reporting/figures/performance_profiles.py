@@ -27,8 +27,10 @@ def _steps(group: TaskSet) -> np.ndarray:
     """Every score at which a profile falls, with a margin on both sides."""
     of_tasks = [np.concatenate(tasks) for tasks in group.scores.values()]
     scores = np.unique(np.concatenate(of_tasks))
-    margin = 0.05 * (scores[-1] - scores[0]) or 0.01
-    return np.concatenate([[scores[0] - margin], scores, [scores[-1] + margin]])
+    low = scores[0]
+    high = scores[-1]
+    margin = 0.05 * (high - low) or 0.01
+    return np.concatenate([[low - margin], scores, [high + margin]])
 
 
 def frame(records: Records) -> pd.DataFrame:

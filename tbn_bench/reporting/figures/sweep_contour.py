@@ -33,10 +33,14 @@ def frame(records: Records) -> pd.DataFrame:
 
 def _strongest(table: pd.DataFrame, varied: list[str]) -> list[str]:
     """The two numbers that explain most of the score; fewer where there are fewer."""
-    numeric = [name for name in varied if pd.api.types.is_numeric_dtype(table[name])]
-    numbers = [name for name in numeric if table[name].nunique() > 2]
-    shares = {name: _searched.explained(table[name], table["score"]) for name in numbers}
-    return sorted(numbers, key=lambda name: -shares[name])[:2]
+    shares = {}
+    for name in varied:
+        values = table[name]
+        is_number = pd.api.types.is_numeric_dtype(values)
+        if is_number and values.nunique() > 2:
+            shares[name] = _searched.explained(values, table["score"])
+    falling = sorted(shares, key=lambda name: -shares[name])
+    return falling[:2]
 
 
 def _points(title: str, score: Score, table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
@@ -60,7 +64,10 @@ def _points(title: str, score: Score, table: pd.DataFrame, names: list[str]) -> 
 
 
 def _is_wide(values: pd.Series) -> bool:
-    return bool((values > 0).all() and values.max() / values.min() > 100)
+    """Whether positive values span more than two decades."""
+    if not (values > 0).all():
+        return False
+    return bool(values.max() / values.min() > 100)
 
 
 def _scale(first: pd.Series, axis: str) -> str:

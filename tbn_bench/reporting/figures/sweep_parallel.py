@@ -88,7 +88,8 @@ def _draw(axes: Axes, panel: pd.DataFrame, scale: mpl.colors.Normalize) -> None:
         colour = colours(scale(run["score"].iloc[0]))
         axes.plot(range(len(names)), run["place"], color=colour, linewidth=0.6, alpha=0.7)
     for k, name in enumerate(names):
-        values = panel[panel["parameter"] == name].sort_values("place")["value"]
+        own = panel[panel["parameter"] == name]
+        values = own.sort_values("place")["value"]
         low = style.short(values.iloc[0])
         high = style.short(values.iloc[-1])
         axes.text(k, -0.06, low, ha="center", va="top", fontsize=4.5)

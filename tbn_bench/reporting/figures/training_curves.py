@@ -56,13 +56,15 @@ def limits(panel: pd.DataFrame) -> tuple[float, float]:
 
     The worst means of the first epochs may be outside.
     """
-    if "%" not in panel["axis"].iloc[0]:
-        low = float(panel["low"].min())
-        high = float(panel["y"].quantile(0.97))
-        margin = 0.05 * ((high - low) or high or 1.0)
-        return max(0.0, low - margin), high + margin
-    low = max(0.0, float(panel["y"].quantile(0.03)) - 5)
-    return low, min(100.0, float(panel["high"].max()) + 1)
+    if "%" in panel["axis"].iloc[0]:
+        low = float(panel["y"].quantile(0.03))
+        high = float(panel["high"].max())
+        return max(0.0, low - 5), min(100.0, high + 1)
+    low = float(panel["low"].min())
+    high = float(panel["y"].quantile(0.97))
+    span = (high - low) or high or 1.0
+    margin = 0.05 * span
+    return max(0.0, low - margin), high + margin
 
 
 _LAYOUT = _panels.Layout("epoch", joined=True, limits=limits, thin=True)
