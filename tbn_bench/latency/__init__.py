@@ -1,1 +1,4 @@
-"""gate -> warm up -> time -> LatencyRecord. timing states the rules, peers the competitors, networks and ops what is timed."""
+"""gate -> warm up -> time -> LatencyRecord.
+
+timing states the rules, peers has the competitors, networks and ops have the cases.
+"""

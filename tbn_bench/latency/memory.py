@@ -1,7 +1,9 @@
-"""python -m tbn_bench.latency.memory FILE native|dense: what loading and running a network adds to a fresh process, as one JSON line.
+"""python -m tbn_bench.latency.memory FILE native|dense
 
-Counts anonymous resident memory (weights, activations, whatever the engine keeps), before and after, and its peak in between; the
-packages are imported before. `native` runs the packed file by the plan executor, `dense` expands it to float32 and runs it in torch.
+Prints the memory that loading and running a network adds to a fresh process, as one JSON line. It
+counts anonymous resident memory (weights, activations, whatever the engine keeps), before and
+after, and its peak in between. The packages are imported before. `native` runs the packed file by
+the plan executor, `dense` expands it to float32 and runs it in torch.
 """
 
 import json
@@ -38,45 +40,65 @@ def measure(path: Path, engine: str) -> dict[str, int]:
 
     torch.set_num_threads(1)
     config = packed_file.read(path).config or {}
-    x = torch.zeros(1, *catalog.build("data", make(config).data).in_shape)
-    image = torch.zeros(1, 3, 32, 32)
-    Executor(torch.nn.Sequential(torch.nn.Conv2d(3, 1, 3)).eval(), image)(
-        image
-    )  # code and caches of both engines, once
-    torch.nn.Conv2d(3, 1, 3)(image)
+    data = catalog.build("data", make(config).data)
+    x = torch.zeros(1, *data.in_shape)
+    _warm_up()
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = _status("RssAnon")
     if engine == "native":
         model = export.load(path)
         run: Any = Executor(model, x)
     else:
-        model = export.materialised(export.skeleton(config)).eval()
-        content = packed_file.read(path)
-        dense = {
-            k: torch.from_numpy(v)
-            for k, v in {**content.tensors, **content.dense(_float_bytes(model))}.items()
-            if k in model.state_dict()
-        }
-        model.load_state_dict(dense, strict=False, assign=True)
-        del content, dense
-        run = model
+        run = _dense(path, config)
     with torch.no_grad():
         run(x)
+    after = _status("RssAnon")
+    not_anonymous = _status("VmRSS") - _status("RssAnon")
     return {
-        "grown": _status("RssAnon") - before,
-        "peak": _status("VmHWM") - (_status("VmRSS") - _status("RssAnon")) - before,
+        "grown": after - before,
+        "peak": _status("VmHWM") - not_anonymous - before,
     }
 
 
-def on_gpu(network: Any, x: Any) -> dict[str, int]:
-    """Bytes of CUDA memory that a network in eval mode takes: at rest, after a first pass over x, and at the peak of the next one.
+def _warm_up() -> None:
+    """Loads code and caches of both engines once."""
+    import torch
 
-    Both count everything torch allocates for it: weights, what kernels keep of them, and, at the peak, activations.
+    from tbn_bench.compiler.executor import Executor
+
+    image = torch.zeros(1, 3, 32, 32)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 3)).eval()
+    Executor(network, image)(image)
+    torch.nn.Conv2d(3, 1, 3)(image)
+
+
+def _dense(path: Path, config: dict[str, Any]) -> Any:
+    import torch
+
+    from tbn_bench.experiment import export
+    from tbn_bench.format import packed_file
+
+    model = export.materialised(export.skeleton(config)).eval()
+    content = packed_file.read(path)
+    arrays = {**content.tensors, **content.dense(_float_bytes(model))}
+    names = model.state_dict().keys()
+    dense = {name: torch.from_numpy(array) for name, array in arrays.items() if name in names}
+    model.load_state_dict(dense, strict=False, assign=True)
+    return model
+
+
+def on_gpu(network: Any, x: Any) -> dict[str, int]:
+    """Bytes of CUDA memory that a network in eval mode takes.
+
+    At rest, after a first pass over x, and at the peak of the next one. Both count everything that
+    torch allocates for the network: weights, what kernels keep of them, and, at the peak,
+    activations.
     """
     import torch
 
     before = torch.cuda.memory_allocated()
-    network, x = network.eval().to("cuda"), x.to("cuda")
+    network = network.eval().to("cuda")
+    x = x.to("cuda")
     with torch.no_grad():
         network(x)
         torch.cuda.synchronize()
@@ -94,9 +116,11 @@ def in_fresh_process(path: Path, engine: str) -> dict[str, int] | None:
     """measure() in a process of its own; None where that cannot be measured."""
     command = [sys.executable, "-m", "tbn_bench.latency.memory", str(path), engine]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return (
-        json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 and done.stdout else None
-    )
+    if done.returncode != 0 or not done.stdout:
+        return None
+    last = done.stdout.splitlines()[-1]
+    found: dict[str, int] = json.loads(last)
+    return found
 
 
 if __name__ == "__main__":

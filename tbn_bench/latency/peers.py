@@ -1,11 +1,16 @@
-"""The competitors: every other way to run the same network here. One function each; what cannot run is a row that says why."""
+"""The competitors: every other way to run the same network here.
+
+Each has a function. A competitor that cannot run is a row that says why.
+"""
 
 import copy
+import functools
 import itertools
 import tempfile
 import types
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +18,81 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tbn_bench.latency.timing import Variant
+from tbn_bench.config import RunConfig
+from tbn_bench.latency.timing import Variant, first_line
 
-_numbers = itertools.count()
 BF16_TOLERANCE = 5e-2  # 8 bits of significand through a whole network
 EXACT = {"cpu": 1e-5, "cuda": 1e-4}  # of float32; cuDNN may choose Winograd's or Fourier's sums
-INT8_TOLERANCE = (
-    3e-1  # 8-bit activations and weights: judged by their recorded error, refused only when absurd
+# 8-bit activations and weights: judged by their recorded error, refused only when absurd
+INT8_TOLERANCE = 3e-1
+FEW = (  # for a first page: the others take minutes to build
+    "dense",
+    "dense, torch.compile",
+    "ONNX Runtime f32",
+    "ONNX Runtime int8",
 )
+_numbers = itertools.count()
+
+Call = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a network is timed.
+
+    x: (B, ...), on the device that computes. calibration: (N, ...), training samples for lossy
+    peers. macs: the network's cost summary. run_id: of a trained one. few: FEW peers only.
+    """
+
+    config: RunConfig
+    x: Tensor
+    threads: int
+    calibration: Tensor
+    macs: dict[str, Any]
+    run_id: str | None = None
+    few: bool = False
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A way to build an implementation. read: bytes of weights that one forward pass reads.
+
+    foreign: somebody else's engine.
+    """
+
+    implementation: str
+    build: Callable[[], Call]
+    read: int
+    tolerance: float = 1e-5
+    foreign: bool = False
 
 
 def weights_read(model: nn.Module) -> int:
-    """Bytes of weights one forward of a dense network reads (biases and normalisation not counted)."""
+    """Bytes of weights that one forward pass of a dense network reads.
+
+    Biases and normalisation are not counted.
+    """
     total = 0
     for module in model.modules():
         if hasattr(module, "weight_bytes"):
             total += module.weight_bytes()
         elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-            total += module.weight.numel() * module.weight.element_size()
+            total += _bytes(module.weight)
         elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            total += module.in_proj_weight.numel() * module.in_proj_weight.element_size()
+            total += _bytes(module.in_proj_weight)
     return total
 
 
-def _why(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
-def compiled(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """torch.compile with frozen weights, already compiled for x. Raises whatever the compiler raises.
+def compiled(model: nn.Module, x: Tensor) -> Call:
+    """torch.compile with frozen weights, already compiled for x. Raises the compiler's errors.
 
-    What is compiled is kept by code object: each network gets one of its own, so that none is dropped, and compiled again without freezing,
-    when the next one comes, nor looked for among the others in every call.
+    torch keeps compiled code by code object, so each network gets a code object of its own.
+    Otherwise the next network would drop the code of this one, which torch would compile again
+    without freezing, and every call would search all networks' code.
     """
     import torch._inductor.config as inductor
 
@@ -53,18 +100,18 @@ def compiled(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
         return model(batch)
 
     own = run.__code__.replace(co_name=f"run_{next(_numbers)}")
-    call = torch.compile(
-        types.FunctionType(own, globals(), "run", None, run.__closure__), dynamic=False
-    )
+    function = types.FunctionType(own, globals(), "run", None, run.__closure__)
+    call = torch.compile(function, dynamic=False)
     with torch.no_grad(), inductor.patch(freezing=True):
         call(x)
     return call
 
 
-def graphed(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
-    """call captured in a CUDA graph: one launch for all kernels, which is what batch 1 on a large GPU is about.
+def graphed(call: Call, x: Tensor) -> Call:
+    """call captured in a CUDA graph: one launch for all kernels.
 
-    A graph holds addresses, not tensors: replay keeps call, and so its weights, alive.
+    Launches take most of the time of batch 1 on a large GPU. A graph holds addresses, not tensors:
+    replay keeps call, and so its weights, alive.
     """
     static = x.clone()
     side = torch.cuda.Stream()
@@ -86,17 +133,30 @@ def graphed(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], T
     return replay
 
 
-def bf16(model: nn.Module, x: Tensor, compile_it: bool) -> Callable[[Tensor], Tensor]:
+def bf16(model: nn.Module, x: Tensor, compile_it: bool) -> Call:
     """float32 in and out, everything between in bfloat16."""
     half = copy.deepcopy(model).bfloat16()
     call = compiled(half, x.bfloat16()) if compile_it else half
-    return lambda batch: call(batch.bfloat16()).float()
+
+    def run(batch: Tensor) -> Tensor:
+        y = call(batch.bfloat16())
+        return y.float()
+
+    return run
 
 
-def _channels_last(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The layout that oneDNN and cuDNN like best for most convolutions; the input is converted in every call."""
+def _channels_last(model: nn.Module) -> Call:
+    """The fastest layout of oneDNN and cuDNN for most convolutions.
+
+    The input is converted in every call.
+    """
     network = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    return lambda batch: network(batch.to(memory_format=torch.channels_last))
+
+    def run(batch: Tensor) -> Tensor:
+        last = batch.to(memory_format=torch.channels_last)
+        return network(last)
+
+    return run
 
 
 def _onnx_file(model: nn.Module, x: Tensor, folder: Path) -> Path:
@@ -115,29 +175,35 @@ def _onnx_file(model: nn.Module, x: Tensor, folder: Path) -> Path:
     return path
 
 
-def _session(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
+def _session(path: Path, threads: int) -> Call:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = (
-        threads,
-        1,
-        3,
-    )
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda batch: torch.from_numpy(session.run(None, {"x": batch.numpy()})[0])
+
+    def run(batch: Tensor) -> Tensor:
+        outputs = session.run(None, {"x": batch.numpy()})
+        return torch.from_numpy(outputs[0])
+
+    return run
 
 
-def _ort(
-    model: nn.Module, x: Tensor, calibration: Tensor, threads: int, int8: bool
-) -> Callable[[Tensor], Tensor]:
+def _ort(model: nn.Module, setting: Setting, int8: bool) -> Call:
     with tempfile.TemporaryDirectory() as folder:
-        path = _onnx_file(model, x, Path(folder))
-        return _session(_quantized(path, x, calibration) if int8 else path, threads)
+        path = _onnx_file(model, setting.x, Path(folder))
+        if int8:
+            path = _quantized(path, setting.x, setting.calibration)
+        return _session(path, setting.threads)
 
 
 def _quantized(path: Path, x: Tensor, calibration: Tensor) -> Path:
-    """QDQ, weights per channel, activations calibrated: what ONNX Runtime recommends for CPUs with VNNI."""
+    """QDQ, weights per channel, activations calibrated.
+
+    ONNX Runtime recommends this for CPUs with VNNI.
+    """
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -148,105 +214,126 @@ def _quantized(path: Path, x: Tensor, calibration: Tensor) -> Path:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            batches = [
-                calibration[i : i + len(x)] for i in range(0, len(calibration) - len(x) + 1, len(x))
-            ] or [x]
-            self.left = [{"x": b.numpy().astype(np.float32)} for b in batches[:16]]
+            parts = calibration.split(len(x))
+            whole = [part for part in parts if len(part) == len(x)]
+            self.left = []
+            for batch in whole[:16] or [x]:
+                array = batch.numpy().astype(np.float32)
+                self.left.append({"x": array})
 
         def get_next(self) -> dict[str, Any] | None:
             return self.left.pop() if self.left else None
 
-    prepared, out = path.with_name("prepared.onnx"), path.with_name("int8.onnx")
-    quant_pre_process(
-        str(path), str(prepared), skip_symbolic_shape=True
-    )  # shapes are static; it fails on PointNet's transforms
-    quantize_static(str(prepared), str(out), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)  # fmt: skip
+    prepared = path.with_name("prepared.onnx")
+    out = path.with_name("int8.onnx")
+    # shapes are static, and symbolic shapes fail on PointNet's transforms
+    quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+    quantize_static(
+        str(prepared),
+        str(out),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
     return out
 
 
-def _torchao(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+def _torchao(model: nn.Module, x: Tensor) -> Call:
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
-    if not any(isinstance(m, nn.Linear) and m.weight.numel() > 10_000 for m in model.modules()):
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not any(module.weight.numel() > 10_000 for module in linear):
         raise RuntimeError("torchao quantizes linear layers only; this network has none of weight")
     small = copy.deepcopy(model)
     quantize_(small, Int8DynamicActivationInt8WeightConfig())
     return compiled(small, x)
 
 
-FEW = (
-    "dense",
-    "dense, torch.compile",
-    "ONNX Runtime f32",
-    "ONNX Runtime int8",
-)  # for a first page: the others take minutes to build
-
-
-def dense_peers(
-    model: nn.Module,
-    reference: nn.Module,
-    x: Tensor,
-    calibration: Tensor,
-    threads: int,
-    run_id: str | None,
-    few: bool = False,
-) -> list[Variant]:
-    """Every engine that runs the full-precision network `model` (eval mode) on inputs like x; or FEW of them."""
-    size, exact = weights_read(model), EXACT[x.device.type]
-    makers: list[tuple[str, Callable[[], Callable[[Tensor], Tensor]], float, int]] = [
-        ("dense", lambda: model, exact, size),
-        ("dense, torch.compile", lambda: compiled(model, x), exact, size),
-        ("dense bf16", lambda: bf16(model, x, False), BF16_TOLERANCE, size // 2),
-        ("dense bf16, torch.compile", lambda: bf16(model, x, True), BF16_TOLERANCE, size // 2),
-    ]
-    if x.dim() == 4:
-        makers.insert(1, ("dense, channels last", lambda: _channels_last(model), exact, size))
-    if x.device.type == "cpu":
-        makers += [
-            ("ONNX Runtime f32", lambda: _ort(model, x, calibration, threads, False), 1e-5, size),
-            (
-                "ONNX Runtime int8",
-                lambda: _ort(model, x, calibration, threads, True),
-                INT8_TOLERANCE,
-                size // 4,
-            ),
-        ]
-    else:
-        makers += [
-            ("dense, CUDA graph", lambda: graphed(model, x), exact, size),
-            (
-                "dense bf16, CUDA graph",
-                lambda: graphed(bf16(model, x, False), x),
-                BF16_TOLERANCE,
-                size // 2,
-            ),
-        ]
+def dense_peers(model: nn.Module, reference: nn.Module, setting: Setting) -> list[Variant]:
+    """Every engine that runs the full-precision network `model` (eval mode) on the setting's x."""
+    on_cpu = setting.x.device.type == "cpu"
+    makers = _torch_makers(model, setting.x)
+    makers += _onnx_makers(model, setting) if on_cpu else _graph_makers(model, setting.x)
+    size = weights_read(model)
     makers.append(
-        ("torchao int8, torch.compile", lambda: _torchao(model, x), INT8_TOLERANCE, size // 4)
+        Maker(
+            "torchao int8, torch.compile",
+            functools.partial(_torchao, model, setting.x),
+            size // 4,
+            INT8_TOLERANCE,
+            foreign=True,
+        )
     )
-    wanted = [m for m in makers if m[0] in FEW] if few else makers
+    wanted = [maker for maker in makers if maker.implementation in FEW or not setting.few]
+    return [peer("full_precision", maker, reference, setting.run_id) for maker in wanted]
+
+
+def _torch_makers(model: nn.Module, x: Tensor) -> list[Maker]:
+    size = weights_read(model)
+    exact = EXACT[x.device.type]
+    makers = [Maker("dense", lambda: model, size, exact)]
+    if x.dim() == 4:
+        channels_last = functools.partial(_channels_last, model)
+        makers.append(Maker("dense, channels last", channels_last, size, exact, foreign=True))
+    fused = functools.partial(compiled, model, x)
+    half = functools.partial(bf16, model, x, False)
+    half_fused = functools.partial(bf16, model, x, True)
     return [
-        peer("full_precision", name, make, reference, read, run_id, tolerance, name != "dense")
-        for name, make, tolerance, read in wanted
+        *makers,
+        Maker("dense, torch.compile", fused, size, exact, foreign=True),
+        Maker("dense bf16", half, size // 2, BF16_TOLERANCE, foreign=True),
+        Maker("dense bf16, torch.compile", half_fused, size // 2, BF16_TOLERANCE, foreign=True),
     ]
 
 
-def peer(
-    binarizer: str,
-    name: str,
-    make: Callable[[], Callable[[Tensor], Tensor]],
-    reference: nn.Module,
-    read: int,
-    run_id: str | None,
-    tolerance: float = 1e-5,
-    foreign: bool = False,
-) -> Variant:
-    """The variant that `make` builds, or the row that says why it cannot be had. foreign: somebody else's engine."""
+def _onnx_makers(model: nn.Module, setting: Setting) -> list[Maker]:
+    size = weights_read(model)
+    f32 = functools.partial(_ort, model, setting, False)
+    int8 = functools.partial(_ort, model, setting, True)
+    return [
+        Maker("ONNX Runtime f32", f32, size, 1e-5, foreign=True),
+        Maker("ONNX Runtime int8", int8, size // 4, INT8_TOLERANCE, foreign=True),
+    ]
+
+
+def _graph_makers(model: nn.Module, x: Tensor) -> list[Maker]:
+    size = weights_read(model)
+
+    def half() -> Call:
+        return graphed(bf16(model, x, False), x)
+
+    return [
+        Maker(
+            "dense, CUDA graph",
+            functools.partial(graphed, model, x),
+            size,
+            EXACT[x.device.type],
+            foreign=True,
+        ),
+        Maker("dense bf16, CUDA graph", half, size // 2, BF16_TOLERANCE, foreign=True),
+    ]
+
+
+def peer(binarizer: str, maker: Maker, reference: nn.Module, run_id: str | None = None) -> Variant:
+    """The variant that the maker builds, or the row that says why it cannot be built."""
+    why = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            call, why = make(), None
-        except Exception as error:  # noqa: BLE001 (no compiler, package missing, unsupported network, ...: the row says which)
-            call, why = reference, _why(error)
-    return Variant(binarizer, name, call, reference, read, run_id, why, tolerance, foreign=foreign)
+            call = maker.build()
+        except Exception as error:  # noqa: BLE001 (no compiler, package missing, ...: the row says)
+            call = reference
+            why = first_line(error)
+    return Variant(
+        binarizer,
+        maker.implementation,
+        call,
+        reference,
+        maker.read,
+        run_id,
+        why,
+        maker.tolerance,
+        foreign=maker.foreign,
+    )

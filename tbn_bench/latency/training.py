@@ -1,8 +1,13 @@
-"""tbn-bench bench: the training step of single layers against full precision, in both memory formats."""
+"""tbn-bench bench: the training step of single layers against full precision.
+
+Both memory formats are timed.
+"""
 
 import copy
+import itertools
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +29,13 @@ from tbn_bench.latency.timing import (
 from tbn_bench.records.store import LatencyRecord, RunStore, provenance
 
 GRADIENT_TOLERANCE = 1e-4  # sums over batch and positions: more terms than a forward pass
-_RESNET18_CONVS = (
+_RESNET18_CONVS = (  # (channels, height = width) of the 3x3 stages on CIFAR
     (64, 32),
     (128, 16),
     (256, 8),
     (512, 4),
-)  # (channels, height = width) of the 3x3 stages on CIFAR
+)
+_FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 
 def _step(layer: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], Tensor]:
@@ -48,87 +54,126 @@ def _step(layer: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], Tensor]:
 
 
 def _check_gradients(name: str, layer: nn.Module, x: Tensor, grad: Tensor) -> float:
-    """Largest relative error of output, input and parameter gradients against the plain parametrized path in float64."""
+    """Largest relative error of output, input and parameter gradients.
+
+    The reference is the plain parametrized path in float64.
+    """
     exact = copy.deepcopy(layer).double()
-    x64, x32 = x.detach().double().requires_grad_(), x.detach().clone().requires_grad_()
-    y64 = torch.nn.functional.conv2d(x64, exact.weight, exact.bias, exact.stride, exact.padding)
+    x64 = x.detach().double().requires_grad_()
+    x32 = x.detach().clone().requires_grad_()
+    y64 = nn.functional.conv2d(x64, exact.weight, exact.bias, exact.stride, exact.padding)
     y64.backward(grad.double())
     y32 = layer(x32)
     y32.backward(grad)
-    parameters = zip(layer.parameters(), exact.parameters(), strict=True)
-    pairs = [(y32, y64), (x32.grad, x64.grad), *((a.grad, b.grad) for a, b in parameters)]
-    error = max(relative_error(a.detach(), b.detach()) for a, b in pairs)
+    pairs = [(y32, y64), (x32.grad, x64.grad)]
+    for own, reference in zip(layer.parameters(), exact.parameters(), strict=True):
+        pairs.append((own.grad, reference.grad))
+    errors = [relative_error(own.detach(), reference.detach()) for own, reference in pairs]
+    error = max(errors)
     layer.zero_grad(set_to_none=True)
     if not error <= GRADIENT_TOLERANCE:
         raise ParityError(
-            f"{name}: output or a gradient is off by {error:.2e} (allowed {GRADIENT_TOLERANCE:.0e}); not timed"
+            f"{name}: output or a gradient is off by {error:.2e} "
+            f"(allowed {GRADIENT_TOLERANCE:.0e}); not timed"
         )
     return error
 
 
-_FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
-
-
 def _conv_layers(channels: int, ps: list[int], device: str) -> dict[str, nn.Module]:
-    layers: dict[str, nn.Module] = {
-        "full_precision": nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-    }
-    for p in ps:
-        for gradient in ("elementwise", "tile"):
-            holder = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False))
-            spec = f"tbn(gradient={gradient!r}, min_layer_size=0, p={p})"
-            binarize_(holder, spec)
-            layers[spec] = holder[0]
-    return {k: v.to(device) for k, v in layers.items()}
+    """Full precision, and tbn at each p with both gradients."""
+    layers: dict[str, nn.Module] = {"full_precision": _conv(channels)}
+    for p, gradient in itertools.product(ps, ("elementwise", "tile")):
+        holder = nn.Sequential(_conv(channels))
+        spec = f"tbn(gradient={gradient!r}, min_layer_size=0, p={p})"
+        binarize_(holder, spec)
+        layers[spec] = holder[0]
+    return {spec: layer.to(device) for spec, layer in layers.items()}
+
+
+def _conv(channels: int) -> nn.Conv2d:
+    return nn.Conv2d(
+        channels,
+        channels,
+        kernel_size=3,
+        padding=1,
+        bias=False,
+    )
+
+
+@dataclass
+class _Steps:
+    """By (spec, memory format): the training step, and its largest error."""
+
+    calls: dict[tuple[str, str], Callable[[], Tensor]] = field(default_factory=dict)
+    errors: dict[tuple[str, str], float] = field(default_factory=dict)
+
+
+def _steps(layers: dict[str, nn.Module], shape: tuple[int, ...], device: str) -> _Steps:
+    """The steps of the layers in both memory formats, checked. shape: of their input."""
+    found = _Steps()
+    for name, memory_format in _FORMATS.items():
+        x = torch.randn(shape, device=device).to(memory_format=memory_format)
+        x = x.requires_grad_()
+        grad = torch.randn(shape, device=device).to(memory_format=memory_format)
+        for spec, layer in layers.items():
+            key = (spec, name)
+            found.errors[key] = _check_gradients(f"{spec} {name}", layer, x, grad)
+            found.calls[key] = _step(copy.deepcopy(layer), x, grad)
+    return found
+
+
+def _rows(steps: _Steps, times: dict[Any, list[float]], weight_bytes: int) -> list[dict[str, Any]]:
+    """Ratios are to full precision in whichever format serves it better."""
+    full_precision = [times["full_precision", name] for name in _FORMATS]
+    baseline = min(full_precision, key=statistics.median)
+    rows = []
+    for key, error in steps.errors.items():
+        spec, format_name = key
+        row = {
+            "binarizer": spec,
+            "implementation": f"training step, {format_name}",
+            "run_id": None,
+            "weight_bytes": weight_bytes,
+            "unavailable": None,
+            "relative_error": error,
+        }
+        rows.append(row | statistics_of(times[key], baseline))
+    return rows
 
 
 def training_steps(
     results: Path, ps: list[int], batch: int, threads: int, device: str
 ) -> dict[str, Any]:
-    """Times one training step of ResNet-18's 3x3 convolutions: full precision, and tbn at each p with both gradients.
+    """Times one training step of ResNet-18's 3x3 convolutions.
 
-    Every row runs in both memory formats; ratios are to full precision in whichever format serves it better.
+    The rows are full precision, and tbn at each p with both gradients, in both memory formats.
+    Ratios are to full precision in whichever format serves it better.
     """
     prepare(device, threads)
-    store, cases = RunStore(results), []
+    store = RunStore(results)
+    cases = []
     clock_name, sample = clock_for(device, threads)
-    command = f"tbn-bench bench --p {' '.join(map(str, ps))} --batch {batch} --threads {threads} --device {device}"
+    all_p = " ".join(map(str, ps))
+    command = f"tbn-bench bench --p {all_p} --batch {batch} --threads {threads} --device {device}"
+    hardware = device_name(device)
     for channels, size in _RESNET18_CONVS:
         layers = _conv_layers(channels, ps, device)
-        steps, errors = {}, {}
-        for format_name, memory_format in _FORMATS.items():
-            x = (
-                torch.randn(batch, channels, size, size, device=device)
-                .to(memory_format=memory_format)
-                .requires_grad_()
-            )
-            grad = torch.randn(batch, channels, size, size, device=device).to(
-                memory_format=memory_format
-            )
-            for spec, layer in layers.items():
-                errors[spec, format_name] = _check_gradients(
-                    f"{spec} {format_name}", layer, x, grad
-                )
-                steps[spec, format_name] = _step(copy.deepcopy(layer), x, grad)
-        samples = interleave(steps, sample, rounds=15).times
-        baseline = min((samples["full_precision", f] for f in _FORMATS), key=statistics.median)
-        rows = [
-            {"binarizer": spec, "implementation": f"training step, {format_name}", "run_id": None,
-             "weight_bytes": 4 * 9 * channels * channels, "unavailable": None, "relative_error": errors[spec, format_name],
-             **statistics_of(samples[spec, format_name], baseline)}
-            for spec, format_name in steps
-        ]  # fmt: skip
+        steps = _steps(layers, (batch, channels, size, size), device)
+        times = interleave(steps.calls, sample, rounds=15).times
+        rows = _rows(steps, times, 4 * 9 * channels * channels)
         name = f"training_step-conv3x3_{channels}at{size}-b{batch}-t{threads}"
-        info = {"data": None, "model": f"Conv2d({channels}, {channels}, 3) on {size}x{size}", "sweep": None, "batch": batch,
-                "threads": threads, "clock": clock_name, "tolerance": GRADIENT_TOLERANCE,
-                "baseline": "the faster full_precision"}  # fmt: skip
-        record = LatencyRecord(
-            name,
-            slug(device_name(device)),
-            rows,
-            info,
-            provenance(command, device_name(device), threads),
-        )
+        info = {
+            "data": None,
+            "model": f"Conv2d({channels}, {channels}, 3) on {size}x{size}",
+            "sweep": None,
+            "batch": batch,
+            "threads": threads,
+            "clock": clock_name,
+            "tolerance": GRADIENT_TOLERANCE,
+            "baseline": "the faster full_precision",
+        }
+        made = provenance(command, hardware, threads)
+        record = LatencyRecord(name, slug(hardware), rows, info, made)
         store.write_latency(record)
         show(record)
         cases.append(name)
