@@ -7,8 +7,8 @@ from torch import nn
 
 from tbn_bench.catalog import did_you_mean
 
-# arguments of timm.create_model that read a file or fetch one: a model call may come from a sweep file or a packed file
-# of somebody else, and an older timm unpickles what it loads
+# Arguments of timm.create_model that read or fetch a file. A model call may come from somebody
+# else's sweep file or packed file, and an older timm unpickles the files that it loads.
 READS_FILES = (
     "checkpoint_path",
     "pretrained",
@@ -24,9 +24,13 @@ def from_timm(
     in_shape: Sequence[int] = (3, 224, 224),
     kwargs: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """x: (B, *in_shape) -> (B, num_classes). kwargs go to timm.create_model, e.g. from_timm(name='vit_tiny_patch16_224', kwargs={'img_size': 32}).
+    """x: (B, *in_shape) -> (B, num_classes).
 
-    Raises ValueError, with a suggestion, for a name timm does not know, for arguments the model refuses, and for those that load a file.
+    kwargs go to timm.create_model, e.g.
+    from_timm(name='vit_tiny_patch16_224', kwargs={'img_size': 32}).
+
+    Raises ValueError for a name that timm does not know (with a suggestion), for arguments that the
+    model refuses, and for arguments that load a file.
     """
     import timm
 
@@ -34,7 +38,11 @@ def from_timm(
     _check_arguments(kwargs)
     try:
         return timm.create_model(
-            name, pretrained=False, num_classes=num_classes, in_chans=in_shape[0], **(kwargs or {})
+            name,
+            pretrained=False,
+            num_classes=num_classes,
+            in_chans=in_shape[0],
+            **(kwargs or {}),
         )
     except TypeError as error:
         raise ValueError(f"timm model {name!r} refuses {kwargs}: {error}") from error
@@ -46,19 +54,26 @@ def _check_arguments(kwargs: Any) -> None:
     asked = [key for key in READS_FILES if key in (kwargs or {})]
     if asked:
         raise ValueError(
-            f"kwargs must not name {', '.join(asked)}: a model call loads no files, and weights start at random; "
-            "use --init SWEEP/RUN_ID to start from a trained run"
+            f"kwargs must not name {', '.join(asked)}: a model call loads no files, "
+            "and weights start at random; use --init SWEEP/RUN_ID to start from a trained run"
         )
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    """The suggestion alone where the list of all known names would be long."""
+    text = did_you_mean(name, known)
+    if len(text) < 200:
+        return text
+    suggestion, question_mark, _ = text.partition("?")
+    return suggestion + "?" if question_mark else ""
 
 
 def _check(name: str) -> None:
     import timm
 
     if not isinstance(name, str) or not timm.is_model(name):
-        near = did_you_mean(str(name), timm.list_models())
-        raise ValueError(
-            f"timm has no model {name!r}{near if len(near) < 200 else near.split('?')[0] + '?' if '?' in near else ''}"
-        )
+        suggestion = _suggestion(str(name), timm.list_models())
+        raise ValueError(f"timm has no model {name!r}{suggestion}")
 
 
 def _own_form(
@@ -68,7 +83,10 @@ def _own_form(
     kwargs: dict[str, Any] | None = None,
     **_: Any,
 ) -> dict[str, Any]:
-    """in_shape and num_classes that timm lists for a model, where a call does not say them itself; kwargs' img_size is its side."""
+    """in_shape and num_classes of a model: those of the call, or else those that timm lists.
+
+    The side of the image is kwargs' img_size where that is given.
+    """
     import timm
 
     _check(name)
@@ -76,10 +94,9 @@ def _own_form(
     listed = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
     side = (kwargs or {}).get("img_size", listed.input_size[1:])
     sides = (side, side) if isinstance(side, int) else tuple(side)
-    return {
-        "in_shape": tuple(in_shape or (listed.input_size[0], *sides)),
-        "num_classes": listed.num_classes if num_classes is None else num_classes,
-    }
+    shape = in_shape or (listed.input_size[0], *sides)
+    classes = listed.num_classes if num_classes is None else num_classes
+    return {"in_shape": tuple(shape), "num_classes": classes}
 
 
 from_timm.own_form = _own_form  # for a plan that names no data set (assembly.sketch)

@@ -1,4 +1,8 @@
-"""A convolutional network for microcontrollers: few channels, a strided first layer (its map is the largest), no biases beside batch norm's."""
+"""A convolutional network for microcontrollers.
+
+It has few channels, a first layer with a stride because its map is the largest, and no biases
+except those of batch norm.
+"""
 
 from collections.abc import Sequence
 
@@ -10,8 +14,10 @@ def micro_cnn(
     num_classes: int = 10,
     in_shape: Sequence[int] = (1, 28, 28),
 ) -> nn.Module:
-    """x: (B, *in_shape) -> (B, num_classes). A 5x5 convolution of stride 2, then 3x3 ones each followed by a 2x2 max pool, batch norm and
-    ReLU after each, one linear layer. 22,476 weights by default.
+    """x: (B, *in_shape) -> (B, num_classes).
+
+    A 5x5 convolution of stride 2, then 3x3 convolutions, each followed by a 2x2 max pool. Batch
+    norm and ReLU follow every convolution. One linear layer ends it. 22,476 weights by default.
 
     Raises ValueError for an image that the pools leave nothing of.
     """
@@ -19,19 +25,39 @@ def micro_cnn(
     least = 2 ** len(channels)
     if min(height, width) < least:
         raise ValueError(
-            f"micro_cnn with {len(channels)} convolutions takes {least} x {least} pixels or more, got {height} x {width}"
+            f"micro_cnn with {len(channels)} convolutions takes {least} x {least} pixels or more, "
+            f"got {height} x {width}"
         )
+
     layers: list[nn.Module] = []
     for index, c_out in enumerate(channels):
-        kernel, stride = (5, 2) if index == 0 else (3, 1)
-        layers += [
-            nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False),
-            nn.BatchNorm2d(c_out),
-            nn.ReLU(),
-        ]
-        layers += [nn.MaxPool2d(2)] if index else []
-        height, width = ((n // 2 if index else -(-n // 2)) for n in (height, width))
+        first = index == 0
+        if first:
+            conv = nn.Conv2d(
+                c_in,
+                c_out,
+                kernel_size=5,
+                stride=2,
+                padding=2,
+                bias=False,
+            )
+            height = (height + 1) // 2
+            width = (width + 1) // 2
+        else:
+            conv = nn.Conv2d(
+                c_in,
+                c_out,
+                kernel_size=3,
+                padding=1,
+                bias=False,
+            )
+            height = height // 2
+            width = width // 2
+        layers += [conv, nn.BatchNorm2d(c_out), nn.ReLU()]
+        if not first:
+            layers.append(nn.MaxPool2d(2))
         c_in = c_out
-    return nn.Sequential(
-        *layers, nn.Flatten(), nn.Linear(c_in * height * width, num_classes, bias=False)
-    )
+
+    features = c_in * height * width
+    head = nn.Linear(features, num_classes, bias=False)
+    return nn.Sequential(*layers, nn.Flatten(), head)

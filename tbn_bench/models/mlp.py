@@ -12,9 +12,15 @@ def mlp(
     hidden: Sequence[int] = (512, 256),
     bias: bool = True,
 ) -> nn.Module:
-    """x: (B, *in_shape) -> (B, num_classes). ReLU between layers; e.g. hidden=[512, 256] on 28 x 28 is 784-512-256-10."""
-    sizes = [int(math.prod(in_shape)), *hidden]
+    """x: (B, *in_shape) -> (B, num_classes), with ReLU between layers.
+
+    For example, hidden=[512, 256] on 28 x 28 is 784-512-256-10.
+    """
     layers: list[nn.Module] = [nn.Flatten()]
-    for a, b in zip(sizes, sizes[1:], strict=False):
-        layers += [nn.Linear(a, b, bias=bias), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes, bias=bias))
+    inputs = int(math.prod(in_shape))
+    for outputs in hidden:
+        layers.append(nn.Linear(inputs, outputs, bias=bias))
+        layers.append(nn.ReLU())
+        inputs = outputs
+    head = nn.Linear(inputs, num_classes, bias=bias)
+    return nn.Sequential(*layers, head)
