@@ -1,7 +1,8 @@
-"""What the CIFAR sets (Krizhevsky, 2009) share: the official binary records, torchvision's layout, where they lie, the augmentation.
+"""The parts that the CIFAR sets (Krizhevsky, 2009) share: their two layouts and the augmentation.
 
-torchvision checks the md5 of its files before it unpickles them. Augmentation: crop 32 after padding 4, and flip;
-the TBN authors pad with black (crop_border="black"), the default here is the mean colour.
+The layouts are the official binary records and torchvision's. torchvision checks the md5 of its
+files before it unpickles them. Augmentation: crop 32 after padding 4, and flip. The TBN authors pad
+with black (crop_border="black"); the default here is the mean colour.
 """
 
 from pathlib import Path
@@ -11,14 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tbn_bench.data._base import ImageDataModule, Split, data_root, find
+from tbn_bench.data._base import ImageDataModule, Split, data_root
 
 _PIXELS = 3 * 32 * 32
 BORDERS = ("mean", "black", "reflect")
 
 
 def records(path: Path, n: int, label_bytes: int, archive: str) -> tuple[Tensor, Tensor]:
-    """n records of label bytes and 3,072 image bytes: x (n, 3, 32, 32) uint8, labels (n, label_bytes) int64.
+    """n records of label bytes and 3,072 image bytes.
+
+    x: (n, 3, 32, 32) uint8, labels: (n, label_bytes) int64.
 
     Raises ValueError naming a file that cannot be read or is of another size.
     """
@@ -26,27 +29,36 @@ def records(path: Path, n: int, label_bytes: int, archive: str) -> tuple[Tensor,
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(
-            f"cannot read {path}: {error.strerror}; fetch {archive} and unpack it in {path.parent.parent}"
+            f"cannot read {path}: {error.strerror}; "
+            f"fetch {archive} and unpack it in {path.parent.parent}"
         ) from error
     length = label_bytes + _PIXELS
     if len(data) != n * length:
         raise ValueError(
             f"{path} must have {n * length:,} bytes, got {len(data):,}; fetch it again"
         )
-    rows = torch.from_numpy(np.frombuffer(data, np.uint8).reshape(n, length).copy())
-    return rows[:, label_bytes:].reshape(-1, 3, 32, 32), rows[:, :label_bytes].long()
+    values = np.frombuffer(data, np.uint8).reshape(n, length)
+    rows = torch.from_numpy(values.copy())
+    labels = rows[:, :label_bytes].long()
+    x = rows[:, label_bytes:].reshape(-1, 3, 32, 32)
+    return x, labels
 
 
 class CifarDataModule(ImageDataModule):
-    """crop_padding: pixels by which training images are shifted at most, what lies beyond them being crop_border: "mean"
-    (the mean colour), "black" (as the TBN paper and torchvision pad), or "reflect". flip: True mirrors a random half of
-    each epoch, "alternating" a random half in even epochs and the other half in odd ones.
+    """crop_padding: training images are shifted by at most this many pixels.
 
-    Subclasses give `_binary()`, the names below, num_classes, mean and std. Looked for in <root>/<own_folder>, then in <root>."""
+    crop_border: the pixels beyond the image: "mean" (the mean colour), "black" (as the TBN paper
+    and torchvision pad), or "reflect". flip: True mirrors a random half in each epoch,
+    "alternating" a random half in even epochs and the other half in odd ones.
+
+    Subclasses give `_binary()`, the names below, num_classes, mean and std. The files are in
+    <root>/<own_folder> or in <root>.
+    """
 
     in_shape = (3, 32, 32)
     val_size = 5_000
-    crop_padding, flip = 4, True
+    crop_padding = 4
+    flip = True
     title: str
     own_folder: str
     binary_folder: str
@@ -66,21 +78,19 @@ class CifarDataModule(ImageDataModule):
         val_size: int | None = None,
     ):
         super().__init__(batch_size, seed, split_seed, augment, val_size)
-        if (
-            isinstance(crop_padding, bool)
-            or not isinstance(crop_padding, int)
-            or not 0 <= crop_padding < 32
-        ):
+        whole = isinstance(crop_padding, int) and not isinstance(crop_padding, bool)
+        if not whole or not 0 <= crop_padding < 32:
             raise ValueError(
                 f"crop_padding counts pixels, a whole number from 0 to 31, got {crop_padding!r}"
             )
         if crop_border not in BORDERS:
-            raise ValueError(
-                f"crop_border must be one of {', '.join(map(repr, BORDERS))}, got {crop_border!r}"
-            )
+            known = ", ".join(map(repr, BORDERS))
+            raise ValueError(f"crop_border must be one of {known}, got {crop_border!r}")
         if flip not in (True, False, "alternating"):
             raise ValueError(f"flip must be True, False or 'alternating', got {flip!r}")
-        self.crop_padding, self.crop_border, self.flip = crop_padding, crop_border, flip
+        self.crop_padding = crop_padding
+        self.crop_border = crop_border
+        self.flip = flip
 
     def _binary(self, folder: Path) -> tuple[Split, Split]:
         raise NotImplementedError  # abstract
@@ -90,37 +100,37 @@ class CifarDataModule(ImageDataModule):
         return torch.tensor(dataset.targets)
 
     def _root_with(self, folder: str) -> Path | None:
-        return find(
-            [
-                root
-                for root in (data_root() / self.own_folder, data_root())
-                if (root / folder).exists()
-            ]
-        )
+        for root in (data_root() / self.own_folder, data_root()):
+            if (root / folder).exists():
+                return root
+        return None
 
     def read(self) -> tuple[Split, Split]:
         root = self._root_with(self.binary_folder)
-        return self._torchvision() if root is None else self._binary(root / self.binary_folder)
+        if root is None:
+            return self._torchvision()
+        return self._binary(root / self.binary_folder)
 
     def _torchvision(self) -> tuple[Split, Split]:
         import torchvision
 
-        root, kind = (
-            self._root_with(self.python_folder),
-            getattr(torchvision.datasets, self.torchvision_name),
-        )
+        kind = getattr(torchvision.datasets, self.torchvision_name)
+        found = self._root_with(self.python_folder)
+        root = found or data_root() / self.own_folder
+        download = found is None
         try:
-            sets = [
-                kind(root or data_root() / self.own_folder, train, download=root is None)
-                for train in (True, False)
-            ]
+            train = kind(root, train=True, download=download)
+            test = kind(root, train=False, download=download)
         except (OSError, RuntimeError) as error:
+            why = " ".join(str(error).split())
             raise ValueError(
-                f"{self.title} not found under {data_root()} and not downloadable ({' '.join(str(error).split())}). Fetch the binary "
-                f"version ({self.archive}) and unpack it in {data_root() / self.own_folder}, or set TBN_BENCH_DATA to the folder that has it"
+                f"{self.title} not found under {data_root()} and not downloadable ({why}). "
+                f"Fetch the binary version ({self.archive}) and unpack it in "
+                f"{data_root() / self.own_folder}, or set TBN_BENCH_DATA to the folder that has it"
             ) from error
-        train, test = (
-            (torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), self._labels(s))
-            for s in sets
-        )
-        return train, test
+        return self._arrays(train), self._arrays(test)
+
+    def _arrays(self, dataset: Any) -> Split:
+        """(x, y) of one of torchvision's splits."""
+        x = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)
+        return x.contiguous(), self._labels(dataset)

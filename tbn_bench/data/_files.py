@@ -1,4 +1,4 @@
-"""Image files: decoding that names the file it fails on."""
+"""Image files: a decoding error names its file."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,14 +9,16 @@ from PIL import Image
 
 @contextlib.contextmanager
 def opened(path: Path, again: str) -> Iterator[Image.Image]:
-    """Raises ValueError naming a file that cannot be decoded, also where that shows only inside the block."""
+    """Raises ValueError naming a file that cannot be decoded.
+
+    This includes a fault that appears only inside the block.
+    """
     try:
         with Image.open(path) as image:
             yield image
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise
-        raise ValueError(
-            f"{path} cannot be decoded ({' '.join(str(error).split())}); {again}"
-        ) from error
+    except (OSError, SyntaxError, ValueError) as error:  # PIL's decoders raise these
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be decoded ({why}); {again}") from error
 
 
 def rgb(image: Image.Image) -> Image.Image:

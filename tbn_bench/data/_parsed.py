@@ -1,4 +1,7 @@
-"""Point clouds in text files: parsed with errors that name the file, and kept as arrays beside them."""
+"""Point clouds in text files.
+
+Errors name the file at fault, and the parsed arrays are kept beside the files.
+"""
 
 import contextlib
 import hashlib
@@ -13,32 +16,45 @@ import numpy as np
 
 
 def unit_sphere(points: np.ndarray) -> np.ndarray:
-    """Centred on the mean and scaled until the farthest point lies on the unit sphere. points: (P, 3) -> (P, 3) float32."""
+    """Centred on the mean and scaled until the farthest point is on the unit sphere.
+
+    points: (P, 3) -> (P, 3) float32.
+    """
     points = points - points.mean(0)
-    return (points / max(np.linalg.norm(points, axis=1).max(), 1e-12)).astype(np.float32)
+    radius = np.linalg.norm(points, axis=1).max()
+    return (points / max(radius, 1e-12)).astype(np.float32)
 
 
 def table(path: Path, columns: str, again: str, source: Any = None, **options: Any) -> np.ndarray:
-    """The lines of a text file as numbers: (N, len(columns)) float32, finite. columns: their names, with spaces between; source: the lines,
-    where they are not to be read from the file as they are. Raises ValueError naming what is wrong with it, and what to do: `again`."""
-    expected = f"{path} must have lines of {len(columns.split())} finite numbers, {columns}"
+    """The lines of a text file as numbers: (N, number of columns) float32, finite.
+
+    columns: their names, separated by spaces. source: the lines, where they are not read from the
+    file as they are.
+    Raises ValueError naming the fault, and the remedy `again`.
+    """
+    width = len(columns.split())
+    expected = f"{path} must have lines of {width} finite numbers, {columns}"
+    lines = path if source is None else source
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # numpy's word on an empty file
-            rows = np.loadtxt(
-                path if source is None else source, dtype=np.float32, ndmin=2, **options
-            )
+            warnings.simplefilter("ignore", UserWarning)  # numpy warns about an empty file
+            rows = np.loadtxt(lines, dtype=np.float32, ndmin=2, **options)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing, though its set lists it; {again}") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"{expected} ({' '.join(str(error).split())}); {again}") from error
-    if not len(rows) or rows.shape[1] != len(columns.split()) or not np.isfinite(rows).all():
+        why = " ".join(str(error).split())
+        raise ValueError(f"{expected} ({why}); {again}") from error
+    if not len(rows) or rows.shape[1] != width or not np.isfinite(rows).all():
         raise ValueError(f"{expected}, got an array of shape {rows.shape}; {again}")
     return rows
 
 
 def fingerprint(files: Sequence[Path], again: str, *what: object) -> str:
-    """Changes with the names, sizes and times of the files, and with `what` is made of them. Raises ValueError for one that is missing."""
+    """A text that changes with the names, sizes and times of the files, and with `what`.
+
+    what: values that say what is made of the files.
+    Raises ValueError for a file that is missing.
+    """
     digest = hashlib.sha256(repr(what).encode())
     for path in files:
         try:
@@ -50,8 +66,11 @@ def fingerprint(files: Sequence[Path], again: str, *what: object) -> str:
 
 
 def kept(path: Path, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """make()'s arrays, kept in `path` until `key` changes. A damaged file (each array has a checksum) is made again; one that cannot be
-    written is done without."""
+    """make()'s arrays, kept in `path` until `key` changes.
+
+    A damaged file is made again (each array has a checksum). Where the file cannot be written, the
+    arrays are not kept.
+    """
     with (
         contextlib.suppress(OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile),
         np.load(path) as file,

@@ -1,4 +1,7 @@
-"""What sets with a label for every point share: samples cut when they are asked for, and categories as channels."""
+"""Parts for sets with a label for every point.
+
+Samples are cut when they are asked for, and categories become channels.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +16,10 @@ from tbn_bench.data._points import PointDataModule, scale_and_shift
 
 
 class Cut(Dataset):
-    """Samples that are made when they are asked for, by a list of positions: one index operation makes the batch."""
+    """Samples that are made when they are asked for, by a list of positions.
+
+    One index operation makes the batch.
+    """
 
     def __len__(self) -> int:
         raise NotImplementedError  # abstract
@@ -24,45 +30,63 @@ class Cut(Dataset):
 
 
 class Half:
-    """x (which = 0) or y (1) of such samples, to be indexed and split as the tensor that they would fill."""
+    """x (which = 0) or y (1) of such samples.
+
+    It can be indexed and split as the tensor that they would fill.
+    """
 
     def __init__(self, samples: Cut, which: int):
-        self.samples, self.which = samples, which
+        self.samples = samples
+        self.which = which
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return self.samples[torch.arange(len(self))[index].reshape(-1).tolist()][self.which]
+        everything = torch.arange(len(self))
+        positions = everything[index].reshape(-1).tolist()
+        batch = self.samples[positions]
+        return batch[self.which]
 
     def split(self, size: int) -> Iterator[Tensor]:
-        return (self[start : start + size] for start in range(0, len(self), size))
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
 
 
 def halves(samples: Cut) -> Split:
-    """The place of (x, y) in `splits`."""
+    """The two halves, which `splits` has instead of (x, y)."""
     return Half(samples, 0), Half(samples, 1)
 
 
 class SegmentationDataModule(PointDataModule):
-    """Clouds with a label for every point. x: (N, C, points) float32, y: (N, points) int64, as tensors or as halves of Cut samples."""
+    """Clouds with a label for every point. x: (N, C, points) float32, y: (N, points) int64.
+
+    Both are tensors or halves of Cut samples.
+    """
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader:
         x, y = self.splits[split]
         if not isinstance(x, Half):
             return super()._loader(split, batch_size, seed)
+        order = _Order(len(y), batch_size, seed)
         return DataLoader(
             x.samples,
             batch_size=None,
-            sampler=_Order(len(y), batch_size, seed),
+            sampler=order,
             generator=torch.Generator(),
         )
 
 
 def with_category(x: Tensor, categories: int, augmented: bool) -> Tensor:
-    """Coordinates and category number -> coordinates, scaled and shifted where asked, and one channel per category.
+    """Coordinates and category number -> coordinates and one channel per category.
 
     x: (B, 4, P), the fourth channel 0 to categories - 1 -> (B, 3 + categories, P).
+    augmented: the coordinates are scaled and shifted.
     """
-    points = scale_and_shift(x[:, :3]) if augmented else x[:, :3]
-    return torch.cat([points, F.one_hot(x[:, 3].long(), categories).transpose(1, 2).to(x.dtype)], 1)
+    points = x[:, :3]
+    if augmented:
+        points = scale_and_shift(points)
+    number = x[:, 3].long()
+    one_hot = F.one_hot(number, categories)
+    channels = one_hot.transpose(1, 2).to(x.dtype)
+    return torch.cat([points, channels], 1)

@@ -1,4 +1,7 @@
-"""Multivariate time series from CSV files: windows as views of one scaled tensor, chronological splits."""
+"""Multivariate time series from CSV files, split in time order.
+
+Windows are views of one scaled tensor.
+"""
 
 import csv
 import gzip
@@ -19,16 +22,17 @@ FEATURES = ("M", "S", "MS")
 
 
 def text_of(path: Path) -> str:
-    """The file, unpacked where it ends in .xz or .gz. latin-1: the units in Weather's header are no UTF-8; numbers are the same in both."""
+    """The file, unpacked where its name ends in .xz or .gz.
+
+    It is read as latin-1, because the units in Weather's header are not UTF-8. Numbers are the same
+    in both.
+    """
     try:
         raw = path.read_bytes()
-        raw = (
-            lzma.decompress(raw)
-            if path.suffix == ".xz"
-            else gzip.decompress(raw)
-            if path.suffix == ".gz"
-            else raw
-        )
+        if path.suffix == ".xz":
+            raw = lzma.decompress(raw)
+        elif path.suffix == ".gz":
+            raw = gzip.decompress(raw)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise ValueError(f"{path} is unreadable or truncated ({error}); fetch it again") from error
     return raw.decode("latin-1")
@@ -40,8 +44,10 @@ DATE_NAMES = ("date", "time", "timestamp", "datetime")
 def header(text: str, path: Path) -> list[str]:
     """Names of the value columns: all but a first one named date, time, timestamp or datetime.
 
-    Beside such a column any name will do: the published electricity and exchange-rate files call theirs 0, 1, ..., OT.
-    Raises ValueError where the first line names no columns, because it is a row of numbers or begins with a date.
+    The other columns may have any name where there is such a column: the published electricity and
+    exchange-rate files call theirs 0, 1, ..., OT.
+    Raises ValueError where the first line names no columns, because it is a row of numbers or
+    begins with a date.
     """
     line = text.partition("\n")[0]
     names = _cells(line, path)
@@ -57,13 +63,15 @@ def header(text: str, path: Path) -> list[str]:
 
 
 def _cells(line: str, path: Path) -> list[str]:
-    """Of the first line, without the mark that some programs put in front of UTF-8."""
+    """The cells of the first line, without the mark that some programs put in front of UTF-8."""
+    bare = line.removeprefix("ï»¿")
     try:
-        return [cell.strip() for cell in next(csv.reader([line.removeprefix("ï»¿")]), [])]
+        cells = next(csv.reader([bare]), [])
     except csv.Error as error:
         raise ValueError(
             f"{path}: the first line is no line of a CSV file ({error}); fetch it again"
         ) from error
+    return [cell.strip() for cell in cells]
 
 
 def _number(text: str) -> bool:
@@ -80,10 +88,14 @@ def _is_date(text: str) -> bool:
 
 
 def read_csv(path: Path) -> tuple[list[str], np.ndarray]:
-    """(names, values (rows, columns) float64) of a CSV file with a header. Raises ValueError naming the line that is no row of numbers."""
+    """(names, values (rows, columns) float64) of a CSV file with a header.
+
+    Raises ValueError naming the line that is not a row of numbers.
+    """
     text = text_of(path)
     names = header(text, path)
-    cells = len(_cells(text.partition("\n")[0], path))
+    first_line = text.partition("\n")[0]
+    cells = len(_cells(first_line, path))
     columns = range(cells - len(names), cells)
     try:
         values = np.loadtxt(
@@ -97,10 +109,12 @@ def read_csv(path: Path) -> tuple[list[str], np.ndarray]:
         )
     except (ValueError, IndexError) as error:
         raise ValueError(
-            f"{path}: every line must have {len(names)} numbers after the header ({error}); mend or fill it"
+            f"{path}: every line must have {len(names)} numbers after the header ({error}); "
+            "mend or fill it"
         ) from error
-    if not np.isfinite(values).all():
-        row, column = np.argwhere(~np.isfinite(values))[0]
+    faults = np.argwhere(~np.isfinite(values))
+    if len(faults):
+        row, column = faults[0]
         raise ValueError(
             f"{path}: line {row + 2}, column {names[column]!r} is not finite; fill or drop it"
         )
@@ -108,13 +122,17 @@ def read_csv(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 class SeriesDataModule(TensorDataModule):
-    """x: (N, lookback, channels), y: (N, horizon, targets) float32: every window of consecutive rows, one step apart.
+    """x: (N, lookback, channels), y: (N, horizon, targets) float32.
 
-    features, in the words of the Informer's code: "M" all columns forecast all, "S" the target forecasts itself, "MS" all forecast the
-    target. Columns are scaled by mean and standard deviation of the training rows alone; losses and scores are on scaled data, as the
-    literature reports them. Validation and test windows begin `lookback` rows early, so that their first forecast is their first row.
+    The samples are all windows of consecutive rows, one step apart.
+    features, in the words of the Informer's code: "M" all columns forecast all, "S" the target
+    forecasts itself, "MS" all forecast the target. Columns are scaled by mean and standard
+    deviation of the training rows alone. Losses and scores are on scaled data, as the literature
+    reports them. Validation and test windows begin `lookback` rows early, so that their first
+    forecast is their first row.
 
-    Subclasses give `path()`, `columns` and `target`, and `borders(rows)`: the ends of the training, validation and test rows.
+    Subclasses give `path()`, `columns` and `target`, and `borders(rows)`: the ends of the training,
+    validation and test rows.
     """
 
     tasks = ("forecasting",)
@@ -134,15 +152,17 @@ class SeriesDataModule(TensorDataModule):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if features not in FEATURES:
-            raise ValueError(
-                f"features must be one of {', '.join(map(repr, FEATURES))}, got {features!r}"
-            )
-        self.lookback, self.horizon, self.features = lookback, horizon, features
+            known = ", ".join(map(repr, FEATURES))
+            raise ValueError(f"features must be one of {known}, got {features!r}")
+        self.lookback = lookback
+        self.horizon = horizon
+        self.features = features
         self.eval_batch_size = 256
 
     @property
     def in_shape(self) -> tuple[int, int]:
-        return self.lookback, 1 if self.features == "S" else self.columns
+        channels = 1 if self.features == "S" else self.columns
+        return self.lookback, channels
 
     @property
     def targets(self) -> int:
@@ -158,30 +178,42 @@ class SeriesDataModule(TensorDataModule):
         raise NotImplementedError  # abstract
 
     def borders(self, rows: int) -> Sequence[int]:
-        """Ends of training, validation and test rows. Raises ValueError for a file of another length."""
+        """Ends of training, validation and test rows.
+
+        Raises ValueError for a file of another length.
+        """
         raise NotImplementedError  # abstract
 
     def _values(self) -> np.ndarray:
         """(rows, channels), the target last."""
         names, values = read_csv(self.path())
         if len(names) != self.columns or self.target not in names:
+            listed = ", ".join(names)[:200]
             raise ValueError(
-                f"{self.path()} must have {self.columns} value columns and {self.target!r} among them, got {len(names)}: "
-                f"{', '.join(names)[:200]}"
+                f"{self.path()} must have {self.columns} value columns and {self.target!r} "
+                f"among them, got {len(names)}: {listed}"
             )
         at = names.index(self.target)
-        last = [i for i in range(len(names)) if i != at] + [at]
-        return values[:, last[-1:] if self.features == "S" else last]
+        if self.features == "S":
+            return values[:, [at]]
+        others = [i for i in range(len(names)) if i != at]
+        return values[:, [*others, at]]
 
     def read(self) -> tuple[Split, Split, Split]:
         values = self._values()
-        ends = self.borders(len(values))
-        mean, std = values[: ends[0]].mean(0), values[: ends[0]].std(0)
-        scaled = torch.from_numpy((values - mean) / np.where(std > 0, std, 1.0)).float()
-        starts = [0, *(max(0, end - self.lookback) for end in ends[:2])]
-        return tuple(
-            self._windows(scaled[a:b], name)
-            for a, b, name in zip(starts, ends, ("training", "validation", "test"), strict=True)
+        train_end, val_end, test_end = self.borders(len(values))
+        training = values[:train_end]
+        mean = training.mean(0)
+        std = training.std(0)
+        spread = np.where(std > 0, std, 1.0)
+        scaled = torch.from_numpy((values - mean) / spread).float()
+
+        val_start = max(0, train_end - self.lookback)
+        test_start = max(0, val_end - self.lookback)
+        return (
+            self._windows(scaled[:train_end], "training"),
+            self._windows(scaled[val_start:val_end], "validation"),
+            self._windows(scaled[test_start:test_end], "test"),
         )
 
     def _windows(self, rows: Tensor, name: str) -> Split:
@@ -189,32 +221,43 @@ class SeriesDataModule(TensorDataModule):
         length = self.lookback + self.horizon
         if len(rows) < length:
             raise ValueError(
-                f"the {name} part has {len(rows)} rows, lookback + horizon = {length} are needed; choose smaller ones"
+                f"the {name} part has {len(rows)} rows, lookback + horizon = {length} are needed; "
+                "choose smaller ones"
             )
         windows = rows.unfold(0, length, 1).transpose(1, 2)  # (N, length, channels)
+        x = windows[:, : self.lookback]
         y = windows[:, self.lookback :]
-        return windows[:, : self.lookback], y if self.features == "M" else y[:, :, -1:]
+        if self.features != "M":
+            y = y[:, :, -1:]
+        return x, y
 
     def prepare(self, x: Tensor, training: bool = False) -> Tensor:
         return x
 
 
 def file_of(name: str, folders: Sequence[str], source: str) -> Path:
-    """name, plain or packed (.xz, .gz), in one of the folders under the data root. Raises ValueError saying where it was looked for."""
-    roots = [data_root() / folder for folder in folders] + [data_root()]
-    path = find([root / f"{name}{end}" for root in roots for end in ("", ".xz", ".gz")])
+    """name, plain or packed (.xz, .gz), in one of the folders under the data root.
+
+    Raises ValueError saying where it was looked for.
+    """
+    roots = [data_root() / folder for folder in folders]
+    candidates = []
+    for root in (*roots, data_root()):
+        candidates += [root / name, root / f"{name}.xz", root / f"{name}.gz"]
+    path = find(candidates)
     if path is None:
         raise ValueError(
-            f"{name} not found under {data_root()}. Fetch it ({source}) and put it in {roots[0]}, or set TBN_BENCH_DATA to the folder "
-            "that has it"
+            f"{name} not found under {data_root()}. Fetch it ({source}) and put it in {roots[0]}, "
+            "or set TBN_BENCH_DATA to the folder that has it"
         )
     return path
 
 
 class ETT(SeriesDataModule):
-    """Electricity transformer temperature (Zhou et al., arXiv 2012.07436): two years of six loads and the oil temperature OT.
+    """Electricity transformer temperature (Zhou et al., arXiv 2012.07436).
 
-    12 months of training, 4 of validation, 4 of test, of 30 days each, as the Informer's code has it; the rest of the file is unused.
+    Two years of six loads and the oil temperature OT. 12 months of training, 4 of validation and 4
+    of test, of 30 days each, as in the Informer's code. The rest of the file is unused.
     """
 
     columns = 7
@@ -238,7 +281,7 @@ class ETT(SeriesDataModule):
 
 
 class SharedSeries(SeriesDataModule):
-    """70 % training, 10 % validation, 20 % test rows, in this order (Wu et al., arXiv 2106.13008)."""
+    """70 % training, 10 % validation and 20 % test rows (Wu et al., arXiv 2106.13008)."""
 
     file: str
     folder: str
@@ -257,5 +300,6 @@ class SharedSeries(SeriesDataModule):
 
 def shares(rows: int, split: Sequence[float]) -> list[int]:
     """Ends of the three parts; training and test are rounded down, validation gets the rest."""
-    train, test = int(rows * split[0]), int(rows * split[2])
+    train = int(rows * split[0])
+    test = int(rows * split[2])
     return [train, rows - test, rows]

@@ -1,5 +1,6 @@
-"""CIFAR-10 (Krizhevsky, 2009): 50,000 training (5,000 of them held out) and 10,000 test images, 32 x 32 x 3.
+"""CIFAR-10 (Krizhevsky, 2009).
 
+50,000 training images (5,000 of them held out) and 10,000 test images, 32 x 32 x 3.
 Reads the official binary layout (cifar-10-batches-bin) or torchvision's (cifar-10-batches-py).
 """
 
@@ -35,12 +36,21 @@ def _batch(path: Path) -> Split:
 
 class CIFAR10(CifarDataModule):
     num_classes = 10
-    mean, std = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
-    title, own_folder, torchvision_name, archive = "CIFAR-10", "cifar10", "CIFAR10", _ARCHIVE
-    binary_folder, python_folder = "cifar-10-batches-bin", "cifar-10-batches-py"
+    mean = (0.491, 0.482, 0.447)
+    std = (0.247, 0.243, 0.262)
+    title = "CIFAR-10"
+    own_folder = "cifar10"
+    torchvision_name = "CIFAR10"
+    archive = _ARCHIVE
+    binary_folder = "cifar-10-batches-bin"
+    python_folder = "cifar-10-batches-py"
 
     def _binary(self, folder: Path) -> tuple[Split, Split]:
-        parts = [_batch(folder / f"data_batch_{i}.bin") for i in range(1, 6)]
-        return (torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])), _batch(
-            folder / "test_batch.bin"
-        )
+        images = []
+        labels = []
+        for i in range(1, 6):
+            x, y = _batch(folder / f"data_batch_{i}.bin")
+            images.append(x)
+            labels.append(y)
+        train = (torch.cat(images), torch.cat(labels))
+        return train, _batch(folder / "test_batch.bin")

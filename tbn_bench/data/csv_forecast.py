@@ -1,4 +1,7 @@
-"""Any CSV file as a forecasting set: a header, an optional first column of dates, numbers. csv_forecast(path='x.csv', target='load')."""
+"""Any CSV file as a forecasting set: a header, an optional first column of dates, and numbers.
+
+csv_forecast(path='x.csv', target='load').
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +11,9 @@ from tbn_bench.data._series import SeriesDataModule, header, shares, text_of
 
 
 class CSVForecast(SeriesDataModule):
-    """path: relative to the working folder, or to the data folder. split: shares of training, validation and test rows, in time order.
+    """path: relative to the working folder, or to the data folder.
 
+    split: shares of training, validation and test rows, in time order.
     target: the column that features="S" and "MS" forecast; the last one by default.
     Raises ValueError for a missing file, an unknown target or shares that do not add up to 1.
     """
@@ -26,17 +30,16 @@ class CSVForecast(SeriesDataModule):
         seed: int = 0,
     ):
         super().__init__(lookback, horizon, features, batch_size, seed)
-        if (
-            len(split) != 3
-            or abs(sum(split) - 1) > 1e-9
-            or not all(0 < share < 1 for share in split)
-        ):
+        whole = len(split) == 3 and abs(sum(split) - 1) <= 1e-9
+        if not whole or not all(0 < share < 1 for share in split):
             raise ValueError(
                 f"split must be three shares between 0 and 1 that add up to 1, got {split!r}"
             )
-        self.split, self.file = tuple(split), self._found(path)
+        self.split = tuple(split)
+        self.file = self._found(path)
         names = header(text_of(self.file), self.file)
-        self.columns, self.target = len(names), names[-1] if target is None else target
+        self.columns = len(names)
+        self.target = names[-1] if target is None else target
         if self.target not in names:
             raise ValueError(f"{path} has no column {target!r}; it has {', '.join(names)[:300]}")
 

@@ -1,7 +1,9 @@
-"""scikit-learn's handwritten digits: 1,797 real 8 x 8 images (UCI Optical Recognition of Handwritten Digits). No download.
+"""scikit-learn's handwritten digits, without a download.
 
-Split by a fixed seed into 397 test images, val_size (200) held out, and the rest for training; stratified by class. size=32 enlarges
-them bilinearly to the shape of CIFAR's images, for networks whose speed is to be measured at that shape.
+They are 1,797 real 8 x 8 images (UCI Optical Recognition of Handwritten Digits). A fixed seed
+splits them, stratified by class, into 397 test images, val_size (200) that are held out, and the
+rest for training. size=32 enlarges them bilinearly to the shape of CIFAR's images, to measure speed
+at that shape.
 """
 
 import torch
@@ -13,7 +15,9 @@ from tbn_bench.data._base import ImageDataModule, Split
 class Digits(ImageDataModule):
     num_classes = 10
     in_shape = (1, 8, 8)
-    mean, std = (0.3053,), (0.3760,)  # of the whole set divided by 16, as for the larger sets
+    # of the whole set divided by 16, as for the larger sets
+    mean = (0.3053,)
+    std = (0.3760,)
     val_size = 200
 
     def __init__(
@@ -40,6 +44,9 @@ class Digits(ImageDataModule):
             x = F.interpolate(x, self.in_shape[1:], mode="bilinear", align_corners=False)
         y = torch.from_numpy(raw.target).long()
         train, test = train_test_split(
-            range(len(y)), test_size=397, random_state=0, stratify=raw.target
+            range(len(y)),
+            test_size=397,
+            random_state=0,
+            stratify=raw.target,
         )
         return (x[train], y[train]), (x[test], y[test])

@@ -4,4 +4,6 @@ from tbn_bench.data._series import ETT
 
 
 class ETTh1(ETT):
-    file, rows, per_day = "ETTh1.csv", 17_420, 24
+    file = "ETTh1.csv"
+    rows = 17_420
+    per_day = 24

@@ -4,4 +4,6 @@ from tbn_bench.data._series import ETT
 
 
 class ETTh2(ETT):
-    file, rows, per_day = "ETTh2.csv", 17_420, 24
+    file = "ETTh2.csv"
+    rows = 17_420
+    per_day = 24

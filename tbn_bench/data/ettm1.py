@@ -4,4 +4,6 @@ from tbn_bench.data._series import ETT
 
 
 class ETTm1(ETT):
-    file, rows, per_day = "ETTm1.csv", 69_680, 96
+    file = "ETTm1.csv"
+    rows = 69_680
+    per_day = 96

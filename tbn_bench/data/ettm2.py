@@ -4,4 +4,6 @@ from tbn_bench.data._series import ETT
 
 
 class ETTm2(ETT):
-    file, rows, per_day = "ETTm2.csv", 69_680, 96
+    file = "ETTm2.csv"
+    rows = 69_680
+    per_day = 96

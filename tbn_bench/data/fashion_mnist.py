@@ -1,8 +1,13 @@
-"""Fashion-MNIST (Xiao et al., arXiv 1708.07747): 60,000 training (5,000 of them held out) and 10,000 test images, 28 x 28."""
+"""Fashion-MNIST (Xiao et al., arXiv 1708.07747).
+
+60,000 training images (5,000 of them held out) and 10,000 test images, 28 x 28.
+"""
 
 from tbn_bench.data._base import IdxImages
 
 
 class FashionMNIST(IdxImages):
-    mean, std = (0.2860,), (0.3530,)
-    folder, torchvision_name = "fashion_mnist", "FashionMNIST"
+    mean = (0.2860,)
+    std = (0.3530,)
+    folder = "fashion_mnist"
+    torchvision_name = "FashionMNIST"

@@ -1,8 +1,13 @@
-"""MNIST (LeCun et al., 1998): 60,000 training (5,000 of them held out) and 10,000 test digits, 28 x 28."""
+"""MNIST (LeCun et al., 1998).
+
+60,000 training digits (5,000 of them held out) and 10,000 test digits, 28 x 28.
+"""
 
 from tbn_bench.data._base import IdxImages
 
 
 class MNIST(IdxImages):
-    mean, std = (0.1307,), (0.3081,)
-    folder, torchvision_name = "mnist", "MNIST"
+    mean = (0.1307,)
+    std = (0.3081,)
+    folder = "mnist"
+    torchvision_name = "MNIST"

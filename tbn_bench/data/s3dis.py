@@ -1,17 +1,24 @@
-"""S3DIS (Armeni et al., 2016): 272 rooms of six areas, scanned, every point labelled with one of 13 classes; one area is the test.
+"""S3DIS (Armeni et al., 2016): 272 scanned rooms of six areas; one area is the test.
 
-Reads stanford_indoor3d/Area_<n>_<room>.npy, (N, 7) numbers x y z r g b label, as yanx27/Pointnet_Pointnet2_pytorch prepares them
-(data_utils/collect_indoor3d_data.py), or makes these files, once and in minutes, from Stanford3dDataset_v1.2_Aligned_Version.
+Every point is labelled with one of 13 classes.
 
-Training as there: as many blocks per epoch as all points fill, each a 1 m x 1 m column around a random point of a room, with more than
-1,024 points, of which `points` are drawn; turned about the vertical axis; class weights (largest share / share)^(1/3).
-Evaluation is ours: each room is cut once into equal columns of at most 1 m x 1 m, the points of a column are dealt out in samples of
-`points` by a fixed seed, and every point counts once (points that fill the last sample are labelled IGNORED). That repository lets columns
-that overlap by half vote three times in its final test (test_semseg.py), and samples random columns while it trains; it has no
+Reads stanford_indoor3d/Area_<n>_<room>.npy, (N, 7) numbers x y z r g b label, as
+yanx27/Pointnet_Pointnet2_pytorch prepares them (data_utils/collect_indoor3d_data.py). Where they
+are missing, it makes these files, once and in minutes, from Stanford3dDataset_v1.2_Aligned_Version.
+
+Training is that repository's. An epoch has as many blocks as all points fill. Each block is a
+1 m x 1 m column around a random point of a room, with more than 1,024 points, of which `points` are
+drawn. It is turned about the vertical axis. Class weights are (largest share / share)^(1/3).
+
+Evaluation is ours. Each room is cut once into equal columns of at most 1 m x 1 m. A fixed seed
+deals out the points of a column in samples of `points`, and every point counts once: points that
+fill the last sample are labelled IGNORED. In that repository's final test (test_semseg.py), columns
+that overlap by half vote three times, and while it trains it samples random columns. It has no
 validation rooms and chooses the epoch on the test area.
 """
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,22 +32,23 @@ from tbn_bench.data._segmentation import Cut, SegmentationDataModule, halves
 from tbn_bench.scores import IGNORED
 
 FOLDER = "stanford_indoor3d"
-SIDE, LEAST, ATTEMPTS = (
-    1.0,
-    1024,
-    100,
-)  # metres, points of a training block, columns looked at before giving up
+SIDE = 1.0  # metres
+LEAST = 1024  # a training block has more points than this
+ATTEMPTS = 100  # random columns to look at before giving up
 
 
 class Columns(Cut):
-    """Random columns, a room as often as its points fill samples. Drawn from torch's global state, which a resumed run restores."""
+    """Random columns, each room as often as its points fill samples.
+
+    They are drawn from torch's global state, which a resumed run restores.
+    """
 
     def __init__(self, rooms: list[Room], points: int, batch_size: int):
-        self.rooms, self.points = rooms, points
+        self.rooms = rooms
+        self.points = points
         sizes = np.array([len(room.label) for room in rooms])
-        self.room = np.repeat(
-            np.arange(len(rooms)), np.maximum(1, np.round(sizes / points).astype(int))
-        )
+        filled = np.round(sizes / points).astype(int)
+        self.room = np.repeat(np.arange(len(rooms)), np.maximum(1, filled))
         if len(self.room) % batch_size == 1:
             self.room = np.append(self.room, 0)  # batch norm cannot take a batch of one
 
@@ -48,85 +56,121 @@ class Columns(Cut):
         return len(self.room)
 
     def __getitem__(self, index: list[int]) -> Split:
-        random = np.random.default_rng(torch.randint(2**62, ()).item())
-        return _batch([self._sample(self.rooms[self.room[i]], random) for i in index])
+        seed = torch.randint(2**62, ()).item()
+        random = np.random.default_rng(seed)
+        rooms = [self.rooms[number] for number in self.room[index]]
+        return _batch([self._sample(room, random) for room in rooms])
 
     def _sample(self, room: Room, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         for _ in range(ATTEMPTS):
-            centre = room.xyz[random.integers(len(room.xyz)), :2]
+            middle = random.integers(len(room.xyz))
+            centre = room.xyz[middle, :2]
             inside = column(room, centre)
             if len(inside) > LEAST:
-                picks = random.choice(inside, self.points, replace=len(inside) < self.points)
+                too_few = len(inside) < self.points
+                picks = random.choice(inside, self.points, replace=too_few)
                 return room.features(picks, centre), room.label[picks]
         raise ValueError(
-            f"{room.path}: none of {ATTEMPTS} random columns of its {len(room.label):,} points has more than {LEAST:,}; prepare it again"
+            f"{room.path}: none of {ATTEMPTS} random columns of its {len(room.label):,} points "
+            f"has more than {LEAST:,}; prepare it again"
         )
 
 
 def column(room: Room, centre: np.ndarray) -> np.ndarray:
     """Positions of the points in the SIDE x SIDE column around centre: (2,)."""
-    low, high = np.searchsorted(room.xyz[:, 0], [centre[0] - SIDE / 2, centre[0] + SIDE / 2])
-    return low + np.flatnonzero(np.abs(room.xyz[low:high, 1] - centre[1]) <= SIDE / 2)
+    x, y = centre
+    low, high = np.searchsorted(room.xyz[:, 0], [x - SIDE / 2, x + SIDE / 2])
+    distance = np.abs(room.xyz[low:high, 1] - y)
+    return low + np.flatnonzero(distance <= SIDE / 2)
+
+
+@dataclass(frozen=True)
+class _GridSample:
+    """room: its number. picks: (points,) positions. The first `count` of them count."""
+
+    room: int
+    picks: np.ndarray
+    centre: np.ndarray
+    count: int
 
 
 class Grid(Cut):
     """Every point of every room once, in samples of `points` from one column."""
 
     def __init__(self, rooms: list[Room], points: int):
-        self.rooms, self.points = rooms, points
-        self.samples: list[
-            tuple[int, np.ndarray, np.ndarray, int]
-        ] = []  # room, picks, centre, how many of the picks count
-        for i, room in enumerate(rooms):
+        self.rooms = rooms
+        self.points = points
+        self.samples: list[_GridSample] = []
+        for number, room in enumerate(rooms):
             for centre, inside in cells(room):
-                for start in range(0, len(inside), points):
-                    picks = inside[start : start + points]
-                    filled = np.concatenate([picks, np.resize(inside, points - len(picks))]).astype(
-                        np.int32
-                    )
-                    self.samples.append((i, filled, centre, len(picks)))
+                self._deal(number, centre, inside)
+
+    def _deal(self, room: int, centre: np.ndarray, inside: np.ndarray) -> None:
+        """Adds the samples of one column. Its points fill the last one."""
+        for start in range(0, len(inside), self.points):
+            picks = inside[start : start + self.points]
+            count = len(picks)
+            fill = np.resize(inside, self.points - count)
+            filled = np.concatenate([picks, fill]).astype(np.int32)
+            self.samples.append(_GridSample(room, filled, centre, count))
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: list[int]) -> Split:
-        return _batch([self._sample(*self.samples[i]) for i in index])
+        return _batch([self._sample(self.samples[i]) for i in index])
 
-    def _sample(
-        self, room: int, picks: np.ndarray, centre: np.ndarray, count: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        label = self.rooms[room].label[picks].astype(np.int64)
-        label[count:] = IGNORED
-        return self.rooms[room].features(picks, centre), label
+    def _sample(self, sample: _GridSample) -> tuple[np.ndarray, np.ndarray]:
+        room = self.rooms[sample.room]
+        label = room.label[sample.picks].astype(np.int64)
+        label[sample.count :] = IGNORED
+        return room.features(sample.picks, sample.centre), label
 
 
 def cells(room: Room) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(centre (2,), positions of its points, shuffled by a fixed seed) of every column of a room's grid that has points."""
-    counts = np.maximum(1, np.ceil(room.top[:2] / SIDE)).astype(int)
-    place = np.minimum(room.xyz[:, :2] / room.top[:2] * counts, counts - 1).astype(int)
+    """(centre (2,), positions of its points) of every column of a room's grid that has points.
+
+    A fixed seed shuffles the positions.
+    """
+    size = room.top[:2]
+    counts = np.maximum(1, np.ceil(size / SIDE)).astype(int)
+    position = room.xyz[:, :2] / size * counts
+    place = np.minimum(position, counts - 1).astype(int)
     number = place[:, 0] * counts[1] + place[:, 1]
-    order = np.random.default_rng(0).permutation(len(number))
-    order = order[np.argsort(number[order], kind="stable")]
+
+    shuffled = np.random.default_rng(0).permutation(len(number))
+    by_number = np.argsort(number[shuffled], kind="stable")
+    order = shuffled[by_number]
     found, starts = np.unique(number[order], return_index=True)
-    centres = (np.stack(np.divmod(found, counts[1]), 1) + 0.5) * room.top[:2] / counts
-    return list(zip(centres.astype(np.float32), np.split(order, starts[1:]), strict=True))
+
+    place = np.stack(np.divmod(found, counts[1]), 1)
+    centres = (place + 0.5) * size / counts
+    groups = np.split(order, starts[1:])
+    return list(zip(centres.astype(np.float32), groups, strict=True))
 
 
 def _batch(samples: list[tuple[np.ndarray, np.ndarray]]) -> Split:
-    x, y = (np.stack(arrays) for arrays in zip(*samples, strict=True))
-    return torch.from_numpy(x), torch.from_numpy(y).long()
+    features, labels = zip(*samples, strict=True)
+    x = torch.from_numpy(np.stack(features))
+    y = torch.from_numpy(np.stack(labels))
+    return x, y.long()
 
 
 def class_weights(rooms: list[Room]) -> Tensor:
-    """(largest share / share)^(1/3) over the points of the rooms: (13,). A class without a point counts as one with one point."""
+    """(largest share / share)^(1/3) over the points of the rooms: (13,).
+
+    A class without a point counts as one with one point.
+    """
     points = sum(np.bincount(room.label, minlength=len(CLASSES)) for room in rooms)
-    return torch.from_numpy((points.max() / np.maximum(points, 1)) ** (1 / 3)).float()
+    ratio = points.max() / np.maximum(points, 1)
+    return torch.from_numpy(ratio ** (1 / 3)).float()
 
 
 class S3DIS(SegmentationDataModule):
-    """x: (N, 9, points): xyz around the block's centre, rgb in 0 to 1, xyz over the room's largest. y: (N, points), 0 to 12 or IGNORED.
+    """x: (N, 9, points): xyz around the block's centre, rgb in 0 to 1, xyz over the room's largest.
 
-    val_rooms of the rooms that are not of the test area are held out by split_seed. class_weights (13,) are of those left for training.
+    y: (N, points), 0 to 12 or IGNORED. split_seed chooses val_rooms rooms that are held out, of
+    those outside the test area. class_weights (13,) are of the rooms left for training.
     """
 
     tasks = ("semantic_segmentation",)
@@ -154,39 +198,43 @@ class S3DIS(SegmentationDataModule):
             val_size=val_rooms,
         )
         if test_area not in self.rooms:
-            raise ValueError(
-                f"test_area must be one of {', '.join(map(str, self.rooms))}, got {test_area!r}"
-            )
+            known = ", ".join(map(str, self.rooms))
+            raise ValueError(f"test_area must be one of {known}, got {test_area!r}")
         training = sum(self.rooms.values()) - self.rooms[test_area]
         if not 0 < val_rooms < training:
             raise ValueError(f"val_rooms must lie between 1 and {training - 1}, got {val_rooms!r}")
-        self.in_shape, self.test_area = (9, points), test_area
+        self.in_shape = (9, points)
+        self.test_area = test_area
 
     def read(self) -> tuple[Split, Split, Split]:
         files = self._files()
-        test = [f for f in files if _area(f) == self.test_area]
-        others = [f for f in files if _area(f) != self.test_area]
-        order = torch.randperm(
-            len(others), generator=torch.Generator().manual_seed(self.split_seed)
-        ).tolist()
-        held, train = (
-            [others[i] for i in part] for part in (order[: self.val_size], order[self.val_size :])
-        )
-        rooms = [read_room(path) for path in train]
+        test_files = [path for path in files if _area(path) == self.test_area]
+        others = [path for path in files if _area(path) != self.test_area]
+        generator = torch.Generator().manual_seed(self.split_seed)
+        order = torch.randperm(len(others), generator=generator).tolist()
+        shuffled = [others[i] for i in order]
+
+        rooms = [read_room(path) for path in shuffled[self.val_size :]]
+        held_out = [read_room(path) for path in shuffled[: self.val_size]]
+        test_rooms = [read_room(path) for path in test_files]
         self.class_weights = class_weights(rooms)
-        val, test = (
-            Grid([read_room(path) for path in part], self.in_shape[1]) for part in (held, test)
-        )
-        return halves(Columns(rooms, self.in_shape[1], self.batch_size)), halves(val), halves(test)
+
+        points = self.in_shape[1]
+        train = Columns(rooms, points, self.batch_size)
+        val = Grid(held_out, points)
+        test = Grid(test_rooms, points)
+        return halves(train), halves(val), halves(test)
 
     def _files(self) -> list[Path]:
         roots = (data_root() / "s3dis", data_root())
-        folder, raw = (find([root / name for root in roots]) for name in (FOLDER, RAW))
+        folder = find([root / FOLDER for root in roots])
+        raw = find([root / RAW for root in roots])
         if folder is None and raw is None:
             raise ValueError(
-                f"s3dis: neither {FOLDER} (Area_1_office_1.npy, ...) nor {RAW} (Area_1/office_1/Annotations/*.txt, ...) found under "
-                f"{data_root()}. Ask for {RAW} at http://buildingparser.stanford.edu/dataset.html and unpack it in {data_root()}, "
-                "or set TBN_BENCH_DATA to the folder that has it"
+                f"s3dis: neither {FOLDER} (Area_1_office_1.npy, ...) nor {RAW} "
+                f"(Area_1/office_1/Annotations/*.txt, ...) found under {data_root()}. "
+                f"Ask for {RAW} at http://buildingparser.stanford.edu/dataset.html "
+                f"and unpack it in {data_root()}, or set TBN_BENCH_DATA to the folder that has it"
             )
         folder = folder or raw.with_name(FOLDER)
         if raw is not None:
@@ -196,18 +244,21 @@ class S3DIS(SegmentationDataModule):
         for area, count in self.rooms.items():
             if found[area] != count:
                 raise ValueError(
-                    f"{folder} must have {count} rooms Area_{area}_*.npy, got {found[area]}; prepare the missing ones, or put {RAW} "
-                    "beside it and they are made"
+                    f"{folder} must have {count} rooms Area_{area}_*.npy, got {found[area]}; "
+                    f"prepare the missing ones, or put {RAW} beside it and they are made"
                 )
         return files
 
     def prepare(self, x: Tensor, training: bool = False) -> Tensor:
-        """x: (B, 9, points) -> the same, each block turned about its vertical axis when training."""
+        """x: (B, 9, points) -> the same, each block turned about its vertical axis in training."""
         if not (training and self.augment):
             return x
         angle = 2 * torch.pi * torch.rand(len(x), 1, device=x.device)
-        cos, sin = angle.cos(), angle.sin()
-        turned = torch.stack([x[:, 0] * cos - x[:, 1] * sin, x[:, 0] * sin + x[:, 1] * cos], 1)
+        cos = angle.cos()
+        sin = angle.sin()
+        first = x[:, 0]
+        second = x[:, 1]
+        turned = torch.stack([first * cos - second * sin, first * sin + second * cos], 1)
         return torch.cat([turned, x[:, 2:]], 1)
 
 

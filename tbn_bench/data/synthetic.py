@@ -10,7 +10,8 @@ from tbn_bench.data._base import ImageDataModule, Split
 class Synthetic(ImageDataModule):
     """n training images (n // 4 held out unless val_size is given) and n // 2 test images."""
 
-    mean, std = (0.0,), (1.0,)
+    mean = (0.0,)
+    std = (1.0,)
     val_size = 16
 
     def __init__(
@@ -23,7 +24,10 @@ class Synthetic(ImageDataModule):
         seed: int = 0,
     ):
         super().__init__(batch_size, seed, val_size=n // 4)
-        self.n, self.num_classes, self.in_shape, self.noise = n, num_classes, tuple(in_shape), noise
+        self.n = n
+        self.num_classes = num_classes
+        self.in_shape = tuple(in_shape)
+        self.noise = noise
 
     def read(self) -> tuple[Split, Split]:
         generator = torch.Generator().manual_seed(0)
@@ -31,6 +35,9 @@ class Synthetic(ImageDataModule):
 
         def split(n: int) -> Split:
             y = torch.arange(n) % self.num_classes
-            return means[y] + self.noise * torch.randn(n, *self.in_shape, generator=generator), y
+            noise = torch.randn(n, *self.in_shape, generator=generator)
+            return means[y] + self.noise * noise, y
 
-        return split(self.n), split(self.n // 2)
+        train = split(self.n)
+        test = split(self.n // 2)
+        return train, test

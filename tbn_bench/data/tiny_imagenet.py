@@ -1,8 +1,10 @@
-"""Tiny ImageNet (Stanford CS231n, 2015): 200 classes, 64 x 64 x 3, 100,000 training (10,000 of them held out) and 10,000 test images.
+"""Tiny ImageNet (Stanford CS231n, 2015): 200 classes, 64 x 64 x 3.
 
-The published test set has no labels, so the official val set is the test set here, as in the literature. Classes are numbered in the
-order of their sorted WordNet ids. Reads the unpacked tiny-imagenet-200; greyscale images become RGB. The decoded images are kept in
-images.safetensors beside the data, so that only the first start decodes. Augmentation: crop 64 after padding 8, horizontal flip.
+100,000 training images (10,000 of them held out) and 10,000 test images. The published test set has
+no labels, so the official val set is the test set here, as in the literature. Classes are numbered
+in the order of their sorted WordNet ids. Reads the unpacked tiny-imagenet-200; greyscale images
+become RGB. The decoded images are kept in images.safetensors beside the data, so that only the
+first start decodes. Augmentation: crop 64 after padding 8, horizontal flip.
 """
 
 import hashlib
@@ -29,14 +31,19 @@ Listing = list[tuple[str, int]]  # file inside the folder, class
 
 
 def _decode(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """An image file as RGB: (3, H, W) uint8. Raises ValueError naming a file that is damaged or of another size."""
+    """An image file as RGB: (3, H, W) uint8.
+
+    Raises ValueError naming a file that is damaged or of another size.
+    """
     with opened(path, _AGAIN) as image:
-        pixels = torch.from_numpy(np.array(rgb(image))).permute(2, 0, 1)
-    if pixels.shape != shape:
+        pixels = np.array(rgb(image))
+    x = torch.from_numpy(pixels).permute(2, 0, 1)
+    if x.shape != shape:
         raise ValueError(
-            f"{path} must be {shape[1]} x {shape[2]} pixels, got {pixels.shape[1]} x {pixels.shape[2]}; {_AGAIN}"
+            f"{path} must be {shape[1]} x {shape[2]} pixels, "
+            f"got {x.shape[1]} x {x.shape[2]}; {_AGAIN}"
         )
-    return pixels
+    return x
 
 
 def _decode_all(folder: Path, names: list[str], shape: tuple[int, ...]) -> Tensor:
@@ -44,7 +51,8 @@ def _decode_all(folder: Path, names: list[str], shape: tuple[int, ...]) -> Tenso
     x = torch.empty(len(names), *shape, dtype=torch.uint8)
 
     def chunk(first: int) -> None:
-        for i in range(first, min(first + _CHUNK, len(names))):
+        last = min(first + _CHUNK, len(names))
+        for i in range(first, last):
             x[i] = _decode(folder / names[i], shape)
 
     with ThreadPoolExecutor() as pool:
@@ -54,26 +62,28 @@ def _decode_all(folder: Path, names: list[str], shape: tuple[int, ...]) -> Tenso
 
 
 def _fingerprint(folder: Path, names: list[str]) -> str:
-    """Of the list of files in order, with their sizes."""
-    return hashlib.sha256(
-        "\n".join(f"{name} {(folder / name).stat().st_size}" for name in names).encode()
-    ).hexdigest()
+    """A digest of the list of files in order, with their sizes."""
+    lines = [f"{name} {(folder / name).stat().st_size}" for name in names]
+    text = "\n".join(lines)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _cached(path: Path, shape: tuple[int, ...], fingerprint: str) -> Tensor | None:
-    """The images of an intact file of just these sources, else None."""
+    """The images of an intact file of exactly these sources, else None."""
     try:
         with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("fingerprint") != fingerprint:
+            metadata = file.metadata() or {}
+            if metadata.get("fingerprint") != fingerprint:
                 return None
             x: Tensor = file.get_tensor("images")
     except (OSError, SafetensorError):
         return None
-    return x if x.dtype == torch.uint8 and x.shape == shape else None
+    intact = x.dtype == torch.uint8 and x.shape == shape
+    return x if intact else None
 
 
 def _keep(path: Path, x: Tensor, fingerprint: str) -> None:
-    """Written beside and then renamed, so that no reader sees half a file."""
+    """Writes a file beside `path` and renames it, so that no reader sees half a file."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         save_file({"images": x}, part, {"fingerprint": fingerprint})
@@ -90,29 +100,36 @@ def _keep(path: Path, x: Tensor, fingerprint: str) -> None:
 class TinyImageNet(ImageDataModule):
     num_classes = 200
     in_shape = (3, 64, 64)
-    mean, std = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
+    mean = (0.4802, 0.4481, 0.3975)
+    std = (0.2770, 0.2691, 0.2821)
     val_size = 10_000
-    crop_padding, flip = 8, True
-    per_class, test_size = 500, 10_000
+    crop_padding = 8
+    flip = True
+    per_class = 500
+    test_size = 10_000
 
     def read(self) -> tuple[Split, Split]:
-        folder = find(
-            [root / "tiny-imagenet-200" for root in (data_root() / "tiny_imagenet", data_root())]
-        )
+        roots = (data_root() / "tiny_imagenet", data_root())
+        folder = find([root / "tiny-imagenet-200" for root in roots])
         if folder is None:
             raise ValueError(
-                f"tiny_imagenet: tiny-imagenet-200 not found under {data_root()}. Fetch tiny-imagenet-200.zip ({ADDRESS}) and unpack it "
-                f"in {data_root()}, or set TBN_BENCH_DATA to the folder that has it"
+                f"tiny_imagenet: tiny-imagenet-200 not found under {data_root()}. "
+                f"Fetch tiny-imagenet-200.zip ({ADDRESS}) and unpack it in {data_root()}, "
+                "or set TBN_BENCH_DATA to the folder that has it"
             )
         classes = self._classes(folder)
-        train, test = self._train(folder, classes), self._test(folder, classes)
-        x = self._images(folder, [name for name, _ in train + test])
-        y = torch.tensor([label for _, label in train + test])
-        return (x[: len(train)], y[: len(train)]), (x[len(train) :], y[len(train) :])
+        train = self._train(folder, classes)
+        test = self._test(folder, classes)
+        both = train + test
+        x = self._images(folder, [name for name, _ in both])
+        y = torch.tensor([label for _, label in both])
+        n = len(train)
+        return (x[:n], y[:n]), (x[n:], y[n:])
 
     def _images(self, folder: Path, names: list[str]) -> Tensor:
         """(N, 3, 64, 64) uint8: from the cache, else decoded and cached."""
-        shape, fingerprint = (len(names), *self.in_shape), _fingerprint(folder, names)
+        shape = (len(names), *self.in_shape)
+        fingerprint = _fingerprint(folder, names)
         x = _cached(folder / CACHE, shape, fingerprint)
         if x is None:
             x = _decode_all(folder, names, self.in_shape)
@@ -120,10 +137,11 @@ class TinyImageNet(ImageDataModule):
         return x
 
     def _classes(self, folder: Path) -> list[str]:
-        wnids = sorted(set(_lines(folder / "wnids.txt")))
+        path = folder / "wnids.txt"
+        wnids = sorted(set(_lines(path)))
         if len(wnids) != self.num_classes:
             raise ValueError(
-                f"{folder / 'wnids.txt'} must list {self.num_classes} classes, got {len(wnids)}; {_AGAIN}"
+                f"{path} must list {self.num_classes} classes, got {len(wnids)}; {_AGAIN}"
             )
         return wnids
 
@@ -141,27 +159,32 @@ class TinyImageNet(ImageDataModule):
 
     def _test(self, folder: Path, classes: list[str]) -> Listing:
         """val_annotations.txt: file, class and box of every image, separated by tabs."""
-        listing, place = folder / "val" / "val_annotations.txt", folder / "val" / "images"
+        listing = folder / "val" / "val_annotations.txt"
+        place = folder / "val" / "images"
         number = {wnid: label for label, wnid in enumerate(classes)}
-        rows = dict(
-            line.split("\t")[:2] if "\t" in line else (line, "") for line in _lines(listing)
-        )
+        rows = {}
+        for line in _lines(listing):
+            name, *others = line.split("\t")
+            rows[name] = others[0] if others else ""
         unknown = next((name for name, wnid in rows.items() if wnid not in number), None)
         if unknown is not None or len(rows) != self.test_size:
             why = f"got {len(rows):,}" if unknown is None else f"{unknown} has none"
             raise ValueError(
-                f"{listing} must give {self.test_size:,} images a class of wnids.txt, {why}; {_AGAIN}"
+                f"{listing} must give {self.test_size:,} images a class of wnids.txt, "
+                f"{why}; {_AGAIN}"
             )
         there = {path.name for path in place.glob("[!.]*.JPEG")}
         if there != set(rows):
             raise ValueError(
-                f"{place} must hold the {self.test_size:,} images of {listing.name}, got {len(there):,}; {_AGAIN}"
+                f"{place} must hold the {self.test_size:,} images of {listing.name}, "
+                f"got {len(there):,}; {_AGAIN}"
             )
         return [(f"val/images/{name}", number[wnid]) for name, wnid in rows.items()]
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        text = path.read_text()
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}; {_AGAIN}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
