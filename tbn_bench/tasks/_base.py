@@ -1,4 +1,4 @@
-"""What every task shares: optimizer and schedule, evaluation, and what the tiles do while they learn."""
+"""The parts of every task: optimizer and schedule, evaluation, and statistics of learning tiles."""
 
 import math
 from typing import Any, ClassVar
@@ -16,7 +16,8 @@ from tbn_bench.optimizers._base import optimizer_of
 from tbn_bench.tasks._batch_norm import reestimate_
 from tbn_bench.tiling import aggregate
 
-BN_MOMENTUM, BN_MOMENTUM_FLOOR = 0.1, 0.01
+BN_MOMENTUM = 0.1
+BN_MOMENTUM_FLOOR = 0.01
 
 
 class DivergedError(RuntimeError):
@@ -27,59 +28,74 @@ def binary_weights(model: nn.Module) -> list[tuple[str, WeightBinarizer, Tensor]
     """(name, parametrization, latent weight) of every binarized weight, tied ones once."""
     found = {}
     for name, module in model.named_modules():
-        if parametrize.is_parametrized(module):
-            for attribute, chain in module.parametrizations.items():
-                if isinstance(chain[0], WeightBinarizer):
-                    found.setdefault(
-                        id(chain.original),
-                        (f"{name}.{attribute}".lstrip("."), chain[0], chain.original),
-                    )
+        if not parametrize.is_parametrized(module):
+            continue
+        for attribute, chain in module.parametrizations.items():
+            method = chain[0]
+            if isinstance(method, WeightBinarizer):
+                full_name = f"{name}.{attribute}".lstrip(".")
+                row = (full_name, method, chain.original)
+                found.setdefault(id(chain.original), row)
     return list(found.values())
 
 
 def learning_rate_factor(config: RunConfig, position: int, per_epoch: int = 1) -> float:
-    """Factor on the peak rate at `position` (0-based), of which an epoch has `per_epoch`: 1, or its training steps.
+    """Factor on the peak rate at `position` (0-based).
 
-    Linear warm-up, then cosine or a line to 0, steps, or constant; never below min_lr but in warm-up.
+    per_epoch: the number of positions in an epoch, 1 or its training steps.
+    The warm-up is linear. Then the factor follows a cosine or a line to 0, steps, or is constant.
+    It is never below min_lr after the warm-up.
     """
     warmup = config.warmup_epochs * per_epoch
     if position < warmup:
         return (position + 1) / (warmup + 1)
     done = position - warmup
-    share = min(1.0, done / max(1, config.epochs * per_epoch - warmup))
-    factor = {
+    total = config.epochs * per_epoch - warmup
+    share = min(1.0, done / max(1, total))
+    steps = done // (config.step_epochs * per_epoch)
+    factors = {
         "cosine": 0.5 * (1 + math.cos(math.pi * share)),
         "linear": 1 - share,
-        "step": config.step_gamma ** (done // (config.step_epochs * per_epoch)),
+        "step": config.step_gamma**steps,
         "constant": 1.0,
-    }[config.schedule]
-    return max(factor, config.min_lr / config.lr)
+    }
+    floor = config.min_lr / config.lr
+    return max(factors[config.schedule], floor)
 
 
 def batch_norm_momentum(config: RunConfig, epoch: int) -> float:
-    """0.1 times bn_momentum_gamma every step_epochs, at least 0.01 (yanx27/Pointnet_Pointnet2_pytorch, train_partseg.py)."""
-    return max(
-        BN_MOMENTUM * config.bn_momentum_gamma ** (epoch // config.step_epochs), BN_MOMENTUM_FLOOR
-    )
+    """0.1 times bn_momentum_gamma every step_epochs, at least 0.01.
+
+    The rule is that of yanx27/Pointnet_Pointnet2_pytorch, train_partseg.py.
+    """
+    steps = epoch // config.step_epochs
+    momentum = BN_MOMENTUM * config.bn_momentum_gamma**steps
+    return max(momentum, BN_MOMENTUM_FLOOR)
 
 
 class Task(pl.LightningModule):
-    """A model with its losses and metrics. Logs train/loss, {val,test}/loss, the scores of either split, tile/flip_rate, tile/near_zero.
+    """A model with its losses and metrics.
 
-    A subclass names its `score` (of scores.SCORES: the metric that chooses the epoch) and gives training_loss, evaluation_loss and
-    scores. Constructor arguments beside model and config come from the data module, by name, or from the call.
+    Logs train/loss, {val,test}/loss, the scores of both splits, tile/flip_rate and tile/near_zero.
 
-    tile/flip_rate: share of stored sign bits that changed during the epoch. tile/near_zero: share of column sums with
-    |s| < 1e-3 * mean |s| of the layer, i.e. bits about to flip. Raises DivergedError on a loss that is not finite.
+    A subclass names its `score` (of scores.SCORES: the metric that chooses the epoch) and gives
+    training_loss, evaluation_loss and scores. The other constructor arguments come from the data
+    module, by name, or from the call.
+
+    tile/flip_rate: share of stored sign bits that changed during the epoch. tile/near_zero: share
+    of column sums with |s| < 1e-3 * mean |s| of the layer, i.e. bits about to flip. Raises
+    DivergedError on a loss that is not finite.
     """
 
     score: ClassVar[str]
 
     def __init__(self, model: nn.Module, config: RunConfig):
         super().__init__()
-        self.model, self.config = model, config
+        self.model = model
+        self.config = config
         self.signs: dict[str, Tensor] = {}
-        self.seen, self.channels_last = 0, False
+        self.seen = 0
+        self.channels_last = False
 
     def scores(self) -> dict[str, Metric]:
         """Name in the record -> metric of (outputs, y)."""
@@ -105,35 +121,40 @@ class Task(pl.LightningModule):
             )
 
     def configure_metrics(self) -> None:
-        """Own metrics for either split, which add up over batches (and over processes)."""
-        self.metrics = nn.ModuleDict(
-            {
-                f"{split}_{name}": metric
-                for split in ("val", "test")
-                for name, metric in self.scores().items()
-            }
-        )
+        """Each split has its own metrics, which add up over batches and over processes."""
+        self.metrics = nn.ModuleDict()
+        for split in ("val", "test"):
+            for name, metric in self.scores().items():
+                self.metrics[f"{split}_{name}"] = metric
 
     def configure_optimizers(self):
-        c = self.config
-        optimizer = optimizer_of(self.model, c)
-        per_epoch = (
-            1 if c.schedule_every == "epoch" else len(self.trainer.datamodule.train_dataloader())
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda position: learning_rate_factor(c, position, per_epoch)
-        )
-        return [optimizer], [{"scheduler": schedule, "interval": c.schedule_every}]
+        config = self.config
+        optimizer = optimizer_of(self.model, config)
+        per_epoch = 1
+        if config.schedule_every != "epoch":
+            per_epoch = len(self.trainer.datamodule.train_dataloader())
+
+        def factor(position: int) -> float:
+            return learning_rate_factor(config, position, per_epoch)
+
+        schedule = {
+            "scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor),
+            "interval": config.schedule_every,
+        }
+        return [optimizer], [schedule]
 
     def reestimate_(self, data: Any, autocast: bool) -> None:
-        """Batch norm's statistics by the data module's fixed training samples; autocast: in the precision of training."""
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=autocast and self.config.precision == "bf16"
-        ):
-            reestimate_(self, (x.to(self.device) for x in data.fixed_batches()))
+        """Estimates batch norm's statistics on the data module's fixed training samples.
+
+        autocast: in the precision of training.
+        """
+        bf16 = autocast and self.config.precision == "bf16"
+        batches = (x.to(self.device) for x in data.fixed_batches())
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            reestimate_(self, batches)
 
     def lay_out(self, channels_last: bool, compiled: bool) -> None:
-        """Memory format and compilation, both in place: names in checkpoints stay as they are."""
+        """Sets memory format and compilation, both in place: names in checkpoints stay the same."""
         self.channels_last = channels_last
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -141,25 +162,28 @@ class Task(pl.LightningModule):
             self.model.compile()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(
-            x.contiguous(memory_format=torch.channels_last)
-            if self.channels_last and x.ndim == 4
-            else x
-        )
+        if self.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.model(x)
 
     def _finite(self, loss: Tensor, which: str) -> Tensor:
         if not torch.isfinite(loss):
             raise DivergedError(
-                f"{which} loss became {loss.item()} in epoch {self.current_epoch}; lower lr (now {self.config.lr})"
+                f"{which} loss became {loss.item()} in epoch {self.current_epoch}; "
+                f"lower lr (now {self.config.lr})"
             )
         return loss
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         x, y = batch
         loss = self._finite(self.training_loss(x, y), "training")
-        counted = self.counted(y)
         self.log(
-            "train/loss", loss, on_step=False, on_epoch=True, batch_size=counted, sync_dist=True
+            "train/loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            batch_size=self.counted(y),
+            sync_dist=True,
         )
         return loss
 
@@ -187,7 +211,7 @@ class Task(pl.LightningModule):
         self._evaluate("val", batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        """In float32, whatever the precision of training: the packed file computes in it too."""
+        """Always in float32, because the packed file computes in float32 too."""
         with torch.autocast(self.device.type, enabled=False):
             self._evaluate("test", batch)
 
@@ -199,32 +223,35 @@ class Task(pl.LightningModule):
         self.seen = int(self.all_gather(torch.tensor(self.seen)).sum())
 
     def on_train_epoch_start(self) -> None:
+        epoch = self.current_epoch
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # augmentation and dropout differ between processes, and are the same after a resume
-            torch.manual_seed(
-                (self.config.seed * 10_007 + self.current_epoch) * 1_009
-                + torch.distributed.get_rank()
-            )
+            of_epoch = self.config.seed * 10_007 + epoch
+            torch.manual_seed(of_epoch * 1_009 + torch.distributed.get_rank())
+
+        schedules_momentum = self.config.bn_momentum_gamma < 1
         for module in self.model.modules():
             if hasattr(module, "begin_epoch"):  # binarizers with a schedule, and models with one
-                module.begin_epoch(self.current_epoch, self.config.epochs)
-            if self.config.bn_momentum_gamma < 1 and isinstance(
-                module, nn.modules.batchnorm._BatchNorm
-            ):
-                module.momentum = batch_norm_momentum(self.config, self.current_epoch)
-        self.signs = {
-            name: method.signs(weight.detach())
-            for name, method, weight in binary_weights(self.model)
-        }
+                module.begin_epoch(epoch, self.config.epochs)
+            if schedules_momentum and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = batch_norm_momentum(self.config, epoch)
+
+        self.signs = {}
+        for name, method, weight in binary_weights(self.model):
+            self.signs[name] = method.signs(weight.detach())
 
     def on_train_epoch_end(self) -> None:
         flips = bits = near = sums = 0
         for name, method, weight in binary_weights(self.model):
-            old, new = self.signs[name], method.signs(weight.detach())
-            flips, bits = flips + int((old != new).sum()), bits + new.numel()
+            old = self.signs[name]
+            new = method.signs(weight.detach())
+            flips += int((old != new).sum())
+            bits += new.numel()
             if isinstance(method, TBNWeight):
                 s = aggregate(weight.detach(), method.p, method.copies).abs()
-                near, sums = near + int((s < 1e-3 * s.mean()).sum()), sums + s.numel()
+                limit = 1e-3 * s.mean()
+                near += int((s < limit).sum())
+                sums += s.numel()
         if bits:
             self.log("tile/flip_rate", flips / bits)
         if sums:

@@ -1,4 +1,4 @@
-"""Batch norm's statistics, estimated again: running ones lag behind signs that flip."""
+"""Estimates batch norm's statistics again, because running ones lag behind signs that flip."""
 
 from collections.abc import Iterable
 
@@ -15,10 +15,11 @@ def norms(model: nn.Module) -> list[Norm]:
 
 @torch.no_grad()
 def reestimate_(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replaces the running statistics of every batch norm by their plain mean over `batches`, x: (B, *in_shape).
+    """Replaces the running statistics of every batch norm by their plain mean over `batches`.
 
-    Everything but batch norm is in evaluation mode, and no momentum is left of earlier statistics. Training is not
-    touched: it normalises by its own batches. Raises ValueError where there is no batch.
+    batches: x of shape (B, *in_shape). Everything but batch norm is in evaluation mode, and the
+    earlier statistics have no influence. Training stays the same: it normalises by its own batches.
+    Raises ValueError where there is no batch.
     """
     found = norms(model)
     if not found:

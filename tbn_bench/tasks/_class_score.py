@@ -8,7 +8,9 @@ from tbn_bench.scores import IGNORED
 
 
 class ClassScore(Metric):
-    """Of (outputs (B, K), y (B,)) or (outputs (B, K, P), y (B, P)). A label of IGNORED is left out.
+    """A score of (outputs (B, K), y (B,)) or (outputs (B, K, P), y (B, P)).
+
+    A label of IGNORED is left out.
 
     accuracy: the share that is predicted right. class_accuracy: the mean over classes of that
     share. miou: the mean over classes of intersection / union. A class without a label is left
@@ -20,14 +22,16 @@ class ClassScore(Metric):
 
     def __init__(self, num_classes: int, kind: str):
         super().__init__()
-        self.num_classes, self.kind = num_classes, kind
+        self.num_classes = num_classes
+        self.kind = kind
         for name in ("both", "guessed", "there"):
             empty = torch.zeros(num_classes, dtype=torch.int64)
             self.add_state(name, empty, dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, y: Tensor) -> None:
         counted = y != IGNORED
-        predicted, y = outputs.argmax(1)[counted], y[counted]
+        predicted = outputs.argmax(1)[counted]
+        y = y[counted]
         self.both += self._count(y[predicted == y])
         self.guessed += self._count(predicted)
         self.there += self._count(y)
@@ -43,4 +47,6 @@ class ClassScore(Metric):
         return self._mean(self.guessed + self.there - self.both)
 
     def _mean(self, of: Tensor) -> Tensor:
-        return (self.both / of)[of > 0].mean()
+        share = self.both / of
+        labelled = of > 0
+        return share[labelled].mean()

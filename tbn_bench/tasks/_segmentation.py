@@ -1,4 +1,4 @@
-"""What the two segmentations share: cross-entropy of every point, and PointNet's regulariser."""
+"""The loss of both segmentations: cross-entropy of every point, and PointNet's regulariser."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,11 +10,12 @@ from tbn_bench.tasks.point_classification import departure_from_orthogonality
 
 
 class Segmentation(Task):
-    """model: (B, C, P) -> (B, num_classes, P), y: (B, P) int64; a point labelled IGNORED counts nowhere.
+    """model: (B, C, P) -> (B, num_classes, P), y: (B, P) int64.
 
-    class_weights: (num_classes,), or None: all 1. reg: weight in the loss of the feature transform's departure from an orthogonal matrix,
-    for models that give the transform by logits_and_transform(x); others are trained by cross-entropy alone. Raises ValueError for a model
-    of whole clouds.
+    A point labelled IGNORED counts nowhere. class_weights: (num_classes,), or None: all 1.
+    reg: weight in the loss of the feature transform's departure from an orthogonal matrix, for
+    models that give the transform by logits_and_transform(x). Other models are trained by
+    cross-entropy alone. Raises ValueError for a model of whole clouds.
     """
 
     def __init__(
@@ -30,17 +31,24 @@ class Segmentation(Task):
             raise ValueError(f"reg must be at least 0, got {reg!r}")
         if class_weights is not None and class_weights.shape != (num_classes,):
             raise ValueError(
-                f"class_weights must have shape ({num_classes},), one per class, got {tuple(class_weights.shape)}"
+                f"class_weights must have shape ({num_classes},), one per class, "
+                f"got {tuple(class_weights.shape)}"
             )
-        self.num_classes, self.reg = num_classes, reg
+        self.num_classes = num_classes
+        self.reg = reg
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.configure_metrics()
 
     def training_loss(self, x: Tensor, y: Tensor) -> Tensor:
-        with_transform = getattr(self.model, "logits_and_transform", None)
-        logits, matrix = with_transform(x) if with_transform else (self(x), None)
+        matrix = None
+        if hasattr(self.model, "logits_and_transform"):
+            logits, matrix = self.model.logits_and_transform(x)
+        else:
+            logits = self(x)
         loss = self._cross_entropy(logits, y, self.config.label_smoothing)
-        return loss if matrix is None else loss + self.reg * departure_from_orthogonality(matrix)
+        if matrix is not None:
+            loss = loss + self.reg * departure_from_orthogonality(matrix)
+        return loss
 
     def evaluation_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy alone, with the weights of the classes. outputs: (B, num_classes, P)."""
@@ -54,11 +62,15 @@ class Segmentation(Task):
         expected = (len(y), self.num_classes, *y.shape[1:])
         if logits.shape != expected:
             raise ValueError(
-                f"the model must give logits for every point, {expected}, got {tuple(logits.shape)}; use --model pointnet_part_seg "
-                "or pointnet_sem_seg"
+                f"the model must give logits for every point, {expected}, "
+                f"got {tuple(logits.shape)}; use --model pointnet_part_seg or pointnet_sem_seg"
             )
         if not self.counted(y):
             return logits.sum() * 0  # cross_entropy would divide by 0
         return F.cross_entropy(
-            logits, y, self.class_weights, ignore_index=IGNORED, label_smoothing=label_smoothing
+            logits,
+            y,
+            self.class_weights,
+            ignore_index=IGNORED,
+            label_smoothing=label_smoothing,
         )

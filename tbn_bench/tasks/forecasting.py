@@ -1,4 +1,7 @@
-"""Forecasting: mean squared error in training; MSE and MAE on scaled data, over all rows and columns, as the literature reports them."""
+"""Forecasting: mean squared error in training, MSE and MAE in evaluation.
+
+Both are on scaled data, over all rows and columns, as the literature reports them.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +15,9 @@ class _Shaped:
     """Outputs of any shape, as long as there is one number for each of y's."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(preds.reshape(-1).contiguous(), target.reshape(-1).contiguous())  # type: ignore[misc]
+        flat_preds = preds.reshape(-1).contiguous()
+        flat_target = target.reshape(-1).contiguous()
+        super().update(flat_preds, flat_target)  # type: ignore[misc]
 
 
 class MSE(_Shaped, MeanSquaredError):
@@ -24,7 +29,10 @@ class MAE(_Shaped, MeanAbsoluteError):
 
 
 class Forecasting(Task):
-    """model: (B, lookback, channels) -> (B, horizon, targets), or (B, horizon * targets). Logs {val,test}/{loss,mse,mae}."""
+    """model: (B, lookback, channels) -> (B, horizon, targets), or (B, horizon * targets).
+
+    Logs {val,test}/{loss,mse,mae}.
+    """
 
     score = "mse"
 

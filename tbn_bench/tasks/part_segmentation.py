@@ -1,5 +1,9 @@
-"""Part segmentation: every point of a shape is one of its category's parts; judged by the overlap of parts, shape by shape."""
+"""Part segmentation: every point of a shape belongs to one of its category's parts.
 
+The score is the overlap of parts, shape by shape.
+"""
+
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -14,20 +18,26 @@ Parts = Sequence[Sequence[int]]  # category -> the labels of its parts
 
 
 class PartScore(Metric):
-    """Of (outputs (B, K, P), y (B, P)): each shape's score, averaged over shapes, or per category first and then over categories.
+    """Each shape's score of (outputs (B, K, P), y (B, P)), averaged over shapes.
 
-    A point's prediction is the largest output among the parts of its shape's category, which the shape's first label tells. A shape's
-    score is the mean over those parts of intersection / union, 1 for a part that is neither there nor predicted, or with overlap=False the
-    share of points predicted right (yanx27/Pointnet_Pointnet2_pytorch, train_partseg.py). Categories without a shape are left out, and so
-    are points labelled IGNORED and shapes of such points alone. NaN where nothing is left.
+    per_category: averaged within categories first, and then over categories.
+
+    A point's prediction is the largest output among the parts of its shape's category, and the
+    shape's first label tells the category. A shape's score is the mean over those parts of
+    intersection / union, where a part that is neither there nor predicted counts 1. With
+    overlap=False it is the share of points predicted right (yanx27/Pointnet_Pointnet2_pytorch,
+    train_partseg.py). Categories without a shape, points labelled IGNORED and shapes of such points
+    alone are left out. NaN where nothing is left.
     """
 
     full_state_update = False
 
     def __init__(self, parts: Parts, overlap: bool = True, per_category: bool = False):
         super().__init__()
-        self.overlap, self.per_category = overlap, per_category
-        member = torch.zeros(len(parts), 1 + max(max(labels) for labels in parts), dtype=torch.bool)
+        self.overlap = overlap
+        self.per_category = per_category
+        last = max(max(labels) for labels in parts)
+        member = torch.zeros(len(parts), last + 1, dtype=torch.bool)
         for category, labels in enumerate(parts):
             member[category, list(labels)] = True
         self.register_buffer("member", member, persistent=False)
@@ -37,9 +47,13 @@ class PartScore(Metric):
     def update(self, outputs: Tensor, y: Tensor) -> None:
         counted = y != IGNORED
         some = counted.any(1)
-        outputs, y, counted = outputs[some], y[some], counted[some]
+        outputs = outputs[some]
+        y = y[some]
+        counted = counted[some]
+
         first = counted.int().argmax(1, keepdim=True)
-        category = self.member[:, y.gather(1, first).squeeze(1)].int().argmax(0)
+        label = y.gather(1, first).squeeze(1)
+        category = self.member[:, label].int().argmax(0)
         own = self.member[category]
         predicted = outputs.masked_fill(~own.unsqueeze(2), -torch.inf).argmax(1)
         if self.overlap:
@@ -53,7 +67,8 @@ class PartScore(Metric):
     def compute(self) -> Tensor:
         if not self.per_category:
             return self.total.sum() / self.shapes.sum()
-        return (self.total / self.shapes)[self.shapes > 0].mean()
+        mean = self.total / self.shapes
+        return mean[self.shapes > 0].mean()
 
 
 def _overlap(predicted: Tensor, y: Tensor, counted: Tensor, own: Tensor) -> Tensor:
@@ -65,16 +80,19 @@ def _overlap(predicted: Tensor, y: Tensor, counted: Tensor, own: Tensor) -> Tens
     row = k * torch.arange(b, device=y.device).unsqueeze(1)
 
     def count(labels: Tensor, points: Tensor) -> Tensor:
-        return torch.bincount((row + labels)[points], minlength=b * k).reshape(b, k)
+        places = (row + labels)[points]
+        return torch.bincount(places, minlength=b * k).reshape(b, k)
 
-    both = count(y, counted & (predicted == y))
-    union = count(predicted, counted) + count(y, counted) - both
+    right = counted & (predicted == y)
+    both = count(y, right)
+    either = count(predicted, counted) + count(y, counted)
+    union = either - both
     iou = torch.where(union > 0, both / union.clamp(min=1), 1.0)
     return (iou * own).sum(1) / own.sum(1)
 
 
 class PartSegmentation(Segmentation):
-    """Logs {val,test}/{accuracy,instance_miou,class_miou}: by points, by shapes, and by categories."""
+    """Logs {val,test}/{accuracy,instance_miou,class_miou}: by points, by shapes, by categories."""
 
     score = "instance_miou"
 
@@ -86,7 +104,8 @@ class PartSegmentation(Segmentation):
         parts: Parts,
         reg: float = 0.001,
     ):
-        if sorted(label for labels in parts for label in labels) != list(range(num_classes)):
+        labels = sorted(itertools.chain.from_iterable(parts))
+        if labels != list(range(num_classes)):
             raise ValueError(
                 f"parts must give each label of 0 to {num_classes - 1} to one category, got {parts}"
             )

@@ -1,4 +1,7 @@
-"""Classification of point clouds: as images, with PointNet's regulariser in the loss and the mean accuracy over classes."""
+"""Classification of point clouds.
+
+It is that of images, with PointNet's regulariser in the loss and the mean accuracy over classes.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +15,23 @@ from tbn_bench.tasks.image_classification import ImageClassification
 def departure_from_orthogonality(matrix: Tensor) -> Tensor:
     """Mean over clouds of || A A^T - I ||_F. A: (B, k, k) -> ().
 
-    Qi et al. (arXiv 1612.00593, eq. 2) square the norm; the code of the TBN paper and its base do not, and the factor 0.001 is theirs.
+    Qi et al. (arXiv 1612.00593, eq. 2) square the norm. The code of the TBN paper and its base do
+    not, and the factor 0.001 is theirs.
     """
     product = torch.bmm(matrix, matrix.transpose(1, 2))
-    return (product - torch.eye(matrix.shape[1], device=matrix.device)).norm(dim=(1, 2)).mean()
+    identity = torch.eye(matrix.shape[1], device=matrix.device)
+    distance = (product - identity).norm(dim=(1, 2))
+    return distance.mean()
 
 
 class PointClassification(ImageClassification):
-    """model: (B, 3, P) -> (B, num_classes). Logs {val,test}/class_accuracy, the mean over classes, beside what images have.
+    """model: (B, 3, P) -> (B, num_classes).
 
-    reg: weight in the loss of the feature transform's departure from an orthogonal matrix. It is there for models that give the
-    transform by logits_and_transform(x); others are trained by cross-entropy alone.
+    Logs the values of images and {val,test}/class_accuracy, the mean over classes.
+
+    reg: weight in the loss of the feature transform's departure from an orthogonal matrix. It is
+    for models that give the transform by logits_and_transform(x). Other models are trained by
+    cross-entropy alone.
     """
 
     def __init__(self, model: nn.Module, config: RunConfig, num_classes: int, reg: float = 0.001):
@@ -32,7 +41,7 @@ class PointClassification(ImageClassification):
         self.reg = reg
 
     def scores(self) -> dict[str, Metric]:
-        """class_accuracy leaves out classes without a sample, as the one of semantic segmentation does."""
+        """class_accuracy leaves out classes without a sample, as in semantic segmentation."""
         class_accuracy = ClassScore(self.num_classes, "class_accuracy")
         return {**super().scores(), "class_accuracy": class_accuracy}
 
@@ -41,4 +50,6 @@ class PointClassification(ImageClassification):
             return super().training_loss(x, y)
         logits, matrix = self.model.logits_and_transform(x)
         loss = self.label_loss(logits, x, y)
-        return loss if matrix is None else loss + self.reg * departure_from_orthogonality(matrix)
+        if matrix is not None:
+            loss = loss + self.reg * departure_from_orthogonality(matrix)
+        return loss

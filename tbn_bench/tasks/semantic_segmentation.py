@@ -1,4 +1,7 @@
-"""Semantic segmentation: every point of a scene is of a class; judged by the overlap of classes over all points of the set."""
+"""Semantic segmentation: every point of a scene has a class.
+
+The score is the overlap of classes over all points of the set.
+"""
 
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -9,7 +12,10 @@ from tbn_bench.tasks._segmentation import Segmentation
 
 
 class SemanticSegmentation(Segmentation):
-    """Logs {val,test}/{accuracy,class_accuracy,miou}. The loss weighs the classes, where the data set says how."""
+    """Logs {val,test}/{accuracy,class_accuracy,miou}.
+
+    The loss weighs the classes where the data set gives weights.
+    """
 
     score = "miou"
 
@@ -25,6 +31,7 @@ class SemanticSegmentation(Segmentation):
 
     def scores(self) -> dict[str, Metric]:
         return {
-            kind: ClassScore(self.num_classes, kind)
-            for kind in ("accuracy", "class_accuracy", "miou")
+            "accuracy": ClassScore(self.num_classes, "accuracy"),
+            "class_accuracy": ClassScore(self.num_classes, "class_accuracy"),
+            "miou": ClassScore(self.num_classes, "miou"),
         }
