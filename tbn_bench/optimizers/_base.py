@@ -1,4 +1,4 @@
-"""What every optimizer is given: the parameters of a network, sorted by what they are for."""
+"""Sorts the parameters of a network by their use, for the optimizers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,12 +17,15 @@ Named = dict[str, nn.Parameter]
 
 @dataclass
 class Parameters:
-    """The parameters of a network by kind, each under its name in the model. Every parameter is in exactly one kind.
+    """The parameters of a network by kind, each under its name in the model.
 
-    latents    what binary weights are the signs of: never decayed unless asked
-    matrices   float weights of Linear and convolution layers and attention projections, but the last
+    Every parameter is in exactly one kind.
+
+    latents    binary weights are their signs; decayed only on request
+    matrices   float weights of Linear and convolution layers and attention projections, except the
+               last
     head       the last weight layer, where it is float
-    scales     what a binarizer learns beside its latents: the tensors A of tbn, scales, codebooks
+    scales     learned by a binarizer beside its latents: the tensors A of tbn, scales, codebooks
     vectors    all others: biases, norms, embeddings, tokens
     """
 
@@ -39,11 +42,11 @@ class Parameters:
 
 
 def sort(model: nn.Module) -> Parameters:
-    """The parameters of a model, binarized or not, by kind. Frozen parameters are in `all` alone."""
+    """The parameters of a model, binarized or not, by kind. Frozen ones are in `all` alone."""
     found = Parameters(all=list(model.parameters()))
-    layers = [(module, attribute) for _, module, attribute in weights_of(model)]
-    weights = {id(_plain_weight(m, a)) for m, a in layers} - {id(None)}
-    last = id(_plain_weight(*layers[-1])) if layers else None
+    plain = [_plain_weight(module, attribute) for _, module, attribute in weights_of(model)]
+    weights = {id(weight) for weight in plain if weight is not None}
+    last = id(plain[-1]) if plain else None
     latents = _latents(model)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -68,42 +71,60 @@ def _plain_weight(module: nn.Module, attribute: str) -> nn.Parameter | None:
 
 
 def _latents(model: nn.Module) -> set[int]:
-    """ids of the latent weights, and of what a binarizer names as such (the factors of low_rank)."""
+    """ids of the latent weights, and of the binarizers' other latents (the factors of low_rank)."""
     found: set[int] = set()
     for module in model.modules():
         if not parametrize.is_parametrized(module):
             continue
         for chain in module.parametrizations.values():
             method = chain[0]
-            if isinstance(method, WeightBinarizer):
-                found.add(id(chain.original))
-                found |= {id(getattr(method, name)) for name in method.latents}
+            if not isinstance(method, WeightBinarizer):
+                continue
+            found.add(id(chain.original))
+            for name in method.latents:
+                latent = getattr(method, name)
+                found.add(id(latent))
     return found
 
 
 def optimizer_of(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """The optimizer of a config for a model, at the peak rate. Raises ValueError for what the entry refuses."""
-    return catalog.build("optimizers", config.optimizer, parameters=sort(model), config=config)
+    """The optimizer of a config for a model, at the peak rate.
+
+    Raises ValueError for values that the entry refuses.
+    """
+    parameters = sort(model)
+    return catalog.build("optimizers", config.optimizer, parameters=parameters, config=config)
 
 
 def check_range(
-    entry: str, name: str, value: object, low: float, high: float = float("inf")
+    entry: str,
+    name: str,
+    value: object,
+    low: float,
+    high: float = float("inf"),
 ) -> None:
     """Raises ValueError unless low <= value < high."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not low <= value < high:
-        limit = f"from {low:g}" + ("" if high == float("inf") else f" to below {high:g}")
+        limit = f"from {low:g}"
+        if high != float("inf"):
+            limit += f" to below {high:g}"
         raise ValueError(f"{entry}: {name} must be a number {limit}, got {value!r}")
 
 
 def decayed(parameters: Parameters, weight_decay: float, latents: float | None) -> list[dict]:
-    """Groups for an optimizer that decays weights: one for all, or the latents apart with a decay of their own."""
+    """Groups for an optimizer that decays weights.
+
+    There is one for all parameters, or one for the latents, with their own decay, and one for the
+    others.
+    """
     if latents is None:
         return [{"params": parameters.all, "weight_decay": weight_decay}]
-    apart = {id(p) for p in parameters.latents.values()}
-    others = [p for p in parameters.all if id(p) not in apart]
+    apart = list(parameters.latents.values())
+    ids = set(map(id, apart))
+    others = [p for p in parameters.all if id(p) not in ids]
     groups = [
-        {"params": list(parameters.latents.values()), "weight_decay": latents},
+        {"params": apart, "weight_decay": latents},
         {"params": others, "weight_decay": weight_decay},
     ]
     return [group for group in groups if group["params"]]
@@ -112,5 +133,8 @@ def decayed(parameters: Parameters, weight_decay: float, latents: float | None) 
 def names(parameters: Iterable[str], most: int = 3) -> str:
     """A few names for a message."""
     listed = list(parameters)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+    text = ", ".join(listed[:most])
+    rest = len(listed) - most
+    if rest > 0:
+        text += f" and {rest} more"
+    return text

@@ -8,4 +8,8 @@ from tbn_bench.optimizers._base import Parameters
 
 def adadelta(parameters: Parameters, config: RunConfig) -> torch.optim.Optimizer:
     """Weight decay is added to the gradient (L2)."""
-    return torch.optim.Adadelta(parameters.all, config.lr, weight_decay=config.weight_decay)
+    return torch.optim.Adadelta(
+        parameters.all,
+        config.lr,
+        weight_decay=config.weight_decay,
+    )

@@ -14,20 +14,25 @@ def adam(
     betas: Sequence[float] = (0.9, 0.999),
     latent_weight_decay: float | None = None,
 ) -> torch.optim.Optimizer:
-    """Weight decay is added to the gradient (L2), latents included unless latent_weight_decay says otherwise.
+    """Weight decay is added to the gradient (L2).
 
-    Raises ValueError for values out of range.
+    It includes the latents unless latent_weight_decay is given. Raises ValueError for values out of
+    range.
     """
-    beta1, beta2 = check_betas("adam", betas)
+    check_betas("adam", betas)
     check_range("adam", "latent_weight_decay", latent_weight_decay or 0, 0)
     groups = decayed(parameters, config.weight_decay, latent_weight_decay)
-    return torch.optim.Adam(groups, config.lr, betas=(beta1, beta2), fused=not parameters.on_meta)
+    return torch.optim.Adam(
+        groups,
+        config.lr,
+        betas=tuple(betas),
+        fused=not parameters.on_meta,
+    )
 
 
-def check_betas(entry: str, betas: Sequence[float]) -> tuple[float, float]:
-    """The two betas. Raises ValueError unless there are two numbers from 0 to below 1."""
+def check_betas(entry: str, betas: Sequence[float]) -> None:
+    """Raises ValueError unless there are two numbers from 0 to below 1."""
     if not isinstance(betas, list | tuple) or len(betas) != 2:
         raise ValueError(f"{entry}: betas must be two numbers, e.g. [0.9, 0.999], got {betas!r}")
     for beta in betas:
         check_range(entry, "each of betas", beta, 0, 1)
-    return betas[0], betas[1]

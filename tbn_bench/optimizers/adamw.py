@@ -15,11 +15,17 @@ def adamw(
     betas: Sequence[float] = (0.9, 0.999),
     latent_weight_decay: float | None = None,
 ) -> torch.optim.Optimizer:
-    """Every weight shrinks by rate x weight_decay a step, latents included unless latent_weight_decay says otherwise.
+    """Every weight shrinks by rate x weight_decay a step.
 
-    Raises ValueError for values out of range.
+    This includes the latents unless latent_weight_decay is given. Raises ValueError for values out
+    of range.
     """
-    beta1, beta2 = check_betas("adamw", betas)
+    check_betas("adamw", betas)
     check_range("adamw", "latent_weight_decay", latent_weight_decay or 0, 0)
     groups = decayed(parameters, config.weight_decay, latent_weight_decay)
-    return torch.optim.AdamW(groups, config.lr, betas=(beta1, beta2), fused=not parameters.on_meta)
+    return torch.optim.AdamW(
+        groups,
+        config.lr,
+        betas=tuple(betas),
+        fused=not parameters.on_meta,
+    )

@@ -1,4 +1,7 @@
-"""Any optimizer of timm by its name there, with the rate and weight decay of the config: from_timm(name='lamb')."""
+"""Any optimizer of timm by its name there: from_timm(name='lamb').
+
+Rate and weight decay are those of the config.
+"""
 
 from typing import Any
 
@@ -16,10 +19,11 @@ def from_timm(
     latent_weight_decay: float = 0.0,
     kwargs: dict[str, Any] | None = None,
 ) -> torch.optim.Optimizer:
-    """timm.optim's `name`. Binary latents are not decayed unless latent_weight_decay says so; kwargs go to timm.
+    """timm.optim's `name`. kwargs go to timm.
 
-    Raises ValueError for a name that timm does not know (with a suggestion), for an optimizer that needs second
-    derivatives, and for arguments that it refuses.
+    Binary latents are not decayed unless latent_weight_decay is given.
+    Raises ValueError for a name that timm does not know (with a suggestion), for an optimizer that
+    needs second derivatives, and for arguments that it refuses.
     """
     import timm.optim
 
@@ -28,13 +32,13 @@ def from_timm(
         raise ValueError(f"timm has no optimizer {name!r}{did_you_mean(str(name), known)}")
     if timm.optim.get_optimizer_info(name).second_order:
         raise ValueError(
-            f"from_timm: {name} needs second derivatives, which no task here computes; choose another"
+            f"from_timm: {name} needs second derivatives, which no task here computes; "
+            "choose another"
         )
     check_range("from_timm", "latent_weight_decay", latent_weight_decay, 0)
     groups = decayed(parameters, config.weight_decay, latent_weight_decay)
     try:
         return timm.optim.create_optimizer_v2(groups, opt=name, lr=config.lr, **(kwargs or {}))
     except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(
-            f"from_timm: timm's {name} refuses {kwargs or 'these parameters'}: {error}"
-        ) from error
+        given = kwargs or "these parameters"
+        raise ValueError(f"from_timm: timm's {name} refuses {given}: {error}") from error

@@ -1,18 +1,24 @@
-"""Muon: steps along the orthogonal factor of the momentum (Jordan et al., 2024), with SGD for what is no matrix.
+"""Muon: steps along the orthogonal factor of the momentum (Jordan et al., 2024).
+
+Parameters that are not matrices are trained by SGD.
 
 For a filter bank W, read as (rows, rest), gradient G, momentum mu, rate eta:
 
     M <- mu M + G,  N = G + mu M                      Nesterov's momentum
-    W <- W sqrt(r) / |W|,  r = min(rows, rest)        `rescale`: the size of W stays, so the rate is a share of it
-    W <- W - eta U V^T,    U V^T ~ N / |N| after 3 Newton-Schulz steps, X <- aX + b(XX^T)X + c(XX^T)^2 X
+    W <- W sqrt(r) / |W|,  r = min(rows, rest)        `rescale`: the rate is a share of W's size
+    W <- W - eta U V^T,    U V^T ~ N / |N| after 3 Newton-Schulz steps
 
-The Newton-Schulz steps are taken in bfloat16 where the run's precision is bf16, as in the recipe, else in float32.
-The coefficients and the recipe are those of KellerJordan/cifar10-airbench (airbench94_muon; facts only, code ours).
-With the size of W fixed, rate over size is how many signs of a binary weight turn in a step.
+where a Newton-Schulz step is X <- aX + b(XX^T)X + c(XX^T)^2 X.
 
-Float head, biases and norms are trained by SGD with Nesterov's momentum, at rates for a loss summed over the batch, so
-that they need no change when the batch size does. Scales (tensors A, scales of low_rank, codebooks of snn) by Adam, whose
-step is relative to a tensor's size at the start; scale_lr=0 freezes them, which also saves the time of their gradient.
+The Newton-Schulz steps are in bfloat16 where the run's precision is bf16, as in the recipe, else in
+float32. The coefficients and the recipe are those of KellerJordan/cifar10-airbench
+(airbench94_muon; facts only, code ours). With `rescale` the size of W stays the same, and rate over
+size tells how many signs of a binary weight turn in a step.
+
+Float head, biases and norms are trained by SGD with Nesterov's momentum. Their rates are for a loss
+summed over the batch, so they need no change when the batch size changes. Scales (tensors A, scales
+of low_rank, codebooks of snn) are trained by Adam, whose step is relative to a tensor's size at the
+start. scale_lr=0 freezes them, which also saves the time of their gradient.
 """
 
 import math
@@ -24,54 +30,71 @@ from torch import Tensor, nn
 from tbn_bench.config import RunConfig
 from tbn_bench.optimizers._base import Named, Parameters, check_range
 
-A, B, C = 3.4445, -4.7750, 2.0315
+A = 3.4445
+B = -4.7750
+C = 2.0315
 STEPS = 3
 ADAM_BETAS = (0.9, 0.99)
 
 
 def orthogonal_factor(g: Tensor, steps: int = STEPS, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """About U V^T of g = U S V^T, by Newton-Schulz steps in dtype. g: (rows, columns), same shape back."""
+    """About U V^T of g = U S V^T, by Newton-Schulz steps in dtype.
+
+    g: (rows, columns), as is the result.
+    """
     tall = g.shape[0] > g.shape[1]
     x = (g.T if tall else g).to(dtype)
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
+        polynomial = torch.addmm(gram, gram, gram, beta=B, alpha=C)
+        x = torch.addmm(x, polynomial, x, beta=A)
     return (x.T if tall else x).to(g.dtype)
 
 
 class MuonOptimizer(torch.optim.Optimizer):
-    """Groups have a `kind`: "muon", "sgd" or "adam". decay: the share that is taken off a parameter per step at the peak rate."""
+    """Groups have a `kind`: "muon", "sgd" or "adam".
+
+    decay: the share that is taken off a parameter per step at the peak rate.
+    """
 
     def __init__(self, groups: list[dict[str, Any]]):
         for group in groups:
             group["peak_lr"] = group["lr"]
-        super().__init__(groups, {"lr": 0.0, "momentum": 0.0, "decay": 0.0, "rescale": False})
+        defaults = {
+            "lr": 0.0,
+            "momentum": 0.0,
+            "decay": 0.0,
+            "rescale": False,
+        }
+        super().__init__(groups, defaults)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step. closure: evaluates the loss and its gradients, as torch's optimizers take it."""
+        """One step. closure: evaluates the loss and its gradients, as in torch's optimizers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         rules = {"muon": self._muon, "sgd": self._sgd, "adam": self._adam}
         for group in self.param_groups:
+            rule = rules[group["kind"]]
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
                 share = group["decay"] * group["lr"] / group["peak_lr"]
                 if share:
                     parameter.mul_(1 - share)
-                rules[group["kind"]](parameter, group)
+                rule(parameter, group)
         return loss
 
     def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].mul_(momentum).add_(parameter.grad)
-        return parameter.grad.add(state["momentum"], alpha=momentum)
+        total = state["momentum"]
+        total.mul_(momentum).add_(parameter.grad)
+        return parameter.grad.add(total, alpha=momentum)
 
     def _muon(self, parameter: Tensor, group: dict[str, Any]) -> None:
         direction = self._nesterov(parameter, group["momentum"])
@@ -84,7 +107,8 @@ class MuonOptimizer(torch.optim.Optimizer):
         parameter.add_(step, alpha=-group["lr"])
 
     def _sgd(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        parameter.add_(self._nesterov(parameter, group["momentum"]), alpha=-group["lr"])
+        direction = self._nesterov(parameter, group["momentum"])
+        parameter.add_(direction, alpha=-group["lr"])
 
     def _adam(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
@@ -93,11 +117,15 @@ class MuonOptimizer(torch.optim.Optimizer):
             state["mean"] = torch.zeros_like(parameter)
             state["square"] = torch.zeros_like(parameter)
         state["step"] += 1
+        step = state["step"]
         beta1, beta2 = ADAM_BETAS
-        state["mean"].lerp_(parameter.grad, 1 - beta1)
-        state["square"].lerp_(parameter.grad.square(), 1 - beta2)
-        mean = state["mean"] / (1 - beta1 ** state["step"])
-        root = (state["square"] / (1 - beta2 ** state["step"])).sqrt_().add_(1e-12)
+        gradient = parameter.grad
+        state["mean"].lerp_(gradient, 1 - beta1)
+        state["square"].lerp_(gradient.square(), 1 - beta2)
+
+        mean = state["mean"] / (1 - beta1**step)
+        square = state["square"] / (1 - beta2**step)
+        root = square.sqrt_().add_(1e-12)
         parameter.addcdiv_(mean, root, value=-group["lr"])
 
 
@@ -112,11 +140,14 @@ def muon(
     side_momentum: float = 0.85,
     scale_lr: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """Rate of the config: that of the filter banks. weight_decay of the config: the share that is taken off head and vectors per
-    step at the peak rate; latents and float matrices lose none (latent_weight_decay: latents do).
+    """The config's rate is that of the filter banks.
 
-    head_lr, vector_lr: rates of float head, and of biases and norms, for a loss summed over the batch. scale_lr: step of the
-    scales, as a share of their size at the start. Raises ValueError for values out of range, and for a network without a matrix.
+    The config's weight_decay is the share that is taken off head and vectors per step at the peak
+    rate. Latents lose latent_weight_decay, float matrices nothing.
+    head_lr, vector_lr: rates of float head, and of biases and norms, for a loss summed over the
+    batch. scale_lr: step of the scales, as a share of their size at the start.
+
+    Raises ValueError for values out of range, and for a network without a matrix.
     """
     check_range("muon", "momentum", momentum, 0, 1)
     check_range("muon", "side_momentum", side_momentum, 0, 1)
@@ -131,10 +162,15 @@ def muon(
     if not parameters.latents and not parameters.matrices:
         listed = ", ".join([*parameters.head, *parameters.vectors]) or "none"
         raise ValueError(
-            "muon needs a Linear or convolution weight beside the last layer: its step is the orthogonal factor of a matrix. "
+            "muon needs a Linear or convolution weight beside the last layer: "
+            "its step is the orthogonal factor of a matrix. "
             f"The parameters here are {listed}; use sgd or adamw"
         )
-    side = {"kind": "sgd", "momentum": side_momentum, "decay": config.weight_decay}
+    side = {
+        "kind": "sgd",
+        "momentum": side_momentum,
+        "decay": config.weight_decay,
+    }
     filters = {
         "kind": "muon",
         "lr": config.lr,
@@ -142,27 +178,39 @@ def muon(
         "rescale": rescale,
         "bfloat16": config.precision == "bf16",
     }
+    summed_head_lr = head_lr * config.batch_size
+    summed_vector_lr = vector_lr * config.batch_size
     groups = [
-        {"params": list(parameters.latents.values()), **filters, "decay": latent_weight_decay},
-        {"params": list(parameters.matrices.values()), **filters},
-        {"params": list(parameters.head.values()), **side, "lr": head_lr * config.batch_size},
-        {"params": list(parameters.vectors.values()), **side, "lr": vector_lr * config.batch_size},
+        _group(parameters.latents, filters, decay=latent_weight_decay),
+        _group(parameters.matrices, filters),
+        _group(parameters.head, side, lr=summed_head_lr),
+        _group(parameters.vectors, side, lr=summed_vector_lr),
         *_scale_groups(parameters.scales, scale_lr),
     ]
     return MuonOptimizer([group for group in groups if group["params"]])
 
 
+def _group(named: Named, shared: dict[str, Any], **own: float) -> dict[str, Any]:
+    return {"params": list(named.values()), **shared, **own}
+
+
 def _scale_groups(scales: Named, rate: float) -> list[dict[str, Any]]:
-    """A group for each tensor of scales; none, and the tensors frozen, where the rate is 0."""
+    """A group for each tensor of scales. A rate of 0 freezes the tensors and gives no group."""
     if not rate:
         for parameter in scales.values():
             parameter.requires_grad_(False)
         return []
-    return [{"params": [p], "kind": "adam", "lr": rate * _size(p)} for p in scales.values()]
+    groups = []
+    for parameter in scales.values():
+        lr = rate * _size(parameter)
+        groups.append({"params": [parameter], "kind": "adam", "lr": lr})
+    return groups
 
 
 def _size(parameter: nn.Parameter) -> float:
-    """Root mean square; 1 where nothing is known of it."""
+    """Root mean square; 1 where it is 0 or not known."""
     if parameter.is_meta:
         return 1.0
-    return float(parameter.detach().float().square().mean().sqrt()) or 1.0
+    values = parameter.detach().float()
+    size = values.square().mean().sqrt()
+    return float(size) or 1.0

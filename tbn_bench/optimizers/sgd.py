@@ -1,4 +1,7 @@
-"""Stochastic gradient descent with momentum (torch.optim.SGD): rate, momentum and weight decay of the config."""
+"""Stochastic gradient descent with momentum (torch.optim.SGD).
+
+Rate, momentum and weight decay are those of the config.
+"""
 
 import torch
 
@@ -13,8 +16,9 @@ def sgd(
     nesterov: bool = False,
     latent_weight_decay: float | None = None,
 ) -> torch.optim.Optimizer:
-    """Weight decay is added to the gradient (L2), latents included unless latent_weight_decay says otherwise.
+    """Weight decay is added to the gradient (L2).
 
+    It includes the latents unless latent_weight_decay is given.
     momentum: None takes the config's. Raises ValueError for values out of range.
     """
     momentum = config.momentum if momentum is None else momentum
