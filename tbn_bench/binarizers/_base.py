@@ -1,4 +1,7 @@
-"""What every weight binarizer is: a policy over the layers of a network, and one parametrization per binarized weight."""
+"""The parts of every weight binarizer.
+
+They are a policy over the layers of a network, and one parametrization per binarized weight.
+"""
 
 from dataclasses import dataclass
 
@@ -13,8 +16,9 @@ from tbn_bench.format.layouts import Copies
 
 @dataclass(frozen=True)
 class Target:
-    """A weight that could be binarized. name: its qualified name; weight: (C_out, ...) the latent tensor; module: its layer.
+    """A weight that could be binarized.
 
+    name: its qualified name. weight: (C_out, ...), the latent tensor. module: its layer.
     users: every layer that shares the weight, `module` first.
     """
 
@@ -26,12 +30,13 @@ class Target:
     @property
     def grouped(self) -> bool:
         """Whether a layer that uses it is a convolution in groups."""
-        return any(getattr(user, "groups", 1) != 1 for user in self.users or (self.module,))
+        users = self.users or (self.module,)
+        return any(getattr(user, "groups", 1) != 1 for user in users)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a binarizer does with a target: a parametrization, or None for full precision, and why."""
+    """A binarizer's answer for a target: a parametrization, or None for full precision, and why."""
 
     parametrization: "WeightBinarizer | None"
     reason: str
@@ -40,21 +45,20 @@ class Decision:
 class WeightBinarizer(nn.Module):
     """A torch parametrization: latent weight -> binary weight.
 
-    At inference the weight is what `form` describes and `stored` gives: `signs`, `scales`, and for a few methods `offsets` and a
-    `codebook` (form.py). cost.py counts it and the packed file holds it.
+    At inference `form` describes the weight and `stored` gives it: `signs`, `scales`, and for a few
+    methods `offsets` and a `codebook` (form.py). cost.py counts it and the packed file holds it.
     """
 
-    p: int = 1  # how often the stored signs are reused
-    copies: Copies | None = None  # where they go; None: aligned
+    p: int = 1  # the stored signs are used so often
+    copies: Copies | None = None  # their places; None: aligned
     reuse: bool = False  # whether the layer may multiply by `training_tile` alone (reuse.py)
-    latents: tuple[
-        str, ...
-    ] = ()  # own parameters that are latent binary tensors, as the weight is; the others are scales
-    elementwise: bool = False  # with reuse: the tile is constant and the latent weight gets the gradient of the unscaled weight
+    # own parameters that are latent binary tensors, as the weight is; the others are scales
+    latents: tuple[str, ...] = ()
+    # with reuse: the tile is constant, and the latent weight gets the unscaled weight's gradient
+    elementwise: bool = False
     factored: bool = False  # with reuse: the layer multiplies by `factors`, one after the other
-    learns_latent: bool = (
-        True  # False: the latent weight is only what training started from, and gets no gradient
-    )
+    # False: training only started from the latent weight, and it gets no gradient
+    learns_latent: bool = True
 
     def forward(self, weight: Tensor) -> Tensor:
         raise NotImplementedError  # abstract
@@ -73,10 +77,11 @@ class WeightBinarizer(nn.Module):
 
     def form(self, weight: Tensor) -> Form:
         """How the weight is stored, from its shape alone (also on the meta device)."""
-        return Form(tuple(weight.shape), self.p, self.num_scales(weight), copies=self.copies)
+        scales = self.num_scales(weight)
+        return Form(tuple(weight.shape), self.p, scales, copies=self.copies)
 
     def offsets(self, weight: Tensor) -> Tensor | None:
-        """What is added to each scaled value: (k,)."""
+        """The offsets that are added to the scaled values: (k,)."""
         return None
 
     def codebook(self) -> Tensor | None:
@@ -85,49 +90,70 @@ class WeightBinarizer(nn.Module):
 
     def stored(self, weight: Tensor) -> dict[str, NDArray[np.generic]]:
         """The tensors of the stored form, by form.py's names."""
-        side = [
-            None if v is None else v.detach().float().cpu().numpy()
-            for v in (self.offsets(weight), self.codebook())
-        ]
-        scales = self.scales(weight).detach().float().cpu().numpy()
-        return self.form(weight).encode(
-            self.signs(weight).detach().to(torch.int8).cpu().numpy(), scales, *side
-        )
+        offsets = _array(self.offsets(weight))
+        codebook = _array(self.codebook())
+        scales = _array(self.scales(weight))
+        signs = self.signs(weight).detach().to(torch.int8).cpu().numpy()
+        return self.form(weight).encode(signs, scales, offsets, codebook)
 
     def training_tile(self, weight: Tensor) -> Tensor:
-        """Where reuse: the tile (q,), differentiable by the method's rule, or constant where elementwise."""
+        """Where reuse: the tile (q,).
+
+        It is differentiable by the method's rule, or constant where elementwise.
+        """
         raise NotImplementedError  # abstract
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Where factored: ((s, C_in, *k), (C_out, s)), scales included, whose product is the weight; differentiable."""
+        """Where factored: ((s, C_in, *k), (C_out, s)), differentiable.
+
+        Their product is the weight, scales included.
+        """
         raise NotImplementedError  # abstract
 
     def restart(self, weight: Tensor) -> None:
-        """Called after another run's weight became the latent one; a method that derives state from it overrides it."""
+        """Called after another run's weight became the latent one.
+
+        A method that derives state from the weight overrides it.
+        """
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Called by the task when `epoch` (0-based) of `epochs` begins; a method with a schedule overrides it."""
+        """Called by the task when `epoch` (0-based) of `epochs` begins.
+
+        A method with a schedule overrides it.
+        """
 
     def begin_step(self) -> None:
-        """Called by the task before every training step; a method that acts between steps overrides it."""
+        """Called by the task before every training step.
+
+        A method that acts between steps overrides it.
+        """
+
+
+def _array(tensor: Tensor | None) -> NDArray[np.float32] | None:
+    if tensor is None:
+        return None
+    return tensor.detach().float().cpu().numpy()
 
 
 class ActivationBinarizer(nn.Module):
-    """What a layer's input passes before the layer multiplies: x: any shape -> the same shape.
+    """Binarizes the input of a layer, before the layer multiplies. x: any shape -> the same shape.
 
-    Convolutions pad afterwards, with zeros: at the border a binary input has a third value, as in the methods' own code.
+    Convolutions pad afterwards, with zeros: at the border a binary input has a third value, as in
+    the methods' own code.
     """
 
     bits: int = 1
-    training_only: tuple[
-        str, ...
-    ] = ()  # buffers that inference does not need: neither counted nor stored
+    # buffers that inference does not need: neither counted nor stored
+    training_only: tuple[str, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError  # abstract
 
     def scale_output(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The layer's output y for the input x (before binarization); a method whose scale depends on x overrides it."""
+        """The layer's output y for the input x (before binarization).
+
+        A method whose scale depends on x overrides it.
+        """
         return y
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
@@ -135,17 +161,26 @@ class ActivationBinarizer(nn.Module):
 
 
 class Binarizer:
-    """A method applied to a whole network. Subclasses override `layer` (one weight at a time) or `decide` (all at once)."""
+    """A method applied to a whole network.
+
+    Subclasses override `layer` (one weight at a time) or `decide` (all at once).
+    """
 
     def decide(self, targets: list[Target]) -> list[Decision]:
-        """One decision per target, in order. Raises ValueError naming every layer that cannot be converted."""
+        """One decision per target, in order.
+
+        Raises ValueError naming every layer that cannot be converted.
+        """
         return [self.layer(target) for target in targets]
 
     def layer(self, target: Target) -> Decision:
         raise NotImplementedError  # abstract
 
     def activation(self, target: Target) -> ActivationBinarizer | None:
-        """What the input of a target's layer passes; None: it stays as it is. Asked for every target, whatever `decide` says of it."""
+        """The binarizer of the input of a target's layer; None: the input stays as it is.
+
+        It is called for every target, even where `decide` keeps the weight.
+        """
         return None
 
 
@@ -167,7 +202,10 @@ class _ClipSTE(torch.autograd.Function):
 
 
 def clip_ste(weight: Tensor) -> Tensor:
-    """Forward +1 where weight >= 0 else -1; backward g * 1[|w| <= 1] (Hubara et al., arXiv 1602.02830)."""
+    """Forward +1 where weight >= 0 else -1; backward g * 1[|w| <= 1].
+
+    Hubara et al., arXiv 1602.02830.
+    """
     return _ClipSTE.apply(weight)
 
 
@@ -180,67 +218,87 @@ class _ApproxSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        return grad * (2 - 2 * x.abs()).clamp_(min=0)
+        slope = (2 - 2 * x.abs()).clamp_(min=0)
+        return grad * slope
 
 
 def approx_sign(x: Tensor) -> Tensor:
-    """Forward +1 where x >= 0 else -1; backward g * max(0, 2 - 2|x|) (Bi-Real Net, Liu et al., arXiv 1808.00278)."""
+    """Forward +1 where x >= 0 else -1; backward g * max(0, 2 - 2|x|).
+
+    Bi-Real Net, Liu et al., arXiv 1808.00278.
+    """
     return _ApproxSign.apply(x) if x.requires_grad else sign(x)
 
 
 class _EDE(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, k, t):
-        ctx.save_for_backward(
-            x, k.clone(), t.clone()
-        )  # the buffers are written in place when an epoch begins
+        # copies, because the buffers are written in place when an epoch begins
+        ctx.save_for_backward(x, k.clone(), t.clone())
         return sign(x)
 
     @staticmethod
     def backward(ctx, grad):
         x, k, t = ctx.saved_tensors
-        return grad * (k * t * (1 - torch.tanh(t * x).square())), None, None
+        slope = k * t * (1 - torch.tanh(t * x).square())
+        return grad * slope, None, None
 
 
 def ede(x: Tensor, k: Tensor, t: Tensor) -> Tensor:
-    """Forward +1 where x >= 0 else -1; backward g * k t (1 - tanh(t x)^2) (IR-Net, Qin et al., arXiv 1909.10788). k, t: ()."""
+    """Forward +1 where x >= 0 else -1; backward g * k t (1 - tanh(t x)^2). k, t: ().
+
+    IR-Net, Qin et al., arXiv 1909.10788.
+    """
     return _EDE.apply(x, k, t) if x.requires_grad else sign(x)
 
 
 class EDESchedule:
-    """Mixed into a binarizer with buffers k, t: (): in epoch i of N, from 0, t = t_min 10^(i/N log10(t_max / t_min)), k = max(1/t, 1).
+    """Mixed into a binarizer with buffers k, t: ().
 
-    The last epoch, N - 1, stays one step short of t_max. As buffers k and t are in every checkpoint, and equal on every rank.
+    In epoch i of N, from 0, t = t_min 10^(i/N log10(t_max / t_min)) and k = max(1/t, 1). The last
+    epoch, N - 1, stays one step short of t_max. Because k and t are buffers, they are in every
+    checkpoint, and equal on every rank.
     """
 
     def start_schedule(self, t_min: float, t_max: float) -> None:
-        self.t_min, self.t_max = t_min, t_max
+        self.t_min = t_min
+        self.t_max = t_max
         self.register_buffer("k", torch.empty(()))
         self.register_buffer("t", torch.empty(()))
         self.begin_epoch(0, 1)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        t = self.t_min * (self.t_max / self.t_min) ** (epoch / epochs)
+        ratio = self.t_max / self.t_min
+        t = self.t_min * ratio ** (epoch / epochs)
         self.t.fill_(t)
         self.k.fill_(max(1 / t, 1.0))
 
 
 def channels(target: Target) -> tuple[int, int]:
-    """(input features, their axis counted from the end) of a target's layer. Raises ValueError for attention's projections."""
+    """(input features, their axis counted from the end) of a target's layer.
+
+    Raises ValueError for attention's projections.
+    """
     module = target.module
-    if isinstance(module, nn.Linear) and not isinstance(
-        module, nn.modules.linear.NonDynamicallyQuantizableLinear
-    ):
+    kind = type(module).__name__
+    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        kind = "MultiheadAttention"  # it multiplies by this layer, its out_proj, itself
+    elif isinstance(module, nn.Linear):
         return module.in_features, -1
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
+    elif isinstance(module, nn.Conv1d | nn.Conv2d):
         return module.in_channels, -len(module.kernel_size) - 1
-    kind = (
-        "MultiheadAttention" if isinstance(module, nn.Linear) else type(module).__name__
-    )  # attention multiplies by out_proj itself
     raise ValueError(f"{target.name} belongs to a {kind}, whose input cannot be binarized; keep it")
 
 
 def has_flat_channel(weight: Tensor) -> bool:
-    """Whether an output channel's weights are all equal, so that it has no standard deviation. On the meta device the shape decides."""
+    """Whether an output channel's weights are all equal, so that its standard deviation is 0.
+
+    On the meta device the shape decides.
+    """
     rows = weight.detach().flatten(1)
-    return rows.shape[1] == 1 or (not rows.is_meta and bool((rows == rows[:, :1]).all(1).any()))
+    if rows.shape[1] == 1:
+        return True
+    if rows.is_meta:
+        return False
+    flat = (rows == rows[:, :1]).all(1)
+    return bool(flat.any())

@@ -1,8 +1,8 @@
-"""Which rank each layer of low_rank takes, from a budget of stored bits.
+"""The rank of each layer of low_rank, from a budget of stored bits.
 
 A weight of a = C_out rows and b columns stores, at rank s, s (a + b) bits and a + s + C_in scales
-of 32 bits. Each layer takes the largest rank that stays within b' bits per weight; b' is common to all
-layers, and the largest whose total stays within the bits that were asked for. A rank is at least 1
+of 32 bits. Each layer takes the largest rank that stays within b' bits per weight. b' is common to
+all layers, and it is the largest whose total stays within the requested bits. A rank is at least 1
 and at most min(a, b), and it stores no more than a binary layer with a scale per row would.
 """
 
@@ -16,7 +16,7 @@ SCALE_BITS = 32
 
 
 class Sizes:
-    """What ranks cost one weight of shape (a, C_in, *k)."""
+    """The cost of ranks for one weight of shape (a, C_in, *k)."""
 
     def __init__(self, target: Target):
         self.name = target.name
@@ -45,7 +45,9 @@ class Sizes:
 
     def rank(self, bits: Fraction) -> int:
         """The largest useful rank within so many bits per weight; at least 1."""
-        return min(self.useful, max(1, self._within(floor(bits * self.numel))))
+        budget = floor(bits * self.numel)
+        within = max(1, self._within(budget))
+        return min(self.useful, within)
 
 
 def ranks_within(layers: list[Sizes], bits: Fraction) -> list[int]:

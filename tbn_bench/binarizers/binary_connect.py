@@ -1,15 +1,19 @@
 """BinaryConnect, weights only (Courbariaux, Bengio, David; arXiv 1511.00363, sections 2.2 to 2.4).
 
 Forward   B = +1 if w >= 0 else -1     (sign(0) = +1)
-          stochastic=True, in training mode: B = +1 with probability clip((w + 1) / 2, 0, 1), drawn anew in every forward
+          stochastic=True, in training mode: B = +1 with probability clip((w + 1) / 2, 0, 1), drawn
+          anew in every forward
 Backward  dL/dw = dL/dB                (identity, no window)
-Clipping  w <- clip(w, -1, 1) after every update. Done at the start of the next forward in training mode: see BinaryConnectWeight
+Clipping  w <- clip(w, -1, 1) after every update. It happens at the start of the next forward in
+          training mode: see BinaryConnectWeight
 Stored    N bits, no scale. Biases and normalisation stay full precision.
 
-For testing, the paper takes the signs of a network trained deterministically and the float weights of one trained
-stochastically. A stored network has only bits, so here both are tested, and stored, by their signs: published numbers of the stochastic
-variant are those of a float network. Batch normalisation then tests signs with statistics gathered under drawn weights, which costs
-accuracy unless they are estimated again. The paper also scales learning rates by Glorot's constants, which we leave to the recipe.
+For testing, the paper takes the signs of a network trained deterministically, and the float weights
+of one trained stochastically. A stored network has only bits, so here both are tested, and stored,
+by their signs: published numbers of the stochastic variant are those of a float network. The signs
+are then tested with batch normalisation's statistics of drawn weights, which costs accuracy unless
+they are estimated again. The paper also scales learning rates by Glorot's constants, which we leave
+to the recipe.
 """
 
 from typing import Any
@@ -21,7 +25,10 @@ from tbn_bench.binarizers._base import Binarizer, Decision, Target, WeightBinari
 
 
 class _StraightThrough(torch.autograd.Function):
-    """weight: any shape, threshold: the same or a number -> +1 where weight >= threshold else -1. Backward is the identity."""
+    """weight: any shape, threshold: the same or a number -> +1 where weight >= threshold else -1.
+
+    Backward is the identity.
+    """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, threshold: Tensor | float) -> Tensor:
@@ -33,12 +40,15 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class BinaryConnectWeight(WeightBinarizer):
-    """Clips the latent weight at the start of a forward in training mode, so that no optimizer has to know of it.
+    """Clips the latent weight at the start of a forward in training mode.
 
-    That is the paper's clipping after the update: between an update and the next forward nothing reads more of w than its sign, which
-    clipping keeps. The first forward also clips the initial weights. A checkpoint holds w as the update left it; the resumed run clips
-    it first, as the uninterrupted one does. Clipping twice is clipping once, so a weight used twice in a step stays what it was, and
-    writing through `.data` leaves autograd's version counter alone: a graph that has saved w (a penalty, say) still runs backward.
+    So no optimizer has to know of it. It has the effect of the paper's clipping after the update:
+    between an update and the next forward only the sign of w is read, and clipping keeps the sign.
+    The first forward also clips the initial weights. A checkpoint holds w as the update left it;
+    the resumed run clips it first, as the uninterrupted one does. Clipping twice is clipping once,
+    so a weight that is used twice in a step does not change in between. Writing through `.data`
+    leaves autograd's version counter alone: a graph that has saved w (a penalty, say) still runs
+    backward.
     """
 
     def __init__(self, stochastic: bool):
@@ -46,13 +56,14 @@ class BinaryConnectWeight(WeightBinarizer):
         self.stochastic = stochastic
 
     def forward(self, weight: Tensor) -> Tensor:
-        if (
-            self.training and weight.is_leaf
-        ):  # what is computed from something else is no latent weight of ours to change
+        # a tensor that is computed from another is no latent weight of ours to change
+        if self.training and weight.is_leaf:
             weight.data.clamp_(-1, 1)
         if self.training and self.stochastic:
-            # u = 1 - 2 v, v uniform in [0, 1): P(w >= u) = (w + 1) / 2; u > -1, so w = -1 never gives +1 and w = 1 always does
-            return _StraightThrough.apply(weight, 1 - 2 * torch.rand_like(weight))
+            # u = 1 - 2 v, v uniform in [0, 1): P(w >= u) = (w + 1) / 2. As u > -1, w = -1 never
+            # gives +1, and w = 1 always does.
+            threshold = 1 - 2 * torch.rand_like(weight)
+            return _StraightThrough.apply(weight, threshold)
         return _StraightThrough.apply(weight, 0.0)
 
     def signs(self, weight: Tensor) -> Tensor:

@@ -1,11 +1,16 @@
-"""BitNet b1.58's layers (Ma et al., arXiv 2402.17764, section 2): ternary weights, 8-bit activations; or weights only with activation_bits=32.
+"""BitNet b1.58's layers (Ma et al., arXiv 2402.17764, section 2).
+
+Ternary weights and 8-bit activations; with activation_bits=32 only the weights are quantized.
 
 Forward   gamma = mean |W| of the layer, T = clip(round(W / (gamma + 1e-5)), -1, 1), B = gamma * T
-          activations: round(a * 127 / max |a|) * max |a| / 127, the maximum over each token (the last axis of a linear layer's input) or
-          each sample of a convolution's (our extension: the paper has no convolutions); clipped to [-128, 127]
+          activations: round(a * 127 / max |a|) * max |a| / 127, clipped to [-128, 127]. The maximum
+          is over each token (the last axis of a linear layer's input) or each sample of a
+          convolution's (our extension: the paper has no convolutions)
 Backward  dL/dW = dL/dB, dL/da = g   (identity both; gamma and the maxima are constants)
-Left out  the normalisation that the paper puts before each layer's quantization: it belongs to the network
-Stored    1.6 bits per weight (five ternary values to a byte) and one 32-bit scale per layer. Biases and normalisation stay full precision.
+Left out  the normalisation that the paper puts before each layer's quantization: it belongs to the
+          network
+Stored    1.6 bits per weight (five ternary values to a byte) and one 32-bit scale per layer.
+          Biases and normalisation stay full precision.
 """
 
 import torch
@@ -19,7 +24,8 @@ EPS = 1e-5
 
 class BitNetWeight(TernaryWeight):
     def signs(self, weight: Tensor) -> Tensor:
-        return (weight / (self.scales(weight) + EPS)).round().clamp(-1, 1).reshape(-1)
+        scaled = weight / (self.scales(weight) + EPS)
+        return scaled.round().clamp(-1, 1).reshape(-1)
 
     def scales(self, weight: Tensor) -> Tensor:
         return weight.abs().mean().reshape(1)
@@ -36,9 +42,12 @@ class Absmax8(ActivationBinarizer):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            scale = 127 / x.abs().amax(self.axes, keepdim=True).clamp(min=EPS)
+            largest = x.abs().amax(self.axes, keepdim=True).clamp(min=EPS)
+            scale = 127 / largest
             quantized = (x * scale).round().clamp(-128, 127) / scale
-        return x + (quantized - x).detach() if x.requires_grad else quantized
+        if not x.requires_grad:
+            return quantized
+        return x + (quantized - x).detach()
 
 
 class BitNet158(Binarizer):

@@ -1,8 +1,11 @@
-"""DoReFa-Net's one-bit weights (Zhou et al., arXiv 1606.06160, sections 2.3 and 2.4), W1A32, or W1A1 with activations=True.
+"""DoReFa-Net's one-bit weights (Zhou et al., arXiv 1606.06160, sections 2.3 and 2.4).
+
+W1A32, or W1A1 with activations=True.
 
 Forward   B = alpha * sign(W), alpha = mean |W| over the whole layer   (sign(0) = +1)
           activations: round(clip(a, 0, 1)), so 0 or 1, not +-1; 0.5 rounds to 0
-Backward  dL/dW = dL/dB   (identity: no window; alpha is a constant that neither gets nor scales a gradient)
+Backward  dL/dW = dL/dB   (identity: no window; alpha is a constant that neither gets nor scales a
+          gradient)
           activations: g * 1[0 <= a <= 1]
 Stored    N bits and one 32-bit scale per layer. Biases and normalisation stay full precision.
 """
@@ -65,7 +68,9 @@ class _RoundSTE(torch.autograd.Function):
 
 class DoReFaActivation(ActivationBinarizer):
     def forward(self, x: Tensor) -> Tensor:
-        return _RoundSTE.apply(x) if x.requires_grad else x.clamp(0, 1).round()
+        if x.requires_grad:
+            return _RoundSTE.apply(x)
+        return x.clamp(0, 1).round()
 
 
 class DoReFa(Binarizer):

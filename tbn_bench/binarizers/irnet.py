@@ -1,15 +1,24 @@
-"""IR-Net (Qin et al., arXiv 1909.10788): Libra parameter binarization and the error decay estimator (EDE); W1A32, or W1A1 with activations=True.
+"""IR-Net (Qin et al., arXiv 1909.10788).
 
-Forward   per output channel of n weights: What = (W - mean W) / std W (unbiased), B = 2^s * sign(What), s = round(log2 mean |What|)
-          sign(0) = +1. The paper's code gives 0, which no bit holds; so a weight equal to its channel's mean is +1 here throughout
+Libra parameter binarization and the error decay estimator (EDE). W1A32, or W1A1 with
+activations=True.
+
+Forward   per output channel of n weights: What = (W - mean W) / std W (unbiased),
+          B = 2^s * sign(What), s = round(log2 mean |What|)
+          sign(0) = +1. The paper's code gives 0, which no bit holds; so a weight equal to its
+          channel's mean is always +1 here
           activations: sign(a), sign(0) = +1
 Backward  dL/dWhat = 2^s * dL/dB * k t (1 - tanh(t What)^2)   (EDE; the sign in forward stays hard)
-          dL/dW by autograd through the standardisation, mean and std included; s is a constant. Activations: EDE too
-Schedule  in epoch i of N, counted from 0: t = t_min * 10^(i/N * log10(t_max / t_min)), k = max(1/t, 1). The last epoch, N - 1, stays
-          one step short of t_max. k and t are buffers, so checkpoints hold them
-Stored    N bits and the integer s of each output channel, 8 bits. Biases and normalisation stay full precision.
+          dL/dW by autograd through the standardisation, mean and std included; s is a constant.
+          Activations: EDE too
+Schedule  in epoch i of N, counted from 0: t = t_min * 10^(i/N * log10(t_max / t_min)),
+          k = max(1/t, 1). The last epoch, N - 1, stays one step short of t_max. k and t are
+          buffers, so checkpoints hold them
+Stored    N bits and the integer s of each output channel, 8 bits. Biases and normalisation stay
+          full precision.
 
-Raises ValueError for a layer with a channel of standard deviation 0 (one weight, or all equal): nothing can be standardised there.
+Raises ValueError for a layer with a channel of standard deviation 0 (one weight, or all equal),
+because it cannot be standardised.
 """
 
 import math
@@ -47,10 +56,13 @@ class IRNetWeight(EDESchedule, WeightBinarizer):
 
     def forward(self, weight: Tensor) -> Tensor:
         what = standardized(weight)
-        return (_shifts(what)[:, None] * ede(what, self.k, self.t)).reshape(weight.shape)
+        scale = _shifts(what)[:, None]
+        signs = ede(what, self.k, self.t)
+        return (scale * signs).reshape(weight.shape)
 
     def signs(self, weight: Tensor) -> Tensor:
-        return ede(standardized(weight), self.k, self.t).reshape(-1)
+        what = standardized(weight)
+        return ede(what, self.k, self.t).reshape(-1)
 
     def scales(self, weight: Tensor) -> Tensor:
         return _shifts(standardized(weight))
@@ -74,7 +86,9 @@ class EDESign(EDESchedule, ActivationBinarizer):
 
 def _shifts(what: Tensor) -> Tensor:
     """2^round(log2 mean |What|) of each row: (C,)."""
-    return torch.exp2(torch.round(torch.log2(what.detach().abs().mean(1))))
+    mean = what.detach().abs().mean(1)
+    exponent = torch.round(torch.log2(mean))
+    return torch.exp2(exponent)
 
 
 class IRNet(Binarizer):
@@ -85,24 +99,26 @@ class IRNet(Binarizer):
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value <= 0:
                 raise ValueError(
-                    f"irnet: {name} must be a positive number, got {value!r}; the paper has t_min=1e-3, t_max=10.0"
+                    f"irnet: {name} must be a positive number, got {value!r}; "
+                    "the paper has t_min=1e-3, t_max=10.0"
                 )
         if t_min > t_max:
             raise ValueError(
                 f"irnet: t grows from t_min to t_max, got t_min={t_min!r} > t_max={t_max!r}"
             )
-        self.activations, self.t_min, self.t_max = activations, float(t_min), float(t_max)
+        self.activations = activations
+        self.t_min = float(t_min)
+        self.t_max = float(t_max)
 
     def decide(self, targets: list[Target]) -> list[Decision]:
-        errors = [message for target in targets if (message := _refused(target))]
+        errors = [_refused(target) for target in targets if has_flat_channel(target.weight)]
         if errors:
             raise ValueError("\n".join(errors))
         return super().decide(targets)
 
     def layer(self, target: Target) -> Decision:
-        return Decision(
-            IRNetWeight(self.t_min, self.t_max), "binary, a power of two per output channel"
-        )
+        method = IRNetWeight(self.t_min, self.t_max)
+        return Decision(method, "binary, a power of two per output channel")
 
     def activation(self, target: Target) -> EDESign | None:
         if not self.activations:
@@ -112,10 +128,9 @@ class IRNet(Binarizer):
 
 
 def _refused(target: Target) -> str:
-    """Why a weight cannot be standardised, or ''."""
-    if not has_flat_channel(target.weight):
-        return ""
+    """The message for a weight that cannot be standardised."""
     return (
-        f"irnet divides by the standard deviation of each output channel, and layer {target.name} {tuple(target.weight.shape)} has a "
-        "channel whose weights are all equal; initialise it at random, or keep it in full precision"
+        "irnet divides by the standard deviation of each output channel, "
+        f"and layer {target.name} {tuple(target.weight.shape)} has a channel whose weights "
+        "are all equal; initialise it at random, or keep it in full precision"
     )

@@ -79,14 +79,20 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """matrix: (a, b) -> L: (a, rank), R: (rank, b), whose product is nearest to it."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     root = values[:rank].sqrt()
-    return left[:, :rank] * root, root[:, None] * right[:rank]
+    columns = left[:, :rank] * root
+    rows = root[:, None] * right[:rank]
+    return columns, rows
 
 
 def itq(points: Tensor, steps: int = ITQ_STEPS) -> Tensor:
-    """points: (n, s) -> Q: (s, s), orthogonal, for which points Q is near sign(points Q). Seeded."""
+    """points: (n, s) -> Q: (s, s), orthogonal, for which points Q is near sign(points Q).
+
+    It starts from a seeded rotation.
+    """
     size = points.shape[1]
-    draw = torch.randn(size, size, generator=torch.Generator().manual_seed(ITQ_SEED))
-    rotation = torch.linalg.qr(draw.to(points))[0]
+    generator = torch.Generator().manual_seed(ITQ_SEED)
+    draw = torch.randn(size, size, generator=generator)
+    rotation, _ = torch.linalg.qr(draw.to(points))
     for _ in range(steps):
         signs = sign(points @ rotation)
         left, _, right = torch.linalg.svd(points.T @ signs)
@@ -113,7 +119,9 @@ class LowRankWeight(WeightBinarizer):
 
     def __init__(self, weight: Tensor, rank: int, surrogate: str = "clip", rotate: bool = True):
         super().__init__()
-        self.rank, self.surrogate, self.rotate = rank, surrogate, rotate
+        self.rank = rank
+        self.surrogate = surrogate
+        self.rotate = rotate
         rows, channels = weight.shape[:2]
         self.U = self._parameter(weight, rows, rank)
         self.V = self._parameter(weight, rank, *weight.shape[1:])
@@ -124,19 +132,24 @@ class LowRankWeight(WeightBinarizer):
 
     @staticmethod
     def _parameter(weight: Tensor, *shape: int) -> nn.Parameter:
-        return nn.Parameter(torch.empty(shape, dtype=weight.dtype, device=weight.device))
+        empty = torch.empty(shape, dtype=weight.dtype, device=weight.device)
+        return nn.Parameter(empty)
 
     @torch.no_grad()
     def restart(self, weight: Tensor) -> None:
         """U, V, u, m and v from a float weight; nothing on the meta device."""
         if weight.is_meta:
             return
-        left, right = truncated_svd(weight.flatten(1).float(), self.rank)
+        matrix = weight.flatten(1).float()
+        left, right = truncated_svd(matrix, self.rank)
         if self.rotate:
             rotation = itq(torch.cat([left, right.T]))
-            left, right = left @ rotation, rotation.T @ right
+            left = left @ rotation
+            right = rotation.T @ right
+
         u, by_left = rank_one(left.abs())
-        by_channel = right.abs().reshape(self.rank, weight.shape[1], -1).mean(2)
+        magnitudes = right.abs().reshape(self.rank, weight.shape[1], -1)
+        by_channel = magnitudes.mean(2)
         v, by_right = rank_one(by_channel.T)
         self.U.copy_(left)
         self.V.copy_(right.reshape(self.V.shape))
@@ -151,27 +164,40 @@ class LowRankWeight(WeightBinarizer):
     def factors(self) -> tuple[Tensor, Tensor]:
         left, right = self._factor_signs()
         kernel = [1] * (right.dim() - 2)
-        first = right * self.m.reshape(-1, 1, *kernel) * self.v.reshape(1, -1, *kernel)
-        return first, left * self.u[:, None]
+        m = self.m.reshape(-1, 1, *kernel)
+        v = self.v.reshape(1, -1, *kernel)
+        first = right * m * v
+        second = left * self.u[:, None]
+        return first, second
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The dense product, by form.py's rule: in float64, so that every reader gets the same bits."""
-        left, right = (signs.double() for signs in self._factor_signs())
-        u, m, v = (scales.double() for scales in (self.u, self.m, self.v))
-        mixed = u[:, None] * ((left * m) @ right.flatten(1))
+        """The dense product, by form.py's rule.
+
+        It is computed in float64, so that every reader gets the same bits.
+        """
+        left, right = self._factor_signs()
+        u = self.u.double()
+        m = self.m.double()
+        v = self.v.double()
+
+        product = (left.double() * m) @ right.double().flatten(1)
+        mixed = u[:, None] * product
         by_channel = mixed.reshape(*weight.shape[:2], -1) * v[:, None]
         return by_channel.reshape(weight.shape).to(weight.dtype)
 
     def signs(self, weight: Tensor) -> Tensor:
         """sign(U), then sign(V): (s (a + b),)."""
-        return torch.cat([sign(self.U.detach()).reshape(-1), sign(self.V.detach()).reshape(-1)])
+        left = sign(self.U.detach())
+        right = sign(self.V.detach())
+        return torch.cat([left.reshape(-1), right.reshape(-1)])
 
     def scales(self, weight: Tensor) -> Tensor:
         """u, m, v: (a + s + C_in,)."""
         return torch.cat([self.u, self.m, self.v])
 
     def num_scales(self, weight: Tensor) -> int:
-        return weight.shape[0] + self.rank + weight.shape[1]
+        rows, channels = weight.shape[:2]
+        return rows + self.rank + channels
 
     def form(self, weight: Tensor) -> Form:
         scales = self.num_scales(weight)
@@ -179,7 +205,8 @@ class LowRankWeight(WeightBinarizer):
 
 
 def _check_whole(name: str, value: object, least: int, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least:
         raise ValueError(f"low_rank: {name} {what}, an integer >= {least}, got {value!r}")
 
 
@@ -216,14 +243,19 @@ class LowRank(Binarizer):
         if not isinstance(rotate, bool):
             raise ValueError(f"low_rank: rotate must be True or False, got {rotate!r}")
         self.bits = None if bits is None else Fraction(str(bits))
-        self.fixed_rank, self.min_layer_size = rank, min_layer_size
-        self.surrogate, self.rotate = surrogate, rotate
+        self.fixed_rank = rank
+        self.min_layer_size = min_layer_size
+        self.surrogate = surrogate
+        self.rotate = rotate
 
     def decide(self, targets: list[Target]) -> list[Decision]:
-        factorised = [target for target in targets if not self._why_binary(target)]
-        layers = [Sizes(target) for target in factorised]
-        ranks = dict(zip(map(id, factorised), self._ranks(layers), strict=True))
-        return [self._decision(target, ranks.get(id(target))) for target in targets]
+        layers = [Sizes(target) for target in targets if not self._why_binary(target)]
+        ranks = iter(self._ranks(layers))
+        decisions = []
+        for target in targets:
+            rank = None if self._why_binary(target) else next(ranks)
+            decisions.append(self._decision(target, rank))
+        return decisions
 
     def _why_binary(self, target: Target) -> str:
         """Why a weight is not factorised, or ''."""
@@ -253,6 +285,7 @@ class LowRank(Binarizer):
         if rank is None:
             reason = f"{self._why_binary(target)}: binary, one scale per output channel"
             return Decision(BWNWeight("clip_ste"), reason)
-        per_weight = Sizes(target).stored(rank) / target.weight.numel()
+        bits = Sizes(target).stored(rank)
+        per_weight = bits / target.weight.numel()
         method = LowRankWeight(target.weight, rank, self.surrogate, self.rotate)
         return Decision(method, f"rank {rank}, {per_weight:.4f} bits per weight")

@@ -1,13 +1,17 @@
-"""Control for tiling along output channels: a layer of fewer binary filters whose outputs are copied.
+"""Control for tiling along output channels: a layer of fewer binary filters, their outputs copied.
 
-Forward   B = alpha * (T repeated p times), T = sign of the first R = C_out / p rows of W, alpha = mean |W| over those rows; so output
-          channels c, c + R, c + 2R, ... are the same. sign(0) = -1, as tbn, so that equal tiles are equal weights
-Backward  straight through to the R rows: dL/dT summed over the copies (identity, no window), as under tbn; alpha by ordinary autograd
-Source    ours. tbn(alpha="layer") computes this function with T = its tile wherever p divides C_out, and a normalisation per channel
-          removes the scales of alpha="tile" too; what is left to tbn is how T is learned
+Forward   B = alpha * (T repeated p times), T = sign of the first R = C_out / p rows of W,
+          alpha = mean |W| over those rows; so output channels c, c + R, c + 2R, ... are the same.
+          sign(0) = -1, as tbn, so that equal tiles are equal weights
+Backward  straight through to the R rows: dL/dT summed over the copies (identity, no window), as
+          under tbn; alpha by ordinary autograd
+Source    ours. tbn(alpha="layer") computes this function with T = its tile wherever p divides
+          C_out, and a normalisation per channel removes the scales of alpha="tile" too. tbn then
+          differs only in the way it learns T
 Stored    N / p bits and one 32-bit scale per layer (a network without normalisation needs it)
-Kept      biases, normalisation, embeddings. A layer of fewer than min_layer_size weights takes p = 1 and is still binary.
-          The latent rows after the first R have no effect; they exist because a parametrization keeps its weight's shape.
+Kept      biases, normalisation, embeddings. A layer of fewer than min_layer_size weights takes
+          p = 1 and is still binary. The latent rows after the first R have no effect; they exist
+          because a parametrization keeps its weight's shape.
 
 Trained by tile reuse (reuse.py), as tbn.
 """
@@ -26,10 +30,13 @@ class RepeatedFiltersWeight(WeightBinarizer):
         self.p = p
 
     def _filters(self, weight: Tensor) -> Tensor:
-        return weight[: weight.shape[0] // self.p]
+        rows = weight.shape[0] // self.p
+        return weight[:rows]
 
     def forward(self, weight: Tensor) -> Tensor:
-        return tiling.expand(self.training_tile(weight), self.scales(weight), self.p, weight.shape)
+        tile = self.training_tile(weight)
+        scales = self.scales(weight)
+        return tiling.expand(tile, scales, self.p, weight.shape)
 
     def training_tile(self, weight: Tensor) -> Tensor:
         return tiling.tile_ste(self._filters(weight), 1)
@@ -45,44 +52,55 @@ class RepeatedFiltersWeight(WeightBinarizer):
 
 
 class RepeatedFilters(Binarizer):
-    """p: how often each filter is used, a divisor of C_out; min_layer_size: weights below which p = 1."""
+    """p: the number of copies of each filter, a divisor of C_out.
+
+    min_layer_size: weights below which p = 1.
+    """
 
     def __init__(self, p: int, min_layer_size: int = 64_000):
-        if isinstance(p, bool) or not isinstance(p, int) or p < 1:
+        if not _is_whole(p) or p < 1:
             raise ValueError(
                 f"repeated_filters: p must be a positive integer, got {p!r}; use 1, 2, 4, ..."
             )
-        if (
-            isinstance(min_layer_size, bool)
-            or not isinstance(min_layer_size, int)
-            or min_layer_size < 0
-        ):
+        if not _is_whole(min_layer_size) or min_layer_size < 0:
             raise ValueError(
-                f"repeated_filters: min_layer_size counts weights, an integer >= 0, got {min_layer_size!r}"
+                "repeated_filters: min_layer_size counts weights, an integer >= 0, "
+                f"got {min_layer_size!r}"
             )
-        self.p, self.min_layer_size = p, min_layer_size
+        self.p = p
+        self.min_layer_size = min_layer_size
 
     def decide(self, targets: list[Target]) -> list[Decision]:
-        errors = [message for target in targets if (message := self._refused(target))]
+        errors = [self._refused(target) for target in targets if not self._fits(target)]
         if errors:
             raise ValueError("\n".join(errors))
         return super().decide(targets)
 
     def layer(self, target: Target) -> Decision:
-        if target.weight.numel() < self.min_layer_size:
-            return Decision(
-                RepeatedFiltersWeight(1), f"below min_layer_size {self.min_layer_size:,}: p = 1"
-            )
-        return Decision(
-            RepeatedFiltersWeight(self.p), "filters repeated" if self.p > 1 else "p = 1"
-        )
+        if self._is_small(target):
+            reason = f"below min_layer_size {self.min_layer_size:,}: p = 1"
+            return Decision(RepeatedFiltersWeight(1), reason)
+        reason = "filters repeated" if self.p > 1 else "p = 1"
+        return Decision(RepeatedFiltersWeight(self.p), reason)
+
+    def _is_small(self, target: Target) -> bool:
+        return target.weight.numel() < self.min_layer_size
+
+    def _fits(self, target: Target) -> bool:
+        rows = target.weight.shape[0]
+        return self._is_small(target) or rows % self.p == 0
 
     def _refused(self, target: Target) -> str:
+        """The message for a layer that p does not divide."""
         rows = target.weight.shape[0]
-        if target.weight.numel() < self.min_layer_size or rows % self.p == 0:
-            return ""
-        near = sorted(sorted(tiling.divisors(rows), key=lambda d: abs(d - self.p))[:6])
+        by_distance = sorted(tiling.divisors(rows), key=lambda divisor: abs(divisor - self.p))
+        near = ", ".join(map(str, sorted(by_distance[:6])))
         return (
-            f"p must divide the number of filters, got p={self.p} for {rows} filters (layer {target.name}); "
-            f"use one of {', '.join(map(str, near))}, keep the layer, or raise min_layer_size"
+            f"p must divide the number of filters, got p={self.p} for {rows} filters "
+            f"(layer {target.name}); "
+            f"use one of {near}, keep the layer, or raise min_layer_size"
         )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,17 +1,25 @@
-"""Sub-bit networks, SNN (Wang et al., arXiv 2110.09195): each binary 3x3 kernel is one of 2^tau; W1A32, or W1A1 with activations=True.
+"""Sub-bit networks, SNN (Wang et al., arXiv 2110.09195): each binary 3x3 kernel is one of 2^tau.
 
-Forward   a layer owns a codebook of 2^tau of the 512 binary 3x3 kernels. Each kernel of W takes the nearest entry (all have norm 3, so the
-          largest dot product; the first of equals). B_c = alpha_c * (the entries), alpha_c = mean |W_c| over output channel c
-          entry bit = sign(P) of a float codebook P, except where |P| < 1e-3, which keeps the bit that it had. sign(0) = +1
+W1A32, or W1A1 with activations=True.
+
+Forward   a layer owns a codebook of 2^tau of the 512 binary 3x3 kernels. Each kernel of W takes the
+          nearest entry (all have norm 3, so it has the largest dot product; the first of equals).
+          B_c = alpha_c * (the entries), alpha_c = mean |W_c| over output channel c
+          entry bit = sign(P) of a float codebook P, except where |P| < 1e-3: there the bit stays as
+          it was. sign(0) = +1
           layers without 3x3 kernels are binary with alpha_c: bwn(grad="clip_ste")
-Backward  W: alpha * g * 1[|w| <= 1], alpha a constant. P: in every 25th step the sum of alpha * g over the kernels that chose the entry;
-          0 in between. Momentum and Adam go on moving P in between all the same, so under them bits turn in other steps too
-Between   steps (begin_step): the bits that |P| < 1e-3 keeps are noted, entries that have become equal to an earlier one are redrawn from
-          the unused kernels, P is clamped to [-3, 3]. Draws are seeded by the step, so every rank draws alike
-Source    rules as in the authors' release (yikaiw/SNN, step 2); ours: P starts at random kernels times |N(0, 0.01)|, so that
-          refinement can turn bits; what P has of a step, its memory and its counter are buffers, so resume and DDP see them
+Backward  W: alpha * g * 1[|w| <= 1], alpha a constant. P: in every 25th step the sum of alpha * g
+          over the kernels that chose the entry; 0 in between. Momentum and Adam still move P in
+          between, so under them bits turn in other steps too
+Between   steps (begin_step): the bits that |P| < 1e-3 keeps are noted, entries that have become
+          equal to an earlier one are redrawn from the unused kernels, P is clamped to [-3, 3].
+          Draws are seeded by the step, so all ranks draw the same
+Source    rules as in the authors' release (yikaiw/SNN, step 2). Ours: P starts at random kernels
+          times |N(0, 0.01)|, so that refinement can turn bits; the memory of P's bits and its step
+          counter are buffers, so resume and DDP see them
 Activations  RSign, as reactnet, on which the release is built
-Stored    tau / 9 bits per weight, a codebook of 9 * 2^tau bits, one 32-bit scale per output channel. Biases and normalisation stay float.
+Stored    tau / 9 bits per weight, a codebook of 9 * 2^tau bits, one 32-bit scale per output
+          channel. Biases and normalisation stay float.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -39,23 +47,33 @@ START = 0.01
 
 def all_kernels(numbers: Tensor) -> Tensor:
     """numbers: (n,) below 512 -> (n, 9) of +-1, bit j of the number being sign j."""
-    return ((numbers[:, None] >> torch.arange(KERNEL, device=numbers.device)) & 1).float() * 2 - 1
+    places = torch.arange(KERNEL, device=numbers.device)
+    bits = (numbers[:, None] >> places) & 1
+    return bits.float() * 2 - 1
 
 
 def numbers_of(kernels: Tensor) -> Tensor:
     """all_kernels' inverse."""
-    return ((kernels > 0).long() << torch.arange(KERNEL, device=kernels.device)).sum(1)
+    places = torch.arange(KERNEL, device=kernels.device)
+    bits = (kernels > 0).long()
+    return (bits << places).sum(1)
 
 
 class _Choose(torch.autograd.Function):
-    """weight: (..., 3, 3), codebook: (n, 9) -> nearest entries in weight's shape. Backward: clip-STE to weight; summed to the codebook."""
+    """weight: (..., 3, 3), codebook: (n, 9) -> nearest entries in weight's shape.
+
+    Backward: clip-STE to weight; summed to the codebook.
+    """
 
     @staticmethod
     def forward(ctx, weight, codebook):
-        chosen = (weight.reshape(-1, KERNEL).to(codebook.dtype) @ codebook.T).argmax(1)
+        kernels = weight.reshape(-1, KERNEL).to(codebook.dtype)
+        chosen = (kernels @ codebook.T).argmax(1)
         ctx.save_for_backward(weight, chosen)
-        ctx.entries, ctx.book_type = len(codebook), codebook.dtype
-        return codebook[chosen].reshape(weight.shape).to(weight.dtype)
+        ctx.entries = len(codebook)
+        ctx.book_type = codebook.dtype
+        entries = codebook[chosen].reshape(weight.shape)
+        return entries.to(weight.dtype)
 
     @staticmethod
     def backward(ctx, grad):
@@ -69,11 +87,16 @@ class _Choose(torch.autograd.Function):
 
 def _exact(device: str) -> AbstractContextManager[None]:
     """No autocast inside: products in bfloat16 choose other kernels than those that are stored."""
-    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
+    if device == "meta":
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 class CodebookWeight(WeightBinarizer):
-    """A layer of 3x3 kernels that each take an entry of `book`, (2^tau, 9), differentiable where it learns."""
+    """A layer of 3x3 kernels that each take an entry of `book`: (2^tau, 9).
+
+    The book is differentiable where it learns.
+    """
 
     def __init__(self, tau: int):
         super().__init__()
@@ -87,9 +110,9 @@ class CodebookWeight(WeightBinarizer):
 
     def forward(self, weight: Tensor) -> Tensor:
         with _exact(weight.device.type):
-            return self.scales(weight).detach().reshape(-1, 1, 1, 1) * _Choose.apply(
-                weight, self.book()
-            )
+            scale = self.scales(weight).detach()
+            entries = _Choose.apply(weight, self.book())
+            return scale.reshape(-1, 1, 1, 1) * entries
 
     def signs(self, weight: Tensor) -> Tensor:
         return _Choose.apply(weight.detach(), self.codebook()).reshape(-1)
@@ -99,7 +122,10 @@ class CodebookWeight(WeightBinarizer):
 
     def form(self, weight: Tensor) -> Form:
         return Form(
-            tuple(weight.shape), scales=weight.shape[0], code="codebook", index_bits=self.tau
+            tuple(weight.shape),
+            scales=weight.shape[0],
+            code="codebook",
+            index_bits=self.tau,
         )
 
 
@@ -123,61 +149,74 @@ class SNNWeight(CodebookWeight):
     def __init__(self, tau: int, every: int):
         super().__init__(tau)
         self.every = every
-        start = all_kernels(torch.randperm(KERNELS)[: 1 << tau])
-        self.P = nn.Parameter(start * (START * torch.randn(start.shape)).abs())
+        entries = 1 << tau
+        numbers = torch.randperm(KERNELS)[:entries]
+        start = all_kernels(numbers)
+        sizes = (START * torch.randn(start.shape)).abs()
+        self.P = nn.Parameter(start * sizes)
         self.register_buffer("memory", start.clone())
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def book(self) -> Tensor:
-        return _Bits.apply(self.P, self.memory, (self.step % self.every == 0) & (self.step > 0))
+        refine = (self.step % self.every == 0) & (self.step > 0)
+        return _Bits.apply(self.P, self.memory, refine)
 
     @torch.no_grad()
     def begin_step(self) -> None:
         self.step += 1
         bits = self.codebook()
         numbers = numbers_of(bits)
-        order = torch.arange(len(numbers), device=numbers.device)
-        first = torch.full((KERNELS,), len(numbers), device=numbers.device).scatter_reduce(
-            0, numbers, order, "amin"
-        )
+        entries = len(numbers)
+        order = torch.arange(entries, device=numbers.device)
+
+        # kernel number -> its first entry; `entries` where it has none
+        none = torch.full((KERNELS,), entries, device=numbers.device)
+        first = none.scatter_reduce(0, numbers, order, "amin")
         again = (first[numbers] != order).nonzero()[:, 0]
         if len(again):
-            free = (first == len(numbers)).nonzero()[:, 0].cpu()
-            draw = torch.randperm(
-                len(free), generator=torch.Generator().manual_seed(int(self.step))
-            )[: len(again)]
+            free = (first == entries).nonzero()[:, 0].cpu()
+            generator = torch.Generator().manual_seed(int(self.step))
+            draw = torch.randperm(len(free), generator=generator)[: len(again)]
             fresh = all_kernels(free[draw]).to(bits)
             bits[again] = fresh
             self.P[again] = fresh * START
+
         self.memory.copy_(bits)
         self.P.clamp_(-3, 3)
 
 
 def check_tau(method: str, tau: object) -> int:
-    if isinstance(tau, bool) or not isinstance(tau, int) or not 1 <= tau <= 8:
+    whole = isinstance(tau, int) and not isinstance(tau, bool)
+    if not whole or not 1 <= tau <= 8:
         raise ValueError(
-            f"{method}: tau, the bits of an index into the codebook, must be from 1 to 8, got {tau!r}"
+            f"{method}: tau, the bits of an index into the codebook, must be from 1 to 8, "
+            f"got {tau!r}"
         )
     return tau
 
 
 class SNN(Binarizer):
-    """tau: bits per 3x3 kernel; every: steps between refinements; activations: whether inputs are binarized too."""
+    """tau: bits per 3x3 kernel; every: steps between refinements.
+
+    activations: whether inputs are binarized too.
+    """
 
     def __init__(self, tau: int = 5, every: int = 25, activations: bool = False):
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        whole = isinstance(every, int) and not isinstance(every, bool)
+        if not whole or every < 1:
             raise ValueError(f"snn: every counts steps, a positive integer, got {every!r}")
-        self.tau, self.every, self.activations = check_tau("snn", tau), every, activations
+        self.tau = check_tau("snn", tau)
+        self.every = every
+        self.activations = activations
 
     def layer(self, target: Target) -> Decision:
         if tuple(target.weight.shape[2:]) != (3, 3):
-            return Decision(
-                BWNWeight("clip_ste"), "no 3x3 kernels: binary, one scale per output channel"
-            )
-        return Decision(
-            SNNWeight(self.tau, self.every),
-            f"each kernel one of {1 << self.tau}, one scale per output channel",
-        )
+            reason = "no 3x3 kernels: binary, one scale per output channel"
+            return Decision(BWNWeight("clip_ste"), reason)
+        reason = f"each kernel one of {1 << self.tau}, one scale per output channel"
+        return Decision(SNNWeight(self.tau, self.every), reason)
 
     def activation(self, target: Target) -> ActivationBinarizer | None:
-        return RSign(*channels(target)) if self.activations else None
+        if not self.activations:
+            return None
+        return RSign(*channels(target))

@@ -1,11 +1,16 @@
-"""Tiled Bit Networks (Gorbett, Shirazi, Ray; arXiv 2407.12075). The equations are in tbn_bench/tiling.py.
+"""Tiled Bit Networks (Gorbett, Shirazi, Ray; arXiv 2407.12075).
 
-Forward   B = alpha * (tile repeated p times), tile = sign of the column sums of W read as (p, q); sign(0) = -1
+The equations are in tbn_bench/tiling.py.
+
+Forward   B = alpha * (tile repeated p times), tile = sign of the column sums of W read as (p, q);
+          sign(0) = -1
 Backward  gradient="elementwise" (the authors' code) or "tile"; alphas by ordinary autograd
-Copies    copies="aligned" is the paper's layout; "rotated", "permuted", "hadamard", "shifted" and "columns" (tbn_bench/format/layouts.py) make
-          different features of the same bits. A layer that a layout does not fit (shifted without spatial axes, say) takes aligned, and says so
+Copies    copies="aligned" is the paper's layout; "rotated", "permuted", "hadamard", "shifted" and
+          "columns" (tbn_bench/format/layouts.py) make different features of the same bits. Where a layout
+          does not fit a layer (shifted without spatial axes, say), it takes aligned and says so
 Stored    q = N / p bits and p (alpha="tile") or 1 (alpha="layer") 32-bit scales per layer
-Kept      biases, normalisation, embeddings. A layer of fewer than min_layer_size weights takes p = 1 and is still binary.
+Kept      biases, normalisation, embeddings. A layer of fewer than min_layer_size weights takes
+          p = 1 and is still binary.
 """
 
 import torch
@@ -17,7 +22,10 @@ from tbn_bench.format.layouts import KINDS, Copies, default_shifts
 
 
 class TBNWeight(WeightBinarizer):
-    """weight: (N elements) -> alpha * tile in weight's shape. `A`, same shape, exists only with alpha_source="A"."""
+    """weight: (N elements) -> alpha * tile in weight's shape.
+
+    `A`, of the same shape, exists only with alpha_source="A".
+    """
 
     reuse = True
 
@@ -31,18 +39,23 @@ class TBNWeight(WeightBinarizer):
         copies: Copies | None = None,
     ):
         super().__init__()
-        self.p, self.alpha, self.gradient, self.copies = p, alpha, gradient, copies
+        self.p = p
+        self.alpha = alpha
+        self.gradient = gradient
+        self.copies = copies
         self.elementwise = gradient == "elementwise"
         self.A = None
-        if (
-            alpha_source == "A"
-        ):  # Kaiming normal, fan_in, ReLU gain: the authors' initialisation of A
+        if alpha_source == "A":
             self.A = nn.Parameter(torch.empty_like(weight, requires_grad=True))
+            # the authors' initialisation of A: Kaiming normal, fan_in, ReLU gain
             nn.init.kaiming_normal_(self.A, mode="fan_in", nonlinearity="relu")
 
     def forward(self, weight: Tensor) -> Tensor:
-        out = tiling.tiled_weight(weight, self.scales(weight), self.p, self.gradient, self.copies)
-        return out if self.copies is None else tiling.enlarged(out, self.copies)
+        scales = self.scales(weight)
+        out = tiling.tiled_weight(weight, scales, self.p, self.gradient, self.copies)
+        if self.copies is None:
+            return out
+        return tiling.enlarged(out, self.copies)
 
     def signs(self, weight: Tensor) -> Tensor:
         return tiling.tile(weight, self.p, self.copies)
@@ -52,7 +65,8 @@ class TBNWeight(WeightBinarizer):
         return make(weight, self.p, self.copies)
 
     def scales(self, weight: Tensor) -> Tensor:
-        return tiling.alphas(weight if self.A is None else self.A, self.p, self.alpha)
+        source = weight if self.A is None else self.A
+        return tiling.alphas(source, self.p, self.alpha)
 
     def num_scales(self, weight: Tensor) -> int:
         return self.p if self.alpha == "tile" else 1
@@ -60,31 +74,40 @@ class TBNWeight(WeightBinarizer):
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(
-            f"tbn: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}"
-        )
+        known = ", ".join(map(repr, allowed))
+        raise ValueError(f"tbn: {name} must be one of {known}, got {value!r}")
 
 
 def _pads_with_zeros(module: nn.Module | None) -> bool:
     """Whether a layer's padding, if it has one, is a number of zeros."""
-    return (
-        not isinstance(getattr(module, "padding", 0), str)
-        and getattr(module, "padding_mode", "zeros") == "zeros"
-    )
+    padding = getattr(module, "padding", 0)
+    mode = getattr(module, "padding_mode", "zeros")
+    return not isinstance(padding, str) and mode == "zeros"
 
 
-def _shift_list(shifts: object) -> bool:
-    return isinstance(shifts, list) and all(
-        isinstance(s, list) and all(type(v) is int for v in s) for s in shifts
-    )
+def _is_shift(value: object) -> bool:
+    return isinstance(value, list) and all(type(step) is int for step in value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_p(name: str, value: object) -> None:
+    if not _is_whole(value) or value < 1:
+        raise ValueError(f"tbn: {name} must be a positive integer, got {value!r}; use 1, 2, 4, ...")
 
 
 class TBN(Binarizer):
-    """Give exactly one of: p, tile_length (each layer takes the p whose tile comes nearest), per_layer (a p per weight).
+    """Give exactly one of p, tile_length and per_layer.
 
-    alpha: "tile" | "layer"; alpha_source: "A" (a separate learned tensor, the authors' default) | "W";
-    min_layer_size: weights below which p = 1 (not applied to per_layer); gradient: "elementwise" | "tile"; copies: "aligned" |
-    "rotated" | "permuted" | "hadamard" | "shifted" | "columns"; shifts: for "shifted", one [dy, dx] per copy (default: nearest first).
+    tile_length: each layer takes the p whose tile length is nearest. per_layer: a p per weight.
+    alpha: "tile" | "layer"
+    alpha_source: "A" (a separate learned tensor, the authors' default) | "W"
+    min_layer_size: weights below which p = 1 (not applied to per_layer)
+    gradient: "elementwise" | "tile"
+    copies: "aligned" | "rotated" | "permuted" | "hadamard" | "shifted" | "columns"
+    shifts: for "shifted", one [dy, dx] per copy (default: nearest first)
     """
 
     def __init__(
@@ -99,33 +122,22 @@ class TBN(Binarizer):
         copies: str = "aligned",
         shifts: list[list[int]] | None = None,
     ):
-        given = [
-            n
-            for n, v in (("p", p), ("tile_length", tile_length), ("per_layer", per_layer))
-            if v is not None
-        ]
+        sizes = {"p": p, "tile_length": tile_length, "per_layer": per_layer}
+        given = [name for name, value in sizes.items() if value is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none of them"
             raise ValueError(
-                f"tbn needs exactly one of p, tile_length, per_layer, got {got}; write e.g. tbn(p=4)"
+                "tbn needs exactly one of p, tile_length, per_layer, "
+                f"got {got}; write e.g. tbn(p=4)"
             )
-        for name, values in (
-            ("p", [p]),
-            ("tile_length", [tile_length]),
-            ("per_layer", per_layer or []),
-        ):
-            for value in values:
-                if value is not None and (
-                    isinstance(value, bool) or not isinstance(value, int) or value < 1
-                ):
-                    raise ValueError(
-                        f"tbn: {name} must be a positive integer, got {value!r}; use 1, 2, 4, ..."
-                    )
-        if (
-            isinstance(min_layer_size, bool)
-            or not isinstance(min_layer_size, int)
-            or min_layer_size < 0
-        ):
+        if p is not None:
+            _check_p("p", p)
+        if tile_length is not None:
+            _check_p("tile_length", tile_length)
+        for value in per_layer or []:
+            if value is not None:
+                _check_p("per_layer", value)
+        if not _is_whole(min_layer_size) or min_layer_size < 0:
             raise ValueError(
                 f"tbn: min_layer_size counts weights, an integer >= 0, got {min_layer_size!r}"
             )
@@ -133,57 +145,63 @@ class TBN(Binarizer):
         _choice("alpha_source", alpha_source, ("W", "A"))
         _choice("gradient", gradient, ("elementwise", "tile"))
         _choice("copies", copies, KINDS)
-        if shifts is not None and (copies != "shifted" or not _shift_list(shifts)):
-            raise ValueError(
-                f"tbn: shifts are for copies='shifted', a list of [dy, dx] of whole numbers, got {shifts!r}"
-            )
-        self.kind, self.shifts = copies, shifts
-        self.p, self.tile_length, self.per_layer, self.min_layer_size = (
-            p,
-            tile_length,
-            per_layer,
-            min_layer_size,
-        )
-        self.options = {"alpha": alpha, "alpha_source": alpha_source, "gradient": gradient}
+        if shifts is not None:
+            listed = isinstance(shifts, list) and all(map(_is_shift, shifts))
+            if copies != "shifted" or not listed:
+                raise ValueError(
+                    "tbn: shifts are for copies='shifted', a list of [dy, dx] of whole numbers, "
+                    f"got {shifts!r}"
+                )
+        self.kind = copies
+        self.shifts = shifts
+        self.p = p
+        self.tile_length = tile_length
+        self.per_layer = per_layer
+        self.min_layer_size = min_layer_size
+        self.options = {
+            "alpha": alpha,
+            "alpha_source": alpha_source,
+            "gradient": gradient,
+        }
 
     def decide(self, targets: list[Target]) -> list[Decision]:
         if self.per_layer is not None and len(self.per_layer) != len(targets):
-            listed = ", ".join(t.name for t in targets)
+            listed = ", ".join(target.name for target in targets)
             raise ValueError(
-                f"per_layer must list {len(targets)} values, one per weight, got {len(self.per_layer)}: {listed}"
+                f"per_layer must list {len(targets)} values, one per weight, "
+                f"got {len(self.per_layer)}: {listed}"
             )
-        decisions, errors = [], []
+        decisions = []
+        errors = []
         for index, target in enumerate(targets):
-            p, reason = self._choose(index, target.weight.numel())
+            size = target.weight.numel()
+            p, reason = self._choose(index, size)
             try:
-                tiling.tile_length(target.weight.numel(), p, target.name)
+                tiling.tile_length(size, p, target.name)
             except ValueError as error:
                 errors.append(str(error))
-            else:
-                copies, why = self._copies(target, p)
-                decisions.append(
-                    Decision(
-                        TBNWeight(target.weight, p, **self.options, copies=copies), reason + why
-                    )
-                )
+                continue
+            copies, why = self._copies(target, p)
+            method = TBNWeight(target.weight, p, **self.options, copies=copies)
+            decisions.append(Decision(method, reason + why))
         if errors:
             raise ValueError("\n".join(errors))
         return decisions
 
     def _copies(self, target: Target, p: int) -> tuple[Copies | None, str]:
-        """(layout, what to add to the reason); None: aligned."""
+        """(layout, addition to the reason); None: aligned."""
         if self.kind == "aligned" or p == 1:
             return None, ""
         shape = tuple(target.weight.shape)
         shifts: tuple[tuple[int, ...], ...] = ()
         if self.kind == "shifted":
-            if not all(map(_pads_with_zeros, target.users or (target.module,))):
+            users = target.users or (target.module,)
+            if not all(map(_pads_with_zeros, users)):
                 return None, ", aligned: shifted copies need a padding of zeros given as a number"
-            shifts = (
-                default_shifts(p, len(shape) - 2)
-                if self.shifts is None
-                else tuple(map(tuple, self.shifts))
-            )
+            if self.shifts is None:
+                shifts = default_shifts(p, len(shape) - 2)
+            else:
+                shifts = tuple(map(tuple, self.shifts))
         if target.grouped:
             return None, f", aligned: {self.kind} copies need a single group"
         if self.kind == "columns" and self.options["alpha"] == "tile" and shape[0] % p:

@@ -1,8 +1,10 @@
 """Ternary Weight Networks, weights only (Li and Liu, arXiv 1605.04711, section 2).
 
-Forward   D = 0.7 * mean |W| of the layer, T = sign(W) * 1[|W| > D], B = alpha * T, alpha = mean |W| over the weights with |W| > D
+Forward   D = 0.7 * mean |W| of the layer, T = sign(W) * 1[|W| > D], B = alpha * T,
+          alpha = mean |W| over the weights with |W| > D
 Backward  dL/dW = dL/dB   (identity; alpha and D are constants)
-Stored    1.6 bits per weight (five ternary values to a byte) and one 32-bit scale per layer. Biases and normalisation stay full precision.
+Stored    1.6 bits per weight (five ternary values to a byte) and one 32-bit scale per layer.
+          Biases and normalisation stay full precision.
 """
 
 import torch
@@ -26,13 +28,13 @@ class _Ternarize(torch.autograd.Function):
 
 
 class TernaryWeight(WeightBinarizer):
-    """Of a layer-wide scale and values -1, 0, 1; subclasses give `signs` and `scales`."""
+    """A scale per layer and values -1, 0, 1; subclasses give `signs` and `scales`."""
 
     def forward(self, weight: Tensor) -> Tensor:
         constant = weight.detach()
-        return _Ternarize.apply(
-            weight, self.signs(constant).reshape(weight.shape), self.scales(constant)
-        )
+        values = self.signs(constant).reshape(weight.shape)
+        scale = self.scales(constant)
+        return _Ternarize.apply(weight, values, scale)
 
     def num_scales(self, weight: Tensor) -> int:
         return 1
@@ -43,15 +45,18 @@ class TernaryWeight(WeightBinarizer):
 
 class TWNWeight(TernaryWeight):
     def _large(self, weight: Tensor) -> Tensor:
-        return weight.abs() > 0.7 * weight.abs().mean()
+        size = weight.abs()
+        return size > 0.7 * size.mean()
 
     def signs(self, weight: Tensor) -> Tensor:
-        return (weight.sign() * self._large(weight)).reshape(-1)
+        values = weight.sign() * self._large(weight)
+        return values.reshape(-1)
 
     def scales(self, weight: Tensor) -> Tensor:
         large = self._large(weight)
         total = (weight.abs() * large).sum(dtype=sum_type(weight.dtype))
-        return (total / large.sum().clamp(min=1)).to(weight.dtype).reshape(1)
+        mean = total / large.sum().clamp(min=1)
+        return mean.to(weight.dtype).reshape(1)
 
 
 class TWN(Binarizer):
