@@ -15,6 +15,8 @@ from tbn_bench.records.names import is_path
 from tbn_bench.records.store import RecordError, RunBusy, RunStore, emit, tell
 from tbn_bench.scores import shown
 
+MANY_THREADS = 1000  # more is a slip of the hand, and takes a machine down
+
 
 class _Parser(argparse.ArgumentParser):
     """argparse that suggests the right spelling of an unknown flag or command."""
@@ -91,6 +93,19 @@ def _config(args: argparse.Namespace) -> RunConfig:
             )
         )
     return make(preset | dotted.fold(flags, preset))
+
+
+def _threads(text: str) -> int:
+    """A number of threads that a machine can have."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value <= MANY_THREADS:
+        raise argparse.ArgumentTypeError(
+            f"expected an integer from 1 to {MANY_THREADS:,}, got {text[:50]!r}"
+        )
+    return value
 
 
 def _sweep_name(text: str) -> str:
@@ -220,7 +235,7 @@ def _sweep(args: argparse.Namespace) -> dict[str, Any]:
 def _precisions(sweep: Any) -> set[str]:
     """Every precision that a run of the sweep can have; a search draws its own."""
     form = sweep.space.get("precision")
-    drawn = [] if form is None else form.grid() or []
+    drawn = [] if form is None else getattr(form, "values", [getattr(form, "value", None)])
     return {config.precision for config in sweep.configs} | {str(value) for value in drawn}
 
 
@@ -400,7 +415,7 @@ def _parser() -> argparse.ArgumentParser:
         default="single",
         help="name of the group of runs (default: single)",
     )
-    p.add_argument("--threads", type=int, help="torch threads")
+    p.add_argument("--threads", type=_threads, help="torch threads")
     p.add_argument("--trial", type=int, help=argparse.SUPPRESS)  # its number in a sweep
     p.add_argument(
         "--devices",
@@ -526,7 +541,7 @@ def _parser() -> argparse.ArgumentParser:
         help="do not time again a case whose record has the same runs",
     )
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    p.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
+    p.add_argument("--threads", type=_threads, default=1, help="torch threads (default: 1)")
     p.set_defaults(call=_latency)
 
     p = commands.add_parser(
@@ -538,7 +553,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--p", type=int, nargs="+", default=[4, 8])
     p.add_argument("--batch", type=int, default=32)
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--threads", type=_threads, default=1)
     p.set_defaults(call=_bench)
 
     p = commands.add_parser(

@@ -4,6 +4,7 @@ RunConfig is flat; what can hold something below it are its five calls. Dotted n
 """
 
 import ast
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,22 +20,27 @@ PACKAGES = {
     "optimizer": "optimizers",
 }
 CALLS = tuple(PACKAGES)
+_MANY = 20  # faults that are told at once
 
 
 def faults(names: Iterable[Any]) -> list[str]:
-    """One line for each name that is neither a field of RunConfig nor an argument of one of its calls."""
-    lines = []
+    """One line for each name, but 20 at most, that is neither a field of RunConfig nor an argument of one of its calls."""
+    lines: list[str] = []
     for name in names:
+        if len(lines) == _MANY:
+            break
         field, dot, argument = str(name).partition(".")
         if field not in RunConfig.model_fields:
-            lines.append(f"unknown parameter {name!r}{did_you_mean(field, RunConfig.model_fields)}")
+            lines.append(
+                f"unknown parameter {short(name)}{did_you_mean(field, RunConfig.model_fields)}"
+            )
         elif dot and field not in CALLS:
             lines.append(
                 f"parameter {name}: {field} takes no arguments; only those of {', '.join(CALLS)} can be written with a dot"
             )
         elif dot and not argument.isidentifier():
             lines.append(
-                f"parameter {name}: expected the name of one argument after the dot, got {argument!r}"
+                f"parameter {name}: expected the name of one argument after the dot, got {short(argument)}"
             )
     return lines
 
@@ -48,27 +54,40 @@ def fold(values: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> 
     bad = faults(k for k in values if k not in folded)
     if bad:
         raise ValueError("\n".join(bad))
-    for name in values:
-        if name not in folded:
-            field, _, argument = name.partition(".")
-            entry, arguments = _parsed(
-                field,
-                folded.get(field, (preset or {}).get(field, RunConfig.model_fields[field].default)),
+    for field, dotted in _by_field(values).items():
+        call = folded.get(field, (preset or {}).get(field, RunConfig.model_fields[field].default))
+        entry, arguments = _parsed(field, call)
+        twice = [argument for argument in dotted if field in values and argument in arguments]
+        if twice:
+            raise ValueError(
+                f"{field}.{twice[0]} is given twice: {field} is {short(call)}; leave it out of one of the two"
             )
-            if field in values and argument in _parsed(field, values[field])[1]:
-                raise ValueError(
-                    f"{name} is given twice: {field} is {values[field]}; leave it out of one of the two"
-                )
-            folded[field] = _written(entry, {**arguments, argument: values[name]})
+        folded[field] = _written(entry, arguments | dotted)
     return folded
+
+
+def _by_field(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Field -> argument -> value, of the dotted names."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        field, dot, argument = str(name).partition(".")
+        if dot and field in CALLS:
+            found.setdefault(field, {})[argument] = value
+    return found
 
 
 def options_of(field: str, call: Any) -> list[str] | None:
     """Names of the options of the entry that a call names; None where it takes any, or where the call is wrong anyway."""
     try:
-        known = catalog.options(PACKAGES[field], _parsed(field, call)[0])
+        return _options(PACKAGES[field], _parsed(field, call)[0])
     except ValueError:
         return None
+
+
+@functools.lru_cache(1000)
+def _options(package: str, entry: str) -> list[str] | None:
+    """An entry's signature is the same for every point of a grid."""
+    known = catalog.options(package, entry)
     return None if known is None else list(known)
 
 
@@ -80,15 +99,14 @@ def fitting(
     One axis `binarizer.p` may stand beside choices of `binarizer` that have no p.
     """
     left = []
-    for name in values:
-        field, dot, argument = str(name).partition(".")
-        if dot and field in CALLS:
-            call = values.get(
-                field, (preset or {}).get(field, RunConfig.model_fields[field].default)
-            )
-            known = options_of(field, call)
-            if known is not None and argument not in known:
-                left.append(name)
+    for field, dotted in _by_field(values).items():
+        call = values.get(field, (preset or {}).get(field, RunConfig.model_fields[field].default))
+        known = options_of(field, call)
+        left += [
+            f"{field}.{argument}"
+            for argument in dotted
+            if known is not None and argument not in known
+        ]
     return {name: value for name, value in values.items() if name not in left}, left
 
 

@@ -11,21 +11,28 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
+from tbn_bench.catalog import short
+
+_INTEGERS = 2**63
 _EDGE = 1e-12  # quantiles 0 and 1 of a normal distribution are infinite
 
 
 def is_number(value: Any) -> bool:
-    """A finite number, which True is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """A finite number, which True is not; an integer of 64 bits."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < _INTEGERS
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _number(value: Any) -> Any:
     if not is_number(value):
-        raise ValueError(f"must be a number, got {value!r}{_text_hint(value)}")
+        raise ValueError(f"must be a number, got {short(value)}{_text_hint(value)}")
     return value
 
 
 def _text_hint(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "; an integer has 64 bits at most"
     try:
         return (
             "; leave its quotes out"
@@ -56,7 +63,7 @@ def _whole(value: Any) -> Any:
 
 def _list(value: Any) -> Any:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"must be a non-empty list, got {value!r}")
+        raise ValueError(f"must be a non-empty list, got {short(value)}")
     return value
 
 
@@ -79,9 +86,27 @@ class Form(BaseModel):
     def position(self, value: Any) -> float:
         raise NotImplementedError  # abstract
 
-    def grid(self) -> list[Any] | None:
-        """All values in W&B's order; None for a form that no grid takes."""
+    @property
+    def size(self) -> int | None:
+        """Number of values in a grid; None for a form that no grid takes."""
         return None
+
+    def nth(self, place: int) -> Any:
+        """The value at this place of a grid, from 0, in W&B's order. Values are never listed: a range may have 10^10."""
+        raise NotImplementedError  # abstract
+
+
+def _reaching(form: Any) -> Any:
+    """The form. Raises ValueError where a value overflows: quantiles rise, so the first and the last one show it."""
+    try:
+        ends = [form.at(0.0), form.at(1.0)]
+    except ArithmeticError:
+        ends = [math.inf]
+    if not all(math.isfinite(end) for end in ends):
+        raise ValueError(
+            "has values beyond 64-bit floating-point numbers; use smaller numbers, or a larger q"
+        )
+    return form
 
 
 class Constant(Form):
@@ -93,8 +118,12 @@ class Constant(Form):
     def position(self, value: Any) -> float:
         return 0.0
 
-    def grid(self) -> list[Any]:
-        return [self.value]
+    @property
+    def size(self) -> int:
+        return 1
+
+    def nth(self, place: int) -> Any:
+        return self.value
 
 
 class Categorical(Form):
@@ -106,8 +135,12 @@ class Categorical(Form):
     def position(self, value: Any) -> float:
         return (self.values.index(value) + 0.5) / len(self.values)
 
-    def grid(self) -> list[Any] | None:
-        return list(self.values)
+    @property
+    def size(self) -> int | None:
+        return len(self.values)
+
+    def nth(self, place: int) -> Any:
+        return self.values[place]
 
 
 class Weighted(Categorical):
@@ -120,7 +153,7 @@ class Weighted(Categorical):
         chances = [_not_negative(_number(p)) for p in self.probabilities]
         if len(chances) != len(self.values) or not math.isclose(sum(chances), 1, rel_tol=1e-5):
             raise ValueError(
-                f"probabilities must match values one by one and sum to 1, got {chances!r}"
+                f"probabilities must match values one by one and sum to 1, got {short(chances)}"
             )
         return self
 
@@ -132,7 +165,8 @@ class Weighted(Categorical):
         i = self.values.index(value)
         return sum(self.probabilities[:i]) + self.probabilities[i] / 2
 
-    def grid(self) -> None:
+    @property
+    def size(self) -> None:
         return None
 
 
@@ -146,7 +180,7 @@ class Uniform(Form):
             raise ValueError(
                 f"min and max must be numbers with min < max, got {self.min!r} and {self.max!r}"
             )
-        return self
+        return _reaching(self)
 
     def at(self, u: float) -> Any:
         return self.min + (self.max - self.min) * u
@@ -165,8 +199,12 @@ class IntUniform(Uniform):
     def position(self, value: Any) -> float:
         return (value - self.min + 0.5) / (self.max - self.min + 1)
 
-    def grid(self) -> list[int]:
-        return list(range(self.min, self.max + 1))
+    @property
+    def size(self) -> int:
+        return int(self.max - self.min + 1)
+
+    def nth(self, place: int) -> int:
+        return int(self.min + place)
 
 
 class LogUniform(Uniform):
@@ -179,14 +217,19 @@ class LogUniform(Uniform):
         return min(max(math.exp(low + (high - low) * u), self.min), self.max)
 
     def position(self, value: Any) -> float:
-        return (
-            math.log(value / self.min) / math.log(self.max / self.min) if value > 0 else -math.inf
-        )
+        if value <= 0:
+            return -math.inf
+        low, high = math.log(self.min), math.log(self.max)
+        return (math.log(value) - low) / (high - low)
 
 
 class Normal(Form):
     mu: Number = 0.0
     sigma: NotNegative = 1.0
+
+    @model_validator(mode="after")
+    def _finite(self) -> Self:
+        return _reaching(self)
 
     def at(self, u: float) -> Any:
         return (
@@ -213,6 +256,10 @@ class Beta(Form):
     a: Positive = 1
     b: Positive = 1
 
+    @model_validator(mode="after")
+    def _finite(self) -> Self:
+        return _reaching(self)
+
     def at(self, u: float) -> Any:
         from scipy.special import betaincinv
 
@@ -237,9 +284,14 @@ class Quantised(Form):
 
 
 class QUniform(Quantised, Uniform):
-    def grid(self) -> list[Any]:
-        """Without max, as numpy.arange in W&B's grid_search.py."""
-        return [self.min + i * self.q for i in range(math.ceil((self.max - self.min) / self.q))]
+    """In a grid without max, as numpy.arange in W&B's grid_search.py."""
+
+    @property
+    def size(self) -> int:
+        return math.ceil((self.max - self.min) / self.q)
+
+    def nth(self, place: int) -> Any:
+        return self.min + place * self.q
 
 
 class QLogUniform(Quantised, LogUniform):

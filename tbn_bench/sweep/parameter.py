@@ -4,10 +4,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tbn_bench.catalog import did_you_mean
+from tbn_bench.catalog import did_you_mean, short
 from tbn_bench.sweep.forms import KINDS, Form
 
 _DEPRECATED = ("log_uniform", "q_log_uniform", "inv_log_uniform")
+_MANY = 20  # unknown keys that are told at once
 _KEYS = {
     "distribution",
     "parameters",
@@ -30,18 +31,18 @@ def form(name: str, given: Any) -> Form:
 def _faults(given: Any) -> list[str]:
     if not isinstance(given, dict):
         return [
-            f"expected {{value: ...}}, {{values: [...]}} or {{min: ..., max: ...}}, got {given!r}"
+            f"expected {{value: ...}}, {{values: [...]}} or {{min: ..., max: ...}}, got {short(given)}"
         ]
-    unknown = [f"unknown key {k!r}{did_you_mean(str(k), _KEYS)}" for k in given if k not in _KEYS]
+    unknown = [k for k in given if k not in _KEYS]
     kind = given.get("distribution")
     if unknown:
-        return unknown
+        return [f"unknown key {short(k)}{did_you_mean(str(k), _KEYS)}" for k in unknown[:_MANY]]
     if kind in _DEPRECATED:
         return [
             f"{kind} takes exponents and is deprecated: use {kind}_values, with min and max the values themselves (e to the power)"
         ]
     if "distribution" in given and kind not in KINDS:
-        return [f"unknown distribution {kind!r}{did_you_mean(str(kind), KINDS)}"]
+        return [f"unknown distribution {short(kind)}{did_you_mean(str(kind), KINDS)}"]
     shapes = [
         s
         for s, keys in (

@@ -4,12 +4,13 @@ Rules: sweeps/config/schema.json and cfg.py of PyPI sweeps 0.3.0. W&B allows no 
 of `tbn-bench sweep`.
 """
 
+import math
 import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tbn_bench.catalog import did_you_mean
+from tbn_bench.catalog import did_you_mean, short
 from tbn_bench.sweep.forms import Count, Form, Number, Whole, is_number
 from tbn_bench.sweep.parameter import form
 
@@ -18,6 +19,9 @@ _MACROS = (
     "args_json_file", "args_append_hydra", "args_override_hydra",
 )  # fmt: skip
 _METHODS_OF = {"wandb": ("grid", "random", "bayes"), "optuna": ("custom",), "ax": ("custom",)}
+LIMIT_PARAMETERS = 200
+LIMIT_BRACKETS = 1000
+_MANY = 20  # faults of a kind that are told at once
 _FOREVER = 10**9  # epochs
 
 
@@ -78,6 +82,10 @@ class Hyperband(_Part):
             self.max_iter is None and self.min_iter is None
         ):
             raise ValueError("give min_iter, or max_iter with s")
+        if self.max_iter is not None and min(self.s, self._powers(self.max_iter)) > LIMIT_BRACKETS:
+            raise ValueError(
+                f"s {self.s} and eta {self.eta} give more than {LIMIT_BRACKETS} epochs to stop at; use a larger eta or a smaller s"
+            )
         if not self.brackets:
             raise ValueError(
                 f"max_iter {self.max_iter}, s {self.s} and eta {self.eta} leave no epoch to stop at; use a larger max_iter or s"
@@ -88,10 +96,16 @@ class Hyperband(_Part):
     def brackets(self) -> list[int]:
         """Numbers of epochs after which runs are compared: max_iter / eta^k for k = 1..s, or min_iter * eta^k for k = 0, 1, ..."""
         if self.max_iter is None:
-            return [int(b) for k in range(100) if (b := self.min_iter * self.eta**k) < _FOREVER]
-        return sorted(
-            int(b) for k in range(1, self.s + 1) if (b := self.max_iter / self.eta**k) >= 1
-        )
+            last = min(99, self._powers(_FOREVER / self.min_iter))
+            return [
+                int(b) for k in range(last + 1) if (b := self.min_iter * self.eta**k) < _FOREVER
+            ]
+        last = min(self.s, self._powers(self.max_iter))
+        return sorted(int(b) for k in range(1, last + 1) if (b := self.max_iter / self.eta**k) >= 1)
+
+    def _powers(self, limit: float) -> int:
+        """The first k with eta^k > limit, or one more: powers above it are not computed, they may overflow."""
+        return int(math.log(limit) / math.log(self.eta)) + 1 if limit >= 1 else 0
 
 
 class Scheduler(_Part):
@@ -147,7 +161,7 @@ def read(value: Any) -> tuple[File, dict[str, Form]]:
         file = File.model_validate({str(k): v for k, v in value.items() if k != "parameters"})
         faults += _together(file, "parameters" in value)
     except ValidationError as error:
-        faults = [_line(e) for e in error.errors()] + faults
+        faults = [_line(e) for e in error.errors()[:_MANY]] + faults
     if faults or file is None:
         raise ValueError("\n".join(faults))
     return file, space
@@ -155,7 +169,17 @@ def read(value: Any) -> tuple[File, dict[str, Form]]:
 
 def _space(value: dict[str, Any], faults: list[str]) -> dict[str, Form]:
     space: dict[str, Form] = {}
-    for name, given in _flat(value["parameters"], "", faults) if "parameters" in value else []:
+    flat = _flat(value["parameters"], "", faults) if "parameters" in value else []
+    if len(flat) > LIMIT_PARAMETERS:
+        faults.append(f"parameters: {len(flat):,} are given, expected at most {LIMIT_PARAMETERS}")
+        return space
+    spelled: dict[str, str] = {}
+    for name, given in flat:
+        other = spelled.setdefault(name.casefold(), name)
+        if other != name:
+            faults.append(
+                f"parameters {other} and {name} differ in upper and lower case alone; keep one"
+            )
         if name in space:
             faults.append(
                 f"parameter {name}: given twice, once with a dot and once in nested parameters"
@@ -171,7 +195,7 @@ def _flat(parameters: Any, prefix: str, faults: list[str]) -> list[tuple[str, An
     """Nested parameters under dotted names."""
     if not isinstance(parameters, dict) or not parameters:
         faults.append(
-            f"{prefix}parameters must be a mapping with at least one parameter, got {parameters!r}"
+            f"{prefix}parameters must be a mapping with at least one parameter, got {short(parameters)}"
         )
         return []
     flat = []
@@ -234,14 +258,12 @@ def _line(error: Any) -> str:
             else (*File.model_fields, "parameters")
         )
         where = f"{'.'.join(map(str, error['loc'][:-1]))}: " if len(error["loc"]) > 1 else ""
-        return (
-            f"{where}unknown key {error['loc'][-1]!r}{did_you_mean(str(error['loc'][-1]), known)}"
-        )
+        return f"{where}unknown key {short(error['loc'][-1])}{did_you_mean(str(error['loc'][-1]), known)}"
     if kind == "missing":
         return f"{key} is missing"
     if kind == "literal_error":
         known = [w.strip("'") for w in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        return f"{key}: unknown {got!r}{did_you_mean(str(got), known)}"
+        return f"{key}: unknown {short(got)}{did_you_mean(str(got), known)}"
     if kind == "value_error":
         return f"{key}: {error['msg'].removeprefix('Value error, ')}"
-    return f"{key}: {error['msg']}, got {got!r}"
+    return f"{key}: {error['msg']}, got {short(got)}"

@@ -24,6 +24,9 @@ from tbn_bench.sweep import dotted, objectives
 from tbn_bench.sweep.forms import Categorical, Constant, Form
 from tbn_bench.sweep.schema import File, Hyperband, Metric, read
 
+LIMIT_RUNS = 10_000  # of a grid or random sweep, which are listed beforehand
+LIMIT_LOOKED = 100_000  # points, for runs that are all different
+_MANY = 20  # faults of a kind that are told at once
 REPEATS = 1000  # draws in a row that were all there already: the space is taken for used up
 _SMOKE = {
     "epochs": 1,
@@ -166,20 +169,10 @@ def expand(value: Any, default_name: str) -> SweepSpec:
     spec = SweepSpec(name, [], file.method, space, metrics, file.early_terminate, file.run_cap)
     spec = replace(spec, warnings=(*warnings, *_left_out(space)))
     if file.method == "grid":
-        configs = _distinct(map(spec.config, _grid(space)), file.run_cap)
-        points = math.prod(len(form.grid() or []) for form in space.values())
-        if len(configs) < min(points, file.run_cap or points):
-            line = f"{points} points of the grid are {len(configs)} runs: equal ones are made once"
-            spec = replace(spec, warnings=(*spec.warnings, line))
-        return replace(spec, configs=configs)
+        return _listed(spec, map(spec.config, _grid(space)), _points(space))
     if file.method == "random":
-        return replace(
-            spec,
-            configs=_distinct(
-                (spec.config(draw(space, f"{written}:{n}")) for n in itertools.count()),
-                file.run_cap,
-            ),
-        )
+        draws = (spec.config(draw(space, f"{written}:{n}")) for n in itertools.count())
+        return _listed(spec, draws, None)
     return spec
 
 
@@ -191,35 +184,49 @@ def _choices(space: dict[str, Form], field: str) -> list[Any]:
     return form.values if isinstance(form, Categorical) else [getattr(form, "value", None)]
 
 
+def _options(space: dict[str, Form]) -> dict[str, dict[str, list[str] | None]]:
+    """Field -> choice -> its options (dotted.options_of), of fields with dotted parameters. Each choice is looked up once."""
+    fields = dict.fromkeys(name.partition(".")[0] for name in space if "." in name)
+    return {
+        field: {str(call): dotted.options_of(field, call) for call in _choices(space, field)}
+        for field in fields
+    }
+
+
 def _nowhere(space: dict[str, Form]) -> list[str]:
     """A line for each dotted parameter that no choice of its field has an option for."""
     faults = []
+    options = _options(space)
     for name in space:
         field, dot, argument = name.partition(".")
-        known = (
-            [dotted.options_of(field, call) for call in _choices(space, field)] if dot else [None]
-        )
-        if not any(options is None or argument in options for options in known):
-            entries = dict.fromkeys(parse(call)[0] for call in _choices(space, field))
-            every = dict.fromkeys(option for options in known for option in options or [])
+        known = options[field] if dot else {}
+        if known and not any(names is None or argument in names for names in known.values()):
+            entries = dict.fromkeys(parse(call)[0] for call in known)
+            every = dict.fromkeys(option for names in known.values() for option in names or [])
             faults.append(f"parameter {name}: {no_option(' or '.join(entries), argument, every)}")
-    return faults
+    return faults[:_MANY]
 
 
 def _left_out(space: dict[str, Form]) -> list[str]:
     """A line for each dotted parameter that some choices of its field go without."""
     lines = []
+    options = _options(space)
     for name in space:
-        field, dot, _ = name.partition(".")
-        without = []
-        for call in _choices(space, field) if dot else []:
-            if dotted.fitting({field: call, name: None})[1]:
-                without.append(str(call))
+        field, dot, argument = name.partition(".")
+        known = options[field] if dot else {}
+        without = [
+            call for call, names in known.items() if names is not None and argument not in names
+        ]
         if without:
             lines.append(
-                f"parameter {name}: no option of {', '.join(without)}, whose runs go without it"
+                f"parameter {name}: no option of {_some(without)}, whose runs go without it"
             )
     return lines
+
+
+def _some(calls: list[str]) -> str:
+    more = f" and {len(calls) - _MANY} more" if len(calls) > _MANY else ""
+    return ", ".join(calls[:_MANY]) + more
 
 
 def _tasks(space: dict[str, Form]) -> list[str]:
@@ -258,10 +265,16 @@ def _limits(file: File, space: dict[str, Form]) -> list[str]:
         faults += [
             f"parameter {name}: a grid needs value, values without probabilities, int_uniform or q_uniform"
             for name, form in space.items()
-            if form.grid() is None
+            if form.size is None
         ]
+        if not faults:
+            faults += _too_many(_points(space), file.run_cap)
     elif file.run_cap is None:
         faults.append(f"method {file.method} needs run_cap: how many runs to draw")
+    if file.method == "random" and (file.run_cap or 0) > LIMIT_RUNS:
+        faults.append(
+            f"run_cap: expected at most {LIMIT_RUNS:,} for method random, got {file.run_cap:,}; make several sweeps"
+        )
     if file.method in ("bayes", "custom"):
         if not file.metric and not file.metrics:
             faults.append(
@@ -278,10 +291,47 @@ def _limits(file: File, space: dict[str, Form]) -> list[str]:
     return faults
 
 
+def _too_many(points: int, cap: int | None) -> list[str]:
+    """Why a grid cannot be listed, as a list of no or one line."""
+    if min(points, cap or points) <= LIMIT_RUNS:
+        return []
+    size = f"{points:,}" if points < 10**15 else f"about 10^{math.log10(points):.0f}"
+    return [
+        f"the grid has {size} points, expected at most {LIMIT_RUNS:,}; give run_cap (the first runs of the grid), "
+        "method random with run_cap, or fewer values"
+    ]
+
+
+def _points(space: dict[str, Form]) -> int:
+    """Number of points of a grid."""
+    return math.prod(form.size or 0 for form in space.values())
+
+
 def _grid(space: dict[str, Form]) -> Iterator[dict[str, Any]]:
+    """The points of a grid, one by one; those that differ in left-out options alone are one point."""
     names = sorted(space)
-    for point in itertools.product(*(space[n].grid() or [] for n in names)):
-        yield dict(zip(names, point, strict=True))
+    sizes = [space[name].size or 0 for name in names]
+    number, count = 0, _points(space)
+    while number < count:
+        places = _places(number, sizes)
+        point = {name: space[name].nth(place) for name, place in zip(names, places, strict=True)}
+        left = dotted.fitting(point)[1]
+        repeats = [i for i, name in enumerate(names) if name in left and places[i] > 0]
+        if repeats:  # until that option is at its first value again, every point was there before
+            below = math.prod(sizes[repeats[0] :])
+            number += below - number % below
+        else:
+            yield point
+            number += 1
+
+
+def _places(number: int, sizes: list[int]) -> list[int]:
+    """Point `number` of a grid as one place per parameter; the last varies fastest."""
+    places = []
+    for size in reversed(sizes):
+        number, place = divmod(number, size)
+        places.append(place)
+    return places[::-1]
 
 
 def draw(space: dict[str, Form], seed: str) -> dict[str, Any]:
@@ -291,13 +341,32 @@ def draw(space: dict[str, Form], seed: str) -> dict[str, Any]:
     return _filled(space, point, dotted.fitting(point)[1])
 
 
-def _distinct(configs: Iterator[RunConfig], cap: int | None) -> list[RunConfig]:
-    """The first `cap` different configs; fewer where they end or only repeat themselves."""
+def _listed(spec: SweepSpec, configs: Iterator[RunConfig], points: int | None) -> SweepSpec:
+    """The sweep with its first different configs, at most run_cap, and a warning where that is fewer than expected.
+
+    points: number of points of a grid; None for random draws, which end where they only repeat themselves.
+    """
     found: dict[str, RunConfig] = {}
-    repeats = 0
-    for config in configs:
-        repeats = repeats + 1 if config.run_id in found else 0
+    in_a_row = 0
+    for looked, config in enumerate(configs):
+        if looked >= LIMIT_LOOKED:
+            raise ValueError(
+                f"the first {looked:,} points are only {len(found):,} different runs; leave out values that mean the same"
+            )
+        in_a_row = in_a_row + 1 if config.run_id in found else 0
         found.setdefault(config.run_id, config)
-        if repeats == REPEATS or len(found) == cap:
+        if len(found) == spec.run_cap or (points is None and in_a_row == REPEATS):
             break
-    return list(found.values())
+    fewer = _fewer(len(found), points, spec.run_cap)
+    return replace(spec, configs=list(found.values()), warnings=(*spec.warnings, *fewer))
+
+
+def _fewer(runs: int, points: int | None, cap: int | None) -> list[str]:
+    """Why a grid or random sweep has fewer runs than expected, as a list of no or one line."""
+    if points is None and cap is not None and runs < cap:
+        return [
+            f"run_cap is {cap:,}, but the space has only {runs:,} different runs: {REPEATS:,} draws in a row were repeats"
+        ]
+    if points is not None and runs < min(points, cap or points):
+        return [f"{points:,} points of the grid are {runs:,} runs: equal ones are made once"]
+    return []
