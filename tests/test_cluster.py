@@ -291,6 +291,7 @@ def test_ray_is_asked_for_by_name(tmp_path, monkeypatch, capsys):
     ("flags", "said"),
     [(["--address=auto"], "need --engine ray"), (["--cpus-per-run=0"], "need --engine ray"),
      (["--engine=ray", "--cpus-per-run=0"], "--cpus-per-run must be at least 1, got 0"),
+     (["--engine=ray", "--cpus-per-run=1001"], "--cpus-per-run must be at most 1,000, got 1,001"),
      (["--engine=ray", "--gpus-per-run=1.5"], "must be a fraction of one GPU or a whole number, got 1.5"),
      (["--engine=ray", "--gpus-per-run=1"], "needs --device cuda")],
 )  # fmt: skip

@@ -15,7 +15,7 @@ import yaml
 
 from tbn_bench import cli
 from tbn_bench.config import make
-from tbn_bench.records.store import RunStore
+from tbn_bench.records.store import RecordError, RunStore
 from tbn_bench.scores import TIMES
 from tbn_bench.sweep import estimate, local, process, spec
 from tbn_bench.sweep.process import How
@@ -247,11 +247,40 @@ def test_missing_seeds_are_filled(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("how", "message"),
     [({"jobs": 0}, "--jobs must be at least 1, got 0"), ({"retries": -1}, "--retries must be at least 0, got -1"),
+     ({"jobs": 1001}, "--jobs must be at most 1,000, got 1,001"), ({"threads": 10**9}, "--threads must be at most 1,000, got"),
+     ({"per_gpu": 10**6}, "--per-gpu must be at most 1,000"), ({"retries": 1001}, "--retries must be at most 1,000"),
      ({"time_limit_s": 0}, "--time-limit must be more than 0, got 0"), ({"memory_limit_gb": -2}, "--memory-limit must be more than 0, got -2")],
 )  # fmt: skip
 def test_impossible_ways_are_refused(how, message):
     with pytest.raises(ValueError, match=message):
         How(**how)
+
+
+@pytest.mark.parametrize("command", ["train", "latency", "bench"])
+@pytest.mark.parametrize("threads", ["0", "1001", "x", "9" * 5000])
+def test_impossible_numbers_of_threads_are_refused(command, threads, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, f"--threads={threads}"])
+    said = capsys.readouterr().err
+    assert "argument --threads: expected an integer from 1 to 1,000, got" in said
+    assert len(said) < 300
+
+
+def test_sweeps_whose_names_differ_by_case_are_refused(tmp_path):
+    """On macOS and Windows they would be one folder. The sweep itself goes on."""
+    store = RunStore(tmp_path)
+    (tmp_path / "runs" / "Study").mkdir(parents=True)
+    store.refuse_other_case("Study")
+    with pytest.raises(
+        RecordError, match="'study' and the recorded 'Study' differ in upper and lower case alone"
+    ):
+        store.claim("study", "1" * 12, {}, {})
+    with pytest.raises(RecordError, match="differ in upper and lower case"):
+        local.run(
+            spec.expand({"method": "grid", "parameters": {"seed": {"value": 0}}}, "STUDY"),
+            tmp_path,
+            dry_run=True,
+        )
 
 
 def test_slots_share_gpus_and_cores(monkeypatch):

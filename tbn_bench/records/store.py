@@ -467,6 +467,16 @@ class RunStore:
                 f"cannot write to {folder}: {error.strerror}; choose another folder with --results"
             ) from error
 
+    def refuse_other_case(self, sweep: str) -> None:
+        """Raises RecordError where another sweep has this name in other letter case: some systems make them one folder."""
+        folders = [path.name for path in self.root.glob("runs/*")]
+        same = [name for name in folders if name.casefold() == sweep.casefold()]
+        if same and sweep not in same:
+            raise RecordError(
+                f"sweep {sweep!r} and the recorded {same[0]!r} differ in upper and lower case alone, which macOS and Windows "
+                "take for one folder; use that name, or a different one"
+            )
+
     def claim(
         self, sweep: str, run_id: str, config: dict[str, Any], provenance: dict[str, Any]
     ) -> Run | None:
@@ -476,6 +486,7 @@ class RunStore:
         RecordError where the folder cannot be written or locked.
         """
         path = self.path(checked_name(sweep), checked_name(run_id))
+        self.refuse_other_case(sweep)
         lock = _take(path)
         if lock is None:
             raise RunBusy(f"run {run_id} of sweep {sweep!r} is being run by another process")

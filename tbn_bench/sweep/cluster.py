@@ -21,7 +21,7 @@ from tbn_bench.records.store import RecordError, RunStore, tell
 from tbn_bench.sweep import estimate
 from tbn_bench.sweep.launch import Launch, check
 from tbn_bench.sweep.planner import Trial
-from tbn_bench.sweep.process import PATIENCE, How
+from tbn_bench.sweep.process import MANY, PATIENCE, How
 from tbn_bench.sweep.spec import SweepSpec
 from tbn_bench.sweep.worker import attempt, look
 
@@ -65,6 +65,8 @@ class Share:
     def __post_init__(self) -> None:
         if self.cpus < 1:
             raise ValueError(f"--cpus-per-run must be at least 1, got {self.cpus}")
+        if self.cpus > MANY:
+            raise ValueError(f"--cpus-per-run must be at most {MANY:,}, got {self.cpus:,}")
         if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus % 1)):
             raise ValueError(
                 f"--gpus-per-run must be a fraction of one GPU or a whole number, got {self.gpus:g}"

@@ -76,6 +76,7 @@ class Launch:
 
     def __post_init__(self) -> None:
         """A grid's failed and diverged runs are asked again, a search's are points that failed."""
+        self.store.refuse_other_case(self.spec.name)
         self.planner = Planner(self.spec, self.sampler)
         past = list(self._past())
         self.planner.replay(past)

@@ -16,6 +16,7 @@ from tbn_bench.records.store import RecordError, RunStore
 # glibc gives large blocks back to the system at every step, and half of a step is spent on page faults, unless it is told
 # to keep them (LOG.md, "PointNet in minutes")
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000"}
+MANY = 1000  # jobs, retries or threads: more is a slip of the hand, and takes a machine down
 PATIENCE = 20  # seconds that a process has to record its interruption
 
 
@@ -50,6 +51,10 @@ class How:
             if value is not None and value < least:
                 raise ValueError(
                     f"--{name.replace('_', '-')} must be at least {least}, got {value}"
+                )
+            if value is not None and value > MANY:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} must be at most {MANY:,}, got {value:,}"
                 )
         for flag, limit in (
             ("--time-limit", self.time_limit_s),
