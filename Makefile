@@ -44,6 +44,13 @@ test-all: .venv/done
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not gpu"
 
+# Mutated packed files and records: only the promised errors come out. A few minutes; counts are printed as JSON.
+FUZZ_PACKED = 20000
+FUZZ_RECORDS = 1000
+fuzz: .venv/done
+	$(BIN)/python -m tests.fuzz.packed_files --count $(FUZZ_PACKED) --seed 0
+	$(BIN)/python -m tests.fuzz.records --count $(FUZZ_RECORDS) --seed 0
+
 # Trained MNIST networks -> C -> simulated Cortex-M4 and Arduino Uno -> the table. Trains what is missing (half an hour on 2 cores), needs
 # the tools that it names where they are absent.
 mcu: .venv/done
@@ -61,4 +68,4 @@ gpu: .venv/done
 	$(BIN)/tbn-bench sweep sweeps/cifar10_resnet18.yaml --device cuda --jobs 1 --channels-last
 	$(BIN)/tbn-bench latency --suite cifar10_resnet18 --device cuda
 
-.PHONY: venv locked lock quickstart test test-all mcu gpu
+.PHONY: venv locked lock quickstart test test-all fuzz mcu gpu
