@@ -66,6 +66,11 @@ def say(**fields):
     return lambda groups, metadata: metadata.update(fields)
 
 
+def other_kind(groups, metadata):
+    """Far shifts of copies that nothing moves: their weight was said to be as large as if it did."""
+    weight_of(groups)[3].update(copies="hadamard", shifts=[[0, 10**4000]] * 4)
+
+
 def rename(name):
     return lambda groups, metadata: groups[0].__setitem__(0, [name])
 
@@ -76,6 +81,8 @@ def shape(value):
 
 LIES = {
     "a shift of 1500": (move(1500), "a shift must be at most 255"),
+    "a shift of another kind": (other_kind, "shifts belong to copies='shifted' alone"),
+    "a shift of copies in rows": (move(1), "shifts belong to copies='shifted' alone", "rotated"),
     "an infinite shift": (move("@inf@"), "Infinity is no number of JSON"),
     "a shift beyond float64": (move("@huge float@"), "beyond the numbers of float64"),
     "a shift of 5000 digits": (move("@too huge int@"), "4300"),
@@ -108,9 +115,9 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_in_the_description_is_refused_in_one_line(tmp_path, lie):
-    change, said = LIES[lie]
+    change, said, *copies = LIES[lie]
     path = tmp_path / "net.safetensors"
-    described(path, change)
+    described(path, change, *copies)
     with pytest.raises(ArtifactError, match=said) as caught:
         packed_file.read(path)
     assert str(caught.value).isprintable()

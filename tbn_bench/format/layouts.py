@@ -54,6 +54,8 @@ class Copies:
     def _fault(self) -> str:
         if self.kind not in KINDS:
             return f"must be one of {', '.join(KINDS)}"
+        if self.shifts and self.kind != "shifted":
+            return f"shifts belong to copies='shifted' alone, got {len(self.shifts)}"
         if self.kind == "aligned":
             return ""
         if self.p < 1 or len(self.shape) < 2:
