@@ -18,8 +18,9 @@ from typing import Any
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 PACKAGES = ("binarizers", "models", "data", "tasks", "optimizers", "kernels")
-LIMIT_LETTERS = 100_000  # of a call
+LIMIT_LETTERS = 20_000  # of a call
 _SHOWN = 200  # letters of a value in a message
+_SAID = 1000  # letters of what an entry says
 
 
 class EntryFailed(ValueError):
@@ -140,7 +141,13 @@ def short(value: Any) -> str:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return f"a value of type {type(value).__name__} that is too long to show"
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}...{text[-_SHOWN // 2 :]}"
+    return _cut(text, _SHOWN)
+
+
+def _cut(text: str, letters: int) -> str:
+    """A text, cut in the middle where it has more than `letters`."""
+    half = letters // 2
+    return text if len(text) <= letters else f"{text[:half]}...{text[-half:]}"
 
 
 def canonical(call: str) -> str:
@@ -230,6 +237,12 @@ def build(package: str, call: str, **extra: Any) -> Any:
         return entry(**{**known_extra, **kwargs})
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
         said = " ".join(str(error).split())
+        shown = _cut(canonical(call), _SAID)
         raise EntryFailed(
-            f"{canonical(call)} cannot be built: {type(error).__name__}: {said}; use other options"
+            f"{shown} cannot be built: {type(error).__name__}: {_cut(said, _SAID)}; use other options"
         ) from error
+    except ValueError as error:
+        said = str(error)
+        if len(said) <= _SAID or type(error) is not ValueError:
+            raise
+        raise ValueError(_cut(said, _SAID)) from error  # it repeats a long option in full

@@ -94,7 +94,7 @@ class RunConfig(BaseModel):
         name, known = catalog.parse(value)[0], catalog.names("optimizers")
         if name not in known:
             raise ValueError(
-                f"unknown name {name!r} in optimizers{catalog.did_you_mean(name, known)}"
+                f"unknown name {catalog.short(name)} in optimizers{catalog.did_you_mean(name, known)}"
             )
         return value
 
@@ -141,7 +141,7 @@ def make(values: dict[str, Any]) -> RunConfig:
     unknown = [k for k in values if k not in RunConfig.model_fields]
     if unknown:
         hints = [
-            f"unknown parameter {k!r}{catalog.did_you_mean(str(k), RunConfig.model_fields)}"
+            f"unknown parameter {catalog.short(k)}{catalog.did_you_mean(str(k), RunConfig.model_fields)}"
             for k in unknown
         ]
         raise ValueError("\n".join(hints))

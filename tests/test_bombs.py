@@ -165,6 +165,16 @@ def test_values_that_mean_the_same_are_bounded(monkeypatch):
         expand(grid(parameters, run_cap=2), "s")
 
 
+def test_warnings_are_short():
+    """Also of a name of 3,000 letters, and of 1,000 choices that have no p."""
+    choices = {"values": [*["sign"] * 999, "tbn"]}
+    choices["values"][:900] = [f"dorefa(a={n})" for n in range(900)]
+    file = grid({"binarizer": choices, "binarizer.p": {"values": [4]}}, name="-" * 3000, run_cap=2)
+    warnings = expand(file, "s").warnings
+    assert len(warnings) >= 2
+    assert max(map(len, warnings)) < 1500
+
+
 def test_a_random_space_that_is_used_up_is_told():
     sweep = expand(grid({"seed": {"values": [0, 1]}}, method="random", run_cap=5), "s")
     assert any("the space has only 2 different runs" in line for line in sweep.warnings)

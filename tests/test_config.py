@@ -247,3 +247,19 @@ def test_a_preset_that_cannot_be(tmp_path, content, said):
     with pytest.raises(ValueError, match=said) as error:
         parsed("--config", str(preset))
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"optimizer": "x" * 9000},
+        {"x" * 9000: 1},
+        {"schedule": "x" * 9000},
+        {"keep": ["x"] * 9000 + [1]},
+    ],
+)
+def test_messages_are_short(values):
+    """A long word of one's own is cut in the middle."""
+    with pytest.raises(ValueError) as error:
+        make(values)
+    assert len(str(error.value)) < 1500

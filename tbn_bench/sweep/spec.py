@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench import yaml_file
-from tbn_bench.catalog import no_option, parse
+from tbn_bench.catalog import no_option, parse, short
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records.names import folder
 from tbn_bench.sweep import dotted, objectives
@@ -165,7 +165,9 @@ def expand(value: Any, default_name: str) -> SweepSpec:
     written = file.name or default_name
     name = folder(written)
     if name != written:
-        warnings += (f"name {written!r} cannot be a folder; the records are those of sweep {name}",)
+        warnings += (
+            f"name {short(written)} cannot be a folder; the records are those of sweep {name}",
+        )
     spec = SweepSpec(name, [], file.method, space, metrics, file.early_terminate, file.run_cap)
     spec = replace(spec, warnings=(*warnings, *_left_out(space)))
     if file.method == "grid":
