@@ -203,6 +203,11 @@ BAD = {  # W&B refuses these too
     "a must be positive, got -1": drawn(a=-1, distribution="beta"),
 }
 
+BAD |= {
+    "unknown distribution [1]": spec(parameters={"lr": {"distribution": [1]}}),
+    "unknown distribution {}": spec(parameters={"lr": {"distribution": {}}}),
+}
+
 OURS = {  # what W&B's schema lets pass, and nobody could carry out, or nobody here
     "did you mean 'binarizer'": spec(parameters={"binariser": {"value": "sign"}}),
     "lr takes no arguments": spec(parameters={"lr.x": {"value": 1}}),

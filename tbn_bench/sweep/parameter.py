@@ -41,7 +41,7 @@ def _faults(given: Any) -> list[str]:
         return [
             f"{kind} takes exponents and is deprecated: use {kind}_values, with min and max the values themselves (e to the power)"
         ]
-    if "distribution" in given and kind not in KINDS:
+    if "distribution" in given and (not isinstance(kind, str) or kind not in KINDS):
         return [f"unknown distribution {short(kind)}{did_you_mean(str(kind), KINDS)}"]
     shapes = [
         s
