@@ -65,6 +65,10 @@ REFUSED = [
         grid({"model.dim": {"value": 1}, "model.Dim": {"value": 2}}),
         "parameters model.dim and model.Dim differ in upper and lower",
     ),
+    (
+        grid({"seed": {"value": 0}}, metric={"name": "x" * 3000}),
+        "is no number that a run of image_classification logs",
+    ),
     (grid({"seed": {"values": "x" * 50_000}}), "must be a non-empty list"),
     (grid({"seed": ["x"] * 9000}), "expected {value: ...}"),
 ]

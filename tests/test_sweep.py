@@ -12,7 +12,7 @@ import yaml
 
 from tbn_bench import cli
 from tbn_bench.experiment import build
-from tbn_bench.sweep.dotted import fold
+from tbn_bench.sweep.dotted import fold, same
 from tbn_bench.sweep.forms import KINDS, Constant
 from tbn_bench.sweep.parameter import form
 from tbn_bench.sweep.spec import draw, expand, load, load_all, smoke
@@ -483,6 +483,28 @@ def test_a_point_is_found_again_from_its_config():
         point = draw(sweep.space, str(n))
         assert sweep.point(sweep.config(point)) == point
     assert sweep.point(sweep.config(point).model_copy(update={"seed": 7})) is None
+
+
+def test_a_choice_that_no_config_takes_fails_a_search_at_once():
+    """Every such choice is named; ranges are met when they are drawn."""
+    parameters = {
+        "binarizer": {"values": ["tbn(p=, x=1)", "tbn(p=2)", 0.5]},
+        "seed": {"values": [0, "grid"]},
+    }
+    with pytest.raises(ValueError) as error:
+        expand(search(parameters=parameters), "s")
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == [
+        "binarizer",
+        "binarizer",
+        "seed",
+    ]
+
+
+def test_a_choice_that_no_config_takes_hides_no_other_one():
+    """What a search was told of comes after it in the list."""
+    assert same("binarizer", "tbn( p=4 )", "tbn(p=4)")
+    assert not same("binarizer", "tbn(p=", "tbn(p=4)")
+    assert not same("seed", "grid", 0)
 
 
 def test_random_draws_are_repeatable_and_capped():

@@ -137,7 +137,11 @@ def _plain(field: str, value: Any) -> Any:
 
 def same(name: str, written: Any, value: Any) -> bool:
     """Whether `written` in a file means `value` in a config: `tbn( p=4 )` is `tbn(p=4)`, a list is a tuple."""
-    return bool((written if "." in name else _plain(name, written)) == value)
+    try:
+        meant = written if "." in name else _plain(name, written)
+    except ValueError:  # no config has it
+        return False
+    return bool(meant == value)
 
 
 def from_flags(texts: Mapping[str, str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ error: W&B's format allows it, and "which settings are worst?" is a question.
 import difflib
 from collections.abc import Iterable
 
+from tbn_bench.catalog import short
 from tbn_bench.scores import TASKS, goal_of, row_fields, summary_fields
 from tbn_bench.sweep.schema import Metric
 
@@ -23,7 +24,7 @@ def name_faults(metrics: Iterable[Metric], tasks: list[str]) -> list[str]:
     for name in (metric.name for metric in metrics):
         if name not in known:
             hint = f"{_meant(name, known, tasks)} Known: {', '.join(known)}"
-            faults.append(f"metric {name!r} is no number that {of} logs{hint}")
+            faults.append(f"metric {short(name)} is no number that {of} logs{hint}")
     return faults
 
 
@@ -33,7 +34,7 @@ def early_fault(metric: Metric, tasks: list[str]) -> str:
     if metric.name in rows:
         return ""
     return (
-        f"early_terminate needs a metric that every epoch logs, got {metric.name!r}, "
+        f"early_terminate needs a metric that every epoch logs, got {short(metric.name)}, "
         f"which only a finished run has; use one of {', '.join(rows)}"
     )
 
@@ -43,7 +44,7 @@ def directed(metric: Metric) -> tuple[Metric, str]:
     better = _GOALS.get(goal_of(metric.name) or "")
     if metric.goal is None and better is None:
         raise ValueError(
-            f"metric {metric.name!r} has no better direction by itself; "
+            f"metric {short(metric.name)} has no better direction by itself; "
             "add goal: minimize or maximize"
         )  # fmt: skip
     if metric.goal is None:
@@ -51,14 +52,14 @@ def directed(metric: Metric) -> tuple[Metric, str]:
     if better in (None, metric.goal):
         return metric, ""
     return metric, (
-        f"metric {metric.name!r}: goal: {metric.goal} looks for the WORST runs; write goal: {better} unless that is the question"
+        f"metric {short(metric.name)}: goal: {metric.goal} looks for the WORST runs; write goal: {better} unless that is the question"
     )
 
 
 def _undirected(name: str, better: str) -> str:
     if better == "minimize":  # W&B's default too
         return ""
-    return f"metric {name!r} has no goal, so it is maximised here, but `wandb sweep` would minimise it. Write goal: maximize"
+    return f"metric {short(name)} has no goal, so it is maximised here, but `wandb sweep` would minimise it. Write goal: maximize"
 
 
 def _common(fields: list[tuple[str, ...]]) -> list[str]:

@@ -159,6 +159,8 @@ def expand(value: Any, default_name: str) -> SweepSpec:
     """
     file, space = read(value)
     faults = dotted.faults(space) or [*_limits(file, space), *_nowhere(space)]
+    if not faults and file.method in ("bayes", "custom"):
+        faults = _impossible(space)
     if faults:
         raise ValueError("\n".join(faults))
     metrics, warnings = _objectives(file, _tasks(space))
@@ -184,6 +186,19 @@ def _choices(space: dict[str, Form], field: str) -> list[Any]:
     if form is None:
         return [RunConfig.model_fields[field].default]
     return form.values if isinstance(form, Categorical) else [getattr(form, "value", None)]
+
+
+def _impossible(space: dict[str, Form]) -> list[str]:
+    """A line for each choice of a search that no config takes: a grid makes every config beforehand, a search comes to it late."""
+    faults = []
+    for name, form in space.items():
+        choices = form.values if isinstance(form, Categorical) else []
+        for choice in choices if "." not in name else []:
+            try:
+                make({name: choice})
+            except ValueError as error:
+                faults.append(str(error))
+    return faults[:_MANY]
 
 
 def _options(space: dict[str, Form]) -> dict[str, dict[str, list[str] | None]]:
