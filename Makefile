@@ -44,12 +44,11 @@ test-all: .venv/done
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not gpu"
 
-# Mutated packed files and records: only the promised errors come out. A few minutes; counts are printed as JSON.
-FUZZ_PACKED = 20000
-FUZZ_RECORDS = 1000
+# Mutated inputs of every reader: some minutes. A failure prints its input; each fuzzer ends with one line of JSON.
+FUZZERS = call_strings sweep_files packed_files records
+
 fuzz: .venv/done
-	$(BIN)/python -m tests.fuzz.packed_files --count $(FUZZ_PACKED) --seed 0
-	$(BIN)/python -m tests.fuzz.records --count $(FUZZ_RECORDS) --seed 0
+	for name in $(FUZZERS); do $(BIN)/python -m tests.fuzz.$$name || exit 1; done
 
 # Trained MNIST networks -> C -> simulated Cortex-M4 and Arduino Uno -> the table. Trains what is missing (half an hour on 2 cores), needs
 # the tools that it names where they are absent.
