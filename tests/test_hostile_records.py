@@ -11,7 +11,7 @@ import pytest
 from tbn_bench import cli
 from tbn_bench.config import make
 from tbn_bench.records.store import LatencyRecord, McuRecord, RecordError, RunStore
-from tbn_bench.reporting import build, tables, write
+from tbn_bench.reporting import build, figures, tables, write
 from tbn_bench.reporting.load import load
 from tbn_bench.runs import index
 from tbn_bench.runs.lock import taken
@@ -269,13 +269,61 @@ SPARSE = {
 
 @pytest.mark.parametrize("name", SPARSE)
 def test_a_sparse_record_is_read(store, name):
-    """What no reader computes with may be missing or odd; a report has the run, and all its tables."""
-    SPARSE[name](store.path("s", BAD.run_id))
+    """What no reader computes with may be missing or odd; a report has the run, and all its tables and figures."""
+    SPARSE[name](store.path("s", GOOD[1].run_id))
     found = load(store.root)
     assert (len(found.runs), found.problems) == (3, [])
-    for name, module in build.entries(tables):
-        table = getattr(module, name)(found)
-        assert table is None or write.markdown(table)
+    build_all(found)
+
+
+def build_all(records):
+    """Table by name, as Markdown. Figures are framed."""
+    made = {name: getattr(module, name)(records) for name, module in build.entries(tables)}
+    for _, module in build.entries(figures):
+        module.frame(records)
+    return {name: write.markdown(table) for name, table in made.items() if table is not None}
+
+
+MEASURED = (
+    "gpu_resting_bytes",
+    "memory_peak",
+    "time_ms_p20",
+    "time_ms_p50",
+    "time_ms_p80",
+    "n",
+    "ratio",
+    "weight_bytes",
+    "tile_macs",
+)
+
+MEMORY = ("memory_peak", "gpu_resting_bytes", "gpu_peak_bytes")
+
+
+@pytest.mark.parametrize("name", [*MEASURED, "batch", "threads", "model", "clock"])
+def test_a_sparse_timing_is_read(store, name):
+    """One number of all methods is not known: a dash stands for it, and a ceiling is not drawn.
+
+    Beside it a whole record is shown, and neither says its command where the other does.
+    """
+    ceilings = {"lookup_gmacs": 100.0, "read_gb_s": {"8 MB": 50.0}}
+    info = CASE | {"data": "digits", "cache": "hot", "ceilings": ceilings}
+    specs = ("full_precision", "bwn", "tbn(p=4)", "tbn(p=8)")
+    own = (
+        TIMED
+        | {"implementation": "native", "tolerance": 1e-5, "tile_macs": 1000}
+        | dict.fromkeys(MEMORY, 1000)
+    )
+    ids = {config.binarizer: config.run_id for config in (*GOOD, BAD)}
+    rows = [own | {"binarizer": spec, "run_id": ids.get(spec)} for spec in specs]
+    sparse = [{key: value for key, value in row.items() if key != name} for row in rows]
+    bare = {key: value for key, value in info.items() if key != name}
+    store.write_latency(LatencyRecord("sparse", "cpu", sparse, bare))
+    alone = build_all(load(store.root))
+    assert ("kernels" in alone) == (name not in ("threads", "time_ms_p50"))
+    store.write_latency(LatencyRecord("whole", "cpu", rows, info, {"command": "tbn-bench latency"}))
+    found = load(store.root)
+    assert (len(found.latency), found.problems) == (8, [])
+    assert "kernels" in build_all(found)
 
 
 def test_special_numbers_of_a_diverged_run_are_numbers(store):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from browser import CHROMIUM, Browser
 from generated_runs import provenance, rows, summary
@@ -17,7 +18,7 @@ from tbn_bench.records.store import LatencyRecord, RunStore
 from tbn_bench.reporting import build, groups, style, watch
 from tbn_bench.reporting.figures import accuracy_bits, training_curves
 from tbn_bench.reporting.load import load
-from tbn_bench.reporting.page import details, render
+from tbn_bench.reporting.page import details, packing, render
 from tbn_bench.reporting.tables.comparison import comparison
 from tbn_bench.reporting.tables.latency import latency
 from tbn_bench.reporting.tables.not_finished import not_finished
@@ -571,3 +572,9 @@ def _until(holds, seconds=60):
     while not holds():
         assert time.monotonic() < end, "never came true"
         time.sleep(0.1)
+
+
+def test_curves_keep_six_digits_whatever_their_size():
+    """5e-324 is the smallest float: the scale of its digits would overflow."""
+    curve = np.array([5e-324, 1.23456789e-7, 1.5, -2.5e30, 1e308, np.nan, np.inf])
+    assert packing.compact(curve) == "[0.0,1.23457e-07,1.5,-2.5e+30,1e+308,null,null]"

@@ -37,6 +37,8 @@ from tbn_bench.runs import list as listing
 RESULTS = Path(__file__).parents[2] / "results"
 NEIGHBOURS = (
     "runs/fashion_mlp/*/",
+    "runs/vit/*/",  # timed
+    "latency/*/vit-digits_size_32-b1-t1.json",
     "latency/*/op-linear_768x3072-b1-t1.json",
     "mcu/*/2110947c908d-u8-m4-qemu.json",
 )
@@ -68,7 +70,9 @@ class Bench:
             path for kind in ("runs/*/*", "latency/*/*", "mcu/*/*") for path in root.glob(kind)
         }
         self.runs = sorted(path.parent for path in RESULTS.glob("runs/*/*/summary.json"))
-        self.latencies = sorted(RESULTS.glob("latency/*/*.json"))
+        layers = sorted(RESULTS.glob("latency/*/op-*.json"))
+        timed = sorted(RESULTS.glob("latency/*/vit-*.json"))  # of runs that are in the store
+        self.latencies = layers + timed * (len(layers) // len(timed))
         self.mcus = sorted(RESULTS.glob("mcu/*/*.json"))
 
     @contextlib.contextmanager
@@ -212,7 +216,7 @@ def run(count: int, seed: int, root: Path) -> dict[str, object]:
         worst_s = max(worst_s, time.perf_counter() - began)
         outcomes[found] += 1
         if what:
-            print(what)
+            print(what, flush=True)
     return {**outcomes, "seed": seed, "worst_s": round(worst_s, 3)}
 
 

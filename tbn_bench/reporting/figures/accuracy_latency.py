@@ -38,13 +38,15 @@ def _timed_on(records: Records, gs: list[Group]) -> list[tuple[str, int]]:
     for g in gs:
         run_ids += g.run_ids
     timed = records.latency[records.latency["run_id"].isin(run_ids)]
+    timed = timed[timed["batch"].notna()]
     pairs = zip(timed["device"], timed["batch"], strict=True)
     return sorted({(str(device), int(batch)) for device, batch in pairs})
 
 
 def _mark(g: Group, best: Any) -> dict[str, Any]:
     mark = _panels.scored(g)
-    timed = f"timed: {best['implementation']} of {best['run_id']}, n = {best['n']:.0f}"
+    rounds = "" if style.missing(best["n"]) else f", n = {best['n']:.0f}"
+    timed = f"timed: {best['implementation']} of {best['run_id']}{rounds}"
     mark["x"] = best["time_ms_p50"]
     mark["runs"] = f"{mark['runs']}; {timed}"
     return mark

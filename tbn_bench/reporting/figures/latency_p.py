@@ -27,6 +27,9 @@ _BEST_DENSE = "best dense"
 
 def _ceiling(name: str, row: dict[str, Any]) -> float | None:
     """Milliseconds that the case cannot fall below, by the peaks of one core measured beside it."""
+    work = ("tile_macs", "batch") if _CEILINGS[name] == "gmacs" else ("weight_bytes",)
+    if any(style.missing(row[key]) for key in (*work, "threads")):
+        return None
     peaks = row["ceilings"] if isinstance(row["ceilings"], dict) else {}
     if _CEILINGS[name] == "gmacs":
         return _arithmetic_ms(row, peaks)
@@ -47,7 +50,7 @@ def _bandwidth_ms(row: dict[str, Any], peaks: dict[str, Any]) -> float | None:
     for block, rate in (peaks.get("read_gb_s") or {}).items():
         rates[float(block.removesuffix(" MB"))] = rate
     weight_bytes = row["weight_bytes"]
-    if not rates or style.missing(weight_bytes):
+    if not rates:
         return None
     larger = [mb for mb in rates if mb * 1e6 >= weight_bytes]
     rate = rates[min(larger, default=max(rates))]
@@ -69,7 +72,8 @@ def _timed(records: Records) -> pd.DataFrame:
     """
     timed = records.latency
     timed = timed[timed["data"].notna() & (timed["cache"] == "hot")]
-    is_measured = timed["unavailable"].isna() & timed["ceilings"].notna()
+    has_time = timed["unavailable"].isna() & timed["time_ms_p50"].notna()
+    is_measured = has_time & timed["ceilings"].notna()
     is_exact = timed["tolerance"].astype(float) <= EXACT
     return timed[is_measured & is_exact]
 

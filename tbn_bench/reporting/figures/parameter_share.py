@@ -49,6 +49,8 @@ def frame(records: Records) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for g in _smallest(records):
         plan = records.plans[g.sweep, g.group_id]
+        if any(row.get("shape") is None for row in plan):  # a sparse record: its types are unknown
+            continue
         weights = dict.fromkeys((*TYPES, KEPT), 0)
         stored = weights.copy()
         for row in plan:

@@ -41,11 +41,14 @@ def _short(value: Any) -> Any:
 
 
 def _digits(values: np.ndarray) -> list[float | None]:
-    """The same as _short of each value, but by array: there are millions of them."""
+    """The same as _short of each value, but by array: there are millions of them.
+
+    Values below 1e-300 lose digits or become 0: a power of ten for them does not exist.
+    """
     plain = np.isfinite(values) & (values != 0)
     safe = np.where(plain, values, 1.0)
     magnitude = np.floor(np.log10(np.abs(safe)))
-    scale = 10.0 ** (5 - magnitude)
+    scale = 10.0 ** np.minimum(5 - magnitude, 300)
     short = np.round(safe * scale) / scale
     rounded = np.where(plain, short, values).tolist()
     return [value if math.isfinite(value) else None for value in rounded]

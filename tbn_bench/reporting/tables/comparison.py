@@ -37,11 +37,11 @@ def _timings(records: Records, ids: list[str]) -> _Timings:
         return _Timings(None, [], set())
     device = timed["device"].value_counts().index[0]
     on_device = timed[timed["device"] == device]
-    batches = {int(batch) for batch in on_device["batch"]}
+    batches = {int(batch) for batch in on_device["batch"].dropna()}
     return _Timings(
         device=device,
         batches=sorted(batches),
-        commands=set(timed["command"]),
+        commands=set(timed["command"].dropna()),
     )
 
 
@@ -57,6 +57,7 @@ def fastest(records: Records, group: Group, batch: int, device: str | None) -> R
         & (timed["threads"] == 1)
         & (timed["device"] == device)
         & timed["unavailable"].isna()
+        & timed["time_ms_p50"].notna()
         & ~(timed["tolerance"].astype(float) > EXACT)
         & ~timed["cache"].astype(str).str.startswith("flushed")
     ]

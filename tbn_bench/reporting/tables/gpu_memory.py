@@ -76,10 +76,11 @@ def _measured(latency: pd.DataFrame) -> dict[_Key, Row]:
     measured = latency[latency["gpu_peak_bytes"].notna()]
     for key, same in measured.groupby(["data", "model", "binarizer"]):
         least = same.sort_values(["gpu_peak_bytes", "implementation"]).iloc[0]
+        resting = least["gpu_resting_bytes"]
         found[key] = {
             "ours": least["gpu_peak_bytes"] / _MIB,
             "implementation": least["implementation"].split(",")[0],
-            "ours_resting": least["gpu_resting_bytes"] / _MIB,
+            "ours_resting": None if style.missing(resting) else resting / _MIB,
         }
     return found
 

@@ -114,7 +114,8 @@ def _plain(row: Row) -> Row:
     batch = plain["batch"]
     time_ms = plain["time_ms_p50"]
     plain["infer_step_time"] = time_ms
-    plain["infer_samples_per_sec"] = round(1000 * batch / time_ms, 2)
+    per_s = None if batch is None else round(1000 * batch / time_ms, 2)
+    plain["infer_samples_per_sec"] = per_s
     plain["infer_batch_size"] = batch
     peak_bytes = plain.get("memory_peak")
     plain["process_peak_mib"] = None if peak_bytes is None else peak_bytes / 2**20
@@ -123,7 +124,7 @@ def _plain(row: Row) -> Row:
 
 def _network(row: Row) -> str:
     """With its data, and with the instruction set if the case is limited to one."""
-    name = row["model"]
+    name = row["model"] or style.DASH
     if row["data"]:
         name += f" on {row['data']}"
     if row["case"].endswith("-avx2"):
@@ -132,6 +133,10 @@ def _network(row: Row) -> str:
 
 
 def _time(row: Row) -> str:
-    low = row["time_ms_p20"]
-    high = row["time_ms_p80"]
-    return f"{row['time_ms_p50']:.3f} ({low:.3f} to {high:.3f})"
+    low = _milliseconds(row["time_ms_p20"])
+    high = _milliseconds(row["time_ms_p80"])
+    return f"{_milliseconds(row['time_ms_p50'])} ({low} to {high})"
+
+
+def _milliseconds(value: float | None) -> str:
+    return style.DASH if value is None else f"{value:.3f}"

@@ -42,7 +42,7 @@ def latency(records: Records) -> Table | None:
         text_column("run_id", "run"),
     ]
     ids = {row["run_id"] for row in rows if row["run_id"]}
-    commands = {row["command"] for row in rows}
+    commands = {row["command"] for row in rows if row["command"]}
     return Table("Latency", columns, rows, _NOTE, sorted(ids), sorted(commands))
 
 
