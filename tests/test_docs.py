@@ -1,6 +1,8 @@
 """README and docs: links lead somewhere, the Python runs, commands and sweeps that are named exist."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,10 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 def test_the_readme_is_short():
     """A page and a half: a stranger reads it to the end."""
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) < 900
+
+
+def test_the_picture_is_drawn_from_a_real_layer(tmp_path):
+    drawn = tmp_path / "tile.svg"
+    script = ROOT / "docs" / "draw_tile.py"
+    subprocess.run([sys.executable, str(script), str(drawn)], check=True)
+    assert drawn.read_bytes() == (ROOT / "docs" / "tile.svg").read_bytes()

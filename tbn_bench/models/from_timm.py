@@ -99,4 +99,4 @@ def _own_form(
     return {"in_shape": tuple(shape), "num_classes": classes}
 
 
-from_timm.own_form = _own_form  # for a plan that names no data set (assembly.sketch)
+from_timm.own_form = _own_form  # for a plan that names no data set (experiment.build.sketch)
