@@ -22,7 +22,7 @@ const long FEW_PIXELS = 8, FEW_PIXELS_A14 = 4;
 const float LIMIT = 8191.f;  // of 14-bit activations, as in lookup512.inc
 
 int ask() {
-#if defined(TBN_EMULATED_AMX)  // tests/amx_emulator.h
+#if defined(TBN_EMULATED_AMX)  // tests/native/amx_emulator.h
   return tbn_level_avx512.available();
 #elif defined(__linux__)
   unsigned a, b, c, d;

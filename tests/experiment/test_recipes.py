@@ -10,7 +10,7 @@ from tbn_bench import catalog, cli
 from tbn_bench.config import make
 from tbn_bench.experiment import build
 
-FOLDER = Path(__file__).parent.parent / "recipes"
+FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 # binary_connect without its protocol, the controls, and what was published for language models alone
 WITHOUT = {"sign", "repeated_filters", "frozen_tile", "low_rank"}

@@ -13,7 +13,7 @@ from tbn_bench.sweep.local import check
 from tbn_bench.sweep.spec import load, load_all
 from tbn_bench.sweep.spec import smoke as smoked
 
-SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").glob("*.yaml"))
+SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 PUBLISHED = (
     "cifar10_resnet18 cifar10_resnet50 cifar10_vgg_small imagenet_resnet34 cifar10_vit cifar10_swin cifar10_mlp_mixer cifar10_conv_mixer "
     "imagenet_swin modelnet40 shapenet_part s3dis forecasting mnist_mcu ablation_alpha ablation_min_layer_size ablation_global_tiling "

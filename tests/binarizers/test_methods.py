@@ -11,7 +11,7 @@ from torch import nn
 from tbn_bench import catalog
 from tbn_bench.convert.binarize import binarize_
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "methods"
 METHODS = catalog.names("binarizers")
 

@@ -308,7 +308,7 @@ def test_simulated_cores_give_the_same_bits(folders, tier, core, cc, sim, name, 
     [c for c in CASES if c[0] != "avr" and c[1] in ("m0", "m4", "m55")],
 )
 def test_random_layers_on_simulated_cores(tmp_path, tier, core, cc, sim):
-    """tests/mcu_fuzz.c, where the DSP, Helium and Thumb-1 paths are the real ones."""
+    """tests/mcu/mcu_fuzz.c, where the DSP, Helium and Thumb-1 paths are the real ones."""
     need(tier, core, cc, sim)
     small = core == "m0"
     for place in ("src", "test", "extras"):

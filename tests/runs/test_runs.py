@@ -22,7 +22,7 @@ from tbn_bench.records import store as records
 from tbn_bench.records.store import RecordError, RunStore
 from tbn_bench.runs import filters, index, lock, prune, seeds, text, verify
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 # Holds a run, logs an epoch at a word on stdin, finishes at the end of it.
 WRITER = """

@@ -16,7 +16,7 @@ from tbn_bench.reporting.load import load
 from tbn_bench.runs import index
 from tbn_bench.runs.lock import taken
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GOOD = [make({"epochs": 3, "binarizer": spec}) for spec in ("bwn", "tbn(p=4)")]
 BAD = make({"epochs": 3, "seed": 7})
 TIMED = {"binarizer": "bwn", "implementation": "cpu", "run_id": None, "weight_bytes": 10, "unavailable": None,

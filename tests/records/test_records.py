@@ -94,7 +94,7 @@ def strict(text):
 def writer(store):
     command = [sys.executable, "-c", WRITER, str(store.root)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
+        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     )
 
 

@@ -711,7 +711,7 @@ MUTATIONS = {
 
 
 def fuzz(place, source, cases, seed=1, flags=()):
-    """(status, what it printed) of tests/mcu_fuzz.c with this tbn_rt.c, under sanitizers."""
+    """(status, what it printed) of tests/mcu/mcu_fuzz.c with this tbn_rt.c, under sanitizers."""
     (place / "src").mkdir(parents=True)
     (place / "test").mkdir()
     (place / "src" / "tbn_rt.c").write_text(source)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CMAKE = shutil.which("cmake")
 COMPILER = shutil.which("c++") or shutil.which("g++")
 needs_tools = pytest.mark.skipif(not CMAKE or not COMPILER, reason="needs cmake and a C++ compiler")
@@ -49,7 +49,7 @@ def run_native_tests(
         "-q",
         "-p",
         "no:cacheprovider",
-        str(ROOT / "tests" / "test_native.py"),
+        str(ROOT / "tests" / "native" / "test_native_levels.py"),
         *arguments,
     ]
     return subprocess.run(
@@ -84,11 +84,12 @@ def test_no_sanitizer_complains(tmp_path):
     assert "runtime error" not in done.stderr
 
 
+CPUINFO = Path("/proc/cpuinfo")
+CPU_FLAGS = CPUINFO.read_text().split() if CPUINFO.exists() else []
+
+
 @needs_tools
-@pytest.mark.skipif(
-    "avx512bw" not in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""),
-    reason="AVX-512",
-)
+@pytest.mark.skipif("avx512bw" not in CPU_FLAGS, reason="needs AVX-512")
 def test_the_amx_level_is_right_where_there_is_no_amx(tmp_path):
     """Its instructions emulated in C: layout, borders, splitting into bfloat16 terms and sums are those of the real level."""
     done = run_native_tests(
@@ -96,12 +97,14 @@ def test_the_amx_level_is_right_where_there_is_no_amx(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = [line for line in done.stdout.splitlines() if line.startswith("PASSED")]
-    for name in (
+    names = [
         "test_geometry[kernel0-stride0-padding0-dilation0-amx]",
         "test_rounded_activations_keep_their_bound[amx-bf16x2]",
-        "test_rounded_activations_keep_their_bound[amx-a14]",
         "test_positions_and_rows_of_any_count[amx-f32]",
-    ):
+    ]
+    if "avx512_vnni" in CPU_FLAGS:  # its instructions are not emulated
+        names.append("test_rounded_activations_keep_their_bound[amx-a14]")
+    for name in names:
         assert any(line.endswith(name) for line in passed), name
 
 

@@ -210,7 +210,7 @@ def test_reports_need_no_torch():
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )
     assert out.stdout.strip() == "[]"
 

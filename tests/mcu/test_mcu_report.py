@@ -14,7 +14,7 @@ from tbn_bench.reporting.load import load
 from tbn_bench.reporting.tables.mcu import mcu
 from tbn_bench.reporting.tables.microcontroller import microcontroller
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MLP = "mlp(bias=False, hidden=[128])"
 INFO = {
     "run_id": "0" * 12, "sweep": "mnist_mcu", "data": "mnist(normalise=False)", "model": MLP, "binarizer": "tbn(p=4)", "activations": "u8",

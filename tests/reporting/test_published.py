@@ -8,7 +8,7 @@ import pytest
 from tbn_bench import catalog
 from tbn_bench.reporting import published
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LINE = {"method": "tbn", "spec": "tbn(p=4)", "dataset": "cifar10", "model": "resnet_cifar(depth=18)", "weight_bits": "",
         "activation_bits": "32", "metric": "top1", "value": "0.93", "second_hand": "false", "source": "README",
         "note": ""}  # fmt: skip

@@ -17,7 +17,7 @@ from tbn_bench.models.airbench import whitening_filters
 from tbn_bench.tasks._batch_norm import reestimate_
 from tbn_bench.tasks.image_classification import augmented_logits
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = {
     "data": "smoke(of='cifar10', n=24)",
     "model": "airbench(widths=[8, 8, 8])",

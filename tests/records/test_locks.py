@@ -293,7 +293,7 @@ def test_reports_and_sweeps_import_without_unix():
         [sys.executable, "-c", IMPORT, *unix],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
     assert {"tbn_bench.cli", "tbn_bench.sweep.local", "tbn_bench.reporting.build"} <= set(

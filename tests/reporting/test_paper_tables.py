@@ -23,7 +23,7 @@ from tbn_bench.reporting.tables.pointnet import pointnet
 from tbn_bench.reporting.tables.time_series import time_series
 from tbn_bench.reporting.tables.transformers_mlps import transformers_mlps
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 OURS = (cnn, transformers_mlps, pointnet, time_series, ablations)
 RESNET = "resnet_cifar(depth=18)"
 SUMMARY = {"bits_per_weight": 0.25, "stored_bytes": 300, "stored_bits": 2400, "stored_bits_weights": 2000, "tile_bits": 1900, "weights": 8000,
