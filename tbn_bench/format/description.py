@@ -22,7 +22,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,7 @@ _OPTIONS = {
     "stem": str,
 }
 _LARGEST = 2**40  # elements of one tensor
-_MOST = 2**15  # tensors of a file
+_MOST = 2**13  # tensors of a file
 
 
 class Damaged(ValueError):
@@ -83,8 +83,7 @@ class Weight:
         return self.names["alphas"]
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):
     """A tensor of the file. dtype: numpy's name."""
 
     name: str
@@ -367,10 +366,14 @@ def cut(stored: list[Stored], data: Mapping[str, NDArray[Any]]) -> dict[str, NDA
     held = {dtype: values.size for dtype, values in data.items()}
     if wanted != held:
         raise Damaged(f"its tensors have {held} elements, its description says {wanted}")
-    tensors, start = {}, dict.fromkeys(data, 0)
+    tensors = {}
+    start = dict.fromkeys(TYPES, 0)
     for tensor in stored:
-        at = start.get(tensor.dtype, 0)
-        values = data.get(tensor.dtype, np.empty(0, tensor.dtype))[at : at + tensor.numel]
-        tensors[tensor.name] = values.reshape(tensor.shape)
-        start[tensor.dtype] = at + tensor.numel
+        first = start[tensor.dtype]
+        last = first + tensor.numel
+        if last == first:
+            tensors[tensor.name] = np.empty(tensor.shape, tensor.dtype)
+        else:
+            tensors[tensor.name] = data[tensor.dtype][first:last].reshape(tensor.shape)
+        start[tensor.dtype] = last
     return tensors

@@ -34,7 +34,7 @@ from tbn_bench.format.description import Damaged, Weight
 
 VERSION = 3
 READABLE = ("1", "2", "3")
-HEADER_BYTES = 1 << 20  # the largest header; 43 KB is the largest that a network of ours ever had
+HEADER_BYTES = 1 << 19  # the largest header; the largest of a network of ours is 43 KB
 DENSE_BYTES = 4 << 20  # dense weights that any file may ask for,
 DENSE_RATIO = 2048  # and how many times the file's own bytes: 64 copies of a sign as float32
 MOST_LETTERS = 500  # of the name of a tensor or layer
