@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import native
+from tbn_bench import convert, native
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.derived import Kept
-from tbn_bench.layers import packed
 
 try:
     native.load()
@@ -31,7 +30,7 @@ def convolutions(spec: str, seed: int) -> nn.Module:
         nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(32, 6)
     )
     binarize_(net, spec)
-    packed.pack_(net.eval())
+    convert.pack_(net.eval())
     return net
 
 
@@ -52,7 +51,7 @@ def attentive(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     net = Attentive()
     binarize_(net, "tbn(p=4, min_layer_size=0)")
-    packed.pack_(net.eval())
+    convert.pack_(net.eval())
     return net
 
 
@@ -102,7 +101,7 @@ def test_a_used_packed_layer_follows_its_bits(spec, change):
 def test_a_layer_by_the_kernels_follows_its_bits(spec, change):
     """The same after implement_, for the layers that it leaves to torch too."""
     net = convolutions(spec, 0)
-    packed.implement_(net)
+    convert.implement_(net)
     follows(net, convolutions(spec, 1), torch.randn(2, 4, 6, 6), change)
 
 
@@ -204,8 +203,8 @@ def test_a_packed_layer_has_its_dense_weight_on_demand(spec, dtype):
         nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(32, 6)
     ).to(dtype)
     binarize_(net, spec)
-    plain = packed.dense(net)
-    rows = packed.pack_(net.eval())
+    plain = convert.dense(net)
+    rows = convert.pack_(net.eval())
     for i, row in zip((0, 2, 4), rows, strict=True):
         torch.testing.assert_close(
             net[i].weight, plain[i].weight, rtol=1e-6 if dtype == torch.float32 else 1e-2, atol=1e-7
@@ -229,14 +228,14 @@ def test_the_cost_of_a_dense_weight_is_counted_once_it_is_read():
     """Beside a tile of 8 x 4 weights and 8 scales: 64 floats after `.weight`; an expanded layer has one already."""
     net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     binarize_(net, "tbn(p=2, min_layer_size=64)", keep=["1.weight"])
-    packed.pack_(net)
+    convert.pack_(net)
     before = net[0].weight_bytes()
     assert before == 4 * (32 + 8)
     assert net[0].weight.shape == (8, 8)
     assert net[0].weight_bytes() == before + 4 * 64
     net = nn.Sequential(nn.Linear(8, 8))
     binarize_(net, "twn")
-    assert packed.pack_(net)[0].how == "expanded"
+    assert convert.pack_(net)[0].how == "expanded"
     assert net[0].weight.shape == (8, 8)
     assert net[0].weight_bytes() == 4 * 64
 
@@ -249,7 +248,7 @@ def test_a_network_that_asks_its_layers_for_their_weights_runs_packed():
     binarize_(net, "tbn(p=2, min_layer_size=5000)")
     with torch.no_grad():
         expected = net(x)
-        packed.pack_(net)
+        convert.pack_(net)
         torch.testing.assert_close(
             net(x), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())
         )

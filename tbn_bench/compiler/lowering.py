@@ -64,7 +64,7 @@ class Lowering(Functions):
                 return
         self.steps.append(node)
         module = self.modules.get(node.target) if node.op == "call_module" else None
-        if isinstance(module, packed._Packed):
+        if isinstance(module, packed.Packed):
             module.materialize_()  # in real tensors: what it derives from its bits outlives this
         self._fake(node, lambda batch: call_node(node, model, *self._arguments(node, batch)))
 
@@ -222,13 +222,13 @@ class Lowering(Functions):
 
     def _layer(self, region: Region, x: int, module: Any) -> int:
         """A convolution or linear layer, packed or dense, as a CONV op."""
-        if isinstance(module, packed._Packed) and module.form.kind == "shifted":
+        if isinstance(module, packed.Packed) and module.form.kind == "shifted":
             raise Unsupported  # torch runs it with the tile alone; the enlarged kernel would cost more than it saves
-        if isinstance(module, packed._Packed) and module.summed > 1:
+        if isinstance(module, packed.Packed) and module.summed > 1:
             x = self._group_sums(region, x, module.summed)
         source = region.values[x]
         weight_shape = tuple(
-            module.product.shape if isinstance(module, packed._Packed) else module.weight.shape
+            module.product.shape if isinstance(module, packed.Packed) else module.weight.shape
         )
         kh, kw = {2: (1, 1), 3: (1, *weight_shape[2:]), 4: weight_shape[2:]}[len(weight_shape)]
         groups = getattr(module, "groups", 1)
@@ -351,11 +351,11 @@ class Lowering(Functions):
         self, module: Any, shape: tuple[int, ...], groups: int
     ) -> tuple[list[Any], int, np.ndarray]:
         """(one weight per group, or one for all of a depthwise layer; p; scale per output channel)."""
-        signs = module.sign_form() if isinstance(module, packed._Packed) else None
+        signs = module.sign_form() if isinstance(module, packed.Packed) else None
         if signs is not None:
             tile_bits, alphas, p = signs
             return _cpu.weights(tile_bits.cpu(), alphas.cpu(), shape, p, groups, self.level)
-        dense = module.expanded() if isinstance(module, packed._Packed) else module.weight.detach()
+        dense = module.expanded() if isinstance(module, packed.Packed) else module.weight.detach()
         return (
             _cpu.float_weights(dense.float().cpu().numpy().reshape(shape), groups, self.level),
             1,

@@ -52,7 +52,7 @@ class Tracer(fx.Tracer):
         self._thread = threading.get_ident()
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, packed._Packed | BinaryInput) or super().is_leaf_module(
+        return isinstance(module, packed.Packed | BinaryInput) or super().is_leaf_module(
             module, name
         )
 
@@ -110,7 +110,7 @@ def _overwrites(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 _FRESH = (
-    packed._Packed, nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d,
+    packed.Packed, nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d,
 )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def _opaque(model: nn.Module) -> nn.Module:
     for tensor in [*model.parameters(), *model.buffers()]:
         memo[id(tensor)] = tensor
     shell = copy.deepcopy(model, memo)
-    layers = [m for m in shell.modules() if isinstance(m, packed._Packed)]
+    layers = [m for m in shell.modules() if isinstance(m, packed.Packed)]
     arguments = [(index, list(layer.shape), _geometry(layer)) for index, layer in enumerate(layers)]
     for layer, given in zip(layers, arguments, strict=True):
         layer.forward = lambda input, given=given: _packed_layer(input, *given)
@@ -185,7 +185,7 @@ def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
     Raises ValueError where a layer cannot pass, or batches of one and of three do not give what the network gives, and what torch.export
     raises where the network's code depends on values.
     """
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, packed._Packed)}
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, packed.Packed)}
     if hooked := [name for name, m in layers.items() if m._forward_hooks or m._forward_pre_hooks]:
         raise ValueError(f"packed layers with hooks cannot be exported: {', '.join(hooked)}")
     with _TRACING, torch.no_grad():
@@ -219,7 +219,7 @@ def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
 
 
 def _compare(
-    model: nn.Module, module: nn.Module, image: Tensor, layers: list[packed._Packed]
+    model: nn.Module, module: nn.Module, image: Tensor, layers: list[packed.Packed]
 ) -> None:
     """torch.export takes a batch for two or more, and asks for no reason: both must agree on one image and on three. Raises ValueError."""
     empty = [layer for layer in layers if layer.kept.value is None]

@@ -13,16 +13,21 @@ True
 """
 
 from tbn_bench.convert.binarize import Plan, PlanRow, binarize_, binarize_inputs_
-from tbn_bench.layers.packed import implement_, load, load_, pack_, save
+from tbn_bench.convert.pack import PackRow, dense, pack_
+from tbn_bench.convert.saved import load, load_, save, to_artifact
+from tbn_bench.layers.packed import implement_
 
 __all__ = [
+    "PackRow",
     "Plan",
     "PlanRow",
     "binarize_",
     "binarize_inputs_",
+    "dense",
     "implement_",
     "load",
     "load_",
     "pack_",
     "save",
+    "to_artifact",
 ]

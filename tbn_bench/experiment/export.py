@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbn_bench import catalog
+from tbn_bench import catalog, convert
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_inputs_
 from tbn_bench.experiment import build as assembly
@@ -92,26 +92,26 @@ def load(path: Path) -> nn.Module:
     content = packed_file.read(path)
     if content.config is None:
         raise ArtifactError(
-            f"{path} does not say which network it holds; use packed.load_(model, path)"
+            f"{path} does not say which network it holds; use convert.load_(model, path)"
         )
     try:
         model = skeleton(content.config)
     except ValueError as error:
         raise ArtifactError(f"{path} names a network that cannot be built here: {error}") from error
-    return packed.load_(model, content)
+    return convert.load_(model, content)
 
 
 def _packed_copy(model: nn.Module) -> nn.Module:
     small = copy.deepcopy(model)
     if any(hasattr(m, "parametrizations") for m in small.modules()):
-        packed.pack_(small)
+        convert.pack_(small)
     return small.eval()
 
 
 def _in_graph(model: nn.Module) -> nn.Module:
     """Packed layers that unpack their bits in forward, so that a traced graph holds them."""
     for module in model.modules():
-        if isinstance(module, packed._Packed):
+        if isinstance(module, packed.Packed):
             module.unpack_in_forward_()
     return model
 
@@ -142,7 +142,7 @@ def _write_onnx(model: nn.Module, x: Tensor, path: Path) -> Callable[[Tensor], T
     data = path.read_bytes()
     for name, module in model.named_modules():
         if (
-            isinstance(module, packed._Packed)
+            isinstance(module, packed.Packed)
             and bytes(module.tile_bits.numpy().tobytes()) not in data
         ):
             raise ExportError(f"{path} does not hold the packed bits of {name}")
@@ -154,7 +154,7 @@ def _write_onnx(model: nn.Module, x: Tensor, path: Path) -> Callable[[Tensor], T
 
 def _checkpoint_bytes(model: nn.Module) -> int:
     """Bytes of the trained model's dense float32 state: weights, biases, normalisation."""
-    plain = packed.dense(model)
+    plain = convert.dense(model)
     return sum(
         v.numel() * v.element_size()
         for k, v in plain.state_dict().items()
@@ -188,11 +188,11 @@ def _checked(record: RunRecord, form: str, path: Path) -> tuple[dict[str, Any], 
     """Writes the file and compares it with the trained model: (what is known of it, its packed content). Raises ExportError."""
     data, model, _ = assembly.trained(record)
     data.setup()
-    reference, small = packed.dense(model).eval(), _packed_copy(model)
+    reference, small = convert.dense(model).eval(), _packed_copy(model)
     x = data.first("test", min(CHECK_BATCH, data.size("test")))
-    content = packed.to_artifact(small)
+    content = convert.to_artifact(small)
     if form == "safetensors":
-        packed.save(small, path, make(record.config).non_defaults, record.provenance.get("commit"))
+        convert.save(small, path, make(record.config).non_defaults, record.provenance.get("commit"))
         call: Callable[[Tensor], Tensor] = load(path)
     else:
         call = (_write_pt2 if form == "pt2" else _write_onnx)(small, x, path)

@@ -22,12 +22,12 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
+from tbn_bench import convert
 from tbn_bench.config import RunConfig
 from tbn_bench.convert.binarize import Plan
 from tbn_bench.convert.cost import Cost
 from tbn_bench.experiment.build import build, build_task, start_from, trained
 from tbn_bench.format import packed_file
-from tbn_bench.layers import packed
 from tbn_bench.records.store import (
     NETWORK,
     RecordError,
@@ -391,8 +391,8 @@ def _keep_network(
         return {}
     network = copy.deepcopy(model).cpu().eval()
     try:
-        packed.pack_(network)
-        content = packed.to_artifact(network, config.non_defaults, commit)
+        convert.pack_(network)
+        content = convert.to_artifact(network, config.non_defaults, commit)
     except ValueError as error:
         tell(f"no packed network beside the record: {error}")
         return {}

@@ -1,6 +1,6 @@
 """tbn-bench runs verify --scores: each recorded test score, computed again from the packed network.
 
-native   executor.Executor on the network that packed.load_ makes of the file
+native   executor.Executor on the network that convert.load_ makes of the file
 numpy    numpy_forward.NumpyForward on the file's tensors: no torch, no native library
 
 Images, labels and the score's definition are those of the run's data set and task. A run is
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbn_bench import catalog
+from tbn_bench import catalog, convert
 from tbn_bench.catalog import did_you_mean
 from tbn_bench.compiler.executor import Executor
 from tbn_bench.config import RunConfig, make
@@ -26,7 +26,6 @@ from tbn_bench.experiment.numpy_forward import NumpyForward
 from tbn_bench.experiment.numpy_ops import Unsupported
 from tbn_bench.format import packed_file
 from tbn_bench.format.packed_file import Artifact, ArtifactError
-from tbn_bench.layers import packed
 from tbn_bench.native import NativeUnavailable
 from tbn_bench.records.store import NETWORK, RunRecord, RunStore
 from tbn_bench.runs import text
@@ -185,7 +184,7 @@ def _structure(config: RunConfig, data: Any) -> nn.Module:
 
 
 def _native(record: RunRecord, config: RunConfig, data: Any, content: Artifact) -> Way:
-    model = packed.load_(_structure(config, data), content)
+    model = convert.load_(_structure(config, data), content)
     try:
         call = Executor(model, data.first("test", 1), threads=torch.get_num_threads())
     except (NativeUnavailable, ValueError) as error:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tbn_bench import convert
 from tbn_bench import native as _native
 from tbn_bench.compiler import executor
 from tbn_bench.config import RunConfig, make
@@ -47,13 +48,13 @@ def variants_of(model: nn.Module, setting: Setting) -> list[Variant]:
     Peers for full precision, reuse and native kernels for the others.
     """
     device = setting.x.device
-    plain = packed.dense(model).eval().to(device)
+    plain = convert.dense(model).eval().to(device)
     reference = copy.deepcopy(plain)
     if setting.config.binarizer == "full_precision":
         found = peers.dense_peers(plain, reference, setting)
         return found + _by_plan(plain, reference, setting)
     small = copy.deepcopy(model)
-    rows = packed.pack_(small)
+    rows = convert.pack_(small)
     small = small.eval().to(device)
     kernels = _by_plan(small, reference, setting) + _triton(small, reference, setting)
     if not any(row.how == "tile reuse" for row in rows):
@@ -79,7 +80,7 @@ def _by_reuse(small: nn.Module, reference: nn.Module, setting: Setting) -> list[
 def _materialize(network: nn.Module) -> None:
     """Expands the layers that are still packed, for torch."""
     for module in network.modules():
-        if isinstance(module, packed._Packed):
+        if isinstance(module, packed.Packed):
             module.materialize_()
 
 
@@ -139,7 +140,7 @@ def _triton(small: nn.Module, reference: nn.Module, setting: Setting) -> list[Va
     if x.device.type != "cuda":
         return []
     network = copy.deepcopy(small)
-    left = packed.implement_(network)
+    left = convert.implement_(network)
     _materialize(network)  # the layers that are left to torch
     read = peers.weights_read(network)
     exact = peers.EXACT["cuda"]
@@ -343,13 +344,13 @@ def _footprint(trained: _Trained) -> Sizes:
     network = copy.deepcopy(trained.model)
     engines = {"dense": "dense"}
     if not trained.is_full_precision:
-        packed.pack_(network)
+        convert.pack_(network)
         engines = {}
     with contextlib.suppress(_native.NativeUnavailable):
         engines[f"native {_native.level()}"] = "native"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.safetensors"
-        size = packed.save(network, path, make(trained.run.config).non_defaults)
+        size = convert.save(network, path, make(trained.run.config).non_defaults)
         found = {}
         for name, engine in engines.items():
             added = memory.in_fresh_process(path, engine) or {}
@@ -366,9 +367,9 @@ def _gpu_footprint(trained: _Trained, x: Tensor) -> Sizes:
     network = copy.deepcopy(trained.model)
     if trained.is_full_precision:
         return {"dense": memory.on_gpu(network, x)}
-    packed.pack_(network)
+    convert.pack_(network)
     kernel = copy.deepcopy(network)
-    packed.implement_(kernel)
+    convert.implement_(kernel)
     return {
         "tile reuse": memory.on_gpu(network, x),
         "triton": memory.on_gpu(kernel, x),
@@ -449,13 +450,13 @@ def _kernels(trained: _Trained, device: str) -> dict[str, Callable[[Tensor], Ten
     """Implementation -> the packed network by it; torch comes first."""
     network = copy.deepcopy(trained.model)
     with contextlib.suppress(ValueError):  # full precision has nothing to pack
-        packed.pack_(network)
+        convert.pack_(network)
     network = network.eval().to(device)
     by_torch = "dense" if trained.is_full_precision else "tile reuse"
     calls: dict[str, Callable[[Tensor], Tensor]] = {by_torch: network}
     if device == "cuda" and not trained.is_full_precision:
         kernel = copy.deepcopy(network)
-        packed.implement_(kernel)
+        convert.implement_(kernel)
         calls["triton"] = kernel
     if device == "cpu":
         first = trained.data.first("test", 1)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tbn_bench import convert
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.convert.cost import cost
@@ -196,8 +197,8 @@ def _cuda_variants(layer: nn.Linear, x: Tensor) -> list[Variant]:
     for spec in SPECS[1:]:
         network = nn.Sequential(copy.deepcopy(layer))
         binarize_(network, spec)
-        reference = packed.dense(network).cuda()
-        packed.pack_(network)
+        reference = convert.dense(network).cuda()
+        convert.pack_(network)
         stored = network.cuda()[0]
         half = copy.deepcopy(network).bfloat16()[0]
         read = stored.tile_bits.numel() + 4 * stored.alphas.numel()

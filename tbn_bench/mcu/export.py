@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tbn_bench import __version__
+from tbn_bench import __version__, convert
 from tbn_bench.experiment import build
-from tbn_bench.layers import packed
 from tbn_bench.mcu import bundle, check, emit, graph, layout, memory, program, reference
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.mcu.program import Program, Quant
@@ -61,7 +60,7 @@ def compile_(
         raise McuError(f"--target must be one of {known}, got {target!r}")
     small = copy.deepcopy(model).eval()
     if any(hasattr(m, "parametrizations") for m in small.modules()):
-        packed.pack_(small)
+        convert.pack_(small)
     network = graph.trace(small, tuple(x.shape[1:]))
     _check_graph(network, model, x)
     form = TARGETS[target] if activations == "u8" else "nat"
@@ -76,7 +75,7 @@ def _check_graph(network: graph.Graph, model: nn.Module, x: Tensor) -> None:
     """The graph that was read must be the network: in float64 it gives torch's outputs."""
     x = x[:64]
     with torch.no_grad():
-        y = packed.dense(model).eval()(x.clone())  # the network may change it in place
+        y = convert.dense(model).eval()(x.clone())  # the network may change it in place
     if y.dim() == 4:
         y = y.permute(0, 2, 3, 1)
     expected = y.reshape(len(y), -1).numpy()
@@ -334,7 +333,7 @@ class _Export:
     def _scores(self, outputs: Any) -> dict[str, float]:
         """Accuracy of torch and of C, and the fraction of equal classes."""
         raw, labels = self.data.splits["test"]
-        plain = packed.dense(self.model).eval()
+        plain = convert.dense(self.model).eval()
         with torch.no_grad():
             parts = [plain(self.data.prepare(part)).argmax(1) for part in raw.split(1000)]
         expected = torch.cat(parts).numpy()

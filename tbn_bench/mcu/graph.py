@@ -118,7 +118,7 @@ class Graph:
 
 
 def trace(model: nn.Module, in_shape: tuple[int, ...]) -> Graph:
-    """model: in eval mode, packed (packed.pack_). in_shape: (C, H, W), (C, L) or (N,).
+    """model: in eval mode, packed (convert.pack_). in_shape: (C, H, W), (C, L) or (N,).
 
     Raises McuError for what C cannot run.
     """
@@ -661,7 +661,7 @@ def _scale_and_shift(module: Any) -> tuple[Array, Array]:
 
 
 def _weight_shape(module: Any) -> tuple[int, ...]:
-    shape = module.shape if isinstance(module, packed._Packed) else module.weight.shape
+    shape = module.shape if isinstance(module, packed.Packed) else module.weight.shape
     return tuple(shape)
 
 
@@ -674,7 +674,7 @@ def _weights(
 ) -> Node:
     """A node with the weights in the order of its patch."""
     node = Node(name, "dense", (), 0, shape[0], math.prod(shape[1:]), window)
-    is_packed = isinstance(module, packed._Packed)
+    is_packed = isinstance(module, packed.Packed)
     if is_packed and module.form.plain and groups == 1:
         _set_tile(node, module)
         return node

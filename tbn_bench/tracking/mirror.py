@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import nn
 
+from tbn_bench import convert
 from tbn_bench.config import RunConfig
 from tbn_bench.convert.binarize import Plan
-from tbn_bench.layers import packed
 from tbn_bench.records.store import tell, to_json
 from tbn_bench.tasks._base import binary_weights
 from tbn_bench.tracking.diagnostics import Histogram, tile_histograms
@@ -195,10 +195,10 @@ class Mirrors:
             return None
         try:
             small = copy.deepcopy(model).cpu()
-            packed.pack_(small)
+            convert.pack_(small)
             path = self.subject.folder / "checkpoints" / PACKED
             path.parent.mkdir(parents=True, exist_ok=True)
-            packed.save(
+            convert.save(
                 small.eval(),
                 path,
                 self.subject.config.non_defaults,

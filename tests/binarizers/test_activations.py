@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tbn_bench import catalog
+from tbn_bench import catalog, convert
 from tbn_bench.binarizers._base import Target
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_, binarize_inputs_
@@ -15,7 +15,6 @@ from tbn_bench.convert.cost import cost
 from tbn_bench.experiment import export
 from tbn_bench.experiment.build import build
 from tbn_bench.format import packed_file
-from tbn_bench.layers import packed
 from tbn_bench.layers.binary_input import constant_signs
 from tbn_bench.tasks.image_classification import ImageClassification
 
@@ -366,8 +365,8 @@ def test_the_noise_of_sparks_falls_linearly(monkeypatch, epoch, level):
 def saved(net, path, config=None):
     """The network as a packed file, and the file's content; what has no binary weight is saved as it is."""
     if any(hasattr(m, "parametrizations") for m in net.modules()):
-        packed.pack_(net)
-    packed.save(net, path, config)
+        convert.pack_(net)
+    convert.save(net, path, config)
     return packed_file.read(path)
 
 
@@ -376,7 +375,7 @@ def unpacked(spec, path):
     with torch.device("meta"):
         blank = catalog.build("models", NETWORK, num_classes=10, in_shape=(1, 8, 8))
         binarize_inputs_(blank, spec, ["conv1", "fc"])
-    return packed.load_(blank, path)
+    return convert.load_(blank, path)
 
 
 TRAINING = (".k", ".t", ".step", ".level", ".seed", ".P", ".X", ".memory", ".original")
@@ -521,7 +520,7 @@ def test_a_network_without_its_input_binarizers_is_refused(tmp_path, spec):
     """Their kinds are in the file: without them the same weights would compute something else, silently."""
     net = nn.Sequential(nn.Conv2d(2, 4, 3))
     binarize_(net, spec)
-    packed.pack_(net.eval())
-    packed.save(net, tmp_path / "net.safetensors")
-    with pytest.raises(packed.ArtifactError, match="binarize_inputs_"):
-        packed.load_(nn.Sequential(nn.Conv2d(2, 4, 3)), tmp_path / "net.safetensors")
+    convert.pack_(net.eval())
+    convert.save(net, tmp_path / "net.safetensors")
+    with pytest.raises(packed_file.ArtifactError, match="binarize_inputs_"):
+        convert.load_(nn.Sequential(nn.Conv2d(2, 4, 3)), tmp_path / "net.safetensors")

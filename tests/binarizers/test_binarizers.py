@@ -9,13 +9,12 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.utils import parametrize
 
-from tbn_bench import catalog
+from tbn_bench import catalog, convert
 from tbn_bench.binarizers._base import ActivationBinarizer, Target, WeightBinarizer
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_, binarize_inputs_
 from tbn_bench.convert.cost import cost
 from tbn_bench.format import packed_file
-from tbn_bench.layers import packed
 from tbn_bench.tasks.image_classification import ImageClassification
 
 MATRIX_METHODS = [  # tried on matrices behind ReLU
@@ -618,15 +617,15 @@ def test_packs_to_what_was_counted_and_comes_back(tmp_path, model, shape, spec):
     net.train()(x).square().mean().backward()
     with torch.no_grad():
         expected, total = net.eval()(x), cost(net, plan, shape)
-    weights = {name: p.numpy() for name, p in packed.dense(net).state_dict().items()}
-    packed.pack_(net)
-    packed.save(net.eval(), tmp_path / "net.safetensors")
+    weights = {name: p.numpy() for name, p in convert.dense(net).state_dict().items()}
+    convert.pack_(net)
+    convert.save(net.eval(), tmp_path / "net.safetensors")
     content = packed_file.read(tmp_path / "net.safetensors")
     assert content.payload_bytes == total.stored_bytes
     assert all((weights[name] == value).all() for name, value in content.dense().items())
     blank = catalog.build("models", model, num_classes=8, in_shape=shape)
     binarize_inputs_(blank, spec)
-    loaded = packed.load_(blank, tmp_path / "net.safetensors")
+    loaded = convert.load_(blank, tmp_path / "net.safetensors")
     with torch.no_grad():
         torch.testing.assert_close(net(x), expected, rtol=1e-5, atol=1e-5)
         assert torch.equal(loaded(x), net(x))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import catalog
+from tbn_bench import catalog, convert
 from tbn_bench.binarizers import low_rank
 from tbn_bench.binarizers._base import Target
 from tbn_bench.binarizers._ranks import Sizes, ranks_within
@@ -20,7 +20,6 @@ from tbn_bench.convert.cost import cost
 from tbn_bench.experiment.build import start_from
 from tbn_bench.format import bits, packed_file
 from tbn_bench.format.form import Form
-from tbn_bench.layers import packed
 
 LAYERS = {
     "linear": (lambda: nn.Linear(16, 9), (5, 16)),
@@ -352,14 +351,14 @@ def test_packed_layers_and_files(tmp_path, layer):
     net, x = net.float(), x.float()
     expected, weight = net(x).detach(), net[0].weight.detach().clone()
     total = cost(net, plan, x.shape[1:])
-    assert packed.pack_(net)[0].how == "two factors"
+    assert convert.pack_(net)[0].how == "two factors"
     assert torch.equal(net[0].expanded(), weight)
     path = tmp_path / "net.safetensors"
-    packed.save(net, path)
+    convert.save(net, path)
     content = packed_file.read(path)
     assert content.payload_bytes == total.stored_bytes
     assert np.array_equal(content.dense()["0.weight"], weight.numpy())
-    loaded = packed.load_(nn.Sequential(LAYERS[layer][0]()), path)
+    loaded = convert.load_(nn.Sequential(LAYERS[layer][0]()), path)
     for network in (net, loaded):
         torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
 
@@ -367,7 +366,7 @@ def test_packed_layers_and_files(tmp_path, layer):
 def test_packed_bytes_that_a_forward_reads():
     """Both factors in float32 with their scales inside."""
     net, _, _ = made("conv")
-    packed.pack_(net.float())
+    convert.pack_(net.float())
     assert net[0].weight_bytes() == 4 * 3 * (5 * 9 + 8)
 
 
@@ -386,7 +385,7 @@ def test_native_plans_run_both_steps(layer):
     """One scale per input channel and two layers of signs; normalisation and ReLU go into the second."""
     net, _, x = made(layer)
     net = nn.Sequential(nn.Tanh(), net.float(), nn.ReLU()).eval()
-    packed.pack_(net)
+    convert.pack_(net)
     native, why = executor(net, x.float())
     if native is None:
         assert "native" in why or "no layer" in why
@@ -399,7 +398,7 @@ def test_native_plans_run_both_steps(layer):
 def test_a_graph_holds_the_bits():
     """unpack_in_forward_: what is exported derives both factors itself."""
     net, _, x = made("conv")
-    packed.pack_(net.float().eval())
+    convert.pack_(net.float().eval())
     expected = net(x.float())
     net[0].unpack_in_forward_()
     program = torch.export.export(net, (x.float(),))

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import catalog, native
+from tbn_bench import catalog, convert, native
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.latency.timing import TOLERANCE
-from tbn_bench.layers import packed
 
 try:
     native.load()
@@ -43,8 +42,8 @@ def check(
 ) -> Executor:
     binarize_(model, spec)
     model = settled(model, shape)
-    reference = packed.dense(model).double()
-    packed.pack_(model)
+    reference = convert.dense(model).double()
+    convert.pack_(model)
     run = Executor(model, torch.zeros(1, *shape), level=level)
     for n in (1, 5):
         x = torch.randn(n, *shape)
@@ -103,7 +102,7 @@ def test_layers_with_binary_inputs_stay_in_torch(spec):
         "models", "resnet_cifar(depth=8, activation='hardtanh')", num_classes=8, in_shape=(1, 8, 8)
     )
     binarize_(network, spec, ["conv1", "fc"])
-    packed.pack_(settled(network, (1, 8, 8)))
+    convert.pack_(settled(network, (1, 8, 8)))
     run, x = Executor(network, torch.zeros(1, 1, 8, 8)), torch.randn(5, 1, 8, 8)
     with torch.no_grad():
         expected = network(x)
@@ -160,7 +159,7 @@ def test_columns_with_rounded_activations_and_threads():
     """14 bits of the largest sum instead of the largest input, where this CPU has them; more threads than images change nothing."""
     network, x = columns_network(), torch.randn(2, 8, 9, 10)
     binarize_(network, COLUMNS)
-    packed.pack_(settled(network, (8, 9, 10)))
+    convert.pack_(settled(network, (8, 9, 10)))
     with torch.no_grad():
         expected = network(x)
     one, many = (Executor(network, x, threads=threads) for threads in (1, 3))
@@ -313,7 +312,7 @@ def test_memory_format_is_kept_as_torch_keeps_it():
 def test_several_threads_give_the_same_numbers():
     network = catalog.build("models", "resnet_cifar(depth=8)", num_classes=8, in_shape=(3, 8, 8))
     binarize_(network, "tbn(p=2, min_layer_size=0)")
-    packed.pack_(network)
+    convert.pack_(network)
     x = torch.randn(7, 3, 8, 8)
     one, two = (Executor(network.eval(), x, threads=t) for t in (1, 2))
     assert torch.equal(one(x), two(x))
@@ -322,7 +321,7 @@ def test_several_threads_give_the_same_numbers():
 def test_the_model_is_left_as_it_was():
     network = catalog.build("models", "mlp(hidden=[16])", num_classes=4, in_shape=(1, 4, 4))
     binarize_(network, "tbn(p=2, min_layer_size=0)")
-    packed.pack_(network)
+    convert.pack_(network)
     before = copy.deepcopy(network.state_dict())
     Executor(network, torch.zeros(1, 1, 4, 4))
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
@@ -499,8 +498,8 @@ def test_a_network_that_only_torch_export_can_follow():
     binarize_(network, "tbn(p=4, min_layer_size=0)")
     network = network.eval()
     network.norm.running_mean.normal_(), network.norm.running_var.uniform_(0.5, 2)
-    reference = packed.dense(network).double()
-    packed.pack_(network)
+    reference = convert.dense(network).double()
+    convert.pack_(network)
     run = Executor(network, torch.zeros(1, 3, 8, 8))
     assert run.native_layers == 5
     assert not any(
@@ -703,8 +702,8 @@ def test_no_way_of_writing_a_network_changes_its_numbers(way, memory):
     network = network.eval()
     for norm in (network.norm, network.long):
         norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
-    reference = packed.dense(network)
-    packed.pack_(network)
+    reference = convert.dense(network)
+    convert.pack_(network)
     run = Executor(network, torch.zeros(1, 4, 6, 6))
     for batch in (1, 2, 5, 13, 26):
         x = torch.randn(batch, 4, 6, 6).to(memory_format=memory)
@@ -734,7 +733,7 @@ def test_what_cannot_be_followed_is_refused():
 
     network = nn.Sequential(Single())
     binarize_(network, "bwn")
-    packed.pack_(network)
+    convert.pack_(network)
     made, why = executor(network.eval(), torch.zeros(1, 4))
     assert made is None
     assert "something else for a batch of 1" in why
@@ -742,7 +741,7 @@ def test_what_cannot_be_followed_is_refused():
         nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding="same"), Branching()
     )
     binarize_(named, "bwn")
-    packed.pack_(named)
+    convert.pack_(named)
     made, why = executor(named.eval(), torch.zeros(1, 3, 6, 6))
     assert made is None
     assert named(torch.zeros(1, 3, 6, 6)).shape == (1, 4, 6, 6)
@@ -848,7 +847,7 @@ def changing(seed: int) -> nn.Module:
     )
     binarize_(network, "tbn(p=4, min_layer_size=0)", keep=["4.weight"])
     network = settled(network, (6,))
-    packed.pack_(network)
+    convert.pack_(network)
     return network
 
 
@@ -963,7 +962,7 @@ def test_other_threads_run_the_network_while_it_is_traced(exported, monkeypatch)
     """A forward of the same network in another thread gives tensors, not proxies, and the right ones."""
     network, x = Watched(exported), torch.randn(3, 4)
     binarize_(network, "tbn(p=4, min_layer_size=0)")
-    packed.pack_(network.eval())
+    convert.pack_(network.eval())
     with torch.no_grad():
         expected = network(x)
     monkeypatch.setattr(Watched, "outcomes", [])

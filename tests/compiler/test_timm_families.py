@@ -9,11 +9,11 @@ import torch
 from timm.layers import CondConv2d, Conv2dSame, ScaledStdConv2d, StdConv2d
 from torch import nn
 
+from tbn_bench import convert
 from tbn_bench.config import make
+from tbn_bench.convert import dense
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import build
-from tbn_bench.layers import packed
-from tbn_bench.layers.packed import dense
 
 # timm's module -> a small model of it
 FAMILIES = {
@@ -112,7 +112,7 @@ def test_forward_uses_the_binary_weights(name):
     out, expected = model(x), dense(model)(x)
     assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
     assert (out - full).abs().max() > 0.1 * full.abs().max()
-    packed.pack_(model)
+    convert.pack_(model)
     with torch.no_grad():
         assert (model(x) - expected).abs().max() < 1e-4 * expected.abs().max()
 

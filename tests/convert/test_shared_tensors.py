@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tbn_bench import convert
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.convert.cost import cost
 from tbn_bench.format import packed_file
-from tbn_bench.layers import packed
 
 
 class Raw(nn.Module):
@@ -88,11 +88,11 @@ def check(net: nn.Module, spec: str, path) -> packed_file.Artifact:
     plan = binarize_(net, spec)
     predicted = cost(net, plan, (8,))
     if any(row.binarized for row in plan.rows):
-        packed.pack_(net)
-    packed.save(net, path)
+        convert.pack_(net)
+    convert.save(net, path)
     content = packed_file.read(path)
     assert content.payload_bytes == predicted.stored_bytes
-    loaded = packed.load_(blank, path).state_dict()
+    loaded = convert.load_(blank, path).state_dict()
     assert all(
         torch.equal(loaded[k], v)
         for k, v in net.state_dict().items()
@@ -176,8 +176,8 @@ def test_parameters_over_one_memory_are_one(tmp_path):
     plan = binarize_(net, "sign")
     assert [row.name for row in plan.rows] == ["0.weight = 1.weight", "2.weight"]
     predicted = cost(net, plan, (8,))
-    packed.pack_(net)
-    packed.save(net, tmp_path / "net")
+    convert.pack_(net)
+    convert.save(net, tmp_path / "net")
     assert packed_file.read(tmp_path / "net").payload_bytes == predicted.stored_bytes == 16
 
 
@@ -199,8 +199,8 @@ def test_a_foreign_parametrization_is_counted_as_it_is_stored(tmp_path):
     )
     plan = binarize_(net, "sign")
     predicted = cost(net, plan, (8,))
-    packed.pack_(net)
-    packed.save(net, tmp_path / "net")
+    convert.pack_(net)
+    convert.save(net, tmp_path / "net")
     assert (
         packed_file.read(tmp_path / "net").payload_bytes == predicted.stored_bytes == 8 + 32 + 288
     )
@@ -212,7 +212,7 @@ def test_a_layer_with_a_parametrization_of_another_kind_is_not_packed():
     nn.utils.parametrize.register_parametrization(net[1], "bias", nn.Softplus())
     binarize_(net, "sign")
     with pytest.raises(ValueError, match=r"1\.bias is parametrized by something else"):
-        packed.pack_(net)
+        convert.pack_(net)
     assert isinstance(net[0], nn.Linear), "nothing was replaced"
 
 
@@ -229,7 +229,7 @@ def test_a_layout_must_fit_every_layer_that_shares_a_weight(copies, grouped_firs
     x, y = torch.randn(2, 8, 5, 5), torch.randn(2, 16, 5, 5)
     with torch.no_grad():
         expected = [whole(x), grouped(y)]
-        packed.pack_(net)
+        convert.pack_(net)
         whole, grouped = list(net)[::-1] if grouped_first else net
         for got, wanted in zip([whole(x), grouped(y)], expected, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)

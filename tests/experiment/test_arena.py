@@ -7,12 +7,11 @@ import torch
 import yaml
 from torch import nn
 
-from tbn_bench import catalog
+from tbn_bench import catalog, convert
 from tbn_bench.compiler.executor import Executor
 from tbn_bench.config import make
 from tbn_bench.data.cifar10 import CIFAR10
 from tbn_bench.experiment import build, train
-from tbn_bench.layers import packed
 from tbn_bench.models.airbench import whitening_filters
 from tbn_bench.tasks._batch_norm import reestimate_
 from tbn_bench.tasks.image_classification import augmented_logits
@@ -107,7 +106,7 @@ def test_airbench_runs_natively(binarizer):
     _, model, _, _ = build.build(make(SMALL | {"binarizer": binarizer}))
     nn.init.normal_(model.whiten.weight)
     model(torch.randn(16, 3, 32, 32))
-    packed.pack_(model.eval())
+    convert.pack_(model.eval())
     x = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         expected = model(x)
@@ -279,7 +278,7 @@ def test_the_packed_network_lies_beside_the_record_and_gives_its_score(record):
     assert record.summary["file_bytes"] == path.stat().st_size
     data, model, _, _ = build.build(make({**record.config, "binarizer": "full_precision"}))
     data.setup()
-    packed.load_(model, path)
+    convert.load_(model, path)
     found = build.outputs(model, data)
     score, recorded, _ = build.score_on_test(record, data, model, found)
     assert score == pytest.approx(recorded, abs=1e-6)

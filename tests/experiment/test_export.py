@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import catalog
+from tbn_bench import catalog, convert
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import export, train
@@ -51,7 +51,7 @@ def test_every_stored_form_is_decoded_in_the_graph(tmp_path, spec):
         nn.Conv2d(4, 8, 3, padding=1), nn.Hardtanh(), nn.Flatten(), nn.Linear(128, 6)
     )
     binarize_(net, spec)
-    packed.pack_(net.eval())
+    convert.pack_(net.eval())
     for layer in (net[0], net[3]):
         assert (layer.expanded().numpy() == layer.form.dense(layer.tensors())).all()
     x = torch.randn(5, 4, 4, 4)

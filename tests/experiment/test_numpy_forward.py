@@ -5,12 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import catalog
+from tbn_bench import catalog, convert
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import numpy_ops
 from tbn_bench.experiment.numpy_forward import FUNCTIONS, NumpyForward
 from tbn_bench.experiment.numpy_ops import Unsupported
-from tbn_bench.layers import packed
 
 
 def error(model, structure, x):
@@ -18,7 +17,7 @@ def error(model, structure, x):
     model.eval()
     with torch.no_grad():
         expected = model(x).numpy()
-    found = NumpyForward(structure, packed.to_artifact(model))(x.numpy())
+    found = NumpyForward(structure, convert.to_artifact(model))(x.numpy())
     assert (found.dtype, found.shape) == (np.float32, expected.shape)
     return np.abs(found - expected).max() / np.abs(expected).max()
 
@@ -91,7 +90,7 @@ def test_a_network_is_its_packed_file(spec, binarizer):
         catalog.build("models", spec, num_classes=10, in_shape=shape) for _ in range(2)
     )
     binarize_(stirred(model), binarizer)
-    packed.pack_(model.eval())
+    convert.pack_(model.eval())
     assert error(model, structure, torch.randn(3, *shape)) < 1e-5
 
 
@@ -99,7 +98,7 @@ def test_the_forms_of_airbench():
     """On the meta device: no torch kernel can have run."""
     model = stirred(Airbench())
     binarize_(model, "tbn(p=2, min_layer_size=0)")
-    packed.pack_(model.eval())
+    convert.pack_(model.eval())
     with torch.device("meta"):
         structure = Airbench()
     assert error(model, structure, torch.randn(5, 3, 32, 32)) < 1e-5
@@ -125,14 +124,14 @@ class Odd(nn.Module):
 def test_what_has_no_rule_is_named(model, said):
     """All of it at once, before anything is computed, where the graph shows it."""
     with pytest.raises(Unsupported, match=said):
-        NumpyForward(model, packed.to_artifact(model))(np.zeros((1, 3, 4, 4), np.float32))
+        NumpyForward(model, convert.to_artifact(model))(np.zeros((1, 3, 4, 4), np.float32))
 
 
 def test_an_argument_that_a_rule_does_not_know_is_refused(monkeypatch):
     """torch.add(alpha=2) is no plain sum."""
     monkeypatch.setitem(FUNCTIONS, "fft_fft", lambda x: x)
     with pytest.raises(Unsupported, match="add as add calls it"):
-        NumpyForward(Odd(), packed.to_artifact(Odd()))(np.zeros((1, 3), np.float32))
+        NumpyForward(Odd(), convert.to_artifact(Odd()))(np.zeros((1, 3), np.float32))
 
 
 def test_a_value_that_is_written_over_while_others_read_it_is_refused():
@@ -148,13 +147,13 @@ def test_a_value_that_is_written_over_while_others_read_it_is_refused():
             return self.act(y) + y
 
     with pytest.raises(Unsupported, match="ReLU in place"):
-        NumpyForward(Shared(), packed.to_artifact(Shared()))
+        NumpyForward(Shared(), convert.to_artifact(Shared()))
 
 
 def test_a_binarized_input_is_refused_by_name():
     """Its binarizer's own code is torch's."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardtanh(), nn.Conv2d(4, 4, 3))
     binarize_(model, "bireal")
-    packed.pack_(model.eval())
+    convert.pack_(model.eval())
     with pytest.raises(Unsupported, match="the input binarizer"):
-        NumpyForward(model, packed.to_artifact(model))
+        NumpyForward(model, convert.to_artifact(model))

@@ -6,11 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from tbn_bench import cli
+from tbn_bench import cli, convert
 from tbn_bench.config import make
 from tbn_bench.experiment import build, numpy_forward, train, verify
 from tbn_bench.format import packed_file
-from tbn_bench.layers import packed
 from tbn_bench.native import NativeUnavailable
 from tbn_bench.records.store import NETWORK, RunStore, read_json, write_atomic
 from tbn_bench.scores import SCORES
@@ -28,8 +27,8 @@ def trained(tmp_path_factory):
             train.RunOptions(root, "pair", wandb="off", threads=1),
         )
         _, model, _ = build.trained(record)
-        packed.pack_(model)
-        packed.save(model, record.path / NETWORK, record.config, record.provenance.get("commit"))
+        convert.pack_(model)
+        convert.save(model, record.path / NETWORK, record.config, record.provenance.get("commit"))
     train.run(
         make({"data": "synthetic", "epochs": 1}),
         train.RunOptions(root, "bare", wandb="off", threads=1),

@@ -12,15 +12,15 @@ from fuzz import made_packed_files, packed_files
 from fuzz.packed_mutations import text_of
 from torch import nn
 
+from tbn_bench import convert
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import build, export
 from tbn_bench.experiment.numpy_forward import NumpyForward
-from tbn_bench.format import packed_file, strict_json
+from tbn_bench.format import description, packed_file, strict_json
 from tbn_bench.format.description import Weight
 from tbn_bench.format.form import Form
 from tbn_bench.format.layouts import Copies
 from tbn_bench.format.packed_file import ArtifactError
-from tbn_bench.layers import packed
 
 
 def test_mutated_files_are_read_or_refused():
@@ -36,14 +36,14 @@ def convolution(copies="shifted", rows=8):
     net = nn.Sequential(nn.Conv2d(4, rows, 3, padding=1))
     small = nn.Sequential(nn.Conv2d(4, rows, 3, padding=1))
     binarize_(small, f"tbn(p=4, min_layer_size=0, copies={copies!r})")
-    packed.pack_(small.eval())
+    convert.pack_(small.eval())
     return net, small
 
 
 def described(path, change, copies="shifted", rows=8):
     """A file of version 3 under a right hash. change(groups, metadata) changes what it says."""
     net, small = convolution(copies, rows)
-    packed.save(small, path)
+    convert.save(small, path)
     header, data = made_packed_files.opened(path.read_bytes())
     metadata = header["__metadata__"]
     groups = json.loads(metadata["tbn_layers"])
@@ -154,7 +154,7 @@ def test_a_claimed_p_takes_no_memory(tmp_path, factor):
     for call in (
         content.dense,
         lambda: NumpyForward(net, content),
-        lambda: packed.load_(net, content),
+        lambda: convert.load_(net, content),
     ):
         with pytest.raises(ArtifactError):
             call()
@@ -206,11 +206,13 @@ def test_shifted_copies_in_numpy_are_those_of_the_dense_weight(tmp_path, shift):
 
 def installed(module, name, form, more=()):
     """Loads a file whose weight `name` has this form, and zeros as other tensors, into a network of one module."""
-    parts = {part: f"0.{buffer}" for part, buffer in packed.BUFFERS.items() if part in form.sizes}
+    parts = {
+        part: f"0.{buffer}" for part, buffer in description.BUFFERS.items() if part in form.sizes
+    }
     tensors = {full: np.zeros(form.lengths[part], form.types[part]) for part, full in parts.items()}
     tensors |= dict(more)
     content = packed_file.Artifact(tensors, {name: Weight(form, parts)})
-    return packed.load_(nn.Sequential(module), content)
+    return convert.load_(nn.Sequential(module), content)
 
 
 def shifted(kernel, groups=1, scales=1, shift=1):
@@ -250,7 +252,7 @@ def test_a_bare_layer_is_refused():
     tensors = {"tile_bits": np.zeros(2, np.uint8), "alphas": np.ones(0, np.float32)}
     content = packed_file.Artifact(tensors, {"weight": Weight(Form((4, 4)), parts)})
     with pytest.raises(ArtifactError, match=r"wrap it: nn.Sequential\(layer\)"):
-        packed.load_(nn.Linear(4, 4, bias=False), content)
+        convert.load_(nn.Linear(4, 4, bias=False), content)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +281,7 @@ def test_forms_that_no_method_has_compute_their_dense_weight(form):
     }
     for name in ("tile", "codebook"):
         content.get(name, np.zeros(1))[-1] = 0  # padding bits are clear
-    more = {f"0.{packed.BUFFERS[part]}": values for part, values in content.items()} | FLOATS
+    more = {f"0.{description.BUFFERS[part]}": values for part, values in content.items()} | FLOATS
     net = installed(nn.Conv2d(4, 4, 3, padding=1), "0.weight", form, more)
     x = torch.randn(2, 4, 6, 6)
     dense = torch.from_numpy(form.dense(content))
@@ -314,9 +316,9 @@ def test_a_layer_that_reads_its_weight_itself_moves_its_copies(tmp_path):
     """Loaded into a new network its padding grows with its kernel, as in the one that was trained."""
     net = nn.Sequential(Standardised(4, 8, 3, padding=1))
     binarize_(net, "tbn(p=2, min_layer_size=0, copies='shifted')")
-    packed.pack_(net.eval())
-    packed.save(net, tmp_path / "net")
-    loaded = packed.load_(nn.Sequential(Standardised(4, 8, 3, padding=1)), tmp_path / "net")
+    convert.pack_(net.eval())
+    convert.save(net, tmp_path / "net")
+    loaded = convert.load_(nn.Sequential(Standardised(4, 8, 3, padding=1)), tmp_path / "net")
     x = torch.randn(2, 4, 6, 6)
     with torch.no_grad():
         assert torch.equal(loaded(x), net(x))
@@ -332,7 +334,7 @@ def test_a_layer_that_reads_its_weight_itself_moves_its_copies(tmp_path):
 )
 def test_the_numpy_reader_refuses_tensors_of_another_network(tensors, said):
     net, small = convolution()
-    content = packed.to_artifact(small)
+    content = convert.to_artifact(small)
     del content.tensors["0.bias"]
     content.tensors |= tensors
     with pytest.raises(ArtifactError, match=said):
@@ -364,7 +366,7 @@ def write_empty(path):
 def test_what_is_no_packed_file_is_refused_without_waiting(tmp_path, make, said):
     path = tmp_path / "net.safetensors"
     make(path)
-    for read in (packed_file.read, export.load, lambda path: packed.load_(convolution()[0], path)):
+    for read in (packed_file.read, export.load, lambda path: convert.load_(convolution()[0], path)):
         with pytest.raises(ArtifactError, match=said) as caught:
             read(path)
         assert str(caught.value).isprintable()
@@ -415,8 +417,8 @@ def test_a_copy_for_each_row_is_no_lie(tmp_path, copies):
     """p = 64 of 64 rows and channels, as large as p can be for all kinds but aligned."""
     net, small = (nn.Sequential(nn.Conv2d(64, 64, 1, bias=False)) for _ in range(2))
     binarize_(small, f"tbn(p=64, min_layer_size=0, copies={copies!r}, alpha='layer')")
-    packed.pack_(small.eval())
-    packed.save(small, tmp_path / "net")
+    convert.pack_(small.eval())
+    convert.save(small, tmp_path / "net")
     content = packed_file.read(tmp_path / "net")
     content.dense()
     x = torch.randn(2, 64, 5, 5)
@@ -426,7 +428,7 @@ def test_a_copy_for_each_row_is_no_lie(tmp_path, copies):
         NumpyForward(net, content)(x.numpy()), expected, rtol=1e-4, atol=1e-4
     )
     with torch.no_grad():
-        assert torch.equal(packed.load_(net, content)(x), expected)
+        assert torch.equal(convert.load_(net, content)(x), expected)
 
 
 @pytest.mark.parametrize("state", [[1], {"model.x": torch.zeros(1)}, {3: 4}, "x"])

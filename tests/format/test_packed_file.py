@@ -14,7 +14,7 @@ from fuzz import made_packed_files
 from safetensors.numpy import save
 from torch import nn
 
-from tbn_bench import catalog
+from tbn_bench import catalog, convert
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.convert.cost import cost
 from tbn_bench.format import packed_file
@@ -46,11 +46,11 @@ def saved(
     net = network(model, shape)
     plan = binarize_(net, spec)
     net.train()(torch.randn(8, *shape))
-    total, plain = cost(net, plan, shape), packed.dense(net.eval())
+    total, plain = cost(net, plan, shape), convert.dense(net.eval())
     if spec != "full_precision":
-        packed.pack_(net)
+        convert.pack_(net)
     path = tmp_path / "net.safetensors"
-    packed.save(net.eval(), path)
+    convert.save(net.eval(), path)
     return path, net, plain, total
 
 
@@ -64,7 +64,7 @@ def test_bytes_are_as_predicted_and_the_network_comes_back(tmp_path, model, shap
     assert path.stat().st_size == 8 + header + total.stored_bytes
     with torch.device("meta"):
         blank = network(model, shape)
-    loaded, x = packed.load_(blank, path), torch.randn(3, *shape)
+    loaded, x = convert.load_(blank, path), torch.randn(3, *shape)
     with torch.no_grad():
         assert torch.equal(loaded(x), net(x))
     state = plain.state_dict()
@@ -93,14 +93,14 @@ def test_attention_and_shared_weights_are_stored_once_as_bits(tmp_path, spec):
     plan = binarize_(net, spec)
     expected = net.eval()(x).detach()
     total = sum(row.stored_bits for row in plan.rows) // 8 + 4 * (48 + 16 + 16)
-    packed.pack_(net)
-    packed.save(net, tmp_path / "a.safetensors")
+    convert.pack_(net)
+    convert.save(net, tmp_path / "a.safetensors")
     content = packed_file.read(tmp_path / "a.safetensors")
     assert content.payload_bytes == total
     assert {"attention.in_proj_weight", "attention.out_proj.weight", "decode.weight"} <= set(
         content.weights
     )
-    loaded = packed.load_(Attentive(), tmp_path / "a.safetensors")
+    loaded = convert.load_(Attentive(), tmp_path / "a.safetensors")
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), expected, rtol=1e-5, atol=1e-5)
 
@@ -130,10 +130,10 @@ def test_views_of_one_storage_keep_their_values(tmp_path, view):
     first, second, stored = VIEWS[view]
     values = torch.arange(64.0).reshape(8, 8)
     net = Two(first(values), second(values))
-    packed.save(net, tmp_path / "net.safetensors")
+    convert.save(net, tmp_path / "net.safetensors")
     assert len(packed_file.read(tmp_path / "net.safetensors").tensors) == stored
     blank = Two(torch.zeros(net.first.shape), torch.zeros(net.second.shape))
-    loaded = packed.load_(blank, tmp_path / "net.safetensors")
+    loaded = convert.load_(blank, tmp_path / "net.safetensors")
     assert torch.equal(loaded.first, first(values))
     assert torch.equal(loaded.second, second(values))
 
@@ -142,9 +142,9 @@ def test_a_decoder_of_the_transposed_encoder_comes_back(tmp_path):
     """Square weights, tied by a transpose: the file holds both, and the decoder is not the encoder."""
     enc, dec = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
     dec.weight = nn.Parameter(enc.weight.t())
-    packed.save(nn.Sequential(enc, dec), tmp_path / "net.safetensors")
+    convert.save(nn.Sequential(enc, dec), tmp_path / "net.safetensors")
     blank = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
-    loaded = packed.load_(blank, tmp_path / "net.safetensors")
+    loaded = convert.load_(blank, tmp_path / "net.safetensors")
     assert torch.equal(loaded[0].weight, enc.weight)
     assert torch.equal(loaded[1].weight, enc.weight.t())
 
@@ -319,12 +319,12 @@ def test_bytes_that_no_writer_makes_are_refused(tmp_path):
     """243 and more are no five ternary digits, even where the hash says that they are meant."""
     net, path = nn.Sequential(nn.Identity(), nn.Linear(3, 4)), tmp_path / "n.safetensors"
     binarize_(net, "twn")
-    packed.pack_(net)
+    convert.pack_(net)
     net[1].tile_bits[0] = 243
     with pytest.raises(ArtifactError, match="the data is damaged"):
-        packed.save(net, path)
+        convert.save(net, path)
     net[1].tile_bits[0] = 242
-    packed.save(net, path)
+    convert.save(net, path)
     rewrite(path, lambda metadata, tensors: set_tile(metadata, tensors, 243))
     with pytest.raises(ArtifactError, match="the data is damaged"):
         packed_file.read(path)
@@ -335,8 +335,8 @@ def coded(path, kind):
     module, spec = CODED[kind]
     net = nn.Sequential(nn.Identity(), copy.deepcopy(module))
     binarize_(net, spec)
-    packed.pack_(net)
-    packed.save(net, path)
+    convert.pack_(net)
+    convert.save(net, path)
     return net
 
 
@@ -367,7 +367,7 @@ def test_scales_that_are_not_finite_are_refused(tmp_path, part, value):
     with torch.no_grad():
         getattr(net[1], part)[2] = value
     with pytest.raises(ArtifactError, match=f"weight 1.weight: its {part} are not finite"):
-        packed.save(net, tmp_path / "not.safetensors")
+        convert.save(net, tmp_path / "not.safetensors")
     assert not (tmp_path / "not.safetensors").exists()
     made_packed_files.write_2(path, packed_file.Artifact(damaged, content.weights))
     with pytest.raises(
@@ -402,7 +402,7 @@ def test_a_file_says_the_same_in_the_same_bytes(tmp_path):
     """The header is made of the network, and its size is known before it is written."""
     path, net, *_ = saved(tmp_path)
     first, content = path.read_bytes(), packed_file.read(path)
-    packed.save(net, path)
+    convert.save(net, path)
     assert path.read_bytes() == first
     packed_file.write(path, content)
     assert path.read_bytes() == first
@@ -414,10 +414,10 @@ def test_a_header_by_hand(tmp_path):
     """Two layers of one shape are one group; a scalar, a counter, and an option that is not the usual one."""
     net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(2)), nn.Linear(4, 2, bias=False))
     binarize_(net, "tbn(p=2, min_layer_size=0, copies='rotated')", keep=["2"])
-    packed.pack_(net)
+    convert.pack_(net)
     net.register_buffer("steps", torch.tensor(3))
     path = tmp_path / "n.safetensors"
-    packed.save(net, path, config={}, commit="c0ffee")
+    convert.save(net, path, config={}, commit="c0ffee")
     header, data = made_packed_files.opened(path.read_bytes())
     metadata = header.pop("__metadata__")
     assert json.loads(metadata["tbn_layers"]) == [
@@ -447,8 +447,8 @@ def test_headers_are_short(tmp_path):
     for model, shape in (("resnet(depth=18)", (3, 64, 64)), ("micro_cnn", (1, 28, 28))):
         net = network(model, shape)
         binarize_(net, "tbn(p=4)")
-        packed.pack_(net)
-        content = packed.to_artifact(net)
+        convert.pack_(net)
+        content = convert.to_artifact(net)
         sizes[model] = content.header_bytes, content.payload_bytes
     header, payload = sizes["resnet(depth=18)"]
     assert header < 0.005 * payload
@@ -498,7 +498,7 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     path, *_ = saved(tmp_path)
     for other in ("mlp(hidden=[40])", "mlp(hidden=[44, 24])", "resnet_cifar(depth=8)"):
         with pytest.raises(ArtifactError, match="does not belong|in the file"):
-            packed.load_(network(other, (1, 6, 6)), path)
+            convert.load_(network(other, (1, 6, 6)), path)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -510,7 +510,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ArtifactError, match="No space left"):
-        packed.save(net, path)
+        convert.save(net, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -518,10 +518,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_bits_unpacked_in_the_graph_are_the_bits(tmp_path):
     net = network("mlp(hidden=[40, 24])", (1, 6, 6))
     binarize_(net, "tbn(p=3, min_layer_size=0, alpha='layer')")
-    packed.pack_(net)
+    convert.pack_(net)
     graph, x = copy.deepcopy(net), torch.randn(2, 1, 6, 6)
     for module in graph.modules():
-        if isinstance(module, packed._Packed):
+        if isinstance(module, packed.Packed):
             module.unpack_in_forward_()
             assert module.factor is None
     with torch.no_grad():

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tbn_bench import convert
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.format import packed_file
-from tbn_bench.layers import packed
 
 from . import made_packed_files
 
@@ -78,8 +78,8 @@ def all_cases(folder: Path) -> list[Case]:
         model = build()
         if spec != "full_precision":
             binarize_(model, spec)
-            packed.pack_(model)
-        content = packed.to_artifact(model.eval(), {"binarizer": spec, "seed": 1}, "c0ffee")
+            convert.pack_(model)
+        content = convert.to_artifact(model.eval(), {"binarizer": spec, "seed": 1}, "c0ffee")
         files = _files(folder / "made.safetensors", content)
         with torch.device("meta"):
             network = build().eval()

@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from tbn_bench import convert
 from tbn_bench.experiment.numpy_forward import NumpyForward
 from tbn_bench.experiment.numpy_ops import Unsupported
 from tbn_bench.format import packed_file
 from tbn_bench.format.packed_file import Artifact, ArtifactError
-from tbn_bench.layers import packed
 
 from .packed_cases import Case, all_cases
 from .packed_mutations import mutated
@@ -81,7 +81,7 @@ def _numpy_forward(case: Case, content: Artifact) -> None:
 
 
 def _torch_forward(case: Case, content: Artifact) -> None:
-    model = packed.load_(copy.deepcopy(case.network), content)
+    model = convert.load_(copy.deepcopy(case.network), content)
     with torch.no_grad():
         model(torch.zeros(1, *case.in_shape))
 

@@ -315,17 +315,18 @@ class Mixed(torch.nn.Module):
 )
 def test_packed_layers_by_the_kernels(spec):
     """The same outputs from nothing but bits; what the kernels do not take is named with its reason."""
+    from tbn_bench import convert
     from tbn_bench.convert.binarize import binarize_
     from tbn_bench.layers import packed
 
     network = Mixed()
     binarize_(network, spec)
-    reference = packed.dense(network).double()
-    packed.pack_(network)
+    reference = convert.dense(network).double()
+    convert.pack_(network)
     x, before = torch.randn(3, 3, 12, 12), {k: v.clone() for k, v in network.state_dict().items()}
     with torch.no_grad():
         network(x)  # derives float tiles, which implement_ lets go
-        left = packed.implement_(network)
+        left = convert.implement_(network)
         for got, expected in zip(network(x), reference(x.double()), strict=True):
             assert error(got, expected) < 1e-5
     named = {
@@ -336,7 +337,7 @@ def test_packed_layers_by_the_kernels(spec):
     }
     if spec == "twn":
         assert set(left) == {
-            name for name, m in network.named_modules() if isinstance(m, packed._Packed)
+            name for name, m in network.named_modules() if isinstance(m, packed.Packed)
         }
         assert "not p copies" in left["a"]
     else:
@@ -345,7 +346,7 @@ def test_packed_layers_by_the_kernels(spec):
         assert all(
             m.factor is None
             for name, m in network.named_modules()
-            if isinstance(m, packed._Packed) and name not in left
+            if isinstance(m, packed.Packed) and name not in left
         )
         rows = 16 // (network.a.p if network.a.how == "tile reuse" else 1)
         assert network.a.weight_bytes() == 4 * rows * 9 * 1 + 4 * 16
@@ -357,8 +358,8 @@ def test_packed_layers_by_the_kernels(spec):
 @pytest.mark.skipif(not NATIVE, reason="no native library")
 def test_columns_layers_by_the_kernels():
     """They sum their input in groups and take the tile as a plain layer: what they read is 1/p of the weights."""
+    from tbn_bench import convert
     from tbn_bench.convert.binarize import binarize_
-    from tbn_bench.layers import packed
 
     torch.manual_seed(0)
     network = torch.nn.Sequential(
@@ -367,11 +368,11 @@ def test_columns_layers_by_the_kernels():
         torch.nn.Linear(400, 8),
     )
     binarize_(network, "tbn(p=4, min_layer_size=0, copies='columns')")
-    reference = packed.dense(network).double()
-    packed.pack_(network)
+    reference = convert.dense(network).double()
+    convert.pack_(network)
     x = torch.randn(3, 64, 5, 5)
     with torch.no_grad():
-        assert packed.implement_(network) == {}
+        assert convert.implement_(network) == {}
         assert error(network(x), reference(x.double())) < 1e-5
         assert torch.equal(network[0](x[0]), network[0](x[:1])[0])  # (C, H, W)
     assert all(layer.factor is None for layer in (network[0], network[2]))
@@ -383,7 +384,7 @@ def test_columns_layers_by_the_kernels():
 @pytest.mark.gpu
 def test_a_packed_network_runs_from_its_bits_on_a_gpu():
     """ResNet-8 by Triton: the outputs of its float64 copy, and at rest less memory than by float tiles."""
-    from tbn_bench import catalog
+    from tbn_bench import catalog, convert
     from tbn_bench.convert.binarize import binarize_
     from tbn_bench.latency import memory
     from tbn_bench.layers import packed
@@ -392,8 +393,8 @@ def test_a_packed_network_runs_from_its_bits_on_a_gpu():
         "models", "resnet_cifar(depth=8, width=64)", num_classes=8, in_shape=(3, 16, 16)
     ).eval()
     binarize_(network, "tbn(p=4, min_layer_size=0)")
-    reference = packed.dense(network).double().cuda()
-    packed.pack_(network)
+    reference = convert.dense(network).double().cuda()
+    convert.pack_(network)
     x, image, copied = (
         torch.randn(5, 3, 16, 16, device="cuda"),
         torch.zeros(1, 3, 16, 16),
@@ -401,9 +402,9 @@ def test_a_packed_network_runs_from_its_bits_on_a_gpu():
     )
     memory.on_gpu(copy.deepcopy(network), image)  # workspaces of libraries, which stay
     tiles = memory.on_gpu(network, image)
-    assert packed.implement_(copied) == {}
+    assert convert.implement_(copied) == {}
     bits_only, network = memory.on_gpu(copied, image), copied
-    weights = sum(m.numel for m in network.modules() if isinstance(m, packed._Packed))
+    weights = sum(m.numel for m in network.modules() if isinstance(m, packed.Packed))
     assert (
         tiles["gpu_resting_bytes"] - bits_only["gpu_resting_bytes"] > weights // 4 * 3
     )  # float tiles of p = 4, less a second set of bits

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tbn_bench import convert
 from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.latency import networks, peers, timing
@@ -33,9 +34,9 @@ def test_a_packed_network_computes_what_the_trained_one_does(spec):
     model = _net()
     binarize_(model, spec)
     x = torch.randn(5, 3, 8, 8)
-    expected, plain = model.eval()(x), packed.dense(model)(x)
-    rows = packed.pack_(model)
-    assert all(isinstance(model[i], packed._Packed) for i in (0, 2, 4, 6))
+    expected, plain = model.eval()(x), convert.dense(model)(x)
+    rows = convert.pack_(model)
+    assert all(isinstance(model[i], packed.Packed) for i in (0, 2, 4, 6))
     torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(plain, expected, rtol=1e-5, atol=1e-5)
     assert len(rows) == 4
@@ -48,8 +49,8 @@ def test_packing_a_copy_leaves_the_original_trainable():
     model = nn.Sequential(nn.Linear(8, 8))
     binarize_(model, "tbn(p=4, min_layer_size=0)")
     x, before = torch.randn(2, 8), model[0].weight.clone()
-    packed.dense(model)
-    packed.pack_(copy.deepcopy(model))
+    convert.dense(model)
+    convert.pack_(copy.deepcopy(model))
     assert torch.equal(model[0].weight, before)
     model(x).sum().backward()
 
@@ -60,7 +61,7 @@ def test_attention_is_packed_without_changing_it():
     binarize_(layer, "tbn(p=4, min_layer_size=0)")
     x = torch.randn(2, 5, 8)
     expected = layer.train()(x).detach()
-    packed.pack_(layer)
+    convert.pack_(layer)
     with torch.no_grad():
         torch.testing.assert_close(layer.eval()(x), expected, rtol=1e-5, atol=1e-5)
     assert not any(isinstance(m, WeightBinarizer) for m in layer.modules())
@@ -154,8 +155,8 @@ def test_one_flipped_bit_fails_the_gate():
     """A single wrong bit of the tile must stop the timing."""
     model = nn.Sequential(nn.Linear(16, 16))
     binarize_(model, "tbn(p=4, min_layer_size=0)")
-    x, reference = torch.randn(3, 16), packed.dense(model)
-    packed.pack_(model)
+    x, reference = torch.randn(3, 16), convert.dense(model)
+    convert.pack_(model)
     good = timing.Variant("tbn(p=4)", "tile reuse", model, reference, 0)
     assert timing.gate([good], x)[good.name] < 1e-6
     model[0].tile_bits[0] ^= 1

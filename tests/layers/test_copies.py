@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import tiling
+from tbn_bench import convert, tiling
 from tbn_bench.compiler.executor import executor
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
@@ -161,13 +161,13 @@ def test_packed_layers_and_files(tmp_path, kind, layer):
     net, x = net.float(), x.float()
     expected, weight = net(x).detach(), net[0].weight.detach().clone()
     total = cost(net, plan, x.shape[1:])
-    rows = packed.pack_(net)
+    rows = convert.pack_(net)
     assert rows[0].how == ("tile reuse" if plan.rows[0].reuse else "expanded")
-    packed.save(net, tmp_path / "net.safetensors")
+    convert.save(net, tmp_path / "net.safetensors")
     content = packed_file.read(tmp_path / "net.safetensors")
     assert content.payload_bytes == total.stored_bytes
     assert np.array_equal(content.dense()["0.weight"], weight.numpy())
-    loaded = packed.load_(nn.Sequential(LAYERS[layer][0]()), tmp_path / "net.safetensors")
+    loaded = convert.load_(nn.Sequential(LAYERS[layer][0]()), tmp_path / "net.safetensors")
     for network in (net, loaded):
         torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
 
@@ -180,7 +180,7 @@ def test_native_plans_know_every_layout(kind):
         nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 8)
     )
     binarize_(net, f"tbn(p=4, min_layer_size=0, copies={kind!r})")
-    packed.pack_(net.eval())
+    convert.pack_(net.eval())
     x = torch.randn(3, 4, 6, 6)
     native, why = executor(net, x)
     assert native is not None or "no native library" in why
@@ -243,7 +243,7 @@ def test_columns_with_one_alpha_need_no_p_that_divides_the_rows(tmp_path, gradie
     spec = f"tbn(p=4, min_layer_size=0, copies='columns', alpha='layer', gradient={gradient!r})"
     plan, x = binarize_(net, spec), torch.randn(3, 8, 4, 4)
     assert all(row.reuse and row.copies == "columns" for row in plan.rows)
-    expected = packed.dense(net)(x)
+    expected = convert.dense(net)(x)
     torch.testing.assert_close(net(x), expected, rtol=1e-5, atol=1e-5)
     latent = net[2].parametrizations.weight.original
     (got,) = torch.autograd.grad(net(x).square().sum(), latent)
@@ -251,10 +251,10 @@ def test_columns_with_one_alpha_need_no_p_that_divides_the_rows(tmp_path, gradie
         nn.functional.linear(net[:2](x), net[2].weight, net[2].bias).square().sum(), latent
     )
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
-    packed.pack_(net.eval())
-    packed.save(net, tmp_path / "net.safetensors")
+    convert.pack_(net.eval())
+    convert.save(net, tmp_path / "net.safetensors")
     fresh = nn.Sequential(nn.Conv2d(8, 6, 3), nn.Flatten(), nn.Linear(24, 6))
-    loaded = packed.load_(fresh, tmp_path / "net.safetensors")
+    loaded = convert.load_(fresh, tmp_path / "net.safetensors")
     native, _ = executor(net, x)
     for network in (net, loaded, native or net):
         torch.testing.assert_close(network(x).detach(), expected.detach(), rtol=1e-4, atol=1e-4)

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import catalog, native, tiling
+from tbn_bench import catalog, convert, native, tiling
 from tbn_bench.convert.binarize import binarize_
-from tbn_bench.layers import packed
 
 try:
     native.load()
@@ -53,9 +52,9 @@ def test_every_binarizer_in_every_type(spec, dtype):
     assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
     with torch.no_grad():
         expected = net.eval()(x)
-        packed.pack_(net)
+        convert.pack_(net)
         assert near(net(x), expected)
-        packed.implement_(net) if NATIVE else None
+        convert.implement_(net) if NATIVE else None
         assert near(net(x), expected)
 
 
@@ -65,7 +64,7 @@ def test_a_packed_network_takes_another_type_and_keeps_what_is_stored(spec, dtyp
     """.half() and its like after packing: new outputs in the new type, the same file."""
     net, x = network(torch.float32), torch.randn(3, 8, 4, 4)
     binarize_(net, spec)
-    packed.pack_(net.eval())
+    convert.pack_(net.eval())
     stored = {k: v.clone() for k, v in net.state_dict().items()}
     with torch.no_grad():
         expected = net(x).to(dtype)
@@ -88,9 +87,9 @@ def test_attention_in_every_type(dtype):
     binarize_(attention, "tbn(p=4, min_layer_size=0)")
     before, after = copy.deepcopy(attention).to(dtype), copy.deepcopy(attention)
     with torch.no_grad():
-        expected = packed.dense(attention).to(dtype).eval()(x, x, x)[0]
+        expected = convert.dense(attention).to(dtype).eval()(x, x, x)[0]
         for net in (nn.ModuleList([before]), nn.ModuleList([after])):
-            packed.pack_(net.eval())
+            convert.pack_(net.eval())
             net.to(dtype)
             assert net[0].in_proj_weight.dtype == dtype
             assert near(net[0](x, x, x)[0], expected)
@@ -132,7 +131,7 @@ def test_autocast_gives_what_a_plain_layer_gives():
     """A packed layer under autocast answers in bfloat16, and nearly as the dense one does."""
     net, x = network(torch.float32), torch.randn(3, 8, 4, 4)
     binarize_(net, "tbn(p=4, min_layer_size=0)")
-    plain = packed.dense(net)
-    packed.pack_(net.eval())
+    plain = convert.dense(net)
+    convert.pack_(net.eval())
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert near(net(x), plain(x))

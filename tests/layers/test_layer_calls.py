@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from tbn_bench import native
+from tbn_bench import convert, native
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.convert.cost import cost
-from tbn_bench.layers import packed
 
 try:
     native.load()
@@ -38,9 +37,9 @@ def test_shapes_and_keywords_of_torch(kind, spec, stage):
     expected = [net[0](torch.zeros(shape)).shape for shape in shapes]
     binarize_(net, spec)
     if stage != "trained":
-        packed.pack_(net.eval())
+        convert.pack_(net.eval())
     if stage == "by kernels":
-        packed.implement_(net)
+        convert.implement_(net)
     for shape, wanted in zip(shapes, expected, strict=True):
         x = torch.randn(shape, requires_grad=stage == "trained")
         y = net[0](input=x)
@@ -76,7 +75,7 @@ def test_attention_by_keyword(options, macs):
     assert cost(net, plan, (5, 8)).summary()["macs"] == 5 * (macs + 32)
     with torch.no_grad():
         expected = net(x)
-        packed.pack_(net)
+        convert.pack_(net)
         torch.testing.assert_close(net(x), expected)
 
 

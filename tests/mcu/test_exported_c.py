@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from tbn_bench import catalog
+from tbn_bench import catalog, convert
 from tbn_bench.convert import binarize
-from tbn_bench.layers import packed
 from tbn_bench.mcu import bundle, check, emit, emulate, export, layout, table
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.records.store import McuRecord
@@ -227,7 +226,7 @@ def test_c_equals_emulation_and_torch(name, activations, target, folder):
     found = library.run(u)
     assert np.array_equal(found, emulate.run(prog, u))
     with torch.no_grad():
-        expected = packed.dense(model)(x).numpy()
+        expected = convert.dense(model)(x).numpy()
     error = np.abs(found * prog.output_scale - expected).max() / np.abs(expected).max()
     assert error < (1e-5 if activations == "f32" else 0.06)
 
@@ -417,7 +416,7 @@ def test_random_networks_under_sanitizers(tmp_path, seed):
     prog = export.compile_(model.eval(), x, activations, target)
     u = export.quantised(prog, None, x)
     with torch.no_grad():
-        expected = packed.dense(model)(x).numpy()
+        expected = convert.dense(model)(x).numpy()
     error = (
         np.abs(emulate.run(prog, u) * prog.output_scale - expected).max() / np.abs(expected).max()
     )
