@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tbn_bench.data._base import ImageDataModule, Split, data_root
+from tbn_bench.data._base import Split
+from tbn_bench.data._images import ImageDataModule
+from tbn_bench.data._root import data_root
 
 _PIXELS = 3 * 32 * 32
 BORDERS = ("mean", "black", "reflect")

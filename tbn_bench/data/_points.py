@@ -47,7 +47,8 @@ def scale_and_shift(x: Tensor) -> Tensor:
     """
     clouds, channels, _ = x.shape
     low, high = SCALES
-    scale = low + (high - low) * torch.rand(clouds, 1, 1, device=x.device)
+    share = torch.rand(clouds, 1, 1, device=x.device)
+    scale = low + (high - low) * share
     draws = torch.rand(clouds, channels, 1, device=x.device)
     shift = MAX_SHIFT * (2 * draws - 1)
     return x * scale + shift

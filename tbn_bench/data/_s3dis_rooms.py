@@ -99,7 +99,8 @@ def _check_numbers(rows: Any, path: Path) -> None:
     if not isinstance(rows, np.ndarray):
         raise ValueError(f"{expected}, got {type(rows).__name__}; {_AGAIN}")
     shaped = rows.ndim == 2 and rows.shape[1] == 7 and len(rows) > 0
-    if not shaped or rows.dtype.kind not in "fiu":
+    numeric = rows.dtype.kind in "fiu"
+    if not shaped or not numeric:
         raise ValueError(f"{expected}, got {rows.dtype} {rows.shape}; {_AGAIN}")
 
 
@@ -148,7 +149,8 @@ def _object(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         lines = (line.translate(_NUMBERS).decode() for line in file)
         rows = table(path, "x y z r g b", f"unpack {RAW} again", lines)
-    name = path.name.split("_")[0]
+    name, *_ = path.name.split("_")
     known = name if name in CLASSES else "clutter"
-    label = np.full(len(rows), CLASSES.index(known), np.float32)
+    number = CLASSES.index(known)
+    label = np.full(len(rows), number, np.float32)
     return np.column_stack([rows, label])

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tbn_bench.data._base import Split, _Order
+from tbn_bench.data._base import Split
+from tbn_bench.data._order import Order
 from tbn_bench.data._points import PointDataModule, scale_and_shift
 
 
@@ -68,7 +69,7 @@ class SegmentationDataModule(PointDataModule):
         x, y = self.splits[split]
         if not isinstance(x, Half):
             return super()._loader(split, batch_size, seed)
-        order = _Order(len(y), batch_size, seed)
+        order = Order(len(y), batch_size, seed)
         return DataLoader(
             x.samples,
             batch_size=None,

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tbn_bench.data._base import Split, TensorDataModule, data_root, find
+from tbn_bench.data._base import Split, TensorDataModule
+from tbn_bench.data._root import data_root, find
 
 FEATURES = ("M", "S", "MS")
 
@@ -194,10 +195,11 @@ class SeriesDataModule(TensorDataModule):
                 f"among them, got {len(names)}: {listed}"
             )
         at = names.index(self.target)
+        target = values[:, [at]]
         if self.features == "S":
-            return values[:, [at]]
-        others = [i for i in range(len(names)) if i != at]
-        return values[:, [*others, at]]
+            return target
+        others = np.delete(values, at, 1)
+        return np.concatenate([others, target], 1)
 
     def read(self) -> tuple[Split, Split, Split]:
         values = self._values()

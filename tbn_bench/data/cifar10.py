@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from tbn_bench.data._base import Split, md5
+from tbn_bench.data._base import Split
 from tbn_bench.data._cifar import CifarDataModule, records
+from tbn_bench.data._root import md5
 
 _MD5 = {
     "data_batch_1": "5dd7e06a14cb22eb9f671a540d1b7c25",

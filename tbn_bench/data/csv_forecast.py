@@ -6,7 +6,7 @@ csv_forecast(path='x.csv', target='load').
 from collections.abc import Sequence
 from pathlib import Path
 
-from tbn_bench.data._base import data_root, find
+from tbn_bench.data._root import data_root, find
 from tbn_bench.data._series import SeriesDataModule, header, shares, text_of
 
 

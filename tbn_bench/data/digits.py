@@ -9,7 +9,8 @@ at that shape.
 import torch
 import torch.nn.functional as F
 
-from tbn_bench.data._base import ImageDataModule, Split
+from tbn_bench.data._base import Split
+from tbn_bench.data._images import ImageDataModule
 
 
 class Digits(ImageDataModule):

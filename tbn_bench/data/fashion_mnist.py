@@ -3,7 +3,7 @@
 60,000 training images (5,000 of them held out) and 10,000 test images, 28 x 28.
 """
 
-from tbn_bench.data._base import IdxImages
+from tbn_bench.data._idx import IdxImages
 
 
 class FashionMNIST(IdxImages):

@@ -22,8 +22,10 @@ from PIL.Image import Resampling
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tbn_bench.data._base import ImageDataModule, _Order, data_root, find
 from tbn_bench.data._files import opened, rgb
+from tbn_bench.data._images import ImageDataModule
+from tbn_bench.data._order import Order
+from tbn_bench.data._root import data_root, find
 
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
@@ -48,8 +50,10 @@ def crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, in
     """
     least, most = RATIO
     for _ in range(TRIES):
-        area = width * height * rng.uniform(*AREA)
-        ratio = math.exp(rng.uniform(math.log(least), math.log(most)))
+        share = rng.uniform(*AREA)
+        area = width * height * share
+        log_ratio = rng.uniform(math.log(least), math.log(most))
+        ratio = math.exp(log_ratio)
         w = round(math.sqrt(area * ratio))
         h = round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
@@ -70,12 +74,11 @@ def random_crop(path: Path, size: int, rng: np.random.Generator) -> np.ndarray:
         width, height = image.size
         box = crop_box(width, height, rng)
         left, top, right, bottom = box
-        wanted = (
-            math.ceil(width * size / (right - left)),
-            math.ceil(height * size / (bottom - top)),
-        )
+        wanted_width = math.ceil(width * size / (right - left))
+        wanted_height = math.ceil(height * size / (bottom - top))
         factor = 1
-        reduced = image.draft("RGB", wanted)  # None unless it is a JPEG
+        # None unless it is a JPEG
+        reduced = image.draft("RGB", (wanted_width, wanted_height))
         if reduced:
             _, (_, _, reduced_width, _) = reduced
             factor = width / reduced_width
@@ -96,7 +99,9 @@ def centre_crop(path: Path, size: int, resize: int) -> np.ndarray:
         scaled = rgb(image).resize((width, height), Resampling.BILINEAR)
         left = round((width - size) / 2)
         top = round((height - size) / 2)
-        crop = scaled.crop((left, top, left + size, top + size))
+        right = left + size
+        bottom = top + size
+        crop = scaled.crop((left, top, right, bottom))
         return np.asarray(crop)
 
 
@@ -169,7 +174,7 @@ class _Batches(Dataset):
         return _batch(images), self.labels[positions]
 
 
-class _EpochOrder(_Order):
+class _EpochOrder(Order):
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         for positions in super().__iter__():
             yield self.epoch, positions

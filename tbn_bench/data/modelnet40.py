@@ -22,9 +22,10 @@ import h5py
 import numpy as np
 import torch
 
-from tbn_bench.data._base import Split, data_root, find
+from tbn_bench.data._base import Split
 from tbn_bench.data._parsed import fingerprint, kept, table, unit_sphere
 from tbn_bench.data._points import PointDataModule
+from tbn_bench.data._root import data_root, find
 
 FOLDERS = ("modelnet40_ply_hdf5_2048", "modelnet40_ply_hdf5_1024")
 ADDRESS = "https://shapenet.cs.stanford.edu/media/modelnet40_ply_hdf5_2048.zip"

@@ -49,7 +49,8 @@ def _sphere(u: Tensor) -> Tensor:
 def _plane(u: Tensor) -> Tensor:
     x = 2 * u[..., 0] - 1
     y = 2 * u[..., 1] - 1
-    return torch.stack([x, y, torch.zeros_like(x)], -1)
+    zero = torch.zeros_like(x)
+    return torch.stack([x, y, zero], -1)
 
 
 def _torus(u: Tensor) -> Tensor:
@@ -80,11 +81,14 @@ def _prism(outline: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
     def surface(u: Tensor) -> Tensor:
         lid = second_part(u)
+        top = u[..., :1] < 1 / 6
+        around = outline(u[..., 1])
         rest = u[..., 2:3]
-        top_or_bottom = (u[..., :1] < 1 / 6) * 2.0 - 1
-        up = torch.where(lid, top_or_bottom, 2 * rest - 1)
+        up_of_lid = top * 2.0 - 1
+        up_of_wall = 2 * rest - 1
+        up = torch.where(lid, up_of_lid, up_of_wall)
         reach = torch.where(lid, rest.sqrt(), 1.0)
-        return torch.cat([outline(u[..., 1]) * reach, up], -1)
+        return torch.cat([around * reach, up], -1)
 
     return surface
 
@@ -94,9 +98,11 @@ def _pyramid(outline: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
     def surface(u: Tensor) -> Tensor:
         base = second_part(u)
+        around = outline(u[..., 1])
         reach = u[..., 2:3].sqrt()
-        up = torch.where(base, -1.0, 1 - 2 * reach)
-        return torch.cat([outline(u[..., 1]) * reach, up], -1)
+        up_of_mantle = 1 - 2 * reach
+        up = torch.where(base, -1.0, up_of_mantle)
+        return torch.cat([around * reach, up], -1)
 
     return surface
 
@@ -149,23 +155,38 @@ def clouds(
         own = y == label
         x[own] = surface(u[own])
 
-    stretch = 0.7 + 0.6 * torch.rand(n, 1, 3, generator=generator)
-    x = x * stretch
-    turn = _turns(torch.rand(n, generator=generator))
-    x = x @ turn + noise * torch.randn(x.shape, generator=generator)
-
-    x = x - x.mean(1, keepdim=True)
-    radius = x.norm(dim=2).amax(1)
-    x = x / radius.reshape(n, 1, 1)
-    x = x.transpose(1, 2).contiguous()
+    x = _varied(x, noise, generator)
     if labels == "class":
         return x, y
 
     category = y[:, None, None].expand(-1, 1, points)
-    first = torch.tensor([parts[0] for parts in PARTS])[y, None]
-    two = torch.tensor([len(parts) == 2 for parts in PARTS])[y, None]
-    second = second_part(u)[..., 0] & two
-    return torch.cat([x, category], 1), first + second
+    return torch.cat([x, category], 1), _part_labels(u, y)
+
+
+def _varied(x: Tensor, noise: float, generator: Generator) -> Tensor:
+    """Stretched, turned and roughened clouds, in the unit sphere.
+
+    x: (n, points, 3) -> (n, 3, points).
+    """
+    n = len(x)
+    stretch = 0.7 + 0.6 * torch.rand(n, 1, 3, generator=generator)
+    x = x * stretch
+    turn = _turns(torch.rand(n, generator=generator))
+    rough = noise * torch.randn(x.shape, generator=generator)
+    x = x @ turn + rough
+
+    x = x - x.mean(1, keepdim=True)
+    radius = x.norm(dim=2).amax(1)
+    x = x / radius.reshape(n, 1, 1)
+    return x.transpose(1, 2).contiguous()
+
+
+def _part_labels(u: Tensor, y: Tensor) -> Tensor:
+    """(n, points): the part of every point. u: (n, points, 3) uniform numbers, y: (n,) classes."""
+    first_part = torch.tensor([parts[0] for parts in PARTS])
+    has_two = torch.tensor([len(parts) == 2 for parts in PARTS])
+    second = second_part(u).squeeze(-1) & has_two[y, None]
+    return first_part[y, None] + second
 
 
 def _turns(t: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tbn_bench.data._base import Split, data_root, find
+from tbn_bench.data._base import Split
+from tbn_bench.data._root import data_root, find
 from tbn_bench.data._s3dis_rooms import CLASSES, RAW, Room, convert, read_room
 from tbn_bench.data._segmentation import Cut, SegmentationDataModule, halves
 from tbn_bench.scores import IGNORED
@@ -48,7 +49,9 @@ class Columns(Cut):
         self.points = points
         sizes = np.array([len(room.label) for room in rooms])
         filled = np.round(sizes / points).astype(int)
-        self.room = np.repeat(np.arange(len(rooms)), np.maximum(1, filled))
+        times = np.maximum(1, filled)
+        numbers = np.arange(len(rooms))
+        self.room = np.repeat(numbers, times)
         if len(self.room) % batch_size == 1:
             self.room = np.append(self.room, 0)  # batch norm cannot take a batch of one
 
@@ -58,8 +61,11 @@ class Columns(Cut):
     def __getitem__(self, index: list[int]) -> Split:
         seed = torch.randint(2**62, ()).item()
         random = np.random.default_rng(seed)
-        rooms = [self.rooms[number] for number in self.room[index]]
-        return _batch([self._sample(room, random) for room in rooms])
+        samples = []
+        for number in self.room[index]:
+            room = self.rooms[number]
+            samples.append(self._sample(room, random))
+        return _batch(samples)
 
     def _sample(self, room: Room, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         for _ in range(ATTEMPTS):
@@ -79,9 +85,13 @@ class Columns(Cut):
 def column(room: Room, centre: np.ndarray) -> np.ndarray:
     """Positions of the points in the SIDE x SIDE column around centre: (2,)."""
     x, y = centre
-    low, high = np.searchsorted(room.xyz[:, 0], [x - SIDE / 2, x + SIDE / 2])
-    distance = np.abs(room.xyz[low:high, 1] - y)
-    return low + np.flatnonzero(distance <= SIDE / 2)
+    half = SIDE / 2
+    all_x = room.xyz[:, 0]  # sorted
+    low = np.searchsorted(all_x, x - half)
+    high = np.searchsorted(all_x, x + half)
+    near_y = room.xyz[low:high, 1]
+    distance = np.abs(near_y - y)
+    return low + np.flatnonzero(distance <= half)
 
 
 @dataclass(frozen=True)
@@ -108,17 +118,21 @@ class Grid(Cut):
     def _deal(self, room: int, centre: np.ndarray, inside: np.ndarray) -> None:
         """Adds the samples of one column. Its points fill the last one."""
         for start in range(0, len(inside), self.points):
-            picks = inside[start : start + self.points]
+            end = start + self.points
+            picks = inside[start:end]
             count = len(picks)
-            fill = np.resize(inside, self.points - count)
-            filled = np.concatenate([picks, fill]).astype(np.int32)
-            self.samples.append(_GridSample(room, filled, centre, count))
+            missing = self.points - count
+            fill = np.resize(inside, missing)
+            filled = np.concatenate([picks, fill])
+            sample = _GridSample(room, filled.astype(np.int32), centre, count)
+            self.samples.append(sample)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: list[int]) -> Split:
-        return _batch([self._sample(self.samples[i]) for i in index])
+        samples = [self._sample(self.samples[i]) for i in index]
+        return _batch(samples)
 
     def _sample(self, sample: _GridSample) -> tuple[np.ndarray, np.ndarray]:
         room = self.rooms[sample.room]
@@ -133,18 +147,22 @@ def cells(room: Room) -> list[tuple[np.ndarray, np.ndarray]]:
     A fixed seed shuffles the positions.
     """
     size = room.top[:2]
-    counts = np.maximum(1, np.ceil(size / SIDE)).astype(int)
+    whole = np.ceil(size / SIDE)
+    counts = np.maximum(1, whole).astype(int)
     position = room.xyz[:, :2] / size * counts
     place = np.minimum(position, counts - 1).astype(int)
-    number = place[:, 0] * counts[1] + place[:, 1]
+    row, col = place.T
+    cols = counts[1]
+    number = row * cols + col
 
-    shuffled = np.random.default_rng(0).permutation(len(number))
+    random = np.random.default_rng(0)
+    shuffled = random.permutation(len(number))
     by_number = np.argsort(number[shuffled], kind="stable")
     order = shuffled[by_number]
     found, starts = np.unique(number[order], return_index=True)
 
-    place = np.stack(np.divmod(found, counts[1]), 1)
-    centres = (place + 0.5) * size / counts
+    found_places = np.stack(np.divmod(found, cols), 1)
+    centres = (found_places + 0.5) * size / counts
     groups = np.split(order, starts[1:])
     return list(zip(centres.astype(np.float32), groups, strict=True))
 
@@ -161,9 +179,13 @@ def class_weights(rooms: list[Room]) -> Tensor:
 
     A class without a point counts as one with one point.
     """
-    points = sum(np.bincount(room.label, minlength=len(CLASSES)) for room in rooms)
-    ratio = points.max() / np.maximum(points, 1)
-    return torch.from_numpy(ratio ** (1 / 3)).float()
+    points = np.zeros(len(CLASSES), int)
+    for room in rooms:
+        points += np.bincount(room.label, minlength=len(CLASSES))
+    at_least_one = np.maximum(points, 1)
+    ratio = points.max() / at_least_one
+    weights = ratio ** (1 / 3)
+    return torch.from_numpy(weights).float()
 
 
 class S3DIS(SegmentationDataModule):
@@ -253,12 +275,15 @@ class S3DIS(SegmentationDataModule):
         """x: (B, 9, points) -> the same, each block turned about its vertical axis in training."""
         if not (training and self.augment):
             return x
-        angle = 2 * torch.pi * torch.rand(len(x), 1, device=x.device)
+        share = torch.rand(len(x), 1, device=x.device)
+        angle = 2 * torch.pi * share
         cos = angle.cos()
         sin = angle.sin()
-        first = x[:, 0]
-        second = x[:, 1]
-        turned = torch.stack([first * cos - second * sin, first * sin + second * cos], 1)
+        old_x = x[:, 0]
+        old_y = x[:, 1]
+        new_x = old_x * cos - old_y * sin
+        new_y = old_x * sin + old_y * cos
+        turned = torch.stack([new_x, new_y], 1)
         return torch.cat([turned, x[:, 2:]], 1)
 
 

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tbn_bench.data._base import Split, data_root, find
+from tbn_bench.data._base import Split
 from tbn_bench.data._parsed import fingerprint, kept, table, unit_sphere
+from tbn_bench.data._root import data_root, find
 from tbn_bench.data._segmentation import Cut, SegmentationDataModule, halves, with_category
 
 FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
@@ -71,9 +72,12 @@ class Shapes(Cut):
     def __init__(self, arrays: dict[str, np.ndarray], size: int):
         self.points = torch.from_numpy(arrays["points"])
         self.labels = torch.from_numpy(arrays["labels"])
-        self.counts = torch.from_numpy(arrays["counts"].astype(np.int64))
-        self.category = torch.from_numpy(arrays["category"].astype(np.int64))
-        self.starts = self.counts.cumsum(0) - self.counts
+        counts = arrays["counts"].astype(np.int64)
+        self.counts = torch.from_numpy(counts)
+        category = arrays["category"].astype(np.int64)
+        self.category = torch.from_numpy(category)
+        ends = self.counts.cumsum(0)
+        self.starts = ends - self.counts
         self.size = size
 
     def __len__(self) -> int:
@@ -87,14 +91,18 @@ class Shapes(Cut):
 
         index: (B,) -> (B, 4, size), the fourth channel the category, and (B, size).
         """
-        share = torch.rand(len(index), self.size, generator=generator, dtype=torch.float64)
-        inside = (share * self.counts[index, None]).long()
-        place = self.starts[index, None] + inside
+        shape = (len(index), self.size)
+        share = torch.rand(shape, generator=generator, dtype=torch.float64)
+        count = self.counts[index].unsqueeze(1)
+        start = self.starts[index].unsqueeze(1)
+        inside = (share * count).long()
+        place = start + inside
 
         points = self.points[place].transpose(1, 2)
-        category = self.category[index, None, None].expand(-1, 1, self.size)
+        category = self.category[index].reshape(-1, 1, 1)
+        channel = category.expand(-1, 1, self.size)
         labels = self.labels[place].long()
-        return torch.cat([points, category], 1), labels
+        return torch.cat([points, channel], 1), labels
 
 
 def read_shape(path: Path, category: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from tbn_bench.data._base import ImageDataModule, Split
+from tbn_bench.data._base import Split
+from tbn_bench.data._images import ImageDataModule
 
 
 class Synthetic(ImageDataModule):
@@ -33,11 +35,13 @@ class Synthetic(ImageDataModule):
         generator = torch.Generator().manual_seed(0)
         means = torch.randn(self.num_classes, *self.in_shape, generator=generator)
 
-        def split(n: int) -> Split:
-            y = torch.arange(n) % self.num_classes
-            noise = torch.randn(n, *self.in_shape, generator=generator)
-            return means[y] + self.noise * noise, y
-
-        train = split(self.n)
-        test = split(self.n // 2)
+        train = self._split(self.n, means, generator)
+        test = self._split(self.n // 2, means, generator)
         return train, test
+
+    def _split(self, n: int, means: Tensor, generator: torch.Generator) -> Split:
+        """means: (classes, *in_shape), the image of each class without noise."""
+        y = torch.arange(n) % self.num_classes
+        noise = torch.randn(n, *self.in_shape, generator=generator)
+        x = means[y] + self.noise * noise
+        return x, y

@@ -19,8 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tbn_bench.data._base import ImageDataModule, Split, data_root, find
+from tbn_bench.data._base import Split
 from tbn_bench.data._files import opened, rgb
+from tbn_bench.data._images import ImageDataModule
+from tbn_bench.data._root import data_root, find
 
 ADDRESS = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 CACHE = "images.safetensors"
@@ -53,7 +55,8 @@ def _decode_all(folder: Path, names: list[str], shape: tuple[int, ...]) -> Tenso
     def chunk(first: int) -> None:
         last = min(first + _CHUNK, len(names))
         for i in range(first, last):
-            x[i] = _decode(folder / names[i], shape)
+            path = folder / names[i]
+            x[i] = _decode(path, shape)
 
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(chunk, range(0, len(names), _CHUNK)):
@@ -63,7 +66,10 @@ def _decode_all(folder: Path, names: list[str], shape: tuple[int, ...]) -> Tenso
 
 def _fingerprint(folder: Path, names: list[str]) -> str:
     """A digest of the list of files in order, with their sizes."""
-    lines = [f"{name} {(folder / name).stat().st_size}" for name in names]
+    lines = []
+    for name in names:
+        size = (folder / name).stat().st_size
+        lines.append(f"{name} {size}")
     text = "\n".join(lines)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -166,9 +172,9 @@ class TinyImageNet(ImageDataModule):
         for line in _lines(listing):
             name, *others = line.split("\t")
             rows[name] = others[0] if others else ""
-        unknown = next((name for name, wnid in rows.items() if wnid not in number), None)
-        if unknown is not None or len(rows) != self.test_size:
-            why = f"got {len(rows):,}" if unknown is None else f"{unknown} has none"
+        unknown = [name for name, wnid in rows.items() if wnid not in number]
+        if unknown or len(rows) != self.test_size:
+            why = f"{unknown[0]} has none" if unknown else f"got {len(rows):,}"
             raise ValueError(
                 f"{listing} must give {self.test_size:,} images a class of wnids.txt, "
                 f"{why}; {_AGAIN}"

@@ -17,7 +17,8 @@ import torchvision
 
 from tbn_bench import catalog
 from tbn_bench.data import _points, cifar10, modelnet40, primitives
-from tbn_bench.data._base import ImageDataModule, read_idx
+from tbn_bench.data._idx import read_idx
+from tbn_bench.data._images import ImageDataModule
 
 MNIST_FILES = {
     "train-images-idx3-ubyte": (60_000, 28, 28),

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tbn_bench.binarizers._base import ActivationBinarizer, WeightBinarizer
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
-from tbn_bench.data import _base
+from tbn_bench.data import _order
 from tbn_bench.experiment import train
 from tbn_bench.records.store import RunStore
 
@@ -202,8 +202,8 @@ def test_processes_share_every_batch(monkeypatch, size, batch, seed):
     """Each position once, the same number of batches for both, no part of one sample in training."""
     parts = []
     for rank in (0, 1):
-        monkeypatch.setattr(_base, "_world", lambda rank=rank: (rank, 2))
-        order = _base._Order(size, batch, seed)
+        monkeypatch.setattr(_order, "world_place", lambda rank=rank: (rank, 2))
+        order = _order.Order(size, batch, seed)
         parts.append(list(order))
         assert len(parts[-1]) == len(order)
     assert sorted(p for part in parts for some in part for p in some) == list(range(size))

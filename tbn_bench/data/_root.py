@@ -1,0 +1,20 @@
+"""Where the files of the data sets are."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def data_root() -> Path:
+    """The folder of the data files: $TBN_BENCH_DATA, else ./data."""
+    return Path(os.environ.get("TBN_BENCH_DATA", "data"))
+
+
+def find(candidates: Sequence[Path]) -> Path | None:
+    """The first candidate that exists."""
+    return next((c for c in candidates if c.exists()), None)
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
