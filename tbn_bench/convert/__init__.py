@@ -12,8 +12,9 @@
 True
 """
 
-from tbn_bench.convert.binarize import Plan, PlanRow, binarize_, binarize_inputs_
+from tbn_bench.convert.binarize import binarize_, binarize_inputs_
 from tbn_bench.convert.pack import PackRow, dense, pack_
+from tbn_bench.convert.plan import Plan, PlanRow
 from tbn_bench.convert.saved import load, load_, save, to_artifact
 from tbn_bench.layers.packed import implement_
 

@@ -12,8 +12,9 @@ from torch.nn.utils import parametrize
 
 from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
-from tbn_bench.convert.binarize import Plan, binarize_
+from tbn_bench.convert.binarize import binarize_
 from tbn_bench.convert.cost import Cost, cost
+from tbn_bench.convert.plan import Plan
 from tbn_bench.layers.binary_input import constant_signs
 from tbn_bench.optimizers._base import optimizer_of
 from tbn_bench.records.store import RunRecord

@@ -24,8 +24,8 @@ from torch import nn
 
 from tbn_bench import convert
 from tbn_bench.config import RunConfig
-from tbn_bench.convert.binarize import Plan
 from tbn_bench.convert.cost import Cost
+from tbn_bench.convert.plan import Plan
 from tbn_bench.experiment.build import build, build_task, start_from, trained
 from tbn_bench.format import packed_file
 from tbn_bench.records.store import (
@@ -494,8 +494,5 @@ def _fit(
         "seconds": round(time.perf_counter() - started, 2),
         **_effort(rows, data.size("train"), plan, total),
         **total.summary(),
-        "plan": [
-            {**row.__dict__, "shape": list(row.shape), "stored_bits": row.stored_bits}
-            for row in plan.rows
-        ],
+        "plan": [row.record() for row in plan.rows],
     }

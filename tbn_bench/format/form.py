@@ -109,6 +109,11 @@ class Form:
         return "aligned" if self.copies is None else self.copies.kind
 
     @property
+    def reach(self) -> int:
+        """By how much the kernel of the layer grows on every side: more than 0 for shifted copies."""
+        return 0 if self.copies is None else self.copies.reach
+
+    @property
     def weight_shape(self) -> tuple[int, ...]:
         return self.shape if self.copies is None else self.copies.weight_shape
 

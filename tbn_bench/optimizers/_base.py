@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from tbn_bench import catalog
 from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.config import RunConfig
-from tbn_bench.convert.binarize import weights_of
+from tbn_bench.convert.weights import weights_of
 
 Named = dict[str, nn.Parameter]
 
@@ -44,7 +44,7 @@ class Parameters:
 def sort(model: nn.Module) -> Parameters:
     """The parameters of a model, binarized or not, by kind. Frozen ones are in `all` alone."""
     found = Parameters(all=list(model.parameters()))
-    plain = [_plain_weight(module, attribute) for _, module, attribute in weights_of(model)]
+    plain = [_plain_weight(use.module, use.attribute) for use in weights_of(model)]
     weights = {id(weight) for weight in plain if weight is not None}
     last = id(plain[-1]) if plain else None
     latents = _latents(model)

@@ -19,7 +19,7 @@ from torch import nn
 
 from tbn_bench import convert
 from tbn_bench.config import RunConfig
-from tbn_bench.convert.binarize import Plan
+from tbn_bench.convert.plan import Plan
 from tbn_bench.records.store import tell, to_json
 from tbn_bench.tasks._base import binary_weights
 from tbn_bench.tracking.diagnostics import Histogram, tile_histograms

@@ -5,19 +5,17 @@ Offline unless asked, in the run's folder unless the environment says otherwise.
 
 import json
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from tbn_bench import catalog
-from tbn_bench.convert.binarize import Plan, PlanRow
+from tbn_bench.convert.plan import RECORD_KEYS, Plan
 from tbn_bench.tracking.account import wandb_id, where
 from tbn_bench.tracking.diagnostics import Histogram
 from tbn_bench.tracking.mirror import Mirror, Subject
 
 PROJECT = "tbn_bench"
 STAGING = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")  # else in the home directory
-COLUMNS = (*(f.name for f in fields(PlanRow)), "stored_bits")
 
 
 class WandbMirror(Mirror):
@@ -63,7 +61,7 @@ class WandbMirror(Mirror):
             resume="allow" if self.mode == "online" else None,
             settings=wandb.Settings(silent=True, console="off"),
         )
-        plan = wandb.Table(columns=list(COLUMNS), data=_cells(subject.plan))
+        plan = wandb.Table(columns=list(RECORD_KEYS), data=_cells(subject.plan))
         self.run.log({"plan": plan}, commit=False)
 
     def log(self, row: dict[str, Any], histograms: dict[str, Histogram], epoch: int) -> None:
@@ -105,6 +103,6 @@ def _cells(plan: Plan) -> list[list[Any]]:
     """A row per layer; shapes as JSON."""
     rows = []
     for layer in plan.rows:
-        values = [getattr(layer, name) for name in COLUMNS]
+        values = [getattr(layer, name) for name in RECORD_KEYS]
         rows.append([json.dumps(v) if isinstance(v, tuple) else v for v in values])
     return rows

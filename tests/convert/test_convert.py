@@ -67,7 +67,8 @@ def test_shared_module_and_tied_weights_are_converted_once():
     model = nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Linear(8, 8)})
     model["b"].weight = model["a"].weight
     plan = binarize_(model, "tbn(p=2, min_layer_size=0)")
-    assert [r.name for r in plan.rows] == ["a.weight = b.weight"]
+    assert [r.names for r in plan.rows] == [("a.weight", "b.weight")]
+    assert plan.rows[0].name == plan.rows[0].record()["name"] == "a.weight = b.weight"
     assert torch.equal(model["a"].weight, model["b"].weight)
     assert sum(p.numel() for p in model.parameters()) == 64 + 64 + 16  # W, A, two biases
 
@@ -272,3 +273,11 @@ def test_what_is_added_is_in_the_mode_of_its_layer():
     binarize_(model, "binary_connect(stochastic=True)")
     assert torch.equal(model(x), model(x))
     assert not any(m.training for m in model.modules())
+
+
+def test_a_shared_layer_before_a_norm_is_warned_about():
+    """Two convolutions share one weight, and a normalisation follows both: the copies are equal."""
+    layers = [nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)]
+    layers[2].weight = layers[0].weight
+    plan = binarize_(nn.Sequential(*layers), "tbn(p=2, min_layer_size=0)")
+    assert plan.warnings[0].startswith("0.weight = 2.weight: a normalisation of each channel")
