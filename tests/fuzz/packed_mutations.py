@@ -24,10 +24,10 @@ TOKENS = {
 }
 LARGE = {  # rare: each takes milliseconds
     "@many axes@": "[" + ",".join(["1"] * 100_000) + "]",
-    "@many large axes@": "[" + ",".join(["1099511627776"] * 50_000) + "]",
-    "@many shifts@": "[" + ",".join(["[0,0]"] * 100_000) + "]",
-    "@many names@": "[" + ",".join(f'"{n}"' for n in range(100_000)) + "]",
-    "@many lists@": "[" + ",".join(["[]"] * 200_000) + "]",
+    "@many large axes@": "[" + ",".join(["1099511627776"] * 30_000) + "]",
+    "@many shifts@": "[" + ",".join(["[0,0]"] * 80_000) + "]",
+    "@many names@": "[" + ",".join(f'"{n}"' for n in range(50_000)) + "]",
+    "@many lists@": "[" + ",".join(["[]"] * 160_000) + "]",
     "@long text@": '"' + "x" * 500_000 + '"',
 }
 INTERESTING = [
