@@ -232,16 +232,16 @@ def parse(text: str, aliases: Mapping[str, str]) -> tuple[list[Stored], dict[str
 
 def _list(value: Any, what: str) -> list[Any]:
     if not isinstance(value, list):
-        raise Damaged(f"{what} must be a list, got {value!r:.60}")
+        raise Damaged(f"{what} must be a list, got {strict_json.brief(value)}")
     return value
 
 
 def _group(entry: Any) -> _Group:
     if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], dict):
-        raise Damaged(f"a group must be [modules, content], got {entry!r:.60}")
+        raise Damaged(f"a group must be [modules, content], got {strict_json.brief(entry)}")
     modules = _list(entry[0], "the modules of a group")
     if not all(isinstance(module, str) for module in modules):
-        raise Damaged(f"the modules of a group must be names, got {modules!r:.60}")
+        raise Damaged(f"the modules of a group must be names, got {strict_json.brief(modules)}")
     return _Group(modules, _content(modules, entry[1]))
 
 
@@ -259,7 +259,7 @@ def _said(name: str, key: str, spec: Any) -> _Tensor | _Binary:
     if isinstance(spec, dict) and len(spec) == 1:
         ((dtype, shape),) = spec.items()
     if dtype not in TYPES:
-        raise Damaged(f"{name}: unknown type {dtype!r:.60}")
+        raise Damaged(f"{name}: unknown type {strict_json.brief(dtype)}")
     return _Tensor(dtype, _shape(name, shape, 0))
 
 
@@ -298,10 +298,10 @@ def _of(module: str, key: str, said: _Tensor | _Binary) -> Iterator[Stored]:
 def _shape(name: str, value: Any, least: int) -> tuple[int, ...]:
     if not isinstance(value, list) or len(value) > MOST_AXES:
         raise Damaged(
-            f"{name}: a shape must be a list of up to {MOST_AXES} axes, got {value!r:.60}"
+            f"{name}: a shape must be a list of up to {MOST_AXES} axes, got {strict_json.brief(value)}"
         )
     if not all(_is_size(n, least) for n in value):
-        raise Damaged(f"{name}: impossible shape {value!r:.60}")
+        raise Damaged(f"{name}: impossible shape {strict_json.brief(value)}")
     if prod(value) > _LARGEST:
         raise Damaged(f"{name}: a shape of {prod(value)} elements")
     return tuple(value)
@@ -314,7 +314,9 @@ def _is_size(value: Any, least: int) -> bool:
 def _binary(name: str, key: str, spec: list[Any]) -> _Binary:
     shape = _shape(name, spec[0], 1)
     if not 3 <= len(spec) <= 4 or not shape or not all(_is_size(n, 0) for n in spec[1:3]):
-        raise Damaged(f"weight {name}: expected [shape, p, scales, options], got {spec!r:.60}")
+        raise Damaged(
+            f"weight {name}: expected [shape, p, scales, options], got {strict_json.brief(spec)}"
+        )
     options = spec[3] if len(spec) == 4 else {}
     if not isinstance(options, dict):
         raise Damaged(f"weight {name}: its options cannot be read")
@@ -345,7 +347,9 @@ def copies_of(shape: tuple[int, ...], p: int, options: Mapping[str, Any]) -> Cop
         return None
     shifts = options.get("shifts", [])
     if not all(isinstance(shift, list) and all(type(d) is int for d in shift) for shift in shifts):
-        raise ValueError(f"its shifts must be lists of whole numbers, got {shifts!r:.60}")
+        raise ValueError(
+            f"its shifts must be lists of whole numbers, got {strict_json.brief(shifts)}"
+        )
     return Copies(shape, p, options["copies"], tuple(map(tuple, shifts)))
 
 

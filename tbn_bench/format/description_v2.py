@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from tbn_bench.format import strict_json
 from tbn_bench.format.description import Damaged, Weight, copies_of
 from tbn_bench.format.form import MOST_AXES, Form
 
@@ -66,7 +67,7 @@ def _weight(entry: Any, tensors: Tensors) -> Weight:
         raise ValueError(f"its description must have {', '.join(_FIELDS)}")
     shape, p, q = entry["shape"], entry["p"], entry["q"]
     if not 0 < len(shape) <= MOST_AXES or not all(map(_is_size, shape)) or p < 1:
-        raise ValueError(f"impossible shape {shape!r:.60} or p = {p}")
+        raise ValueError(f"impossible shape {strict_json.brief(shape)} or p = {p}")
     numel = prod(shape)
     if numel % p or q != numel // p:
         raise ValueError(f"p = {p} and q = {q} do not make {numel} weights")

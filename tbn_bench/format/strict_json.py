@@ -2,13 +2,12 @@
 
 import json
 import math
+import reprlib
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any, NoReturn
 
-MOST_DEPTH = (
-    32  # of filled lists and objects inside one another; the deepest that the suite writes is 6
-)
+MOST_DEPTH = 32  # filled lists and objects inside one another; the suite writes at most 6
 
 
 def loads(text: str | bytes) -> Any:
@@ -28,6 +27,11 @@ def loads(text: str | bytes) -> Any:
         raise ValueError(_too_deep()) from error
     _check_depth(found)
     return found
+
+
+def brief(value: Any) -> str:
+    """The beginning of repr(value), at most 60 letters, without making the repr of a huge value."""
+    return reprlib.repr(value)[:60]
 
 
 def _no_constant(value: str) -> NoReturn:
