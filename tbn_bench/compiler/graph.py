@@ -1,48 +1,189 @@
-"""A region: layers of a network that become one native plan, and the values between them."""
+"""What a network does, in operations that both back ends read, and the reason where there is none.
 
-from dataclasses import dataclass, field
+The rules of `rules/` turn each node of a traced graph into one operation. The CPU plan (`cpu/`) and
+the microcontroller program (`tbn_bench.mcu`) are made of operations and never look at torch's
+functions.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
-
-from tbn_bench.native import Op
+from torch import Tensor
 
 
 class Unsupported(Exception):
-    """This node cannot be lowered; torch runs it."""
+    """A node cannot be lowered. reason: a clause that a user can act on, without a full stop."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
 
 
-@dataclass
-class Value:
-    """(H, W, C) in the arena, of one image; `last` where torch has channels last (tokens), `rank` as torch sees it."""
+class NoRule(Unsupported):
+    """Nothing lowers `what`, e.g. SiLU. hint: what the user can do instead."""
 
-    shape: tuple[int, int, int]
-    rank: int
-    last: bool
-
-    def torch_shape(self, batch: int) -> tuple[int, ...]:
-        h, w, c = self.shape
-        spatial = {2: (), 3: (w,), 4: (h, w)}[self.rank]
-        return (batch, *spatial, c) if self.last else (batch, c, *spatial)
+    def __init__(self, what: str, hint: str = ""):
+        super().__init__(f"no rule for {what}")
+        self.what = what
+        self.hint = hint
 
 
-@dataclass
-class Region:
-    """Ops in order over values by index; inputs: (node, channels last?) -> value; of_node: what each lowered node became.
+@dataclass(frozen=True)
+class Operation:
+    """x: the node of the graph whose value is read; a constant where the network gives one."""
 
-    factor: images of the region to one of the network, more than 1 between windows or patches that were put into the batch.
+    x: Any
+
+
+class Same(Operation):
+    """y = x: dropout in eval mode, an identity."""
+
+
+@dataclass(frozen=True)
+class Relu(Operation):
+    """y = max(x, 0). in_place: x itself changes."""
+
+    in_place: bool = False
+
+
+class Gelu(Operation):
+    """y = x * Phi(x), exactly."""
+
+
+@dataclass(frozen=True)
+class Clamp(Operation):
+    """y = min(max(x, low), high)."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Layer(Operation):
+    """A linear layer or a convolution, packed or in full precision."""
+
+    module: Any
+
+
+@dataclass(frozen=True)
+class BatchNorm(Operation):
+    """Batch normalisation by its running statistics."""
+
+    module: Any
+
+
+@dataclass(frozen=True)
+class LayerNorm(Operation):
+    """Layer normalisation over the last axis."""
+
+    module: Any
+
+
+@dataclass(frozen=True)
+class Add(Operation):
+    """x + y of two values of one shape. in_place: x itself changes."""
+
+    y: Any
+    in_place: bool = False
+
+
+class Flatten(Operation):
+    """(B, ...) -> (B, N)."""
+
+
+@dataclass(frozen=True)
+class Reshape(Operation):
+    """shape: of the result, with the batch first."""
+
+    shape: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Mean(Operation):
+    """The mean over the axes."""
+
+    axes: tuple[int, ...]
+    keepdim: bool = False
+
+
+@dataclass(frozen=True)
+class Maximum(Operation):
+    """The maximum over one axis, which disappears."""
+
+    axis: int
+
+
+@dataclass(frozen=True)
+class Pool(Operation):
+    """Max or average pooling over `axes` axes. The pairs are (height, width).
+
+    average: padding counts as zeros, and each window is divided by its size. ceil: sizes are
+    rounded up.
     """
 
-    ops: list[Op] = field(default_factory=list)
-    values: list[Value] = field(default_factory=list)
-    inputs: dict[tuple[fx.Node, bool], int] = field(default_factory=dict)
-    of_node: dict[fx.Node, int] = field(default_factory=dict)
-    nodes: list[fx.Node] = field(default_factory=list)
-    factor: int = 0
-    plan: Any = None
-    plan_nhwc: Any = None  # the same with images as channels last outside
-    outputs: list[fx.Node] = field(default_factory=list)
+    axes: int
+    average: bool
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int] = (1, 1)
+    ceil: bool = False
 
-    def new(self, shape: tuple[int, int, int], rank: int, last: bool) -> int:
-        self.values.append(Value(shape, rank, last))
-        return len(self.values) - 1
+
+@dataclass(frozen=True)
+class Subsample(Operation):
+    """x[:, :, ::steps[0], ::steps[1]]."""
+
+    steps: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PadChannels(Operation):
+    """Channels of zeros before and behind those of x, (B, C, H, W)."""
+
+    front: int
+    back: int
+
+
+@dataclass(frozen=True)
+class PadMap(Operation):
+    """Zeros below and to the right of each map of x, (B, C, H, W)."""
+
+    below: int
+    right: int
+
+
+@dataclass(frozen=True)
+class Transpose(Operation):
+    """Two axes exchanged."""
+
+    axes: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Select(Operation):
+    """One token: x[:, position]."""
+
+    position: Any
+
+
+@dataclass(frozen=True)
+class Attention(Operation):
+    """patterns.SelfAttention."""
+
+    heads: int
+
+
+@dataclass(frozen=True)
+class Patches(Operation):
+    """patterns.Patches."""
+
+    patch: int
+
+
+@dataclass(frozen=True)
+class Tokens(Operation):
+    """patterns.Tokens. front: (1, n, C); table: (1, n + T, C)."""
+
+    front: Tensor
+    table: Tensor

@@ -1,42 +1,56 @@
-"""What transformers say in many nodes, as one: self-attention, patches as tokens, further tokens and positions.
+"""Transformers' idioms of many nodes as one: self-attention, patches as tokens, further tokens.
 
-`simplify` rewrites a graph of torch.fx or torch.export where all nodes of a pattern are read inside it alone; the new node calls an object
-of this file, which computes the same in torch and which lowering.py knows.
+`simplify` rewrites a graph of torch.fx or torch.export where nothing outside a pattern reads its
+inner nodes. The new node calls an object of this file, which computes the same in torch, and which
+`rules/tokens.py` knows.
 """
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.ops import aten
+
+from tbn_bench.compiler.names import word
 
 
 class Pattern:
-    """Calls what many nodes said."""
+    """A function that stands for many nodes."""
 
-    @property
-    def __name__(self) -> str:  # by which torch.fx writes a call
-        return type(self).__name__
+    def __init__(self) -> None:
+        self.__name__ = type(self).__name__  # by which torch.fx writes a call
+
+    def __call__(self, x: Tensor) -> Tensor:
+        raise NotImplementedError  # abstract
 
 
 class SelfAttention(Pattern):
-    """(B, T, 3 * heads * depth), of which the first third are queries, then keys, then values -> (B, T, heads * depth)."""
+    """(B, T, 3 * heads * depth) -> (B, T, heads * depth).
+
+    The first third of the input are queries, then come keys, then values.
+    """
 
     def __init__(self, heads: int):
+        super().__init__()
         self.heads = heads
 
     def __call__(self, qkv: Tensor) -> Tensor:
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        parts = qkv.unflatten(-1, (3, self.heads, -1))  # type: ignore[no-untyped-call]
+        q, k, v = parts.permute(2, 0, 3, 1, 4)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class Patches(Pattern):
-    """(B, C, H, W) -> (B, patches, patch * patch * C): each patch row by row, channels innermost."""
+    """(B, C, H, W) -> (B, patches, patch * patch * C).
+
+    Each patch is written row by row, channels innermost.
+    """
 
     def __init__(self, patch: int):
+        super().__init__()
         self.patch = patch
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -45,179 +59,224 @@ class Patches(Pattern):
 
 
 class Tokens(Pattern):
-    """(B, T, C) -> (B, front + T, C): the tokens `front`, (1, front, C), before those of x, and `table`, (1, front + T, C), added to all."""
+    """(B, T, C) -> (B, n + T, C): tokens in front of those of x, and a table added to all.
+
+    front: (1, n, C). table: (1, n + T, C).
+    """
 
     def __init__(self, front: Tensor, table: Tensor):
-        self.front, self.table = front.detach(), table.detach()
+        super().__init__()
+        self.front = front.detach()
+        self.table = table.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.cat([self.front.expand(x.shape[0], -1, -1), x], 1) + self.table
+        front = self.front.expand(x.shape[0], -1, -1)
+        return torch.cat([front, x], 1) + self.table
 
 
-_NAMES: dict[Any, str] = {
-    F.scaled_dot_product_attention: "attention", aten.scaled_dot_product_attention.default: "attention",
-    operator.getitem: "getitem", operator.add: "add", aten.add.Tensor: "add", torch.cat: "cat", aten.cat.default: "cat",
-    aten.permute.default: "permute", aten.transpose.int: "transpose", aten.unbind.int: "unbind", aten.reshape.default: "reshape",
-    aten.expand.default: "expand",
-}  # fmt: skip
+@dataclass(frozen=True)
+class _Match:
+    """last: the node whose value the pattern computes. x: the pattern's input."""
+
+    last: fx.Node
+    pattern: Pattern
+    x: fx.Node
 
 
 class _Other(Exception):
     """This is not the pattern."""
 
 
+def _require(condition: Any) -> None:
+    """Raises _Other."""
+    if not condition:
+        raise _Other
+
+
+def simplify(graph: fx.Graph, root: nn.Module) -> None:
+    """Every pattern in the graph becomes one node, in place.
+
+    root: holds the parameters that the graph reads.
+    """
+    for node in list(graph.nodes):
+        match = _match(node, root) if node.users else None
+        if match is not None:
+            _replace(graph, match)
+
+
+def _match(node: fx.Node, root: nn.Module) -> _Match | None:
+    for find in _FINDERS:
+        try:
+            return find(node, root)
+        except _Other:
+            continue
+    return None
+
+
+def _replace(graph: fx.Graph, match: _Match) -> None:
+    with graph.inserting_after(match.last):
+        made = graph.call_function(match.pattern, (match.x,))
+    made.meta = dict(match.last.meta)
+    match.last.replace_all_uses_with(made)
+    _erase(match.last)
+
+
+def _erase(last: fx.Node) -> None:
+    """Removes the node and what it alone read: views and sums, without side effects."""
+    doomed = [last]
+    while doomed:
+        node = doomed.pop()
+        if node.users or node.op not in ("call_function", "call_method", "get_attr"):
+            continue
+        doomed += [other for other in node.all_input_nodes if other not in doomed]
+        node.graph.erase_node(node)
+
+
+# -- conditions
+
+
 def _flat(values: Any) -> tuple[Any, ...]:
     """f(x, 1, 2) and f(x, [1, 2]) are the same call."""
-    return (
-        tuple(values[0])
-        if len(values) == 1 and isinstance(values[0], list | tuple)
-        else tuple(values)
-    )
+    if len(values) == 1 and isinstance(values[0], list | tuple):
+        return tuple(values[0])
+    return tuple(values)
 
 
-def _is(node: Any, name: str, *arguments: Any) -> fx.Node:
-    """The node's input, if the node is that call; `...` stands for any argument. Raises _Other."""
-    if not isinstance(node, fx.Node) or node.op not in ("call_method", "call_function"):
-        raise _Other
-    called = node.target if node.op == "call_method" else _NAMES.get(node.target)
+def _input(node: Any, name: str, *arguments: Any) -> fx.Node:
+    """The first argument of a node that calls `name` with these further arguments.
+
+    `...` stands for any argument. Raises _Other for any other node.
+    """
+    _require(isinstance(node, fx.Node) and word(node) == name and not node.kwargs)
     given = _flat(node.args[1:])
-    same = len(given) == len(arguments) and all(
-        a is ... or a == g for a, g in zip(arguments, given, strict=True)
-    )
-    if called != name or node.kwargs or not same or not isinstance(node.args[0], fx.Node):
+    _require(len(given) == len(arguments))
+    for expected, found in zip(arguments, given, strict=True):
+        _require(expected is ... or expected == found)
+    x = node.args[0]
+    if not isinstance(x, fx.Node):
         raise _Other
-    return node.args[0]
+    return x
 
 
 def _only(node: fx.Node, *readers: fx.Node) -> None:
-    if set(node.users) != set(readers):
-        raise _Other
+    """Raises _Other unless exactly these nodes read `node`."""
+    _require(set(node.users) == set(readers))
 
 
 def _reader(node: fx.Node) -> fx.Node:
-    if len(node.users) != 1:
-        raise _Other
+    """The one reader of a node. Raises _Other."""
+    _require(len(node.users) == 1)
     return next(iter(node.users))
 
 
-def _attention(node: fx.Node, root: nn.Module) -> tuple[fx.Node, Any, fx.Node]:
-    """(the last node, what it becomes, its input) of softmax(q k) v between the qkv layer and the projection."""
-    plain = (
-        node.kwargs.get("dropout_p", 0.0) == 0.0
-        and set(node.kwargs) <= {"dropout_p"}
-        and len(node.args) == 3
-    )
-    if _NAMES.get(node.target) != "attention" or not plain:
-        raise _Other
-    parts = list(node.args)
-    if not all(isinstance(part, fx.Node) for part in parts):
-        raise _Other
-    thirds = [_is(part, "getitem", i) for i, part in enumerate(parts)]
-    [_only(part, node) for part in parts]
-    if len(set(thirds)) != 1:
-        raise _Other
-    _only(thirds[0], *parts)
-    permuted, last = thirds[0], _reader(_reader(node))
-    if permuted.op == "call_function":  # torch.export: unbind, and reshapes by sizes
-        unbound, permuted = permuted, permuted.args[0]
-        _is(unbound, "unbind") if len(unbound.args) == 1 else _is(unbound, "unbind", 0)
-        _only(permuted, unbound)
-        cut = _is(permuted, "permute", 2, 0, 3, 1, 4)
-        qkv = _is(cut, "reshape", ..., ..., 3, ..., ...)
-        _is(last, "reshape", ..., ..., ...)
-        _is(last.args[0], "transpose", 1, 2)
-        _, tokens, *width = qkv.meta["val"].shape
-        _, _, _, heads, depth = cut.meta["val"].shape
-        if width != [3 * heads * depth] or cut.meta["val"].shape[1] != tokens:
-            raise _Other
-        if tuple(last.meta["val"].shape[1:]) != (tokens, heads * depth):
-            raise _Other
+# -- self-attention, between the qkv layer and the projection
+
+
+def _attention(node: fx.Node, root: nn.Module) -> _Match:
+    """softmax(q k^T / sqrt(depth)) v, where q, k and v are the thirds of one value."""
+    _check_is_plain(node)
+    thirds = _cut_in_thirds(node)
+    last = _reader(_reader(node))
+    if thirds.op == "call_function":
+        permuted = _exported_input_of_unbind(thirds)
+        cut = _input(permuted, "permute", 2, 0, 3, 1, 4)
+        qkv, heads = _exported_heads(cut, last)
     else:
-        cut = _is(permuted, "permute", 2, 0, 3, 1, 4)
-        qkv = _is(cut, "unflatten", -1, ...)
-        sizes = tuple(cut.args[2])
-        if len(sizes) != 3 or sizes[0] != 3 or sizes[2] != -1:
-            raise _Other
-        heads = sizes[1]
-        if (
-            _is(last, "flatten", 2) is not _reader(node)
-            or _is(last.args[0], "transpose", 1, 2) is not node
-        ):
-            raise _Other
+        permuted = thirds
+        cut = _input(permuted, "permute", 2, 0, 3, 1, 4)
+        qkv, heads = _traced_heads(cut, last, node)
     _only(cut, permuted)
-    if not isinstance(heads, int) or heads < 1:
-        raise _Other
-    return last, SelfAttention(heads), qkv
+    _require(isinstance(heads, int) and heads >= 1)
+    return _Match(last, SelfAttention(heads), qkv)
 
 
-def _patches(node: fx.Node, root: nn.Module) -> tuple[fx.Node, Any, fx.Node]:
-    rows = _is(node, "flatten", 1, 2)
-    permuted = _is(rows, "flatten", 3)
-    across = _is(permuted, "permute", 0, 2, 3, 4, 5, 1)
+def _check_is_plain(node: fx.Node) -> None:
+    """Attention without mask, scale and dropout."""
+    _require(node.op == "call_function" and word(node) == "attention" and len(node.args) == 3)
+    _require(set(node.kwargs) <= {"dropout_p"} and node.kwargs.get("dropout_p", 0.0) == 0.0)
+
+
+def _cut_in_thirds(node: fx.Node) -> fx.Node:
+    """The node whose items 0, 1 and 2 are q, k and v."""
+    parts = [part for part in node.args if isinstance(part, fx.Node)]
+    _require(len(parts) == 3)
+    thirds = [_input(part, "getitem", i) for i, part in enumerate(parts)]
+    for part in parts:
+        _only(part, node)
+    _require(len(set(thirds)) == 1)
+    _only(thirds[0], *parts)
+    return thirds[0]
+
+
+def _exported_input_of_unbind(unbound: fx.Node) -> fx.Node:
+    arguments = [] if len(unbound.args) == 1 else [0]
+    permuted = _input(unbound, "unbind", *arguments)
+    _only(permuted, unbound)
+    return permuted
+
+
+def _exported_heads(cut: fx.Node, last: fx.Node) -> tuple[fx.Node, Any]:
+    """(qkv, heads), as torch.export writes attention: reshapes by sizes."""
+    qkv = _input(cut, "reshape", ..., ..., 3, ..., ...)
+    transposed = _input(last, "reshape", ..., ..., ...)
+    _input(transposed, "transpose", 1, 2)
+    _, tokens, *width = qkv.meta["val"].shape
+    _, length, _, heads, depth = cut.meta["val"].shape
+    _require(width == [3 * heads * depth] and length == tokens)
+    _require(tuple(last.meta["val"].shape[1:]) == (tokens, heads * depth))
+    return qkv, heads
+
+
+def _traced_heads(cut: fx.Node, last: fx.Node, node: fx.Node) -> tuple[fx.Node, Any]:
+    """(qkv, heads), as torch.fx writes attention: unflatten and flatten."""
+    qkv = _input(cut, "unflatten", -1, ...)
+    sizes: Any = cut.args[2]
+    _require(len(sizes) == 3 and sizes[0] == 3 and sizes[2] == -1)
+    transposed = _input(last, "flatten", 2)
+    _require(transposed is _reader(node))
+    _require(_input(transposed, "transpose", 1, 2) is node)
+    return qkv, sizes[1]
+
+
+# -- patches as tokens, and further tokens
+
+
+def _patches(node: fx.Node, root: nn.Module) -> _Match:
+    rows = _input(node, "flatten", 1, 2)
+    permuted = _input(rows, "flatten", 3)
+    across = _input(permuted, "permute", 0, 2, 3, 4, 5, 1)
     patch = across.args[2] if len(across.args) == 4 else None
-    down = _is(across, "unfold", 3, patch, patch)
-    image = _is(down, "unfold", 2, patch, patch)
+    down = _input(across, "unfold", 3, patch, patch)
+    image = _input(down, "unfold", 2, patch, patch)
     for inner, outer in ((rows, node), (permuted, rows), (across, permuted), (down, across)):
         _only(inner, outer)
     if not isinstance(patch, int):
         raise _Other
-    return node, Patches(patch), image
+    return _Match(node, Patches(patch), image)
 
 
-def _tokens(node: fx.Node, root: nn.Module) -> tuple[fx.Node, Any, fx.Node]:
-    if _NAMES.get(node.target) != "add" or len(node.args) != 2 or node.kwargs:
-        raise _Other
+def _tokens(node: fx.Node, root: nn.Module) -> _Match:
+    _require(node.op == "call_function" and word(node) == "add")
+    _require(len(node.args) == 2 and not node.kwargs)
     joined, table = node.args
-    if (
-        not isinstance(joined, fx.Node)
-        or _NAMES.get(joined.target) != "cat"
-        or joined.kwargs
-        or joined.args[1:] != (1,)
-    ):
+    if not isinstance(joined, fx.Node) or joined.op != "call_function":
         raise _Other
+    _require(word(joined) == "cat" and not joined.kwargs and joined.args[1:] == (1,))
     _only(joined, node)
-    if len(joined.args[0]) != 2:
+    values: Any = joined.args[0]
+    _require(len(values) == 2)
+    front, x = values
+    own = _input(front, "expand", ..., -1, -1)
+    return _Match(node, Tokens(_constant(own, root), _constant(table, root)), x)
+
+
+def _constant(node: Any, root: nn.Module) -> Tensor:
+    """A parameter of shape (1, n, C). Raises _Other."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
         raise _Other
-    front, x = joined.args[0]
-    own = _is(front, "expand", ..., -1, -1)
-    constants = [
-        operator.attrgetter(n.target)(root)
-        for n in (own, table)
-        if isinstance(n, fx.Node) and n.op == "get_attr"
-    ]
-    if len(constants) != 2 or any(c.dim() != 3 or c.shape[0] != 1 for c in constants):
-        raise _Other
-    return node, Tokens(*constants), x
+    found: Tensor = operator.attrgetter(str(node.target))(root)
+    _require(found.dim() == 3 and found.shape[0] == 1)
+    return found
 
 
-_PATTERNS: tuple[Callable[[fx.Node, nn.Module], tuple[fx.Node, Any, fx.Node]], ...] = (
-    _attention,
-    _patches,
-    _tokens,
-)
-
-
-def simplify(graph: fx.Graph, root: nn.Module) -> None:
-    """Every pattern in the graph becomes a node of its own, in place. root: holds the parameters that the graph reads."""
-    for node in list(graph.nodes):
-        for pattern in _PATTERNS if node.users else ():
-            try:
-                last, call, x = pattern(node, root)
-            except _Other:
-                continue
-            with graph.inserting_after(last):
-                made = graph.call_function(call, (x,))
-            made.meta = dict(last.meta)
-            last.replace_all_uses_with(made)
-            _erase(last)
-            break
-
-
-def _erase(node: fx.Node) -> None:
-    """The node and what it alone read: views and sums, which leave no trace elsewhere."""
-    doomed = [node]
-    while doomed:
-        node = doomed.pop()
-        if not node.users and node.op in ("call_function", "call_method", "get_attr"):
-            doomed += [other for other in node.all_input_nodes if other not in doomed]
-            node.graph.erase_node(node)
+_FINDERS: tuple[Callable[[fx.Node, nn.Module], _Match], ...] = (_attention, _patches, _tokens)

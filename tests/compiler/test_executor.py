@@ -18,8 +18,8 @@ try:
 except native.NativeUnavailable as error:
     pytest.skip(f"native kernels: {error}", allow_module_level=True)
 
+from tbn_bench.compiler.cpu.region import Region
 from tbn_bench.compiler.executor import Executor, executor
-from tbn_bench.compiler.graph import Region
 
 LEVELS = native.levels()
 

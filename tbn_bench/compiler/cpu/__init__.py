@@ -1,0 +1,1 @@
+"""The CPU back end: operations become steps of native plans; what has no step stays in torch."""

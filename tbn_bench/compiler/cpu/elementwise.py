@@ -1,0 +1,113 @@
+"""Values one by one: activation functions, sums, normalisation."""
+
+from torch import Tensor, fx
+
+from tbn_bench import native
+from tbn_bench.compiler import fold
+from tbn_bench.compiler.cpu.operands import Builder
+from tbn_bench.compiler.graph import (
+    Add,
+    BatchNorm,
+    Clamp,
+    Gelu,
+    LayerNorm,
+    Relu,
+    Same,
+    Unsupported,
+)
+from tbn_bench.compiler.layer import Array
+from tbn_bench.native import Op
+
+_WITH_RELU = (native.CONV, native.ADD, native.AFFINE, native.GATHER)
+_WITH_SCALE = (native.CONV, native.AFFINE, native.GATHER)
+
+
+def same(operation: Same, build: Builder) -> int:
+    return build.operand(operation.x)
+
+
+def relu(operation: Relu, build: Builder) -> int:
+    """Part of the op before, where that is read here only."""
+    before = build.foldable(operation.x, _WITH_RELU)
+    if before is None:
+        return build.elementwise(native.RELU, operation.x)
+    before.relu = True
+    return before.output
+
+
+def gelu(operation: Gelu, build: Builder) -> int:
+    return build.elementwise(native.GELU, operation.x)
+
+
+def clamp(operation: Clamp, build: Builder) -> int:
+    return build.elementwise(native.CLAMP, operation.x, eps=operation.low, high=operation.high)
+
+
+def batch_norm(operation: BatchNorm, build: Builder) -> int:
+    """Part of the layer before, where that is read here only; else an op of its own."""
+    scale, shift = fold.scale_and_shift(operation.module)
+    before = build.foldable(operation.x, _WITH_SCALE)
+    if before is not None and _is_by_channel(before, build):
+        before.scale = before.scale * scale
+        before.shift = before.shift * scale + shift
+        return before.output
+    index = build.operand(operation.x, last=False)
+    out = build.region.like(index)
+    return build.region.add(Op(native.AFFINE, index, out, scale=scale, shift=shift))
+
+
+def _is_by_channel(op: Op, build: Builder) -> bool:
+    """True where the op's scales are over the channels that torch normalises, before any sum."""
+    value = build.value(op.output)
+    return op.residual < 0 and (value.rank == 2 or not value.last)
+
+
+def layer_norm(operation: LayerNorm, build: Builder) -> int:
+    module = operation.module
+    index = build.operand(operation.x, last=True)
+    channels = build.value(index).shape[2]
+    if tuple(module.normalized_shape) != (channels,):
+        raise Unsupported(f"normalises axes {tuple(module.normalized_shape)}, not the channels")
+    out = build.region.like(index)
+    scale, shift = (_float32(part) for part in (module.weight, module.bias))
+    op = Op(native.LAYER_NORM, index, out, scale=scale, shift=shift, eps=module.eps)
+    return build.region.add(op)
+
+
+def _float32(tensor: Tensor | None) -> Array | None:
+    if tensor is None:
+        return None
+    found: Array = tensor.detach().float().cpu().numpy()
+    return found
+
+
+def add(operation: Add, build: Builder) -> int:
+    """The last step of a convolution, if that can wait for the other summand; else an op."""
+    region = build.region
+    first, second = operation.x, operation.y
+    if first not in region.of_node:
+        first, second = second, first
+    left = build.operand(first)
+    source = build.value(left)
+    right = build.operand(second, last=None if source.rank == 2 else source.last)
+    other = build.value(right)
+    if not source.is_like(other):
+        raise Unsupported(f"a sum of {source.shape} and {other.shape}; shapes must agree")
+    if first is not second:
+        for node, own, value in ((first, left, right), (second, right, left)):
+            conv = _waiting(node, own, build)
+            if conv is not None:
+                region.ops.remove(conv)
+                region.ops.append(conv)
+                conv.residual = value
+                return conv.output
+    out = region.like(left)
+    return region.add(Op(native.ADD, left, out, residual=right))
+
+
+def _waiting(node: fx.Node, own: int, build: Builder) -> Op | None:
+    """The convolution that makes a summand, if it may run last: nobody else reads its result."""
+    if build.region.of_node.get(node) != own:
+        return None
+    conv = build.foldable(node, (native.CONV,))
+    return conv if conv is not None and conv.residual < 0 else None

@@ -1,0 +1,169 @@
+"""Linear layers and convolutions as ops of a native plan."""
+
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from tbn_bench import native
+from tbn_bench.compiler.cpu.operands import Builder
+from tbn_bench.compiler.geometry import Window
+from tbn_bench.compiler.graph import Layer, Unsupported
+from tbn_bench.compiler.layer import Array, bias, convolution_window, is_packed, weight_shape
+from tbn_bench.format import bits
+from tbn_bench.kernels import _cpu
+from tbn_bench.native import Op
+
+
+def layer(operation: Layer, build: Builder) -> int:
+    """One CONV op; more of them where tiles end inside rows, or the weight is a product."""
+    module = operation.module
+    is_linear = len(weight_shape(module)) == 2
+    _check(operation, build)
+    x = build.operand(operation.x, last=is_linear)
+    if is_packed(module) and module.summed > 1:
+        x = _group_sums(x, module.summed, build)
+    shape = tuple(module.product.shape) if is_packed(module) else weight_shape(module)
+    groups = getattr(module, "groups", 1)
+    channels = build.value(x).shape[2]
+    if channels != shape[1] * groups:
+        raise Unsupported(f"{shape[1] * groups} input channels on a value of {channels}")
+    if getattr(module, "segment", 0):
+        return _segments(x, module, build)
+    window = _window(module, x, build)
+    if getattr(module, "two_steps", False):
+        return _two_factors(x, module, window, build)
+    weights, p, scale = _weights(module, shape, groups, build.level)
+    out = build.region.like(x, (*window.out, shape[0]))
+    return build.region.add(
+        Op(
+            native.CONV,
+            x,
+            out,
+            **_placed(window),
+            p=p,
+            rows=weights[0].rows,
+            weights=weights,
+            scale=scale,
+            shift=bias(module),
+        )
+    )
+
+
+def _check(operation: Layer, build: Builder) -> None:
+    module = operation.module
+    if is_packed(module) and module.form.kind == "shifted":
+        # torch multiplies by the tile alone; the enlarged kernel would cost more than it saves
+        raise Unsupported("shifted copies run in torch, by the tile alone")
+    axes = len(weight_shape(module))
+    if axes == 2 or not isinstance(operation.x, fx.Node):
+        return
+    example = build.examples.of(operation.x)
+    found = example.dim() if hasattr(example, "dim") else 0
+    if found != axes:
+        raise Unsupported(f"a convolution of {axes} axes on a value of {found}")
+
+
+def _window(module: Any, x: int, build: Builder) -> Window:
+    """Where the kernel is. A linear layer is a convolution by one pixel."""
+    shape = build.value(x).shape
+    if len(weight_shape(module)) == 2:
+        height, width, _ = shape
+        return Window(shape, kernel=(1, 1), out=(height, width))
+    return convolution_window(module, shape)
+
+
+def _placed(window: Window) -> dict[str, Any]:
+    """As options of an op."""
+    return {
+        "kernel": window.kernel,
+        "stride": window.stride,
+        "padding": window.padding,
+        "dilation": window.dilation,
+    }
+
+
+def _group_sums(x: int, p: int, build: Builder) -> int:
+    """Sums of every p neighbouring channels, which the tile of copies by columns multiplies.
+
+    Layers that read one value share its sums.
+    """
+    region = build.region
+    height, width, channels = build.value(x).shape
+    if channels % p:
+        raise Unsupported(f"{channels} channels are no multiple of p = {p}")
+    for op in region.ops:
+        if (op.kind, op.input, op.p) == (native.GROUP_SUM, x, p):
+            return op.output
+    out = region.like(x, (height, width, channels // p))
+    return region.add(Op(native.GROUP_SUM, x, out, p=p))
+
+
+def _segments(x: int, module: Any, build: Builder) -> int:
+    """A linear layer whose tiles end inside rows: products of pieces, and their sums."""
+    region = build.region
+    height, width, columns = build.value(x).shape
+    rows = module.shape[0]
+    weights, coefficients = _cpu.segments(
+        module.tile_bits.cpu(),
+        module.alphas.cpu(),
+        module.shape,
+        module.p,
+        module.segment,
+        build.level,
+    )
+    pieces = columns // module.segment
+    cut = region.like(x, (height, width * pieces, module.segment))
+    products = region.like(x, (height, width * pieces, weights.rows))
+    out = region.like(x, (height, width, rows))
+    region.add(Op(native.COPY, x, cut))
+    region.add(Op(native.CONV, cut, products, rows=weights.rows, weights=[weights]))
+    return region.add(
+        Op(
+            native.GATHER,
+            products,
+            out,
+            coefficients=coefficients,
+            scale=np.ones(rows),
+            shift=bias(module),
+        )
+    )
+
+
+def _two_factors(x: int, module: Any, window: Window, build: Builder) -> int:
+    """A scale per input channel, a layer of `rank` rows, and a layer of one pixel.
+
+    Both layers have weights of signs.
+    """
+    region = build.region
+    rows = module.shape[0]
+    rank = module.form.rank
+    channels = build.value(x).shape[2]
+    u, m, v = (scales.double().cpu().numpy() for scales in module.factor_scales())
+    left, right = (bits.pack(signs.cpu().numpy()) for signs in module.factor_signs())
+    first = native.SignWeights(right, rank, channels, *window.kernel, build.level)
+    second = native.SignWeights(left, rows, rank, name=build.level)
+
+    scaled = region.like(x)
+    middle = region.like(x, (*window.out, rank))
+    out = region.like(x, (*window.out, rows))
+    region.add(Op(native.AFFINE, x, scaled, scale=v))
+    region.add(
+        Op(native.CONV, scaled, middle, rows=rank, weights=[first], scale=m, **_placed(window))
+    )
+    return region.add(
+        Op(native.CONV, middle, out, rows=rows, weights=[second], scale=u, shift=bias(module))
+    )
+
+
+def _weights(
+    module: Any, shape: tuple[int, ...], groups: int, level: str
+) -> tuple[list[Any], int, Array]:
+    """(one weight per group, or one for all of a depthwise layer; p; scale per output channel)."""
+    signs = module.sign_form() if is_packed(module) else None
+    if signs is not None:
+        tile_bits, alphas, p = signs
+        return _cpu.weights(tile_bits.cpu(), alphas.cpu(), shape, p, groups, level)
+    dense = module.expanded() if is_packed(module) else module.weight.detach()
+    values = dense.float().cpu().numpy().reshape(shape)
+    return _cpu.float_weights(values, groups, level), 1, np.ones(shape[0])

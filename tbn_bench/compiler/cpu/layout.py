@@ -1,0 +1,63 @@
+"""Where the values of a region are in its arena."""
+
+from tbn_bench import native
+from tbn_bench.compiler.arena import Buffer, Life, lifetimes, place
+from tbn_bench.compiler.cpu.region import Region
+from tbn_bench.native import Op
+
+_IN_PLACE = (native.ADD, native.RELU, native.AFFINE, native.COPY, native.CLAMP, native.GELU)
+
+
+def offsets(region: Region, kept: set[int]) -> list[int]:
+    """The position of each value in the arena of one image, in floats. kept: alive all the time."""
+    lives = lifetimes(_steps(region), region.inputs.values(), kept & _made(region))
+    reused = _computed_in_place(region, lives, kept)
+    for value, root in reused.items():
+        first, last = lives[root]
+        lives[root] = (first, max(last, lives[value][1]))
+    own = sorted(lives.keys() - reused.keys())
+    buffers = [Buffer(value, *lives[value], _size(region, value)) for value in own]
+    buffers.sort(key=lambda buffer: (buffer.first, buffer.last))
+    place(buffers)
+    starts = {buffer.key: buffer.start for buffer in buffers}
+    roots = [reused.get(value, value) for value in range(len(region.values))]
+    return [starts.get(root, 0) for root in roots]
+
+
+def _steps(region: Region) -> list[tuple[list[int], int]]:
+    return [(_read(op), op.output) for op in region.ops]
+
+
+def _read(op: Op) -> list[int]:
+    return [value for value in (op.input, op.residual) if value >= 0]
+
+
+def _made(region: Region) -> set[int]:
+    made = {op.output for op in region.ops}
+    return made | set(region.inputs.values())
+
+
+def _size(region: Region, value: int) -> int:
+    return native.padded_size(region.values[value].shape)
+
+
+def _computed_in_place(region: Region, lives: dict[int, Life], kept: set[int]) -> dict[int, int]:
+    """Values computed in place: value -> the value whose buffer it reuses."""
+    reused: dict[int, int] = {}
+    for step, op in enumerate(region.ops):
+        source = _replaceable(op)
+        if source < 0 or kept & {source, op.output}:
+            continue
+        is_last_use = lives[source][1] == step
+        if is_last_use and _size(region, source) == _size(region, op.output):
+            reused[op.output] = reused.get(source, source)
+    return reused
+
+
+def _replaceable(op: Op) -> int:
+    """The operand whose buffer the op may overwrite, element by element; -1 for none."""
+    if op.residual >= 0:
+        # a convolution reads its input around each output
+        is_read_around = op.kind == native.CONV and op.residual == op.input
+        return -1 if is_read_around else op.residual
+    return op.input if op.kind in _IN_PLACE else -1

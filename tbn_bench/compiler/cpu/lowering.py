@@ -1,0 +1,140 @@
+"""From a graph to regions of native ops and the torch nodes between them.
+
+Layers are fused where they are read once: convolution or linear layer, batch normalisation,
+residual sum and ReLU are one op, alpha being part of its scale. A node that has no op closes the
+region and stays in torch; `reasons` says why.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tbn_bench import native
+from tbn_bench.compiler import graph
+from tbn_bench.compiler.cpu import elementwise, layers, pooling, shapes, tokens
+from tbn_bench.compiler.cpu.examples import Examples
+from tbn_bench.compiler.cpu.operands import Builder
+from tbn_bench.compiler.cpu.region import Region
+from tbn_bench.compiler.graph import NoRule, Operation, Unsupported
+from tbn_bench.compiler.layer import is_packed
+from tbn_bench.compiler.rules import operation_of
+
+# operation -> the function that adds it to a region, and returns the value it makes
+_OPS: dict[type[Operation], Callable[[Any, Builder], int]] = {
+    graph.Same: elementwise.same,
+    graph.Relu: elementwise.relu,
+    graph.Gelu: elementwise.gelu,
+    graph.Clamp: elementwise.clamp,
+    graph.Add: elementwise.add,
+    graph.BatchNorm: elementwise.batch_norm,
+    graph.LayerNorm: elementwise.layer_norm,
+    graph.Layer: layers.layer,
+    graph.Pool: pooling.pool,
+    graph.Mean: pooling.mean,
+    graph.Maximum: pooling.maximum,
+    graph.Flatten: shapes.flatten,
+    graph.Reshape: shapes.reshape,
+    graph.Transpose: shapes.transpose,
+    graph.Select: shapes.select,
+    graph.Subsample: shapes.subsample,
+    graph.PadChannels: shapes.pad_channels,
+    graph.PadMap: shapes.pad_map,
+    graph.Attention: tokens.attention,
+    graph.Patches: tokens.patches,
+    graph.Tokens: tokens.tokens,
+}
+
+
+class Lowering:
+    """Walks a graph once. `steps` are regions and torch nodes in order.
+
+    root: the modules. traced: the graph over them. image: (1, ...), one input. reasons: torch
+    node -> why it is no part of a region.
+    """
+
+    def __init__(self, root: nn.Module, traced: fx.Graph, image: Tensor, level: str):
+        self.steps: list[Region | fx.Node] = []
+        self.reasons: dict[fx.Node, str] = {}
+        self.native_layers = 0
+        self.output: Any = None
+        self._root = root
+        self._modules = dict(root.named_modules())
+        self._level = level
+        self._examples = Examples()
+        self._region: Region | None = None
+        for node in traced.nodes:
+            self._visit(node, image)
+        self._close()
+
+    def _visit(self, node: fx.Node, image: Tensor) -> None:
+        if node.op == "placeholder":
+            self._examples.set(node, lambda batch: torch.empty(batch, *image.shape[1:]))
+        elif node.op == "output":
+            self.output = node.args[0]
+        elif not self._lowered(node):
+            self._leave_to_torch(node)
+
+    def _lowered(self, node: fx.Node) -> bool:
+        """True where the node became part of the open region, or of a new one."""
+        try:
+            operation = operation_of(node, self._modules)
+        except Unsupported as error:
+            self.reasons[node] = error.reason
+            return False
+        if self._added(node, operation):
+            return True
+        if self._region is None:
+            return False
+        # the open region may be the obstacle, by a layout, say
+        self._close()
+        return self._added(node, operation)
+
+    def _added(self, node: fx.Node, operation: Operation) -> bool:
+        region = self._region or Region()
+        mark = region.mark()
+        try:
+            value = self._add(operation, region)
+        except Unsupported as error:
+            region.back_to(mark)
+            self.reasons[node] = error.reason
+            return False
+        self._region = region
+        self.reasons.pop(node, None)
+        region.of_node[node] = value
+        region.nodes.append(node)
+        made = region.values[value]
+        factor = region.factor
+        self._examples.set(node, lambda batch: torch.empty(made.torch_shape(batch * factor)))
+        return True
+
+    def _add(self, operation: Operation, region: Region) -> int:
+        add = _OPS.get(type(operation))
+        if add is None:
+            raise NoRule(type(operation).__name__)
+        value = add(operation, Builder(region, self._examples, self._level))
+        if isinstance(operation, graph.Layer):
+            self.native_layers += 1
+        return value
+
+    def _leave_to_torch(self, node: fx.Node) -> None:
+        self._close()
+        self.steps.append(node)
+        module = self._modules.get(str(node.target)) if node.op == "call_module" else None
+        if is_packed(module):
+            # in real tensors: what it derives from its bits outlives the examples
+            module.materialize_()  # type: ignore[union-attr]
+        self._examples.run(node, self._root)
+
+    def _close(self) -> None:
+        region = self._region
+        self._region = None
+        if region is None:
+            return
+        if any(op.kind == native.CONV for op in region.ops):
+            self.steps.append(region)
+            return
+        for node in region.nodes:
+            self.reasons[node] = "no layer beside it runs natively"
+        self.steps += region.nodes

@@ -1,0 +1,66 @@
+"""Functions of single values: ReLU, GELU, clamps. An activation function is added here."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tbn_bench.compiler.graph import Clamp, Gelu, NoRule, Operation, Relu, Same
+from tbn_bench.compiler.names import Call, lowers
+
+
+@lowers(nn.ReLU, F.relu, torch.relu, torch.ops.aten.relu.default, "relu")
+def relu(call: Call) -> Operation:
+    if call.module is not None:
+        return Relu(call.x, call.module.inplace)
+    (in_place,) = call.arguments(inplace=False)
+    return Relu(call.x, bool(in_place))
+
+
+@lowers(nn.GELU, F.gelu, torch.ops.aten.gelu.default)
+def gelu(call: Call) -> Operation:
+    if call.module is not None:
+        approximate = call.module.approximate
+    else:
+        (approximate,) = call.arguments(approximate="none")
+    if approximate != "none":
+        raise NoRule("GELU by an approximation")
+    return Gelu(call.x)
+
+
+@lowers(nn.Hardtanh, F.hardtanh, torch.ops.aten.hardtanh.default)
+def hardtanh(call: Call) -> Operation:
+    """nn.ReLU6 is a subclass of nn.Hardtanh."""
+    if call.module is not None:
+        return Clamp(call.x, float(call.module.min_val), float(call.module.max_val))
+    low, high, in_place = call.arguments(min_val=-1.0, max_val=1.0, inplace=False)
+    are_numbers = isinstance(low, int | float) and isinstance(high, int | float)
+    if in_place or not are_numbers:
+        raise NoRule("hardtanh in place or between computed limits")
+    return Clamp(call.x, float(low), float(high))
+
+
+@lowers(F.relu6)
+def relu6(call: Call) -> Operation:
+    (in_place,) = call.arguments(inplace=False)
+    if in_place:
+        raise NoRule("relu6 in place")
+    return Clamp(call.x, 0.0, 6.0)
+
+
+@lowers(nn.Identity, nn.Dropout, nn.Dropout2d)
+def identity(call: Call) -> Operation:
+    return Same(call.x)
+
+
+@lowers(F.dropout)
+def dropout(call: Call) -> Operation:
+    _, training, _ = call.arguments(p=0.5, training=True, inplace=False)
+    if training:
+        raise NoRule("dropout in training mode")
+    return Same(call.x)
+
+
+@lowers("contiguous")
+def contiguous(call: Call) -> Operation:
+    call.arguments()
+    return Same(call.x)

@@ -1,0 +1,42 @@
+"""Sums of two values, means and maxima over axes."""
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from tbn_bench.compiler.graph import Add, Maximum, Mean, NoRule, Operation, Unsupported
+from tbn_bench.compiler.names import Call, lowers
+
+
+@lowers("add")
+def add(call: Call) -> Operation:
+    (other,) = call.arguments(other=None)
+    for summand in (call.x, other):
+        if not isinstance(summand, fx.Node):
+            raise NoRule("a sum with a constant")
+    return Add(call.x, other, in_place=call.target is operator.iadd)
+
+
+@lowers(torch.mean, torch.ops.aten.mean.dim, "mean")
+def mean(call: Call) -> Operation:
+    axes, keepdim = call.arguments(dim=None, keepdim=False)
+    return Mean(call.x, _axes(axes), bool(keepdim))
+
+
+@lowers(torch.ops.aten.amax.default, "amax")
+def amax(call: Call) -> Operation:
+    (axes,) = call.arguments(dim=())
+    found = _axes(axes)
+    if len(found) != 1:
+        raise NoRule("amax over several axes")
+    return Maximum(call.x, found[0])
+
+
+def _axes(value: Any) -> tuple[int, ...]:
+    """One axis or several. Raises Unsupported for what is computed."""
+    listed = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(isinstance(axis, int) for axis in listed):
+        raise Unsupported(f"expected axes as numbers, got {value!r}")
+    return listed
