@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tbn_bench import __version__, convert
 from tbn_bench.experiment import build
-from tbn_bench.mcu import bundle, check, emit, graph, layout, memory, program, reference
+from tbn_bench.mcu import bundle, check, emit, graph, layout, lowering, memory, program, reference
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.mcu.program import Program, Quant
 from tbn_bench.mcu.table import aligned
@@ -61,7 +61,7 @@ def compile_(
     small = copy.deepcopy(model).eval()
     if any(hasattr(m, "parametrizations") for m in small.modules()):
         convert.pack_(small)
-    network = graph.trace(small, tuple(x.shape[1:]))
+    network = lowering.lower(small, tuple(x.shape[1:]))
     _check_graph(network, model, x)
     form = TARGETS[target] if activations == "u8" else "nat"
     prog = program.build(network, activations, form, maps(x.numpy(), network), source)

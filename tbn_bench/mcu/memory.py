@@ -1,35 +1,10 @@
-"""The layout of the arena: a byte offset for each value and each scratch area.
+"""The layout of the arena: a byte offset for each value and each scratch area."""
 
-First fit by size. Buffers that are alive at the same time do not overlap.
-"""
-
-from dataclasses import dataclass
-
+from tbn_bench.compiler.arena import Buffer, lifetimes, place
 from tbn_bench.mcu import layout
 from tbn_bench.mcu.program import Op, Program
 
 _ALIGN = 4
-
-
-@dataclass
-class _Buffer:
-    """Bytes that are in use from op `first` to op `last`, both included.
-
-    key: ("value", index), or ("scratch" | "patch", index of the op).
-    """
-
-    key: tuple[str, int]
-    first: int
-    last: int
-    size: int
-    start: int = 0  # offset in the arena
-
-    @property
-    def end(self) -> int:
-        return self.start + self.size
-
-    def alive_with(self, other: "_Buffer") -> bool:
-        return self.first <= other.last and other.first <= self.last
 
 
 def plan(program: Program) -> None:
@@ -39,7 +14,7 @@ def plan(program: Program) -> None:
     """
     _set_sizes(program)
     buffers = _buffers(program)
-    _place(buffers)
+    place(buffers)
     at = {buffer.key: buffer.start for buffer in buffers}
     for i, op in enumerate(program.ops):
         inputs = op.node.inputs
@@ -63,51 +38,23 @@ def _set_sizes(program: Program) -> None:
         op.out_bytes = graph.size(op.node.output) * each
 
 
-def _buffers(program: Program) -> list[_Buffer]:
+def _buffers(program: Program) -> list[Buffer]:
     """All values in the order of their ops, then the scratch areas of each op."""
-    last_use = _last_uses(program)
-    input_size = _up(program.graph.size(0) * program.element)
-    buffers = [_Buffer(("value", 0), -1, last_use.get(0, 0), input_size)]
+    steps = [(op.node.inputs, op.node.output) for op in program.ops]
+    lives = lifetimes(steps, inputs=[0], kept=[program.graph.output])
+    sizes = {op.node.output: op.out_bytes for op in program.ops}
+    sizes[0] = program.graph.size(0) * program.element
+    buffers = [Buffer(("value", v), *life, _up(sizes[v])) for v, life in lives.items()]
     for i, op in enumerate(program.ops):
-        value = op.node.output
-        buffers.append(_Buffer(("value", value), i, last_use[value], _up(op.out_bytes)))
-    for i, op in enumerate(program.ops):
-        sizes = {"scratch": _scratch(op), "patch": _patch(op, program.element)}
-        for kind, size in sizes.items():
+        scratch = {"scratch": _scratch(op), "patch": _patch(op, program.element)}
+        for kind, size in scratch.items():
             if size:
-                buffers.append(_Buffer((kind, i), i, i, size))
+                buffers.append(Buffer((kind, i), i, i, size))
     return buffers
-
-
-def _last_uses(program: Program) -> dict[int, int]:
-    """Value -> index of the last op that needs it. The output is needed after all ops."""
-    last_use: dict[int, int] = {}
-    for i, op in enumerate(program.ops):
-        for value in op.node.inputs:
-            last_use[value] = i
-        last_use[op.node.output] = i
-    last_use[program.graph.output] = len(program.ops)
-    return last_use
 
 
 def _up(n: int) -> int:
     return -(-n // _ALIGN) * _ALIGN
-
-
-def _place(buffers: list[_Buffer]) -> None:
-    """Sets the start of each buffer: the lowest offset that is free for its whole life.
-
-    The largest buffers are placed first.
-    """
-    placed: list[_Buffer] = []
-    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first)):
-        neighbours = [other for other in placed if other.alive_with(buffer)]
-        taken = sorted((other.start, other.end) for other in neighbours)
-        for low, high in taken:
-            if buffer.end <= low:
-                break
-            buffer.start = max(buffer.start, high)
-        placed.append(buffer)
 
 
 def _scratch(op: Op) -> int:

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tbn_bench.compiler.geometry import Window
 from tbn_bench.mcu import layout, reference
-from tbn_bench.mcu.graph import Graph, McuError, Node, Window
+from tbn_bench.mcu.graph import Graph, McuError, Node
 
 Array = NDArray[Any]
 ACTIVATIONS = ("u8", "f32")

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbn_bench.mcu.graph import Graph, Node, Window
+from tbn_bench.compiler.geometry import Window
+from tbn_bench.mcu.graph import Graph, Node
 
 Array = NDArray[Any]
 

@@ -317,6 +317,43 @@ def test_values_with_several_readers(name, activations):
     )
 
 
+class _AsksForItsShape(nn.Module):
+    """torch.fx cannot follow this; torch.export can."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.Linear(54, 5)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x)).relu()
+        if y.shape[-1] > 4:
+            y = F.max_pool2d(y, 2)
+        return self.head(y.reshape(y.shape[0], -1))
+
+
+@pytest.mark.parametrize("activations", ["u8", "f32"])
+def test_a_network_that_only_torch_export_can_follow(activations):
+    model = _AsksForItsShape().eval()
+    model.norm.running_mean.normal_()
+    binarize.binarize_(model, "tbn(p=2, min_layer_size=0)")
+    x = torch.rand(30, 2, 9, 9) - 0.3
+    with torch.no_grad():
+        expected = model(x).numpy()
+    prog = export.compile_(model, x, activations, "m4")
+    found = emulate.run(prog, export.quantised(prog, None, x)) * prog.output_scale
+    assert [node.kind for node in prog.graph.nodes] == ["tiled", "max", "tiled"]
+    assert np.abs(found - expected).max() / np.abs(expected).max() < (
+        1e-5 if activations == "f32" else 0.06
+    )
+
+
+def test_a_refusal_names_the_module_as_the_network_does():
+    block = nn.Sequential(nn.Conv2d(8, 8, 1), nn.SiLU())
+    model = nn.Sequential(block, nn.Flatten()).eval()
+    with pytest.raises(McuError, match=r"^0\.1: SiLU cannot run on a microcontroller yet"):
+        export.compile_(model, torch.rand(4, 8, 1, 1), "u8", "m4")
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_would_be_another_network_is_refused(name):
     how, said = REFUSED[name]

@@ -1,0 +1,156 @@
+"""The microcontroller back end: from a traced network to the graph of a C program.
+
+Batch normalisation and ReLU are folded into the layers. Whatever C cannot run is refused by name,
+with the reason.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from tbn_bench.compiler import graph as compiler_graph
+from tbn_bench.compiler import patterns
+from tbn_bench.compiler.export import by_export
+from tbn_bench.compiler.graph import NoRule, Operation, Unsupported
+from tbn_bench.compiler.rules import operation_of
+from tbn_bench.compiler.trace import symbolic
+from tbn_bench.mcu import lower_layers, lower_maps
+from tbn_bench.mcu.builder import Builder
+from tbn_bench.mcu.graph import Graph, McuError
+
+_KNOWN = (
+    "known are Linear, Conv1d, Conv2d, batch normalisation, ReLU, max and average pooling, "
+    "flatten, sums of two maps, steps over pixels, channels of zeros, dropout"
+)
+
+# operation -> the function that adds its nodes, and returns the value they make
+_NODES: dict[type[Operation], Callable[[Any, fx.Node, Builder], int]] = {
+    compiler_graph.Same: lower_maps.same,
+    compiler_graph.Relu: lower_maps.relu,
+    compiler_graph.BatchNorm: lower_maps.batch_norm,
+    compiler_graph.Add: lower_maps.add,
+    compiler_graph.Flatten: lower_maps.flatten,
+    compiler_graph.Reshape: lower_maps.reshape,
+    compiler_graph.Mean: lower_maps.mean,
+    compiler_graph.Pool: lower_maps.pool,
+    compiler_graph.Subsample: lower_maps.subsample,
+    compiler_graph.PadChannels: lower_maps.pad_channels,
+    compiler_graph.Layer: lower_layers.layer,
+}
+
+
+def lower(model: nn.Module, in_shape: tuple[int, ...]) -> Graph:
+    """The graph of a network.
+
+    model: in eval mode, packed (convert.pack_). in_shape: (C, H, W), (C, L) or (N,).
+
+    Raises McuError for what C cannot run.
+    """
+    root, traced = _traced(model, in_shape)
+    modules = dict(root.named_modules())
+    build = Builder()
+    for node in traced.nodes:
+        try:
+            _visit(node, modules, in_shape, build)
+        except Unsupported as error:
+            raise McuError(f"{_name(node)}: {_sentence(error)}") from error
+    _end(build)
+    return build.graph
+
+
+def _traced(model: nn.Module, in_shape: tuple[int, ...]) -> tuple[nn.Module, fx.Graph]:
+    """By torch.fx; by torch.export where the network's code depends on shapes. Raises McuError."""
+    try:
+        traced = symbolic(model)
+    except Exception as error:  # noqa: BLE001 - anybody's forward may raise anything
+        return _exported(model, in_shape, _first_line(error))
+    patterns.simplify(traced, model)
+    return model, traced
+
+
+def _exported(
+    model: nn.Module, in_shape: tuple[int, ...], fx_reason: str
+) -> tuple[nn.Module, fx.Graph]:
+    try:
+        return by_export(model, torch.zeros(1, *in_shape))
+    except Exception as error:
+        raise McuError(
+            f"the network cannot be traced (torch.fx: {fx_reason}; torch.export: "
+            f"{_first_line(error)}); export plain feed-forward networks"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def _visit(
+    node: fx.Node, modules: dict[str, nn.Module], in_shape: tuple[int, ...], build: Builder
+) -> None:
+    if node.op == "placeholder":
+        _add_input(node, in_shape, build)
+    elif node.op == "output":
+        build.graph.output = build.operand(node.args[0])
+    elif not _is_size(node):
+        operation = operation_of(node, modules)
+        add = _NODES.get(type(operation))
+        if add is None:
+            raise NoRule(_called(node, modules))
+        build.values[node] = add(operation, node, build)
+
+
+def _is_size(node: fx.Node) -> bool:
+    """True for a number that torch.export reads from a shape: the batch, say."""
+    return isinstance(node.meta.get("val"), int | torch.SymInt)
+
+
+def _add_input(node: fx.Node, in_shape: tuple[int, ...], build: Builder) -> None:
+    if build.graph.shapes:
+        if node.users:
+            raise Unsupported("a second input; networks of one input are known")
+        return
+    channels, *size = in_shape
+    height, width = [1] * (2 - len(size)) + size
+    build.values[node] = build.new((height, width, channels))
+
+
+def _called(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    """What the node calls, as a user knows it."""
+    if node.op == "call_module":
+        return type(modules[str(node.target)]).__name__
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _name(node: fx.Node) -> str:
+    """As the network's code names it: a module's path, else the name in the graph."""
+    return str(node.target) if node.op == "call_module" else node.name
+
+
+def _sentence(error: Unsupported) -> str:
+    """What is wrong, and what to do."""
+    if isinstance(error, NoRule):
+        return f"{error.what} cannot run on a microcontroller yet; {error.hint or _KNOWN}"
+    return error.reason
+
+
+def _end(build: Builder) -> None:
+    """Leaves out the nodes that the output does not need. Raises McuError."""
+    graph = build.graph
+    height, width, channels = graph.shapes[graph.output]
+    if graph.output in build.flat and height * width > 1 and channels > 1:
+        raise McuError(
+            f"the network ends in a flattened map of {height} x {width} x {channels}, whose order "
+            "differs in C; end it in a layer"
+        )
+    needed = {graph.output}
+    kept = []
+    for node in reversed(graph.nodes):
+        if node.output in needed:
+            needed |= set(node.inputs)
+            kept.append(node)
+    graph.nodes = kept[::-1]
+    if not kept:
+        raise McuError("the network has no layer")
