@@ -118,6 +118,7 @@ def _native_variant(
         "level": run.level,
         "precision": precision,
         "in_torch": run.torch_nodes,
+        "in_torch_reasons": run.reasons,
     }
     return Variant(
         binarizer,
