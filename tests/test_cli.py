@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tbn_bench import __version__, cli
+from tbn_bench.cli.parser import make_parser
 from tbn_bench.config import make
 from tbn_bench.records.store import RunStore
 from tbn_bench.sweep.local import BUSY
@@ -22,6 +23,7 @@ TINY = ("--data", "digits", "--model", "mlp(hidden=[30])")  # 64-30-10: weights 
 PROBE = """
 import contextlib, io, json, sys
 from tbn_bench import cli
+from tbn_bench.cli.parser import make_parser
 argvs, heavy = json.loads(sys.argv[1])
 for argv in argvs:
     out = io.StringIO()
@@ -85,7 +87,7 @@ def test_help_needs_no_torch(tmp_path):
 
 def test_every_command_is_tested_for_its_help():
     """A new command enters COMMANDS, or this fails."""
-    (choices,) = [action.choices for action in cli._parser()._actions if action.dest == "command"]
+    (choices,) = [action.choices for action in make_parser()._actions if action.dest == "command"]
     assert set(choices) == set(COMMANDS)
 
 
@@ -341,7 +343,7 @@ def test_ctrl_c_is_status_130(call, monkeypatch):
     def stopped(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_runs", stopped)
+    monkeypatch.setattr(cli.runs, "run", stopped)
     code, out, err = call("runs")
     assert (code, out) == (130, "")
     assert "interrupted; the same command goes on" in err
@@ -350,7 +352,7 @@ def test_ctrl_c_is_status_130(call, monkeypatch):
 
 def test_failed_runs_of_a_sweep_are_status_1(call, monkeypatch):
     """The JSON is printed all the same, so that a script learns which."""
-    monkeypatch.setattr(cli, "_sweep", lambda _: {"failed": 1, "failed_ids": ["abc"]})
+    monkeypatch.setattr(cli.sweep, "run", lambda _: {"failed": 1, "failed_ids": ["abc"]})
     code, out, _ = call("sweep", "x.yaml")
     assert (code, json.loads(out)) == (1, {"failed": 1, "failed_ids": ["abc"]})
 

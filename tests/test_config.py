@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tbn_bench import cli
+from tbn_bench.cli.flags import config_of
+from tbn_bench.cli.parser import make_parser
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records.store import RunStore
 
@@ -30,7 +31,7 @@ OTHER = {
 
 def parsed(*flags: str) -> RunConfig:
     """The config that `tbn-bench train` makes of these flags."""
-    return cli._config(cli._parser().parse_args(["train", *flags]))
+    return config_of(make_parser().parse_args(["train", *flags]))
 
 
 # Identity

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tbn_bench import cli
+from tbn_bench.cli.parser import make_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -39,7 +39,7 @@ def test_sweeps_that_are_named_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_commands_that_are_named_exist(page):
-    known = cli._parser()._subparsers._group_actions[0].choices
+    known = make_parser()._subparsers._group_actions[0].choices
     assert set(COMMAND.findall(page.read_text(encoding="utf-8"))) <= set(known)
 
 

@@ -7,9 +7,8 @@ Images, labels and the score's definition are those of the run's data set and ta
 verified where both ways give the recorded score, within the tolerance of build.score_on_test.
 """
 
-import argparse
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,13 +78,13 @@ class Check:
         return f"{label} recorded {recorded}, native {native}, numpy {numpy}"
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(store: RunStore, names: Sequence[str]) -> dict[str, Any]:
     """One line per finished run. Exit status 1 if a file does not give the recorded score.
 
     Raises ValueError for a name that no run has.
     """
     found = []
-    for record in _chosen(RunStore(args.results), args.scores):
+    for record in _chosen(store, names):
         found.append(check(record))
         text.say([str(found[-1])])
     count = Counter(one.verdict for one in found)

@@ -1,6 +1,5 @@
 """tbn-bench runs compare RUN RUN: what differs, and nothing else."""
 
-import argparse
 from typing import Any
 
 from tbn_bench.config import make
@@ -64,10 +63,10 @@ def _change(a: Any, b: Any) -> str:
     return f"{b - a:+,}" if isinstance(a, int) and isinstance(b, int) else f"{b - a:+.4g}"
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(store: RunStore, name: str, other: str) -> dict[str, Any]:
     """Prints one line per difference; the last line counts them by section."""
-    store = RunStore(args.results)
-    a, b = store.find(args.run), store.find(args.other)
+    a = store.find(name)
+    b = store.find(other)
     found = differences(a, b)
     lines = [["", f"{a.sweep}/{a.run_id}", f"{b.sweep}/{b.run_id}", ""]]
     for title, rows in found.items():

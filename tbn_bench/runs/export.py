@@ -1,15 +1,16 @@
 """tbn-bench runs export: every run as a row of one CSV, whole or not at all."""
 
-import argparse
 import csv
 import io
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tbn_bench.records.store import RecordError, RunStore, tell
-from tbn_bench.runs import filters, index, text
+from tbn_bench.runs import index, text
+from tbn_bench.runs.filters import chosen
 from tbn_bench.runs.index import Row
 
 
@@ -44,11 +45,11 @@ def write(path: Path, content: str) -> None:
         ) from error
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(store: RunStore, filters: Sequence[str], out: Path) -> dict[str, Any]:
     problems: list[str] = []
-    found = filters.chosen(index.rows(RunStore(args.results), problems), args.filter)
-    write(args.out, table(found))
-    tell(f"{len(found)} runs in {args.out}")
+    found = chosen(index.rows(store, problems), filters)
+    write(out, table(found))
+    tell(f"{len(found)} runs in {out}")
     for problem in problems:
         tell(f"unreadable: {problem}", file=sys.stderr)
-    return {"runs": len(found), "unreadable": len(problems), "file": str(args.out)}
+    return {"runs": len(found), "unreadable": len(problems), "file": str(out)}

@@ -1,12 +1,12 @@
 """tbn-bench runs [list]: one line per run."""
 
-import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tbn_bench.records.store import RunStore, tell
-from tbn_bench.runs import filters, index, text
+from tbn_bench.runs import index, text
+from tbn_bench.runs.filters import check, chosen, number, ordered
 from tbn_bench.runs.index import Row
 
 DEFAULT = ("run_id", "status", "value", "sweep", "data", "model", "binarizer", "seed")
@@ -17,22 +17,29 @@ _BARE: dict[str, Callable[[str], str]] = {
 }
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(
+    store: RunStore,
+    filters: Sequence[str],
+    sort: str | None,
+    reverse: bool,
+    columns: str | None,
+    limit: int | None,
+) -> dict[str, Any]:
     """Prints them, and on stderr what cannot be read. Raises ValueError for an unknown column or a wrong filter."""
     problems: list[str] = []
-    every = index.rows(RunStore(args.results), problems)
-    found = filters.chosen(every, args.filter)
-    if args.sort:
-        filters.check(args.sort, index.columns(every))
-        found = filters.ordered(found, args.sort, args.reverse)
-    elif args.reverse:
+    every = index.rows(store, problems)
+    found = chosen(every, filters)
+    if sort:
+        check(sort, index.columns(every))
+        found = ordered(found, sort, reverse)
+    elif reverse:
         found = found[::-1]
-    names = _columns(args.columns, every)
-    if args.limit is not None and args.limit < 1:
-        raise ValueError(f"--limit must be at least 1, got {args.limit}")
-    lines = table(found[: args.limit], names, head=args.columns is not None)
-    if len(found) > len(found[: args.limit]):
-        lines.append(f"and {len(found) - args.limit:,} more (--limit {args.limit})")
+    names = _columns(columns, every)
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {limit}")
+    lines = table(found[:limit], names, head=columns is not None)
+    if len(found) > len(found[:limit]):
+        lines.append(f"and {len(found) - limit:,} more (--limit {limit})")
     if lines:
         text.say(lines)
     for problem in problems:
@@ -43,7 +50,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _columns(given: str | None, rows: list[Row]) -> list[str]:
     known = index.columns(rows)
     return (
-        [filters.check(name.strip(), known) for name in given.split(",") if name.strip()]
+        [check(name.strip(), known) for name in given.split(",") if name.strip()]
         if given
         else list(DEFAULT)
     )
@@ -66,7 +73,7 @@ def table(rows: list[Row], names: list[str], head: bool) -> list[str]:
         right = {
             i
             for i, name in enumerate(names)
-            if name == "value" or filters.number(rows[0].get(name)) is not None
+            if name == "value" or number(rows[0].get(name)) is not None
         }
         return text.align(
             [names, *([cell(name, row) for name in names] for row in rows)], right, text.width()

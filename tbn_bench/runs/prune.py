@@ -1,6 +1,5 @@
 """tbn-bench runs prune: deletes checkpoints that are no longer needed, never of a run that a live process holds."""
 
-import argparse
 import contextlib
 from pathlib import Path
 from typing import Any
@@ -35,26 +34,26 @@ def spare(path: Path, keep: str) -> list[Path]:
     ]
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(store: RunStore, keep: str, status: str, dry_run: bool) -> dict[str, Any]:
     """One line per run with checkpoints to delete; the last line counts runs, files, bytes, and runs left alone since they are held."""
-    store, statuses = RunStore(args.results), wanted(args.status)
+    statuses = wanted(status)
     counts = {"runs": 0, "files": 0, "freed_bytes": 0, "held": 0}
     for row in index.rows(store, []):
         path = store.path(row["sweep"], row["run_id"])
-        if _status(store, path) not in statuses or not spare(path, args.keep):
+        if _status(store, path) not in statuses or not spare(path, keep):
             continue
-        with contextlib.nullcontext(not held(path)) if args.dry_run else taken(path) as mine:
-            files = spare(path, args.keep) if mine and _status(store, path) in statuses else []
+        with contextlib.nullcontext(not held(path)) if dry_run else taken(path) as mine:
+            files = spare(path, keep) if mine and _status(store, path) in statuses else []
             if not mine:
                 counts["held"] += 1
                 tell(f"{row['sweep']}/{row['run_id']}: held by a process, left alone")
             elif files:
-                _delete(row, files, counts, args.dry_run)
-    verb = "would be freed" if args.dry_run else "freed"
+                _delete(row, files, counts, dry_run)
+    verb = "would be freed" if dry_run else "freed"
     tell(
         f"{counts['files']} checkpoints of {counts['runs']} runs, {text.size(counts['freed_bytes'])} {verb}"
     )
-    return {**counts, "dry_run": args.dry_run}
+    return {**counts, "dry_run": dry_run}
 
 
 def _status(store: RunStore, path: Path) -> str | None:

@@ -1,14 +1,15 @@
 """tbn-bench runs seeds: which seeds of each configuration have finished, and which are missing of those that its sweep has."""
 
-import argparse
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records.store import RunStore, tell
-from tbn_bench.runs import filters, index, text
+from tbn_bench.runs import index, text
+from tbn_bench.runs.filters import chosen
 from tbn_bench.runs.index import FIELDS, Row
 
 
@@ -64,13 +65,13 @@ def missing_configs(store: RunStore, sweep: str) -> list[RunConfig]:
     ]
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(store: RunStore, filters: Sequence[str], missing: bool) -> dict[str, Any]:
     """One line per group: seeds that finished, then the missing ones with their status. A filter chooses runs after the unions are formed."""
     problems: list[str] = []
-    every = index.rows(RunStore(args.results), problems)
-    wanted = {(row["sweep"], row.get("group_id")) for row in filters.chosen(every, args.filter)}
+    every = index.rows(store, problems)
+    wanted = {(row["sweep"], row.get("group_id")) for row in chosen(every, filters)}
     found = [g for g in groups(every) if (g.sweep, g.group_id) in wanted]
-    lines = [_line(g) for g in found if g.missing or not args.missing]
+    lines = [_line(g) for g in found if g.missing or not missing]
     if lines:
         text.say(text.align(lines, limit=text.width()))
     for problem in problems:

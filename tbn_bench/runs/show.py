@@ -1,6 +1,5 @@
 """tbn-bench runs show RUN: all that its record says."""
 
-import argparse
 import math
 import shlex
 from collections.abc import Iterator
@@ -17,9 +16,8 @@ from tbn_bench.scores import FIRST, SCORES
 Pairs = list[tuple[str, str]]
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    store = RunStore(args.results)
-    record = store.find(args.run)
+def run(store: RunStore, name: str) -> dict[str, Any]:
+    record = store.find(name)
     text.say(_lines(store, record))
     status = record.status if record.status != "running" or held(record.path) else "dead"
     scores = {k: v for k, v in (record.summary or {}).items() if k.startswith("test/")}

@@ -1,6 +1,5 @@
 """tbn-bench runs tail RUN: the end of its log and its last epochs; with --follow, what comes until it ends."""
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -45,14 +44,13 @@ def epoch(line: str) -> str:
         return line
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(store: RunStore, name: str, lines: int, follow: bool) -> dict[str, Any]:
     """Ctrl-C ends it quietly: only the looking on stops, never the run."""
-    if args.lines < 0:
-        raise ValueError(f"--lines must be at least 0, got {args.lines}")
-    store = RunStore(args.results)
-    record = store.find(args.run)
+    if lines < 0:
+        raise ValueError(f"--lines must be at least 0, got {lines}")
+    record = store.find(name)
     try:
-        status = _tail(store, record, args.lines, args.follow)
+        status = _tail(store, record, lines, follow)
     except KeyboardInterrupt:
         status = store.read(record.sweep, record.run_id).status
     return {"sweep": record.sweep, "run_id": record.run_id, "status": status}

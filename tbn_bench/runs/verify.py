@@ -3,7 +3,6 @@
 --scores, which runs the packed networks beside the records, is verify_scores.py: it needs torch.
 """
 
-import argparse
 import itertools
 import os
 import time
@@ -46,21 +45,20 @@ class Fault:
         return f"{self.path}: {self.kind}: {' '.join(self.what.split())}; {self.todo}"
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(store: RunStore, moves: bool) -> dict[str, Any]:
     """One line per fault; `failed` in the last line, the number of paths at fault, makes the exit status 1.
 
     With --set-aside, runs whose records are damaged are moved to <results>/set_aside, so that their sweep makes them again; `failed` counts
     what is left.
     """
-    store = RunStore(args.results)
     hidden: list[str] = []
     folders = [store.path(*names) for names in store.folders(hidden)]
     if not folders and not hidden:
-        raise ValueError(f"no runs under {args.results}; choose another folder with --results")
+        raise ValueError(f"no runs under {store.root}; choose another folder with --results")
     found = [Fault(store.root / "runs", "unreadable", what, "see above") for what in hidden]
     found += [fault for path in folders for fault in faults(path)] + list(_others(store))
     kinds = dict(sorted(Counter(fault.kind for fault in found).items()))
-    moved = set_aside(store, found) if args.set_aside else {}
+    moved = set_aside(store, found) if moves else {}
     gone = [f"{path} is now {there}" for path, there in moved.items()]
     networks = sum((path / NETWORK).exists() for path in folders)
     more = f"; {networks} with {NETWORK}, whose scores --scores computes again" if networks else ""

@@ -21,6 +21,8 @@ import pytest
 import torch
 
 from tbn_bench import catalog, cli
+from tbn_bench.cli.flags import config_of
+from tbn_bench.cli.parser import make_parser
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import train
@@ -162,9 +164,9 @@ def test_summary_numbers_trace_back(journey):
 
 def test_recorded_command_makes_the_run(journey):
     """The command in run.json, split by a shell, parses to the recorded config and run id."""
-    args = cli._parser().parse_args(shlex.split(journey.record.provenance["command"])[1:])
-    assert cli._config(args) == make(journey.record.config)
-    assert cli._config(args).run_id == journey.record.run_id
+    args = make_parser().parse_args(shlex.split(journey.record.provenance["command"])[1:])
+    assert config_of(args) == make(journey.record.config)
+    assert config_of(args).run_id == journey.record.run_id
 
 
 def test_report_readers_take_the_record(journey):

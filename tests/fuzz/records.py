@@ -143,11 +143,10 @@ def _rows_of(rows: list[index.Row]) -> list[str]:
 def _commands(bench: Bench, is_read: bool) -> None:
     """`runs list`, `show`, `compare`, `export` and `verify`, by what the command line calls."""
     rows = index.rows(bench.store, [])
-    given = {"filter": [], "sort": "value", "reverse": True, "limit": None, "columns": None}
-    listing.run(argparse.Namespace(results=bench.root, **given))
+    listing.run(bench.store, filters=[], sort="value", reverse=True, columns=None, limit=None)
     "\n".join(listing.table(rows, index.columns(rows), head=True)).encode()
     export.table(rows).encode()
-    found = verify.run(argparse.Namespace(results=bench.root, set_aside=False))
+    found = verify.run(bench.store, False)
     if not is_read and not found["failed"]:
         raise Failure("verify finds no fault in what no reader reads")
     runs = list(bench.store.runs([]))

@@ -296,6 +296,6 @@ def test_reports_and_sweeps_import_without_unix():
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
-    assert {"tbn_bench.cli", "tbn_bench.sweep.local", "tbn_bench.reporting.build"} <= set(
+    assert {"tbn_bench.cli.parser", "tbn_bench.sweep.local", "tbn_bench.reporting.build"} <= set(
         done.stdout.split()
     )

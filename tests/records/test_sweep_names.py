@@ -12,7 +12,7 @@ from tbn_bench.config import make
 from tbn_bench.records.names import FOLDER_BYTES, folder
 from tbn_bench.records.store import RunStore
 from tbn_bench.sweep.spec import load, load_all
-from tbn_bench.tracking import commands
+from tbn_bench.tracking import transfer
 from tbn_bench.tracking.account import wandb_id
 
 RUN = "0123456789ab"
@@ -122,4 +122,4 @@ def test_a_mirror_of_an_earlier_version_is_still_pushed(tmp_path, monkeypatch):
     record = store.read("v1.0", config.run_id)
     mirror = record.path / "wandb" / f"offline-run-20250101_000000-{config.run_id}-v1-0"
     mirror.mkdir(parents=True)
-    assert commands.folders(record) == [mirror.resolve()]
+    assert transfer.folders(record) == [mirror.resolve()]

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tbn_bench import cli
+from tbn_bench.cli.parser import make_parser
 from tbn_bench.records.store import RunStore
 from tbn_bench.scores import TIMES
 from tbn_bench.sweep import cluster, local, spec, worker
@@ -405,4 +406,4 @@ def test_an_agents_runs_are_mirrored_online(sweep_id, mode, monkeypatch):
     monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
     if sweep_id:
         monkeypatch.setenv("WANDB_SWEEP_ID", sweep_id)
-    assert cli._parser().parse_args(["train"]).wandb == mode
+    assert make_parser().parse_args(["train"]).wandb == mode

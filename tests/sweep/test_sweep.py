@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from tbn_bench import cli
+from tbn_bench.cli.flags import config_of
+from tbn_bench.cli.parser import make_parser
 from tbn_bench.experiment import build
 from tbn_bench.sweep.dotted import fold, same
 from tbn_bench.sweep.forms import KINDS, Constant
@@ -47,7 +49,7 @@ def search(**changes):
 
 def parsed_flags(*flags):
     """The config that `tbn-bench train` makes of these flags."""
-    return cli._config(cli._parser().parse_args(["train", *flags]))
+    return config_of(make_parser().parse_args(["train", *flags]))
 
 
 GOOD = {
@@ -657,16 +659,16 @@ def test_wandb_agent_starts_the_same_run(point):
     """Flags as `wandb agent` writes them give the config, and so the run id, that the file gives here."""
     from tbn_bench.config import make
 
-    args = cli._parser().parse_args(["train", *agent_flags(point)])
-    assert cli._config(args) == make(fold(point))
+    args = make_parser().parse_args(["train", *agent_flags(point)])
+    assert config_of(args) == make(fold(point))
 
 
 def test_wandb_agent_hands_on_a_nested_parameter_as_a_dictionary():
     """Which is read as the arguments of the call."""
-    args = cli._parser().parse_args(
+    args = make_parser().parse_args(
         ["plan", "--model={'hidden': [64]}", "--binarizer", "tbn", "--binarizer.p", "4"]
     )
-    assert (cli._config(args).model, cli._config(args).binarizer) == (
+    assert (config_of(args).model, config_of(args).binarizer) == (
         "mlp(hidden=[64])",
         "tbn(p=4)",
     )
@@ -675,8 +677,8 @@ def test_wandb_agent_hands_on_a_nested_parameter_as_a_dictionary():
 def test_a_dotted_flag_wins_over_the_preset(tmp_path):
     """`--config recipe.yaml --binarizer.p=8` changes one argument of the preset's call."""
     (tmp_path / "p.yaml").write_text("binarizer: tbn(p=4, alpha='tile')\n")
-    args = cli._parser().parse_args(["plan", f"--config={tmp_path / 'p.yaml'}", "--binarizer.p=8"])
-    assert cli._config(args).binarizer == "tbn(alpha='tile', p=8)"
+    args = make_parser().parse_args(["plan", f"--config={tmp_path / 'p.yaml'}", "--binarizer.p=8"])
+    assert config_of(args).binarizer == "tbn(alpha='tile', p=8)"
 
 
 # Against W&B's own package, which cannot be installed beside numpy 2: in a venv of its own, pip install sweeps==0.3.0

@@ -21,6 +21,7 @@ from torch import nn
 from wandb.proto.wandb_internal_pb2 import Record, RunExitRecord, RunRecord
 
 from tbn_bench import cli
+from tbn_bench.cli.parser import make_parser
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import export, train
@@ -31,7 +32,7 @@ from tbn_bench.reporting.load import load
 from tbn_bench.scores import TIMES
 from tbn_bench.sweep import process
 from tbn_bench.tasks.image_classification import ImageClassification
-from tbn_bench.tracking import commands, diagnostics, lightning_mirrors, mirror, offline, wandb_log
+from tbn_bench.tracking import diagnostics, lightning_mirrors, mirror, offline, transfer, wandb_log
 from tbn_bench.tracking.wandb_mirror import WandbMirror
 
 TINY = {"data": "synthetic", "model": "mlp(hidden=[8])", "binarizer": "tbn(p=2, min_layer_size=0)", "epochs": 3, "batch_size": 16,
@@ -187,7 +188,7 @@ def test_the_users_places_and_names_are_respected(tmp_path, environment):
     (log,) = (tmp_path / "mine").rglob("run-*.wandb")
     assert next(r["run"]["project"] for r in raw(log) if r["type"] == "run") == "elsewhere"
     assert list(record.path.rglob("*wandb*")) == []
-    assert commands.folders(record) == [log.parent]
+    assert transfer.folders(record) == [log.parent]
 
 
 def test_a_disabled_wandb_stays_off(tmp_path, environment):
@@ -371,7 +372,7 @@ def test_no_log_at_all(tmp_path):
         wandb_log.read(tmp_path / "run-x.wandb")
     assert (
         "holds no W&B run"
-        in commands.import_runs([tmp_path / "home"], tmp_path / "r")["refused"][0]
+        in transfer.import_runs([tmp_path / "home"], tmp_path / "r")["refused"][0]
     )
 
 
@@ -380,7 +381,7 @@ def test_no_log_at_all(tmp_path):
 
 def test_import_is_a_round_trip(mirrored, tmp_path):
     """Config, rows and summary of the imported record are the original's; provenance says where it comes from; reports read it."""
-    said = commands.import_runs([mirrored.log.parent], tmp_path / "results")
+    said = transfer.import_runs([mirrored.log.parent], tmp_path / "results")
     assert said["imported"] == [f"quick/{mirrored.record.run_id} (finished)"]
     found = RunStore(tmp_path / "results").read("quick", mirrored.record.run_id)
     assert (found.config, found.rows(), found.summary) == (
@@ -398,7 +399,7 @@ def test_import_is_a_round_trip(mirrored, tmp_path):
 def test_import_overwrites_nothing(mirrored):
     """The run is in the store already: refused, exit status 1, no byte changed."""
     before = {p: p.read_bytes() for p in mirrored.record.path.glob("*.json*")}
-    said = commands.import_runs([mirrored.log], mirrored.results)
+    said = transfer.import_runs([mirrored.log], mirrored.results)
     assert (said["imported"], said["failed"]) == ([], 1)
     assert "already" in said["refused"][0]
     assert before == {p: p.read_bytes() for p in mirrored.record.path.glob("*.json*")}
@@ -476,12 +477,12 @@ def test_a_name_from_a_log_is_no_path(where, sweep, tmp_path, quick):
         written(bad, TINY, group=sweep)
     written(tmp_path / "logs" / "good" / "run-good.wandb", TINY, group="good")
     before = tree(tmp_path)
-    said = commands.import_runs([bad], tmp_path / "a" / "b" / "results")
+    said = transfer.import_runs([bad], tmp_path / "a" / "b" / "results")
     assert (said["imported"], said["failed"]) == ([], 1)
     assert f"{bad}: its sweep is not imported" in said["refused"][0]
     assert said["refused"][0].isprintable()
     assert tree(tmp_path) == before
-    assert commands.import_runs([tmp_path / "logs"], tmp_path / "r")["imported"] == [
+    assert transfer.import_runs([tmp_path / "logs"], tmp_path / "r")["imported"] == [
         f"good/{make(TINY).run_id} (interrupted)"
     ]
 
@@ -510,7 +511,7 @@ def test_a_name_from_a_server_is_no_path(tmp_path):
         run(config=TINY, group="/X"),
         run(id=f"{tmp_path}/x"),
     ]
-    said = commands.import_runs(
+    said = transfer.import_runs(
         [], tmp_path / "r", "me/p", SimpleNamespace(runs=lambda project: runs)
     )
     assert said["imported"] == [f"ok/{make(TINY).run_id} (finished)"]
@@ -579,7 +580,7 @@ def test_a_row_of_another_shape_costs_its_own_run(epoch, tmp_path, quick):
         tmp_path / "a" / "run-a.wandb", TINY | {"sweep": "bad"}, [{"epoch": epoch}, {"epoch": 1}]
     )
     written(tmp_path / "b" / "run-b.wandb", TINY | {"sweep": "good"}, [{"epoch": 0}])
-    said = commands.import_runs([tmp_path], tmp_path / "r")
+    said = transfer.import_runs([tmp_path], tmp_path / "r")
     assert said["imported"] == [f"good/{make(TINY).run_id} (interrupted)"]
     assert f"{bad}: an epoch must be a whole number" in said["refused"][0]
 
@@ -608,7 +609,7 @@ def test_a_log_that_breaks_its_reader_is_named(tmp_path, quick):
     head = struct.pack("<IHB", checksum, len(content), wandb_log.FULL)
     path = tmp_path / "run-x.wandb"
     path.write_bytes(wandb_log.MAGIC + bytes(3) + head + content)
-    said = commands.import_runs([path], tmp_path / "r")
+    said = transfer.import_runs([path], tmp_path / "r")
     assert (said["imported"], said["failed"]) == ([], 1)
     assert f"{path} is a damaged W&B log" in said["refused"][0]
 
@@ -633,7 +634,7 @@ def test_a_killed_run_is_imported_as_unfinished(tmp_path):
         [sys.executable, "-c", KILLED, str(tmp_path)], check=False, start_new_session=True
     )
     assert done.returncode == -signal.SIGKILL
-    said = commands.import_runs([tmp_path], tmp_path / "imported")
+    said = transfer.import_runs([tmp_path], tmp_path / "imported")
     (record,) = RunStore(tmp_path / "imported").runs()
     assert said["imported"] == [f"single/{record.run_id} (interrupted)"]
     assert (record.status, record.summary, record.provenance["commit"]) == (
@@ -654,8 +655,8 @@ def test_a_resumed_run_is_one_record(tmp_path):
         cut(make(TINY), tmp_path)
     time.sleep(1.1)  # W&B's folders are named by the second
     record = train.run(make(TINY), options(tmp_path))
-    assert len(commands.folders(record)) == 2
-    said = commands.import_runs([record.path / "wandb"], tmp_path / "imported")
+    assert len(transfer.folders(record)) == 2
+    said = transfer.import_runs([record.path / "wandb"], tmp_path / "imported")
     assert said["imported"] == [f"single/{record.run_id} (finished)"]
     found = RunStore(tmp_path / "imported").read("single", record.run_id)
     assert (found.rows(), found.summary) == (record.rows(), record.summary)
@@ -677,7 +678,7 @@ def test_a_project_is_imported_through_the_api(mirrored, tmp_path):
         scan_history=lambda: rows,
     )
     api = SimpleNamespace(runs=lambda project: [run] if project == "me/tbn_bench" else [])
-    said = commands.import_runs([], tmp_path, "me/tbn_bench", api)
+    said = transfer.import_runs([], tmp_path, "me/tbn_bench", api)
     found = RunStore(tmp_path).read("quick", mirrored.record.run_id)
     assert said["failed"] == 0
     assert (found.rows(), found.provenance["imported_from"]) == (
@@ -690,9 +691,9 @@ def test_a_project_is_imported_through_the_api(mirrored, tmp_path):
 def test_the_api_needs_a_key(tmp_path):
     """Said in words, before anything is asked; and one of folders and project is needed."""
     with pytest.raises(ValueError, match="runs import --project needs a W&B key"):
-        commands.import_runs([], tmp_path, "me/tbn_bench")
+        transfer.import_runs([], tmp_path, "me/tbn_bench")
     with pytest.raises(ValueError, match="and not both"):
-        commands.import_runs([], tmp_path)
+        transfer.import_runs([], tmp_path)
 
 
 # tbn-bench runs sync
@@ -700,26 +701,26 @@ def test_the_api_needs_a_key(tmp_path):
 
 def test_sync_lists_then_needs_a_key(mirrored):
     """--dry-run names the folder of the finished run; without --dry-run a missing key is said, nothing is called."""
-    said = commands.sync([], mirrored.results, dry_run=True)
+    said = transfer.sync([], mirrored.results, dry_run=True)
     assert (said["runs"], said["folders"]) == (1, [str(mirrored.log.parent)])
     with pytest.raises(ValueError, match="runs sync needs a W&B key"):
-        commands.sync([mirrored.record.run_id], mirrored.results)
+        transfer.sync([mirrored.record.run_id], mirrored.results)
 
 
 def test_sync_pushes_each_folder_once(mirrored, tmp_path, environment):
     """With a key `wandb sync` gets the folder; W&B's mark of a pushed folder keeps it from the next time; its failure is said."""
     shutil.copytree(mirrored.results, tmp_path / "results")
     asked = []
-    environment.setattr(commands, "require_key", lambda what: None)
+    environment.setattr(transfer, "require_key", lambda what: None)
     done = SimpleNamespace(returncode=1, stdout="", stderr="a\nError: quota")
     environment.setattr(
-        commands.subprocess, "run", lambda command, **_: asked.append(command) or done
+        transfer.subprocess, "run", lambda command, **_: asked.append(command) or done
     )
     with pytest.raises(RuntimeError, match="wandb sync failed: Error: quota"):
-        commands.sync([], tmp_path / "results")
+        transfer.sync([], tmp_path / "results")
     (folder,) = (Path(p) for p in asked[0][4:])
     (folder / "run-x.wandb.synced").touch()
-    assert (asked[0][1:4], commands.sync([], tmp_path / "results")["runs"]) == (
+    assert (asked[0][1:4], transfer.sync([], tmp_path / "results")["runs"]) == (
         ["-m", "wandb", "sync"],
         0,
     )
@@ -798,6 +799,6 @@ def test_the_commands_are_wired(mirrored, tmp_path, capsys):
 
 def test_trackers_reach_the_runs():
     """`--tracker` of a sweep is among the flags of each of its runs, and `train` takes it repeated and as a list."""
-    args = cli._parser().parse_args(["train", "--tracker=tensorboard", "--tracker=mlflow,wandb"])
+    args = make_parser().parse_args(["train", "--tracker=tensorboard", "--tracker=mlflow,wandb"])
     assert mirror.tidy(tuple(args.tracker), "off") == ("wandb", "tensorboard", "mlflow")
     assert "--tracker=mlflow" in process.How(trackers=("mlflow",)).flags

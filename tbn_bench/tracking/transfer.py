@@ -1,9 +1,5 @@
-"""tbn-bench runs import | sync: the functions behind them and their flags.
+"""Between W&B and the store: `tbn-bench runs import` and `tbn-bench runs sync`."""
 
-Nothing heavy is imported here.
-"""
-
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -109,48 +105,3 @@ def _push(found: list[Path]) -> None:
         lines = (done.stderr or done.stdout).strip().splitlines()
         why = lines[-1] if lines else f"exit status {done.returncode}"
         raise RuntimeError(f"wandb sync failed: {why}")
-
-
-def add_arguments(actions: Any) -> None:
-    """Adds `import` and `sync` to the subparsers of `tbn-bench runs`.
-
-    Each sets `call`: args -> the last line of stdout.
-    """
-    p = _action(
-        actions,
-        "import",
-        "W&B's offline folders into the store, marked as imported; what is there already stays",
-    )
-    p.add_argument(
-        "paths",
-        type=Path,
-        nargs="*",
-        metavar="PATH",
-        help="offline-run-* folders, or folders of them",
-    )
-    p.add_argument(
-        "--project", metavar="ENTITY/NAME", help="a project on W&B's server instead (needs a key)"
-    )
-    p.set_defaults(call=lambda args: import_runs(args.paths, args.results, args.project))
-    p = _action(actions, "sync", "push the offline mirrors of finished runs to W&B (needs a key)")
-    p.add_argument(
-        "runs",
-        nargs="*",
-        metavar="RUN",
-        help="run ids, or their beginnings (default: all finished runs)",
-    )
-    p.add_argument("--dry-run", action="store_true", help="list what would go up; works offline")
-    p.set_defaults(call=lambda args: sync(args.runs, args.results, args.dry_run))
-
-
-def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(
-        name, help=help, description=help, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=argparse.SUPPRESS,
-        help="folder of records (default: results)",
-    )
-    return parser

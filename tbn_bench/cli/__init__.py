@@ -1,0 +1,42 @@
+"""tbn-bench train | plan | sweep | latency | bench | export | mcu | report | runs.
+
+Each command is a file of this folder with HELP, add_arguments(parser) and run(args). It imports torch
+and other large libraries inside run, so that --help needs none of them.
+"""
+
+import sys
+
+from tbn_bench.cli.parser import make_parser
+from tbn_bench.records.store import RecordError, RunBusy, emit, tell
+
+FAILED = 1
+BUSY = 75
+INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command. Its last line on stdout is a JSON object, unless stdout is a terminal.
+
+    Returns the exit status: 0 done; 1 refused or failed, with one line on stderr; 75 the run belongs
+    to another process; 130 interrupted. Wrong flags raise SystemExit(2).
+    """
+    args = make_parser().parse_args(argv)
+    program = f"tbn-bench {args.command}"
+    try:
+        result = args.call(args)
+    except MemoryError:
+        said = "not enough memory; use a smaller network or batch"
+        tell(f"{program}: error: {said}", file=sys.stderr)
+        return FAILED
+    except RunBusy as error:
+        tell(f"{program}: error: {error}", file=sys.stderr)
+        return BUSY
+    except (ValueError, RecordError, RuntimeError, OSError) as error:
+        tell(f"{program}: error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        said = "interrupted; the same command goes on where it stopped"
+        tell(f"{program}: {said}", file=sys.stderr)
+        return INTERRUPTED
+    emit(result)
+    return FAILED if result.get("failed") else 0

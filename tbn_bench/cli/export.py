@@ -1,0 +1,38 @@
+"""tbn-bench export: a trained run as a file, or as a C library for microcontrollers."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tbn_bench.cli import flags
+from tbn_bench.records.store import RunStore
+
+HELP = "write a trained run as a file, checked against the trained model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from tbn_bench.mcu import commands
+
+    parser.add_argument(
+        "run", help="run id or its beginning, also as SWEEP/RUN (see: tbn-bench runs)"
+    )
+    flags.add_results(parser)
+    parser.add_argument(
+        "--format",
+        default="safetensors",
+        help="safetensors, pt2, onnx, or c: a library for microcontrollers (default: safetensors)",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="file (format c: folder) to write (default: RUN.FORMAT here)"
+    )
+    commands.add_export_flags(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    if args.format == "c":
+        from tbn_bench.mcu import commands
+
+        return commands.export(args)
+    from tbn_bench.experiment import export
+
+    return export.export(RunStore(args.results).find(args.run), args.format, args.out)

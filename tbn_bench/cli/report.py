@@ -1,0 +1,53 @@
+"""tbn-bench report: records to tables, figures and one page."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tbn_bench.cli import flags
+
+HELP = "records to tables, figures and one page"
+_EVERY_S = 10.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_results(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path("reports"), help="folder to write (default: reports)"
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="build again whenever a run begins or ends; the open page follows. Ctrl-C ends it",
+    )
+    parser.add_argument(
+        "--every",
+        type=float,
+        metavar="SECONDS",
+        help="with --watch: how often to look (default: 10)",
+    )
+    parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="published numbers beside ours, with a verdict and a command each: "
+        "OUT/paper.md, paper.csv",
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    if args.every is not None and not args.watch:
+        raise ValueError("--every needs --watch")
+    if args.watch and args.paper:
+        raise ValueError("--watch builds the page, --paper another file; give one of them")
+    if args.watch:
+        from tbn_bench.reporting import watch
+
+        every = _EVERY_S if args.every is None else args.every
+        return watch.watch(args.results, args.out, every)
+    if args.paper:
+        from tbn_bench.reporting import paper
+
+        return paper.of_folder(args.results, args.out)
+    from tbn_bench.reporting import build
+
+    return build.report(args.results, args.out)

@@ -1,0 +1,188 @@
+"""The flags of tbn-bench runs and of the commands below it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tbn_bench.cli import flags
+
+# Flags of a bare `tbn-bench runs`. argparse would let those of `runs list` overwrite them silently.
+BARE = "bare_"
+LIST_FLAGS = ("filter", "sort", "reverse", "columns", "limit")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_results(parser)
+    _add_list_flags(parser, BARE)
+    actions = parser.add_subparsers(
+        dest="action", metavar="COMMAND", title="commands (without one: list)"
+    )
+    _add_list(actions)
+    _add_show(actions)
+    _add_compare(actions)
+    _add_tail(actions)
+    _add_verify(actions)
+    _add_prune(actions)
+    _add_export(actions)
+    _add_seeds(actions)
+    _add_import(actions)
+    _add_sync(actions)
+
+
+def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(
+        name, help=help, description=help, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="folder of records (default: results)",
+    )
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument(name, metavar="RUN", help="run id or its beginning, also as SWEEP/RUN")
+
+
+def _add_filter(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        dest=f"{prefix}filter",
+        metavar="EXPR",
+        help="status=failed, binarizer~tbn (contains), 'test/top1>0.9', seed!=0; "
+        "several must all hold",
+    )
+
+
+def _add_list_flags(parser: argparse.ArgumentParser, prefix: str) -> None:
+    _add_filter(parser, prefix)
+    parser.add_argument(
+        "--sort", dest=f"{prefix}sort", metavar="COLUMN", help="least first; unknown values last"
+    )
+    parser.add_argument(
+        "--reverse", dest=f"{prefix}reverse", action="store_true", help="greatest first"
+    )
+    parser.add_argument(
+        "--columns",
+        dest=f"{prefix}columns",
+        metavar="A,B,C",
+        help="what to show; a wrong name lists all",
+    )
+    parser.add_argument(
+        "--limit", dest=f"{prefix}limit", type=int, metavar="N", help="show N runs at most"
+    )
+
+
+def _add_list(actions: Any) -> None:
+    _add_list_flags(_action(actions, "list", "the runs, one per line"), "")
+
+
+def _add_show(actions: Any) -> None:
+    about = "all about one run: config, provenance, scores, cost, files, curves"
+    _add_run(_action(actions, "show", about), "run")
+
+
+def _add_compare(actions: Any) -> None:
+    parser = _action(actions, "compare", "what differs between two runs")
+    _add_run(parser, "run")
+    _add_run(parser, "other")
+
+
+def _add_tail(actions: Any) -> None:
+    parser = _action(actions, "tail", "the end of a run's log and its last epochs")
+    _add_run(parser, "run")
+    parser.add_argument(
+        "--follow", action="store_true", help="go on until the run ends (or Ctrl-C)"
+    )
+    parser.add_argument(
+        "--lines",
+        type=int,
+        default=10,
+        help="lines of the log, and epochs, to begin with (default: 10)",
+    )
+
+
+def _add_verify(actions: Any) -> None:
+    parser = _action(
+        actions,
+        "verify",
+        "check every record against its schema, its hash and its own numbers; "
+        "status 1 if any is at fault",
+    )
+    parser.add_argument(
+        "--set-aside",
+        action="store_true",
+        help="move damaged runs to RESULTS/set_aside, so that their sweep runs them again",
+    )
+    parser.add_argument(
+        "--scores",
+        nargs="*",
+        metavar="RUN",
+        help="instead: compute the test scores again from network.safetensors beside the records, "
+        "by the native executor and by numpy alone; RUN is an id, SWEEP/id or SWEEP (default: all)",
+    )
+
+
+def _add_prune(actions: Any) -> None:
+    parser = _action(actions, "prune", "delete checkpoints of runs that are done")
+    parser.add_argument(
+        "--keep",
+        choices=("best", "none"),
+        default="best",
+        help="what stays (default: best, so that runs can be exported)",
+    )
+    parser.add_argument(
+        "--status",
+        default="finished",
+        help="of the runs to prune, several with commas (default: finished)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+
+
+def _add_export(actions: Any) -> None:
+    parser = _action(actions, "export", "all runs as one CSV")
+    _add_filter(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+
+
+def _add_seeds(actions: Any) -> None:
+    about = "per configuration: seeds that have finished, and those missing of its sweep's"
+    parser = _action(actions, "seeds", about)
+    _add_filter(parser)
+    parser.add_argument("--missing", action="store_true", help="only where one is missing")
+
+
+def _add_import(actions: Any) -> None:
+    parser = _action(
+        actions,
+        "import",
+        "W&B's offline folders into the store, marked as imported; what is there already stays",
+    )
+    parser.add_argument(
+        "paths",
+        type=Path,
+        nargs="*",
+        metavar="PATH",
+        help="offline-run-* folders, or folders of them",
+    )
+    parser.add_argument(
+        "--project", metavar="ENTITY/NAME", help="a project on W&B's server instead (needs a key)"
+    )
+
+
+def _add_sync(actions: Any) -> None:
+    about = "push the offline mirrors of finished runs to W&B (needs a key)"
+    parser = _action(actions, "sync", about)
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="run ids, or their beginnings (default: all finished runs)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list what would go up; works offline"
+    )

@@ -1,0 +1,73 @@
+"""tbn-bench train: one network is trained, tested and recorded."""
+
+import argparse
+import sys
+from typing import Any
+
+from tbn_bench.cli import flags
+from tbn_bench.records.store import tell
+from tbn_bench.scores import shown
+
+HELP = "train one network and record it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_config(parser)
+    # the server of W&B follows the runs that its agent starts
+    flags.add_execution(parser, "online" if flags.is_agents_run() else "offline")
+    parser.add_argument(
+        "--sweep",
+        type=flags.sweep_name,
+        default="single",
+        help="name of the group of runs (default: single)",
+    )
+    parser.add_argument("--threads", type=flags.threads, help="torch threads")
+    parser.add_argument("--trial", type=int, help=argparse.SUPPRESS)  # its number in a sweep
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        help="processes that train together, each with a device of its own (default: 1)",
+    )
+    resume = parser.add_mutually_exclusive_group()
+    resume.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint (the default where there is one)",
+    )
+    resume.add_argument(
+        "--restart",
+        action="store_true",
+        help="ignore checkpoints of an unfinished run",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no plan, no progress bar")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the summary of the record, without its plan."""
+    from tbn_bench.experiment import build, train
+
+    config = flags.config_of(args)
+    options = train.RunOptions(
+        results=args.results,
+        sweep=args.sweep,
+        wandb=args.wandb,
+        device=args.device,
+        threads=args.threads,
+        progress=sys.stdout.isatty() and not args.quiet,
+        channels_last=args.channels_last,
+        compile=args.compile,
+        devices=args.devices,
+        trackers=tuple(args.tracker),
+        trial=args.trial,
+    )
+    if not args.quiet and not options.rank:
+        tell(build.build(config)[2])
+    flags.warn(train.slow_bfloat16(config.precision, args.device))
+    record = train.run(config, options, resume=not args.restart)
+    if options.rank:
+        raise SystemExit(0)  # the first process reports for all
+    summary = {key: value for key, value in (record.summary or {}).items() if key != "plan"}
+    bits = summary["bits_per_weight"]
+    tell(f"run {record.run_id}: test {shown(summary)}, {bits:.3f} bits per weight")
+    return {"status": record.status, "sweep": record.sweep, **summary}
