@@ -67,6 +67,10 @@ class WeightBinarizer(nn.Module):
         """The stored values, +-1 (or -1, 0, 1 where the form is ternary): (N / p,)."""
         raise NotImplementedError  # abstract
 
+    def column_sums(self, weight: Tensor) -> Tensor | None:
+        """The sums of p weights each whose signs are stored: (N / p,). None without such sums."""
+        return None
+
     def scales(self, weight: Tensor) -> Tensor:
         """The stored scales: (k,) where k divides N; (0,) for a method without scale."""
         raise NotImplementedError  # abstract

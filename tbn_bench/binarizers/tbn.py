@@ -60,6 +60,9 @@ class TBNWeight(WeightBinarizer):
     def signs(self, weight: Tensor) -> Tensor:
         return tiling.tile(weight, self.p, self.copies)
 
+    def column_sums(self, weight: Tensor) -> Tensor:
+        return tiling.aggregate(weight, self.p, self.copies)
+
     def training_tile(self, weight: Tensor) -> Tensor:
         make = tiling.tile if self.elementwise else tiling.tile_ste
         return make(weight, self.p, self.copies)

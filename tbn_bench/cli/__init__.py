@@ -1,7 +1,7 @@
 """tbn-bench train | plan | sweep | latency | bench | export | mcu | report | runs.
 
-Each command is a file of this folder with HELP, add_arguments(parser) and run(args). It imports torch
-and other large libraries inside run, so that --help needs none of them.
+Each command is a file of this folder with HELP, add_arguments(parser) and run(args). It imports
+torch and other large libraries inside run, so that --help needs none of them.
 """
 
 import sys
@@ -17,8 +17,8 @@ INTERRUPTED = 130
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Its last line on stdout is a JSON object, unless stdout is a terminal.
 
-    Returns the exit status: 0 done; 1 refused or failed, with one line on stderr; 75 the run belongs
-    to another process; 130 interrupted. Wrong flags raise SystemExit(2).
+    Returns the exit status. 0: done. 1: refused or failed, with one line on stderr. 75: the run is
+    another process's. 130: interrupted. Wrong flags raise SystemExit(2).
     """
     args = make_parser().parse_args(argv)
     program = f"tbn-bench {args.command}"

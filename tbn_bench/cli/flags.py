@@ -33,7 +33,7 @@ def config_of(args: argparse.Namespace) -> RunConfig:
 
     preset: dict[str, Any] = {}
     if args.config:
-        preset = dotted.fold(_preset(args.config))
+        preset = dotted.fold(read_preset(args.config))
     given = {}
     for name, value in vars(args).items():
         if value is not None and (name in RunConfig.model_fields or "." in name):
@@ -45,7 +45,7 @@ def config_of(args: argparse.Namespace) -> RunConfig:
     return make(preset | dotted.fold(flags, preset))
 
 
-def _preset(path: Path) -> dict[str, Any]:
+def read_preset(path: Path) -> dict[str, Any]:
     value = yaml_file.read(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a mapping of parameters, got {type(value).__name__}")

@@ -17,6 +17,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Prints the plan. Returns the cost of the network."""
     from tbn_bench.experiment import build
 
-    _, _, plan, total = build.sketch(flags.config_of(args))
-    tell(plan)
-    return total.summary()
+    experiment = build.sketch(flags.config_of(args))
+    tell(experiment.plan)
+    return experiment.cost.summary()

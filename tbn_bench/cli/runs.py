@@ -1,4 +1,4 @@
-"""tbn-bench runs [list] | show | compare | tail | verify | prune | export | seeds | import | sync."""
+"""tbn-bench runs and the commands below it, such as `runs list`; each only calls what does it."""
 
 import argparse
 from collections.abc import Callable

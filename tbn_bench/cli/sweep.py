@@ -160,14 +160,14 @@ def _spec(args: argparse.Namespace) -> "SweepSpec":
         sweep = spec.smoke(sweep)
     for line in sweep.warnings:
         flags.warn(line)
-    if "bf16" in _precisions(sweep):
-        from tbn_bench.experiment.train import slow_bfloat16
+    if "bf16" in precisions(sweep):
+        from tbn_bench.experiment.options import slow_bfloat16
 
         flags.warn(slow_bfloat16("bf16", args.device))
     return sweep
 
 
-def _precisions(sweep: "SweepSpec") -> set[str]:
+def precisions(sweep: "SweepSpec") -> set[str]:
     """Every precision that a run of the sweep can have; a search draws its own."""
     found = {str(config.precision) for config in sweep.configs}
     swept = sweep.space.get("precision")

@@ -2,11 +2,14 @@
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tbn_bench.cli import flags
 from tbn_bench.records.store import tell
 from tbn_bench.scores import shown
+
+if TYPE_CHECKING:
+    from tbn_bench.experiment.build import Experiment
 
 HELP = "train one network and record it"
 
@@ -45,10 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the summary of the record, without its plan."""
-    from tbn_bench.experiment import build, train
+    from tbn_bench.experiment import options as execution
+    from tbn_bench.experiment import train
 
     config = flags.config_of(args)
-    options = train.RunOptions(
+    options = execution.RunOptions(
         results=args.results,
         sweep=args.sweep,
         wandb=args.wandb,
@@ -61,13 +65,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         trackers=tuple(args.tracker),
         trial=args.trial,
     )
-    if not args.quiet and not options.rank:
-        tell(build.build(config)[2])
-    flags.warn(train.slow_bfloat16(config.precision, args.device))
-    record = train.run(config, options, resume=not args.restart)
+    flags.warn(execution.slow_bfloat16(config.precision, args.device))
+    says_plan = not args.quiet and not options.rank
+    announce = _tell_plan if says_plan else None
+    record = train.run(config, options, resume=not args.restart, announce=announce)
     if options.rank:
         raise SystemExit(0)  # the first process reports for all
     summary = {key: value for key, value in (record.summary or {}).items() if key != "plan"}
     bits = summary["bits_per_weight"]
     tell(f"run {record.run_id}: test {shown(summary)}, {bits:.3f} bits per weight")
     return {"status": record.status, "sweep": record.sweep, **summary}
+
+
+def _tell_plan(experiment: "Experiment") -> None:
+    tell(experiment.plan)

@@ -42,7 +42,8 @@ def padded(x: Array, around: Iterable[Ints], mode: str = "zeros", value: float =
     widths = [(0, 0)] * (x.ndim - len(pairs)) + [tuple(pair) for pair in pairs]
     if _PAD_MODES[mode] == "constant":
         return np.pad(x, widths, constant_values=value)
-    return np.pad(x, widths, mode=_PAD_MODES[mode])  # type: ignore[call-overload]
+    around_x: Array = np.pad(x, widths, mode=_PAD_MODES[mode])  # type: ignore[call-overload]
+    return around_x
 
 
 def window(x: Array, around: Iterable[Ints]) -> Array:
@@ -201,8 +202,11 @@ def clamp(x: Array, min: Any = None, max: Any = None) -> Array:
 def gelu(x: Array, approximate: str = "none") -> Array:
     """x Phi(x) (Hendrycks and Gimpel, arXiv 1606.08415), or their formula with tanh."""
     if approximate == "none":
-        return x * (0.5 * (1 + erf(x * math.sqrt(0.5))))
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        share: Array = 0.5 * (1 + erf(x * math.sqrt(0.5)))
+    else:
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+        share = 0.5 * (1 + np.tanh(inner))
+    return x * share
 
 
 def sigmoid(x: Array) -> Array:
@@ -214,8 +218,9 @@ def silu(x: Array, inplace: bool = False) -> Array:
 
 
 def softmax(x: Array, dim: int, _stacklevel: int = 3, dtype: None = None) -> Array:
-    powers = np.exp(x - x.max(dim, keepdims=True))
-    return powers / powers.sum(dim, keepdims=True)
+    powers: Array = np.exp(x - x.max(dim, keepdims=True))
+    powers /= powers.sum(dim, keepdims=True)
+    return powers
 
 
 def dropout(x: Array, p: float = 0.5, training: bool = False, inplace: bool = False) -> Array:
@@ -226,8 +231,10 @@ def dropout(x: Array, p: float = 0.5, training: bool = False, inplace: bool = Fa
 
 def normalised(x: Array, axes: tuple[int, ...], eps: float) -> Array:
     """(x - mean) / sqrt(variance + eps) over the axes."""
-    centred = x - x.mean(axes, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(axes, keepdims=True) + np.float32(eps))
+    centred: Array = x - x.mean(axes, keepdims=True)
+    variance = (centred**2).mean(axes, keepdims=True)
+    centred /= np.sqrt(variance + np.float32(eps))
+    return centred
 
 
 def attention(

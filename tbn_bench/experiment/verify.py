@@ -4,7 +4,7 @@ native   executor.Executor on the network that convert.load_ makes of the file
 numpy    numpy_forward.NumpyForward on the file's tensors: no torch, no native library
 
 Images, labels and the score's definition are those of the run's data set and task. A run is
-verified where both ways give the recorded score, within the tolerance of build.score_on_test.
+verified where both ways give the recorded score, within the tolerance of scoring.score_on_test.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from tbn_bench.catalog import did_you_mean
 from tbn_bench.compiler.executor import Executor
 from tbn_bench.config import RunConfig, make
 from tbn_bench.convert.binarize import binarize_inputs_
-from tbn_bench.experiment import build
+from tbn_bench.experiment import build, scoring
 from tbn_bench.experiment.numpy_forward import NumpyForward
 from tbn_bench.experiment.numpy_ops import Unsupported
 from tbn_bench.format import packed_file
@@ -147,7 +147,7 @@ def check(record: RunRecord) -> Check:
         return Check(record, UNCHECKED, str(error), file_bytes=size)
     verdict, why = _verdict(native, numpy)
     if verdict == DIFFERS:
-        why += build.precision_hint(record)
+        why += scoring.precision_hint(record)
     return Check(record, verdict, why, native, numpy, size)
 
 
@@ -201,6 +201,6 @@ def _numpy(record: RunRecord, config: RunConfig, data: Any, content: Artifact) -
 
 
 def _scored(record: RunRecord, data: Any, model: nn.Module, call: Call) -> Way:
-    batches = build.outputs(call, data)
-    found, recorded, allowed = build.score_on_test(record, data, model, batches)
-    return Way(found, abs(found - recorded) <= allowed)
+    batches = scoring.outputs(call, data)
+    score = scoring.score_on_test(record, data, model, batches)
+    return Way(score.found, score.agrees)

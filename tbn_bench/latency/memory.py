@@ -35,7 +35,7 @@ def measure(path: Path, engine: str) -> dict[str, int]:
     from tbn_bench import catalog
     from tbn_bench.compiler.executor import Executor
     from tbn_bench.config import make
-    from tbn_bench.experiment import export
+    from tbn_bench.experiment import skeleton
     from tbn_bench.format import packed_file
 
     torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def measure(path: Path, engine: str) -> dict[str, int]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = _status("RssAnon")
     if engine == "native":
-        model = export.load(path)
+        model = skeleton.load(path)
         run: Any = Executor(model, x)
     else:
         run = _dense(path, config)
@@ -75,10 +75,10 @@ def _warm_up() -> None:
 def _dense(path: Path, config: dict[str, Any]) -> Any:
     import torch
 
-    from tbn_bench.experiment import export
+    from tbn_bench.experiment import skeleton
     from tbn_bench.format import packed_file
 
-    model = export.materialised(export.skeleton(config)).eval()
+    model = skeleton.materialised(skeleton.skeleton(config)).eval()
     content = packed_file.read(path)
     arrays = {**content.tensors, **content.dense(_float_bytes(model))}
     names = model.state_dict().keys()

@@ -17,7 +17,7 @@ from tbn_bench import convert
 from tbn_bench import native as _native
 from tbn_bench.compiler import executor
 from tbn_bench.config import RunConfig, make
-from tbn_bench.experiment import build
+from tbn_bench.experiment import build, scoring, weights
 from tbn_bench.latency import memory, peers
 from tbn_bench.latency.peers import Maker, Setting
 from tbn_bench.latency.timing import (
@@ -255,8 +255,8 @@ class _Trained:
 def _load(runs: list[RunRecord]) -> list[_Trained]:
     loaded = []
     for run in runs:
-        data, model, _ = build.trained(run)
-        loaded.append(_Trained(run, data, model))
+        found = weights.trained(run)
+        loaded.append(_Trained(run, found.data, found.model))
     for trained in loaded:
         trained.data.setup()
     return loaded
@@ -426,15 +426,10 @@ def _accuracy_check(loaded: list[_Trained], device: str) -> dict[tuple[str, str]
         name = score_of(run.summary)
         expected = None
         for implementation, call in _kernels(trained, device).items():
-            batches = list(build.outputs(call, trained.data, device))
-            value, recorded, allowed = build.score_on_test(
-                run,
-                trained.data,
-                trained.model,
-                batches,
-            )
-            own = {name: value}
-            is_right = abs(value - recorded) <= allowed
+            batches = list(scoring.outputs(call, trained.data, device))
+            score = scoring.score_on_test(run, trained.data, trained.model, batches)
+            own = {name: score.found}
+            is_right = score.agrees
             if SCORES[name].goal == "max":
                 classes = torch.cat([out.argmax(1) for out, _ in batches])
                 expected = classes if expected is None else expected
@@ -442,7 +437,7 @@ def _accuracy_check(loaded: list[_Trained], device: str) -> dict[tuple[str, str]
                 if isinstance(call, executor.Executor) and call.precision != "f32":
                     is_right = _agrees(own["agreement"], len(expected))
             if not is_right:
-                raise ParityError(_difference(run, implementation, own, recorded))
+                raise ParityError(_difference(run, implementation, own, score.recorded))
             found[run.run_id, implementation] = own
     return found
 
@@ -480,7 +475,7 @@ def _difference(
     return (
         f"run {run.run_id}, {implementation}: "
         f"{score.label} {score.text(found[name], False)} on the test set, "
-        f"its record says {score.text(recorded, False)}{classed}{build.precision_hint(run)}; "
+        f"its record says {score.text(recorded, False)}{classed}{scoring.precision_hint(run)}; "
         "nothing timed"
     )
 
@@ -510,7 +505,7 @@ def case(
     if config.binarizer != "full_precision":
         configs.append(config)
     built = [build.build(own) for own in configs]
-    in_shape = built[0][0].in_shape
+    in_shape = built[0].data.in_shape
     timed = config.command.replace("tbn-bench train", "tbn-bench latency")
     command = f"{timed} --device {device} --threads {threads}"
     cases = []
@@ -519,9 +514,9 @@ def case(
             raise ValueError(f"--batch must be at least 1, got {batch}")
         x = torch.randn(batch, *in_shape, generator=torch.Generator().manual_seed(0)).to(device)
         variants = []
-        for own, (_, model, _, total) in zip(configs, built, strict=True):
-            setting = Setting(own, x, threads, x.cpu(), total.summary())
-            variants += variants_of(model.eval(), setting)
+        for experiment in built:
+            setting = Setting(experiment.config, x, threads, x.cpu(), experiment.cost.summary())
+            variants += variants_of(experiment.model.eval(), setting)
         name = f"{slug(config.model)}-{slug(config.binarizer)}-untrained-b{batch}-t{threads}"
         info = {
             "data": config.data,

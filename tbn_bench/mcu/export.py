@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tbn_bench import __version__, convert
-from tbn_bench.experiment import build
+from tbn_bench.experiment.weights import trained
 from tbn_bench.mcu import bundle, check, emit, graph, layout, lowering, memory, program, reference
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.mcu.program import Program, Quant
@@ -219,7 +219,9 @@ def export(
         raise McuError(
             f"run {record.run_id} is no finished classifier; C libraries are made of classifiers"
         )
-    data, model, _ = build.trained(record)
+    run = trained(record)
+    data = run.data
+    model = run.model
     data.setup()
     calibration = data.first("train", min(CALIBRATION, data.size("train")))
     prog = compile_(model, calibration, activations, target, source_of(data))

@@ -1,4 +1,4 @@
-"""The parts of every task: optimizer and schedule, evaluation, and statistics of learning tiles."""
+"""The parts of every task: optimizer and schedule, evaluation, and statistics of stored signs."""
 
 import math
 from typing import Any, ClassVar
@@ -10,14 +10,13 @@ from torch.nn.utils import parametrize
 from torchmetrics import Metric
 
 from tbn_bench.binarizers._base import WeightBinarizer
-from tbn_bench.binarizers.tbn import TBNWeight
 from tbn_bench.config import RunConfig
 from tbn_bench.optimizers._base import optimizer_of
 from tbn_bench.tasks._batch_norm import reestimate_
-from tbn_bench.tiling import aggregate
 
 BN_MOMENTUM = 0.1
 BN_MOMENTUM_FLOOR = 0.01
+NEAR_ZERO = 1e-3  # of the mean magnitude of a layer's column sums
 
 
 class DivergedError(RuntimeError):
@@ -247,11 +246,12 @@ class Task(pl.LightningModule):
             new = method.signs(weight.detach())
             flips += int((old != new).sum())
             bits += new.numel()
-            if isinstance(method, TBNWeight):
-                s = aggregate(weight.detach(), method.p, method.copies).abs()
-                limit = 1e-3 * s.mean()
-                near += int((s < limit).sum())
-                sums += s.numel()
+            column_sums = method.column_sums(weight.detach())
+            if column_sums is not None:
+                magnitudes = column_sums.abs()
+                limit = NEAR_ZERO * magnitudes.mean()
+                near += int((magnitudes < limit).sum())
+                sums += magnitudes.numel()
         if bits:
             self.log("tile/flip_rate", flips / bits)
         if sums:

@@ -1,6 +1,7 @@
 """Histograms of a network's column sums and scales, for mirrors alone."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -8,16 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tbn_bench.binarizers._base import WeightBinarizer
-from tbn_bench.binarizers.tbn import TBNWeight
 from tbn_bench.tasks._base import binary_weights
-from tbn_bench.tiling import aggregate
 
 LAYERS = 12
 BINS = 64
 REACH = 4.0  # column sums beyond +-4 mean magnitudes are counted in the outermost bins
 
-
-Weight = tuple[str, WeightBinarizer, Tensor]  # name, its method, latent weight
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -34,17 +32,17 @@ def tile_histograms(model: nn.Module) -> dict[str, Histogram]:
     "tile/alphas/<layer>": its scales. At most LAYERS layers of each, evenly spread from the first
     to the last. Layers without column sums or scales have none.
     """
-    tiled: list[Weight] = []
-    scaled: list[Weight] = []
+    summed: list[tuple[str, Tensor]] = []
+    scaled: list[tuple[str, WeightBinarizer, Tensor]] = []
     found: dict[str, Histogram] = {}
     with torch.no_grad():
         for name, method, weight in binary_weights(model):
-            if isinstance(method, TBNWeight):
-                tiled.append((name, method, weight))
+            sums = method.column_sums(weight.detach())
+            if sums is not None:
+                summed.append((name, sums))
             if method.num_scales(weight):
                 scaled.append((name, method, weight))
-        for name, method, weight in _spread(tiled):
-            sums = aggregate(weight.detach(), method.p, method.copies)
+        for name, sums in _spread(summed):
             found[f"tile/s/{_label(name)}"] = _sums(sums)
         for name, method, weight in _spread(scaled):
             scales = method.scales(weight).detach()
@@ -52,13 +50,13 @@ def tile_histograms(model: nn.Module) -> dict[str, Histogram]:
     return found
 
 
-def _spread(weights: list[Weight]) -> list[Weight]:
+def _spread(items: list[Item]) -> list[Item]:
     """At most LAYERS of them."""
-    if not weights:
+    if not items:
         return []
-    places = np.linspace(0, len(weights) - 1, LAYERS)
+    places = np.linspace(0, len(items) - 1, LAYERS)
     chosen = sorted({round(place) for place in places})
-    return [weights[place] for place in chosen]
+    return [items[place] for place in chosen]
 
 
 def _label(name: str) -> str:

@@ -4,7 +4,6 @@ No mirror can fail the run.
 """
 
 import contextlib
-import copy
 import math
 import os
 import sys
@@ -17,15 +16,12 @@ from typing import Any
 
 from torch import nn
 
-from tbn_bench import convert
 from tbn_bench.config import RunConfig
 from tbn_bench.convert.plan import Plan
 from tbn_bench.records.store import tell, to_json
-from tbn_bench.tasks._base import binary_weights
 from tbn_bench.tracking.diagnostics import Histogram, tile_histograms
 
 TRACKERS = ("wandb", "tensorboard", "mlflow")
-PACKED = "packed.safetensors"
 SHARE = 0.05  # of the time so far that histograms may take
 
 
@@ -162,15 +158,9 @@ class Mirrors:
             self.last = time.perf_counter() - started
             self.spent += self.last
 
-    def finish(self, status: str, summary: dict[str, Any] | None, model: nn.Module) -> None:
-        if not self.live:
-            return
-        file = None
-        said: dict[str, Any] = {}
-        if status == "finished":
-            file = self._packed_file(model)
-            said = dict(summary or {})
-        self._each(lambda mirror: mirror.finish(status, said, file))
+    def finish(self, status: str, summary: dict[str, Any], file: Path | None) -> None:
+        """The end of the run, as Mirror.finish takes it."""
+        self._each(lambda mirror: mirror.finish(status, summary, file))
 
     def _each(self, call: Callable[[Mirror], None]) -> None:
         for name, mirror in list(self.live.items()):
@@ -189,25 +179,6 @@ class Mirrors:
             self.spent = math.inf  # never again in this run, so one line
             _warn("no histograms of the tiles", error)
             return {}
-
-    def _packed_file(self, model: nn.Module) -> Path | None:
-        if not binary_weights(model):
-            return None
-        try:
-            small = copy.deepcopy(model).cpu()
-            convert.pack_(small)
-            path = self.subject.folder / "checkpoints" / PACKED
-            path.parent.mkdir(parents=True, exist_ok=True)
-            convert.save(
-                small.eval(),
-                path,
-                self.subject.config.non_defaults,
-                self.subject.provenance.get("commit"),
-            )
-        except Exception as error:  # noqa: BLE001 (as above)
-            _warn("no packed network in the mirror", error)
-            return None
-        return path
 
 
 def _warn(what: str, error: Exception) -> None:

@@ -405,7 +405,9 @@ def test_packed_network_binarizes_its_inputs(tmp_path, spec):
 def test_export_load_needs_no_more_than_the_file(tmp_path, spec):
     """The file names its config; the network made from it alone binarizes its inputs and gives the trained network's outputs."""
     config = make({"data": "digits", "model": NETWORK, "binarizer": spec, "keep": ["conv1", "fc"]})
-    _, net, _, total = build(config)
+    built = build(config)
+    net = built.model
+    total = built.cost
     x = torch.randn(4, 1, 8, 8)
     with torch.no_grad():
         net.train()(x)
@@ -485,7 +487,9 @@ def test_fused_transformer_path_calls_the_layers():
 def test_a_relu_before_a_sign_is_warned_about(spec, activation, warned):
     """Behind a ReLU no input is negative, so its sign says nothing; the plan names the layers. Other non-linearities are quiet."""
     model = f"resnet_cifar(depth=8, width=4, activation={activation!r})"
-    _, net, plan, _ = build(make({"model": model, "binarizer": spec, "keep": ["conv1", "fc"]}))
+    built = build(make({"model": model, "binarizer": spec, "keep": ["conv1", "fc"]}))
+    net = built.model
+    plan = built.plan
     found = [w for w in plan.warnings if "never changes its sign" in w]
     assert (len(found) == 1) == warned
     assert not warned or all(f"blocks.{i}.conv{j}" in found[0] for i in range(3) for j in (1, 2))
@@ -503,7 +507,7 @@ def test_looking_for_constant_signs_changes_nothing():
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert (net.training, net.blocks[0].training, net.blocks[1].training) == (True, False, True)
     assert not any(m._forward_hooks for m in net.modules())
-    _, _, plan, _ = build(
+    plan = build(
         make(
             {
                 "model": "resnet_cifar(depth=8, width=4)",
@@ -511,7 +515,7 @@ def test_looking_for_constant_signs_changes_nothing():
                 "keep": ["conv1", "fc"],
             }
         )
-    )
+    ).plan
     assert not [w for w in plan.warnings if "sign" in w]
 
 

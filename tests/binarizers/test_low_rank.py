@@ -17,7 +17,7 @@ from tbn_bench.binarizers.low_rank import LowRankWeight
 from tbn_bench.compiler.executor import executor
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.convert.cost import cost
-from tbn_bench.experiment.build import start_from
+from tbn_bench.experiment.weights import start_from
 from tbn_bench.format import bits, packed_file
 from tbn_bench.format.form import Form
 

@@ -61,7 +61,10 @@ def test_the_list_is_broad():
 @pytest.mark.parametrize("module", [module for module in FAMILIES if module not in REFUSED])
 def test_families(module):
     """A plan of all Linear and Conv weights, tiled ones among them, and their multiply-adds; no weight is allocated."""
-    _, model, plan, total = sketch(f"from_timm(name={FAMILIES[module]!r})")
+    found = sketch(f"from_timm(name={FAMILIES[module]!r})")
+    model = found.model
+    plan = found.plan
+    total = found.cost
     assert all(p.is_meta for p in model.parameters())
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
     assert (
@@ -187,7 +190,7 @@ def test_a_weight_read_by_other_code_is_said():
     torch.manual_seed(0)
     plan = sketch(
         "from_timm(name='beit_base_patch16_224', kwargs={'depth': 2, 'embed_dim': 48})", "bwn"
-    )[2]
+    ).plan
     assert any(
         w.startswith("blocks.0.attn.qkv.weight, blocks.1.attn.qkv.weight: never called; ")
         for w in plan.warnings
@@ -208,14 +211,12 @@ def test_a_weight_read_by_other_code_is_said():
 def test_sketch_is_build_without_weights(binarizer):
     """Same rows, costs and warnings; binarized inputs are looked at, and for that the network is built."""
     config = make({"model": "resnet_cifar(depth=8, width=8)", "binarizer": binarizer})
-    _, model, plan, total = build.sketch(config)
-    _, _, built, cost = build.build(config)
-    assert (plan.rows, plan.warnings, total.summary()) == (
-        built.rows,
-        built.warnings,
-        cost.summary(),
-    )
-    assert all(p.is_meta for p in model.parameters()) == (binarizer != "xnor")
+    sketched = build.sketch(config)
+    built = build.build(config)
+    assert sketched.plan.rows == built.plan.rows
+    assert sketched.plan.warnings == built.plan.warnings
+    assert sketched.cost.summary() == built.cost.summary()
+    assert all(p.is_meta for p in sketched.model.parameters()) == (binarizer != "xnor")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_sketch_is_build_without_weights(binarizer):
 def test_a_model_of_timm_is_planned_in_its_own_form_where_no_data_are_named(
     model, values, shape, classes
 ):
-    _, _, plan, _ = sketch(model, **values)
+    plan = sketch(model, **values).plan
     size = " x ".join(map(str, shape))
     own = "timm" in model and not values
     assert [w for w in plan.warnings if "no --data" in w] == [
@@ -249,11 +250,11 @@ def test_a_model_that_cannot_do_without_weights_is_built(monkeypatch):
         return real(model, *rest)
 
     config = make({"binarizer": "tbn(p=4)"})
-    expected = build.sketch(config)[2]
+    expected = build.sketch(config).plan
     monkeypatch.setattr(build, "cost", values_wanted)
-    _, model, plan, _ = build.sketch(config)
-    assert not any(p.is_meta for p in model.parameters())
-    assert plan == expected
+    sketched = build.sketch(config)
+    assert not any(p.is_meta for p in sketched.model.parameters())
+    assert sketched.plan == expected
 
 
 def test_samples_that_a_model_cannot_take_are_one_line():

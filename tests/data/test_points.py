@@ -15,7 +15,7 @@ from tbn_bench.convert.binarize import binarize_
 from tbn_bench.convert.cost import cost
 from tbn_bench.data import _parsed, _s3dis_rooms, modelnet40, primitives, s3dis, shapenet_part
 from tbn_bench.experiment import train
-from tbn_bench.experiment.build import trained
+from tbn_bench.experiment.weights import trained
 from tbn_bench.scores import IGNORED
 from tbn_bench.tasks.part_segmentation import PartScore, PartSegmentation
 from tbn_bench.tasks.point_classification import departure_from_orthogonality
@@ -824,7 +824,9 @@ def test_part_segmentation_from_data_to_record(tmp_path):
         "binarizer": "tbn(p=4)", "task": "part_segmentation", "epochs": 1, "batch_size": 16, "optimizer": "adam", "lr": 0.001,
     })  # fmt: skip
     record = train.run(config, train.RunOptions(tmp_path, wandb="off", threads=1))
-    data, model, _ = trained(record)
+    run = trained(record)
+    data = run.data
+    model = run.model
     data.setup()
     x, y = data.splits["test"]
     score = PartScore(data.parts)

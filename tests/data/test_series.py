@@ -11,7 +11,7 @@ from tbn_bench import catalog
 from tbn_bench.config import make
 from tbn_bench.data import _series
 from tbn_bench.experiment import train
-from tbn_bench.experiment.build import trained
+from tbn_bench.experiment.weights import trained
 from tbn_bench.models.ts_transformer import positions
 from tbn_bench.tasks.forecasting import MSE, Forecasting
 
@@ -277,7 +277,9 @@ def test_a_run_is_judged_by_mse(series, tmp_path, model):
     record = train.run(config, train.RunOptions(tmp_path / "r", wandb="off"))
     rows = [row["val/mse"] for row in record.rows()]
     assert (record.summary["score"], record.summary["best_epoch"]) == ("mse", rows.index(min(rows)))
-    data, net, _ = trained(record)
+    run = trained(record)
+    data = run.data
+    net = run.model
     data.setup()
     x, y = data.splits["test"]
     with torch.no_grad():

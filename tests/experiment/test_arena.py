@@ -11,7 +11,7 @@ from tbn_bench import catalog, convert
 from tbn_bench.compiler.executor import Executor
 from tbn_bench.config import make
 from tbn_bench.data.cifar10 import CIFAR10
-from tbn_bench.experiment import build, train
+from tbn_bench.experiment import build, scoring, train
 from tbn_bench.models.airbench import whitening_filters
 from tbn_bench.tasks._batch_norm import reestimate_
 from tbn_bench.tasks.image_classification import augmented_logits
@@ -51,7 +51,7 @@ def test_whitening_makes_patches_uncorrelated():
 def test_airbench_has_the_published_size():
     """118.1 M multiply-adds and 1.97 M weights (airbench94_muon)."""
     config = make({"data": "cifar10", "model": "airbench"})
-    total = build.sketch(config)[3].summary()
+    total = build.sketch(config).cost.summary()
     assert total["macs"] == 118_147_360
     assert total["weights"] == 1_970_464
     assert total["macs"] * 2 * 3 * 50_000 * 8 / 1e15 == pytest.approx(0.28, abs=0.005)
@@ -103,7 +103,7 @@ def test_widths_that_p_does_not_divide_name_the_layer():
 def test_airbench_runs_natively(binarizer):
     """Packed, by the executor, as in torch."""
     torch.manual_seed(0)
-    _, model, _, _ = build.build(make(SMALL | {"binarizer": binarizer}))
+    model = build.build(make(SMALL | {"binarizer": binarizer})).model
     nn.init.normal_(model.whiten.weight)
     model(torch.randn(16, 3, 32, 32))
     convert.pack_(model.eval())
@@ -257,7 +257,7 @@ def test_a_run_records_both_scores_and_what_it_cost(record):
 
 def test_training_pflop_by_hand(record):
     """24 samples, 2 epochs, two operations per multiply-add; the elementwise rule has its weight gradient at full cost."""
-    _, _, _, total = build.build(make(SMALL))
+    total = build.build(make(SMALL)).cost
     distinct = sum(layer.distinct_macs for layer in total.layers)
     full = sum(layer.macs for layer in total.layers)
     assert record.summary["train_pflop"] == pytest.approx(24 * 2 * 2 * (2 * distinct + full) / 1e15)
@@ -276,12 +276,14 @@ def test_the_last_epoch_is_tested_and_kept(record):
 def test_the_packed_network_lies_beside_the_record_and_gives_its_score(record):
     path = record.path / "network.safetensors"
     assert record.summary["file_bytes"] == path.stat().st_size
-    data, model, _, _ = build.build(make({**record.config, "binarizer": "full_precision"}))
+    built = build.build(make({**record.config, "binarizer": "full_precision"}))
+    data = built.data
+    model = built.model
     data.setup()
     convert.load_(model, path)
-    found = build.outputs(model, data)
-    score, recorded, _ = build.score_on_test(record, data, model, found)
-    assert score == pytest.approx(recorded, abs=1e-6)
+    found = scoring.outputs(model, data)
+    score = scoring.score_on_test(record, data, model, found)
+    assert score.found == pytest.approx(score.recorded, abs=1e-6)
 
 
 def test_full_precision_keeps_no_packed_network(tmp_path):
@@ -307,7 +309,9 @@ def test_image_options_are_refused_elsewhere(field):
 def test_mixing_gives_labels_that_sum_to_one(tmp_path):
     """An odd batch too: timm mixes pairs, the last image stays."""
     config = make(SMALL | {"mixup": 0.5, "cutmix": 1.0, "label_smoothing": 0.1})
-    data, model, _, _ = build.build(config)
+    built = build.build(config)
+    data = built.data
+    model = built.model
     task = build.build_task(config, data, model)
     x, labels = task.mixed(torch.randn(5, 3, 32, 32), torch.arange(5))
     assert x.shape == (5, 3, 32, 32)
@@ -328,7 +332,7 @@ def test_narrow_networks_cost_what_tiles_cost():
         config = make(
             {"data": "cifar10", "model": model, "binarizer": binarizer, "keep": ("whiten", "head")}
         )
-        return build.sketch(config)[3].summary()
+        return build.sketch(config).cost.summary()
 
     fields = ["tile_bits", "stored_bytes", "distinct_macs"]
     wanted = [(p, field) for p in (4, 8, 16) for field in fields]

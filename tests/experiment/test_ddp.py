@@ -18,7 +18,7 @@ from tbn_bench.binarizers._base import ActivationBinarizer, WeightBinarizer
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.data import _order
-from tbn_bench.experiment import train
+from tbn_bench.experiment import distributed, train
 from tbn_bench.records.store import RunStore
 
 METHODS = [
@@ -172,12 +172,12 @@ def test_processes_that_came_apart_are_a_fault():
         device="cpu",
         all_gather=lambda v: (everyone.append(v), torch.stack([everyone[0], v]))[1],
     )
-    train._check_ranks(task)
+    distributed.check_ranks(task)
     net[1].running_mean += 1
-    train._check_ranks(task)
+    distributed.check_ranks(task)
     net[0].weight.data[0, 0] += 1e-6
     with pytest.raises(RuntimeError, match="ended with different weights"):
-        train._check_ranks(task)
+        distributed.check_ranks(task)
 
 
 @pytest.mark.parametrize(

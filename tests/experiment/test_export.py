@@ -9,7 +9,7 @@ from torch import nn
 from tbn_bench import catalog, convert
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
-from tbn_bench.experiment import export, train
+from tbn_bench.experiment import export, graphs, train
 from tbn_bench.layers import packed
 from tbn_bench.records.store import RunStore
 
@@ -56,7 +56,7 @@ def test_every_stored_form_is_decoded_in_the_graph(tmp_path, spec):
         assert (layer.expanded().numpy() == layer.form.dense(layer.tensors())).all()
     x = torch.randn(5, 4, 4, 4)
     expected = net(x)
-    call = export._write_pt2(net, x, tmp_path / "net.pt2")
+    call = graphs.write_pt2(net, x, tmp_path / "net.pt2")
     for n in (1, 5):
         torch.testing.assert_close(call(x[:n]), expected[:n], rtol=1e-5, atol=1e-5)
     held = [*call.parameters(), *call.buffers()]

@@ -8,7 +8,7 @@ import yaml
 
 from tbn_bench import catalog, cli
 from tbn_bench.config import make
-from tbn_bench.experiment import build
+from tbn_bench.experiment import build, weights
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -36,7 +36,8 @@ def head(name):
 
 def built(name, **changes):
     """(model, plan, cost): CIFAR-10 is read when training starts, so no file is needed."""
-    return build.build(config(name, **changes))[1:]
+    built = build.build(config(name, **changes))
+    return built.model, built.plan, built.cost
 
 
 def test_every_method_has_a_recipe():
@@ -94,7 +95,7 @@ def test_it_can_start_from_step_1(name):
     """Every weight finds its counterpart, and latent weights are step 1's (checked on a narrow network)."""
     narrow = {"model": config(name).model.replace("depth=18", "depth=18, width=8")}
     (model, *_), (source, *_) = built(name, **narrow), built(STEP1, seed=1, **narrow)
-    build.start_from(model, source)
+    weights.start_from(model, source)
     latent = model.blocks[3].conv1.parametrizations.weight.original
     assert (latent == source.blocks[3].conv1.weight).all()
 

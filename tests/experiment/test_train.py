@@ -25,8 +25,8 @@ from tbn_bench.cli.flags import config_of
 from tbn_bench.cli.parser import make_parser
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
-from tbn_bench.experiment import train
-from tbn_bench.experiment.build import trained
+from tbn_bench.experiment import callbacks, train
+from tbn_bench.experiment.weights import trained
 from tbn_bench.records.store import RecordError, RunBusy, RunStore
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.tables.comparison import comparison
@@ -149,7 +149,9 @@ def test_summary_numbers_trace_back(journey):
     record, summary = journey.record, journey.record.summary
     val = [row["val/top1"] for row in record.rows()]
     assert (summary["best_epoch"], summary["val/top1_last"]) == (val.index(max(val)), val[-1])
-    data, model, _ = trained(record)
+    run = trained(record)
+    data = run.data
+    model = run.model
     data.setup()
     x, y = data.splits["test"]
     with torch.no_grad():
@@ -244,14 +246,14 @@ def test_resume_is_bit_identical(recipe, straight, tmp_path):
 
 def test_stopped_between_row_and_checkpoint(straight, tmp_path, monkeypatch):
     """A row written just before the power went, without its checkpoint, is trained again and recorded once."""
-    config, save = make(TINY), train._Recorder.on_save_checkpoint
+    config, save = make(TINY), callbacks.Recorder.on_save_checkpoint
 
     def cut(recorder, trainer, module, checkpoint):
         if trainer.current_epoch == 2:
             raise PowerCut
         save(recorder, trainer, module, checkpoint)
 
-    monkeypatch.setattr(train._Recorder, "on_save_checkpoint", cut)
+    monkeypatch.setattr(callbacks.Recorder, "on_save_checkpoint", cut)
     with pytest.raises(PowerCut):
         train.run(config, options(tmp_path))
     monkeypatch.undo()
@@ -433,7 +435,7 @@ DAMAGES = {
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_old_one(tmp_path, monkeypatch):
     """Written beside it and renamed: a full disk says so and costs the new one alone."""
-    path, writer = tmp_path / "checkpoints" / "last.ckpt", train._Checkpoints()
+    path, writer = tmp_path / "checkpoints" / "last.ckpt", callbacks.AtomicCheckpoints()
     writer.save_checkpoint({"epoch": 1}, path)
 
     def full(_):
@@ -506,7 +508,7 @@ def layouts_of(tmp_path, **options):
     config = make({"data": "synthetic(in_shape=[3, 16, 16])", "model": "resnet_cifar(depth=8, width=4)", "epochs": 2, "lr": 0.01,
                    "batch_size": 16, "binarizer": "tbn(p=2, min_layer_size=0)"})  # fmt: skip
     record = train.run(config, train.RunOptions(tmp_path, wandb="off", **options))
-    return record, trained(record)[1]
+    return record, trained(record).model
 
 
 def test_channels_last_changes_the_layout_alone(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from tbn_bench import cli, convert
 from tbn_bench.config import make
-from tbn_bench.experiment import build, numpy_forward, train, verify
+from tbn_bench.experiment import numpy_forward, train, verify, weights
 from tbn_bench.format import packed_file
 from tbn_bench.native import NativeUnavailable
 from tbn_bench.records.store import NETWORK, RunStore, read_json, write_atomic
@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
             make({**DIGITS, "binarizer": binarizer}),
             train.RunOptions(root, "pair", wandb="off", threads=1),
         )
-        _, model, _ = build.trained(record)
+        model = weights.trained(record).model
         convert.pack_(model)
         convert.save(model, record.path / NETWORK, record.config, record.provenance.get("commit"))
     train.run(

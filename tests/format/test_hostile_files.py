@@ -14,7 +14,7 @@ from torch import nn
 
 from tbn_bench import convert
 from tbn_bench.convert.binarize import binarize_
-from tbn_bench.experiment import build, export
+from tbn_bench.experiment import export, weights
 from tbn_bench.experiment.numpy_forward import NumpyForward
 from tbn_bench.format import description, packed_file, strict_json
 from tbn_bench.format.description import Weight
@@ -440,5 +440,5 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path, state):
         path=tmp_path, config={"data": "synthetic", "model": "mlp(hidden=[4])"}
     )
     with pytest.raises(ValueError, match="is unreadable .*delete .* and run again") as caught:
-        build.trained(record)
+        weights.trained(record)
     assert str(caught.value).isprintable()

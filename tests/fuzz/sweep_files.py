@@ -13,7 +13,9 @@ from unittest import mock
 
 import yaml
 
-from tbn_bench import catalog, cli
+from tbn_bench import catalog
+from tbn_bench.cli.flags import read_preset
+from tbn_bench.cli.sweep import precisions
 from tbn_bench.config import make
 from tbn_bench.sweep import dotted, search, spec
 from tbn_bench.sweep.planner import Planner
@@ -113,7 +115,7 @@ class _Checker:
         assert all(
             "\n" not in line and len(line) < bounded.LIMIT_LETTERS for line in sweep.warnings
         )
-        cli._precisions(sweep)
+        precisions(sweep)
         return self._searched(sweep) if sweep.is_search else self._listed(sweep)
 
     def _check_names_file(self, said: str) -> None:
@@ -122,7 +124,7 @@ class _Checker:
 
     def _is_preset(self) -> bool:
         try:
-            config = make(dotted.fold(cli._yaml_file(self.path)))
+            config = make(dotted.fold(read_preset(self.path)))
         except ValueError as error:
             bounded.check_message(error, LINES)
             return False

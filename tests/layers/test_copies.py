@@ -231,7 +231,7 @@ def test_additions_of_the_digits_network():
         "binarizer": binarizer,
         "keep": ["conv1", "fc"],
     }
-    total = assembly.sketch(make(config))[3].summary()
+    total = assembly.sketch(make(config)).cost.summary()
     assert (total["distinct_macs"], total["additions"]) == (55_936, 57_344)
 
 

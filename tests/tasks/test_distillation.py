@@ -10,7 +10,8 @@ from tbn_bench import catalog
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import train
-from tbn_bench.experiment.build import build, start_from, trained
+from tbn_bench.experiment.build import build
+from tbn_bench.experiment.weights import start_from, trained
 from tbn_bench.records.store import RunStore
 from tbn_bench.scores import TIMES
 from tbn_bench.tasks.image_classification import ImageClassification
@@ -211,12 +212,12 @@ def test_the_recipe_of_two_steps_and_a_teacher(results, monkeypatch):
         | {"binarizer": "reactnet", "init": name_of(first), "teacher": name_of(teacher), "lr": 1e-9}
     )
     record = train.run(config, options)
-    source = plain(trained(first)[1])
+    source = plain(trained(first).model)
     assert all(torch.allclose(v, source[k], rtol=0, atol=1e-6) for k, v in started[0][0].items())
     assert [type(t).__name__ for t in started[0][1]] == ["ResNet"]
     assert [f.read_bytes() for f in files] == before
     state = torch.load(record.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert set(state) == {f"model.{k}" for k in trained(record)[1].state_dict()}
+    assert set(state) == {f"model.{k}" for k in trained(record).model.state_dict()}
     assert (record.status, record.summary["track"]) == ("finished", "W1A1")
 
 
@@ -336,5 +337,6 @@ def test_build_is_the_same_with_and_without_them():
         make(TINY | {"binarizer": "reactnet"} | extra)
         for extra in ({}, {"init": "a/0123456789ab", "teacher": "a/0123456789ab"})
     ]
-    (_, _, plan, total), (_, _, other, other_total) = (build(c) for c in configs)
-    assert (str(plan), total.summary()) == (str(other), other_total.summary())
+    plain, other = (build(config) for config in configs)
+    assert str(plain.plan) == str(other.plan)
+    assert plain.cost.summary() == other.cost.summary()

@@ -9,7 +9,7 @@ from torch import fx, nn
 from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
 from tbn_bench.experiment import train
-from tbn_bench.experiment.build import trained
+from tbn_bench.experiment.weights import trained
 from tbn_bench.scores import SCORES, TASKS, row_fields, summary_fields
 from tbn_bench.tasks.point_classification import PointClassification, departure_from_orthogonality
 from tbn_bench.tasks.semantic_segmentation import SemanticSegmentation
@@ -106,7 +106,9 @@ def test_a_run_records_both_accuracies(tmp_path):
         "epochs": 1, "batch_size": 16, "optimizer": "adam", "lr": 0.001, "schedule": "step",
     })  # fmt: skip
     record = train.run(config, train.RunOptions(tmp_path, wandb="off", threads=1))
-    data, model, _ = trained(record)
+    run = trained(record)
+    data = run.data
+    model = run.model
     data.setup()
     x, y = data.splits["test"]
     with torch.no_grad():

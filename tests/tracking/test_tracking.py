@@ -27,7 +27,7 @@ from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import export, train
 from tbn_bench.format import packed_file
 from tbn_bench.records import locks
-from tbn_bench.records.store import RunStore
+from tbn_bench.records.store import NETWORK, RunStore
 from tbn_bench.reporting.load import load
 from tbn_bench.scores import TIMES
 from tbn_bench.sweep import process
@@ -150,7 +150,7 @@ def test_the_packed_network_is_an_artifact(mirrored):
     assert staged.is_relative_to(mirrored.record.path)
     assert packed_file.read(staged).payload_bytes == mirrored.record.summary["stored_bytes"]
     x = torch.randn(2, *mirrored.record.config and (1, 8, 8))
-    assert export.load(mirrored.record.path / "checkpoints" / mirror.PACKED)(x).shape == (2, 4)
+    assert export.load(mirrored.record.path / NETWORK)(x).shape == (2, 4)
 
 
 def test_a_sweep_is_a_group(mirrored):
@@ -768,7 +768,7 @@ def test_one_run_at_a_time_opens_the_data_base_of_mlflow(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, of SQLAlchemy
 def test_mlflow_has_the_rows(tmp_path):
-    """An experiment per sweep in results/logs/mlflow.db, its metrics by epoch, the packed network as an packed_file."""
+    """An experiment per sweep in results/logs/mlflow.db, its metrics by epoch, the packed network as an artifact."""
     mlflow = pytest.importorskip(
         "mlflow", reason="mlflow is not installed: pip install 'tbn-bench[trackers]'"
     )
@@ -779,7 +779,7 @@ def test_mlflow_has_the_rows(tmp_path):
         (m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")
     )
     assert found == [(r["epoch"], pytest.approx(r["train/loss"])) for r in record.rows()]
-    assert mirror.PACKED in [f.path for f in client.list_artifacts(run.info.run_id)]
+    assert NETWORK in [f.path for f in client.list_artifacts(run.info.run_id)]
 
 
 # The command line

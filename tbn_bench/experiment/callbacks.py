@@ -1,0 +1,192 @@
+"""The trainer of a run: rows of its record, checkpoints, and the random state inside them."""
+
+import contextlib
+import io
+import logging
+import random
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from tbn_bench.config import RunConfig
+from tbn_bench.experiment.distributed import Follower
+from tbn_bench.experiment.options import RunOptions
+from tbn_bench.records.store import Run, replace, tell
+from tbn_bench.scores import SCORES, shown
+from tbn_bench.tracking.mirror import Mirrors
+
+BEST = "best"
+LAST = "last"
+_LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")
+
+
+class Recorder(Checkpoint):
+    """Logs one durable row per epoch, and keeps the random state in every checkpoint.
+
+    A resumed run therefore gives the same numbers, bit by bit. lines: also print a line per epoch.
+    """
+
+    def __init__(self, run: Run | Follower, mirrors: Mirrors, lines: bool):
+        self.run = run
+        self.mirrors = mirrors
+        self.lines = lines
+        self.training_seconds = 0.0
+        self.lr = 0.0
+        self.random: dict[str, Any] | None = None
+        self._restart_clocks()
+
+    def _restart_clocks(self) -> None:
+        self.started = time.perf_counter()
+        self.cpu_started = time.process_time()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # read here: the schedule moves before the epoch ends
+        self.lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self.training_started = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.training_seconds = time.perf_counter() - self.training_started
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        metrics = {}
+        for name, value in sorted(trainer.callback_metrics.items()):
+            if not name.startswith("test/"):
+                metrics[name] = float(value)
+        seconds = time.perf_counter() - self.started
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "lr": self.lr,
+            **metrics,
+            "seconds": round(seconds, 3),
+            "epoch_cpu_seconds": round(time.process_time() - self.cpu_started, 3),
+            "epoch_training_seconds": round(self.training_seconds, 3),
+        }
+        self._restart_clocks()
+        self.run.log(row, durable=True)
+        self.mirrors.log(row, module.model)
+        if self.lines:
+            loss = metrics.get("train/loss", float("nan"))
+            held_out = ""
+            if "val/loss" in metrics:
+                held_out = f"val {shown({**metrics, 'score': module.score}, 'val')}  "
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            tell(f"{epoch}  loss {loss:.4f}  {held_out}{row['seconds']:.1f} s")
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["random"] = random_state()
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.random = checkpoint["random"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.random is not None:
+            restore_random_state(self.random)
+            self.random = None
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every random generator, in types that torch.load(weights_only=True) reads."""
+    version, state, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)  # not so for other generators than MT19937
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": on_gpus,
+        "python": [version, list(state), gauss],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+    }
+
+
+def restore_random_state(saved: dict[str, Any]) -> None:
+    torch.set_rng_state(saved["torch"])
+    if saved["cuda"]:
+        torch.cuda.set_rng_state_all(saved["cuda"])
+    version, state, gauss = saved["python"]
+    random.setstate((version, tuple(state), gauss))
+    kind, keys, *rest = saved["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside the old one and renames it.
+
+    Lightning writes to the system's temporary folder and moves the file from there. On another disk
+    that is a copy: a kill in its middle, or a full disk, leaves half a checkpoint and no old one.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        replace(Path(path), content.getvalue())
+
+
+def make_trainer(
+    config: RunConfig, options: RunOptions, run: Run | Follower, recorder: Recorder, score: str
+) -> pl.Trainer:
+    """score: the one that chooses the epoch."""
+    kept = [
+        ModelCheckpoint(
+            run.checkpoints,
+            LAST,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+    ]
+    if config.select == "best":
+        best = ModelCheckpoint(
+            run.checkpoints,
+            BEST,
+            monitor=f"val/{score}",
+            mode=SCORES[score].goal,
+            enable_version_counter=False,
+        )
+        kept.insert(0, best)
+    return pl.Trainer(
+        max_epochs=config.epochs,
+        accelerator="gpu" if options.device == "cuda" else "cpu",
+        devices=options.devices,
+        strategy="ddp" if options.devices > 1 else "auto",
+        use_distributed_sampler=False,
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        callbacks=[recorder, *kept],
+        plugins=[AtomicCheckpoints()],
+        logger=False,
+        enable_progress_bar=options.progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences Lightning's start-up lines and its advice about workers: the data are in memory."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning")
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,110 @@
+"""Where a network's weights come from, if not from its seed: a checkpoint, or another network."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from tbn_bench.config import make
+from tbn_bench.experiment.build import Experiment, build
+from tbn_bench.records.store import RecordError, RunRecord, RunStore
+
+_PREFIX = "model."  # of the network's state in a task's checkpoint
+
+
+def trained(record: RunRecord) -> Experiment:
+    """A finished run with the weights of its best checkpoint, the model in eval mode.
+
+    Raises ValueError if the checkpoint is missing or unreadable.
+    """
+    config = make(record.config)
+    path = record.path / "checkpoints" / "best.ckpt"
+    if not path.exists():
+        raise ValueError(
+            f"{path} is missing (checkpoints are not committed); run again: {config.command}"
+        )
+    found = build(config)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        own = {}
+        for name, value in state.items():
+            if name.startswith(_PREFIX):
+                own[name.removeprefix(_PREFIX)] = value
+        found.model.load_state_dict(own)
+    except Exception as error:
+        raise ValueError(
+            f"{path} is unreadable ({type(error).__name__}); "
+            f"delete {record.path} and run again: {config.command}"
+        ) from error
+    found.model.eval()
+    return found
+
+
+def trained_model(store: RunStore, name: str, flag: str) -> nn.Module:
+    """The trained model of the run SWEEP/RUN_ID, which `flag` names.
+
+    Raises ValueError if there is no such finished run.
+    """
+    sweep, _, run_id = name.rpartition("/")
+    try:
+        record = store.read(sweep, run_id)
+        if record.status != "finished":
+            raise ValueError(f"its status is {record.status}")
+        return trained(record).model
+    except (RecordError, ValueError) as error:
+        raise ValueError(
+            f"{flag}={name}: {error}; it must be a finished run under --results"
+        ) from error
+
+
+def start_from(model: nn.Module, source: nn.Module) -> None:
+    """Copies source's weights and state into model, where both have them in one shape.
+
+    Each may be binarized in its own way; latent weights become latent weights. If the latent weight
+    of source does not learn (low_rank), the weight that it computes with is copied. A binarizer of
+    model that derives state from its latent weight derives it again, unless source has that state.
+    Raises ValueError if a weight of model has no counterpart of its shape.
+    """
+    theirs = {plain_name(name): value for name, value in source.state_dict().items()}
+    theirs |= dict(_computed(source))
+    found = {}
+    for name, value in model.state_dict().items():
+        other = theirs.get(plain_name(name))
+        if other is not None and other.shape == value.shape:
+            found[name] = other
+    weights = [name for name, _ in model.named_parameters() if plain_name(name).endswith("weight")]
+    missing = [name for name in weights if name not in found]
+    if missing:
+        raise ValueError(
+            "--init: the run to start from has no weight of the same shape "
+            f"for {', '.join(missing)}; use the same --model"
+        )
+    model.load_state_dict(found, strict=False)
+    for name, chain in _chains(model):
+        own = {f"{name}.{key}" for key in chain.state_dict() if key != "original"}
+        if not own <= set(found):
+            chain[0].restart(chain.original.detach())
+
+
+def plain_name(name: str) -> str:
+    """a.parametrizations.weight.original -> a.weight; other names stay."""
+    path, inside, rest = name.partition("parametrizations.")
+    if inside and rest.endswith(".original"):
+        return path + rest.removesuffix(".original")
+    return name
+
+
+def _chains(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """(name, parametrization list) of every binarized weight."""
+    for name, module in model.named_modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            yield name, module
+
+
+def _computed(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(a.weight, the dense weight) for every latent weight that does not learn."""
+    for name, chain in _chains(model):
+        if not chain[0].learns_latent:
+            yield name.replace("parametrizations.", ""), chain().detach()
