@@ -20,13 +20,29 @@ if TYPE_CHECKING:
     from tbn_bench import catalog
     from tbn_bench.compiler.executor import Executor
     from tbn_bench.config import RunConfig as Config
-    from tbn_bench.convert import binarize_, load, pack_, save
+    from tbn_bench.convert import advance_, begin_step_, binarize_, load, pack_, save
+    from tbn_bench.experiment.advance_callback import Advance
     from tbn_bench.experiment.train import run as train
 
 __version__ = "0.2.0"
-__all__ = ["Config", "Executor", "binarize_", "catalog", "load", "pack_", "save", "train"]
+__all__ = [
+    "Advance",
+    "Config",
+    "Executor",
+    "advance_",
+    "begin_step_",
+    "binarize_",
+    "catalog",
+    "load",
+    "pack_",
+    "save",
+    "train",
+]
 
 _FACE = {
+    "Advance": ("tbn_bench.experiment.advance_callback", "Advance"),
+    "advance_": ("tbn_bench.convert", "advance_"),
+    "begin_step_": ("tbn_bench.convert", "begin_step_"),
     "Config": ("tbn_bench.config", "RunConfig"),
     "Executor": ("tbn_bench.compiler.executor", "Executor"),
     "binarize_": ("tbn_bench.convert", "binarize_"),

@@ -3,6 +3,7 @@
 They are a policy over the layers of a network, and one parametrization per binarized weight.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -256,7 +257,46 @@ def ede(x: Tensor, k: Tensor, t: Tensor) -> Tensor:
     return _EDE.apply(x, k, t) if x.requires_grad else sign(x)
 
 
-class EDESchedule:
+class Scheduled:
+    """Mixed into a binarizer that changes while it trains.
+
+    expects: the events, "epoch" and "step", that a training loop must tell it of. The suite's tasks
+    do; other loops call advance_ and begin_step_ (convert/advance.py). A binarizer that has trained
+    and never heard of one of them warns once, when its model goes from training to evaluation.
+    """
+
+    expects: tuple[str, ...] = ("epoch",)
+    heard: frozenset[str] = frozenset()
+    has_trained = False
+    has_warned = False
+
+    def hear(self, event: str) -> None:
+        self.heard = self.heard | {event}
+
+    def noted(self, output: Tensor) -> Tensor:
+        """The output of forward, watched: a backward pass through it is a training step."""
+        is_new = self.training and not self.has_trained and output.requires_grad
+        if is_new and not torch.compiler.is_compiling():
+            output.register_hook(self._note_training)
+        return output
+
+    def _note_training(self, _: Tensor) -> None:
+        self.has_trained = True
+
+    def train(self, mode: bool = True) -> nn.Module:
+        missed = [event for event in self.expects if event not in self.heard]
+        if not mode and self.has_trained and missed and not self.has_warned:
+            self.has_warned = True
+            calls = {"epoch": "advance_(model, epoch, epochs)", "step": "begin_step_(model)"}
+            warnings.warn(
+                f"{type(self).__name__} was trained, but its schedule never moved; call "
+                + " and ".join(f"tbn_bench.{calls[event]} before each {event}" for event in missed),
+                stacklevel=2,
+            )
+        return super().train(mode)
+
+
+class EDESchedule(Scheduled):
     """Mixed into a binarizer with buffers k, t: ().
 
     In epoch i of N, from 0, t = t_min 10^(i/N log10(t_max / t_min)) and k = max(1/t, 1). The last

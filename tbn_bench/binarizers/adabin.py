@@ -53,7 +53,7 @@ class AdaBinWeight(EDESchedule, WeightBinarizer):
         beta = self.offsets(weight)[:, None]
         alpha = self.scales(weight)[:, None]
         signs = ede((rows - beta) / alpha, self.k, self.t)
-        return (alpha * signs + beta).reshape(weight.shape)
+        return self.noted((alpha * signs + beta).reshape(weight.shape))
 
     def signs(self, weight: Tensor) -> Tensor:
         beta = self.offsets(weight)[:, None]

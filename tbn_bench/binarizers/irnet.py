@@ -58,7 +58,7 @@ class IRNetWeight(EDESchedule, WeightBinarizer):
         what = standardized(weight)
         scale = _shifts(what)[:, None]
         signs = ede(what, self.k, self.t)
-        return (scale * signs).reshape(weight.shape)
+        return self.noted((scale * signs).reshape(weight.shape))
 
     def signs(self, weight: Tensor) -> Tensor:
         what = standardized(weight)
@@ -81,7 +81,7 @@ class EDESign(EDESchedule, ActivationBinarizer):
         self.start_schedule(t_min, t_max)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ede(x, self.k, self.t)
+        return self.noted(ede(x, self.k, self.t))
 
 
 def _shifts(what: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from tbn_bench.binarizers._base import (
     ActivationBinarizer,
     Binarizer,
     Decision,
+    Scheduled,
     Target,
     WeightBinarizer,
     channels,
@@ -92,7 +93,7 @@ def _exact(device: str) -> AbstractContextManager[None]:
     return torch.autocast(device, enabled=False)
 
 
-class CodebookWeight(WeightBinarizer):
+class CodebookWeight(Scheduled, WeightBinarizer):
     """A layer of 3x3 kernels that each take an entry of `book`: (2^tau, 9).
 
     The book is differentiable where it learns.
@@ -112,7 +113,7 @@ class CodebookWeight(WeightBinarizer):
         with _exact(weight.device.type):
             scale = self.scales(weight).detach()
             entries = _Choose.apply(weight, self.book())
-            return scale.reshape(-1, 1, 1, 1) * entries
+            return self.noted(scale.reshape(-1, 1, 1, 1) * entries)
 
     def signs(self, weight: Tensor) -> Tensor:
         return _Choose.apply(weight.detach(), self.codebook()).reshape(-1)
@@ -145,6 +146,8 @@ class _Bits(torch.autograd.Function):
 
 class SNNWeight(CodebookWeight):
     """Parameter P: (2^tau, 9); buffers memory: (2^tau, 9) of +-1 and step: () int64."""
+
+    expects = ("step",)
 
     def __init__(self, tau: int, every: int):
         super().__init__(tau)

@@ -76,6 +76,8 @@ class SparksWeight(CodebookWeight):
     level: the share of the noise that is left.
     """
 
+    expects = ("epoch", "step")
+
     def __init__(self, tau: int, noise: float, temperature: float):
         super().__init__(tau)
         self.noise = noise

@@ -12,6 +12,7 @@
 True
 """
 
+from tbn_bench.convert.advance import advance_, begin_step_
 from tbn_bench.convert.binarize import binarize_, binarize_inputs_
 from tbn_bench.convert.pack import PackRow, dense, pack_
 from tbn_bench.convert.plan import Plan, PlanRow
@@ -22,6 +23,8 @@ __all__ = [
     "PackRow",
     "Plan",
     "PlanRow",
+    "advance_",
+    "begin_step_",
     "binarize_",
     "binarize_inputs_",
     "dense",

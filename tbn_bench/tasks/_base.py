@@ -11,6 +11,7 @@ from torchmetrics import Metric
 
 from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.config import RunConfig
+from tbn_bench.convert.advance import advance_, begin_step_
 from tbn_bench.optimizers._base import optimizer_of
 from tbn_bench.tasks._batch_norm import reestimate_
 
@@ -215,8 +216,7 @@ class Task(pl.LightningModule):
             self._evaluate("test", batch)
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        for _, method, _ in binary_weights(self.model):
-            method.begin_step()
+        begin_step_(self.model)
 
     def on_test_epoch_end(self) -> None:
         self.seen = int(self.all_gather(torch.tensor(self.seen)).sum())
@@ -228,12 +228,11 @@ class Task(pl.LightningModule):
             of_epoch = self.config.seed * 10_007 + epoch
             torch.manual_seed(of_epoch * 1_009 + torch.distributed.get_rank())
 
-        schedules_momentum = self.config.bn_momentum_gamma < 1
-        for module in self.model.modules():
-            if hasattr(module, "begin_epoch"):  # binarizers with a schedule, and models with one
-                module.begin_epoch(epoch, self.config.epochs)
-            if schedules_momentum and isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.momentum = batch_norm_momentum(self.config, epoch)
+        advance_(self.model, epoch, self.config.epochs)
+        if self.config.bn_momentum_gamma < 1:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.momentum = batch_norm_momentum(self.config, epoch)
 
         self.signs = {}
         for name, method, weight in binary_weights(self.model):

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from tbn_bench import catalog, convert
 from tbn_bench.binarizers._base import ActivationBinarizer, Target, WeightBinarizer
 from tbn_bench.config import make
+from tbn_bench.convert.advance import advance_, begin_step_
 from tbn_bench.convert.binarize import binarize_, binarize_inputs_
 from tbn_bench.convert.cost import cost
 from tbn_bench.format import packed_file
@@ -574,9 +575,9 @@ def test_learns_a_small_batch(spec):
     binarize_(net, spec, ["4"] if "frozen" in spec else [])
     optimizer = torch.optim.Adam(net.parameters(), lr=0.03)
     for epoch in range(10):
-        for weight in weights(net):
-            weight[0].begin_epoch(epoch, 10)
+        advance_(net, epoch, 10)
         for _ in range(30):
+            begin_step_(net)
             step(net, optimizer, x, y)
     for weight in weights(net):
         weight.eval()
