@@ -10,6 +10,7 @@ from torch import nn
 
 import tbn_bench as tb
 
+pytestmark = pytest.mark.filterwarnings("error:.*its schedule never moved")
 SCHEDULED = ["irnet", "irnet(activations=True)", "adabin", "snn(tau=3)", "sparks(tau=3)"]
 
 
