@@ -21,7 +21,7 @@ from tbn_bench.convert.cost import cost
 from tbn_bench.format import bits
 from tbn_bench.kernels import _tile
 from tbn_bench.kernels.tiled_linear import tiled_linear
-from tbn_bench.latency.networks import variants_of
+from tbn_bench.latency.gate import Variant
 from tbn_bench.latency.peers import (
     BF16_TOLERANCE,
     INT8_TOLERANCE,
@@ -32,7 +32,9 @@ from tbn_bench.latency.peers import (
     graphed,
     peer,
 )
-from tbn_bench.latency.timing import Variant, prepare, show, time_case
+from tbn_bench.latency.show import show
+from tbn_bench.latency.timing import prepare, time_case
+from tbn_bench.latency.variants import variants_of
 from tbn_bench.layers import packed
 from tbn_bench.records.store import RunStore
 

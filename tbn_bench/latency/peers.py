@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tbn_bench.config import RunConfig
-from tbn_bench.latency.timing import Variant, first_line
+from tbn_bench.latency.gate import Variant, first_line
 
 BF16_TOLERANCE = 5e-2  # 8 bits of significand through a whole network
 EXACT = {"cpu": 1e-5, "cuda": 1e-4}  # of float32; cuDNN may choose Winograd's or Fourier's sums

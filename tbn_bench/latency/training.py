@@ -15,17 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tbn_bench.convert.binarize import binarize_
-from tbn_bench.latency.timing import (
-    ParityError,
-    clock_for,
-    device_name,
-    interleave,
-    prepare,
-    relative_error,
-    show,
-    slug,
-    statistics_of,
-)
+from tbn_bench.latency.gate import ParityError, relative_error
+from tbn_bench.latency.sampling import clock_for, interleave
+from tbn_bench.latency.show import show
+from tbn_bench.latency.timing import device_name, prepare, slug, statistics_of
 from tbn_bench.records.store import LatencyRecord, RunStore, provenance
 
 GRADIENT_TOLERANCE = 1e-4  # sums over batch and positions: more terms than a forward pass

@@ -11,7 +11,7 @@ from torch import nn
 
 from tbn_bench import catalog, convert, native
 from tbn_bench.convert.binarize import binarize_
-from tbn_bench.latency.timing import TOLERANCE
+from tbn_bench.latency.gate import TOLERANCE
 
 try:
     native.load()

@@ -9,7 +9,7 @@ from torch import nn
 from tbn_bench import convert
 from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.convert.binarize import binarize_
-from tbn_bench.latency import networks, peers, timing
+from tbn_bench.latency import agreement, gate, peers, sampling, timing
 from tbn_bench.layers import packed
 
 SPECS = ("sign", "bwn", "tbn(p=1)", "tbn(p=4, min_layer_size=0)", "tbn(p=4, min_layer_size=0, alpha='layer')",
@@ -17,7 +17,7 @@ SPECS = ("sign", "bwn", "tbn(p=1)", "tbn(p=4, min_layer_size=0)", "tbn(p=4, min_
 
 
 def _by(clock):
-    return functools.partial(timing._one_sample, clock)
+    return functools.partial(sampling._one_sample, clock)
 
 
 def _net() -> nn.Module:
@@ -71,31 +71,31 @@ def test_a_foreign_engine_that_is_wrong_is_a_row_that_says_so():
     """The others are timed; one of ours that is wrong still stops everything."""
     layer, exact, x = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3), torch.randn(2, 4)
     exact.load_state_dict(layer.state_dict())
-    good = timing.Variant("full_precision", "dense", layer, exact, 0)
-    wrong = timing.Variant(
+    good = gate.Variant("full_precision", "dense", layer, exact, 0)
+    wrong = gate.Variant(
         "full_precision", "elsewhere", lambda x: layer(x) + 1, exact, 0, foreign=True
     )
-    assert set(timing.gate([good, wrong], x)) == {good.name}
+    assert set(gate.gate([good, wrong], x)) == {good.name}
     assert "differs from its float64 reference" in wrong.unavailable
     record = timing.time_case("c", [good, wrong], x, 1, "cpu", {}, "command")
     assert [row["unavailable"] is None for row in record.rows] == [True, False]
-    with pytest.raises(timing.ParityError, match="elsewhere"):
-        timing.gate([good, timing.Variant("full_precision", "elsewhere", wrong.call, exact, 0)], x)
+    with pytest.raises(gate.ParityError, match="elsewhere"):
+        gate.gate([good, gate.Variant("full_precision", "elsewhere", wrong.call, exact, 0)], x)
 
 
 def test_a_foreign_engine_that_raises_is_a_row_that_says_so():
     layer, exact, x = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3), torch.randn(2, 4)
     exact.load_state_dict(layer.state_dict())
-    good = timing.Variant("full_precision", "dense", layer, exact, 0)
+    good = gate.Variant("full_precision", "dense", layer, exact, 0)
 
     def broken(x):
         raise NotImplementedError("no kernel for this\nand more")
 
-    foreign = timing.Variant("full_precision", "elsewhere", broken, exact, 0, foreign=True)
-    assert set(timing.gate([good, foreign], x)) == {good.name}
+    foreign = gate.Variant("full_precision", "elsewhere", broken, exact, 0, foreign=True)
+    assert set(gate.gate([good, foreign], x)) == {good.name}
     assert foreign.unavailable == "NotImplementedError: no kernel for this"
     with pytest.raises(NotImplementedError):
-        timing.gate([timing.Variant("bwn", "ours", broken, exact, 0)], x)
+        gate.gate([gate.Variant("bwn", "ours", broken, exact, 0)], x)
 
 
 def test_a_compiled_network_stays_frozen_when_others_are_compiled(monkeypatch):
@@ -144,7 +144,7 @@ def test_a_gpu_sample_is_the_time_between_its_events(monkeypatch, cold):
         order.append("flush")
         next(ticks)
 
-    each = timing._one_sample_cuda(call, 4, flush if cold else None)
+    each = sampling._one_sample_cuda(call, 4, flush if cold else None)
     assert order == (
         ["flush", "event", "call", "event"] * 4 if cold else ["event", *["call"] * 4, "event"]
     )
@@ -157,24 +157,24 @@ def test_one_flipped_bit_fails_the_gate():
     binarize_(model, "tbn(p=4, min_layer_size=0)")
     x, reference = torch.randn(3, 16), convert.dense(model)
     convert.pack_(model)
-    good = timing.Variant("tbn(p=4)", "tile reuse", model, reference, 0)
-    assert timing.gate([good], x)[good.name] < 1e-6
+    good = gate.Variant("tbn(p=4)", "tile reuse", model, reference, 0)
+    assert gate.gate([good], x)[good.name] < 1e-6
     model[0].tile_bits[0] ^= 1
-    with pytest.raises(timing.ParityError, match="not timed"):
-        timing.gate([good], x)
+    with pytest.raises(gate.ParityError, match="not timed"):
+        gate.gate([good], x)
 
 
 def test_the_gate_refuses_nan_and_wrong_shapes():
     """An error that cannot be computed is infinite, not small."""
     y = torch.ones(3)
-    assert timing.relative_error(y * math.nan, y) == math.inf
-    assert timing.relative_error(torch.ones(4), y) == math.inf
+    assert gate.relative_error(y * math.nan, y) == math.inf
+    assert gate.relative_error(torch.ones(4), y) == math.inf
 
 
 def test_interleaving_rotates_and_pairs():
     """Every round times every variant once; the first place rotates; the ratio is the median of ratios within rounds."""
     order, clock = [], iter(range(10_000))
-    samples = timing.interleave(
+    samples = sampling.interleave(
         {n: lambda n=n: order.append(n) for n in "ab"}, _by(lambda: float(next(clock))), rounds=4
     ).times
     assert [len(s) for s in samples.values()] == [4, 4]
@@ -190,7 +190,7 @@ def test_quantile_by_hand():
 def test_a_disturbed_sample_is_taken_again_and_counted():
     """With several threads, a sample during which a thread waited for a processor does not count."""
     waits, clock = iter([0.0, 1.0, 1.0, 1.0] + [1.0] * 1000), iter(range(10_000))
-    samples = timing.interleave(
+    samples = sampling.interleave(
         {"a": lambda: None}, _by(lambda: float(next(clock))), rounds=3, wait=lambda: next(waits)
     )
     assert len(samples.times["a"]) == 3
@@ -200,7 +200,7 @@ def test_a_disturbed_sample_is_taken_again_and_counted():
 def test_a_machine_that_is_never_quiet_gives_no_numbers():
     total = iter(range(100_000))
     with pytest.raises(RuntimeError, match="disturbed"):
-        timing.interleave(
+        sampling.interleave(
             {"a": lambda: None},
             _by(lambda: next(total) * 1e-4),
             rounds=3,
@@ -214,18 +214,18 @@ def test_lossy_peers_carry_their_own_tolerance():
     reference = nn.Linear(64, 8)
     reference.load_state_dict(model.state_dict())
     with torch.no_grad():
-        lossy = timing.Variant(
+        lossy = gate.Variant(
             "full_precision", "bf16", lambda v: model(v) * 1.01, reference, 0, tolerance=5e-2
         )
-        assert 5e-3 < timing.gate([lossy], x)[lossy.name] < 2e-2
-        lossy.tolerance = timing.TOLERANCE
-        with pytest.raises(timing.ParityError):
-            timing.gate([lossy], x)
+        assert 5e-3 < gate.gate([lossy], x)[lossy.name] < 2e-2
+        lossy.tolerance = gate.TOLERANCE
+        with pytest.raises(gate.ParityError):
+            gate.gate([lossy], x)
 
 
 def test_rounded_activations_may_change_one_class_in_500():
     """4 of 2,000 changed pass and 5 do not; one of 100 passes, since there is no smaller change, and two do not."""
-    assert networks._agrees(1996 / 2000, 2000)
-    assert not networks._agrees(1995 / 2000, 2000)
-    assert networks._agrees(0.99, 100)
-    assert not networks._agrees(0.98, 100)
+    assert agreement.agrees(1996 / 2000, 2000)
+    assert not agreement.agrees(1995 / 2000, 2000)
+    assert agreement.agrees(0.99, 100)
+    assert not agreement.agrees(0.98, 100)

@@ -1,0 +1,59 @@
+"""A latency record as a table on the terminal."""
+
+import sys
+from typing import Any
+
+from tbn_bench.records.store import LatencyRecord, tell
+
+
+def show(record: LatencyRecord) -> None:
+    """The record as a table on the terminal."""
+    info = record.case_info
+    cache = info.get("cache", "hot")
+    tell(f"\n{record.case}  ({info['clock']}, {info['threads']} thread(s), {cache})")
+    if info.get("ceilings"):
+        tell(_said(info["ceilings"]))
+    tell(
+        f"{'method [implementation]':<66}{'p50 ms':>9}{'p20':>9}{'p80':>9}{'n':>4}"
+        f"{'x eager':>9}{'x compil':>9}{'x int8':>9}{'weights':>14}{'error':>9}{'x FMA':>7}"
+    )
+    for row in record.rows:
+        name = f"{row['binarizer']} [{row['implementation']}]"
+        if row["unavailable"]:
+            tell(f"{name:<66}  {row['unavailable']}")
+            continue
+        tell(f"{name:<66}{_cells(row)}")
+    sys.stdout.flush()
+
+
+def _said(peaks: dict[str, Any]) -> str:
+    """The ceilings as a line."""
+    names = {
+        "lookup_gmacs": "lookup",
+        "matrix_gmacs": "matrix unit in float32",
+        "matrix_a14_gmacs": "in 14 bits",
+    }
+    others = [f", {name} {peaks[key]:.0f}" for key, name in names.items() if peaks.get(key)]
+    reads = [f"{rate} GB/s from {size}" for size, rate in peaks["read_gb_s"].items()]
+    return (
+        f"this machine, one thread: {peaks['fma_gmacs']:.0f} GMAC/s by FMA{''.join(others)}; "
+        f"reads {', '.join(reads)}; native level {peaks['level']}"
+    )
+
+
+def _cells(row: dict[str, Any]) -> str:
+    """A measured row, under the head that show prints."""
+    times = (row["time_ms_p50"], row["time_ms_p20"], row["time_ms_p80"])
+    ratios = (row["ratio"], row.get("ratio_compiled"), row.get("ratio_ort_int8"))
+    of_peak = row.get("of_fma_peak")
+    cells = [f"{time:>9.3f}" for time in times]
+    cells.append(f"{row['n']:>4}")
+    cells += [f"{_ratio(value):>9}" for value in ratios]
+    cells.append(f"{row['weight_bytes']:>12,} B{row['relative_error']:>9.1e}")
+    if of_peak:
+        cells.append(f"{of_peak:>7.2f}")
+    return "".join(cells)
+
+
+def _ratio(value: float | None) -> str:
+    return "—" if value is None else f"{value:.2f}"
