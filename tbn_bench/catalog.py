@@ -1,8 +1,10 @@
-"""The file is the registration: a file in an open folder is an entry, its name is the entry's name.
+"""Names of binarizers, models, data sets and other entries: list them, check a call, build it.
 
-An entry is written as a call everywhere (command line, sweep file, record, table row): ``tbn(p=4)``, ``sign``,
-``resnet_cifar(depth=18)``. Calls are parsed with ``ast``: keyword arguments, literal values only. The module's entry is the
-callable whose name equals the file's name, letter case and underscores aside (``fashion_mnist.py`` -> ``FashionMNIST``).
+The file is the registration: a file in an open folder is an entry, and its name is the entry's
+name. An entry is written as a call everywhere (command line, sweep file, record, table row):
+``tbn(p=4)``, ``sign``, ``resnet_cifar(depth=18)``. Arguments have names and literal values. The
+module's entry is the callable with the file's name; letter case and underscores do not count
+(``fashion_mnist.py`` -> ``FashionMNIST``).
 """
 
 import ast
@@ -24,37 +26,41 @@ _SAID = 1000  # letters of what an entry says
 
 
 class EntryFailed(ValueError):
-    """An entry met options that it cannot work with, and noticed by an error that does not say so."""
+    """An entry failed on its options, with an error that does not say what is wrong with them."""
 
 
 def _likeness(word: str, known: str) -> tuple[float, int]:
-    """Of equal ratios the one that shares more letters in any order: letters are often swapped."""
-    return difflib.SequenceMatcher(None, word, known).ratio(), sum(
-        (Counter(word) & Counter(known)).values()
-    )
+    """How near two words are.
+
+    Of equal ratios, more shared letters in any order win, because letters are often swapped.
+    """
+    ratio = difflib.SequenceMatcher(None, word, known).ratio()
+    shared = Counter(word) & Counter(known)
+    return ratio, shared.total()
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """', did you mean ...?' where a known word is near, and the list of all known ones."""
     known = sorted(known)
+    listed = ", ".join(known)
     near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     best = max(near, key=lambda k: _likeness(word, k), default=None)
-    hint = f", did you mean {best!r}?" if best else ""
-    return f"{hint} Known: {', '.join(known)}" if hint else f"; known: {', '.join(known)}"
+    if best:
+        return f", did you mean {best!r}? Known: {listed}"
+    return f"; known: {listed}"
 
 
 def names(package: str) -> list[str]:
     """Sorted names of all entries of an open folder, e.g. names("binarizers")."""
     if package not in PACKAGES:
         raise ValueError(f"unknown package {package!r}{did_you_mean(package, PACKAGES)}")
-    module = importlib.import_module(f"tbn_bench.{package}")
-    return sorted(
-        m.name for m in pkgutil.iter_modules(module.__path__) if not m.name.startswith("_")
-    )
+    folder = importlib.import_module(f"tbn_bench.{package}")
+    found = [module.name for module in pkgutil.iter_modules(folder.__path__)]
+    return sorted(name for name in found if not name.startswith("_"))
 
 
 def load(package: str, name: str) -> Callable[..., Any]:
-    """The callable of entry `name`. Raises ValueError, listing what exists, for an unknown name."""
+    """The callable of entry `name`. For an unknown name, raises ValueError that lists all names."""
     known = names(package)
     if name not in known:
         raise ValueError(f"unknown name {short(name)} in {package}{did_you_mean(name, known)}")
@@ -62,17 +68,19 @@ def load(package: str, name: str) -> Callable[..., Any]:
     wanted = name.replace("_", "")
     for attribute, value in vars(module).items():
         own = getattr(value, "__module__", None) == module.__name__
-        if own and callable(value) and attribute.replace("_", "").lower() == wanted:
+        is_named = attribute.replace("_", "").lower() == wanted
+        if own and is_named and callable(value):
             found: Callable[..., Any] = value
             return found
     raise TypeError(f"tbn_bench/{package}/{name}.py defines no callable of the file's name")
 
 
 def parse(call: str) -> tuple[str, dict[str, Any]]:
-    """'tbn(p=4)' -> ("tbn", {"p": 4}). Raises ValueError for anything but a name with literal keyword arguments.
+    """'tbn(p=4)' -> ("tbn", {"p": 4}).
 
     A value is a number (finite, integers of 64 bits), a string, True, False, None, or a list, tuple
-    or dictionary of them: what is written and read back as the same value.
+    or dictionary of them. These are the same value when they are written and read back.
+    Raises ValueError for anything but a name with literal keyword arguments.
     """
     expected = f"expected a call such as tbn(p=4) or a bare name, got {short(call)}"
     if not isinstance(call, str) or len(call) > LIMIT_LETTERS:
@@ -87,9 +95,11 @@ def parse(call: str) -> tuple[str, dict[str, Any]]:
         raise ValueError(expected)
     if node.args or any(k.arg is None for k in node.keywords):
         raise ValueError(f"{expected}; write every argument as name=value")
-    if len({k.arg for k in node.keywords}) < len(node.keywords):
+    keys = {k.arg for k in node.keywords}
+    if len(keys) < len(node.keywords):
         raise ValueError(f"{expected}; give every argument once")
-    return node.func.id, {str(k.arg): _literal(k.value, expected) for k in node.keywords}
+    kwargs = {str(k.arg): _literal(k.value, expected) for k in node.keywords}
+    return node.func.id, kwargs
 
 
 def _literal(node: ast.expr, expected: str) -> Any:
@@ -105,17 +115,20 @@ def _literal(node: ast.expr, expected: str) -> Any:
         raise ValueError(f"{expected}; give key {short(repeated[0])} once")
     if not _is_plain(value):
         raise ValueError(
-            f"{expected}; values must be finite numbers of 64 bits, strings, True, False, None, lists, tuples or dictionaries"
+            f"{expected}; values must be finite numbers of 64 bits, strings, True, False, None, "
+            "lists, tuples or dictionaries"
         )
     return value
 
 
 def _repeated_key(node: ast.expr) -> tuple[Any] | None:
-    """(a key that some dictionary in a literal gives twice,), or None. Linear: no value is made again."""
+    """(a key that some dictionary in a literal gives twice,), or None. It takes linear time."""
     for part in ast.walk(node):
+        if not isinstance(part, ast.Dict):
+            continue
         seen = set()
-        for key in part.keys if isinstance(part, ast.Dict) else []:
-            value = ast.literal_eval(key) if key is not None else None
+        for key in part.keys:
+            value = None if key is None else ast.literal_eval(key)
             if value in seen:
                 return (value,)
             seen.add(value)
@@ -123,7 +136,10 @@ def _repeated_key(node: ast.expr) -> tuple[Any] | None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is the same when it is written and read again: a set has no order, infinity no literal."""
+    """Whether a value is the same when it is written and read again.
+
+    A set is not, because it has no order. Infinity is not, because it has no literal.
+    """
     if isinstance(value, dict):
         return _is_plain(list(value)) and _is_plain(list(value.values()))
     if isinstance(value, list | tuple):
@@ -146,26 +162,37 @@ def short(value: Any) -> str:
 
 def _cut(text: str, letters: int) -> str:
     """A text, cut in the middle where it has more than `letters`."""
+    if len(text) <= letters:
+        return text
     half = letters // 2
-    return text if len(text) <= letters else f"{text[:half]}...{text[-half:]}"
+    return f"{text[:half]}...{text[-half:]}"
 
 
 def canonical(call: str) -> str:
-    """One spelling per entry: arguments sorted by name, no empty parentheses. 'tbn( p=4 )' -> 'tbn(p=4)'."""
+    """The one spelling of a call: 'tbn( p=4 )' -> 'tbn(p=4)'.
+
+    Arguments are sorted by name, and there are no empty parentheses.
+    """
     name, kwargs = parse(call)
-    return f"{name}({', '.join(f'{k}={kwargs[k]!r}' for k in sorted(kwargs))})" if kwargs else name
+    if not kwargs:
+        return name
+    arguments = ", ".join(f"{key}={kwargs[key]!r}" for key in sorted(kwargs))
+    return f"{name}({arguments})"
 
 
 def options(package: str, name: str) -> dict[str, Any] | None:
-    """Option -> annotation, of those that a call can give; None for an entry that takes any option."""
+    """Option -> annotation, of the options that a call can give.
+
+    None for an entry that takes any option.
+    """
     parameters = inspect.signature(load(package, name)).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return None
-    return {n: p.annotation for n, p in parameters.items() if _has_literals(p.annotation)}
+    return {key: p.annotation for key, p in parameters.items() if _has_literals(p.annotation)}
 
 
 def _has_literals(annotation: Any) -> bool:
-    """False for a type of which no literal is, e.g. a module."""
+    """False for a type that has no literals, e.g. a module."""
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return False
     try:
@@ -176,37 +203,52 @@ def _has_literals(annotation: Any) -> bool:
 
 
 def no_option(name: str, key: str, known: Iterable[str]) -> str:
-    """What is said of an option that an entry does not have."""
+    """The message about an option that an entry does not have."""
     known = list(known)
-    return f"{name} has no option {short(key)}{did_you_mean(key, known) if known else ': it takes none'}"
+    hint = did_you_mean(key, known) if known else ": it takes none"
+    return f"{name} has no option {short(key)}{hint}"
 
 
 def check(package: str, call: str, given: Iterable[str] = ()) -> None:
-    """Raises ValueError unless the entry exists and takes these options with values of these types. Calls nothing.
+    """Checks a call without calling the entry.
 
     given: names of options that are given by other means.
+    Raises ValueError unless the entry exists and takes these options with values of these types.
     """
     name, kwargs = parse(call)
     known = options(package, name)
-    for key, value in kwargs.items():
-        if known is None:
-            continue
-        if key not in known:
-            raise ValueError(no_option(name, key, known))
-        if not _fits(value, known[key]):
-            wanted = inspect.formatannotation(known[key]).replace("collections.abc.", "")
-            raise ValueError(f"{name}: option {key} must be {wanted}, got {short(value)}")
-    parameters = inspect.signature(load(package, name)).parameters
-    needed = [
-        n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD
-    ]
-    missing = [n for n in needed if n not in {*kwargs, *given}]
+    if known is not None:
+        for key, value in kwargs.items():
+            _check_option(name, key, value, known)
+    missing = [key for key in _needed(package, name) if key not in {*kwargs, *given}]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)}: write {name}({missing[0]}=...)")
 
 
+def _check_option(name: str, key: str, value: Any, known: dict[str, Any]) -> None:
+    """known: option -> annotation."""
+    if key not in known:
+        raise ValueError(no_option(name, key, known))
+    if not _fits(value, known[key]):
+        wanted = inspect.formatannotation(known[key]).replace("collections.abc.", "")
+        raise ValueError(f"{name}: option {key} must be {wanted}, got {short(value)}")
+
+
+def _needed(package: str, name: str) -> list[str]:
+    """The options of an entry without a default."""
+    needed = []
+    for key, parameter in inspect.signature(load(package, name)).parameters.items():
+        has_default = parameter.default is not parameter.empty
+        if not has_default and parameter.kind is not parameter.VAR_KEYWORD:
+            needed.append(key)
+    return needed
+
+
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a literal has the annotated type; text is no number, a list may stand for a tuple, 1 for True."""
+    """Whether a literal has the annotated type.
+
+    Text is no number. A list may stand for a tuple, and 1 for True.
+    """
     if annotation is inspect.Parameter.empty:
         return True  # an entry of someone's own, without annotations
     value = _lists(value)
@@ -220,26 +262,32 @@ def _lists(value: Any) -> Any:
     """Tuples as lists."""
     if isinstance(value, dict):
         return {key: _lists(part) for key, part in value.items()}
-    return [_lists(part) for part in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_lists(part) for part in value]
+    return value
 
 
 def build(package: str, call: str, **extra: Any) -> Any:
-    """Calls the entry: build("models", "mlp(hidden=[64])", num_classes=10). Arguments of the call win over `extra`.
+    """Calls the entry: build("models", "mlp(hidden=[64])", num_classes=10).
 
-    Raises ValueError for an unknown entry or argument (with a suggestion), for a value of another type, and for whatever the
-    entry itself refuses; EntryFailed where the entry refuses it by another error.
+    Of `extra`, the entry gets the arguments that it knows. Arguments of the call override them.
+    Raises ValueError for an unknown entry or argument (with a suggestion), for a value of another
+    type, and for options that the entry itself refuses. Raises EntryFailed, a ValueError, where the
+    entry fails with another kind of error.
     """
     check(package, call, extra)
     name, kwargs = parse(call)
     entry = load(package, name)
-    known_extra = {k: v for k, v in extra.items() if k in inspect.signature(entry).parameters}
+    parameters = inspect.signature(entry).parameters
+    known_extra = {key: value for key, value in extra.items() if key in parameters}
     try:
-        return entry(**{**known_extra, **kwargs})
+        return entry(**(known_extra | kwargs))
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
         said = " ".join(str(error).split())
         shown = _cut(canonical(call), _SAID)
         raise EntryFailed(
-            f"{shown} cannot be built: {type(error).__name__}: {_cut(said, _SAID)}; use other options"
+            f"{shown} cannot be built: {type(error).__name__}: {_cut(said, _SAID)}; "
+            "use other options"
         ) from error
     except ValueError as error:
         said = str(error)

@@ -1,11 +1,11 @@
-"""What was computed from tensors, kept for as long as those tensors stay what they were.
+"""Results computed from tensors, kept until one of those tensors changes.
 
 torch counts how often a tensor was written to: copy_, load_state_dict, optimizers and every other
-operation in place. Tensors that were made in inference mode have no such count: their values are
+operation in place. Tensors that were made in inference mode have no such count, so their values are
 compared. A write that torch does not count (through .data, or through a NumPy array that shares the
 memory) is not noticed; call `clear` after one.
 
-`place` says which tensors are one.
+`place` says whether two tensors are the same one.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -20,9 +20,10 @@ _PLAIN = (Tensor, nn.Parameter)
 
 
 def place(tensor: Tensor) -> Hashable:
-    """Equal for tensors that are one: the same object, or the same memory read in the same way.
+    """A key that is equal for the same object, and for the same memory read in the same way.
 
-    Tensors without memory (empty, on the meta device, lazy) are one only where they are the same object.
+    Tensors without memory (empty, on the meta device, lazy) have equal keys only where they are the
+    same object.
     """
     if is_lazy(tensor) or not tensor.numel() or not tensor.data_ptr():
         return id(tensor)
@@ -30,14 +31,14 @@ def place(tensor: Tensor) -> Hashable:
 
 
 def mark(tensor: Tensor) -> tuple[int, Any]:
-    """Where the values lie, and how often they were written; of inference tensors a copy."""
+    """(address of the values, how often they were written); for inference tensors, a copy."""
     if tensor.is_inference():
         return tensor.data_ptr(), tensor.clone()
     return tensor.data_ptr(), tensor._version
 
 
 def unwritten(tensor: Tensor, found: tuple[int, Any]) -> bool:
-    """Whether the tensor's mark still is what was found."""
+    """Whether the tensor still has the mark that was found earlier."""
     where, seen = found
     if tensor.data_ptr() != where:
         return False
@@ -95,12 +96,10 @@ class Kept:
         with torch.inference_mode(False), torch.no_grad():
             value = make()
         parts = value if isinstance(value, tuple) else (value,)
-        if snapshot is not None and all(part is None or type(part) is Tensor for part in parts):
-            self._entry = (
-                snapshot,
-                key,
-                value,
-            )  # in one step: other threads see all of it or nothing
+        ordinary = all(part is None or type(part) is Tensor for part in parts)
+        if snapshot is not None and ordinary:
+            # one assignment, so that other threads see all of it or nothing
+            self._entry = (snapshot, key, value)
         return value
 
     def clear(self) -> None:

@@ -1,7 +1,8 @@
-"""What a run is judged by: the names, units and directions of scores, stated once for tasks, command line and reports.
+"""Names, units and directions of scores, for tasks, command line and reports.
 
-A score is stored as its task computes it (a fraction for accuracies and overlaps) under {val,test}/<name> in rows and summaries.
-Beside scores a run logs losses, times and costs: `row_fields` and `summary_fields` name them all.
+A score is stored as its task computes it (a fraction for accuracies and overlaps), under
+{val,test}/<name> in rows and summaries. A run also logs losses, times and costs: `row_fields` and
+`summary_fields` name all fields.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Score:
-    """label: as in a table's head. factor: from the stored number to the shown one. goal: "max" or "min"."""
+    """A measure of how well a network does.
+
+    label: as in a table's head. factor: from the stored number to the shown one. goal: "max" or
+    "min".
+    """
 
     label: str
     factor: float
@@ -20,18 +25,19 @@ class Score:
 
     def text(self, value: float, unit: bool = True) -> str:
         """93.10 % or 0.3712."""
-        return f"{self.factor * value:.{self.digits}f}" + (
-            " %" if unit and self.factor == 100 else ""
-        )
+        number = f"{self.factor * value:.{self.digits}f}"
+        is_percentage = self.factor == 100
+        return f"{number} %" if unit and is_percentage else number
 
     def signed(self, value: float) -> float:
-        """More is better."""
+        """The value, or its negative where less is better: the larger result is the better one."""
         return value if self.goal == "max" else -value
 
     @property
     def axis(self) -> str:
         """For the axis of a figure, with its unit and direction."""
-        return f"{self.label}, {'higher' if self.goal == 'max' else 'lower'} is better"
+        direction = "higher" if self.goal == "max" else "lower"
+        return f"{self.label}, {direction} is better"
 
 
 SCORES = {
@@ -55,25 +61,46 @@ TASKS = {  # task -> its scores; the first one chooses the epoch
 # scores of the test set alone, by several views of each image (test-time augmentation)
 AUGMENTED = {"image_classification": ("top1_tta",)}
 COSTS = (
-    "weights", "stored_bits", "stored_bits_weights", "tile_bits", "alpha_bits", "codebook_bits",
-    "padding_bits", "bias_bits", "norm_bits", "other_bits", "stored_bytes", "bits_per_weight",
-    "bits_per_binarized_weight", "macs", "distinct_macs", "additions", "bitops_fp64", "bitops_wxa",
-    "bitops_wxa_distinct", "file_bytes",
-)  # fmt: skip
-REFERENCE, WEIGHTS_ONLY = "W32A32", "W1A32"
-TRACKS = {  # bits of weights and activations -> in words; numbers of two tracks are in no table together
+    "weights",
+    "stored_bits",
+    "stored_bits_weights",
+    "tile_bits",
+    "alpha_bits",
+    "codebook_bits",
+    "padding_bits",
+    "bias_bits",
+    "norm_bits",
+    "other_bits",
+    "stored_bytes",
+    "bits_per_weight",
+    "bits_per_binarized_weight",
+    "macs",
+    "distinct_macs",
+    "additions",
+    "bitops_fp64",
+    "bitops_wxa",
+    "bitops_wxa_distinct",
+    "file_bytes",
+)
+REFERENCE = "W32A32"
+WEIGHTS_ONLY = "W1A32"
+# Bits of weights and activations -> in words. No table mixes the numbers of two tracks.
+TRACKS = {
     REFERENCE: "full precision",
     WEIGHTS_ONLY: "weights only",
     "W1A1": "binary weights and activations",
     "W1A8": "8-bit activations",
     "W32A1": "binary activations, float weights",
 }
-IGNORED = -100  # label of points that stand in for missing ones: no loss and no score counts them
-FIRST = "top1"  # of records that do not say: the first versions knew classification alone
+IGNORED = -100  # label of points that fill a sample: no loss and no score counts them
+FIRST = "top1"  # score of records that name none: the first versions had classification alone
 
 
 def score_of(summary: Mapping[str, Any] | None) -> str:
-    """Name of the score that a run was selected and is judged by. Raises ValueError for one that this version does not know."""
+    """Name of the score that chose a run's epoch, and that the run is compared by.
+
+    Raises ValueError for a score that this version does not know.
+    """
     name = str((summary or {}).get("score", FIRST))
     if name not in SCORES:
         raise ValueError(
@@ -84,16 +111,28 @@ def score_of(summary: Mapping[str, Any] | None) -> str:
 
 def shown(summary: Mapping[str, Any] | None, split: str = "test") -> str:
     """'top-1 93.10 %', 'MSE 0.3712', or an em dash where the run has none."""
-    score = SCORES[score_of(summary)]
-    value = (summary or {}).get(f"{split}/{score_of(summary)}")
-    return "—" if value is None else f"{score.label.removesuffix(' %')} {score.text(value)}"
+    name = score_of(summary)
+    score = SCORES[name]
+    value = (summary or {}).get(f"{split}/{name}")
+    if value is None:
+        return "—"
+    label = score.label.removesuffix(" %")
+    return f"{label} {score.text(value)}"
 
 
 _EPOCH = (
-    "epoch", "step", "lr", "seconds", "epoch_cpu_seconds", "epoch_training_seconds", "train/loss", "val/loss",
-    "tile/flip_rate", "tile/near_zero",
-)  # fmt: skip
-# what differs between two runs of one config: the times of the machine
+    "epoch",
+    "step",
+    "lr",
+    "seconds",
+    "epoch_cpu_seconds",
+    "epoch_training_seconds",
+    "train/loss",
+    "val/loss",
+    "tile/flip_rate",
+    "tile/near_zero",
+)
+# These fields differ between two runs of one config.
 TIMES = (
     "seconds",
     "epoch_cpu_seconds",
@@ -106,7 +145,7 @@ _COUNTS = ("best_epoch", "epochs", "test_samples", "train_samples")
 
 
 def row_fields(task: str) -> tuple[str, ...]:
-    """What the row of an epoch of this task can hold. An unlisted task may have any of SCORES."""
+    """The fields that an epoch's row of this task can have. An unlisted task may have any score."""
     scores = TASKS.get(task, tuple(SCORES))
     return (*_EPOCH, *(f"val/{name}" for name in scores))
 
@@ -125,7 +164,10 @@ def goal_of(field: str) -> str | None:
     split, _, name = field.rpartition("/")
     if field == "images_per_second":
         return "max"
-    if field in TIMES or field in _EFFORT or field in COSTS or (split and name == "loss"):
+    is_loss = split and name == "loss"
+    if is_loss or field in {*TIMES, *_EFFORT, *COSTS}:
         return "min"
     score = SCORES.get(name.removesuffix("_last").removesuffix("_tta"))
-    return score.goal if split in ("val", "test") and score else None
+    if score is None or split not in ("val", "test"):
+        return None
+    return score.goal

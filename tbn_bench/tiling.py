@@ -1,22 +1,26 @@
 """The equations of Tiled Bit Networks (arXiv 2407.12075) as pure functions.
 
-A weight W of N elements, flattened row-major (output channel first), is read as a matrix W* of p rows of q = N / p:
+A weight W of N elements is flattened row-major (output channel first) and read as a matrix W* of p
+rows of q = N / p:
 
     s_j = sum_i W*_ij            aggregate   (a sum, not a mean)
     t_j = +1 if s_j > 0 else -1  sign        (a sum of exactly 0 gives -1)
     B   = t repeated p times     expand      (block i scaled by alpha_i)
 
-Straight-through rules, chosen by ``gradient``:
+`gradient` chooses the straight-through rule:
 
-    "elementwise"  dL/dW_k := dL/dB_k             the authors' rule: identity, no sum over copies, no clipping window
-    "tile"         dL/dW*_ij := dL/dt_j / p       every copy gets an equal share of the tile's gradient
+    "elementwise"  dL/dW_k := dL/dB_k         the authors' rule: identity, without a sum over copies
+                                              and without a clipping window
+    "tile"         dL/dW*_ij := dL/dt_j / p   every copy gets an equal share of the tile's gradient
 
-The column sums s move identically under both, since sum_i dL/dB_ij = dL/dt_j; so under SGD (with momentum and weight
-decay) and alphas that do not come from W, both give the same tiles step by step. Under Adam they differ.
+The column sums s move identically under both, since sum_i dL/dB_ij = dL/dt_j. So under SGD (with
+momentum and weight decay), both give the same tiles step by step, if the alphas do not come from W.
+Under Adam they differ.
 
-`copies` (layouts.py) lays the tile out otherwise: B = E t with a matrix E of 0 and +-1 that has p entries in each column, s = E^T W and
-dL/dW := E dL/dt / p under "tile"; all of the above holds, as E^T E = p. The p scales still cover blocks of N / p consecutive weights.
-None is the paper's layout.
+`copies` (format/layouts.py) places the p copies of the tile in another way; None is the paper's
+layout. Then B = E t with a matrix E of 0 and +-1 that has p entries in each column, s = E^T W, and
+dL/dW := E dL/dt / p under "tile". All of the above holds, because E^T E = p. The p scales still
+cover blocks of N / p consecutive weights.
 """
 
 from collections.abc import Sequence
@@ -35,40 +39,56 @@ Gradient = Literal["elementwise", "tile"]
 def divisors(n: int) -> list[int]:
     """All divisors of n >= 1, ascending."""
     small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
-    return small + [n // d for d in reversed(small) if d * d != n]
+    large = [n // d for d in reversed(small) if d * d != n]
+    return small + large
+
+
+def _is_positive_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def tile_length(n: int, p: int, layer: str = "") -> int:
-    """q = n / p. Raises ValueError, naming the layer and the p that would do, where p does not divide n."""
+    """q = n / p.
+
+    Raises ValueError where p does not divide n; it names the layer and the nearest p that do.
+    """
     where = f" (layer {layer})" if layer else ""
-    if isinstance(p, bool) or not isinstance(p, int) or p < 1:
+    if not _is_positive_integer(p):
         raise ValueError(f"p must be a positive integer, got p={p!r}{where}; use 1, 2, 4, ...")
     if n % p:
-        near = sorted(sorted(divisors(n), key=lambda d: abs(d - p))[:6])
+        by_distance = sorted(divisors(n), key=lambda d: abs(d - p))
+        near = ", ".join(map(str, sorted(by_distance[:6])))
         raise ValueError(
-            f"p must divide the number of weights, got p={p} for {n} weights{where}; use one of {', '.join(map(str, near))}"
+            f"p must divide the number of weights, got p={p} for {n} weights{where}; "
+            f"use one of {near}"
         )
     return n // p
 
 
 def nearest_p(n: int, q: int) -> int:
-    """The divisor p of n whose tile length n / p comes nearest to q (on a tie, the smaller p)."""
-    if isinstance(q, bool) or not isinstance(q, int) or q < 1:
+    """The divisor p of n with the tile length n / p that is nearest to q; of two, the smaller p."""
+    if not _is_positive_integer(q):
         raise ValueError(f"tile_length must be a positive integer, got {q!r}")
     return min(divisors(n), key=lambda p: (abs(n // p - q), p))
 
 
 def lay_out(tile: Tensor, copies: Copies) -> Tensor:
-    """The p copies of tile: (q,) in their places and with their signs: (p, q)."""
+    """The p copies in their places and with their signs. tile: (q,) -> (p, q)."""
+    p = copies.p
     if copies.kind == "columns":
-        groups = tile.reshape(copies.shape[0], copies.shape[1] // copies.p, 1, -1)
-        return groups.expand(-1, -1, copies.p, -1).reshape(copies.p, -1)
-    order, signs = _order(copies), _signs(copies)
+        groups = tile.reshape(copies.shape[0], copies.shape[1] // p, 1, -1)
+        repeated = groups.expand(-1, -1, p, -1)
+        return repeated.reshape(p, -1)
+    order = _order(copies)
     if order is not None:
-        rows = tile.reshape(copies.shape[0] // copies.p, -1)
-        return rows[:, order.to(tile.device)].transpose(0, 1).reshape(copies.p, -1)
-    out = tile.expand(copies.p, -1)
-    return out if signs is None else out * signs.to(tile.device, tile.dtype)
+        rows = tile.reshape(copies.shape[0] // p, -1)
+        placed = rows[:, order.to(tile.device)]
+        return placed.transpose(0, 1).reshape(p, -1)
+    rows = tile.expand(p, -1)
+    signs = _signs(copies)
+    if signs is not None:
+        rows = rows * signs.to(tile.device, tile.dtype)
+    return rows
 
 
 # the compiler does not look into NumPy
@@ -85,40 +105,45 @@ def _signs(copies: Copies) -> Tensor | None:
 
 
 def gather(weight: Tensor, copies: Copies) -> Tensor:
-    """lay_out's transpose: weight: (N elements) -> its column sums s: (q,)."""
+    """The column sums s, by lay_out's transpose. weight: (N elements) -> (q,)."""
+    p = copies.p
     if copies.kind == "columns":
-        return (
-            weight.reshape(copies.shape[0], copies.shape[1] // copies.p, copies.p, -1)
-            .sum(2)
-            .reshape(-1)
-        )
-    rows, index, signs = weight.reshape(copies.p, copies.q), copies.index(), copies.signs()
+        groups = weight.reshape(copies.shape[0], copies.shape[1] // p, p, -1)
+        return groups.sum(2).reshape(-1)
+    rows = weight.reshape(p, copies.q)
+    signs = copies.signs()
     if signs is not None:
         rows = rows * torch.from_numpy(signs).to(rows.device, rows.dtype)
-    if (
-        index is not None
-    ):  # the inverse of each permutation: no scatter, so the same sums on every device
-        rows = rows.gather(1, torch.from_numpy(index.argsort(1)).to(rows.device))
+    index = copies.index()
+    if index is not None:
+        # gather by the inverse of each permutation: unlike scatter, it sums alike on every device
+        inverse = torch.from_numpy(index.argsort(1))
+        rows = rows.gather(1, inverse.to(rows.device))
     return rows.sum(0)
 
 
 def enlarged(weight: Tensor, copies: Copies) -> Tensor:
-    """weight: copies.shape -> copies.weight_shape: shifted copies, each moved by its shift with zeros around it."""
+    """Shifted copies, each moved by its shift with zeros around it; other weights are unchanged.
+
+    weight: copies.shape -> copies.weight_shape.
+    """
     if copies.kind != "shifted":
         return weight
-    pads = [
-        [n for d in reversed(shift) for n in (copies.reach + d, copies.reach - d)]
-        for shift in copies.shifts
-    ]
-    return torch.cat(
-        [F.pad(block, pad) for block, pad in zip(weight.chunk(copies.p), pads, strict=True)]
-    )
+    moved = []
+    for block, shift in zip(weight.chunk(copies.p), copies.shifts, strict=True):
+        pad: list[int] = []  # before and after, of the last dimension first
+        for distance in reversed(shift):
+            pad += [copies.reach + distance, copies.reach - distance]
+        moved.append(F.pad(block, pad))
+    return torch.cat(moved)
 
 
 def aggregate(weight: Tensor, p: int, copies: Copies | None = None) -> Tensor:
-    """Column sums s: (q,) of weight: (any shape with N elements) over its p rows."""
+    """Column sums s over the p rows. weight: (any shape with N elements) -> (q,)."""
     q = tile_length(weight.numel(), p)
-    return weight.reshape(p, q).sum(0) if copies is None else gather(weight, copies)
+    if copies is None:
+        return weight.reshape(p, q).sum(0)
+    return gather(weight, copies)
 
 
 def sign(s: Tensor) -> Tensor:
@@ -127,44 +152,54 @@ def sign(s: Tensor) -> Tensor:
 
 
 def tile(weight: Tensor, p: int, copies: Copies | None = None) -> Tensor:
-    """The +-1 tile t: (q,) of weight: (N elements)."""
+    """The +-1 tile t. weight: (N elements) -> (q,)."""
     return sign(aggregate(weight, p, copies))
 
 
 def sum_type(dtype: torch.dtype) -> torch.dtype:
-    """The type that sums of many values of `dtype` are made in: float32 for half types, whose largest value a sum may pass."""
+    """The type for sums of many values of `dtype`.
+
+    It is float32 for half types, because a sum may exceed their largest value.
+    """
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 class _MeanAbs(torch.autograd.Function):
-    """x: (k, n) -> mean |x| of each row: (k,). One temporary of x's size in the backward pass and none in the forward.
+    """Mean |x| of each row. x: (k, n) -> (k,).
 
-    Plain autograd makes three; for a large layer allocating them costs more than the convolution that reuse has made cheap.
+    It makes one temporary of x's size in the backward pass and none in the forward. Plain autograd
+    makes three. For a large layer, allocating them costs more than the convolution itself, which
+    tile reuse has made cheap.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        chunk = (
-            x.shape[1] if x.is_cuda else max(1, 65_536 // x.shape[0])
-        )  # 256 KB of temporaries stay in a core's cache
+        rows, size = x.shape
+        # on a CPU, 256 KB of temporaries stay in a core's cache
+        chunk = size if x.is_cuda else max(1, 65_536 // rows)
         exact = sum_type(x.dtype)
         parts = [part.abs().sum(1, dtype=exact) for part in torch.split(x, chunk, dim=1)]
         total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
-        return (total / x.shape[1]).to(x.dtype)
+        return (total / size).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        share = (grad.to(sum_type(x.dtype)) / x.shape[1]).to(x.dtype)
+        exact = grad.to(sum_type(x.dtype))
+        share = (exact / x.shape[1]).to(x.dtype)
         return torch.sgn(x).mul_(share[:, None])
 
 
 def alphas(source: Tensor, p: int, kind: AlphaKind) -> Tensor:
-    """Scales from source (W or A, N elements): mean |.| of each of the p rows, (p,), or of the layer, (1,)."""
+    """Scales: mean |source| of each of the p rows, (p,), or of the layer, (1,).
+
+    source: W or A, N elements.
+    """
     if kind not in ("tile", "layer"):
         raise ValueError(f"alpha must be 'layer' or 'tile', got {kind!r}")
-    out: Tensor = _MeanAbs.apply(source.reshape(p if kind == "tile" else 1, -1))
+    rows = p if kind == "tile" else 1
+    out: Tensor = _MeanAbs.apply(source.reshape(rows, -1))
     return out
 
 
@@ -175,8 +210,12 @@ def _copies(tile: Tensor, p: int, copies: Copies | None) -> Tensor:
 def expand(
     tile: Tensor, alphas: Tensor, p: int, shape: Sequence[int], copies: Copies | None = None
 ) -> Tensor:
-    """alpha_i * copy i for i = 1..p, one block after the other. tile: (q,), alphas: (1,) or (p,) -> shape."""
-    return (alphas[:, None] * _copies(tile, p, copies)).reshape(*shape)
+    """alpha_i * copy i for i = 1..p, one block after the other.
+
+    tile: (q,), alphas: (1,) or (p,) -> shape.
+    """
+    scaled = alphas[:, None] * _copies(tile, p, copies)
+    return scaled.reshape(*shape)
 
 
 class _TileSTE(torch.autograd.Function):
@@ -184,12 +223,15 @@ class _TileSTE(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, p: int, copies: Copies | None) -> Tensor:
-        ctx.p, ctx.shape, ctx.copies = p, weight.shape, copies
+        ctx.p = p
+        ctx.shape = weight.shape
+        ctx.copies = copies
         return tile(weight, p, copies)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _copies(grad / ctx.p, ctx.p, ctx.copies).reshape(ctx.shape), None, None
+        shares = _copies(grad / ctx.p, ctx.p, ctx.copies)
+        return shares.reshape(ctx.shape), None, None
 
 
 class _CopiesSTE(torch.autograd.Function):
@@ -197,7 +239,8 @@ class _CopiesSTE(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, p: int, copies: Copies | None) -> Tensor:
-        return _copies(tile(weight, p, copies), p, copies).reshape(weight.shape)
+        repeated = _copies(tile(weight, p, copies), p, copies)
+        return repeated.reshape(weight.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -205,7 +248,7 @@ class _CopiesSTE(torch.autograd.Function):
 
 
 def tile_ste(weight: Tensor, p: int, copies: Copies | None = None) -> Tensor:
-    """The tile t: (q,) with the "tile" straight-through gradient to weight."""
+    """The tile t, with the "tile" straight-through gradient. weight: (N elements) -> (q,)."""
     out: Tensor = _TileSTE.apply(weight, p, copies)
     return out
 
@@ -213,10 +256,14 @@ def tile_ste(weight: Tensor, p: int, copies: Copies | None = None) -> Tensor:
 def tiled_weight(
     weight: Tensor, alphas: Tensor, p: int, gradient: Gradient, copies: Copies | None = None
 ) -> Tensor:
-    """B-hat = alpha * tile, in the shape of weight, differentiable in weight (straight through) and in alphas."""
+    """B-hat = alpha * tile, in the shape of weight.
+
+    It is differentiable in weight (straight through) and in alphas.
+    """
     if gradient == "tile":
         return expand(tile_ste(weight, p, copies), alphas, p, weight.shape, copies)
     if gradient != "elementwise":
         raise ValueError(f"gradient must be 'elementwise' or 'tile', got {gradient!r}")
     unscaled: Tensor = _CopiesSTE.apply(weight, p, copies)
-    return (unscaled.reshape(p, -1) * alphas[:, None]).reshape(weight.shape)
+    scaled = unscaled.reshape(p, -1) * alphas[:, None]
+    return scaled.reshape(weight.shape)

@@ -1,8 +1,8 @@
-"""YAML as sweeps and presets are written in it: PyYAML's safe loader, and three things that it lets pass.
+"""YAML of sweeps and presets: PyYAML's safe loader, with three differences.
 
 1e-3 is a number, as in YAML 1.2 (YAML 1.1 takes it for text). A key that is given twice is an
-error. A file is bounded: in bytes, in values (also those that its anchors stand for), in depth and
-in the digits of a number. Each bound is met while reading, before memory is taken for the rest.
+error. A file is bounded: in bytes, in values (with every alias written out), in depth and in the
+digits of a number. Each bound is checked while reading, before memory is taken for the rest.
 """
 
 import re
@@ -42,7 +42,8 @@ class _Loader(yaml.SafeLoader):
         self.depth += 1
         if self.values > LIMIT_VALUES:
             raise ValueError(
-                f"it has too many values, expected at most {LIMIT_VALUES:,}; write less into one file"
+                f"it has too many values, expected at most {LIMIT_VALUES:,}; "
+                "write less into one file"
             )
         if self.depth > LIMIT_DEPTH:
             raise ValueError(
@@ -54,18 +55,16 @@ class _Loader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
-        keys = [
-            key
-            for key, _ in node.value
-            if isinstance(key, yaml.ScalarNode) and key.tag not in _SPECIAL
-        ]
         seen: dict[Any, int] = {}
-        for key in keys:
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag in _SPECIAL:
+                continue
             value = self.construct_object(key)
             line = key.start_mark.line + 1
             if value in seen:
                 raise ValueError(
-                    f"line {line}: {_cut(repr(value))} is given twice, first in line {seen[value]}; keep one"
+                    f"line {line}: {_cut(repr(value))} is given twice, "
+                    f"first in line {seen[value]}; keep one"
                 )
             seen[value] = line
         return node
@@ -78,16 +77,20 @@ class _Loader(yaml.SafeLoader):
 
 
 def _cut(text: str) -> str:
+    if len(text) <= _SHOWN:
+        return text
     half = _SHOWN // 2
-    return text if len(text) <= _SHOWN else f"{text[:half]}...{text[-half:]}"
+    return f"{text[:half]}...{text[-half:]}"
 
 
 def _bounded(node: Any) -> Any:
     """The node of a number. Raises ValueError where it is too long."""
-    line, digits = node.start_mark.line + 1, len(node.value)
+    digits = len(node.value)
     if digits > LIMIT_DIGITS:
+        line = node.start_mark.line + 1
         raise ValueError(
-            f"line {line}: a number has {digits:,} digits, expected at most {LIMIT_DIGITS}; write text in quotes"
+            f"line {line}: a number has {digits:,} digits, expected at most {LIMIT_DIGITS}; "
+            "write text in quotes"
         )
     return node
 
@@ -106,7 +109,8 @@ def read(path: Path) -> Any:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     if len(content) > LIMIT_BYTES:
         raise ValueError(
-            f"{path} is too large: expected at most {LIMIT_BYTES:,} bytes of YAML; write less into one file"
+            f"{path} is too large: expected at most {LIMIT_BYTES:,} bytes of YAML; "
+            "write less into one file"
         )
     try:
         return parse(content.decode("utf-8-sig"))
@@ -125,7 +129,8 @@ def parse(text: str) -> Any:
         values = _written_out(node, {})
         if values > LIMIT_VALUES:
             raise ValueError(
-                f"it stands for {values:.3g} values, expected at most {LIMIT_VALUES:,}; use fewer aliases"
+                f"it stands for {values:.3g} values, expected at most {LIMIT_VALUES:,}; "
+                "use fewer aliases"
             )
         return loader.construct_document(node)
     finally:
@@ -136,12 +141,13 @@ def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
     """Number of nodes below `node` and itself, each alias counted as what it stands for."""
     if id(node) in known:
         return known[id(node)]
-    known[id(node)] = float("inf")  # met again below itself: it stands for no end of values
+    known[id(node)] = float("inf")  # an alias inside its own anchor: it never ends
     children: list[yaml.Node] = []
     if isinstance(node, yaml.SequenceNode):
         children = node.value
     elif isinstance(node, yaml.MappingNode):
-        children = [child for pair in node.value for child in pair]
+        for key, value in node.value:
+            children += [key, value]
     total = 1.0 + sum(_written_out(child, known) for child in children)
     known[id(node)] = total
     return total

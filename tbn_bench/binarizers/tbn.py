@@ -6,8 +6,9 @@ Forward   B = alpha * (tile repeated p times), tile = sign of the column sums of
           sign(0) = -1
 Backward  gradient="elementwise" (the authors' code) or "tile"; alphas by ordinary autograd
 Copies    copies="aligned" is the paper's layout; "rotated", "permuted", "hadamard", "shifted" and
-          "columns" (tbn_bench/format/layouts.py) make different features of the same bits. Where a layout
-          does not fit a layer (shifted without spatial axes, say), it takes aligned and says so
+          "columns" (tbn_bench/format/layouts.py) make different features of the same bits. Where a
+          layout does not fit a layer (e.g. shifted without spatial axes), the layer uses aligned,
+          and the plan says so
 Stored    q = N / p bits and p (alpha="tile") or 1 (alpha="layer") 32-bit scales per layer
 Kept      biases, normalisation, embeddings. A layer of fewer than min_layer_size weights takes
           p = 1 and is still binary.

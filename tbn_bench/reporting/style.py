@@ -98,9 +98,10 @@ PRINT = {
 
 
 def largest(value: Any) -> float | None:
-    """The largest of a number or a list of numbers: p, or p per layer. None where one is no positive number.
+    """The largest of a number or a list of numbers: p, or p per layer.
 
-    A record may hold any literal as an option.
+    None where one of them is no positive number, because a record may hold any literal as an
+    option.
     """
     values = value if isinstance(value, list | tuple) else [value]
     if not values or not all(map(_is_positive, values)):
@@ -278,7 +279,10 @@ def legend(figure: Figure, labels: list[str]) -> None:
 
 
 def take_literally(figure: Figure) -> None:
-    """No name in a figure is read as mathematics: a sweep may be called $x$. Logarithmic ticks are."""
+    """Names in a figure are not read as mathematics, since a sweep may be called $x$.
+
+    Logarithmic ticks still are.
+    """
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     for axes in figure.axes:
