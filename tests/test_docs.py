@@ -1,5 +1,7 @@
 """README and docs: links lead somewhere, the Python runs, commands and sweeps that are named exist."""
 
+import importlib
+import os
 import re
 import subprocess
 import sys
@@ -10,10 +12,18 @@ import pytest
 from tbn_bench.cli.parser import make_parser
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs").glob("**/*.md")),
+]
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 SWEEP = re.compile(r"sweeps/(\w+)\.yaml")
 COMMAND = re.compile(r"tbn-bench (\w+)")
+GUIDES = sorted((ROOT / "docs" / "guides").glob("[!R]*.md"))
+BLOCK = re.compile(r"```(?:python|yaml)\n(.+?)```", re.DOTALL)
+FILE = re.compile(r"# (\S+)/(\w+\.(?:py|yaml))\n")
 
 
 def name(page: Path) -> str:
@@ -29,12 +39,11 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_sweeps_that_are_named_exist(page):
-    sweeps = SWEEP.findall(page.read_text(encoding="utf-8"))
-    assert [
-        sweep
-        for sweep in sweeps
-        if sweep != "FILE" and not (ROOT / f"sweeps/{sweep}.yaml").exists()
-    ] == []
+    """The guide for sweeps writes one of its own."""
+    text = page.read_text(encoding="utf-8")
+    own = re.findall(r"^# sweeps/(\w+)\.yaml$", text, re.MULTILINE)
+    named = set(SWEEP.findall(text)) - {"FILE", *own}
+    assert [sweep for sweep in named if not (ROOT / f"sweeps/{sweep}.yaml").exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -61,3 +70,41 @@ def test_the_picture_is_drawn_from_a_real_layer(tmp_path):
     script = ROOT / "docs" / "draw_tile.py"
     subprocess.run([sys.executable, str(script), str(drawn)], check=True)
     assert drawn.read_bytes() == (ROOT / "docs" / "tile.svg").read_bytes()
+
+
+@pytest.fixture
+def folder_of(tmp_path, monkeypatch):
+    """A function: folder of the repository -> a new folder whose files count as its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    before = set(sys.modules)
+
+    def make(folder):
+        made = tmp_path / folder
+        made.mkdir(parents=True)
+        if folder.startswith("tbn_bench"):
+            package = importlib.import_module(folder.replace("/", "."))
+            monkeypatch.setattr(package, "__path__", [*package.__path__, str(made)])
+        return made
+
+    yield make
+    for module in set(sys.modules) - before:
+        if os.fspath(tmp_path) in str(getattr(sys.modules[module], "__file__", "")):
+            del sys.modules[module]
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name)
+def test_the_example_of_a_guide_works(page, folder_of):
+    """The first block is a file in its folder; the next one uses it."""
+    source, check = BLOCK.findall(page.read_text(encoding="utf-8"))
+    folder, file = FILE.match(source).groups()
+    (folder_of(folder) / file).write_text(source, encoding="utf-8")
+    exec(check, {})
+
+
+def test_every_page_is_in_an_index():
+    """docs/README.md and docs/guides/README.md have one line for each page."""
+    for index in (ROOT / "docs" / "README.md", ROOT / "docs" / "guides" / "README.md"):
+        linked = set(LINK.findall(index.read_text(encoding="utf-8")))
+        pages = {page.name for page in index.parent.glob("*.md")} - {"README.md"}
+        assert pages <= linked
