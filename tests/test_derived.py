@@ -17,11 +17,19 @@ try:
 except native.NativeUnavailable:
     NATIVE = False
 SPECS = [
-    "tbn(p=4, min_layer_size=0)", "tbn(p=4, min_layer_size=0, copies='rotated')", "tbn(p=4, min_layer_size=0, copies='permuted')",
-    "tbn(p=4, min_layer_size=0, copies='hadamard')", "tbn(p=4, min_layer_size=0, copies='shifted')",
-    "tbn(p=4, min_layer_size=0, copies='columns')", "twn", "adabin(activations=False)", "irnet",
-    "low_rank(rank=2, min_layer_size=0)", "bwn", "sign",
-]  # fmt: skip
+    "tbn(p=4, min_layer_size=0)",
+    "tbn(p=4, min_layer_size=0, copies='rotated')",
+    "tbn(p=4, min_layer_size=0, copies='permuted')",
+    "tbn(p=4, min_layer_size=0, copies='hadamard')",
+    "tbn(p=4, min_layer_size=0, copies='shifted')",
+    "tbn(p=4, min_layer_size=0, copies='columns')",
+    "twn",
+    "adabin(activations=False)",
+    "irnet",
+    "low_rank(rank=2, min_layer_size=0)",
+    "bwn",
+    "sign",
+]
 
 
 def convolutions(spec: str, seed: int) -> nn.Module:
@@ -140,7 +148,10 @@ def test_a_packed_projection_cannot_be_overwritten():
 
 
 def test_tensors_of_inference_mode_are_compared_by_value():
-    """They have no count of writes; a change is noticed all the same, and the result serves autograd."""
+    """They have no count of writes.
+
+    A change is noticed all the same, and the result serves autograd.
+    """
     with torch.inference_mode():
         net, other, x = convolutions("bwn", 0), convolutions("bwn", 1), torch.randn(2, 4, 6, 6)
         follows(net, other, x, copied)
@@ -225,7 +236,10 @@ def test_a_packed_layer_has_its_dense_weight_on_demand(spec, dtype):
 
 
 def test_the_cost_of_a_dense_weight_is_counted_once_it_is_read():
-    """Beside a tile of 8 x 4 weights and 8 scales: 64 floats after `.weight`; an expanded layer has one already."""
+    """Beside a tile of 8 x 4 weights and 8 scales: 64 floats after `.weight`.
+
+    An expanded layer has one already.
+    """
     net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     binarize_(net, "tbn(p=2, min_layer_size=64)", keep=["1.weight"])
     convert.pack_(net)

@@ -1,4 +1,6 @@
-"""Binarized inputs against their formulas: forward and gradient by hand in float64, XNOR's K, schedules, packing, what is refused."""
+"""Binarized inputs against their formulas: forward and gradient by hand in float64, XNOR's K,
+schedules, packing, what is refused.
+"""
 
 import math
 
@@ -98,7 +100,10 @@ def between(a):
     ],
 )
 def test_values_and_slopes_by_hand(spec, values, slope):
-    """sign(0) = +1, but dorefa's 0 and 0.5 become 0; learned shifts begin as none; the slope times g goes on to the input."""
+    """sign(0) = +1, but dorefa's 0 and 0.5 become 0; learned shifts begin as none.
+
+    The slope times g goes on to the input.
+    """
     x, g = torch.tensor(A, dtype=torch.float64), torch.tensor(G, dtype=torch.float64)
     method = activation(spec)
     assert values is None or method(x).tolist() == pytest.approx(values, abs=1e-15)
@@ -113,7 +118,10 @@ def test_values_and_slopes_by_hand(spec, values, slope):
     ("epoch", "t", "k"), [(0, 1e-3, 1e3), (200, 0.1, 10.0), (399, 10 ** (1 - 4 / 400), 1.0)]
 )
 def test_ede_of_inputs(epoch, t, k):
-    """First, middle and last of 400 epochs: g k t (1 - tanh(t a)^2), on the input itself; forward stays the hard sign."""
+    """First, middle and last of 400 epochs: g k t (1 - tanh(t a)^2), on the input itself.
+
+    Forward stays the hard sign.
+    """
     method = activation("irnet(activations=True)")
     method.begin_epoch(epoch, 400)
     x = torch.tensor(A, dtype=torch.float64)
@@ -126,7 +134,9 @@ def test_ede_of_inputs(epoch, t, k):
 
 
 def test_a_schedule_that_moves_on_leaves_the_graph_alone():
-    """The slope is that of the epoch of the forward, also where the next epoch begins before the backward."""
+    """The slope is that of the epoch of the forward, also where the next epoch begins before the
+    backward.
+    """
     method, x = (
         activation("irnet(activations=True)"),
         torch.tensor(A, dtype=torch.float64, requires_grad=True),
@@ -147,7 +157,10 @@ def test_a_schedule_that_moves_on_leaves_the_graph_alone():
 )
 @pytest.mark.parametrize("spec", ["reactnet", "snn(activations=True)"])
 def test_rsign_shift_is_learned_per_channel(spec, layer, shape, others):
-    """sign(a + b_c); b gets the input's gradient summed over everything but the channel; at a + b = 0 the value is +1."""
+    """sign(a + b_c); b gets the input's gradient summed over everything but the channel.
+
+    At a + b = 0 the value is +1.
+    """
     method, x, g = (
         activation(spec, layer),
         torch.randn(shape, dtype=torch.float64),
@@ -167,7 +180,8 @@ def test_rsign_shift_is_learned_per_channel(spec, layer, shape, others):
 
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_adabin_forms_by_hand(form):
-    """u = (a - beta) / alpha, h = max(0, 2 - 2|u|): da = g h; dalpha = sum g (sign u - h u); dbeta = sum g (1 - h). The released code
+    """u = (a - beta) / alpha, h = max(0, 2 - 2|u|): da = g h; dalpha = sum g (sign u - h u); dbeta
+    = sum g (1 - h). The released code
     returns alpha (sign u + beta): dalpha gains beta, dbeta is sum g (alpha - h)."""
     method, alpha, beta = activation(f"adabin(form={form!r})"), 0.5, -0.25
     method.alpha.data.fill_(alpha), method.beta.data.fill_(beta)
@@ -188,7 +202,10 @@ def test_adabin_forms_by_hand(form):
 
 
 def test_absmax_takes_the_largest_of_each_token_or_image():
-    """Steps of max / 127 over the last axis of tokens, over channels and positions of images; all-zero inputs stay zero."""
+    """Steps of max / 127 over the last axis of tokens, over channels and positions of images.
+
+    All-zero inputs stay zero.
+    """
     tokens = torch.tensor(
         [[[1.27, -0.5, 0.004], [0.0, 0.0, 0.0]], [[-254.0, 3.1, 0.9], [1.0, -1.0, 0.5]]],
         dtype=torch.float64,
@@ -263,7 +280,10 @@ def products_by_hand(made, weight, signs):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_xnor_scales_products_by_k_and_not_the_bias(layer, bias, k):
-    """y = (sign(a) * sign(W)) alpha K + b, K unfolded by hand; dL/da is the clipped one of the products and that of K together."""
+    """y = (sign(a) * sign(W)) alpha K + b, K unfolded by hand.
+
+    dL/da is the clipped one of the products and that of K together.
+    """
     made, shape = LAYERS[layer]
     net, x = nn.Sequential(made(bias)).double(), torch.randn(shape, dtype=torch.float64)
     signs, source, inputs = (
@@ -287,7 +307,10 @@ def test_xnor_scales_products_by_k_and_not_the_bias(layer, bias, k):
 
 
 def test_k_by_hand_on_one_window():
-    """Channels (1, -3) everywhere: the mean of |a| is 2; of a 3 x 3 window at a padded corner 4 of 9 are inside."""
+    """Channels (1, -3) everywhere: the mean of |a| is 2.
+
+    Of a 3 x 3 window at a padded corner 4 of 9 are inside.
+    """
     net = nn.Sequential(nn.Conv2d(2, 1, 3, padding=1, bias=False)).double()
     net[0].weight.data.fill_(0.5)
     binarize_(net, "xnor")
@@ -302,7 +325,9 @@ def test_k_by_hand_on_one_window():
     "spec", ["bireal", "adabin", "irnet(activations=True)", "dorefa(activations=True)"]
 )
 def test_padding_is_zero_after_binarization(spec):
-    """A corner of an all-positive image sees 4 of 9 values: the border is a third value, as in the methods' own code."""
+    """A corner of an all-positive image sees 4 of 9 values: the border is a third value, as in the
+    methods' own code.
+    """
     net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, bias=False)).double()
     net[0].weight.data[0, 0, 0, 0] += 9
     binarize_(net, spec)
@@ -355,7 +380,10 @@ def test_the_task_announces_steps_to_weights(spec):
 
 @pytest.mark.parametrize(("epoch", "level"), [(0, 1.0), (2, 0.5), (3, 0.25)])
 def test_the_noise_of_sparks_falls_linearly(monkeypatch, epoch, level):
-    """First, middle and last of four epochs, announced by the task; the first epoch has all of it."""
+    """First, middle and last of four epochs, announced by the task.
+
+    The first epoch has all of it.
+    """
     net, task = tied("sparks")
     monkeypatch.setattr(ImageClassification, "current_epoch", epoch)
     task.on_train_epoch_start()
@@ -363,7 +391,10 @@ def test_the_noise_of_sparks_falls_linearly(monkeypatch, epoch, level):
 
 
 def saved(net, path, config=None):
-    """The network as a packed file, and the file's content; what has no binary weight is saved as it is."""
+    """The network as a packed file, and the file's content.
+
+    What has no binary weight is saved as it is.
+    """
     if any(hasattr(m, "parametrizations") for m in net.modules()):
         convert.pack_(net)
     convert.save(net, path, config)
@@ -383,7 +414,9 @@ TRAINING = (".k", ".t", ".step", ".level", ".seed", ".P", ".X", ".memory", ".ori
 
 @pytest.mark.parametrize("spec", METHODS)
 def test_packed_network_binarizes_its_inputs(tmp_path, spec):
-    """Bytes as counted, no training state in the file, equal outputs from the file, and others once inputs are not binarized."""
+    """Bytes as counted, no training state in the file, equal outputs from the file, and others once
+    inputs are not binarized.
+    """
     net, plan = network(spec)
     x = torch.randn(6, 1, 8, 8)
     for name, parameter in net.named_parameters():
@@ -403,7 +436,10 @@ def test_packed_network_binarizes_its_inputs(tmp_path, spec):
 
 @pytest.mark.parametrize("spec", METHODS)
 def test_export_load_needs_no_more_than_the_file(tmp_path, spec):
-    """The file names its config; the network made from it alone binarizes its inputs and gives the trained network's outputs."""
+    """The file names its config.
+
+    The network made from it alone binarizes its inputs and gives the trained network's outputs.
+    """
     config = make({"data": "digits", "model": NETWORK, "binarizer": spec, "keep": ["conv1", "fc"]})
     built = build(config)
     net = built.model
@@ -447,7 +483,9 @@ def test_schedules_are_in_checkpoints_alone():
     ],
 )
 def test_track_side_data_and_bit_operations(spec, track, extra):
-    """A 6 -> 4 convolution: what inputs add to the stored bits, and one binary operation per product of two bits."""
+    """A 6 -> 4 convolution: what inputs add to the stored bits, and one binary operation per
+    product of two bits.
+    """
     net = nn.Sequential(nn.Conv2d(6, 4, 3, bias=False))
     plan = binarize_(net, spec)
     total = cost(net, plan, (6, 5, 5))
@@ -459,7 +497,9 @@ def test_track_side_data_and_bit_operations(spec, track, extra):
 
 
 def test_attention_is_refused():
-    """torch's attention multiplies by its projections itself, the output projection too: nothing would binarize their inputs."""
+    """torch's attention multiplies by its projections itself, the output projection too: nothing
+    would binarize their inputs.
+    """
     for keep, name in ([], "in_proj_weight"), (["in_proj_weight"], "out_proj.weight"):
         with pytest.raises(
             ValueError,
@@ -470,7 +510,9 @@ def test_attention_is_refused():
 
 
 def test_fused_transformer_path_calls_the_layers():
-    """nn.TransformerEncoderLayer in eval under no_grad would read the weights of layers that do more than multiply by them."""
+    """nn.TransformerEncoderLayer in eval under no_grad would read the weights of layers that do
+    more than multiply by them.
+    """
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     binarize_(layer, "bireal", ["self_attn.*"])
     x = torch.randn(3, 5, 8)
@@ -485,7 +527,10 @@ def test_fused_transformer_path_calls_the_layers():
 )
 @pytest.mark.parametrize("spec", ["xnor", "reactnet", "irnet(activations=True)", "adabin"])
 def test_a_relu_before_a_sign_is_warned_about(spec, activation, warned):
-    """Behind a ReLU no input is negative, so its sign says nothing; the plan names the layers. Other non-linearities are quiet."""
+    """Behind a ReLU no input is negative, so its sign says nothing; the plan names the layers.
+
+    Other non-linearities are quiet.
+    """
     model = f"resnet_cifar(depth=8, width=4, activation={activation!r})"
     built = build(make({"model": model, "binarizer": spec, "keep": ["conv1", "fc"]}))
     net = built.model
@@ -498,7 +543,10 @@ def test_a_relu_before_a_sign_is_warned_about(spec, activation, warned):
 
 
 def test_looking_for_constant_signs_changes_nothing():
-    """Statistics, modes, hooks and the random state are as before; 8-bit inputs behind a ReLU are fine."""
+    """Statistics, modes, hooks and the random state are as before.
+
+    8-bit inputs behind a ReLU are fine.
+    """
     net, _ = network("bireal")
     net.blocks[0].eval()
     state, before = torch.get_rng_state(), {k: v.clone() for k, v in net.state_dict().items()}
@@ -521,7 +569,9 @@ def test_looking_for_constant_signs_changes_nothing():
 
 @pytest.mark.parametrize("spec", ["bireal", "xnor", "irnet(activations=True)", "reactnet"])
 def test_a_network_without_its_input_binarizers_is_refused(tmp_path, spec):
-    """Their kinds are in the file: without them the same weights would compute something else, silently."""
+    """Their kinds are in the file: without them the same weights would compute something else,
+    silently.
+    """
     net = nn.Sequential(nn.Conv2d(2, 4, 3))
     binarize_(net, spec)
     convert.pack_(net.eval())

@@ -1,4 +1,6 @@
-"""Every weight binarizer against its formula: gradients by hand in float64, schedules, clipping, draws, state, packing, learning."""
+"""Every weight binarizer against its formula: gradients by hand in float64, schedules, clipping,
+draws, state, packing, learning.
+"""
 
 import copy
 import math
@@ -35,7 +37,8 @@ MATRIX_METHODS = [  # tried on matrices behind ReLU
     "adabin(activations=False)",
     "low_rank(rank=4, min_layer_size=0)",
 ]
-KERNEL_METHODS = [  # tried on 3 x 3 kernels, without ReLU: they binarize inputs too, or choose from a codebook
+# tried on 3 x 3 kernels, without ReLU: they binarize inputs too, or choose from a codebook
+KERNEL_METHODS = [
     "xnor",
     "xnor(grad='full', k=False)",
     "bireal",
@@ -53,7 +56,8 @@ KERNEL_METHODS = [  # tried on 3 x 3 kernels, without ReLU: they binarize inputs
 ]
 METHODS = MATRIX_METHODS + KERNEL_METHODS
 KERNEL_NETWORK = "resnet_cifar(depth=8, width=4, activation='hardtanh', shortcuts='conv')"
-# zeros, both edges of the clipping window, values inside and outside; with p = 2 the columns sum to 0 at (0, 0), (0, 1) and (1, 1)
+# zeros, both edges of the clipping window, values inside and outside; with p = 2 the columns sum to
+# 0 at (0, 0), (0, 1) and (1, 1)
 W = torch.tensor(
     [
         [0.0, 1.0, -1.0, 0.5],
@@ -108,7 +112,10 @@ def bwn_paper(w, g):
 
 
 def ede_through_standardisation(w, g, k, t):
-    """u_i = 2^s g_i k t / cosh(t What_i)^2; dL/dw_i = (u_i - mean u - What_i sum_j u_j What_j / (n - 1)) / std."""
+    """u_i = 2^s g_i k t / cosh(t What_i)^2.
+
+    dL/dw_i = (u_i - mean u - What_i sum_j u_j What_j / (n - 1)) / std.
+    """
     n, mean = len(w), sum(w) / len(w)
     std = math.sqrt(sum((a - mean) ** 2 for a in w) / (n - 1))
     what = [(a - mean) / std for a in w]
@@ -149,7 +156,9 @@ def ede_through_standardisation(w, g, k, t):
     ],
 )
 def test_gradient_is_the_formula(spec, rule):
-    """Autograd in training and in evaluation mode gives the stated rule, at w = 0 and at |w| = 1 too."""
+    """Autograd in training and in evaluation mode gives the stated rule, at w = 0 and at |w| = 1
+    too.
+    """
     for training in (True, False):
         got = gradient(parametrization(spec).train(training))
         torch.testing.assert_close(got, channel_by_channel(rule), rtol=0, atol=1e-14)
@@ -159,7 +168,10 @@ def test_gradient_is_the_formula(spec, rule):
     ("epoch", "t", "k"), [(0, 1e-3, 1e3), (4, 0.1, 10.0), (6, 1.0, 1.0), (7, 10**0.5, 1.0)]
 )
 def test_irnet_gradient_is_the_formula_at_every_stage(epoch, t, k):
-    """EDE, then the derivative of the standardisation; the first channel's 0.0 is not its mean, 1.0 is no edge of anything."""
+    """EDE, then the derivative of the standardisation.
+
+    The first channel's 0.0 is not its mean, 1.0 is no edge of anything.
+    """
     method = parametrization("irnet")
     method.begin_epoch(epoch, 8)
     expected = channel_by_channel(lambda w, g: ede_through_standardisation(w, g, k, t))
@@ -167,7 +179,8 @@ def test_irnet_gradient_is_the_formula_at_every_stage(epoch, t, k):
 
 
 def adabin_through_mean_and_deviation(w, g, k, t):
-    """u = (w - beta) / alpha, e = k t / cosh(t u)^2, B_i = alpha sign(u_i) + beta, dbeta/dw_j = 1/n, dalpha/dw_j = u_j / n, so
+    """u = (w - beta) / alpha, e = k t / cosh(t u)^2, B_i = alpha sign(u_i) + beta, dbeta/dw_j =
+    1/n, dalpha/dw_j = u_j / n, so
     dL/dw_j = g_j e_j + (sum g - sum g e) / n + u_j (sum g sign(u) - sum g e u) / n.
     """
     n, beta = len(w), sum(w) / len(w)
@@ -186,7 +199,9 @@ def adabin_through_mean_and_deviation(w, g, k, t):
     ("epoch", "t", "k"), [(0, 1e-3, 1e3), (200, 0.1, 10.0), (399, 10 ** (1 - 4 / 400), 1.0)]
 )
 def test_adabin_gradient_is_the_formula_at_every_stage(epoch, t, k):
-    """First, middle and last of 400 epochs: EDE on the standardised value, and the paths through mean and deviation."""
+    """First, middle and last of 400 epochs: EDE on the standardised value, and the paths through
+    mean and deviation.
+    """
     method = parametrization("adabin")
     method.begin_epoch(epoch, 400)
     expected = channel_by_channel(lambda w, g: adabin_through_mean_and_deviation(w, g, k, t))
@@ -194,7 +209,9 @@ def test_adabin_gradient_is_the_formula_at_every_stage(epoch, t, k):
 
 
 def shared_by_hand(source, sums, p, alpha, rule):
-    """(dL/dW straight through, dL/dsource through alpha) as lists, for the tile of these column sums: (q,)."""
+    """(dL/dW straight through, dL/dsource through alpha) as lists, for the tile of these column
+    sums: (q,).
+    """
     g, a, n, q = G.flatten().tolist(), source.flatten().tolist(), W.numel(), len(sums)
     t = [1.0 if s > 0 else -1.0 for s in sums]
     size = n // p if alpha == "tile" else n
@@ -216,7 +233,10 @@ def column_sums(p):
 @pytest.mark.parametrize("source", ["A", "W"])
 @pytest.mark.parametrize("rule", ["elementwise", "tile"])
 def test_tbn_gradient_is_the_formula(p, alpha, source, rule):
-    """Straight through by either rule, plus the path through alpha, which ends in A or in W; tiles of half a row included."""
+    """Straight through by either rule, plus the path through alpha, which ends in A or in W.
+
+    Tiles of half a row included.
+    """
     method = parametrization(
         f"tbn(p={p}, min_layer_size=0, alpha={alpha!r}, alpha_source={source!r}, gradient={rule!r})"
     )
@@ -233,7 +253,10 @@ def test_tbn_gradient_is_the_formula(p, alpha, source, rule):
 @pytest.mark.parametrize("alpha", ["layer", "tile"])
 @pytest.mark.parametrize("source", ["A", "W"])
 def test_frozen_tile_gradient_is_alphas_alone(p, alpha, source):
-    """The tile passes nothing to W; the source of alpha gets what it gets under tbn. The tile is that of W at conversion."""
+    """The tile passes nothing to W; the source of alpha gets what it gets under tbn.
+
+    The tile is that of W at conversion.
+    """
     method = parametrization(
         f"frozen_tile(p={p}, min_layer_size=0, alpha={alpha!r}, alpha_source={source!r})"
     )
@@ -250,7 +273,10 @@ def test_frozen_tile_gradient_is_alphas_alone(p, alpha, source):
 
 @pytest.mark.parametrize("p", [1, 2, 4])
 def test_repeated_filters_gradient_is_the_formula(p):
-    """For the first R rows the sum over copies of alpha g, plus the path through alpha; nothing for the others."""
+    """For the first R rows the sum over copies of alpha g, plus the path through alpha.
+
+    Nothing for the others.
+    """
     w, g, rows, n = W.tolist(), G.tolist(), 4 // p, 16 // p
     alpha = sum(abs(w[r][c]) for r in range(rows) for c in range(4)) / n
     total = sum(g[r][c] * (1 if w[r % rows][c] > 0 else -1) for r in range(4) for c in range(4))
@@ -287,13 +313,18 @@ def test_repeated_filters_gradient_is_the_formula(p):
     ],
 )
 def test_forward_by_hand(spec, expected):
-    """A zero is +1, but -1 where tbn's rule holds; scales are means of |W| over a channel, the layer or the kept rows."""
+    """A zero is +1, but -1 where tbn's rule holds.
+
+    Scales are means of |W| over a channel, the layer or the kept rows.
+    """
     weight = torch.tensor([[0.0, -2.0], [3.0, 0.0]], dtype=torch.float64)
     assert parametrization(spec, weight).eval()(weight).tolist() == expected
 
 
 def test_adabin_forward_by_hand():
-    """Channel (1, 2, 3): mean 2, population variance 2/3, and 2, which is the mean, takes the upper value."""
+    """Channel (1, 2, 3): mean 2, population variance 2/3, and 2, which is the mean, takes the upper
+    value.
+    """
     weight = torch.tensor([[1.0, 2.0, 3.0], [-4.0, 0.0, 4.0]], dtype=torch.float64)
     method, low, high = (
         parametrization("adabin", weight),
@@ -307,7 +338,8 @@ def test_adabin_forward_by_hand():
 
 
 def test_ternary_thresholds_by_hand():
-    """twn: 7 is exactly 0.7 of the mean 10, so it is small, 7.25 is not, and alpha is the mean of the others. bitnet158: halves of gamma
+    """twn: 7 is exactly 0.7 of the mean 10, so it is small, 7.25 is not, and alpha is the mean of
+    the others. bitnet158: halves of gamma
     round to 0."""
     weight = torch.tensor([[7.0, -7.25, 13.0, -12.75]], dtype=torch.float64)
     assert parametrization("twn", weight)(weight).tolist() == [[0.0, -11.0, 11.0, -11.0]]
@@ -318,7 +350,10 @@ def test_ternary_thresholds_by_hand():
 
 
 def test_irnet_forward_by_hand():
-    """Channel (1, 2, 3): What = (-1, 0, 1), the 0 gives +1; mean |What| = 2/3, s = round(-0.58) = -1. Shifting and stretching is nothing."""
+    """Channel (1, 2, 3): What = (-1, 0, 1), the 0 gives +1.
+
+    Mean |What| = 2/3, s = round(-0.58) = -1. Shifting and stretching is nothing.
+    """
     weight = torch.tensor([[1.0, 2.0, 3.0], [-5.0, -1.0, 3.0]])
     method = (
         catalog.build("binarizers", "irnet").decide([Target("layer", weight)])[0].parametrization
@@ -352,7 +387,10 @@ def test_ede_schedule(spec, epoch, epochs, t, k):
 
 
 def test_the_task_announces_every_epoch(monkeypatch):
-    """Before an epoch's first step every binary weight knows the epoch and their number; other methods do nothing with it."""
+    """Before an epoch's first step every binary weight knows the epoch and their number.
+
+    Other methods do nothing with it.
+    """
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     binarize_(net, "irnet")
     task = ImageClassification(net, make({"binarizer": "irnet", "epochs": 4}), 3)
@@ -391,7 +429,9 @@ def announce(net, epoch, epochs):
 
 
 def weights(net):
-    """The parametrization list of every binary weight: list[0] is the method, list.original the latent weight."""
+    """The parametrization list of every binary weight: list[0] is the method, list.original the
+    latent weight.
+    """
     return [m.parametrizations.weight for m in net.modules() if parametrize.is_parametrized(m)]
 
 
@@ -404,7 +444,9 @@ def batch(n=64):
 
 @pytest.mark.parametrize("spec", METHODS)
 def test_state_survives_a_checkpoint(tmp_path, spec):
-    """A network restored into one of another seed goes on as the saved one would have: equal steps, equal state."""
+    """A network restored into one of another seed goes on as the saved one would have: equal steps,
+    equal state.
+    """
     x, y = batch()
     nets = [network(spec), network(spec)]
     optimizers = [torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9) for net in nets]
@@ -425,16 +467,34 @@ def test_state_survives_a_checkpoint(tmp_path, spec):
 
 @pytest.mark.parametrize(
     ("spec", "extra"),
-    [("sign", set()), ("bwn", set()), ("binary_connect", set()), ("dorefa", set()), ("repeated_filters(p=2)", set()),
-     ("tbn(p=2)", {"0.A"}), ("irnet", {"0.k", "0.t"}), ("frozen_tile(p=2)", {"0.A", "0.tile"}), ("twn", set()), ("bitnet158", set()),
-     ("xnor", set()), ("bireal", set()), ("reactnet", {"input.shift"}), ("dorefa(activations=True)", set()),
-     ("irnet(activations=True)", {"0.k", "0.t", "input.k", "input.t"}), ("adabin(activations=False)", {"0.k", "0.t"}),
-     ("low_rank(rank=2, min_layer_size=0)", {"0.U", "0.V", "0.u", "0.m", "0.v"}),
-     ("adabin", {"0.k", "0.t", "input.alpha", "input.beta"}), ("snn", {"0.P", "0.memory", "0.step"}),
-     ("sparks(activations=True)", {"0.X", "0.step", "0.seed", "0.level", "input.shift"})],
-)  # fmt: skip
+    [
+        ("sign", set()),
+        ("bwn", set()),
+        ("binary_connect", set()),
+        ("dorefa", set()),
+        ("repeated_filters(p=2)", set()),
+        ("tbn(p=2)", {"0.A"}),
+        ("irnet", {"0.k", "0.t"}),
+        ("frozen_tile(p=2)", {"0.A", "0.tile"}),
+        ("twn", set()),
+        ("bitnet158", set()),
+        ("xnor", set()),
+        ("bireal", set()),
+        ("reactnet", {"input.shift"}),
+        ("dorefa(activations=True)", set()),
+        ("irnet(activations=True)", {"0.k", "0.t", "input.k", "input.t"}),
+        ("adabin(activations=False)", {"0.k", "0.t"}),
+        ("low_rank(rank=2, min_layer_size=0)", {"0.U", "0.V", "0.u", "0.m", "0.v"}),
+        ("adabin", {"0.k", "0.t", "input.alpha", "input.beta"}),
+        ("snn", {"0.P", "0.memory", "0.step"}),
+        ("sparks(activations=True)", {"0.X", "0.step", "0.seed", "0.level", "input.shift"}),
+    ],
+)
 def test_state_has_what_it_needs_and_no_more(spec, extra):
-    """Checkpoints of earlier runs (sign, bwn, tbn) still fit; schedules, draws, codebooks and frozen tiles are in the state."""
+    """Checkpoints of earlier runs (sign, bwn, tbn) still fit.
+
+    Schedules, draws, codebooks and frozen tiles are in the state.
+    """
     layer = nn.Sequential(nn.Conv2d(2, 2, 3))
     binarize_(layer, spec)
     names = [
@@ -449,7 +509,9 @@ def latents(net):
 
 
 def test_binary_connect_clips_after_every_update():
-    """Steps large enough to leave [-1, 1] give, at every step, the weights of a loop that clips after its optimizer."""
+    """Steps large enough to leave [-1, 1] give, at every step, the weights of a loop that clips
+    after its optimizer.
+    """
     x, y = batch()
     net = mlp("binary_connect")
     plain = copy.deepcopy(net)
@@ -471,7 +533,10 @@ def test_binary_connect_clips_after_every_update():
 
 
 def test_binary_connect_clips_in_training_only():
-    """Evaluation reads signs and changes nothing; a tensor that is no latent weight of ours is never written to."""
+    """Evaluation reads signs and changes nothing.
+
+    A tensor that is no latent weight of ours is never written to.
+    """
     method, w = parametrization("binary_connect"), W.clone()
     method.eval()(w)
     assert torch.equal(w, W)
@@ -483,7 +548,9 @@ def test_binary_connect_clips_in_training_only():
 
 
 def test_binary_connect_clipping_leaves_graphs_valid():
-    """A penalty on the latent weight made before the forward, and a layer used twice, still run backward."""
+    """A penalty on the latent weight made before the forward, and a layer used twice, still run
+    backward.
+    """
     net = nn.Sequential(nn.Linear(4, 4, bias=False))
     binarize_(net, "binary_connect")
     weight = latents(net)[0]
@@ -495,7 +562,9 @@ def test_binary_connect_clipping_leaves_graphs_valid():
 
 
 def test_stochastic_binary_connect_draws_with_the_stated_probability():
-    """P(+1) = clip((w + 1) / 2, 0, 1) in training: exact at the ends, within 4 standard errors inside; signs in evaluation."""
+    """P(+1) = clip((w + 1) / 2, 0, 1) in training: exact at the ends, within 4 standard errors
+    inside; signs in evaluation.
+    """
     values, n = torch.tensor([-1.5, -1.0, -0.5, 0.0, 0.8, 1.0, 1.5]), 20_000
     method = parametrization("binary_connect(stochastic=True)").train()
     drawn = method(values[:, None].repeat(1, n))
@@ -512,7 +581,10 @@ def test_stochastic_binary_connect_draws_with_the_stated_probability():
 
 
 def test_frozen_tile_starts_as_tbn_and_keeps_its_tile():
-    """Same seed: the same network as tbn's before the first step. After steps with weight decay: the same tile, other alphas."""
+    """Same seed: the same network as tbn's before the first step.
+
+    After steps with weight decay: the same tile, other alphas.
+    """
     x, y = batch()
     nets = []
     for spec in ("tbn(p=2, min_layer_size=0)", "frozen_tile(p=2, min_layer_size=0)"):
@@ -533,7 +605,8 @@ def test_frozen_tile_starts_as_tbn_and_keeps_its_tile():
 @pytest.mark.parametrize("alpha", ["layer", "tile"])
 @pytest.mark.parametrize("p", [2, 4])
 def test_tbn_then_normalisation_is_repeated_filters(alpha, p, eps, tolerance):
-    """Where p divides C_out, batch normalisation removes tbn's alphas: one function (value and input gradient) with repeated filters,
+    """Where p divides C_out, batch normalisation removes tbn's alphas: one function (value and
+    input gradient) with repeated filters,
     up to what its eps adds to the variance."""
     torch.manual_seed(0)
     nets = [
@@ -557,7 +630,10 @@ def test_tbn_then_normalisation_is_repeated_filters(alpha, p, eps, tolerance):
 
 @pytest.mark.parametrize("spec", MATRIX_METHODS)
 def test_learns_a_small_batch(spec):
-    """Each method fits 64 real digits by the signs that are stored. Normalised by the batch: running statistics are those of drawn weights."""
+    """Each method fits 64 real digits by the signs that are stored.
+
+    Normalised by the batch: running statistics are those of drawn weights.
+    """
     x, y = batch()
     net = nn.Sequential(
         nn.Flatten(),
@@ -567,7 +643,8 @@ def test_learns_a_small_batch(spec):
         nn.Linear(128, 10),
         nn.BatchNorm1d(10),
     )
-    # where nothing but scales is learned the last layer must be; one scale and p = 2 would give classes the same weights;
+    # where nothing but scales is learned the last layer must be; one scale and p = 2 would give
+    # classes the same weights;
     # of rank 4 ten classes are hard to learn
     spec = spec.replace(
         "filters(p=2, min_layer_size=0", "filters(p=2, min_layer_size=2000"
@@ -586,7 +663,9 @@ def test_learns_a_small_batch(spec):
 
 @pytest.mark.parametrize("spec", KERNEL_METHODS)
 def test_kernel_methods_learn_a_small_batch(spec):
-    """Each fits 64 real digits by its own parameters alone: stem, classifier and normalisation stay as they were drawn."""
+    """Each fits 64 real digits by its own parameters alone: stem, classifier and normalisation stay
+    as they were drawn.
+    """
     x, y = batch()
     net = catalog.build(
         "models", KERNEL_NETWORK.replace("width=4", "width=8"), num_classes=10, in_shape=(1, 8, 8)
@@ -612,7 +691,10 @@ def test_kernel_methods_learn_a_small_batch(spec):
 )
 @pytest.mark.parametrize("spec", METHODS)
 def test_packs_to_what_was_counted_and_comes_back(tmp_path, model, shape, spec):
-    """Packed bytes are cost.stored_bytes; the packed network, and the one read from its file, give the trained network's outputs."""
+    """Packed bytes are cost.stored_bytes.
+
+    The packed network, and the one read from its file, give the trained network's outputs.
+    """
     net = catalog.build("models", model, num_classes=8, in_shape=shape)
     plan, x = binarize_(net, spec), torch.randn(8, *shape)
     net.train()(x).square().mean().backward()
@@ -633,11 +715,27 @@ def test_packs_to_what_was_counted_and_comes_back(tmp_path, model, shape, spec):
 
 
 def test_sizes_by_hand():
-    """A 6 x 8 matrix: its bits, and 32 for every scale or offset, 8 for a power of two; 48 ternary values are 10 bytes."""
-    sizes = {"binary_connect": 48, "dorefa": 48 + 32, "irnet": 48 + 6 * 8, "repeated_filters(p=3, min_layer_size=0)": 16 + 32,
-             "frozen_tile(p=3, min_layer_size=0)": 16 + 3 * 32, "repeated_filters(p=3)": 48 + 32, "xnor": 48 + 6 * 32,
-             "bireal": 48 + 6 * 32, "reactnet": 48 + 6 * 32, "adabin": 48 + 6 * 64, "twn": 80 + 32, "bitnet158": 80 + 32,
-             "snn": 48 + 6 * 32, "sparks": 48 + 6 * 32, "irnet(activations=True)": 48 + 6 * 8}  # fmt: skip
+    """A 6 x 8 matrix: its bits, and 32 for every scale or offset, 8 for a power of two.
+
+    48 ternary values are 10 bytes.
+    """
+    sizes = {
+        "binary_connect": 48,
+        "dorefa": 48 + 32,
+        "irnet": 48 + 6 * 8,
+        "repeated_filters(p=3, min_layer_size=0)": 16 + 32,
+        "frozen_tile(p=3, min_layer_size=0)": 16 + 3 * 32,
+        "repeated_filters(p=3)": 48 + 32,
+        "xnor": 48 + 6 * 32,
+        "bireal": 48 + 6 * 32,
+        "reactnet": 48 + 6 * 32,
+        "adabin": 48 + 6 * 64,
+        "twn": 80 + 32,
+        "bitnet158": 80 + 32,
+        "snn": 48 + 6 * 32,
+        "sparks": 48 + 6 * 32,
+        "irnet(activations=True)": 48 + 6 * 8,
+    }
     for spec, bits in sizes.items():
         assert binarize_(nn.Linear(8, 6), spec).stored_bits == bits, spec
     for spec in ("snn(tau=4)", "sparks(tau=4)"):  # 15 kernels of 4 bits, 16 entries of 9, 5 scales
@@ -647,7 +745,10 @@ def test_sizes_by_hand():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("repeated_filters(p=4, min_layer_size=0)", r"got p=4 for 6 filters \(layer a\).*\n.*p=4 for 10 filters \(layer b\); use one of 1, 2, 5"),
+        (
+            "repeated_filters(p=4, min_layer_size=0)",
+            r"got p=4 for 6 filters \(layer a\).*\n.*p=4 for 10 filters \(layer b\); use one of 1, 2, 5",
+        ),
         ("repeated_filters(p=0)", "p must be a positive integer"),
         ("repeated_filters(p=2, min_layer_size=-1)", "min_layer_size counts weights"),
         ("repeated_filters", r"write repeated_filters\(p=...\)"),
@@ -671,9 +772,12 @@ def test_sizes_by_hand():
         ("sparks(noise=-1)", "noise must be at least 0"),
         ("sparks(temperature=0)", "temperature positive"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_converted_is_refused(spec, message):
-    """Every refusal says which option or layer, and what to write instead; a layer of one weight per filter has no deviation."""
+    """Every refusal says which option or layer, and what to write instead.
+
+    A layer of one weight per filter has no deviation.
+    """
     layers = {"a": torch.randn(6, 8), "b": torch.cat([torch.randn(9, 6), torch.full((1, 6), 0.3)])}
     with pytest.raises(ValueError, match=message):
         catalog.build("binarizers", spec).decide(
@@ -683,7 +787,9 @@ def test_what_cannot_be_converted_is_refused(spec, message):
 
 @pytest.mark.parametrize("spec", ["irnet", "adabin"])
 def test_rounding_is_no_deviation(spec):
-    """Seven times 0.1 has a standard deviation of 7e-9 in float32, and still nothing to standardise."""
+    """Seven times 0.1 has a standard deviation of 7e-9 in float32, and still nothing to
+    standardise.
+    """
     weight = torch.full((1, 7), 0.1)
     assert weight.std() > 0
     with pytest.raises(ValueError, match="standard deviation of each output channel"):
@@ -704,7 +810,10 @@ def test_plans_on_the_meta_device(spec):
 
 @pytest.mark.parametrize("spec", ["sign", "bwn(grad='clip_ste')", "bireal(grad='clip_ste')"])
 def test_the_window_is_closed_and_torchs_is_open(spec):
-    """At exactly |w| = 1 the gradient passes; torch.clamp, as XNOR-Net's release, stops it there."""
+    """At exactly |w| = 1 the gradient passes.
+
+    Torch.clamp, as XNOR-Net's release, stops it there.
+    """
     layer = nn.Linear(4, 1, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1.0, -1.0, 1.0001, 0.5]]))

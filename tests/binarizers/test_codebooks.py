@@ -1,4 +1,6 @@
-"""Sub-bit kernels, snn and sparks: nearest entries, both gradients by hand in float64, refinement, selection, and what is stored."""
+"""Sub-bit kernels, snn and sparks: nearest entries, both gradients by hand in float64, refinement,
+selection, and what is stored.
+"""
 
 import copy
 import itertools
@@ -46,7 +48,10 @@ def chosen(weight, book):
 
 
 def gradients_by_hand(weight, g, book):
-    """(dL/dW, dL/dentries) where dL/dB = g: alpha g inside the window; alpha g summed over the kernels that chose the entry."""
+    """(dL/dW, dL/dentries) where dL/dB = g: alpha g inside the window.
+
+    Alpha g summed over the kernels that chose the entry.
+    """
     to_entries = [[0.0] * 9 for _ in book]
     scaled, entries = [], chosen(weight, book)
     for c, (channel, grads) in enumerate(zip(weight.tolist(), g.tolist(), strict=True)):
@@ -77,7 +82,10 @@ def test_numbers_name_the_512_kernels():
     "spec", ["snn(tau=1)", "snn(tau=4)", "snn(tau=8)", "sparks(tau=2)", "sparks(tau=4, noise=0.0)"]
 )
 def test_forward_is_alpha_times_the_nearest_entry(spec):
-    """Of equally near entries the first: a kernel of zeros takes entry 0. alpha is mean |W| of the output channel."""
+    """Of equally near entries the first: a kernel of zeros takes entry 0.
+
+    alpha is mean |W| of the output channel.
+    """
     method, weight = parametrization(spec).eval(), latent()
     weight[1, 2] = 0
     book = method.codebook()
@@ -94,7 +102,10 @@ def test_forward_is_alpha_times_the_nearest_entry(spec):
     ("step", "refines"), [(0, False), (1, False), (24, False), (25, True), (26, False), (50, True)]
 )
 def test_snn_gradients_are_the_formula(step, refines):
-    """alpha g to W inside the window; to P, summed over the kernels that chose the entry, in every 25th step alone."""
+    """alpha g to W inside the window.
+
+    To P, summed over the kernels that chose the entry, in every 25th step alone.
+    """
     method, weight, g = (
         parametrization("snn(tau=2)"),
         latent(),
@@ -119,7 +130,10 @@ def test_snn_without_3x3_kernels_is_bwn():
 
 
 def test_snn_bits_are_kept_below_the_threshold():
-    """|P| >= 1e-3 is its sign; below it the bit is what it was when the step began, also over several steps."""
+    """|P| >= 1e-3 is its sign.
+
+    Below it the bit is what it was when the step began, also over several steps.
+    """
     method = parametrization("snn(tau=1)")
     method.P.data[0] = torch.tensor(
         [1e-3, -1e-3, 9e-4, -9e-4, 0.0, 5.0, -5.0, 9e-4, -9e-4], dtype=torch.float64
@@ -159,7 +173,9 @@ def test_snn_counts_training_steps_alone():
 
 @pytest.mark.parametrize("tau", [1, 3, 8])
 def test_snn_duplicates_are_replaced_alike_on_every_rank(tau):
-    """The first of equal entries stays, later ones become unused kernels above the threshold, others are untouched; no random state."""
+    """The first of equal entries stays, later ones become unused kernels above the threshold,
+    others are untouched; no random state.
+    """
     method = parametrization(f"snn(tau={tau})")
     method.P.data[1:] = method.P.data[:1]  # all are one
     method.memory[1:] = method.memory[:1]
@@ -178,7 +194,9 @@ def test_snn_duplicates_are_replaced_alike_on_every_rank(tau):
 
 
 def trained(spec, steps):
-    """[(codebook bits that the optimizer changed, that begin_step changed, whether all entries differ)] of a layer, step by step."""
+    """[(codebook bits that the optimizer changed, that begin_step changed, whether all entries
+    differ)] of a layer, step by step.
+    """
     digits, seen = load_digits(), []
     x, y = (
         torch.tensor(digits.images[:, None] / 8 - 1, dtype=torch.float32),
@@ -203,15 +221,19 @@ def trained(spec, steps):
         at = torch.arange(step * 64, step * 64 + 64) % len(x)
         nn.functional.cross_entropy(net(x[at]), y[at]).backward()
         optimizer.step()
-        flips = [sum(int((a != b).sum()) for a, b in zip(*pair, strict=True)) for pair in
-                 ((begun, [m.codebook() for m in methods]), (before, begun))]  # fmt: skip
+        flips = [
+            sum(int((a != b).sum()) for a, b in zip(*pair, strict=True))
+            for pair in ((begun, [m.codebook() for m in methods]), (before, begun))
+        ]
         seen.append((*flips, all(len(b.unique(dim=0)) == len(b) for b in begun)))
     return seen
 
 
 @pytest.mark.parametrize("every", [25, 7])
 def test_snn_refines_in_every_nth_step_alone(every):
-    """60 steps on real digits: bits of the codebooks turn in the refining steps and in no other, and entries stay distinct."""
+    """60 steps on real digits: bits of the codebooks turn in the refining steps and in no other,
+    and entries stay distinct.
+    """
     seen = trained(f"snn(tau=4, every={every})", 60)
     turned = [i for i, (by_optimizer, _, _) in enumerate(seen, 1) if by_optimizer]
     assert turned == list(range(every, 61, every))
@@ -221,7 +243,10 @@ def test_snn_refines_in_every_nth_step_alone(every):
 
 
 def textbook_sinkhorn(scores, iterations=10):
-    """Rows and columns of the square matrix normalised in turn, rows last; a row of score 0 for every column that stays unused."""
+    """Rows and columns of the square matrix normalised in turn, rows last.
+
+    A row of score 0 for every column that stays unused.
+    """
     n, m = scores.shape
     matrix = torch.cat([scores, scores.new_zeros(m - n, m)]).exp()
     for _ in range(iterations):
@@ -231,7 +256,10 @@ def textbook_sinkhorn(scores, iterations=10):
 
 
 def test_sinkhorn_sums():
-    """Positive, rows sum to 1, columns to at most 1 nearly; it is the textbook's of the square matrix, at any number of iterations."""
+    """Positive, rows sum to 1, columns to at most 1 nearly.
+
+    It is the textbook's of the square matrix, at any number of iterations.
+    """
     scores = 2 * torch.randn(6, 30, dtype=torch.float64)
     for iterations in (1, 10, 200):
         soft = sinkhorn(scores, iterations)
@@ -255,7 +283,10 @@ def test_sinkhorn_gradient():
 
 
 def test_hardening_is_the_best_selection():
-    """Of all ways to give three rows different columns the one of the largest total; backward is the identity."""
+    """Of all ways to give three rows different columns the one of the largest total.
+
+    Backward is the identity.
+    """
     soft = torch.rand(3, 6, dtype=torch.float64, requires_grad=True)
     hard, g, score = _Harden.apply(soft), torch.randn(3, 6, dtype=torch.float64), soft.tolist()
     best = max(
@@ -270,7 +301,8 @@ def test_hardening_is_the_best_selection():
 
 @pytest.mark.parametrize("step", [1, 25])
 def test_sparks_gradients_are_the_formula(step):
-    """In every step: alpha g to W inside the window; to X the entries' gradient, straight to the soft selection, then through the
+    """In every step: alpha g to W inside the window; to X the entries' gradient, straight to the
+    soft selection, then through the
     textbook's Sinkhorn."""
     method = parametrization("sparks(tau=2, noise=0.0, temperature=0.5)")
     weight, g = latent(), torch.randn(SHAPE, dtype=torch.float64)
@@ -287,7 +319,9 @@ def test_sparks_gradients_are_the_formula(step):
 
 
 def test_sparks_selects_by_its_scores():
-    """With clear scores the codebook is the kernels that they name, in order, and never one twice: the second best score decides."""
+    """With clear scores the codebook is the kernels that they name, in order, and never one twice:
+    the second best score decides.
+    """
     method = parametrization("sparks(tau=2, noise=0.0)")
     method.X.data.zero_()
     for row, kernel in enumerate((7, 300, 7, 511)):
@@ -297,7 +331,9 @@ def test_sparks_selects_by_its_scores():
 
 
 def test_sparks_noise_belongs_to_layer_and_step():
-    """Drawn alike again in the same step, whatever the random state, otherwise in the next and in another layer; none in evaluation."""
+    """Drawn alike again in the same step, whatever the random state, otherwise in the next and in
+    another layer; none in evaluation.
+    """
     method, other = (parametrization("sparks(tau=4, noise=1.0)") for _ in range(2))
     method.begin_step()
     books = [method.codebook() for _ in range(2)]
@@ -319,7 +355,9 @@ def parametrization_without_noise(method):
 
 @pytest.mark.parametrize(("epoch", "level"), [(0, 1.0), (1, 0.75), (3, 0.25)])
 def test_sparks_noise_is_gumbel_and_falls(epoch, level):
-    """Scores X + noise * level * Gumbel: mean 0.5772 and variance pi^2 / 6 within 5 standard errors."""
+    """Scores X + noise * level * Gumbel: mean 0.5772 and variance pi^2 / 6 within 5 standard
+    errors.
+    """
     method = parametrization("sparks(tau=4, noise=0.5)")
     method.begin_epoch(epoch, 4)
     draw, n = method._gumbel(), 16 * 512
@@ -337,7 +375,9 @@ def test_sparks_noise_is_gumbel_and_falls(epoch, level):
     "spec", ["snn(tau=4)", "snn(tau=8)", "sparks(tau=4)", "sparks(tau=6, noise=0.0)"]
 )
 def test_autocast_chooses_what_is_stored(spec):
-    """Products in bfloat16 would choose other kernels: the weight that trains under autocast is the stored one, bit for bit."""
+    """Products in bfloat16 would choose other kernels: the weight that trains under autocast is the
+    stored one, bit for bit.
+    """
     net = nn.Sequential(nn.Conv2d(32, 32, 3))
     binarize_(net, spec)
     method, weight = net[0].parametrizations.weight[0], net[0].parametrizations.weight.original
@@ -349,7 +389,10 @@ def test_autocast_chooses_what_is_stored(spec):
 
 
 def test_equal_entries_between_steps_can_be_stored():
-    """An optimizer may make entries equal before the next step replaces them; what is stored then decodes to the weight."""
+    """An optimizer may make entries equal before the next step replaces them.
+
+    What is stored then decodes to the weight.
+    """
     method, weight = parametrization("snn(tau=2)").float(), torch.randn(SHAPE)
     method.P.data[1:3] = method.P.data[:1]
     method.memory[1:3] = method.memory[:1]

@@ -1,4 +1,6 @@
-"""low_rank: two sign factors by hand, against the dense product, within the budget, packed, native, restarted."""
+"""low_rank: two sign factors by hand, against the dense product, within the budget, packed, native,
+restarted.
+"""
 
 import copy
 from fractions import Fraction
@@ -59,7 +61,8 @@ def filled(method, **values):
 def test_forward_by_hand():
     """Two rows of two channels with two taps, rank 2; a zero is +1.
 
-    Row 0: sign(U) m = (2, -3), so taps are 2 V_0 - 3 V_1 = (-1, 5, 5, -5), times u = 10 and v = (1, 0.5).
+    Row 0: sign(U) m = (2, -3), so taps are 2 V_0 - 3 V_1 = (-1, 5, 5, -5), times u = 10 and v = (1,
+    0.5).
     """
     method = filled(
         LowRankWeight(torch.randn(2, 2, 2), 2),
@@ -110,7 +113,10 @@ def test_gradients_are_the_formula(surrogate, slope):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_two_steps_equal_the_dense_weight(layer):
-    """Output and every gradient are those of the plain layer with .weight, in float64; the latent weight gets none."""
+    """Output and every gradient are those of the plain layer with .weight, in float64.
+
+    The latent weight gets none.
+    """
     net, plan, x = made(layer)
     plain, results = type(LAYERS[layer][0]()), []
     learned = {n: p for n, p in net.named_parameters() if p.requires_grad}
@@ -128,7 +134,10 @@ def test_two_steps_equal_the_dense_weight(layer):
 
 @pytest.mark.parametrize("layer", ["linear", "conv", "signal"])
 def test_bfloat16_and_channels_last(layer):
-    """Autocast gives bfloat16 near the float32 result, forward and backward; channels last gives the same numbers."""
+    """Autocast gives bfloat16 near the float32 result, forward and backward.
+
+    Channels last gives the same numbers.
+    """
     net, _, x = made(layer)
     net, x = net.float(), x.float()
     expected = net(x)
@@ -145,7 +154,9 @@ def test_bfloat16_and_channels_last(layer):
 
 
 def test_attention_takes_the_dense_product():
-    """nn.MultiheadAttention reads its projections itself: no two steps, but the same weight, and it learns."""
+    """nn.MultiheadAttention reads its projections itself: no two steps, but the same weight, and it
+    learns.
+    """
     net = nn.MultiheadAttention(8, 2, batch_first=True)
     plan = binarize_(net, "low_rank(rank=2, min_layer_size=0)")
     assert [(row.rank, row.reuse) for row in plan.rows] == [(2, False), (2, False)]
@@ -167,7 +178,10 @@ def test_a_weight_that_is_such_a_product_starts_as_itself():
 
 
 def test_itq_is_a_rotation_that_brings_points_to_signs():
-    """Orthogonal, and nearer to the corners of a cube than the points were; no global random state."""
+    """Orthogonal, and nearer to the corners of a cube than the points were.
+
+    No global random state.
+    """
     points = torch.randn(200, 6) @ torch.randn(6, 6)
     state = torch.get_rng_state()
     rotation = low_rank.itq(points)
@@ -203,7 +217,10 @@ def sizes(*shapes):
 
 
 def test_stored_bits_by_hand():
-    """64 to 64, 3 x 3, rank 7: 7 (64 + 576) signs and 32 (64 + 7 + 64) of scales; rank 8 is over 1/4 bit."""
+    """64 to 64, 3 x 3, rank 7: 7 (64 + 576) signs and 32 (64 + 7 + 64) of scales.
+
+    Rank 8 is over 1/4 bit.
+    """
     (layer,) = sizes((64, 64, 3, 3))
     assert layer.stored(7) == 7 * 640 + 32 * 135 == 8800
     assert layer.stored(7) <= 36_864 / 4 < layer.stored(8)
@@ -278,7 +295,10 @@ def test_what_is_not_factorised_is_bwn():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("low_rank", r"needs exactly one of bits, rank, got none of them; write e.g. low_rank\(bits=0.25\)"),
+        (
+            "low_rank",
+            r"needs exactly one of bits, rank, got none of them; write e.g. low_rank\(bits=0.25\)",
+        ),
         ("low_rank(bits=0.25, rank=3)", "exactly one of bits, rank, got bits and rank"),
         ("low_rank(bits=0)", "bits per weight must be above 0 and at most 1, got 0"),
         ("low_rank(bits=1.5)", "at most 1, got 1.5"),
@@ -286,13 +306,25 @@ def test_what_is_not_factorised_is_bwn():
         ("low_rank(bits='a')", r"option bits must be float \| None, got 'a'"),
         ("low_rank(rank=0)", "rank is that of both factors, an integer >= 1, got 0"),
         ("low_rank(rank=2.0)", "an integer >= 1, got 2.0"),
-        ("low_rank(rank=2, min_layer_size=-1)", "min_layer_size counts weights, an integer >= 0, got -1"),
-        ("low_rank(rank=2, surrogate='sigmoid')", "surrogate must be one of 'clip', 'identity', 'tanh', got 'sigmoid'"),
+        (
+            "low_rank(rank=2, min_layer_size=-1)",
+            "min_layer_size counts weights, an integer >= 0, got -1",
+        ),
+        (
+            "low_rank(rank=2, surrogate='sigmoid')",
+            "surrogate must be one of 'clip', 'identity', 'tanh', got 'sigmoid'",
+        ),
         ("low_rank(rank=2, rotate='itq')", "option rotate must be bool, got 'itq'"),
-        ("low_rank(rank=7, min_layer_size=0)", r"(?s)from 1 to 6 for a \(6 x 8\), got 7; lower it.*from 1 to 5 for b \(10 x 5\)"),
-        ("low_rank(bits=0.1, min_layer_size=0)", r"bits=0.1 cannot be met: a, b take 10.4184 bits per weight at rank 1; raise min_layer_size"),
+        (
+            "low_rank(rank=7, min_layer_size=0)",
+            r"(?s)from 1 to 6 for a \(6 x 8\), got 7; lower it.*from 1 to 5 for b \(10 x 5\)",
+        ),
+        (
+            "low_rank(bits=0.1, min_layer_size=0)",
+            r"bits=0.1 cannot be met: a, b take 10.4184 bits per weight at rank 1; raise min_layer_size",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused(spec, message):
     """Before anything is changed, with the layer and what would do."""
     targets = [Target("a", torch.randn(6, 8)), Target("b", torch.randn(10, 5))]
@@ -312,7 +344,10 @@ def test_the_smallest_bits_named_are_enough():
 
 
 def test_the_stored_form_by_hand():
-    """(3, 2) of rank 1: U = (+, -, +) is bits 0 to 2, V = (-, +) bits 3 and 4; alphas are u, m, v."""
+    """(3, 2) of rank 1: U = (+, -, +) is bits 0 to 2, V = (-, +) bits 3 and 4.
+
+    Alphas are u, m, v.
+    """
     form = Form((3, 2), scales=6, code="low_rank", rank=1)
     alphas = np.array([1, 2, 3, 0.5, 4, 8], np.float32)
     tensors = form.encode(np.array([1, -1, 1, -1, 1]), alphas)
@@ -371,7 +406,9 @@ def test_packed_bytes_that_a_forward_reads():
 
 
 def test_multiply_adds_of_both_steps():
-    """Stride 2, 7 x 9 to 4 x 5: 3 channels of 8 * 9 products, then 12 of 3, at each of 20 positions."""
+    """Stride 2, 7 x 9 to 4 x 5: 3 channels of 8 * 9 products, then 12 of 3, at each of 20
+    positions.
+    """
     net, plan, x = made("stride")
     total = cost(net.float(), plan, x.shape[1:]).summary()
     assert total["macs"] == 12 * 8 * 9 * 20
@@ -382,7 +419,10 @@ def test_multiply_adds_of_both_steps():
 
 @pytest.mark.parametrize("layer", BATCHED)
 def test_native_plans_run_both_steps(layer):
-    """One scale per input channel and two layers of signs; normalisation and ReLU go into the second."""
+    """One scale per input channel and two layers of signs.
+
+    Normalisation and ReLU go into the second.
+    """
     net, _, x = made(layer)
     net = nn.Sequential(nn.Tanh(), net.float(), nn.ReLU()).eval()
     convert.pack_(net)
@@ -445,7 +485,10 @@ def test_start_from_the_same_method_takes_its_factors():
 
 @pytest.mark.parametrize("then", ["full_precision", "low_rank(rank=6, min_layer_size=0)"])
 def test_start_from_low_rank_takes_the_weight_it_computes_with(then):
-    """Its latent weight is where training began; another method, or another rank, goes on from the product."""
+    """Its latent weight is where training began.
+
+    Another method, or another rank, goes on from the product.
+    """
     source, net = network("low_rank(rank=2, min_layer_size=0)"), network(then)
     for method in lows(source):
         method.m.data += 1

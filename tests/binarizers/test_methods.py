@@ -1,4 +1,6 @@
-"""docs/methods: a page, a picture and a row of the index for every binarizer, and nothing in them that the code contradicts."""
+"""docs/methods: a page, a picture and a row of the index for every binarizer, and nothing in them
+that the code contradicts.
+"""
 
 import importlib.util
 import re
@@ -48,7 +50,10 @@ def test_every_method_is_in_the_index():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_page_points_at_things_that_exist(name):
-    """Its picture (small), the recipes and sweeps it names, and every test it calls a proof; it says what sign(0) is."""
+    """Its picture (small), the recipes and sweeps it names, and every test it calls a proof.
+
+    It says what sign(0) is.
+    """
     text = page(name)
     assert (FOLDER / f"{name}.svg").stat().st_size < 40_000
     assert f"({name}.svg)" in text
@@ -61,7 +66,10 @@ def test_a_page_points_at_things_that_exist(name):
 
 @pytest.mark.parametrize(("spec", "track", "bits", "sign_of_zero"), index())
 def test_the_index_is_what_the_code_does(spec, track, bits, sign_of_zero):
-    """Track and bits of a 64-to-64 3x3 convolution; what is stored where a weight, its channel's mean and its column sum are 0."""
+    """Track and bits of a 64-to-64 3x3 convolution.
+
+    What is stored where a weight, its channel's mean and its column sum are 0.
+    """
     plan = binarize_(nn.Sequential(nn.Conv2d(64, 64, 3, bias=False)), spec)
     assert plan.track == track.partition(" ")[0]
     assert f"{plan.stored_bits / plan.weights:.4f}" == bits
@@ -85,7 +93,10 @@ def test_pictures_come_from_the_code(draw, tmp_path):
 
 
 def test_a_curve_is_the_value_and_its_gradient(draw):
-    """sign: +-1 and the window; bireal: its window times alpha or alone; reactnet's inputs: ApproxSign, then the threshold at -0.5."""
+    """sign: +-1 and the window; bireal: its window times alpha or alone.
+
+    Reactnet's inputs: ApproxSign, then the threshold at -0.5.
+    """
     values, gradients = draw.weight_curves("sign")[""]
     assert values.tolist() == [-1, -1, 1, 1, 1]
     assert gradients.tolist() == [0, 1, 1, 1, 0]

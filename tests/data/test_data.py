@@ -1,4 +1,6 @@
-"""Guards the data sets: exact file formats, one-line errors for what is missing or damaged, a held-out split that leaks nothing."""
+"""Guards the data sets: exact file formats, one-line errors for what is missing or damaged, a
+held-out split that leaks nothing.
+"""
 
 import gzip
 import hashlib
@@ -42,7 +44,9 @@ LOOKALIKES = {
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
-    """An empty data folder of our own, and no network: every connection and name look-up fails at once."""
+    """An empty data folder of our own, and no network: every connection and name look-up fails at
+    once.
+    """
 
     def refuse(*args, **kwargs):
         raise socket.gaierror("no network in tests")
@@ -54,7 +58,9 @@ def root(tmp_path, monkeypatch):
 
 
 def idx(array: np.ndarray) -> bytes:
-    """The IDX format by its specification: two zero bytes, type 8, rank, big-endian sizes, then the bytes."""
+    """The IDX format by its specification: two zero bytes, type 8, rank, big-endian sizes, then the
+    bytes.
+    """
     return (
         struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
         + array.astype(np.uint8).tobytes()
@@ -66,7 +72,9 @@ def label_of(n: int) -> np.ndarray:
 
 
 def mnist_array(shape: tuple[int, ...]) -> np.ndarray:
-    """Labels, or images whose pixel (1, 2) is the label and (3, 4) is 255: enough to see pairing and orientation."""
+    """Labels, or images whose pixel (1, 2) is the label and (3, 4) is 255: enough to see pairing
+    and orientation.
+    """
     if len(shape) == 1:
         return label_of(shape[0])
     images = np.zeros(shape, np.uint8)
@@ -98,7 +106,9 @@ def check_splits(data: ImageDataModule, sizes: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("name", LOOKALIKES)
 def test_idx_sets_load_from_gz(name, root, mnist_gz):
-    """55,000 + 5,000 + 10,000 samples, each image still beside its own label, rows before columns."""
+    """55,000 + 5,000 + 10,000 samples, each image still beside its own label, rows before
+    columns.
+    """
     shutil.copytree(mnist_gz, root / LOOKALIKES[name])
     data = catalog.build("data", name)
     data.setup()
@@ -148,7 +158,9 @@ def test_damaged_idx_is_named(fault, tmp_path):
 
 @pytest.mark.parametrize("name", LOOKALIKES)
 def test_missing_idx_says_what_to_fetch_and_where_to_put_it(name, root, mnist_gz):
-    """With three of four files there and no network: the fourth, the folder and the variable, in one line."""
+    """With three of four files there and no network: the fourth, the folder and the variable, in
+    one line.
+    """
     folder = root / LOOKALIKES[name]
     shutil.copytree(mnist_gz, folder)
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
@@ -210,7 +222,10 @@ def link(source: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("place", ["cifar10/cifar-10-batches-bin", "cifar-10-batches-bin"])
 def test_cifar_binary_layout(place, root, cifar_bin):
-    """45,000 + 5,000 + 10,000 samples; a file that is not the official one, byte by byte, is a warning and no refusal."""
+    """45,000 + 5,000 + 10,000 samples.
+
+    A file that is not the official one, byte by byte, is a warning and no refusal.
+    """
     link(cifar_bin, root / place)
     data = catalog.build("data", "cifar10")
     with pytest.warns(UserWarning, match="differs from the official file") as said:
@@ -254,7 +269,10 @@ def test_one_missing_cifar_batch_says_what_to_fetch(root):
 
 @pytest.fixture
 def cifar_py(root, monkeypatch):
-    """torchvision's layout, 20 images a batch, pickled as the official files are; torchvision is told the md5 of these."""
+    """torchvision's layout, 20 images a batch, pickled as the official files are.
+
+    Torchvision is told the md5 of these.
+    """
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     label = label_of(20)
@@ -330,7 +348,10 @@ def numbers(**options) -> dict[str, list[int]]:
 
 
 def test_the_held_out_split_leaks_nothing():
-    """Train and val are disjoint and together all training samples, each once; the test set is what was read, in order."""
+    """Train and val are disjoint and together all training samples, each once.
+
+    The test set is what was read, in order.
+    """
     got = numbers()
     assert (len(got["train"]), len(got["val"])) == (900, 100)
     assert sorted(got["train"] + got["val"]) == list(range(1000))
@@ -338,7 +359,10 @@ def test_the_held_out_split_leaks_nothing():
 
 
 def test_the_split_depends_on_its_own_seed_alone():
-    """Equal for an equal split_seed, whatever the run's seed and the global random state; another for another."""
+    """Equal for an equal split_seed, whatever the run's seed and the global random state.
+
+    Another for another.
+    """
     first = numbers(split_seed=3, seed=0)
     torch.manual_seed(99)
     assert numbers(split_seed=3, seed=1, batch_size=7) == first
@@ -348,7 +372,10 @@ def test_the_split_depends_on_its_own_seed_alone():
 
 
 def test_an_epoch_visits_every_sample_once():
-    """Shuffled anew by (seed, epoch) and by nothing else; evaluation keeps the order; a partial last batch counts."""
+    """Shuffled anew by (seed, epoch) and by nothing else; evaluation keeps the order.
+
+    A partial last batch counts.
+    """
     data = Numbered(batch_size=64, seed=5)
     data.setup()
 
@@ -371,7 +398,9 @@ def test_an_impossible_split_is_refused(size):
 
 
 def test_digits_need_no_network():
-    """1,200 + 200 + 397 of scikit-learn's 1,797 digits, every class in the test set, pixels in 0 to 1."""
+    """1,200 + 200 + 397 of scikit-learn's 1,797 digits, every class in the test set, pixels in 0 to
+    1.
+    """
     data = catalog.build("data", "digits")
     data.setup()
     check_splits(data, (1200, 200, 397))
@@ -382,7 +411,10 @@ def test_digits_need_no_network():
 
 
 def write_clouds(path: Path, first: int, n: int, points: int = 6, **changes) -> None:
-    """A file as PointNet's authors made them. Cloud i of the set has label i % 40; its point j is (i, j, -j) / 100."""
+    """A file as PointNet's authors made them.
+
+    Cloud i of the set has label i % 40; its point j is (i, j, -j) / 100.
+    """
     number = np.arange(first, first + n)
     i, j = np.meshgrid(number, np.arange(points), indexing="ij")
     arrays = {
@@ -397,7 +429,9 @@ def write_clouds(path: Path, first: int, n: int, points: int = 6, **changes) -> 
 
 @pytest.fixture
 def modelnet(root):
-    """60 + 30 clouds for training and 10 for the test, in the layout of modelnet40_ply_hdf5_2048."""
+    """60 + 30 clouds for training and 10 for the test, in the layout of
+    modelnet40_ply_hdf5_2048.
+    """
     folder = root / "modelnet40_ply_hdf5_2048"
     folder.mkdir(parents=True)
     for name, first, n in (("train0", 0, 60), ("train1", 60, 30), ("test0", 100, 10)):
@@ -414,7 +448,9 @@ def modelnet(root):
     ["modelnet40_ply_hdf5_2048", "modelnet40_ply_hdf5_1024", "modelnet40/modelnet40_ply_hdf5_1024"],
 )
 def test_modelnet_layout(place, root, modelnet):
-    """All listed files, each cloud beside its label, coordinates first, the first points of each, the official split."""
+    """All listed files, each cloud beside its label, coordinates first, the first points of each,
+    the official split.
+    """
     (root / place).parent.mkdir(exist_ok=True)
     modelnet.rename(root / place)
     data = catalog.build("data", "modelnet40(points=4, val_size=9)")
@@ -465,7 +501,10 @@ DAMAGE = {
 @pytest.mark.parametrize("name", ["ply_data_train1.h5", "test_files.txt"])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_modelnet_files_are_named(damage, name, modelnet):
-    """One line: the file, and what to fetch again. A cut listing of one file names nothing, or a file that is not there."""
+    """One line: the file, and what to fetch again.
+
+    A cut listing of one file names nothing, or a file that is not there.
+    """
     DAMAGE[damage](modelnet / name)
     with pytest.raises(ValueError, match="fetch modelnet40_ply_hdf5_2048.zip again") as error:
         catalog.build("data", "modelnet40(points=4)").setup()
@@ -490,7 +529,10 @@ def test_modelnet_refuses_an_impossible_number_of_points(options):
 
 
 def test_dropped_points_are_stood_in_for_by_the_first():
-    """Each cloud keeps its size and some of its points in their places; between 0 and 87.5 % become the first point."""
+    """Each cloud keeps its size and some of its points in their places.
+
+    Between 0 and 87.5 % become the first point.
+    """
     x = torch.randn(200, 3, 100)
     y = _points.drop_points(x)
     dropped, kept = (y == x[:, :, :1]).all(1), (y == x).all(1)
@@ -529,7 +571,9 @@ def test_clouds_are_augmented_in_training_only():
 
 
 def test_primitives_need_no_network():
-    """The same clouds every time, every class in the test set, centred in the unit sphere, and no two classes alike."""
+    """The same clouds every time, every class in the test set, centred in the unit sphere, and no
+    two classes alike.
+    """
     data, again = (catalog.build("data", "primitives(n=100, points=64)") for _ in range(2))
     data.setup(), again.setup()
     check_splits(data, (80, 20, 50))
@@ -565,7 +609,9 @@ REAL = os.environ.get("TBN_BENCH_DATA")  # read at import: the fixture above hid
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 def test_real_files(name, request, monkeypatch):
-    """Where real files are: sample counts, balanced test classes, and the mean and deviation that the class states."""
+    """Where real files are: sample counts, balanced test classes, and the mean and deviation that
+    the class states.
+    """
     beside = [request.config.rootpath / "data", request.config.rootpath.parent / "shared" / "data"]
     for folder in [Path(REAL)] if REAL else beside:
         monkeypatch.setenv("TBN_BENCH_DATA", str(folder))
@@ -589,7 +635,9 @@ def test_real_files(name, request, monkeypatch):
 
 
 def test_real_modelnet(request, monkeypatch):
-    """Where real files are: all clouds of the official split, 40 classes on both sides, on the unit sphere."""
+    """Where real files are: all clouds of the official split, 40 classes on both sides, on the unit
+    sphere.
+    """
     beside = [request.config.rootpath / "data", request.config.rootpath.parent / "shared" / "data"]
     folder = next(
         (f for f in ([Path(REAL)] if REAL else beside) if list(f.glob("**/modelnet40_ply_hdf5_*"))),

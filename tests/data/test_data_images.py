@@ -1,4 +1,6 @@
-"""Guards the larger image sets: their layouts on disk, damaged files named in one line, the cache, random crops that workers cannot change."""
+"""Guards the larger image sets: their layouts on disk, damaged files named in one line, the cache,
+random crops that workers cannot change.
+"""
 
 import hashlib
 import os
@@ -22,7 +24,8 @@ from tbn_bench.data.imagenet import ImageNet
 from tbn_bench.data.tiny_imagenet import CACHE, TinyImageNet
 
 WNIDS = ["n03", "n01", "n02"]  # as in the real wnids.txt, not sorted
-# of Python 3.12 and later in any process with threads; of torch on a machine with fewer cores than workers
+# of Python 3.12 and later in any process with threads; of torch on a machine with fewer cores than
+# workers
 WORKERS = pytest.mark.filterwarnings(
     "ignore:.*fork.*:DeprecationWarning", "ignore:This DataLoader will create"
 )
@@ -30,7 +33,10 @@ WORKERS = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
-    """An empty data folder of our own, and no network; sockets between a loader and its workers stay."""
+    """An empty data folder of our own, and no network.
+
+    Sockets between a loader and its workers stay.
+    """
     connect = socket.socket.connect
 
     def refuse(*args, **kwargs):
@@ -68,7 +74,10 @@ def coarse_of(fine: np.ndarray) -> np.ndarray:
 
 
 def cifar_images(fine: np.ndarray, split: int) -> np.ndarray:
-    """(n, 3, 32, 32): red, row 1, column 2 holds the fine label; green everywhere the split's number."""
+    """(n, 3, 32, 32): red, row 1, column 2 holds the fine label.
+
+    Green everywhere the split's number.
+    """
     images = np.zeros((len(fine), 3, 32, 32), np.uint8)
     images[:, 0, 1, 2], images[:, 1] = fine, split
     return images
@@ -80,7 +89,9 @@ def fine_of(n: int) -> np.ndarray:
 
 @pytest.fixture
 def cifar_bin(root, monkeypatch):
-    """cifar-100-binary with 200 and 100 records: a coarse label byte, a fine one, 3,072 image bytes."""
+    """cifar-100-binary with 200 and 100 records: a coarse label byte, a fine one, 3,072 image
+    bytes.
+    """
     folder = root / "cifar-100-binary"
     folder.mkdir(parents=True)
     for i, (name, n) in enumerate((("train", 200), ("test", 100)), 1):
@@ -94,7 +105,10 @@ def cifar_bin(root, monkeypatch):
 
 @pytest.fixture
 def cifar_py(root, monkeypatch):
-    """cifar-100-python with 200 and 100 images, pickled as the official files are; torchvision is told the md5 of these."""
+    """cifar-100-python with 200 and 100 images, pickled as the official files are.
+
+    Torchvision is told the md5 of these.
+    """
     folder = root / "cifar100" / "cifar-100-python"
     folder.mkdir(parents=True)
     for i, (name, n) in enumerate((("train", 200), ("test", 100)), 1):
@@ -122,7 +136,9 @@ def cifar_py(root, monkeypatch):
 @pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("layout", ["cifar_bin", "cifar_py"])
 def test_cifar100_layouts(layout, coarse, request):
-    """Both layouts: images beside their labels, fine or coarse, channels first, the official split, 20 samples held out."""
+    """Both layouts: images beside their labels, fine or coarse, channels first, the official split,
+    20 samples held out.
+    """
     request.getfixturevalue(layout)
     data = catalog.build("data", f"cifar100(coarse={coarse}, val_size=20)")
     data.setup()
@@ -137,7 +153,9 @@ def test_cifar100_layouts(layout, coarse, request):
 
 
 def test_cifar100_has_50000_and_10000_records(root):
-    """Without a test's counts, a file that is one byte short is refused with the size it must have."""
+    """Without a test's counts, a file that is one byte short is refused with the size it must
+    have.
+    """
     folder = root / "cifar-100-binary"
     folder.mkdir(parents=True)
     with (folder / "train.bin").open("wb") as file:
@@ -150,7 +168,9 @@ def test_cifar100_has_50000_and_10000_records(root):
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_cifar100_labels_out_of_range_are_named(place, cifar_bin):
-    """A file of the right size that holds something else: coarse labels end at 19, fine ones at 99."""
+    """A file of the right size that holds something else: coarse labels end at 19, fine ones at
+    99.
+    """
     content = bytearray((cifar_bin / "test.bin").read_bytes())
     content[3074 * 5 + place] = (20, 100)[place]
     (cifar_bin / "test.bin").write_bytes(content)
@@ -193,7 +213,10 @@ def test_a_hostile_cifar100_file_is_not_executed(name, cifar_py, tmp_path):
 
 
 def picture(value: int, size: tuple[int, int] = (64, 64), mode: str = "RGB") -> Image.Image:
-    """Brighter from top to bottom, `value` on average; where it has colours, all three are alike."""
+    """Brighter from top to bottom, `value` on average.
+
+    Where it has colours, all three are alike.
+    """
     rows = np.clip(np.linspace(value - 12, value + 12, size[1]), 0, 255).astype(np.uint8)
     return Image.fromarray(np.repeat(rows[:, None], size[0], 1)).convert(mode)
 
@@ -235,7 +258,9 @@ def tiny(root, monkeypatch):
 
 @pytest.mark.parametrize("place", ["tiny-imagenet-200", "tiny_imagenet/tiny-imagenet-200"])
 def test_tiny_imagenet_layout(place, root, tiny):
-    """Images beside their labels, numbered by sorted WordNet id, upright, grey ones as RGB, val as the test set in its own order."""
+    """Images beside their labels, numbered by sorted WordNet id, upright, grey ones as RGB, val as
+    the test set in its own order.
+    """
     (root / place).parent.mkdir(exist_ok=True)
     tiny.rename(root / place)
     data = catalog.build("data", "tiny_imagenet(val_size=5)")
@@ -252,7 +277,10 @@ def test_tiny_imagenet_layout(place, root, tiny):
 
 
 def test_tiny_imagenet_counts():
-    """Without a test's counts: 200 classes of 500, 10,000 for the test, 10,000 held out; crop 64 after padding 8, and flip."""
+    """Without a test's counts: 200 classes of 500, 10,000 for the test, 10,000 held out.
+
+    Crop 64 after padding 8, and flip.
+    """
     assert (
         TinyImageNet.num_classes,
         TinyImageNet.per_class,
@@ -314,7 +342,9 @@ def rename(path: Path) -> None:
 
 @pytest.mark.parametrize("fault", STALE)
 def test_a_stale_cache_is_made_again(fault, tiny, monkeypatch):
-    """Damaged, of another shape, or of other files than those that lie there now: decoded again once, and right the next time."""
+    """Damaged, of another shape, or of other files than those that lie there now: decoded again
+    once, and right the next time.
+    """
     decoded, decode_all = [], tiny_imagenet._decode_all
     monkeypatch.setattr(
         tiny_imagenet, "_decode_all", lambda *args: decoded.append(1) or decode_all(*args)
@@ -384,7 +414,9 @@ LACKING = {
 
 @pytest.mark.parametrize("what", LACKING)
 def test_what_tiny_imagenet_lacks_is_named(what, tiny):
-    """One line: the folder or file that is short, what it must hold, what it holds, what to fetch."""
+    """One line: the folder or file that is short, what it must hold, what it holds, what to
+    fetch.
+    """
     damage, match = LACKING[what]
     damage(tiny)
     said = refused("tiny_imagenet(val_size=5)", match)
@@ -452,7 +484,9 @@ def ready(options: str = "", workers: int = 0) -> ImageNet:
 
 
 def test_imagenet_counts():
-    """Without a test's counts: 1,000 classes, 1,281,167 images, 50,000 for the test, 10,000 held out."""
+    """Without a test's counts: 1,000 classes, 1,281,167 images, 50,000 for the test, 10,000 held
+    out.
+    """
     assert (ImageNet.num_classes, ImageNet.train_size, ImageNet.test_size, ImageNet.val_size) == (
         1_000,
         1_281_167,
@@ -469,7 +503,9 @@ def test_imagenet_counts():
 
 @pytest.mark.parametrize("place", ["imagenet", "ILSVRC2012"])
 def test_imagenet_layout(place, root, full):
-    """15 + 6 + 5 images beside their labels, upright, at the size asked for, the official val as the test set in sorted order."""
+    """15 + 6 + 5 images beside their labels, upright, at the size asked for, the official val as
+    the test set in sorted order.
+    """
     full.rename(root / place)
     data = ready()
     assert (sizes(data), data.in_shape, data.resize) == ((15, 6, 5), (3, 32, 32), 37)
@@ -481,7 +517,10 @@ def test_imagenet_layout(place, root, full):
 
 
 def test_a_random_crop_keeps_its_label(full):
-    """Training images may lack their darkest and brightest rows, not their class; each of the 15 comes once."""
+    """Training images may lack their darkest and brightest rows, not their class.
+
+    Each of the 15 comes once.
+    """
     data = ready()
     batches = list(data.train_dataloader())
     assert [len(y) for _, y in batches] == [4, 4, 4, 3]
@@ -521,7 +560,9 @@ def epochs(data: ImageNet, which: tuple[int, ...]) -> list[torch.Tensor]:
 
 @WORKERS
 def test_workers_change_neither_order_nor_augmentation(full):
-    """Both follow from (seed, epoch) alone: the same bytes from 0, 1 and 3 workers, whatever the global random state."""
+    """Both follow from (seed, epoch) alone: the same bytes from 0, 1 and 3 workers, whatever the
+    global random state.
+    """
     expected = epochs(ready(), (0, 1))
     for workers in (1, 3):
         torch.manual_seed(workers)
@@ -533,7 +574,10 @@ def test_workers_change_neither_order_nor_augmentation(full):
 
 
 def test_an_image_is_cropped_anew_in_every_epoch(full):
-    """The same image in two epochs, and two images of one file in an epoch: other crops; without augmentation the middle always."""
+    """The same image in two epochs, and two images of one file in an epoch: other crops.
+
+    Without augmentation the middle always.
+    """
     data = ready()
     batches = data.train_dataloader().dataset
     first, again, later = (batches[epoch, [0]][0] for epoch in (0, 0, 1))
@@ -565,8 +609,15 @@ def shown(folder: Path, epochs: int, workers: int, resume: Path | None = None) -
     keep = pl.callbacks.ModelCheckpoint(
         folder, "last", enable_version_counter=False, save_on_train_epoch_end=True
     )
-    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-                         callbacks=[keep], num_sanity_val_steps=0)  # fmt: skip
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[keep],
+        num_sanity_val_steps=0,
+    )
     module = Watcher()
     trainer.fit(module, ready(workers=workers), ckpt_path=resume, weights_only=True)
     return module.shown
@@ -574,7 +625,10 @@ def shown(folder: Path, epochs: int, workers: int, resume: Path | None = None) -
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice
 def test_a_resumed_run_sees_the_order_it_would_have_seen(full, tmp_path):
-    """Two epochs at once, without workers; or one, and the second resumed with workers, which fetch ahead as soon as they are asked."""
+    """Two epochs at once, without workers.
+
+    Or one, and the second resumed with workers, which fetch ahead as soon as they are asked.
+    """
     whole = shown(tmp_path, 2, workers=0)
     first = shown(tmp_path, 1, workers=2)
     resumed = shown(tmp_path, 2, workers=2, resume=tmp_path / "last.ckpt")
@@ -650,7 +704,10 @@ class Fixed:
 
 
 def test_a_crop_box_by_hand():
-    """A quarter of 40 x 20 at ratio 1 or 2; a ratio that does not fit is drawn again; no fit in ten tries: the middle at the limit."""
+    """A quarter of 40 x 20 at ratio 1 or 2; a ratio that does not fit is drawn again.
+
+    No fit in ten tries: the middle at the limit.
+    """
     assert imagenet.crop_box(40, 20, Fixed([0.245, 0.0], [3, 5], 0)) == (3, 5, 17, 19)
     assert imagenet.crop_box(40, 20, Fixed([0.25, np.log(2)], [0, 10], 0)) == (0, 10, 20, 20)
     assert imagenet.crop_box(40, 20, Fixed([1.0, 0.0, 0.245, 0.0], [3, 5], 0)) == (3, 5, 17, 19)
@@ -659,7 +716,10 @@ def test_a_crop_box_by_hand():
 
 
 def test_crop_boxes_are_spread_as_torchvisions():
-    """Limits and averages of area, ratio and place over 3,000 boxes; the averages within four standard errors of each other."""
+    """Limits and averages of area, ratio and place over 3,000 boxes.
+
+    The averages within four standard errors of each other.
+    """
     rng, crop = np.random.default_rng(0), torchvision.transforms.RandomResizedCrop
     ours = np.array([imagenet.crop_box(500, 375, rng) for _ in range(3000)])
     image = torch.empty(3, 375, 500)
@@ -675,14 +735,18 @@ def test_crop_boxes_are_spread_as_torchvisions():
     error = np.sqrt((a.var(1) + b.var(1)) / 3000)
     assert (abs(a.mean(1) - b.mean(1)) < 4 * error).all()
     assert (a[:2].min(1).tolist(), a[:2].max(1).tolist()) == (
-        pytest.approx([0.08, np.log(3 / 4)], abs=0.01), pytest.approx([b[0].max(), np.log(4 / 3)], abs=0.03),
-    )  # fmt: skip
+        pytest.approx([0.08, np.log(3 / 4)], abs=0.01),
+        pytest.approx([b[0].max(), np.log(4 / 3)], abs=0.03),
+    )
 
 
 @pytest.mark.parametrize("size", [(500, 374), (75, 60)])
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_random_crop_shows_the_box(flip, size, tmp_path):
-    """The box, resized and perhaps mirrored; decoded at a fraction where the file is large, within some grey levels of the whole file's."""
+    """The box, resized and perhaps mirrored.
+
+    Decoded at a fraction where the file is large, within some grey levels of the whole file's.
+    """
     image, (w, h) = noise(tmp_path / "a.JPEG", size, 40 if size[0] > 99 else 5), size
     box = imagenet.crop_box(w, h, Fixed([0.5, 0.1], [7, 3], 0))
     expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR, box)).astype(int)
@@ -704,7 +768,9 @@ ODD = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_files_become_rgb(kind, tmp_path):
-    """As in the real set, under the name .JPEG: three equal channels, the right way up, in training and evaluation."""
+    """As in the real set, under the name .JPEG: three equal channels, the right way up, in training
+    and evaluation.
+    """
     image, form = ODD[kind]
     path = tmp_path / "a.JPEG"
     image.save(path, form)

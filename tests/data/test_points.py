@@ -1,4 +1,6 @@
-"""Guards sets, networks and scores of points with labels: real file layouts in tiny, sizes of the paper, metrics by a pencil."""
+"""Guards sets, networks and scores of points with labels: real file layouts in tiny, sizes of the
+paper, metrics by a pencil.
+"""
 
 import json
 import os
@@ -70,7 +72,9 @@ def network(name: str, shape: tuple[int, int], classes: int) -> nn.Module:
     ],
 )
 def test_sizes_of_the_paper(name, channels, classes, weights, mbit):
-    """Weights of the two networks, and the tile bits that the authors' rules give them (paper.md 1.4)."""
+    """Weights of the two networks, and the tile bits that the authors' rules give them (paper.md
+    1.4).
+    """
     for (p, least), expected in mbit.items():
         model = network(name, (channels, 32), classes)
         total = cost(
@@ -82,7 +86,10 @@ def test_sizes_of_the_paper(name, channels, classes, weights, mbit):
 
 @pytest.mark.parametrize(("name", "shape", "classes"), SEGMENTERS)
 def test_points_keep_their_logits_in_any_order(name, shape, classes):
-    """The logits move with the points; doubled points change no other's; any number of points will do."""
+    """The logits move with the points; doubled points change no other's.
+
+    Any number of points will do.
+    """
     model, x, order = (
         network(name, shape, classes).eval(),
         torch.randn(2, *shape),
@@ -108,7 +115,10 @@ def test_segmenters_are_traced(name, shape, classes):
 
 @pytest.mark.parametrize(("name", "shape", "classes"), SEGMENTERS)
 def test_the_transform_is_given_with_the_logits(name, shape, classes):
-    """Square, of 128 or 64 features; absent where it was left out, and the logits are those of forward."""
+    """Square, of 128 or 64 features.
+
+    Absent where it was left out, and the logits are those of forward.
+    """
     x = torch.randn(2, *shape)
     logits, matrix = (model := network(name, shape, classes).eval()).logits_and_transform(x)
     assert torch.equal(logits, model(x))
@@ -145,7 +155,10 @@ def test_part_segmentation_needs_a_category():
 
 
 def test_parts_of_primitives_lie_where_they_should():
-    """In a prism the lids are at the two ends of z and nothing else is; in a pyramid the base is at one end, the mantle above."""
+    """In a prism the lids are at the two ends of z and nothing else is.
+
+    In a pyramid the base is at one end, the mantle above.
+    """
     x, y = primitives.clouds(20, 400, 0.0, torch.Generator().manual_seed(0), "part")
     for cloud, labels in zip(x, y, strict=True):
         z, parts = cloud[2], primitives.PARTS[int(cloud[3, 0])]
@@ -160,7 +173,9 @@ def test_parts_of_primitives_lie_where_they_should():
 
 
 def test_walls_are_upright():
-    """Without stretching: the wall of a cylinder has radius 1, its lids |z| = 1, the base of a cone z = -1."""
+    """Without stretching: the wall of a cylinder has radius 1, its lids |z| = 1, the base of a cone
+    z = -1.
+    """
     u = torch.rand(1000, 3)
     second = primitives.second_part(u)[:, 0]
     cylinder, cone = primitives.SURFACES["cylinder"](u), primitives.SURFACES["cone"](u)
@@ -171,7 +186,10 @@ def test_walls_are_upright():
 
 
 def test_primitives_are_the_same_clouds_with_either_labels():
-    """Coordinates bit by bit; x carries the class, prepared as one of ten channels; 16 parts; augmentation leaves categories alone."""
+    """Coordinates bit by bit; x carries the class, prepared as one of ten channels; 16 parts.
+
+    Augmentation leaves categories alone.
+    """
     plain, parted = (
         catalog.build("data", f"primitives(n=40, points=16{more})")
         for more in ("", ", labels='part'")
@@ -201,7 +219,10 @@ def test_primitives_refuse_options_that_do_not_go_together(options):
 
 @pytest.fixture
 def resampled(root, monkeypatch):
-    """80 + 40 clouds of 8 points, two and one of each class; the first point of cloud k has x = k."""
+    """80 + 40 clouds of 8 points, two and one of each class.
+
+    The first point of cloud k has x = k.
+    """
     folder, names = root / "modelnet40_normal_resampled", [f"c{i:02}_x" for i in range(40)]
     monkeypatch.setattr(modelnet40.ModelNet40, "text_sizes", {"train": 80, "test": 40})
     folder.mkdir()
@@ -219,7 +240,10 @@ def resampled(root, monkeypatch):
 
 
 def test_modelnet_as_text(resampled):
-    """The first lines of each file, centred, in the unit sphere; labels by the list of names; the official split."""
+    """The first lines of each file, centred, in the unit sphere; labels by the list of names.
+
+    The official split.
+    """
     data = catalog.build("data", "modelnet40(points=5, val_size=8)")
     data.setup()
     assert [data.size(name) for name in ("train", "val", "test")] == [72, 8, 40]
@@ -244,7 +268,10 @@ def test_hdf5_comes_first_and_layout_asks_for_one(resampled, root):
 
 
 def test_parsed_clouds_are_kept(resampled, monkeypatch):
-    """A second reading parses nothing, a changed file or another number of points all; a damaged store is made again."""
+    """A second reading parses nothing, a changed file or another number of points all.
+
+    A damaged store is made again.
+    """
 
     def read(points: int = 4) -> torch.Tensor:
         return modelnet40.read_text_split(resampled, "test", 40, points)[0]
@@ -303,7 +330,10 @@ def test_wrong_text_clouds_are_named(fault, resampled):
 
 @pytest.fixture
 def shapenet(root, monkeypatch):
-    """One shape of every category for training and test, four for validation, of 5 to 20 points; the part of a point decides its x."""
+    """One shape of every category for training and test, four for validation, of 5 to 20 points.
+
+    The part of a point decides its x.
+    """
     folder, number = root / shapenet_part.FOLDER, np.random.default_rng(0)
     monkeypatch.setattr(shapenet_part.ShapeNetPart, "sizes", {"train": 16, "val": 4, "test": 16})
     (folder / "train_test_split").mkdir(parents=True)
@@ -324,7 +354,10 @@ def shapenet(root, monkeypatch):
 
 
 def test_shapenet_layout(shapenet):
-    """The official split; labels stay beside their points; the category becomes one of sixteen channels."""
+    """The official split; labels stay beside their points.
+
+    The category becomes one of sixteen channels.
+    """
     data = catalog.build("data", "shapenet_part(points=32)")
     data.setup()
     assert [data.size(name) for name in ("train", "val", "test")] == [16, 4, 16]
@@ -355,7 +388,10 @@ def test_shapenet_clouds_lie_in_the_unit_sphere(shapenet):
 
 
 def test_training_draws_points_anew(shapenet):
-    """With replacement, from all points of the shape, again for every batch; evaluation stays as it is, and a seed repeats a draw."""
+    """With replacement, from all points of the shape, again for every batch.
+
+    Evaluation stays as it is, and a seed repeats a draw.
+    """
     data, again = (
         catalog.build("data", "shapenet_part(points=64, batch_size=16)") for _ in range(2)
     )
@@ -434,10 +470,18 @@ def test_wrong_shapenet_files_are_named(fault, shapenet):
     assert "again" in one_line(error)
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("shapenet_part", shapenet_part.FOLDER), ("s3dis", s3dis.FOLDER),
-                                              ("modelnet40(layout='txt')", modelnet40.TEXT)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("shapenet_part", shapenet_part.FOLDER),
+        ("s3dis", s3dis.FOLDER),
+        ("modelnet40(layout='txt')", modelnet40.TEXT),
+    ],
+)
 def test_missing_sets_say_what_to_fetch_and_where_to_put_it(name, wanted, root):
-    """Nothing there: the folder that is wanted, the place for it, an address and the variable, in one line."""
+    """Nothing there: the folder that is wanted, the place for it, an address and the variable, in
+    one line.
+    """
     with pytest.raises(ValueError, match=wanted) as error:
         catalog.build("data", name).setup()
     said = one_line(error)
@@ -460,7 +504,10 @@ def room_rows(n: int, size: tuple[float, float, float], seed: int) -> np.ndarray
 
 @pytest.fixture
 def rooms(root, monkeypatch):
-    """Areas 1 and 5 of three rooms and one, 2.6 m x 1.8 m x 3 m and of 6,000 points; 1,200 of them in a square metre."""
+    """Areas 1 and 5 of three rooms and one, 2.6 m x 1.8 m x 3 m and of 6,000 points.
+
+    1,200 of them in a square metre.
+    """
     monkeypatch.setattr(s3dis.S3DIS, "rooms", {1: 3, 5: 1})
     folder = root / "stanford_indoor3d"
     folder.mkdir()
@@ -478,7 +525,10 @@ def areas(**options) -> s3dis.S3DIS:
 
 
 def test_s3dis_evaluation_sees_every_point_once(rooms):
-    """Of the test room all 6,000 points are labelled once, in columns of at most 1 m x 1 m; the rest of the samples is ignored."""
+    """Of the test room all 6,000 points are labelled once, in columns of at most 1 m x 1 m.
+
+    The rest of the samples is ignored.
+    """
     data = areas()
     batches = list(data.test_dataloader())
     x, y = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
@@ -498,7 +548,9 @@ def test_s3dis_evaluation_sees_every_point_once(rooms):
 
 
 def test_s3dis_channels(rooms):
-    """xyz around the centre of the column, colours in 0 to 1, and the place in the room, each beside its own label."""
+    """xyz around the centre of the column, colours in 0 to 1, and the place in the room, each
+    beside its own label.
+    """
     data = areas()
     x, y = (half[:] for half in data.splits["test"])
     top = torch.from_numpy(data.splits["test"][0].samples.rooms[0].top).reshape(1, 3, 1)
@@ -514,7 +566,10 @@ def test_s3dis_channels(rooms):
 
 
 def test_s3dis_training_columns(rooms):
-    """Columns of 1 m x 1 m with more than 1,024 points, drawn anew; as many as the points fill; never from held-out or test rooms."""
+    """Columns of 1 m x 1 m with more than 1,024 points, drawn anew; as many as the points fill.
+
+    Never from held-out or test rooms.
+    """
     data = areas()
     assert data.size("train") == 2 * round(6000 / 512) == 24
     assert areas(batch_size=23).size("train") == 25  # no batch of one
@@ -559,7 +614,10 @@ def test_s3dis_rooms_are_held_out_by_their_own_seed(rooms):
 
 
 def test_s3dis_class_weights_by_hand():
-    """8 points of class 0 and one of class 1: 1 and 8^(1/3) = 2; a class without a point as if it had one."""
+    """8 points of class 0 and one of class 1: 1 and 8^(1/3) = 2.
+
+    A class without a point as if it had one.
+    """
     room = _s3dis_rooms.Room(
         np.zeros((9, 3), np.float32),
         np.zeros((9, 3), np.uint8),
@@ -570,7 +628,10 @@ def test_s3dis_class_weights_by_hand():
 
 
 def test_blocks_are_turned_about_the_vertical(rooms):
-    """Heights, colours and places stay, distances from the axis too; every block has an angle of its own; evaluation is left alone."""
+    """Heights, colours and places stay, distances from the axis too.
+
+    Every block has an angle of its own; evaluation is left alone.
+    """
     data = areas()
     x = data.splits["test"][0][:6]
     assert data.prepare(x) is x
@@ -584,7 +645,9 @@ def test_blocks_are_turned_about_the_vertical(rooms):
 
 
 def test_s3dis_from_annotations(rooms, root):
-    """A room missing from the prepared ones is made from its objects: labels by file name, stairs are clutter, a stray byte no matter."""
+    """A room missing from the prepared ones is made from its objects: labels by file name, stairs
+    are clutter, a stray byte no matter.
+    """
     (rooms / "Area_5_office_1.npy").unlink()
     folder = root / _s3dis_rooms.RAW / "Area_5" / "office_1" / "Annotations"
     folder.mkdir(parents=True)
@@ -663,8 +726,10 @@ def outputs(labels: list[list[int]], classes: int) -> torch.Tensor:
 def test_part_scores_by_hand():
     """Category 0 has parts 0 and 1, category 1 part 2, category 2 parts 3 and 4.
 
-    Shape 1: labels 0011, predicted 0111: overlaps 1/2 and 2/3, 3/4 right. Shape 2: only part 0, all right: 1 and 1, for part 1 is neither
-    there nor taken for. Shape 3 of category 1: whatever the outputs, part 2 is all that is possible. No shape of category 2.
+    Shape 1: labels 0011, predicted 0111: overlaps 1/2 and 2/3, 3/4 right. Shape 2: only part 0, all
+    right: 1 and 1, for part 1 is neither
+    there nor taken for. Shape 3 of category 1: whatever the outputs, part 2 is all that is
+    possible. No shape of category 2.
     """
     parts, y = ((0, 1), (2,), (3, 4)), torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0], [2, 2, 2, 2]])
     out = outputs([[0, 1, 1, 1], [0, 0, 0, 0], [0, 3, 1, 2]], 5)
@@ -689,9 +754,11 @@ def test_predictions_are_parts_of_the_shape():
 
 
 def test_class_scores_by_hand():
-    """Points 0 0 1 2 . taken for 0 1 1 1 0 of five classes, the last ignored: 2 of 4 right; shares 1/2, 1, 0; overlaps 1/2, 1/3, 0.
+    """Points 0 0 1 2 . taken for 0 1 1 1 0 of five classes, the last ignored: 2 of 4 right; shares
+    1/2, 1, 0; overlaps 1/2, 1/3, 0.
 
-    Then one more, a 0 taken for 3: shares 1/3, 1, 0 of the classes there are, and class 3 has an overlap of 0; class 4 is nowhere.
+    Then one more, a 0 taken for 3: shares 1/3, 1, 0 of the classes there are, and class 3 has an
+    overlap of 0; class 4 is nowhere.
     """
     kinds = ("accuracy", "class_accuracy", "miou")
     scores = [ClassScore(5, kind) for kind in kinds]
@@ -764,7 +831,9 @@ CONFIG = make({"task": "semantic_segmentation"})
 
 @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5, 4.0]])
 def test_the_loss_weighs_classes_and_the_transform(weights):
-    """Training: weighted cross-entropy over points that count, and reg times the departure from orthogonality; evaluation without it."""
+    """Training: weighted cross-entropy over points that count, and reg times the departure from
+    orthogonality; evaluation without it.
+    """
     model, x, y = (
         network("pointnet_sem_seg", (6, 16), 4),
         torch.randn(3, 6, 16),
@@ -806,7 +875,9 @@ def test_a_model_of_whole_clouds_is_refused():
 
 
 def test_tasks_refuse_what_does_not_fit():
-    """A negative regulariser, weights of another number of classes, and parts that leave a label out or share one."""
+    """A negative regulariser, weights of another number of classes, and parts that leave a label
+    out or share one.
+    """
     model = nn.Conv1d(4, 3, 1)
     with pytest.raises(ValueError, match="reg must be at least 0, got -1"):
         SemanticSegmentation(model, CONFIG, 3, reg=-1)
@@ -818,11 +889,21 @@ def test_tasks_refuse_what_does_not_fit():
 
 
 def test_part_segmentation_from_data_to_record(tmp_path):
-    """Primitives without a download: scores are recorded, and the checkpoint gives what is recorded."""
-    config = make({
-        "data": "primitives(n=40, points=16, labels='part')", "model": "pointnet_part_seg(feature_transform=False)",
-        "binarizer": "tbn(p=4)", "task": "part_segmentation", "epochs": 1, "batch_size": 16, "optimizer": "adam", "lr": 0.001,
-    })  # fmt: skip
+    """Primitives without a download: scores are recorded, and the checkpoint gives what is
+    recorded.
+    """
+    config = make(
+        {
+            "data": "primitives(n=40, points=16, labels='part')",
+            "model": "pointnet_part_seg(feature_transform=False)",
+            "binarizer": "tbn(p=4)",
+            "task": "part_segmentation",
+            "epochs": 1,
+            "batch_size": 16,
+            "optimizer": "adam",
+            "lr": 0.001,
+        }
+    )
     record = train.run(config, train.RunOptions(tmp_path, wandb="off", threads=1))
     run = trained(record)
     data = run.data
@@ -838,11 +919,21 @@ def test_part_segmentation_from_data_to_record(tmp_path):
 
 
 def test_semantic_segmentation_from_data_to_record(tmp_path, rooms):
-    """Rooms in the real layout: every sample of the test area is evaluated, and classes are weighted."""
-    config = make({
-        "data": "s3dis(points=512, val_rooms=1)", "model": "pointnet_sem_seg(feature_transform=False)", "binarizer": "bwn",
-        "task": "semantic_segmentation", "epochs": 1, "batch_size": 8, "optimizer": "adam", "lr": 0.001,
-    })  # fmt: skip
+    """Rooms in the real layout: every sample of the test area is evaluated, and classes are
+    weighted.
+    """
+    config = make(
+        {
+            "data": "s3dis(points=512, val_rooms=1)",
+            "model": "pointnet_sem_seg(feature_transform=False)",
+            "binarizer": "bwn",
+            "task": "semantic_segmentation",
+            "epochs": 1,
+            "batch_size": 8,
+            "optimizer": "adam",
+            "lr": 0.001,
+        }
+    )
     record = train.run(config, train.RunOptions(tmp_path, wandb="off", threads=1))
     assert record.summary["test_samples"] == areas().size("test")
     assert {"test/miou", "test/accuracy", "test/class_accuracy"} <= set(record.summary)
@@ -850,11 +941,22 @@ def test_semantic_segmentation_from_data_to_record(tmp_path, rooms):
 
 
 def test_a_resumed_run_sees_the_same_draws(tmp_path, shapenet, monkeypatch):
-    """Stopped in the second epoch and resumed: points drawn, and so losses and scores, of a run in one go."""
-    config = make({
-        "data": "shapenet_part(points=16)", "model": "pointnet_part_seg(feature_transform=False)", "binarizer": "full_precision",
-        "task": "part_segmentation", "batch_size": 8, "optimizer": "adam", "lr": 0.001, "schedule": "constant", "epochs": 2,
-    })  # fmt: skip
+    """Stopped in the second epoch and resumed: points drawn, and so losses and scores, of a run in
+    one go.
+    """
+    config = make(
+        {
+            "data": "shapenet_part(points=16)",
+            "model": "pointnet_part_seg(feature_transform=False)",
+            "binarizer": "full_precision",
+            "task": "part_segmentation",
+            "batch_size": 8,
+            "optimizer": "adam",
+            "lr": 0.001,
+            "schedule": "constant",
+            "epochs": 2,
+        }
+    )
     step, (straight, other) = (
         PartSegmentation.training_step,
         (train.RunOptions(tmp_path / d, wandb="off", threads=1) for d in "ab"),

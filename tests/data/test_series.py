@@ -1,4 +1,7 @@
-"""Forecasting: CSV files to windows, chronological splits, scaling by the training rows alone; the model and the task."""
+"""Forecasting: CSV files to windows, chronological splits, scaling by the training rows alone.
+
+The model and the task.
+"""
 
 import lzma
 
@@ -48,7 +51,10 @@ def series(root):
 
 
 def test_windows_by_hand(series):
-    """Window i of a part begins at its row i; inputs and forecasts are neighbours; one step apart, none left out."""
+    """Window i of a part begins at its row i; inputs and forecasts are neighbours.
+
+    One step apart, none left out.
+    """
     call, values = series
     data = catalog.build("data", call)
     data.setup()
@@ -80,7 +86,10 @@ def test_the_scaler_sees_training_rows_alone(root):
     ("features", "channels", "targets"), [("M", 3, 3), ("S", 1, 1), ("MS", 3, 1)]
 )
 def test_features(root, features, channels, targets):
-    """Which columns go in and which are forecast; the target is the one named, wherever it stands."""
+    """Which columns go in and which are forecast.
+
+    The target is the one named, wherever it stands.
+    """
     write(root / "x.csv", table(100) ** 1.5)
     data = catalog.build(
         "data", f"csv_forecast(path='x.csv', target='b', features='{features}', lookback=6)"
@@ -101,16 +110,35 @@ def test_a_constant_column_is_only_centred(root):
     assert all(part.isfinite().all() for split in data.splits.values() for part in split)
 
 
-# the first lines of the published files (weather's has damaged UTF-8); electricity's is date,0,1,...,319,OT
+# the first lines of the published files (weather's has damaged UTF-8); electricity's is
+# date,0,1,...,319,OT
 PUBLISHED_NAMES = {
     "etth1": ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"],
     "ettm2": ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"],
     "weather": [
-        "p (mbar)", "T (degC)", "Tpot (K)", "Tdew (degC)", "rh (%)", "VPmax (mbar)", "VPact (mbar)", "VPdef (mbar)",
-        "sh (g/kg)", "H2OC (mmol/mol)", "rho (g/m**3)", "wv (m/s)", "max. wv (m/s)", "wd (deg)", "rain (mm)",
-        "raining (s)", "SWDR (W/m\xef\xbf\xbd)", "PAR (\xef\xbf\xbdmol/m\xef\xbf\xbd/s)", "max. PAR (\xef\xbf\xbdmol/m\xef\xbf\xbd/s)", "Tlog (degC)", "OT",
+        "p (mbar)",
+        "T (degC)",
+        "Tpot (K)",
+        "Tdew (degC)",
+        "rh (%)",
+        "VPmax (mbar)",
+        "VPact (mbar)",
+        "VPdef (mbar)",
+        "sh (g/kg)",
+        "H2OC (mmol/mol)",
+        "rho (g/m**3)",
+        "wv (m/s)",
+        "max. wv (m/s)",
+        "wd (deg)",
+        "rain (mm)",
+        "raining (s)",
+        "SWDR (W/m\xef\xbf\xbd)",
+        "PAR (\xef\xbf\xbdmol/m\xef\xbf\xbd/s)",
+        "max. PAR (\xef\xbf\xbdmol/m\xef\xbf\xbd/s)",
+        "Tlog (degC)",
+        "OT",
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +151,10 @@ PUBLISHED_NAMES = {
     ],
 )
 def test_counts_of_the_literature(root, monkeypatch, name, folder, file, rows, columns, sizes):
-    """Windows of 96 + 96 rows, as the Informer's and Autoformer's loaders count them; the number of rows and columns is checked."""
+    """Windows of 96 + 96 rows, as the Informer's and Autoformer's loaders count them.
+
+    The number of rows and columns is checked.
+    """
     path = root / folder / file
     path.parent.mkdir(parents=True)
     names = PUBLISHED_NAMES.get(name) or [*map(str, range(columns - 1)), "OT"]
@@ -225,7 +256,9 @@ def test_positions_by_hand():
 
 
 def test_the_model_forecasts_from_zero_rows():
-    """It sees no row that it is to forecast: outputs depend on every row given, and there are horizon of them."""
+    """It sees no row that it is to forecast: outputs depend on every row given, and there are
+    horizon of them.
+    """
     model = catalog.build(
         "models", "ts_transformer(dim=16, mlp_dim=32)", in_shape=(12, 3), horizon=4, targets=2
     ).eval()
@@ -237,7 +270,9 @@ def test_the_model_forecasts_from_zero_rows():
 
 
 def test_weights_by_hand():
-    """d = 128 and MLP 256: two blocks of 4 d^2 + 2 * 256 d, and 21 d at either end (the WTH form of the source, largest layer 32,768)."""
+    """d = 128 and MLP 256: two blocks of 4 d^2 + 2 * 256 d, and 21 d at either end (the WTH form of
+    the source, largest layer 32,768).
+    """
     model = catalog.build(
         "models", "ts_transformer(dim=128)", in_shape=(199, 21), horizon=1, targets=21
     )
@@ -258,7 +293,10 @@ def test_norm_over_time_by_hand():
 
 @pytest.mark.parametrize("targets", [1, 3])
 def test_relative_forecasts_move_with_the_series(targets):
-    """relative: the same window at another level is forecast the same change; the forecast columns are the last ones. Else it is not."""
+    """relative: the same window at another level is forecast the same change.
+
+    The forecast columns are the last ones. Else it is not.
+    """
     x, level = torch.randn(2, 15, 3), torch.tensor([5.0, -40.0, 300.0])
     for relative in (True, False):
         torch.manual_seed(0)
@@ -271,9 +309,22 @@ def test_relative_forecasts_move_with_the_series(targets):
 
 @pytest.mark.parametrize("model", ["ts_transformer(dim=8, mlp_dim=16)", "mlp(hidden=[8])"])
 def test_a_run_is_judged_by_mse(series, tmp_path, model):
-    """Trained, chosen by the lowest held-out MSE, tested once; the record's MSE is that of the checkpoint, recomputed by hand."""
-    config = make({"data": series[0], "model": model, "task": "forecasting", "binarizer": "tbn(p=2, min_layer_size=60)", "epochs": 3,
-                   "batch_size": 31, "optimizer": "adam", "lr": 0.01})  # fmt: skip
+    """Trained, chosen by the lowest held-out MSE, tested once.
+
+    The record's MSE is that of the checkpoint, recomputed by hand.
+    """
+    config = make(
+        {
+            "data": series[0],
+            "model": model,
+            "task": "forecasting",
+            "binarizer": "tbn(p=2, min_layer_size=60)",
+            "epochs": 3,
+            "batch_size": 31,
+            "optimizer": "adam",
+            "lr": 0.01,
+        }
+    )
     record = train.run(config, train.RunOptions(tmp_path / "r", wandb="off"))
     rows = [row["val/mse"] for row in record.rows()]
     assert (record.summary["score"], record.summary["best_epoch"]) == ("mse", rows.index(min(rows)))

@@ -12,8 +12,15 @@ from tbn_bench.convert.binarize import binarize_
 from tbn_bench.latency import agreement, gate, peers, sampling, timing
 from tbn_bench.layers import packed
 
-SPECS = ("sign", "bwn", "tbn(p=1)", "tbn(p=4, min_layer_size=0)", "tbn(p=4, min_layer_size=0, alpha='layer')",
-         "tbn(p=2, min_layer_size=0, alpha_source='W')", "tbn(p=3, min_layer_size=0)")  # fmt: skip
+SPECS = (
+    "sign",
+    "bwn",
+    "tbn(p=1)",
+    "tbn(p=4, min_layer_size=0)",
+    "tbn(p=4, min_layer_size=0, alpha='layer')",
+    "tbn(p=2, min_layer_size=0, alpha_source='W')",
+    "tbn(p=3, min_layer_size=0)",
+)
 
 
 def _by(clock):
@@ -21,16 +28,26 @@ def _by(clock):
 
 
 def _net() -> nn.Module:
-    """24 rows everywhere but in the grouped convolution; p = 3 leaves the last layer's scale covering part of a row."""
+    """24 rows everywhere but in the grouped convolution.
+
+    p = 3 leaves the last layer's scale covering part of a row.
+    """
     return nn.Sequential(
-        nn.Conv2d(3, 24, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(24, 24, 3, groups=2, padding="same", padding_mode="reflect"),
-        nn.Flatten(1), nn.Linear(24 * 16, 12), nn.Unflatten(1, (3, 4)), nn.Conv1d(3, 8, 3, dilation=1, bias=False),
-    )  # fmt: skip
+        nn.Conv2d(3, 24, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(24, 24, 3, groups=2, padding="same", padding_mode="reflect"),
+        nn.Flatten(1),
+        nn.Linear(24 * 16, 12),
+        nn.Unflatten(1, (3, 4)),
+        nn.Conv1d(3, 8, 3, dilation=1, bias=False),
+    )
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_packed_network_computes_what_the_trained_one_does(spec):
-    """pack_ changes the form of a network and not its function, for aligned, unaligned and grouped layers."""
+    """pack_ changes the form of a network and not its function, for aligned, unaligned and grouped
+    layers.
+    """
     model = _net()
     binarize_(model, spec)
     x = torch.randn(5, 3, 8, 8)
@@ -43,7 +60,10 @@ def test_a_packed_network_computes_what_the_trained_one_does(spec):
 
 
 def test_packing_a_copy_leaves_the_original_trainable():
-    """torch shares the parametrized class between copies; neither dense nor pack_ may break the other copies."""
+    """torch shares the parametrized class between copies.
+
+    Neither dense nor pack_ may break the other copies.
+    """
     import copy
 
     model = nn.Sequential(nn.Linear(8, 8))
@@ -56,7 +76,9 @@ def test_packing_a_copy_leaves_the_original_trainable():
 
 
 def test_attention_is_packed_without_changing_it():
-    """nn.MultiheadAttention reads its projections itself: they are expanded, and the fused evaluation path still agrees."""
+    """nn.MultiheadAttention reads its projections itself: they are expanded, and the fused
+    evaluation path still agrees.
+    """
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     binarize_(layer, "tbn(p=4, min_layer_size=0)")
     x = torch.randn(2, 5, 8)
@@ -119,7 +141,10 @@ def test_a_compiled_network_stays_frozen_when_others_are_compiled(monkeypatch):
 
 @pytest.mark.parametrize("cold", [False, True])
 def test_a_gpu_sample_is_the_time_between_its_events(monkeypatch, cold):
-    """Hot: all calls between one pair of events. Cold: each call between its own, what flushes the caches outside."""
+    """Hot: all calls between one pair of events.
+
+    Cold: each call between its own, what flushes the caches outside.
+    """
     order, ticks = [], itertools.count()
 
     class Event:
@@ -172,7 +197,10 @@ def test_the_gate_refuses_nan_and_wrong_shapes():
 
 
 def test_interleaving_rotates_and_pairs():
-    """Every round times every variant once; the first place rotates; the ratio is the median of ratios within rounds."""
+    """Every round times every variant once; the first place rotates.
+
+    The ratio is the median of ratios within rounds.
+    """
     order, clock = [], iter(range(10_000))
     samples = sampling.interleave(
         {n: lambda n=n: order.append(n) for n in "ab"}, _by(lambda: float(next(clock))), rounds=4
@@ -188,7 +216,9 @@ def test_quantile_by_hand():
 
 
 def test_a_disturbed_sample_is_taken_again_and_counted():
-    """With several threads, a sample during which a thread waited for a processor does not count."""
+    """With several threads, a sample during which a thread waited for a processor does not
+    count.
+    """
     waits, clock = iter([0.0, 1.0, 1.0, 1.0] + [1.0] * 1000), iter(range(10_000))
     samples = sampling.interleave(
         {"a": lambda: None}, _by(lambda: float(next(clock))), rounds=3, wait=lambda: next(waits)
@@ -209,7 +239,10 @@ def test_a_machine_that_is_never_quiet_gives_no_numbers():
 
 
 def test_lossy_peers_carry_their_own_tolerance():
-    """bfloat16 may be timed, with its error shown; the exact implementations keep the narrow gate."""
+    """bfloat16 may be timed, with its error shown.
+
+    The exact implementations keep the narrow gate.
+    """
     model, x = nn.Linear(64, 8), torch.randn(4, 64)
     reference = nn.Linear(64, 8)
     reference.load_state_dict(model.state_dict())
@@ -224,7 +257,10 @@ def test_lossy_peers_carry_their_own_tolerance():
 
 
 def test_rounded_activations_may_change_one_class_in_500():
-    """4 of 2,000 changed pass and 5 do not; one of 100 passes, since there is no smaller change, and two do not."""
+    """4 of 2,000 changed pass and 5 do not.
+
+    One of 100 passes, since there is no smaller change, and two do not.
+    """
     assert agreement.agrees(1996 / 2000, 2000)
     assert not agreement.agrees(1995 / 2000, 2000)
     assert agreement.agrees(0.99, 100)

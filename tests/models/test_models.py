@@ -83,7 +83,9 @@ def _model(name, binarizer):
 @pytest.mark.parametrize("binarizer", BINARIZERS)
 @pytest.mark.parametrize("name", MODELS)
 def test_contract(name, binarizer):
-    """Finite output, a gradient for every parameter that learns, weights as stored, and eval under no_grad equals train mode."""
+    """Finite output, a gradient for every parameter that learns, weights as stored, and eval under
+    no_grad equals train mode.
+    """
     model, plan = _model(name, binarizer)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -105,7 +107,9 @@ def test_contract(name, binarizer):
 @pytest.mark.parametrize("binarizer", BINARIZERS[1:])
 @pytest.mark.parametrize("name", MODELS)
 def test_weight_is_its_stored_form(name, binarizer):
-    """Every binarized weight is, bit for bit, what its stored tensors decode to, and they are as large as was counted."""
+    """Every binarized weight is, bit for bit, what its stored tensors decode to, and they are as
+    large as was counted.
+    """
     model, plan = _model(name, binarizer)
     modules = dict(model.named_modules())
     for row in plan.rows:
@@ -124,7 +128,10 @@ def _cost(model, binarizer, shape=IMAGE, num_classes=10):
 
 
 def test_resnet18_sizes_of_the_paper():
-    """The sizes of arXiv 2407.12075, table of ResNet-18: 11,164,352 weights; the p=4 list stores 2.885 Mbit of tiles, 0.258 bits per weight; 0.547 GMAC in 3x3 convs."""
+    """The sizes of arXiv 2407.12075, table of ResNet-18: 11,164,352 weights.
+
+    The p=4 list stores 2.885 Mbit of tiles, 0.258 bits per weight; 0.547 GMAC in 3x3 convs.
+    """
     listed = "tbn(per_layer=[1,1,1,1, 4,4,4,1, 4,4,4,4, 4,4,4,4, 4,4,4,4, 1])"
     total = _cost("resnet_cifar(depth=18, classifier='conv1x1')", listed)
     assert total["weights"] == 11_164_352
@@ -155,7 +162,9 @@ def test_resnet18_sizes_of_the_paper():
     ],
 )
 def test_sizes_with_min_layer_size_64000(model, p, weights, mbit):
-    """Weights and tile bits derived from the architectures of arXiv 2407.12075, rule lambda = 64,000."""
+    """Weights and tile bits derived from the architectures of arXiv 2407.12075, rule lambda =
+    64,000.
+    """
     total = _cost(model, f"tbn(p={p})")
     assert total["weights"] == weights
     assert round(total["tile_bits"] / 1e6, 3) == mbit
@@ -166,7 +175,9 @@ def test_sizes_with_min_layer_size_64000(model, p, weights, mbit):
     [(2, 64_000, 1.746), (4, 64_000, 0.894), (8, 64_000, 0.468), (4, 138_000, 1.483)],
 )
 def test_sizes_of_pointnet(p, min_layer_size, mbit):
-    """3,449,472 weights in Conv1d and Linear layers, T-nets included, and the tile bits that the authors' rules give them."""
+    """3,449,472 weights in Conv1d and Linear layers, T-nets included, and the tile bits that the
+    authors' rules give them.
+    """
     total = _cost("pointnet_cls", f"tbn(p={p}, min_layer_size={min_layer_size})", (3, 1024), 40)
     assert total["weights"] == 3_449_472
     assert round(total["tile_bits"] / 1e6, 3) == mbit
@@ -174,7 +185,9 @@ def test_sizes_of_pointnet(p, min_layer_size, mbit):
 
 @pytest.mark.parametrize(("p", "mbit"), [(4, 1.339), (8, 0.786), (16, 0.509)])
 def test_sizes_of_vgg_small(p, mbit):
-    """4,656,512 weights, and the tile bits of the authors' list: the first two convolutions and the classifier are not tiled."""
+    """4,656,512 weights, and the tile bits of the authors' list: the first two convolutions and the
+    classifier are not tiled.
+    """
     total = _cost("vgg_small", f"tbn(per_layer=[1, 1, {p}, {p}, {p}, {p}, 1])")
     assert total["weights"] == 4_656_512
     assert round(total["tile_bits"] / 1e6, 3) == mbit
@@ -182,7 +195,9 @@ def test_sizes_of_vgg_small(p, mbit):
 
 @pytest.mark.parametrize(("p", "mbit"), [(2, 11.644), (4, 6.576)])
 def test_sizes_of_resnet34_on_imagenet(p, mbit):
-    """The authors' form, a 1x1 convolution at the end, with lambda = 150,000: 21,779,648 weights."""
+    """The authors' form, a 1x1 convolution at the end, with lambda = 150,000: 21,779,648
+    weights.
+    """
     total = _cost(
         "resnet(depth=34, classifier='conv1x1')",
         f"tbn(p={p}, min_layer_size=150_000)",
@@ -242,7 +257,9 @@ def test_models_can_be_traced(name):
     ],
 )
 def test_shifted_windows_of_swin(place, seen):
-    """On 8 x 8 with windows of 4 shifted by 2, the windows' edges are at 2 and 6, and none reaches around the border."""
+    """On 8 x 8 with windows of 4 shifted by 2, the windows' edges are at 2 and 6, and none reaches
+    around the border.
+    """
     block = swin.WindowAttention(8, 2, 4, (8, 8), window=4, shifted=True)
     x = torch.randn(1, 8, 8, 8, requires_grad=True)
     block(x)[0, place[0], place[1]].sum().backward()
@@ -252,13 +269,18 @@ def test_shifted_windows_of_swin(place, seen):
 
 
 def test_position_bias_of_swin_by_hand():
-    """In a 2 x 2 window the nine places of the table are row distance and column distance, each from -1 to 1, row by row."""
+    """In a 2 x 2 window the nine places of the table are row distance and column distance, each
+    from -1 to 1, row by row.
+    """
     expected = [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
     assert swin._offsets((2, 2)).tolist() == expected
 
 
 def test_a_window_as_large_as_the_map_is_not_shifted():
-    """The third and fourth stage of the CIFAR form have maps of 4 x 4; along a longer axis windows still shift."""
+    """The third and fourth stage of the CIFAR form have maps of 4 x 4.
+
+    Along a longer axis windows still shift.
+    """
     assert swin.WindowAttention(8, 1, 8, (4, 4), window=4, shifted=True).shift == (0, 0)
     block = swin.WindowAttention(8, 1, 8, (2, 8), window=4, shifted=True)
     assert (block.window, block.shift) == ((2, 4), (0, 2))
@@ -266,7 +288,9 @@ def test_a_window_as_large_as_the_map_is_not_shifted():
 
 
 def test_cost_by_hand():
-    """An MLP 4-8-2 with biases at p=2: 32 + 16 weights, 16 + 8 tile bits, 2 + 2 scales, 10 biases, half the MACs distinct."""
+    """An MLP 4-8-2 with biases at p=2: 32 + 16 weights, 16 + 8 tile bits, 2 + 2 scales, 10 biases,
+    half the MACs distinct.
+    """
     total = _cost("mlp(hidden=[8])", "tbn(p=2, min_layer_size=0)", (1, 2, 2))
     assert total["weights"] == 32 + 80
     assert total["tile_bits"] == 16 + 40
@@ -299,7 +323,10 @@ class Opened:
     ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"],
 )
 def test_a_model_call_loads_no_file(tmp_path, key):
-    """A pickle that would run code is not opened, neither to build nor to plan; the error names the argument."""
+    """A pickle that would run code is not opened, neither to build nor to plan.
+
+    The error names the argument.
+    """
     (tmp_path / "weights.pth").write_bytes(pickle.dumps(Opened(tmp_path / "ran")))
     call = f"from_timm(name='resnet18', kwargs={{'{key}': {str(tmp_path / 'weights.pth')!r}}})"
     with pytest.raises(ValueError, match=f"must not name {key}: a model call loads no files"):

@@ -1,4 +1,6 @@
-"""Guards the figures: every mark comes from a run or a cited source, twice drawn is the same file, and what is computed is right by hand."""
+"""Guards the figures: every mark comes from a run or a cited source, twice drawn is the same file,
+and what is computed is right by hand.
+"""
 
 import dataclasses
 import importlib
@@ -26,10 +28,17 @@ from tbn_bench.reporting.figures import (
 from tbn_bench.reporting.groups import groups
 from tbn_bench.reporting.load import load
 
-LEDGER = "method,spec,dataset,model,weight_bits,activation_bits,metric,value,second_hand,source,note\n" + "".join(
-    f"tbn,{spec},digits,resnet_cifar(depth=8),{bits},32,top1,{value},false,log of the authors,\n"
-    for spec, bits, value in (("tbn(p=4)", 0.25, 0.9), ("tbn(p=8)", 0.125, 0.8), ('"tbn(p=8, alpha=\'layer\')"', 0.125, 0.7))
-)  # fmt: skip
+LEDGER = (
+    "method,spec,dataset,model,weight_bits,activation_bits,metric,value,second_hand,source,note\n"
+    + "".join(
+        f"tbn,{spec},digits,resnet_cifar(depth=8),{bits},32,top1,{value},false,log of the authors,\n"
+        for spec, bits, value in (
+            ("tbn(p=4)", 0.25, 0.9),
+            ("tbn(p=8)", 0.125, 0.8),
+            ("\"tbn(p=8, alpha='layer')\"", 0.125, 0.7),
+        )
+    )
+)
 PLAN = [
     {
         "name": "conv.weight",
@@ -75,11 +84,16 @@ def finish(store, top1, sweep="s", **values):
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """Two seeds of four methods, timed and simulated, of two of them in another sweep too; a random sweep of twelve; published values of the same network."""
+    """Two seeds of four methods, timed and simulated, of two of them in another sweep too.
+
+    A random sweep of twelve; published values of the same network.
+    """
     root = tmp_path_factory.mktemp("results")
     store, rng = RunStore(root), np.random.default_rng(0)
-    ids = {m: min(finish(store, 0.9 + 0.01 * seed, binarizer=m, seed=seed) for seed in (0, 1))
-           for m in ("full_precision", "bwn", "tbn(p=4)", "tbn(p=8)")}  # fmt: skip
+    ids = {
+        m: min(finish(store, 0.9 + 0.01 * seed, binarizer=m, seed=seed) for seed in (0, 1))
+        for m in ("full_precision", "bwn", "tbn(p=4)", "tbn(p=8)")
+    }
     for binarizer, seed in ((b, s) for b in ("full_precision", "bwn") for s in (0, 1)):
         finish(store, 0.8 + 0.01 * seed, "again", binarizer=binarizer, seed=seed)
     for n in range(12):
@@ -94,10 +108,21 @@ def records(tmp_path_factory):
             seed=n,
         )
     rows = [
-        {"binarizer": m, "implementation": "dense" if m == "full_precision" else "native avx512", "run_id": run_id, "time_ms_p20": 0.9, "time_ms_p50": ms,
-         "time_ms_p80": 3.0, "n": 9, "tolerance": 1e-5, "weight_bytes": 4_000_000, "memory_peak": 5_000_000, "tile_macs": 100_000_000}
+        {
+            "binarizer": m,
+            "implementation": "dense" if m == "full_precision" else "native avx512",
+            "run_id": run_id,
+            "time_ms_p20": 0.9,
+            "time_ms_p50": ms,
+            "time_ms_p80": 3.0,
+            "n": 9,
+            "tolerance": 1e-5,
+            "weight_bytes": 4_000_000,
+            "memory_peak": 5_000_000,
+            "tile_macs": 100_000_000,
+        }
         for (m, run_id), ms in zip(ids.items(), (2.8, 2.0, 1.5, 1.0), strict=True)
-    ]  # fmt: skip
+    ]
     info = {
         "data": "digits",
         "model": "resnet_cifar(depth=8)",
@@ -203,7 +228,10 @@ def test_p_of_a_method():
 
 
 def test_accuracy_against_p_runs_from_binary_to_tiles(records):
-    """bwn at 1, tiles at 4 and 8 on one line, full precision as a level from end to end; variants of an ablation stay out."""
+    """bwn at 1, tiles at 4 and 8 on one line, full precision as a level from end to end.
+
+    Variants of an ablation stay out.
+    """
     data = accuracy_p.frame(records)
     ours = data[~data["published"]]
     assert sorted(ours[ours["method"] == "tbn"]["x"]) == [4, 8]
@@ -213,7 +241,10 @@ def test_accuracy_against_p_runs_from_binary_to_tiles(records):
 
 
 def test_ceilings_by_hand(records):
-    """1e8 multiply-adds x 64 samples / 100 G/s = 64 ms, by two threads half of it; 4 MB at the rate of the 8 MB block, 50 GB/s, = 0.08 ms."""
+    """1e8 multiply-adds x 64 samples / 100 G/s = 64 ms, by two threads half of it.
+
+    4 MB at the rate of the 8 MB block, 50 GB/s, = 0.08 ms.
+    """
     data = latency_p.frame(records)
     found = data[data["kind"] == "ceiling"].groupby("method")["y"].first().to_dict()
     assert found == pytest.approx(
@@ -238,7 +269,10 @@ def test_memory_is_in_megabytes(records):
 
 
 def test_parameters_by_type_of_layer(records):
-    """576, 64 and 80 of 720 weights; of 2212 stored bits 2048 are those of the layer that was kept."""
+    """576, 64 and 80 of 720 weights.
+
+    Of 2212 stored bits 2048 are those of the layer that was kept.
+    """
     data = parameter_share.frame(records).set_index(["panel", "type"])["percent"]
     weights, stored = parameter_share._PANELS
     assert [data[weights, kind] for kind in parameter_share.TYPES] == pytest.approx(
@@ -249,7 +283,8 @@ def test_parameters_by_type_of_layer(records):
 
 
 def test_explained_variance_by_hand():
-    """Means 1 and 3 of two groups within 0, 2, 2, 4: eta^2 = 4 / 8, less what two groups explain by chance: 1 - 0.5 x 3 / 2. All of it where the
+    """Means 1 and 3 of two groups within 0, 2, 2, 4: eta^2 = 4 / 8, less what two groups explain by
+    chance: 1 - 0.5 x 3 / 2. All of it where the
     groups decide; none where nothing varies, nor where every value is a group."""
     values = pd.Series([0.0, 2.0, 2.0, 4.0])
     assert _searched.explained(pd.Series(list("aabb")), values) == pytest.approx(0.25)
@@ -259,7 +294,10 @@ def test_explained_variance_by_hand():
 
 
 def test_importance_finds_what_moved_the_score(records):
-    """The planted score is a function of the learning rate alone; a sweep without two varied settings is not shown."""
+    """The planted score is a function of the learning rate alone.
+
+    A sweep without two varied settings is not shown.
+    """
     data = sweep_importance.frame(records)
     assert set(data["panel"]) == {"search, digits: top-1 %"}
     assert data["parameter"].iloc[0] == "lr"
@@ -270,7 +308,9 @@ def test_importance_finds_what_moved_the_score(records):
 
 
 def test_mixed_protocols_and_lost_networks_are_flagged(records, tmp_path):
-    """Runs of other test sets in one panel, a timing whose run is not there, and files that were changed: a sentence each; else none."""
+    """Runs of other test sets in one panel, a timing whose run is not there, and files that were
+    changed: a sentence each; else none.
+    """
     assert protocol.flags(records) == ()
     runs = records.runs.copy()
     first = runs.index[runs["sweep"] == "s"][0]
@@ -292,7 +332,10 @@ def test_mixed_protocols_and_lost_networks_are_flagged(records, tmp_path):
 
 
 def test_a_sidecar_names_what_its_figure_draws(records):
-    """Run ids of every group that a curve stands for, and the sources of hollow marks; nothing else."""
+    """Run ids of every group that a curve stands for, and the sources of hollow marks.
+
+    Nothing else.
+    """
     ids, cited = protocol.origins(accuracy_bits.frame(records), records)
     assert (ids, cited) == (sorted(set(records.runs["run_id"])), ["log of the authors"])
     ids, cited = protocol.origins(latency_p.frame(records), records)
@@ -303,7 +346,9 @@ def test_a_sidecar_names_what_its_figure_draws(records):
 
 
 def test_scatter_figures_lose_no_point_on_the_page(tmp_path):
-    """Twenty configurations of one spec in one panel: as many marks on the page as in the frame, and no line joins them."""
+    """Twenty configurations of one spec in one panel: as many marks on the page as in the frame,
+    and no line joins them.
+    """
     for n in range(20):
         for binarizer in ("tbn(p=4)", "tbn(p=8)"):
             finish(RunStore(tmp_path), 0.5 + 0.01 * n, binarizer=binarizer, lr=0.001 * (n + 1))
@@ -317,11 +362,21 @@ def test_scatter_figures_lose_no_point_on_the_page(tmp_path):
 
 
 def test_published_points_stay_in_their_track(records):
-    """A panel of binary activations shows what was published with binary activations, and full precision."""
+    """A panel of binary activations shows what was published with binary activations, and full
+    precision.
+    """
     ledger = records.published.copy()
     one = ledger.iloc[0].to_dict()
-    extra = [one | {"method": "xnor", "spec": "xnor", "activation_bits": 1, "value": 0.5},
-             one | {"method": "full_precision", "spec": "full_precision", "activation_bits": 32, "value": 0.95}]  # fmt: skip
+    extra = [
+        one | {"method": "xnor", "spec": "xnor", "activation_bits": 1, "value": 0.5},
+        one
+        | {
+            "method": "full_precision",
+            "spec": "full_precision",
+            "activation_bits": 32,
+            "value": 0.95,
+        },
+    ]
     ledger = pd.concat([ledger, pd.DataFrame(extra)], ignore_index=True)
     gs = [dataclasses.replace(g, track="W1A1") for g in groups(records) if g.binarizer == "bwn"]
     found = _published.of_panel(dataclasses.replace(records, published=ledger), gs)

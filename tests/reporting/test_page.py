@@ -1,4 +1,6 @@
-"""The report's page as its reader has it: opened from disk in Chromium, read through its DOM, used with mouse and keys."""
+"""The report's page as its reader has it: opened from disk in Chromium, read through its DOM, used
+with mouse and keys.
+"""
 
 import json
 import re
@@ -30,7 +32,10 @@ BITS = {"full_precision": 32.0, "bwn": 1.0, "tbn(p=4)": 0.25, "tbn(p=8)": 0.125}
 
 
 def _store(root):
-    """Four methods on two models, two seeds of each; one run failed, and one method of the second model has one seed more."""
+    """Four methods on two models, two seeds of each.
+
+    One run failed, and one method of the second model has one seed more.
+    """
     store = RunStore(root)
     for model in ("mlp", "mlp(hidden=[8])"):
         for k, (spec, bits) in enumerate(BITS.items()):
@@ -52,10 +57,21 @@ def _store(root):
                 run.finish(found | {"track": "W32A32" if spec == "full_precision" else "W1A32"})
     first = make({"binarizer": "tbn(p=4)", "epochs": 3}).run_id
     timed = [
-        {"binarizer": "tbn(p=4)", "implementation": f"kernel{i:02d}", "run_id": first, "weight_bytes": 10 * i, "unavailable": None, "relative_error": 1e-7,
-         "time_ms_p20": 1.0, "time_ms_p50": 1.0 + (7 * i) % 80, "time_ms_p80": 3.0, "n": 31, "ratio": 1.5}
+        {
+            "binarizer": "tbn(p=4)",
+            "implementation": f"kernel{i:02d}",
+            "run_id": first,
+            "weight_bytes": 10 * i,
+            "unavailable": None,
+            "relative_error": 1e-7,
+            "time_ms_p20": 1.0,
+            "time_ms_p50": 1.0 + (7 * i) % 80,
+            "time_ms_p80": 3.0,
+            "n": 31,
+            "ratio": 1.5,
+        }
         for i in range(80)
-    ]  # fmt: skip
+    ]
     info = {
         "data": "digits",
         "model": "mlp",
@@ -156,7 +172,10 @@ def _line_opacities(browser):
 
 @needs_chromium
 def test_the_page_opens_from_disk_without_a_request_or_an_error(browser, page):
-    """One file, whatever the name servers say; every chart is drawn, in the headings' order, with a text alternative."""
+    """One file, whatever the name servers say.
+
+    Every chart is drawn, in the headings' order, with a text alternative.
+    """
     browser.open(page)
     assert browser.requests == [page.resolve().as_uri()]
     assert browser.errors == []
@@ -196,7 +215,10 @@ def test_tables_sort_by_number_also_rows_that_wait(browser, page):
 
 @needs_chromium
 def test_a_filter_counts_what_it_leaves_and_works_by_keys(browser, page):
-    """Words that must all be there; the count is announced; the buttons of heads are reached by Tab."""
+    """Words that must all be there; the count is announced.
+
+    The buttons of heads are reached by Tab.
+    """
     browser.open(page)
     browser.run("document.getElementById('filter-latency').focus()")
     browser.call("Input.insertText", text="mlp KERNEL0")
@@ -376,7 +398,10 @@ def test_what_is_missing_is_on_the_page_with_its_command(browser, page, results)
 
 @needs_chromium
 def test_many_runs_lie_beside_the_page_and_load_from_disk(browser, results, tmp_path, monkeypatch):
-    """Past the limit details are scripts beside the page, fetched when a run is opened; without them the page says so."""
+    """Past the limit details are scripts beside the page, fetched when a run is opened.
+
+    Without them the page says so.
+    """
     monkeypatch.setattr(details, "EMBEDDED", 0)
     monkeypatch.setattr(details, "BLOCK", 4)
     (tmp_path / "data").mkdir()
@@ -475,7 +500,10 @@ def test_the_headline_compares_the_smallest_with_full_precision(results):
     ],
 )
 def test_a_network_that_failed_is_no_headline(monkeypatch, score, values, close):
-    """The smallest of all is named with its score; beside it the smallest that stays close to full precision, or an em dash."""
+    """The smallest of all is named with its score.
+
+    Beside it the smallest that stays close to full precision, or an em dash.
+    """
     from types import SimpleNamespace as Some
 
     from tbn_bench.reporting.page import headline
@@ -483,9 +511,14 @@ def test_a_network_that_failed_is_no_headline(monkeypatch, score, values, close)
 
     bits = {"full_precision": 32, "bwn": 1, "tbn(p=4)": 0.25, "tbn(p=8)": 0.125}
     gs = [
-        Some(binarizer=spec, score=score, first={"bits_per_weight": bits[spec], "stored_bytes": 100 * bits[spec]}, result=Some(mean=v, n=3))
+        Some(
+            binarizer=spec,
+            score=score,
+            first={"bits_per_weight": bits[spec], "stored_bytes": 100 * bits[spec]},
+            result=Some(mean=v, n=3),
+        )
         for spec, v in values.items()
-    ]  # fmt: skip
+    ]
     monkeypatch.setattr(headline.groups, "groups", lambda records: gs)
     monkeypatch.setattr(headline.groups, "panels", lambda gs: [("digits", list(gs))])
     found = headline.rows(Some(runs={"binarizer": list(values)}))

@@ -1,4 +1,6 @@
-"""Guards the published tables and report --paper: what stands beside what, with which source, mark and verdict."""
+"""Guards the published tables and report --paper: what stands beside what, with which source, mark
+and verdict.
+"""
 
 import csv
 import re
@@ -26,8 +28,16 @@ from tbn_bench.reporting.tables.transformers_mlps import transformers_mlps
 ROOT = Path(__file__).parents[2]
 OURS = (cnn, transformers_mlps, pointnet, time_series, ablations)
 RESNET = "resnet_cifar(depth=18)"
-SUMMARY = {"bits_per_weight": 0.25, "stored_bytes": 300, "stored_bits": 2400, "stored_bits_weights": 2000, "tile_bits": 1900, "weights": 8000,
-           "best_epoch": 1, "test_samples": 10}  # fmt: skip
+SUMMARY = {
+    "bits_per_weight": 0.25,
+    "stored_bytes": 300,
+    "stored_bits": 2400,
+    "stored_bits_weights": 2000,
+    "tile_bits": 1900,
+    "weights": 8000,
+    "best_epoch": 1,
+    "test_samples": 10,
+}
 
 
 def _run(
@@ -52,7 +62,9 @@ def _run(
 
 
 def _ledger(root, *lines):
-    """Lines are TBN's on CIFAR-10 with `changes`: spec, value, second_hand, source, note, dataset, model, activation_bits, metric."""
+    """Lines are TBN's on CIFAR-10 with `changes`: spec, value, second_hand, source, note, dataset,
+    model, activation_bits, metric.
+    """
     keys = (
         "method",
         "spec",
@@ -100,7 +112,10 @@ def _cells(table, *keys):
 
 
 def test_theirs_and_ours_stand_in_one_row_with_n_and_source(root):
-    """Mean, interval and n of ours, the reported value with the number of its footnote; what was not run is an em dash."""
+    """Mean, interval and n of ours, the reported value with the number of its footnote.
+
+    What was not run is an em dash.
+    """
     _ledger(
         root,
         {"value": "0.931", "source": "paper A"},
@@ -186,7 +201,10 @@ def test_ablations_stand_in_their_own_table(root):
 
 
 def test_the_csv_has_timms_columns_first(root):
-    """model, img_size, top1, top1_err, param_count, in timm's units; then ours, and the sources as text."""
+    """model, img_size, top1, top1_err, param_count, in timm's units.
+
+    Then ours, and the sources as text.
+    """
     _ledger(root, {"source": "A"})
     text = write.comma_separated(cnn(load.load(root)))
     assert text.startswith("model,img_size,top1,top1_err,param_count,data,")
@@ -264,18 +282,34 @@ def test_the_microcontroller_table_says_what_is_unknown(tmp_path):
     _run(tmp_path, "bwn", data="mnist", model="mlp(bias=False, hidden=[128])", top1=0.95)
     table = microcontroller(load.load(tmp_path))
     assert _cells(table, "binarizer", "reported", "value", "stored_bytes", "frames_per_s") == [
-        ("bwn", "—", "95.00", "300", "—"), ("tbn(p=4)", "—", "—", "—", "—"),
-    ]  # fmt: skip
+        ("bwn", "—", "95.00", "300", "—"),
+        ("tbn(p=4)", "—", "—", "—", "—"),
+    ]
 
 
 def test_kernels_show_the_fastest_exact_implementation(root):
-    """A lossy, a cold and an unavailable one are never the fastest; the process's memory is in MiB."""
-    blank = {"binarizer": "tbn(p=4)", "run_id": None, "weight_bytes": 10, "unavailable": None, "n": 31, "ratio": 2.0, "tolerance": 1e-5,
-             "time_ms_p20": 1.0, "time_ms_p80": 3.0, "memory_peak": 2**21}  # fmt: skip
+    """A lossy, a cold and an unavailable one are never the fastest.
+
+    The process's memory is in MiB.
+    """
+    blank = {
+        "binarizer": "tbn(p=4)",
+        "run_id": None,
+        "weight_bytes": 10,
+        "unavailable": None,
+        "n": 31,
+        "ratio": 2.0,
+        "tolerance": 1e-5,
+        "time_ms_p20": 1.0,
+        "time_ms_p80": 3.0,
+        "memory_peak": 2**21,
+    }
     rows = [
-        blank | {"implementation": "exact", "time_ms_p50": 2.0}, blank | {"implementation": "slow", "time_ms_p50": 2.5},
-        blank | {"implementation": "int8", "time_ms_p50": 1.0, "tolerance": 0.05}, blank | {"implementation": "gone", "time_ms_p50": None, "unavailable": "no"},
-    ]  # fmt: skip
+        blank | {"implementation": "exact", "time_ms_p50": 2.0},
+        blank | {"implementation": "slow", "time_ms_p50": 2.5},
+        blank | {"implementation": "int8", "time_ms_p50": 1.0, "tolerance": 0.05},
+        blank | {"implementation": "gone", "time_ms_p50": None, "unavailable": "no"},
+    ]
     info = {
         "data": None,
         "model": "linear",
@@ -327,7 +361,9 @@ def test_gpu_memory_of_ours_is_that_of_the_smallest_implementation(root):
 
 
 def test_the_parts_of_stored_bits_add_up(committed):
-    """Signs, scales, codebooks, float weights, the rest and the padding are 8 times the bytes of the file."""
+    """Signs, scales, codebooks, float weights, the rest and the padding are 8 times the bytes of
+    the file.
+    """
     rows = bits(committed).rows
     assert len(rows) > 50
     keys = ("tile_bits", "alpha_bits", "codebook_bits", "float_bits", "side_bits", "padding_bits")
@@ -338,7 +374,9 @@ def test_the_parts_of_stored_bits_add_up(committed):
     "table", [*OURS, microcontroller, gpu_memory, kernels, bits], ids=lambda table: table.__name__
 )
 def test_no_number_without_a_run_or_a_source(committed, table):
-    """Every value of ours comes from runs that are recorded, every reported one from a numbered source that is listed and used."""
+    """Every value of ours comes from runs that are recorded, every reported one from a numbered
+    source that is listed and used.
+    """
     built = table(committed)
     runs = set(committed.runs["run_id"])
     assert set(built.run_ids) <= runs
@@ -355,7 +393,9 @@ def test_no_number_without_a_run_or_a_source(committed, table):
 
 
 def test_no_published_score_is_lost(committed):
-    """A line that has a spec, network, data set and score of ours stands in one section of the paper report."""
+    """A line that has a spec, network, data set and score of ours stands in one section of the
+    paper report.
+    """
     found, left = paper.paper(committed, ROOT)
     shown = [line for table in found for row in table.rows for line in row["lines"]]
     assert len({id(line) for line in shown}) + sum(left.values()) == len(committed.published)
@@ -398,7 +438,10 @@ def test_a_verdict_states_interval_difference_and_epochs(score, value, result, k
 
 
 def test_the_paper_report_judges_what_ran_and_says_how_to_run_the_rest(root, tmp_path, capsys):
-    """Three seeds give a verdict; a published cell without a run names the sweep that has its very setting."""
+    """Three seeds give a verdict.
+
+    A published cell without a run names the sweep that has its very setting.
+    """
     _ledger(
         root,
         {"value": "0.931"},
@@ -468,7 +511,9 @@ def built(committed):
 
 
 def test_latex_is_well_formed_without_a_compiler(built):
-    """Braces close, every row has as many cells as the tabular has columns, nothing is left that plain LaTeX does not print."""
+    """Braces close, every row has as many cells as the tabular has columns, nothing is left that
+    plain LaTeX does not print.
+    """
     for name, table in built.items():
         text = "\n".join(write.latex(table).splitlines()[1:])  # the first line is a comment
         bare = re.sub(r"\\[{}\\&%$#_]", "", text)

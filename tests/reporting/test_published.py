@@ -1,4 +1,6 @@
-"""Guards the ledger of published numbers: every line is readable, has its source and stands only beside runs it is about."""
+"""Guards the ledger of published numbers: every line is readable, has its source and stands only
+beside runs it is about.
+"""
 
 import inspect
 from pathlib import Path
@@ -9,9 +11,19 @@ from tbn_bench import catalog
 from tbn_bench.reporting import published
 
 ROOT = Path(__file__).parents[2]
-LINE = {"method": "tbn", "spec": "tbn(p=4)", "dataset": "cifar10", "model": "resnet_cifar(depth=18)", "weight_bits": "",
-        "activation_bits": "32", "metric": "top1", "value": "0.93", "second_hand": "false", "source": "README",
-        "note": ""}  # fmt: skip
+LINE = {
+    "method": "tbn",
+    "spec": "tbn(p=4)",
+    "dataset": "cifar10",
+    "model": "resnet_cifar(depth=18)",
+    "weight_bits": "",
+    "activation_bits": "32",
+    "metric": "top1",
+    "value": "0.93",
+    "second_hand": "false",
+    "source": "README",
+    "note": "",
+}
 
 
 def _write(results: Path, *lines: dict[str, str], name: str = "tbn.csv") -> Path:
@@ -38,7 +50,10 @@ def ledger():
 
 
 def test_every_committed_line_has_its_source_and_file(ledger):
-    """A file is named for the method of its lines; specs are in the one spelling; no line comes twice."""
+    """A file is named for the method of its lines; specs are in the one spelling.
+
+    No line comes twice.
+    """
     assert len(ledger) > 200
     assert all(len(row["source"]) > 8 for row in ledger)
     assert {row["method"] for row in ledger} == {
@@ -147,7 +162,10 @@ def test_a_file_that_is_no_ledger_is_named(tmp_path, content):
     ],
 )
 def test_a_line_is_matched_by_what_it_names(tmp_path, binarizer, data, model, bits, shown):
-    """Method, p, data set, model and activation bits; options that only we name are ignored unless they are sizes."""
+    """Method, p, data set, model and activation bits.
+
+    Options that only we name are ignored unless they are sizes.
+    """
     ledger = published.read(_write(tmp_path, {}), [])
     assert published.reported(ledger, binarizer, data, model, bits) == shown
 

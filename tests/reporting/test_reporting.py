@@ -23,8 +23,15 @@ SPECS = ("full_precision", "tbn(p=4)", "tbn(p=8)")
 
 
 def _summary(top1: float, bits: float) -> dict:
-    return {"test/top1": top1, "bits_per_weight": bits, "stored_bytes": int(1000 * bits), "stored_bits": int(8000 * bits), "weights": 8000,
-            "best_epoch": 1, "test_samples": 10}  # fmt: skip
+    return {
+        "test/top1": top1,
+        "bits_per_weight": bits,
+        "stored_bytes": int(1000 * bits),
+        "stored_bits": int(8000 * bits),
+        "weights": 8000,
+        "best_epoch": 1,
+        "test_samples": 10,
+    }
 
 
 @pytest.fixture
@@ -47,9 +54,21 @@ def results(tmp_path):
             else:
                 run.finish(_summary(0.9 + 0.02 * seed, bits))
     first = make({"binarizer": "tbn(p=4)"}).run_id
-    row = {"binarizer": "tbn(p=4)", "implementation": "tile reuse", "run_id": first, "weight_bytes": 10, "unavailable": None,
-           "relative_error": 1e-7, "time_ms_p20": 1.0, "time_ms_p50": 2.0, "time_ms_p80": 3.0, "n": 31, "ratio": 1.5,
-           "ratio_p20": 1.4, "ratio_p80": 1.6}  # fmt: skip
+    row = {
+        "binarizer": "tbn(p=4)",
+        "implementation": "tile reuse",
+        "run_id": first,
+        "weight_bytes": 10,
+        "unavailable": None,
+        "relative_error": 1e-7,
+        "time_ms_p20": 1.0,
+        "time_ms_p50": 2.0,
+        "time_ms_p80": 3.0,
+        "n": 31,
+        "ratio": 1.5,
+        "ratio_p20": 1.4,
+        "ratio_p80": 1.6,
+    }
     gone = {
         "binarizer": "tbn(p=4)",
         "implementation": "torch.compile",
@@ -79,7 +98,10 @@ def results(tmp_path):
 
 
 def _run(root: Path, binarizer: str, track: str | None, sweep: str = "s", **config) -> None:
-    """One finished run of one epoch; unfinished where track is "failed", as an old record where it is None."""
+    """One finished run of one epoch.
+
+    Unfinished where track is "failed", as an old record where it is None.
+    """
     made = make(
         {"binarizer": binarizer, "data": "cifar10", "model": "resnet_cifar(depth=20)", **config}
     )
@@ -130,7 +152,10 @@ def test_t_interval_agrees_with_scipy():
 
 
 def test_comparison_holds_the_recorded_numbers(results):
-    """Mean and n come from finished runs only; what was not measured is an em dash in every format."""
+    """Mean and n come from finished runs only.
+
+    What was not measured is an em dash in every format.
+    """
     table = comparison(load.load(results))
     by_method = {row["binarizer"]: row for row in table.rows}
     assert by_method["tbn(p=4)"]["top1"] == pytest.approx(0.91)
@@ -149,7 +174,9 @@ def test_comparison_holds_the_recorded_numbers(results):
 
 
 def test_the_page_is_whole_and_asks_for_nothing(results, tmp_path):
-    """One file: no address is fetched, every run id and its command are on it, unfinished runs say why."""
+    """One file: no address is fetched, every run id and its command are on it, unfinished runs say
+    why.
+    """
     out = tmp_path / "out"
     done = build.report(results, out)
     page = (out / "index.html").read_text()
@@ -231,7 +258,9 @@ INJECTED = (
 
 @pytest.mark.parametrize("mark", ["best", "second", None])
 def test_a_name_brings_no_markup_of_its_own(mark):
-    """The four private characters, escapes, line ends, HTML and links in every text of a table: shown, not obeyed."""
+    """The four private characters, escapes, line ends, HTML and links in every text of a table:
+    shown, not obeyed.
+    """
     columns = [
         write.Column("a", f"h{INJECTED}", lambda row: row["a"], numeric=False, mark="kind"),
         write.column("b", "b", numeric=False),
@@ -327,7 +356,10 @@ def test_full_precision_is_a_reference_in_its_own_panel_only(two_tracks):
 
 
 def test_old_records_have_the_track_they_were_run_in(tmp_path):
-    """Before tracks were recorded everything was weights only; titles of their figures stay as they were."""
+    """Before tracks were recorded everything was weights only.
+
+    Titles of their figures stay as they were.
+    """
     for binarizer in ("full_precision", "bwn"):
         _run(tmp_path, binarizer, None)
     records = load.load(tmp_path)
@@ -373,7 +405,10 @@ def test_every_track_has_its_table():
 
 
 def test_reported_numbers_stand_beside_ours(two_tracks, capsys, tmp_path):
-    """Where published: the number, a dagger if second-hand and its note; elsewhere an em dash. Our mean does not move."""
+    """Where published: the number, a dagger if second-hand and its note; elsewhere an em dash.
+
+    Our mean does not move.
+    """
     before = [row["top1"] for row in comparison(load.load(two_tracks)).rows]
     _ledger(two_tracks, "irnet,irnet,cifar10,resnet_cifar(depth=20),1,32,top1,0.908,true,README,")
     table = comparison(load.load(two_tracks))
@@ -400,13 +435,35 @@ def test_a_bad_line_of_the_ledger_is_named_in_the_report(two_tracks, capsys, tmp
     assert "x.csv, line 2: top1 must be a fraction in (0, 1], got 90.8" in capsys.readouterr().out
 
 
-FAMILIES = ("full_precision", "sign", "bwn", "binary_connect", "dorefa", "irnet", "tbn", "repeated_filters", "frozen_tile",
-            "xnor", "bireal", "reactnet", "adabin", "snn", "sparks", "twn", "bitnet158", "recu", "xnorpp", "new",
-            "newer")  # fmt: skip
+FAMILIES = (
+    "full_precision",
+    "sign",
+    "bwn",
+    "binary_connect",
+    "dorefa",
+    "irnet",
+    "tbn",
+    "repeated_filters",
+    "frozen_tile",
+    "xnor",
+    "bireal",
+    "reactnet",
+    "adabin",
+    "snn",
+    "sparks",
+    "twn",
+    "bitnet158",
+    "recu",
+    "xnorpp",
+    "new",
+    "newer",
+)
 
 
 def test_no_two_families_look_alike(monkeypatch):
-    """Colour and marker, and colour and line pattern, tell any variant of a family from any other family, also of new ones."""
+    """Colour and marker, and colour and line pattern, tell any variant of a family from any other
+    family, also of new ones.
+    """
     known = sorted({*FAMILIES, *catalog.names("binarizers")})
     monkeypatch.setattr(catalog, "names", lambda package: known)
     specs = [f"{name}(p={p})" for name in known for p in (1, 2, 4, 8, 16, 32, 64)]
@@ -435,7 +492,10 @@ def test_the_legend_names_every_method_once_and_outside_the_axes(tmp_path):
 
 
 def test_forecasts_have_a_table_and_figures_of_their_own(results, tmp_path):
-    """MSE and MAE with intervals, not among accuracies; axes and page say what is drawn and which way is better."""
+    """MSE and MAE with intervals, not among accuracies.
+
+    Axes and page say what is drawn and which way is better.
+    """
     store = RunStore(results)
     for binarizer, seed, mse in (("bwn", 0, 0.2), ("bwn", 1, 0.4), ("full_precision", 0, 0.1)):
         config = make(

@@ -1,4 +1,7 @@
-"""Statistics by hand and against scipy; the tables and the figure made of them, on generated records."""
+"""Statistics by hand and against scipy.
+
+The tables and the figure made of them, on generated records.
+"""
 
 import re
 
@@ -38,7 +41,10 @@ def test_the_paired_interval_is_that_of_scipy():
     [([1, 2, 3], 2 / 8), ([3, -1, 1], 6 / 8), ([1, -1], 1), ([0, 0, 0], 1), ([1, 0], 1)],
 )
 def test_sign_flips_by_hand(differences, p):
-    """1 2 3: of 8 patterns only two reach 6. 3 1 1: 5 twice, 3 four times, 1 twice, so six reach 3. No difference at all: p is 1."""
+    """1 2 3: of 8 patterns only two reach 6.
+
+    3 1 1: 5 twice, 3 four times, 1 twice, so six reach 3. No difference at all: p is 1.
+    """
     assert stats.sign_flip_p(differences) == p
 
 
@@ -46,14 +52,22 @@ def test_sign_flips_by_hand(differences, p):
 def test_sign_flips_agree_with_scipy(n):
     """scipy's exact permutation test of paired samples."""
     d = np.random.default_rng(n).normal(0.3, 1, size=n)
-    wanted = scipy_stats.permutation_test((d, np.zeros(n)), lambda x, y, axis: (x - y).mean(axis=axis), vectorized=True,
-                                          permutation_type="samples", n_resamples=np.inf)  # fmt: skip
+    wanted = scipy_stats.permutation_test(
+        (d, np.zeros(n)),
+        lambda x, y, axis: (x - y).mean(axis=axis),
+        vectorized=True,
+        permutation_type="samples",
+        n_resamples=np.inf,
+    )
     assert stats.sign_flip_p(d) == pytest.approx(wanted.pvalue)
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 12])
 def test_no_p_is_smaller_than_stated(n):
-    """All differences of one sign give the smallest p; rounding does not make equal sums unequal."""
+    """All differences of one sign give the smallest p.
+
+    Rounding does not make equal sums unequal.
+    """
     assert stats.sign_flip_p(0.1 + 0.01 * np.arange(n)) == stats.smallest_p(n)
     assert stats.sign_flip_p(np.full(n, -0.1)) == stats.smallest_p(n)
     assert (stats.smallest_p(3), stats.smallest_p(5) > 0.05, stats.smallest_p(6) < 0.05) == (
@@ -73,7 +87,10 @@ def test_what_cannot_be_tested_has_no_p():
 
 
 def test_holm_by_hand():
-    """0.01 x 4, 0.02 x 3, 0.03 x 2 (not under the one before), 0.5 x 1; ties share; never over 1; the order is kept."""
+    """0.01 x 4, 0.02 x 3, 0.03 x 2 (not under the one before), 0.5 x 1; ties share; never over 1.
+
+    The order is kept.
+    """
     assert stats.holm([0.5, 0.01, 0.03, 0.02]).tolist() == pytest.approx([0.5, 0.04, 0.06, 0.06])
     assert stats.holm([0.25, 0.25, 1.0]).tolist() == [0.75, 0.75, 1.0]
     assert stats.holm([0.25] * 5).tolist() == [1.0] * 5
@@ -90,7 +107,10 @@ def _scores(*means: float, seeds: int = 3) -> list[dict[int, float]]:
 
 
 def test_leaders_only_where_told_apart():
-    """Paired, so a shift of all by the seed hides nothing; what is not separated is not marked, nor is a second without a best."""
+    """Paired, so a shift of all by the seed hides nothing.
+
+    What is not separated is not marked, nor is a second without a best.
+    """
     assert stats.leaders(_scores(0.5, 0.7, 0.6)) == [1, 2]
     assert stats.leaders(_scores(0.5, 0.7, 0.5003)) == [1]
     assert stats.leaders(_scores(0.7003, 0.7, 0.5)) == []
@@ -99,14 +119,19 @@ def test_leaders_only_where_told_apart():
 
 
 def test_one_seed_is_never_told_apart():
-    """Neither marked nor beaten: a rival of one seed leaves the best unmarked. Equal differences alone are no evidence either."""
+    """Neither marked nor beaten: a rival of one seed leaves the best unmarked.
+
+    Equal differences alone are no evidence either.
+    """
     assert stats.leaders(_scores(0.5, 0.7, seeds=1)) == []
     assert stats.leaders([*_scores(0.5, 0.7), {0: 0.1}]) == []
     assert stats.leaders([{0: 0.5, 1: 0.6}, {0: 0.6, 1: 0.7}]) == []
 
 
 def test_a_best_is_wrong_in_one_of_twenty_panels_at_worst():
-    """Two methods that are equally good, three far behind, normal seeds: uncorrected, one of the two is marked in 5 % of 2,000 panels."""
+    """Two methods that are equally good, three far behind, normal seeds: uncorrected, one of the
+    two is marked in 5 % of 2,000 panels.
+    """
     draws = (
         np.random.default_rng(0).normal(size=(2000, 5, 3))
         - np.array([0, 0, 100, 100, 100])[:, None]
@@ -119,7 +144,10 @@ ONES = np.ones(8)
 
 
 def test_interquartile_mean_by_hand_and_as_scipy_trims():
-    """Nine values: the middle 4.5 are 5, 7 and their neighbours by three quarters, here 9. A multiple of 4: scipy's trimmed mean."""
+    """Nine values: the middle 4.5 are 5, 7 and their neighbours by three quarters, here 9.
+
+    A multiple of 4: scipy's trimmed mean.
+    """
     assert spread.interquartile_mean(np.arange(1, 18, 2), np.ones(9)) == pytest.approx(9)
     assert spread.interquartile_mean(np.array([0.0, 1, 2, 3, 100]), np.ones(5)) == pytest.approx(
         (0.75 * 1 + 2 + 0.75 * 3) / 2.5
@@ -132,7 +160,10 @@ def test_interquartile_mean_by_hand_and_as_scipy_trims():
 
 
 def test_every_task_weighs_the_same():
-    """A task of one run counts as much as one of three; the interquartile mean of doubled runs is the same."""
+    """A task of one run counts as much as one of three.
+
+    The interquartile mean of doubled runs is the same.
+    """
     values, weights = spread.pooled([np.array([1.0]), np.array([0.0, 0.0, 0.0])])
     assert spread.mean(values, weights) == pytest.approx(0.5)
     tasks = [np.array([0.1, 0.4, 0.2]), np.array([0.7, 0.3])]
@@ -155,7 +186,10 @@ def test_the_bootstrap_agrees_with_scipy_in_one_task():
 
 
 def test_the_bootstrap_stays_within_its_tasks():
-    """Tasks without spread of their own have an interval of no width, however far apart; the same generator gives the same numbers."""
+    """Tasks without spread of their own have an interval of no width, however far apart.
+
+    The same generator gives the same numbers.
+    """
     apart = [np.full(3, 0.2), np.full(3, 0.8)]
     assert spread.stratified_bootstrap(
         apart, spread.mean, np.random.default_rng(0)
@@ -197,7 +231,10 @@ def _write(
     track: str = "W1A32",
     **config,
 ) -> None:
-    """Finished runs of methods with the given scores; a seed moves all of them alike, and every method by its own jitter."""
+    """Finished runs of methods with the given scores.
+
+    A seed moves all of them alike, and every method by its own jitter.
+    """
     for k, (spec, value) in enumerate(methods.items()):
         for seed in range(seeds):
             made = make({"binarizer": spec, "data": data, "seed": seed, **config})
@@ -205,14 +242,24 @@ def _write(
                 "s", made.run_id, made.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False}
             )
             run.log({"epoch": 0, f"val/{score}": 0.5})
-            run.finish({
-                "score": score, f"test/{score}": value + 0.03 * seed + k * JITTER[seed], "weights": 8, "bits_per_weight": 1.5, "stored_bytes": 9,
-                "bits_per_binarized_weight": 0.25 if "tbn" in spec else 1.0, "track": "W32A32" if spec == FULL else track,
-            })  # fmt: skip
+            run.finish(
+                {
+                    "score": score,
+                    f"test/{score}": value + 0.03 * seed + k * JITTER[seed],
+                    "weights": 8,
+                    "bits_per_weight": 1.5,
+                    "stored_bytes": 9,
+                    "bits_per_binarized_weight": 0.25 if "tbn" in spec else 1.0,
+                    "track": "W32A32" if spec == FULL else track,
+                }
+            )
 
 
 def test_differences_are_paired_and_corrected_within_the_panel(tmp_path):
-    """bwn against full precision; tbn against both; the shift by the seed cancels; three pairs give 0.25 at best, 0.75 after Holm."""
+    """bwn against full precision; tbn against both; the shift by the seed cancels.
+
+    Three pairs give 0.25 at best, 0.75 after Holm.
+    """
     _write(tmp_path, "digits", {FULL: 0.6, "bwn": 0.5, SUB: 0.4})
     table = differences(load.load(tmp_path))
     assert [(r["binarizer"], r["baseline"], r["n"]) for r in table.rows] == [
@@ -246,7 +293,10 @@ def test_one_seed_makes_no_difference(tmp_path):
 
 
 def test_a_baseline_of_two_configurations_is_none(tmp_path):
-    """Which of two learning rates is meant is not known; nor do methods with activations stand against bwn."""
+    """Which of two learning rates is meant is not known.
+
+    Nor do methods with activations stand against bwn.
+    """
     _write(tmp_path, "digits", {FULL: 0.6, "bwn": 0.5})
     _write(tmp_path, "digits", {"bwn": 0.5}, lr=0.5)
     _write(tmp_path, "digits", {SUB: 0.4})
@@ -255,7 +305,10 @@ def test_a_baseline_of_two_configurations_is_none(tmp_path):
 
 
 def test_methods_are_aggregated_over_the_tasks_they_share(tmp_path):
-    """bwn ran on three tasks, tbn on two of them: two sets, and bwn is in both; forecasting is in none."""
+    """bwn ran on three tasks, tbn on two of them: two sets, and bwn is in both.
+
+    Forecasting is in none.
+    """
     for data in ("digits", "cifar10"):
         _write(tmp_path, data, {FULL: 0.8, "bwn": 0.4, SUB: 0.2})
     _write(tmp_path, "mnist", {FULL: 0.8, "bwn": 0.4})
@@ -331,7 +384,10 @@ def test_best_and_second_stand_out_beside_full_precision(tmp_path):
 
 
 def test_nothing_stands_out_that_is_not_told_apart(tmp_path):
-    """Neither a near tie nor single seeds; a rival of one seed leaves the panel without marks, not its neighbour."""
+    """Neither a near tie nor single seeds.
+
+    A rival of one seed leaves the panel without marks, not its neighbour.
+    """
     _write(tmp_path, "digits", {"bwn": 0.6, SUB: 0.601})
     _write(tmp_path, "mnist", {"bwn": 0.6, SUB: 0.2}, seeds=1)
     _write(tmp_path, "cifar10", {"bwn": 0.6, SUB: 0.2})
