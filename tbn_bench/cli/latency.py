@@ -66,14 +66,14 @@ def _trained_runs(args: argparse.Namespace) -> Path:
 
     If neither has them, they are trained into `local`.
     """
-    from tbn_bench.latency import networks
+    from tbn_bench.latency import trained
     from tbn_bench.sweep import local, process, spec
 
     file = Path("sweeps") / f"{args.suite}.yaml"
     own: Path = args.results / "local"
     for folder in (args.results, own):
         try:
-            networks.usable_runs(args.suite, folder)
+            trained.usable_runs(args.suite, folder)
         except ValueError:
             if folder == own and not file.exists():
                 raise
