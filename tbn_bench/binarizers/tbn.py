@@ -220,7 +220,7 @@ class TBN(Binarizer):
         if self.per_layer is not None:
             p = self.per_layer[index]
             return p, "tiled, p listed" if p > 1 else "p = 1 listed"
-        if n < self.min_layer_size:
+        if n < self.min_layer_size and self.p != 1:
             return 1, f"below min_layer_size {self.min_layer_size:,}: p = 1"
         if self.tile_length is not None:
             p = tiling.nearest_p(n, self.tile_length)

@@ -12,8 +12,26 @@ _MOST_NAMED = 3  # layers that a warning names
 
 def warnings_for(model: nn.Module, rows: list[PlanRow]) -> list[str]:
     """Warnings about the network that `rows` describe, each in one line."""
-    found = (tied_classes(rows[-1]), cancelled_scales(model, rows), left_out(model, rows))
+    found = (
+        nothing_below_one_bit(rows),
+        tied_classes(rows[-1]),
+        cancelled_scales(model, rows),
+        left_out(model, rows),
+    )
     return [warning for warning in found if warning is not None]
+
+
+def nothing_below_one_bit(rows: list[PlanRow]) -> str | None:
+    """Warns where a sub-bit method makes a binary network: every weight is below min_layer_size."""
+    binarized = [row for row in rows if row.binarized]
+    exempt = [row for row in binarized if "below min_layer_size" in row.reason]
+    if not exempt or len(exempt) < len(binarized):
+        return None
+    largest = max(row.numel for row in exempt)
+    return (
+        "nothing is below one bit per weight: every weight is below min_layer_size (the largest "
+        f"has {largest:,} values), so this is a binary network; lower min_layer_size"
+    )
 
 
 def tied_classes(last: PlanRow) -> str | None:

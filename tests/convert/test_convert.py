@@ -142,7 +142,8 @@ def test_classifier_with_one_alpha_is_warned_about(spec):
 def test_classifiers_that_tell_classes_apart_are_quiet(spec):
     """One alpha per tile, p = 1 below min_layer_size, copies that are not aligned: no two classes share a row."""
     layer = nn.Linear(16, 10, bias=False)
-    assert binarize_(layer, spec).warnings == []
+    warnings = binarize_(layer, spec).warnings
+    assert not any("cannot be told apart" in warning for warning in warnings)
     assert len(layer.weight.detach().unique(dim=0)) > 5
 
 
@@ -281,3 +282,20 @@ def test_a_shared_layer_before_a_norm_is_warned_about():
     layers[2].weight = layers[0].weight
     plan = binarize_(nn.Sequential(*layers), "tbn(p=2, min_layer_size=0)")
     assert plan.warnings[0].startswith("0.weight = 2.weight: a normalisation of each channel")
+
+
+@pytest.mark.parametrize(
+    "spec", ["tbn(p=4)", "tbn(p=3)", "frozen_tile(p=4)", "low_rank(bits=0.25)"]
+)
+def test_a_sub_bit_method_that_leaves_a_binary_network_is_warned_about(spec):
+    """The largest weight has 2,048 values, less than the smallest that is tiled."""
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    (warning,) = binarize_(model, spec).warnings
+    assert "the largest has 2,048 values), so this is a binary network" in warning
+
+
+@pytest.mark.parametrize("spec", ["tbn(p=4, min_layer_size=1000)", "bwn", "tbn(p=1)"])
+def test_a_network_with_one_tiled_layer_or_a_binary_method_is_no_surprise(spec):
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    warnings = binarize_(model, spec).warnings
+    assert not any("binary network" in warning for warning in warnings)
