@@ -67,7 +67,8 @@ def _trained_runs(args: argparse.Namespace) -> Path:
     If neither has them, they are trained into `local`.
     """
     from tbn_bench.latency import trained
-    from tbn_bench.sweep import local, process, spec
+    from tbn_bench.sweep import local, spec
+    from tbn_bench.sweep.execution import ExecutionOptions
 
     file = Path("sweeps") / f"{args.suite}.yaml"
     own: Path = args.results / "local"
@@ -82,5 +83,5 @@ def _trained_runs(args: argparse.Namespace) -> Path:
     tell(
         f"no trained runs of {args.suite} with checkpoints here: training {file} first, into {own}"
     )
-    local.run(spec.load(file), own, process.How(device=args.device))
+    local.run(spec.load(file), own, ExecutionOptions(device=args.device))
     return own

@@ -29,7 +29,8 @@ def _train_first_seed(args: argparse.Namespace) -> None:
 
     Raises ValueError where the sweep file of that name does not exist.
     """
-    from tbn_bench.sweep import local, process, spec
+    from tbn_bench.sweep import local, spec
+    from tbn_bench.sweep.execution import ExecutionOptions
 
     file = Path("sweeps") / f"{args.suite}.yaml"
     folder = args.trained or args.results / "local"
@@ -45,4 +46,4 @@ def _train_first_seed(args: argparse.Namespace) -> None:
         f"training seed {first} of {file} first, into {folder}"
     )
     configs = [config for config in sweep.configs if config.seed == first]
-    local.run(spec.SweepSpec(sweep.name, configs), folder, process.How(jobs=2))
+    local.run(spec.SweepSpec(sweep.name, configs), folder, ExecutionOptions(jobs=2))

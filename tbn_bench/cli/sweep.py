@@ -124,11 +124,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _launch(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench.sweep import cluster, local, process
+    from tbn_bench.sweep import cluster, local
+    from tbn_bench.sweep.execution import ExecutionOptions
+    from tbn_bench.sweep.nodes import Resources
     from tbn_bench.tracking import mirror
 
     sweep = _spec(args)
-    how = process.How(
+    options = ExecutionOptions(
         jobs=args.jobs,
         wandb=args.wandb,
         device=args.device,
@@ -143,12 +145,14 @@ def _launch(args: argparse.Namespace) -> dict[str, Any]:
         nice=args.nice,
     )
     if not args.dry_run:
-        mirror.check(how.trackers, how.wandb)
+        mirror.check(options.trackers, options.wandb)
     if args.engine == "local":
-        return local.run(sweep, args.results, how, args.dry_run, args.sampler)
+        return local.run(sweep, args.results, options, args.dry_run, args.sampler)
     cpus = 1 if args.cpus_per_run is None else args.cpus_per_run
-    share = cluster.Share(cpus, args.gpus_per_run)
-    return cluster.run(sweep, args.results, how, args.address, share, args.dry_run, args.sampler)
+    resources = Resources(cpus, args.gpus_per_run)
+    return cluster.run(
+        sweep, args.results, options, args.address, resources, args.dry_run, args.sampler
+    )
 
 
 def _spec(args: argparse.Namespace) -> "SweepSpec":

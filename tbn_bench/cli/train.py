@@ -48,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the summary of the record, without its plan."""
-    from tbn_bench.experiment import options as execution
     from tbn_bench.experiment import train
+    from tbn_bench.experiment.options import RunOptions, slow_bfloat16
 
     config = flags.config_of(args)
-    options = execution.RunOptions(
+    options = RunOptions(
         results=args.results,
         sweep=args.sweep,
         wandb=args.wandb,
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         trackers=tuple(args.tracker),
         trial=args.trial,
     )
-    flags.warn(execution.slow_bfloat16(config.precision, args.device))
+    flags.warn(slow_bfloat16(config.precision, args.device))
     says_plan = not args.quiet and not options.rank
     announce = _tell_plan if says_plan else None
     record = train.run(config, options, resume=not args.restart, announce=announce)

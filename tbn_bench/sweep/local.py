@@ -1,7 +1,8 @@
-"""The engine for one machine: N processes, retries from checkpoints, limits, early stops. What is finished is skipped, what failed is named.
+"""The engine for one machine: processes, retries from checkpoints, limits, early stops.
 
-Nothing is kept but the run directories: a launcher that was killed is rebuilt from them, and several launchers share one folder, since
-a process that trains a run holds its lock.
+Finished runs are skipped, failed ones named. Nothing is kept but the run directories, from which a
+launcher that was killed is rebuilt. Several launchers can share one folder, because the process
+that trains a run holds its lock.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -20,27 +21,42 @@ from rich.text import Text
 
 from tbn_bench.records.store import RunStore, printable, tell
 from tbn_bench.sweep import estimate, process
+from tbn_bench.sweep.execution import ExecutionOptions
 from tbn_bench.sweep.launch import Launch, check
-from tbn_bench.sweep.planner import Trial
-from tbn_bench.sweep.process import PATIENCE, Attempt, How
+from tbn_bench.sweep.process import PATIENCE, Attempt
 from tbn_bench.sweep.spec import SweepSpec
+from tbn_bench.sweep.trial import Trial
 
 BUSY = 75  # exit status of `tbn-bench train` for a run another process holds
 _LOOK = 0.1  # seconds between two looks at the processes
 _LOOK_AT_LIMITS = 1.0
 _REDRAW = 1.0  # the screen counts whole seconds
 _LOOK_AT_HELD = 0.5  # at runs that another launcher's process holds
+_EARLY = "stopped early"
+_COLUMNS = ("run", "model", "binarizer", "seed", "attempt", "seconds")
+
+
+class Waiting(NamedTuple):
+    """A run to start. number: of the attempt, from 1."""
+
+    trial: Trial
+    number: int
+
+
+class Started(NamedTuple):
+    """A run that a process trains."""
+
+    trial: Trial
+    attempt: Attempt
 
 
 @dataclass
-class _Engine(Launch):
-    live: dict[str, tuple[Trial, Attempt]] = field(default_factory=dict)
-    waiting: deque[tuple[Trial, int]] = field(
-        default_factory=deque
-    )  # to be tried again: (trial, number of the attempt)
-    held: deque[tuple[Trial, int]] = field(
-        default_factory=deque
-    )  # as waiting, once another process lets go
+class LocalLaunch(Launch):
+    """waiting: runs to be tried again. held: the same, once another process lets go of them."""
+
+    live: dict[str, Started] = field(default_factory=dict)
+    waiting: deque[Waiting] = field(default_factory=deque)
+    held: deque[Waiting] = field(default_factory=deque)
     told_held: set[str] = field(default_factory=set)
     locks_checked: bool = False
     rows_seen: dict[str, int] = field(default_factory=dict)
@@ -51,7 +67,7 @@ class _Engine(Launch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.places = len(self.how.slots)
+        self.places = len(self.options.slots)
 
     @property
     def busy(self) -> bool:
@@ -65,11 +81,11 @@ class _Engine(Launch):
             for trial, attempt in self.live.values():
                 self._watch(trial, attempt)
         self._return_held()
-        while len(self.live) < self.places and (waits := self._next()):
-            self._start(*waits)
+        while len(self.live) < self.places and (waiting := self._next()):
+            self._start(*waiting)
 
     def _return_held(self) -> None:
-        """To the waiting ones, from which `_next` takes what is free or finished by now."""
+        """To the waiting ones, from which `_next` takes those that are free or finished by now."""
         now = time.monotonic()
         full = len(self.live) == self.places
         if full or not self.held or now - self.looked_at_held < _LOOK_AT_HELD:
@@ -78,15 +94,14 @@ class _Engine(Launch):
         self.waiting += self.held
         self.held.clear()
 
-    def _next(self) -> tuple[Trial, int] | None:
-        """(trial, number of the attempt) that can start now. What another process holds is set apart."""
+    def _next(self) -> Waiting | None:
+        """A run that can start now. Runs that another process holds are set apart."""
         while candidate := self._candidate():
-            trial, _ = candidate
-            run_id = trial.config.run_id
+            run_id = candidate.trial.config.run_id
             if self._is_held(run_id):
-                self._set_apart(*candidate)
+                self._set_apart(candidate)
             elif self.store.finished(self.spec.name, run_id):  # by another launcher
-                self.skip(trial)
+                self.skip(candidate.trial)
             else:
                 return candidate
         return None
@@ -95,47 +110,52 @@ class _Engine(Launch):
         try:
             return self.store.is_held(self.spec.name, run_id)
         except OSError:
-            return False  # the run's own process says why it cannot have the lock
+            return False  # the run's own process reports why it cannot have the lock
 
-    def _set_apart(self, trial: Trial, number: int) -> None:
-        run_id = trial.config.run_id
-        self.held.append((trial, number))
+    def _set_apart(self, waiting: Waiting) -> None:
+        run_id = waiting.trial.config.run_id
+        self.held.append(waiting)
         if run_id not in self.told_held:
             self.told_held.add(run_id)
             self.say(f"[held] {run_id}  another process runs it")
 
-    def _candidate(self) -> tuple[Trial, int] | None:
-        """A search is asked for nothing new while another launcher holds a run: both would give one number to two draws."""
+    def _candidate(self) -> Waiting | None:
+        """A search is asked for nothing new while another launcher holds a run.
+
+        Both launchers would give one number to two draws.
+        """
         if self.waiting:
             return self.waiting.popleft()
         if self.exhausted or (self.held and self.spec.is_search):
             return None
         trial = self.next()
-        return None if trial is None else (trial, 1)
+        if trial is None:
+            return None
+        return Waiting(trial, 1)
 
     def _start(self, trial: Trial, number: int) -> None:
-        if (
-            not self.locks_checked
-        ):  # not before: a finished sweep may lie where nothing can be written
+        if not self.locks_checked:
+            # not earlier: a finished sweep may be in a folder that cannot be written
             self.store.check_locks()
             self.locks_checked = True
         config = trial.config
-        slot = min(set(range(self.places)) - {a.slot for _, a in self.live.values()})
+        taken = {attempt.slot for _, attempt in self.live.values()}
+        slot = min(set(range(self.places)) - taken)
         attempt = process.start(
-            self.spec.name, self.store, config, self.how, slot, number, trial.number
+            self.spec.name, self.store, config, self.options, slot, number, trial.number
         )
-        self.live[config.run_id] = trial, attempt
+        self.live[config.run_id] = Started(trial, attempt)
 
     def _watch(self, trial: Trial, attempt: Attempt) -> None:
-        """Limits, and the planner's word on what the run has logged so far."""
-        if attempt.over is not None:
-            attempt.stop(attempt.over)
-        elif why := attempt.beyond(self.how):
+        """Limits, and the planner's verdict on the rows so far."""
+        if attempt.stopping is not None:
+            attempt.stop(attempt.stopping)
+        elif why := attempt.passed_limit(self.options):
             attempt.stop(why)
-        elif self.spec.early_terminate and self._bad(trial):
-            attempt.stop("stopped early")
+        elif self.spec.early_terminate and self._is_behind(trial):
+            attempt.stop(_EARLY)
 
-    def _bad(self, trial: Trial) -> bool:
+    def _is_behind(self, trial: Trial) -> bool:
         run_id = trial.config.run_id
         if not self._has_grown(run_id):
             return False
@@ -144,12 +164,17 @@ class _Engine(Launch):
         new = rows[self.rows_seen.get(run_id, 0) :]
         self.rows_seen[run_id] = len(rows)
         name = self.spec.metrics[0].name
-        return any(
-            [self.planner.report(trial.number, int(row["epoch"]), row.get(name)) for row in new]
-        )
+        behind = False
+        for row in new:  # every row is reported
+            if self.planner.report(trial.number, int(row["epoch"]), row.get(name)):
+                behind = True
+        return behind
 
     def _has_grown(self, run_id: str) -> bool:
-        """Whether the run's rows are others than at the last look: reading thousands takes milliseconds."""
+        """Whether the run's rows have changed since the last look.
+
+        Reading thousands of rows takes milliseconds.
+        """
         path = self.store.path(self.spec.name, run_id) / "metrics.jsonl"
         try:
             size = path.stat().st_size
@@ -160,35 +185,33 @@ class _Engine(Launch):
         return grown
 
     def _collect(self, run_id: str) -> None:
-        """Looks whether a process has ended, and what that means."""
+        """Acts on a process that has ended."""
         trial, attempt = self.live[run_id]
         code = attempt.process.poll()
         if code is None:
             return
         del self.live[run_id]
         if code == BUSY:  # another launcher's process was quicker
-            self._set_apart(trial, attempt.number)
+            self._set_apart(Waiting(trial, attempt.number))
         elif self.store.finished(self.spec.name, run_id):
             self.finish(trial)
-        elif attempt.over == "stopped early":
+        elif attempt.stopping == _EARLY:
             self.stop_early(trial)
         else:
             self._unfinished(trial, attempt, code)
 
     def _unfinished(self, trial: Trial, attempt: Attempt, code: int) -> None:
         run_id = trial.config.run_id
-        if attempt.over:
-            self.mark(trial, "failed", attempt.over)
-        why, record = self._why(run_id, code), self.record(run_id)
-        if (
-            attempt.number <= self.how.retries
-            and record is not None
-            and record.status not in ("diverged", "interrupted")
-        ):
+        if attempt.stopping:
+            self.mark(trial, "failed", attempt.stopping)
+        why = self._why(run_id, code)
+        record = self.record(run_id)
+        can_go_on = record is not None and record.status not in ("diverged", "interrupted")
+        if can_go_on and attempt.number <= self.options.retries:
             self.say(f"[again] {run_id}  {why}; attempt {attempt.number + 1}")
-            self.waiting.append((trial, attempt.number + 1))
+            self.waiting.append(Waiting(trial, attempt.number + 1))
             return
-        if code < 0 and not attempt.over:
+        if code < 0 and not attempt.stopping:
             self.mark(trial, "failed", f"killed by signal {-code}")
         self.give_up(trial, self._why(run_id, code))
 
@@ -198,19 +221,15 @@ class _Engine(Launch):
             return f"{record.status}: {record.error}"
         if code < 0:
             return f"killed by signal {-code}"
+        log = process.log_of(self.store, self.spec.name, run_id)
         try:
-            lines = (
-                process.log_of(self.store, self.spec.name, run_id)
-                .read_text(errors="replace")
-                .strip()
-                .splitlines()
-            )
+            lines = log.read_text(errors="replace").strip().splitlines()
         except OSError:
             lines = []
         return f"exit status {code}: {lines[-1] if lines else 'no output'}"
 
     def stop(self) -> None:
-        """Interrupts what still runs (they record it, and can go on later) and waits."""
+        """Interrupts the live runs (they record it, and can go on later) and waits."""
         for _, attempt in self.live.values():
             attempt.stop("stopped with the launcher")
         for _, attempt in self.live.values():
@@ -225,43 +244,64 @@ class _Engine(Launch):
         if self.held:
             counts += f", {len(self.held)} run by other processes"
         table = Table(title=f"{self.spec.name}: {counts}", title_justify="left")
-        for column in ("run", "model", "binarizer", "seed", "attempt", "seconds"):
+        for column in _COLUMNS:
             table.add_column(column)
-        for run_id, (trial, a) in self.live.items():
-            c = trial.config
-            cells = (run_id, c.model, c.binarizer, str(c.seed), str(a.number), f"{a.seconds:.0f}")
-            table.add_row(
-                *(Text(printable(cell)) for cell in cells)
-            )  # Text: its brackets are no markup
+        for run_id, (trial, attempt) in self.live.items():
+            config = trial.config
+            cells = (
+                run_id,
+                config.model,
+                config.binarizer,
+                str(config.seed),
+                str(attempt.number),
+                f"{attempt.seconds:.0f}",
+            )
+            # Text, whose brackets are no markup
+            table.add_row(*(Text(printable(cell)) for cell in cells))
         return table
 
 
 def run(
     spec: SweepSpec,
     results: Path,
-    how: How | None = None,
+    options: ExecutionOptions | None = None,
     dry_run: bool = False,
     sampler: str = "tpe",
 ) -> dict[str, Any]:
-    """Runs what is not finished. Returns counts and ids; raises ValueError before the first start."""
-    how, store, console = how or How(), RunStore(results), Console()
+    """Runs what is not finished. Returns counts and ids.
+
+    Raises ValueError before the first start.
+    """
+    options = options or ExecutionOptions()
+    store = RunStore(results)
+    console = Console()
     check(spec.configs)
-    engine = _Engine(spec, store, how, sampler, not console.is_terminal)
-    tell(f"sweep {spec.name}: {estimate.counts(spec, len(engine.skipped))}")
+    launch = LocalLaunch(spec, store, options, sampler, plain=not console.is_terminal)
+    tell(f"sweep {spec.name}: {estimate.counts(spec, len(launch.skipped))}")
     if dry_run:
-        return estimate.dry_run(spec, store, how)
-    screen = (
-        contextlib.nullcontext() if engine.plain else Live(console=console, refresh_per_second=1)
-    )
-    drawn = 0.0
+        return estimate.dry_run(spec, store, options)
     try:
-        with screen as live:
-            while engine.busy:
-                engine.step()
-                if live is not None and time.monotonic() - drawn > _REDRAW:
-                    drawn = time.monotonic()
-                    live.update(engine.table())
-                time.sleep(_LOOK)
+        if launch.plain:
+            _run_plain(launch)
+        else:
+            _run_on_screen(launch, console)
     finally:
-        engine.stop()
-    return engine.summary()
+        launch.stop()
+    return launch.summary()
+
+
+def _run_plain(launch: LocalLaunch) -> None:
+    while launch.busy:
+        launch.step()
+        time.sleep(_LOOK)
+
+
+def _run_on_screen(launch: LocalLaunch, console: Console) -> None:
+    drawn = 0.0
+    with Live(console=console, refresh_per_second=1) as live:
+        while launch.busy:
+            launch.step()
+            if time.monotonic() - drawn > _REDRAW:
+                drawn = time.monotonic()
+                live.update(launch.table())
+            time.sleep(_LOOK)

@@ -46,25 +46,34 @@ def directed(metric: Metric) -> tuple[Metric, str]:
         raise ValueError(
             f"metric {short(metric.name)} has no better direction by itself; "
             "add goal: minimize or maximize"
-        )  # fmt: skip
+        )
     if metric.goal is None:
         return metric.model_copy(update={"goal": better}), _undirected(metric.name, str(better))
     if better in (None, metric.goal):
         return metric, ""
     return metric, (
-        f"metric {short(metric.name)}: goal: {metric.goal} looks for the WORST runs; write goal: {better} unless that is the question"
+        f"metric {short(metric.name)}: goal: {metric.goal} looks for the WORST runs; "
+        f"write goal: {better} unless that is the question"
     )
 
 
 def _undirected(name: str, better: str) -> str:
     if better == "minimize":  # W&B's default too
         return ""
-    return f"metric {short(name)} has no goal, so it is maximised here, but `wandb sweep` would minimise it. Write goal: maximize"
+    return (
+        f"metric {short(name)} has no goal, so it is maximised here, "
+        "but `wandb sweep` would minimise it. Write goal: maximize"
+    )
 
 
 def _common(fields: list[tuple[str, ...]]) -> list[str]:
     """What is in all of them, in the order of the first, each once."""
-    return [name for name in dict.fromkeys(fields[0]) if all(name in others for others in fields)]
+    first, *others = fields
+    found = []
+    for name in dict.fromkeys(first):
+        if all(name in other for other in others):
+            found.append(name)
+    return found
 
 
 def _meant(name: str, known: list[str], tasks: list[str]) -> str:

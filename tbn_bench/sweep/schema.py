@@ -1,7 +1,7 @@
-"""The sweep file as W&B defines it: every key, what it holds, which keys exclude or need each other.
+"""The sweep file as W&B defines it: every key, its values, which keys exclude or need each other.
 
-Rules: sweeps/config/schema.json and cfg.py of PyPI sweeps 0.3.0. W&B allows no keys but these: resources, retries and engine are flags
-of `tbn-bench sweep`.
+Rules: sweeps/config/schema.json and cfg.py of PyPI sweeps 0.3.0. W&B allows no other keys, so
+resources, retries and engine are flags of `tbn-bench sweep`.
 """
 
 import math
@@ -9,20 +9,32 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from tbn_bench.catalog import did_you_mean, short
-from tbn_bench.sweep.forms import Count, Form, Number, Whole, is_number
-from tbn_bench.sweep.parameter import form
+from tbn_bench.sweep.distributions import Distribution
+from tbn_bench.sweep.parameter import distribution
+from tbn_bench.sweep.values import Count, Number, Whole, is_number
 
 _MACROS = (
-    "env", "interpreter", "program", "args", "args_no_equals", "args_no_hyphens", "args_no_boolean_flags", "args_json",
-    "args_json_file", "args_append_hydra", "args_override_hydra",
-)  # fmt: skip
+    "env",
+    "interpreter",
+    "program",
+    "args",
+    "args_no_equals",
+    "args_no_hyphens",
+    "args_no_boolean_flags",
+    "args_json",
+    "args_json_file",
+    "args_append_hydra",
+    "args_override_hydra",
+)
 _METHODS_OF = {"wandb": ("grid", "random", "bayes"), "optuna": ("custom",), "ax": ("custom",)}
 LIMIT_PARAMETERS = 200
 LIMIT_BRACKETS = 1000
 _MANY = 20  # faults of a kind that are told at once
 _FOREVER = 10**9  # epochs
+_LAST_POWER = 99
 
 
 def _above_one(value: Any) -> Any:
@@ -32,7 +44,7 @@ def _above_one(value: Any) -> Any:
 
 
 def _known_macros(command: list[Any]) -> list[Any]:
-    """wandb agent drops an unknown macro without a word, and every run would be the default one."""
+    """wandb agent drops an unknown macro silently, and every run would be the default one."""
     for word in command:
         macro = re.fullmatch(r"\$\{(.*)\}", str(word))
         if macro and macro[1] not in _MACROS and not macro[1].startswith("envvar:"):
@@ -50,7 +62,7 @@ class Metric(_Part):
     """What a search improves: a key of a run's rows or summary. objectives.py fills in the goal."""
 
     name: str
-    goal: Literal["minimize", "maximize"] = Field(default=None)
+    goal: Literal["minimize", "maximize"] = Field(default=None)  # type: ignore[arg-type]
     target: Number = None
     impute: Literal["latest", "best", "worst"] = "worst"
     impute_while_running: Literal["latest", "best", "worst", "false"] = "false"
@@ -60,14 +72,26 @@ class Metric(_Part):
         """1 where lower is better, -1 where higher is."""
         return 1 if self.goal == "minimize" else -1
 
+    def best(self, values: list[float]) -> float | None:
+        return min(values, key=lambda value: self.sign * value, default=None)
+
     def value(self, rows: list[dict[str, Any]], summary: dict[str, Any]) -> float | None:
-        """The best finite value that a run has shown in any epoch or its summary (W&B's run.py, metric_extremum); None without one."""
-        seen = [r[self.name] for r in (*rows, summary) if is_number(r.get(self.name))]
-        return min(seen, key=lambda v: self.sign * v, default=None)
+        """The best finite value of a run in any epoch or its summary; None without one.
+
+        W&B's run.py, metric_extremum.
+        """
+        numbers = []
+        for row in (*rows, summary):
+            value = row.get(self.name)
+            if value is None:
+                continue
+            if is_number(value):
+                numbers.append(value)
+        return self.best(numbers)
 
 
 class Hyperband(_Part):
-    """Early termination. With both forms given, max_iter and s win, as in W&B's hyperband_stopping.py."""
+    """Early termination. If both forms are given, max_iter and s win, as in W&B's."""
 
     type: Literal["hyperband"]
     min_iter: Count = None
@@ -78,34 +102,43 @@ class Hyperband(_Part):
 
     @model_validator(mode="after")
     def _brackets_exist(self) -> Self:
-        if (self.max_iter is None) != (self.s is None) or (
-            self.max_iter is None and self.min_iter is None
-        ):
+        halves = (self.max_iter is None) != (self.s is None)
+        if halves or (self.max_iter is None and self.min_iter is None):
             raise ValueError("give min_iter, or max_iter with s")
         if self.max_iter is not None and min(self.s, self._powers(self.max_iter)) > LIMIT_BRACKETS:
             raise ValueError(
-                f"s {self.s} and eta {self.eta} give more than {LIMIT_BRACKETS} epochs to stop at; use a larger eta or a smaller s"
+                f"s {self.s} and eta {self.eta} give more than {LIMIT_BRACKETS} epochs to stop at; "
+                "use a larger eta or a smaller s"
             )
         if not self.brackets:
             raise ValueError(
-                f"max_iter {self.max_iter}, s {self.s} and eta {self.eta} leave no epoch to stop at; use a larger max_iter or s"
+                f"max_iter {self.max_iter}, s {self.s} and eta {self.eta} "
+                "leave no epoch to stop at; use a larger max_iter or s"
             )
         return self
 
     @property
     def brackets(self) -> list[int]:
-        """Numbers of epochs after which runs are compared: max_iter / eta^k for k = 1..s, or min_iter * eta^k for k = 0, 1, ..."""
+        """Numbers of epochs after which runs are compared, rising (W&B's hyperband_stopping.py).
+
+        max_iter / eta^k for k = 1..s, or min_iter * eta^k for k = 0, 1, ...
+        """
         if self.max_iter is None:
-            last = min(99, self._powers(_FOREVER / self.min_iter))
-            return [
-                int(b) for k in range(last + 1) if (b := self.min_iter * self.eta**k) < _FOREVER
-            ]
+            last = min(_LAST_POWER, self._powers(_FOREVER / self.min_iter))
+            powers = [self.eta**k for k in range(last + 1)]
+            risen = [self.min_iter * power for power in powers]
+            return [int(bracket) for bracket in risen if bracket < _FOREVER]
         last = min(self.s, self._powers(self.max_iter))
-        return sorted(int(b) for k in range(1, last + 1) if (b := self.max_iter / self.eta**k) >= 1)
+        powers = [self.eta**k for k in range(1, last + 1)]
+        fallen = [self.max_iter / power for power in powers]
+        return sorted(int(bracket) for bracket in fallen if bracket >= 1)
 
     def _powers(self, limit: float) -> int:
-        """The first k with eta^k > limit, or one more: powers above it are not computed, they may overflow."""
-        return int(math.log(limit) / math.log(self.eta)) + 1 if limit >= 1 else 0
+        """The first k with eta^k > limit, or one more. Higher powers may overflow."""
+        if limit < 1:
+            return 0
+        power = math.log(limit) / math.log(self.eta)
+        return int(power) + 1
 
 
 class Scheduler(_Part):
@@ -130,15 +163,15 @@ class Controller(_Part):
 
 
 class File(_Part):
-    """All that stands in a sweep file but its parameters."""
+    """All keys of a sweep file but its parameters."""
 
     method: Literal["grid", "random", "bayes", "custom"]
-    metric: Metric = Field(default=None)
-    metrics: Annotated[list[Metric], Field(min_length=2)] = Field(default=None)
-    early_terminate: Hyperband = Field(default=None)
+    metric: Metric = Field(default=None)  # type: ignore[assignment]
+    metrics: Annotated[list[Metric], Field(min_length=2)] = Field(default=None)  # type: ignore[arg-type]
+    early_terminate: Hyperband = Field(default=None)  # type: ignore[assignment]
     run_cap: Count = None
-    scheduler: Scheduler = Field(default=None)
-    controller: Controller = Field(default=None)
+    scheduler: Scheduler = Field(default=None)  # type: ignore[assignment]
+    controller: Controller = Field(default=None)  # type: ignore[assignment]
     command: Annotated[list[Any], AfterValidator(_known_macros)] = Field(default_factory=list)
     kind: Literal["sweep"] = "sweep"
     apiVersion: str = ""
@@ -151,24 +184,37 @@ class File(_Part):
     image_uri: str = ""
 
 
-def read(value: Any) -> tuple[File, dict[str, Form]]:
-    """A parsed sweep file: its keys, and its parameters by flat names. Raises ValueError, one line per fault, each naming its key."""
+_PARTS: dict[str, type[_Part]] = {
+    "metric": Metric,
+    "metrics": Metric,
+    "early_terminate": Hyperband,
+    "scheduler": Scheduler,
+}
+
+
+def read(value: Any) -> tuple[File, dict[str, Distribution]]:
+    """A parsed sweep file: its keys, and its parameters by flat names.
+
+    Raises ValueError, one line per fault, each naming its key.
+    """
     if not isinstance(value, dict):
         raise ValueError(f"a sweep file must hold a mapping, got {type(value).__name__}")
     faults: list[str] = []
-    file, space = None, _space(value, faults)
+    space = _space(value, faults)
+    keys = {str(key): held for key, held in value.items() if key != "parameters"}
     try:
-        file = File.model_validate({str(k): v for k, v in value.items() if k != "parameters"})
-        faults += _together(file, "parameters" in value)
+        file = File.model_validate(keys)
     except ValidationError as error:
-        faults = [_line(e) for e in error.errors()[:_MANY]] + faults
-    if faults or file is None:
+        wrong = [_line(fault) for fault in error.errors()[:_MANY]]
+        raise ValueError("\n".join(wrong + faults)) from error
+    faults += _together(file, "parameters" in value)
+    if faults:
         raise ValueError("\n".join(faults))
     return file, space
 
 
-def _space(value: dict[str, Any], faults: list[str]) -> dict[str, Form]:
-    space: dict[str, Form] = {}
+def _space(value: dict[str, Any], faults: list[str]) -> dict[str, Distribution]:
+    space: dict[str, Distribution] = {}
     flat = _flat(value["parameters"], "", faults) if "parameters" in value else []
     if len(flat) > LIMIT_PARAMETERS:
         faults.append(f"parameters: {len(flat):,} are given, expected at most {LIMIT_PARAMETERS}")
@@ -185,7 +231,7 @@ def _space(value: dict[str, Any], faults: list[str]) -> dict[str, Form]:
                 f"parameter {name}: given twice, once with a dot and once in nested parameters"
             )
         try:
-            space[name] = form(name, given)
+            space[name] = distribution(name, given)
         except ValueError as error:
             faults += str(error).splitlines()
     return space
@@ -195,7 +241,8 @@ def _flat(parameters: Any, prefix: str, faults: list[str]) -> list[tuple[str, An
     """Nested parameters under dotted names."""
     if not isinstance(parameters, dict) or not parameters:
         faults.append(
-            f"{prefix}parameters must be a mapping with at least one parameter, got {short(parameters)}"
+            f"{prefix}parameters must be a mapping with at least one parameter, "
+            f"got {short(parameters)}"
         )
         return []
     flat = []
@@ -206,9 +253,10 @@ def _flat(parameters: Any, prefix: str, faults: list[str]) -> list[tuple[str, An
                 f"parameter {name}: a name is a letter or _, then letters, digits, _, . and -"
             )
         elif isinstance(given, dict) and "parameters" in given:
-            if len(given) > 1:
+            others = [key for key in given if key != "parameters"]
+            if others:
                 faults.append(
-                    f"parameter {name}: nested parameters stand alone, got also {', '.join(k for k in given if k != 'parameters')}"
+                    f"parameter {name}: nested parameters stand alone, got also {', '.join(others)}"
                 )
             flat += _flat(given["parameters"], f"{name}.", faults)
         else:
@@ -218,7 +266,8 @@ def _flat(parameters: Any, prefix: str, faults: list[str]) -> list[tuple[str, An
 
 def _together(file: File, has_parameters: bool) -> list[str]:
     """cfg.py, schema_violations_from_proposed_config."""
-    given, scheduler = file.model_fields_set, file.scheduler
+    given = file.model_fields_set
+    scheduler = file.scheduler
     faults = []
     if not has_parameters and not (scheduler and scheduler.search_space):
         faults.append("parameters is missing: a mapping with at least one parameter")
@@ -237,33 +286,36 @@ def _together(file: File, has_parameters: bool) -> list[str]:
             "controller of type local and scheduler cannot both be given: leave controller out"
         )
     if scheduler and file.method not in _METHODS_OF[scheduler.engine]:
+        methods = " or ".join(_METHODS_OF[scheduler.engine])
         faults.append(
-            f"scheduler.engine {scheduler.engine} needs method {' or '.join(_METHODS_OF[scheduler.engine])}, got {file.method}"
+            f"scheduler.engine {scheduler.engine} needs method {methods}, got {file.method}"
         )
     return faults
 
 
-def _line(error: Any) -> str:
-    key, kind, got = ".".join(map(str, error["loc"])), error["type"], error["input"]
+def _line(error: ErrorDetails) -> str:
+    key = ".".join(map(str, error["loc"]))
+    kind = error["type"]
+    got = error["input"]
     if kind == "extra_forbidden":
-        part: Any = {
-            "metric": Metric,
-            "metrics": Metric,
-            "early_terminate": Hyperband,
-            "scheduler": Scheduler,
-        }
-        known = (
-            part[error["loc"][0]].model_fields
-            if len(error["loc"]) > 1
-            else (*File.model_fields, "parameters")
-        )
-        where = f"{'.'.join(map(str, error['loc'][:-1]))}: " if len(error["loc"]) > 1 else ""
-        return f"{where}unknown key {short(error['loc'][-1])}{did_you_mean(str(error['loc'][-1]), known)}"
+        return _unknown_key(error["loc"])
     if kind == "missing":
         return f"{key} is missing"
     if kind == "literal_error":
-        known = [w.strip("'") for w in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        words = error["ctx"]["expected"].replace(" or ", ", ").split(", ")
+        known = [word.strip("'") for word in words]
         return f"{key}: unknown {short(got)}{did_you_mean(str(got), known)}"
     if kind == "value_error":
         return f"{key}: {error['msg'].removeprefix('Value error, ')}"
     return f"{key}: {error['msg']}, got {short(got)}"
+
+
+def _unknown_key(place: tuple[int | str, ...]) -> str:
+    """place: the keys down to the unknown one."""
+    *above, key = place
+    known = [*File.model_fields, "parameters"]
+    where = ""
+    if above:
+        known = list(_PARTS[str(above[0])].model_fields)
+        where = f"{'.'.join(map(str, above))}: "
+    return f"{where}unknown key {short(key)}{did_you_mean(str(key), known)}"

@@ -17,7 +17,7 @@ from tbn_bench import catalog
 from tbn_bench.cli.flags import read_preset
 from tbn_bench.cli.sweep import precisions
 from tbn_bench.config import make
-from tbn_bench.sweep import dotted, search, spec
+from tbn_bench.sweep import dotted, refusals, search, spec
 from tbn_bench.sweep.planner import Planner
 
 from . import bounded
@@ -140,10 +140,10 @@ class _Checker:
 
     def _searched(self, sweep: spec.SweepSpec) -> str:
         """Three trials; a launcher that begins again finds their points."""
-        plan = Planner(sweep)
+        planner = Planner(sweep)
         for _ in range(3):
             try:
-                trial = plan.ask()
+                trial = planner.ask()
             except ValueError as error:  # a draw that RunConfig refuses
                 bounded.check_message(error, LINES)
                 return "refused draw"
@@ -152,7 +152,7 @@ class _Checker:
             point = sweep.point(trial.config)
             assert point is not None, f"no point for {trial.config.command}"
             assert sweep.config(point) == trial.config
-            plan.tell(trial.number, "finished", [1.0] * len(sweep.metrics))
+            planner.tell(trial.number, "finished", [1.0] * len(sweep.metrics))
         return "searched"
 
 
@@ -162,8 +162,9 @@ def run(count: int, seed: int) -> dict[str, Any]:
         for path in sorted((*ROOT.glob("sweeps/*.yaml"), *ROOT.glob("recipes/*.yaml")))
     ]
     _import_all()
-    bounds = mock.patch.multiple(spec, LIMIT_RUNS=LIMIT_RUNS, LIMIT_LOOKED=LIMIT_LOOKED)
-    with tempfile.TemporaryDirectory() as folder, bounds:
+    fewer_runs = mock.patch.object(refusals, "LIMIT_RUNS", LIMIT_RUNS)
+    fewer_looked = mock.patch.object(spec, "LIMIT_LOOKED", LIMIT_LOOKED)
+    with tempfile.TemporaryDirectory() as folder, fewer_runs, fewer_looked:
         return bounded.fuzz(lambda rng: make_text(texts, rng), _Checker(Path(folder)), count, seed)
 
 

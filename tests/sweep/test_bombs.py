@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 
 from tbn_bench import catalog
-from tbn_bench.sweep import dotted, spec
+from tbn_bench.sweep import dotted, space, spec
 from tbn_bench.sweep.planner import Planner
 from tbn_bench.sweep.spec import expand
 
@@ -115,10 +115,10 @@ def test_a_range_is_drawn_from_and_not_listed(kind):
     """Random draws and a search: q = 1e-8, and integers to 1e10."""
     space = {"lr": TINY | {"min": 0.5}} if kind == "q_uniform" else {"seed": MANY}
     assert len(expand(grid(space, method="random", run_cap=3), "s").configs) == 3
-    plan = Planner(expand(grid(space, method="bayes", run_cap=3, metric=LOSS), "s"))
+    planner = Planner(expand(grid(space, method="bayes", run_cap=3, metric=LOSS), "s"))
     for number in range(3):
-        plan.tell(plan.ask().number, "finished", [number])
-    assert plan.ask() is None
+        planner.tell(planner.ask().number, "finished", [number])
+    assert planner.ask() is None
 
 
 def test_a_thousand_equal_points_in_a_row_do_not_end_a_grid():
@@ -146,11 +146,11 @@ def test_left_out_options_lose_no_run():
     parameters = {"binarizer": {"values": ["sign", "tbn"]}, "binarizer.p": {"values": [2, 4]}, "optimizer": {"values": ["sgd", "adam", "muon"]},
                   "optimizer.betas": {"values": [[0.8, 0.9], [0.9, 0.99]]}, "seed": {"values": [0, 1]}}  # fmt: skip
     sweep = expand(grid(parameters), "s")
-    sizes = [sweep.space[name].size for name in sorted(parameters)]
+    sizes = [sweep.space[name].grid_size for name in sorted(parameters)]
     every = [
         {
             n: sweep.space[n].nth(i)
-            for n, i in zip(sorted(parameters), spec._places(k, sizes), strict=True)
+            for n, i in zip(sorted(parameters), space._places(k, sizes), strict=True)
         }
         for k in range(48)
     ]

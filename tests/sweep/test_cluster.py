@@ -17,8 +17,8 @@ from tbn_bench import cli
 from tbn_bench.cli.parser import make_parser
 from tbn_bench.records.store import RunStore
 from tbn_bench.scores import TIMES
-from tbn_bench.sweep import cluster, local, spec, worker
-from tbn_bench.sweep.process import How
+from tbn_bench.sweep import cluster, local, nodes, ray_tune, spec, worker
+from tbn_bench.sweep.execution import ExecutionOptions
 
 ONE = {"data": {"value": "synthetic"}, "model": {"value": "mlp(hidden=[8])"}, "epochs": {"value": 40}, "batch_size": {"value": 16},
        "lr": {"value": 0.05}}  # fmt: skip
@@ -80,7 +80,9 @@ def two_nodes():
 def calm(tmp_path_factory) -> Path:
     """Results of the local engine, by one thread each, as on a node of one core."""
     folder = tmp_path_factory.mktemp("calm")
-    said = local.run(spec.load(sweep_file(folder, **GRID)), folder / "r", How(jobs=os.cpu_count()))
+    said = local.run(
+        spec.load(sweep_file(folder, **GRID)), folder / "r", ExecutionOptions(jobs=os.cpu_count())
+    )
     assert said["failed"] == 0
     return folder / "r"
 
@@ -203,7 +205,7 @@ def test_random_search_draws_the_same(tmp_path, launch):
     file = sweep_file(
         tmp_path, top, lr={"distribution": "uniform", "min": 0.01, "max": 0.1}, epochs={"value": 2}
     )
-    local.run(spec.load(file), tmp_path / "local", How(jobs=os.cpu_count()))
+    local.run(spec.load(file), tmp_path / "local", ExecutionOptions(jobs=os.cpu_count()))
     said, _ = outcome(launch(file, tmp_path / "r"))
     assert said["finished"] == 3
     assert_same(tmp_path / "r", tmp_path / "local", spec.load(file).configs)
@@ -248,7 +250,7 @@ def test_a_node_without_the_results_is_named_before_the_first_run(tmp_path, two_
         Path(folder, node).write_text(token)
         return None
 
-    monkeypatch.setattr(cluster, "look", look)
+    monkeypatch.setattr(nodes, "look", look)
     with pytest.raises(
         ValueError,
         match=f"(?s)must be one folder that every node shares.*{blind[:8]}.*No such file",
@@ -268,7 +270,7 @@ def test_a_run_that_fits_nowhere_is_refused(tmp_path, two_nodes):
             spec.load(sweep_file(tmp_path)),
             tmp_path / "r",
             address=two_nodes.address,
-            share=cluster.Share(2),
+            resources=nodes.Resources(2),
         )
 
 
@@ -306,16 +308,27 @@ def test_flags_that_cannot_be_are_refused(flags, said, tmp_path, monkeypatch, ca
 
 def test_shares_are_ray_resources():
     """Two runs on a GPU by --per-gpu or by --gpus-per-run; memory as Ray counts it, in bytes."""
-    assert cluster.Share(4).resources(How(memory_limit_gb=2)) == {"CPU": 4, "memory": 2e9}
-    assert cluster.Share().resources(How(device="cuda", per_gpu=2)) == {"CPU": 1, "GPU": 0.5}
-    assert cluster.Share(gpus=0.25).resources(How(device="cuda")) == {"CPU": 1, "GPU": 0.25}
+    assert nodes.Resources(4).for_ray(ExecutionOptions(memory_limit_gb=2)) == {
+        "CPU": 4,
+        "memory": 2e9,
+    }
+    assert nodes.Resources().for_ray(ExecutionOptions(device="cuda", per_gpu=2)) == {
+        "CPU": 1,
+        "GPU": 0.5,
+    }
+    assert nodes.Resources(gpus=0.25).for_ray(ExecutionOptions(device="cuda")) == {
+        "CPU": 1,
+        "GPU": 0.25,
+    }
 
 
 @pytest.fixture
 def sweep(tmp_path):
     """A sweep of two runs as Ray's hooks see it, without Ray."""
     loaded = spec.load(sweep_file(tmp_path, seed={"values": [0, 1]}))
-    return cluster._Sweep(loaded, RunStore(tmp_path / "r"), How(retries=1), out=io.StringIO())
+    return ray_tune.ClusterLaunch(
+        loaded, RunStore(tmp_path / "r"), ExecutionOptions(retries=1), out=io.StringIO()
+    )
 
 
 def test_losses_and_crashes_count_apart(sweep):
@@ -323,17 +336,17 @@ def test_losses_and_crashes_count_apart(sweep):
     assert sweep.suggest("a")["run_id"] == sweep.spec.configs[0].run_id
     assert sweep.suggest("b")["run_id"] == sweep.spec.configs[1].run_id
     assert sweep.suggest("c") is None
-    for n in range(1 + cluster.LOSSES):
+    for n in range(1 + ray_tune.LOSSES):
         sweep.complete("a" * (n + 1), {}, lost="node gone")
         assert sweep.suggest("a" * (n + 2))["run_id"] == sweep.spec.configs[0].run_id
     for n in range(2):
         sweep.complete("b" * (n + 1), {"error": "OSError: disk"})
         assert (sweep.suggest("bb") is None) == bool(n)
-    sweep.complete("a" * (cluster.LOSSES + 2), {}, lost="node gone")
-    assert sweep.suggest("d") == cluster.FINISHED
+    sweep.complete("a" * (ray_tune.LOSSES + 2), {}, lost="node gone")
+    assert sweep.suggest("d") == ray_tune.FINISHED
     assert sorted(sweep.failed.values()) == ["OSError: disk", "lost its worker: node gone"]
     assert {r.status for r in sweep.store.runs()} == {"failed"}
-    assert sweep.out.getvalue().count("[again]") == cluster.LOSSES + 2
+    assert sweep.out.getvalue().count("[again]") == ray_tune.LOSSES + 2
 
 
 def test_tokens_must_agree(tmp_path):

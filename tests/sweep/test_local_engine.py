@@ -18,7 +18,7 @@ from tbn_bench.config import make
 from tbn_bench.records.store import RecordError, RunStore
 from tbn_bench.scores import TIMES
 from tbn_bench.sweep import estimate, local, process, spec
-from tbn_bench.sweep.process import How
+from tbn_bench.sweep.execution import ExecutionOptions
 
 ONE = {"data": {"value": "synthetic"}, "model": {"value": "mlp(hidden=[8])"}, "epochs": {"value": 3}, "batch_size": {"value": 16},
        "lr": {"value": 0.05}}  # fmt: skip
@@ -95,7 +95,7 @@ def test_retries_run_out(tmp_path, struck):
     """Killed each time: so many attempts and no more, and the record says why."""
     struck(signal.SIGKILL, 9)
     sweep = spec.load(sweep_file(tmp_path, epochs={"value": 200}))
-    said = local.run(sweep, tmp_path / "r", How(retries=1))
+    said = local.run(sweep, tmp_path / "r", ExecutionOptions(retries=1))
     record = RunStore(tmp_path / "r").read("engine", sweep.configs[0].run_id)
     assert said["failed_ids"] == [record.run_id]
     assert (record.status, record.error) == ("failed", "killed by signal 9")
@@ -106,7 +106,7 @@ def test_a_hanging_run_meets_its_limit(tmp_path, struck, monkeypatch):
     monkeypatch.setattr(process, "PATIENCE", 0.5)
     struck(signal.SIGSTOP, 1)
     sweep = spec.load(sweep_file(tmp_path))
-    said = local.run(sweep, tmp_path / "r", How(time_limit_s=60))
+    said = local.run(sweep, tmp_path / "r", ExecutionOptions(time_limit_s=60))
     assert (said["finished"], said["failed"]) == (1, 0)
 
 
@@ -120,7 +120,7 @@ def test_a_hanging_run_meets_its_limit(tmp_path, struck, monkeypatch):
 def test_limits_name_themselves(tmp_path, limit, why):
     """A run that cannot live within its limit fails with that reason, in its record too, whether or not it had begun one."""
     sweep = spec.load(sweep_file(tmp_path, epochs={"value": 5000}))
-    said = local.run(sweep, tmp_path / "r", How(**limit, retries=0))
+    said = local.run(sweep, tmp_path / "r", ExecutionOptions(**limit, retries=0))
     record = RunStore(tmp_path / "r").read("engine", sweep.configs[0].run_id)
     assert said["failed_ids"] == [record.run_id]
     assert (record.status, record.error.startswith(why)) == ("failed", True)
@@ -144,7 +144,7 @@ def test_runs_listen_to_interruptions_also_in_the_background():
 def test_a_diverged_run_is_not_tried_again(tmp_path, capsys):
     """A NaN is a result: one attempt, recorded with its reason."""
     sweep = spec.load(sweep_file(tmp_path, lr={"value": 1e30}))
-    said = local.run(sweep, tmp_path / "r", How(retries=3))
+    said = local.run(sweep, tmp_path / "r", ExecutionOptions(retries=3))
     assert said["failed"] == 1
     assert "[again]" not in capsys.readouterr().out
     assert RunStore(tmp_path / "r").read("engine", sweep.configs[0].run_id).status == "diverged"
@@ -253,7 +253,7 @@ def test_missing_seeds_are_filled(tmp_path, capsys):
 )  # fmt: skip
 def test_impossible_ways_are_refused(how, message):
     with pytest.raises(ValueError, match=message):
-        How(**how)
+        ExecutionOptions(**how)
 
 
 @pytest.mark.parametrize("command", ["train", "latency", "bench"])
@@ -287,10 +287,10 @@ def test_slots_share_gpus_and_cores(monkeypatch):
     """Two runs on each of two GPUs; every run its share of the cores."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    slots = How(device="cuda", per_gpu=2).slots
+    slots = ExecutionOptions(device="cuda", per_gpu=2).slots
     assert [s["CUDA_VISIBLE_DEVICES"] for s in slots] == ["3", "5", "3", "5"]
     assert {s["OMP_NUM_THREADS"] for s in slots} == {"4"}
-    assert [s["OMP_NUM_THREADS"] for s in How(jobs=2).slots] == ["8", "8"]
+    assert [s["OMP_NUM_THREADS"] for s in ExecutionOptions(jobs=2).slots] == ["8", "8"]
 
 
 def test_memory_is_that_of_all_processes_of_a_run():
@@ -330,7 +330,7 @@ def test_time_is_estimated_by_like_runs(tmp_path, capsys):
     wanted = spec.SweepSpec(
         "new", [make({"binarizer": "bwn", "epochs": 10, "seed": s}) for s in (7, 8)]
     )
-    said = local.run(wanted, tmp_path, How(jobs=2), dry_run=True)
+    said = local.run(wanted, tmp_path, ExecutionOptions(jobs=2), dry_run=True)
     assert said["estimated_seconds"] == pytest.approx(20)
     assert "time: about 20 s with 2 at once" in capsys.readouterr().out
 
@@ -347,7 +347,7 @@ def test_killed_at_random_and_started_again_the_table_is_the_same(tmp_path):
         binarizer={"values": ["bwn", "sign"]},
     )
     ids, rng = [c for c in spec.load(file).configs], random.Random(0)
-    local.run(spec.load(file), tmp_path / "calm", How(jobs=2))
+    local.run(spec.load(file), tmp_path / "calm", ExecutionOptions(jobs=2))
     results = tmp_path / "a sweep, gestört"
     command = [
         sys.executable,

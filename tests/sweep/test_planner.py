@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from tbn_bench.sweep import search
-from tbn_bench.sweep.planner import Past, Planner
+from tbn_bench.sweep.planner import Planner
 from tbn_bench.sweep.spec import expand
+from tbn_bench.sweep.trial import PastTrial
 
 LOSS = {"name": "val/loss"}
 GRID = {
@@ -65,7 +66,7 @@ def records(plan, file):
     """What the run folders of a planner hold, in any order."""
     names = [m.name for m in plan.spec.metrics]
     past = [
-        Past(
+        PastTrial(
             t.config,
             t.state,
             [],
@@ -306,9 +307,9 @@ def test_replayed_rows_count_at_the_brackets():
     rows = [{"epoch": 0, "val/loss": 0.1}, {"epoch": 1, "seconds": 3}]
     plan.replay(
         [
-            Past(configs[0], "finished", rows),
-            Past(configs[1], "stopped", rows),
-            Past(configs[2], "running", rows),
+            PastTrial(configs[0], "finished", rows),
+            PastTrial(configs[1], "stopped", rows),
+            PastTrial(configs[2], "running", rows),
         ]
     )
     assert [plan.ask().number for _ in range(2)] == [2, 3]
@@ -424,9 +425,9 @@ def test_faults_of_the_engine_are_named():
         (lambda: plan.tell(9, "finished", [1]), "trial 9 was not asked"),
         (lambda: plan.tell(0, "done", [1]), "state must be one of finished, failed"),
         (lambda: plan.tell(0, "finished", [None]), "trial 0 finished without val/loss"),
-        (lambda: plan.replay([Past(trial.config, "failed", [])]), "has no trial number"),
+        (lambda: plan.replay([PastTrial(trial.config, "failed", [])]), "has no trial number"),
         (
-            lambda: plan.replay([Past(trial.config, "failed", [], number=0)]),
+            lambda: plan.replay([PastTrial(trial.config, "failed", [], number=0)]),
             "trial 0 is there already",
         ),
         (lambda: planner(BAYES, "tep"), "sampler must be one of tpe, gp"),
@@ -462,8 +463,8 @@ def test_a_quantised_space_is_read_back_from_configs():
     """Every form as an axis: the study holds exactly the points that were run."""
     space = planner(BAYES).spec.space
     for name, u in itertools.product(space, (0.0, 0.01, 0.5, 0.99, 1.0)):
-        value = space[name].at(u)
+        value = space[name].quantile(u)
         if name != "epochs":
-            assert search._value(space[name], search._place(space[name], value)) == pytest.approx(
-                value
-            )
+            assert search.value_at(
+                space[name], search.place_of(space[name], value)
+            ) == pytest.approx(value)

@@ -14,7 +14,7 @@ import yaml
 from tbn_bench.records.store import RunStore
 from tbn_bench.scores import TIMES
 from tbn_bench.sweep import local, spec
-from tbn_bench.sweep.process import How
+from tbn_bench.sweep.execution import ExecutionOptions
 
 SWEEP = {
     "name": "forty",
@@ -59,7 +59,7 @@ def file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def calm(file) -> dict[str, tuple]:
     """One thread each, as on a node of one core."""
-    said = local.run(spec.load(file), file.parent / "calm", How(jobs=os.cpu_count()))
+    said = local.run(spec.load(file), file.parent / "calm", ExecutionOptions(jobs=os.cpu_count()))
     assert (said["finished"], said["failed"]) == (40, 0)
     return table(file.parent / "calm")
 

@@ -14,10 +14,11 @@ from tbn_bench import cli
 from tbn_bench.cli.flags import config_of
 from tbn_bench.cli.parser import make_parser
 from tbn_bench.experiment import build
+from tbn_bench.sweep.distributions import KINDS, Constant
 from tbn_bench.sweep.dotted import fold, same
-from tbn_bench.sweep.forms import KINDS, Constant
-from tbn_bench.sweep.parameter import form
-from tbn_bench.sweep.spec import draw, expand, load, load_all, smoke
+from tbn_bench.sweep.parameter import distribution
+from tbn_bench.sweep.space import draw
+from tbn_bench.sweep.spec import expand, load, load_all, smoke
 
 P = {"model": {"value": "mlp"}}
 LOSS = {"name": "val/loss"}
@@ -554,28 +555,30 @@ QUANTILES = [i / 1000 for i in range(1001)]
 )
 def test_distributions_by_hand(given, low, high, median):
     """Range, median, multiples of q, never falling with the quantile; position() is the way back."""
-    shape = form("lr", given)
-    values = [shape.at(u) for u in QUANTILES]
+    shape = distribution("lr", given)
+    values = [shape.quantile(u) for u in QUANTILES]
     assert min(values) >= low
     assert max(values) <= high
     assert values[500] == pytest.approx(median)
     assert values == sorted(values)
     assert all((v / given.get("q", v or 1)).is_integer() for v in values)
-    assert [shape.at(shape.position(v)) for v in values] == pytest.approx(values, rel=1e-6)
+    assert [shape.quantile(shape.cdf(v)) for v in values] == pytest.approx(values, rel=1e-6)
 
 
 def test_draws_follow_the_distribution():
     """10,000 draws: log spacing puts a third into each decade, probabilities are frequencies; a normal is finite at its ends."""
-    space = {"lr": form("lr", {"min": 1e-3, "max": 1, "distribution": "log_uniform_values"}),
-             "seed": form("seed", {"values": [0, 1], "probabilities": [0.2, 0.8]})}  # fmt: skip
+    space = {"lr": distribution("lr", {"min": 1e-3, "max": 1, "distribution": "log_uniform_values"}),
+             "seed": distribution("seed", {"values": [0, 1], "probabilities": [0.2, 0.8]})}  # fmt: skip
     points = [draw(space, str(n)) for n in range(10000)]
     for low in (1e-3, 1e-2, 1e-1):
         assert sum(low <= p["lr"] < 10 * low for p in points) / 10000 == pytest.approx(
             1 / 3, abs=0.02
         )
     assert sum(p["seed"] for p in points) / 10000 == pytest.approx(0.8, abs=0.02)
-    assert all(math.isfinite(form("lr", {"distribution": "normal"}).at(u)) for u in (0, 1))
-    assert form("lr", {"mu": 9, "sigma": 0, "distribution": "normal"}).at(0.3) == 9
+    assert all(
+        math.isfinite(distribution("lr", {"distribution": "normal"}).quantile(u)) for u in (0, 1)
+    )
+    assert distribution("lr", {"mu": 9, "sigma": 0, "distribution": "normal"}).quantile(0.3) == 9
 
 
 def test_every_distribution_of_wandb_is_there():
@@ -755,7 +758,9 @@ def test_wandb_draws_from_the_same_distributions(peer):
     forms = [f["parameters"]["lr"] for f in GOOD.values() if f["method"] == "random"]
     at = [0.01 + 0.07 * i for i in range(14)]
     for given, theirs in zip(forms, peer(forms=forms, at=at)["forms"], strict=True):
-        assert [form("lr", given).at(u) for u in at] == pytest.approx(theirs, rel=1e-9), given
+        assert [distribution("lr", given).quantile(u) for u in at] == pytest.approx(
+            theirs, rel=1e-9
+        ), given
 
 
 def test_wandb_stops_the_same_runs(peer):

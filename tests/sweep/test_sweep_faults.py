@@ -17,7 +17,7 @@ from tbn_bench import cli
 from tbn_bench.records.store import RunStore
 from tbn_bench.scores import TIMES
 from tbn_bench.sweep import local, spec
-from tbn_bench.sweep.process import How
+from tbn_bench.sweep.execution import ExecutionOptions
 
 PARAMETERS = {"data": {"value": "synthetic"}, "model": {"value": "mlp(hidden=[8])"}, "epochs": {"value": 3}, "batch_size": {"value": 16},
               "lr": {"value": 0.05}, "seed": {"values": [0, 1]}}  # fmt: skip
@@ -33,7 +33,7 @@ def sweep(tmp_path_factory):
 @pytest.fixture(scope="module")
 def calm(sweep):
     """Records of the sweep that nothing disturbed."""
-    local.run(spec.load(sweep), sweep.parent / "calm", How(jobs=2))
+    local.run(spec.load(sweep), sweep.parent / "calm", ExecutionOptions(jobs=2))
     return sweep.parent / "calm"
 
 

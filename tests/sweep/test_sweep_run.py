@@ -20,6 +20,7 @@ import yaml
 from tbn_bench import cli
 from tbn_bench.records.store import RunStore
 from tbn_bench.sweep import local, process, spec
+from tbn_bench.sweep.execution import ExecutionOptions
 
 ONE = {"data": {"value": "synthetic"}, "model": {"value": "mlp(hidden=[8])"}, "epochs": {"value": 2}, "batch_size": {"value": 16},
        "lr": {"value": 0.05}}  # fmt: skip
@@ -264,9 +265,9 @@ def test_a_search_draws_nothing_while_another_launcher_holds_a_trial(
     file, results = sweep_file(tmp_path, lr={"min": 0.01, "max": 0.1}), tmp_path / "results"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | top))
     sweep, store = spec.load(file), RunStore(results)
-    first = local._Engine(sweep, store, process.How()).next().config
+    first = local.LocalLaunch(sweep, store, ExecutionOptions()).next().config
     held = store.claim("journey", first.run_id, first.model_dump(mode="json"), {"trial": 0})
-    engine = local._Engine(sweep, store, process.How())
+    engine = local.LocalLaunch(sweep, store, ExecutionOptions())
     engine.step()
     assert (started, len(engine.planner.trials), len(engine.held)) == ([], 1, 1)
     held.release()
@@ -275,18 +276,20 @@ def test_a_search_draws_nothing_while_another_launcher_holds_a_trial(
 def test_looks_do_not_count_the_gpus(tmp_path, monkeypatch):
     """Counting them takes milliseconds, and a launcher looks ten times a second."""
     (tmp_path / "r").mkdir()
-    how = process.How(jobs=2)
-    engine = local._Engine(spec.load(sweep_file(tmp_path)), RunStore(tmp_path / "r"), how)
+    how = ExecutionOptions(jobs=2)
+    engine = local.LocalLaunch(spec.load(sweep_file(tmp_path)), RunStore(tmp_path / "r"), how)
     engine.exhausted = True
     monkeypatch.setattr(
-        process.How, "gpus", property(lambda self: pytest.fail("the GPUs were counted"))
+        ExecutionOptions, "gpus", property(lambda self: pytest.fail("the GPUs were counted"))
     )
     engine.step()
 
 
 def test_rows_are_read_when_there_are_new_ones(tmp_path):
     """A run logs once per epoch, and a launcher that may stop it early looks every second."""
-    engine = local._Engine(spec.load(sweep_file(tmp_path)), RunStore(tmp_path / "r"), process.How())
+    engine = local.LocalLaunch(
+        spec.load(sweep_file(tmp_path)), RunStore(tmp_path / "r"), ExecutionOptions()
+    )
     run = engine.store.claim("journey", "x", {}, {})
     looks = []
     for _ in range(3):
@@ -395,7 +398,7 @@ def test_niceness_is_that_of_the_session_too():
 
 
 def test_each_run_gets_its_threads_and_an_allocator_that_keeps_its_blocks():
-    one, other = process.How(jobs=2, threads=3).slots
+    one, other = ExecutionOptions(jobs=2, threads=3).slots
     assert one == other
     assert one["OMP_NUM_THREADS"] == "3"
     assert int(one["MALLOC_TRIM_THRESHOLD_"]) > 1e9
@@ -407,4 +410,4 @@ def test_each_run_gets_its_threads_and_an_allocator_that_keeps_its_blocks():
 )
 def test_impossible_execution_options_are_refused(option, words):
     with pytest.raises(ValueError, match=words):
-        process.How(**option)
+        ExecutionOptions(**option)

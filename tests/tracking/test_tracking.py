@@ -30,7 +30,7 @@ from tbn_bench.records import locks
 from tbn_bench.records.store import NETWORK, RunStore
 from tbn_bench.reporting.load import load
 from tbn_bench.scores import TIMES
-from tbn_bench.sweep import process
+from tbn_bench.sweep.execution import ExecutionOptions
 from tbn_bench.tasks.image_classification import ImageClassification
 from tbn_bench.tracking import diagnostics, lightning_mirrors, mirror, offline, transfer, wandb_log
 from tbn_bench.tracking.wandb_mirror import WandbMirror
@@ -801,4 +801,4 @@ def test_trackers_reach_the_runs():
     """`--tracker` of a sweep is among the flags of each of its runs, and `train` takes it repeated and as a list."""
     args = make_parser().parse_args(["train", "--tracker=tensorboard", "--tracker=mlflow,wandb"])
     assert mirror.tidy(tuple(args.tracker), "off") == ("wandb", "tensorboard", "mlflow")
-    assert "--tracker=mlflow" in process.How(trackers=("mlflow",)).flags
+    assert "--tracker=mlflow" in ExecutionOptions(trackers=("mlflow",)).flags
