@@ -1,1 +1,4 @@
-"""tbn-bench runs: what to do with many recorded runs. Reads records; imports no torch, pandas, wandb or Lightning."""
+"""tbn-bench runs: lists, compares, checks and exports recorded runs.
+
+It reads records, and imports no torch, pandas, wandb or Lightning.
+"""

@@ -1,6 +1,6 @@
 """tbn-bench runs compare RUN RUN: what differs, and nothing else."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from tbn_bench.config import make
 from tbn_bench.records.store import RunRecord, RunStore
@@ -12,20 +12,46 @@ _NOT_RESULTS = ("schema_version", "run_id", "plan")
 Values = dict[str, Any]
 
 
-def differences(a: RunRecord, b: RunRecord) -> dict[str, list[tuple[str, Any, Any]]]:
-    """Section -> (name, value in a, value in b) of whatever is not the same; None for what one of them lacks."""
-    pairs = {
-        "run": ({"sweep": a.sweep, "status": a.status, "error": a.error}, {"sweep": b.sweep, "status": b.status, "error": b.error}),
-        "config": (_config(a), _config(b)),
-        "provenance": (_source(a), _source(b)),
-        "plan": (_plan(a), _plan(b)),
-        "results": (_results(a), _results(b)),
-    }  # fmt: skip
-    return {title: found for title, (x, y) in pairs.items() if (found := _unequal(x, y))}
+class Difference(NamedTuple):
+    """a, b: the values in the two runs; None where one of them lacks it."""
+
+    name: str
+    a: Any
+    b: Any
 
 
-def _unequal(a: Values, b: Values) -> list[tuple[str, Any, Any]]:
-    return [(k, a.get(k), b.get(k)) for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)]
+def differences(a: RunRecord, b: RunRecord) -> dict[str, list[Difference]]:
+    """Section -> the differences in it; sections without any are left out."""
+    sections = {
+        "run": _state,
+        "config": _config,
+        "provenance": _source,
+        "plan": _plan,
+        "results": _results,
+    }
+    found = {}
+    for title, values in sections.items():
+        unequal = _unequal(values(a), values(b))
+        if unequal:
+            found[title] = unequal
+    return found
+
+
+def _unequal(a: Values, b: Values) -> list[Difference]:
+    found = []
+    for name in dict.fromkeys([*a, *b]):
+        pair = Difference(name, a.get(name), b.get(name))
+        if pair.a != pair.b:
+            found.append(pair)
+    return found
+
+
+def _state(record: RunRecord) -> Values:
+    return {
+        "sweep": record.sweep,
+        "status": record.status,
+        "error": record.error,
+    }
 
 
 def _config(record: RunRecord) -> Values:
@@ -37,52 +63,68 @@ def _config(record: RunRecord) -> Values:
 
 
 def _source(record: RunRecord) -> Values:
-    """But the command, which the config says."""
-    return {k: v for k, v in flat(record.provenance) if k != "command"}
+    """Without the command, which follows from the config."""
+    values = dict(flat(record.provenance))
+    values.pop("command", None)
+    return values
 
 
 def _results(record: RunRecord) -> Values:
-    return {k: v for k, v in (record.summary or {}).items() if k not in _NOT_RESULTS}
+    values = dict(record.summary or {})
+    for name in _NOT_RESULTS:
+        values.pop(name, None)
+    return values
 
 
 def _plan(record: RunRecord) -> Values:
     """'conv1.weight p' -> 4: every field of every weight."""
-    rows = (record.summary or {}).get("plan") or []
-    return {
-        f"{row.get('name')} {k}": v
-        for row in rows
-        if isinstance(row, dict)
-        for k, v in row.items()
-        if k != "name"
-    }
+    found = {}
+    for row in (record.summary or {}).get("plan") or []:
+        if not isinstance(row, dict):
+            continue
+        weight = row.get("name")
+        for key, value in row.items():
+            if key != "name":
+                found[f"{weight} {key}"] = value
+    return found
 
 
 def _change(a: Any, b: Any) -> str:
+    """'+0.5', or '' where one is no number."""
     if number(a) is None or number(b) is None:
         return ""
-    return f"{b - a:+,}" if isinstance(a, int) and isinstance(b, int) else f"{b - a:+.4g}"
+    if isinstance(a, int) and isinstance(b, int):
+        return f"{b - a:+,}"
+    return f"{b - a:+.4g}"
 
 
 def run(store: RunStore, name: str, other: str) -> dict[str, Any]:
-    """Prints one line per difference; the last line counts them by section."""
+    """Prints one line per difference. Returns their number by section."""
     a = store.find(name)
     b = store.find(other)
     found = differences(a, b)
-    lines = [["", f"{a.sweep}/{a.run_id}", f"{b.sweep}/{b.run_id}", ""]]
-    for title, rows in found.items():
-        lines += [
-            [title, "", "", ""],
-            *(
-                [f"  {k}", text.word(x), text.word(y), _change(x, y) if title == "results" else ""]
-                for k, x, y in rows
-            ),
-        ]
-    text.say(
-        text.align(lines, limit=text.width())
-        if found
-        else [f"{a.sweep}/{a.run_id} and {b.sweep}/{b.run_id}: no difference"]
-    )
+    if found:
+        text.say(_lines(a, b, found))
+    else:
+        text.say([f"{_name(a)} and {_name(b)}: no difference"])
     return {
         "runs": [a.run_id, b.run_id],
         "differences": {title: len(rows) for title, rows in found.items()},
     }
+
+
+def _name(record: RunRecord) -> str:
+    return f"{record.sweep}/{record.run_id}"
+
+
+def _lines(a: RunRecord, b: RunRecord, found: dict[str, list[Difference]]) -> list[str]:
+    table = [["", _name(a), _name(b), ""]]
+    for title, rows in found.items():
+        table.append([title, "", "", ""])
+        for row in rows:
+            change = ""
+            if title == "results":
+                change = _change(row.a, row.b)
+            words = [f"  {row.name}", text.word(row.a), text.word(row.b), change]
+            table.append(words)
+    return text.align(table, limit=text.width())

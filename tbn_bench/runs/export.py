@@ -9,27 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.records.store import RecordError, RunStore, tell
-from tbn_bench.runs import index, text
+from tbn_bench.runs import index
 from tbn_bench.runs.filters import chosen
 from tbn_bench.runs.index import Row
+from tbn_bench.runs.text import csv_cell
 
 
 def table(rows: list[Row]) -> str:
-    """CSV with a head: identity, config, scores, cost, provenance, then whatever else summaries hold; empty where unknown.
+    """CSV with a head: identity, config, scores, cost, provenance, then the rest of summaries.
 
-    Cells as by text.csv_cell.
+    A cell is empty where its value is unknown. Cells as by text.csv_cell.
     """
     out = io.StringIO()
     names = index.columns(rows)
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(map(text.csv_cell, names))
+    writer.writerow(map(csv_cell, names))
     for row in rows:
-        writer.writerow(text.csv_cell(row.get(name, "")) for name in names)
+        values = [row.get(name, "") for name in names]
+        writer.writerow(map(csv_cell, values))
     return out.getvalue()
 
 
 def write(path: Path, content: str) -> None:
-    """By a temporary file and a rename. Raises RecordError where that cannot be."""
+    """By a temporary file and a rename. Raises RecordError where that fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:
@@ -46,6 +48,7 @@ def write(path: Path, content: str) -> None:
 
 
 def run(store: RunStore, filters: Sequence[str], out: Path) -> dict[str, Any]:
+    """Writes the runs that satisfy every filter to the file `out`."""
     problems: list[str] = []
     found = chosen(index.rows(store, problems), filters)
     write(out, table(found))

@@ -9,7 +9,7 @@ from typing import Any
 from tbn_bench.catalog import canonical, did_you_mean
 from tbn_bench.runs.index import Row, columns
 
-_FORM = re.compile(r"\s*([^=!<>~]+?)\s*(!=|!~|>=|<=|==|=|~|>|<)\s*(.*?)\s*", re.DOTALL)
+_CONDITION = re.compile(r"\s*([^=!<>~]+?)\s*(!=|!~|>=|<=|==|=|~|>|<)\s*(.*?)\s*", re.DOTALL)
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
@@ -22,7 +22,7 @@ _DATES = ("started",)
 
 @dataclass(frozen=True)
 class Filter:
-    """One condition. Unknown values satisfy != and !~ alone, and = with nothing behind it."""
+    """One condition. Unknown values satisfy only != and !~, and = without a wanted value."""
 
     column: str
     relation: str
@@ -33,35 +33,43 @@ class Filter:
         if self.relation in _ORDER:
             return self._ordered(value)
         same = self._inside(value) if "~" in self.relation else self._equal(value)
-        return same is not self.relation.startswith("!")
+        negated = self.relation.startswith("!")
+        return same is not negated
 
     def _ordered(self, value: Any) -> bool:
+        compare = _ORDER[self.relation]
         if self.column in _DATES:
-            return value is not None and _ORDER[self.relation](str(value), self.wanted)
-        return number(value) is not None and _ORDER[self.relation](
-            number(value), float(self.wanted)
-        )
+            return value is not None and compare(str(value), self.wanted)
+        known = number(value)
+        if known is None:
+            return False
+        return compare(known, float(self.wanted))
 
     def _inside(self, value: Any) -> bool:
-        return value is not None and self.wanted.lower() in str(value).lower()
+        if value is None:
+            return False
+        return self.wanted.lower() in str(value).lower()
 
     def _equal(self, value: Any) -> bool:
         if value is None or value == "":
             return self.wanted == ""
-        if number(value) is not None:
-            return number(value) == number_in(self.wanted)
-        return str(value) == self.wanted or (
-            isinstance(value, bool) and str(value).lower() == self.wanted.lower()
-        )
+        known = number(value)
+        if known is not None:
+            return known == number_in(self.wanted)
+        word = str(value)
+        if isinstance(value, bool):
+            return word.lower() == self.wanted.lower()
+        return word == self.wanted
 
 
 def number(value: Any) -> float | int | None:
-    """value if it is a number that can be compared."""
-    return (
-        value
-        if isinstance(value, int | float) and not isinstance(value, bool) and value == value
-        else None
-    )
+    """value if it is a number that can be compared, which NaN and True are not."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    is_nan = value != value
+    if is_nan:
+        return None
+    return value
 
 
 def number_in(text: str) -> float | None:
@@ -72,8 +80,11 @@ def number_in(text: str) -> float | None:
 
 
 def parse(text: str, known: Iterable[str]) -> Filter:
-    """'test/top1 > 0.9' -> Filter. Raises ValueError for another form, an unknown column, or an order against no number."""
-    match = _FORM.fullmatch(text)
+    """'test/top1 > 0.9' -> Filter.
+
+    Raises ValueError for another form, an unknown column, or an order against no number.
+    """
+    match = _CONDITION.fullmatch(text)
     if match is None:
         raise ValueError(
             f"--filter expects COLUMN=VALUE (or !=, ~, !~, <, <=, >, >=), got {text!r}"
@@ -105,17 +116,28 @@ def check(column: str, known: Iterable[str]) -> str:
 def chosen(rows: list[Row], expressions: Iterable[str]) -> list[Row]:
     """Rows that satisfy every expression. Raises ValueError as parse."""
     known = columns(rows)
-    filters = [parse(text, known) for text in expressions]
-    return [row for row in rows if all(holds(row) for holds in filters)]
+    found = rows
+    for text in expressions:
+        condition = parse(text, known)
+        found = [row for row in found if condition(row)]
+    return found
 
 
 def ordered(rows: list[Row], column: str, reverse: bool = False) -> list[Row]:
-    """By a column, numbers before words, equal ones as they were; unknown values last in either direction."""
+    """By a column: numbers before words, equal ones as they were, unknown values always last."""
     check(column, columns(rows))
-    known = [row for row in rows if row.get(column) not in (None, "")]
+    known = []
+    unknown = []
+    for row in rows:
+        if row.get(column) in (None, ""):
+            unknown.append(row)
+        else:
+            known.append(row)
     known.sort(key=lambda row: _key(row[column]), reverse=reverse)
-    return known + [row for row in rows if row.get(column) in (None, "")]
+    return known + unknown
 
 
 def _key(value: Any) -> tuple[bool, Any]:
-    return (False, value) if number(value) is not None else (True, str(value))
+    if number(value) is None:
+        return True, str(value)
+    return False, value

@@ -10,6 +10,7 @@ from tbn_bench.runs.filters import check, chosen, number, ordered
 from tbn_bench.runs.index import Row
 
 DEFAULT = ("run_id", "status", "value", "sweep", "data", "model", "binarizer", "seed")
+# cells without a head must be clear by themselves
 _BARE: dict[str, Callable[[str], str]] = {
     "status": "{:<11}".format,
     "value": "{:>9}".format,
@@ -25,7 +26,10 @@ def run(
     columns: str | None,
     limit: int | None,
 ) -> dict[str, Any]:
-    """Prints them, and on stderr what cannot be read. Raises ValueError for an unknown column or a wrong filter."""
+    """Prints the runs, and on stderr what cannot be read.
+
+    Raises ValueError for an unknown column or a wrong filter.
+    """
     problems: list[str] = []
     every = index.rows(store, problems)
     found = chosen(every, filters)
@@ -37,9 +41,11 @@ def run(
     names = _columns(columns, every)
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1, got {limit}")
-    lines = table(found[:limit], names, head=columns is not None)
-    if len(found) > len(found[:limit]):
-        lines.append(f"and {len(found) - limit:,} more (--limit {limit})")
+    shown = found[:limit]
+    lines = table(shown, names, head=columns is not None)
+    more = len(found) - len(shown)
+    if more:
+        lines.append(f"and {more:,} more (--limit {limit})")
     if lines:
         text.say(lines)
     for problem in problems:
@@ -48,35 +54,44 @@ def run(
 
 
 def _columns(given: str | None, rows: list[Row]) -> list[str]:
+    if not given:
+        return list(DEFAULT)
     known = index.columns(rows)
-    return (
-        [check(name.strip(), known) for name in given.split(",") if name.strip()]
-        if given
-        else list(DEFAULT)
-    )
+    names = []
+    for part in given.split(","):
+        name = part.strip()
+        if name:
+            names.append(check(name, known))
+    return names
 
 
 def cell(column: str, row: Row) -> str:
     """As shown: the score with its unit."""
-    return (
-        text.score(row.get("score"), row.get("value"))
-        if column == "value"
-        else text.word(row.get(column))
-    )
+    if column == "value":
+        return text.score(row.get("score"), row.get("value"))
+    return text.word(row.get(column))
 
 
 def table(rows: list[Row], names: list[str], head: bool) -> list[str]:
-    """Aligned lines, cut to the terminal if stdout is one. Without a head each cell speaks for itself."""
+    """Aligned lines, cut to the terminal if stdout is one."""
     if not rows or not names:
         return []
+    cells = [_cells(row, names) for row in rows]
     if head:
-        right = {
-            i
-            for i, name in enumerate(names)
-            if name == "value" or number(rows[0].get(name)) is not None
-        }
-        return text.align(
-            [names, *([cell(name, row) for name in names] for row in rows)], right, text.width()
-        )
-    cells = [[_BARE.get(name, str)(cell(name, row)) for name in names] for row in rows]
+        right = [place for place, name in enumerate(names) if _is_number(name, rows[0])]
+        return text.align([names, *cells], right, text.width())
+    for row_cells in cells:
+        for place, name in enumerate(names):
+            in_words = _BARE.get(name, str)
+            row_cells[place] = in_words(row_cells[place])
     return text.align(cells, limit=text.width())
+
+
+def _cells(row: Row, names: list[str]) -> list[str]:
+    return [cell(name, row) for name in names]
+
+
+def _is_number(column: str, row: Row) -> bool:
+    if column == "value":
+        return True
+    return number(row.get(column)) is not None

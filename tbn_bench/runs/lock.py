@@ -1,11 +1,11 @@
-"""Who holds a run: its owner.lock is locked by the process that trains it, for as long as that lives."""
+"""Who holds a run: the process that trains it locks its owner.lock for as long as it lives."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from tbn_bench.records import locks
-from tbn_bench.records.store import OWNER
+from tbn_bench.records.store import OWNER, RunRecord
 
 
 def held(path: Path) -> bool:
@@ -14,6 +14,13 @@ def held(path: Path) -> bool:
         return locks.is_held(path / OWNER)
     except OSError:
         return True
+
+
+def live_status(record: RunRecord) -> str:
+    """The record's status; "dead" for a run that says "running" and is held by no process."""
+    if record.status == "running" and not held(record.path):
+        return "dead"
+    return record.status
 
 
 @contextlib.contextmanager

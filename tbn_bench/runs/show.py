@@ -1,4 +1,4 @@
-"""tbn-bench runs show RUN: all that its record says."""
+"""tbn-bench runs show RUN: all of its record."""
 
 import math
 import shlex
@@ -9,22 +9,24 @@ from typing import Any
 from tbn_bench.config import make
 from tbn_bench.records.store import RecordError, RunRecord, RunStore, read_json
 from tbn_bench.runs import text
-from tbn_bench.runs.index import COSTS, FIELDS
-from tbn_bench.runs.lock import held
-from tbn_bench.scores import FIRST, SCORES
+from tbn_bench.runs.index import FIELDS
+from tbn_bench.runs.lock import live_status
+from tbn_bench.scores import COSTS, FIRST, SCORES
 
 Pairs = list[tuple[str, str]]
+
+_COUNTS = ("best_epoch", "test_samples", "train_samples", "seconds")
 
 
 def run(store: RunStore, name: str) -> dict[str, Any]:
     record = store.find(name)
     text.say(_lines(store, record))
-    status = record.status if record.status != "running" or held(record.path) else "dead"
-    scores = {k: v for k, v in (record.summary or {}).items() if k.startswith("test/")}
+    summary = record.summary or {}
+    scores = {key: value for key, value in summary.items() if key.startswith("test/")}
     return {
         "sweep": record.sweep,
         "run_id": record.run_id,
-        "status": status,
+        "status": live_status(record),
         "path": str(record.path),
         **scores,
     }
@@ -32,37 +34,39 @@ def run(store: RunStore, name: str) -> dict[str, Any]:
 
 def _lines(store: RunStore, record: RunRecord) -> Iterator[str]:
     parts = {
-        "": _state(record), "config": _config(record.config), "scores": _scores(record), "curves": _curves(record), "cost": _cost(record),
-        "provenance": flat(record.provenance), "files": _files(store, record),
-    }  # fmt: skip
+        "": _state(record),
+        "config": _config(record.config),
+        "scores": _scores(record),
+        "curves": _curves(record),
+        "cost": _cost(record),
+        "provenance": flat(record.provenance),
+        "files": _files(store, record),
+    }
     for title, pairs in parts.items():
-        if pairs:
-            yield from ["", title] if title else []
-            yield from text.align([(f"  {key}", value) for key, value in pairs])
+        if not pairs:
+            continue
+        if title:
+            yield ""
+            yield title
+        yield from text.align([(f"  {key}", value) for key, value in pairs])
 
 
 def log_of(store: RunStore, record: RunRecord) -> Path:
     """Where a sweep puts what the process of the run prints."""
-    return store.root / "logs" / record.sweep / f"{record.run_id}.txt"
+    folder = store.root / "logs" / record.sweep
+    return folder / f"{record.run_id}.txt"
 
 
 def _state(record: RunRecord) -> Pairs:
-    live = record.status != "running" or held(record.path)
-    status = (
-        record.status
-        if live
-        else "dead: it says running, but no process holds it; the command below goes on with it"
-    )
-    pairs = [
-        ("run", f"{record.sweep}/{record.run_id}"),
-        ("status", status),
-        ("error", text.word(record.error)),
-    ]
-    return [
-        *pairs[: 2 if record.error is None else 3],
-        ("ended", _ended(record)),
-        ("again", command(record)),
-    ]
+    status = live_status(record)
+    if status == "dead":
+        status = "dead: it says running, but no process holds it; the command below goes on with it"
+    pairs = [("run", f"{record.sweep}/{record.run_id}"), ("status", status)]
+    if record.error is not None:
+        pairs.append(("error", text.word(record.error)))
+    pairs.append(("ended", _ended(record)))
+    pairs.append(("again", command(record)))
+    return pairs
 
 
 def _ended(record: RunRecord) -> str:
@@ -73,7 +77,10 @@ def _ended(record: RunRecord) -> str:
 
 
 def command(record: RunRecord) -> str:
-    """The command that makes the run again, from its config; as recorded where this version refuses the config."""
+    """The command that makes the run again, from its config.
+
+    As recorded where this version refuses the config.
+    """
     try:
         own = make(record.config).command
     except ValueError:
@@ -83,23 +90,29 @@ def command(record: RunRecord) -> str:
 
 def _config(config: dict[str, Any]) -> Pairs:
     """What differs from the defaults first."""
-    shown = [(k, text.word(v)) for k, v in config.items()]
-    changed = [(k, v) for k, v in shown if k not in FIELDS or v != text.word(FIELDS[k])]
-    return changed + [(k, f"{v}  (default)") for k, v in shown if (k, v) not in changed]
+    changed = []
+    default = []
+    for name, value in config.items():
+        shown = text.word(value)
+        if name in FIELDS and shown == text.word(FIELDS[name]):
+            default.append((name, f"{shown}  (default)"))
+        else:
+            changed.append((name, shown))
+    return changed + default
 
 
 def _scores(record: RunRecord) -> Pairs:
     summary = record.summary or {}
-    keys = [k for k in summary if k.startswith(("test/", "val/"))]
-    pairs = [(k, text.score(k.partition("/")[2].removesuffix("_last"), summary[k])) for k in keys]
-    return [
-        *pairs,
-        *(
-            (k, text.word(summary[k]))
-            for k in ("best_epoch", "test_samples", "train_samples", "seconds")
-            if k in summary
-        ),
-    ]
+    pairs = []
+    for key, value in summary.items():
+        split, _, name = key.partition("/")
+        if split in ("test", "val") and name:
+            name = name.removesuffix("_last")
+            pairs.append((key, text.score(name, value)))
+    for key in _COUNTS:
+        if key in summary:
+            pairs.append((key, text.word(summary[key])))
+    return pairs
 
 
 def _curves(record: RunRecord) -> Pairs:
@@ -108,25 +121,40 @@ def _curves(record: RunRecord) -> Pairs:
         rows = record.rows()
     except RecordError as error:
         return [("damaged", str(error))]
-    found = (
-        (name, [(row.get("epoch"), row[name]) for row in rows if _finite(row.get(name))])
-        for name in _curve_names(record, rows)
-    )
-    return [
-        ("epochs", f"{len(rows)} of {record.config.get('epochs', '—')}"),
-        *((name, _curve(name, points)) for name, points in found if points),
-    ]
+    epochs = record.config.get("epochs", text.UNKNOWN)
+    pairs = [("epochs", f"{len(rows)} of {epochs}")]
+    for name in _curve_names(record, rows):
+        points = _points(name, rows)
+        if points:
+            pairs.append((name, _curve(name, points)))
+    return pairs
+
+
+def _points(name: str, rows: list[dict[str, Any]]) -> list[tuple[Any, float]]:
+    """(epoch, value) of every row with a finite value of that name."""
+    points = []
+    for row in rows:
+        value: Any = row.get(name)
+        if _finite(value):
+            points.append((row.get("epoch"), value))
+    return points
 
 
 def _curve_names(record: RunRecord, rows: list[dict[str, Any]]) -> list[str]:
-    judged = f"val/{(record.summary or {}).get('score', FIRST)}"
-    every = [f"val/{name}" for name in SCORES] if record.summary is None else [judged]
-    return [
-        "train/loss",
-        "val/loss",
-        *(name for name in every if any(name in row for row in rows)),
-        "tile/flip_rate",
-    ]
+    scores = list(SCORES)
+    if record.summary is not None:
+        scores = [record.summary.get("score", FIRST)]
+    names = ["train/loss", "val/loss"]
+    for score in scores:
+        name = f"val/{score}"
+        if _is_logged(name, rows):
+            names.append(name)
+    names.append("tile/flip_rate")
+    return names
+
+
+def _is_logged(name: str, rows: list[dict[str, Any]]) -> bool:
+    return any(name in row for row in rows)
 
 
 def _finite(value: Any) -> bool:
@@ -134,47 +162,57 @@ def _finite(value: Any) -> bool:
 
 
 def _curve(name: str, points: list[tuple[Any, float]]) -> str:
+    """points: (epoch, value)."""
     score = name.partition("/")[2]
-    pick = max if score in SCORES and SCORES[score].goal == "max" else min
-    best = (
-        [("best", pick(points, key=lambda point: point[1]))]
-        if score == "loss" or score in SCORES
-        else []
-    )
-    shown = [("first", points[0]), *best, ("last", points[-1])]
-    return text.GAP.join(
-        f"{label} {text.score(score, value)} (epoch {epoch})" for label, (epoch, value) in shown
-    )
+    shown = {"first": points[0]}
+    if score == "loss" or score in SCORES:
+        goal = SCORES[score].goal if score in SCORES else "min"
+        pick = max if goal == "max" else min
+        shown["best"] = pick(points, key=lambda point: point[1])
+    shown["last"] = points[-1]
+    words = []
+    for label, (epoch, value) in shown.items():
+        words.append(f"{label} {text.score(score, value)} (epoch {epoch})")
+    return text.GAP.join(words)
 
 
 def _cost(record: RunRecord) -> Pairs:
     summary = record.summary or {}
-    return [
-        (k, f"{summary[k]:,}" if isinstance(summary[k], int) else text.word(summary[k]))
-        for k in COSTS
-        if k in summary
-    ]
+    pairs = []
+    for name in COSTS:
+        if name not in summary:
+            continue
+        value = summary[name]
+        shown = text.word(value)
+        if isinstance(value, int):
+            shown = f"{value:,}"
+        pairs.append((name, shown))
+    return pairs
 
 
 def flat(value: dict[str, Any], above: str = "") -> Pairs:
     """Nested objects as dotted names: versions.torch."""
     pairs: Pairs = []
     for key, inner in value.items():
-        pairs += (
-            flat(inner, f"{above}{key}.")
-            if isinstance(inner, dict)
-            else [(f"{above}{key}", text.word(inner))]
-        )
+        name = f"{above}{key}"
+        if isinstance(inner, dict):
+            pairs += flat(inner, f"{name}.")
+            continue
+        word = text.word(inner)
+        pairs.append((name, word))
     return pairs
 
 
 def _files(store: RunStore, record: RunRecord) -> Pairs:
     found = [path for path in sorted(record.path.rglob("*")) if path.is_file()]
     log = log_of(store, record)
+    if log.exists():
+        found.append(log)
     pairs = []
-    for path in [*found, *([log] if log.exists() else [])]:
+    for path in found:
         try:
-            pairs.append((str(path), text.size(path.stat().st_size)))
+            size = path.stat().st_size
         except OSError:  # a live run replaces its files
             continue
+        pairs.append((str(path), text.size(size)))
     return pairs

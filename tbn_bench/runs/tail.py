@@ -1,4 +1,7 @@
-"""tbn-bench runs tail RUN: the end of its log and its last epochs; with --follow, what comes until it ends."""
+"""tbn-bench runs tail RUN: the end of its log and its last epochs.
+
+With --follow also what comes until the run ends.
+"""
 
 import time
 from pathlib import Path
@@ -14,38 +17,54 @@ PAUSE_S = 0.3
 
 
 class Lines:
-    """Whole lines of a growing file. One that was cut short or replaced (a resume drops epochs) goes on behind what it kept."""
+    """Whole lines of a growing file.
+
+    In a file that was cut short or replaced (a resume drops epochs), reading continues behind the
+    lines that it kept.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.seen: list[bytes] = []
 
     def new(self, rest: bool = False) -> list[str]:
-        """Lines that were not there at the last call; rest: also a last one without its newline."""
+        """Lines that were not there at the last call. rest: also a last one without newline."""
         try:
             parts = read_file(self.path).split(b"\n")
         except RecordError:
             return []
-        lines = parts if rest and parts[-1] else parts[:-1]
-        same = next(
-            (i for i, (a, b) in enumerate(zip(self.seen, lines, strict=False)) if a != b),
-            min(len(self.seen), len(lines)),
-        )
+        *whole, last = parts
+        lines = parts if rest and last else whole
+        kept = _common(self.seen, lines)
         self.seen = lines
-        return [line.decode(errors="replace") for line in lines[same:]]
+        return [line.decode(errors="replace") for line in lines[kept:]]
+
+
+def _common(old: list[bytes], new: list[bytes]) -> int:
+    """The number of first lines that both have."""
+    count = 0
+    for a, b in zip(old, new, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
 
 
 def epoch(line: str) -> str:
-    """A row of metrics.jsonl for reading; as it is where it is no object."""
+    """A row of metrics.jsonl for reading; unchanged if it is no object."""
     try:
         row = parse(line.encode())
-        return text.GAP.join(f"{k} {text.word(v)}" for k, v in row.items())
+        words = [f"{name} {text.word(value)}" for name, value in row.items()]
     except (ValueError, AttributeError):
         return line
+    return text.GAP.join(words)
 
 
 def run(store: RunStore, name: str, lines: int, follow: bool) -> dict[str, Any]:
-    """Ctrl-C ends it quietly: only the looking on stops, never the run."""
+    """lines: of the log, and epochs, to begin with.
+
+    Ctrl-C ends the looking quietly, never the run.
+    """
     if lines < 0:
         raise ValueError(f"--lines must be at least 0, got {lines}")
     record = store.find(name)
@@ -53,24 +72,33 @@ def run(store: RunStore, name: str, lines: int, follow: bool) -> dict[str, Any]:
         status = _tail(store, record, lines, follow)
     except KeyboardInterrupt:
         status = store.read(record.sweep, record.run_id).status
-    return {"sweep": record.sweep, "run_id": record.run_id, "status": status}
+    return {
+        "sweep": record.sweep,
+        "run_id": record.run_id,
+        "status": status,
+    }
 
 
 def _tail(store: RunStore, record: RunRecord, count: int, follow: bool) -> str:
-    log, rows = Lines(log_of(store, record)), Lines(record.path / "metrics.jsonl")
-    live = held(
-        record.path
-    )  # before the look: what is written until the end of the run is then seen by the last one
-    _say(
-        [*_last(log.new(rest=not live), count), *(epoch(line) for line in _last(rows.new(), count))]
-    )
+    log = Lines(log_of(store, record))
+    rows = Lines(record.path / "metrics.jsonl")
+    # asked before each look, so that the last look sees all that the run has written
+    live = held(record.path)
+    words = _last(log.new(rest=not live), count)
+    words += [epoch(line) for line in _last(rows.new(), count)]
+    _say(words)
     while follow and live:
         time.sleep(PAUSE_S)
         live = held(record.path)
-        _say([*log.new(rest=not live), *map(epoch, rows.new())])
+        _say(log.new(rest=not live) + [epoch(line) for line in rows.new()])
     found = store.read(record.sweep, record.run_id)
-    status = found.status if live or found.status != "running" else "dead"
-    _say([f"{found.sweep}/{found.run_id}: {status}{f', {found.error}' if found.error else ''}"])
+    status = found.status
+    if status == "running" and not live:
+        status = "dead"
+    said = f"{found.sweep}/{found.run_id}: {status}"
+    if found.error:
+        said += f", {found.error}"
+    _say([said])
     return status
 
 

@@ -10,17 +10,23 @@ from tbn_bench.records.store import printable, tell
 from tbn_bench.scores import SCORES
 
 GAP = "  "
+UNKNOWN = "—"
+_NARROWEST = 4  # columns are not cut below this many letters
+_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+# the beginnings of a formula, also in full width, which some spreadsheets read as the same
+_FORMULA = tuple("=+-@\t\n\uff1d\uff0b\uff0d\uff20")
 
 
 def word(value: Any) -> str:
-    """An em dash for what is unknown; one line whatever it is."""
+    """One line for any value; an em dash for an unknown one."""
     if value is None or value == "":
-        return "—"
+        return UNKNOWN
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
         return ",".join(map(word, value))
-    return printable(" ".join(str(value).split()))
+    one_line = " ".join(str(value).split())
+    return printable(one_line)
 
 
 def score(name: Any, value: Any) -> str:
@@ -32,24 +38,19 @@ def score(name: Any, value: Any) -> str:
 
 def size(count: int) -> str:
     """Bytes for people: '1.25 MB'."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return (
-                f"{count / scale:.3g} {unit}"
-                if count < 999.5 * scale
-                else f"{count / scale:.0f} {unit}"
-            )
+    for unit, scale in _UNITS:
+        amount = count / scale
+        if amount >= 999.5:
+            return f"{amount:.0f} {unit}"
+        if amount >= 1:
+            return f"{amount:.3g} {unit}"
     return f"{count} bytes"
 
 
-# also in full width, which some spreadsheets read as the same
-_FORMULA = tuple("=+-@\t\n\uff1d\uff0b\uff0d\uff20")
-
-
 def csv_cell(value: Any) -> Any:
-    """A value for a CSV file. Text that a spreadsheet would run as a formula gets an apostrophe before it.
+    """A value for a CSV file. Text that a spreadsheet would run as a formula gets an apostrophe.
 
-    Numbers stay as they are, also where they are text. Line ends become \\n, the one that csv quotes.
+    Numbers stay as they are, also in text. Line ends become \\n, the one that csv quotes.
     """
     if not isinstance(value, str):
         return value
@@ -64,36 +65,54 @@ def csv_cell(value: Any) -> Any:
 
 
 def width() -> int | None:
-    """Columns of the terminal, None where stdout is none and nothing may be cut."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    """Columns of the terminal; None where stdout is none, and nothing may be cut."""
+    if not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def align(
     table: Sequence[Sequence[str]], right: Iterable[int] = (), limit: int | None = None
 ) -> list[str]:
-    """Lines of equal columns, those in `right` flush right; with a limit the widest columns are cut until a line fits into it."""
+    """Lines of equal columns, those in `right` flush right.
+
+    limit: the widest columns are cut until a line fits into it.
+    """
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    while (
-        limit is not None
-        and widths
-        and sum(widths) + len(GAP) * (len(widths) - 1) > limit
-        and max(widths) > 4
-    ):
-        widths[widths.index(max(widths))] -= 1
-    right = set(right)
-    return [
-        GAP.join(cut(w, n).rjust(n) if i in right else cut(w, n).ljust(n) for i, (w, n) in enumerate(zip(row, widths, strict=True)))
-        .rstrip()[:limit]
-        for row in table
-    ]  # fmt: skip
+    if limit is not None:
+        _narrow(widths, limit)
+    flush_right = set(right)
+    lines = []
+    for row in table:
+        cells = []
+        for place, cell in enumerate(row):
+            own = cut(cell, widths[place])
+            if place in flush_right:
+                cells.append(own.rjust(widths[place]))
+            else:
+                cells.append(own.ljust(widths[place]))
+        lines.append(GAP.join(cells).rstrip()[:limit])
+    return lines
+
+
+def _narrow(widths: list[int], limit: int) -> None:
+    gaps = len(GAP) * (len(widths) - 1)
+    while widths and sum(widths) + gaps > limit:
+        most = max(widths)
+        if most <= _NARROWEST:
+            return
+        widest = widths.index(most)
+        widths[widest] -= 1
 
 
 def cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    if len(text) <= limit:
+        return text
+    return text[: limit - 1] + "…"
 
 
 def say(lines: Iterable[str]) -> None:
-    """Prints at once. A reader that has seen enough (| head) ends the program without a word."""
+    """Prints at once. A reader that has seen enough (| head) ends the program silently."""
     try:
         tell("\n".join(lines))
     except BrokenPipeError:
@@ -101,7 +120,7 @@ def say(lines: Iterable[str]) -> None:
 
 
 def _leave() -> NoReturn:
-    os.dup2(
-        os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-    )  # the interpreter flushes once more at its end
+    # the interpreter flushes stdout once more at its end
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
     raise SystemExit(0)

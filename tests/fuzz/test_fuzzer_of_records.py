@@ -5,7 +5,7 @@ import json
 import pytest
 from fuzz import records as fuzz
 
-from tbn_bench.runs import verify
+from tbn_bench.runs import faults
 
 
 def test_damaged_records_give_rows_or_a_refusal(tmp_path):
@@ -24,7 +24,7 @@ def test_a_reader_that_raises_is_a_failure_with_its_input(fault, tmp_path, monke
     def broken(path):
         raise fault
 
-    monkeypatch.setattr(verify, "_faults", broken)
+    monkeypatch.setattr(faults, "look", broken)
     found = fuzz.run(1, 0, tmp_path)
     assert (found["failed"], found["rows"], found["refused"]) == (1, 0, 0)
     out = capsys.readouterr().out

@@ -20,7 +20,7 @@ from tbn_bench import cli
 from tbn_bench.config import make
 from tbn_bench.records import store as records
 from tbn_bench.records.store import RecordError, RunStore
-from tbn_bench.runs import filters, index, lock, prune, seeds, text, verify
+from tbn_bench.runs import faults, filters, index, lock, prune, seeds, text
 
 ROOT = Path(__file__).parents[2]
 
@@ -849,26 +849,27 @@ def test_verify_of_nothing_is_refused(call):
 
 def test_a_run_that_changes_meanwhile_is_looked_at_again(store, monkeypatch):
     """What was read of a run that ended between two reads is no fault of it."""
-    path, faults = finish(store), verify._faults
+    path = finish(store)
+    look = faults.look
     looks = []
 
     def between(where):
         looks.append(where)
         if len(looks) == 1:
             records.write_atomic(path / "run.json", json.loads((path / "run.json").read_text()))
-            yield verify.Fault(where, "status", "x", "y")
+            yield faults.Fault(where, "status", "x", "y")
         else:
-            yield from faults(where)
+            yield from look(where)
 
-    monkeypatch.setattr(verify, "_faults", between)
-    assert verify.faults(path) == []
+    monkeypatch.setattr(faults, "look", between)
+    assert faults.faults(path) == []
     assert len(looks) == 2
 
 
 def test_the_committed_records_are_intact():
     """Every record of this repository; a run that someone's kill has just left behind is no fault of theirs."""
     store = RunStore(ROOT / "results")
-    found = [fault for names in store.folders() for fault in verify.faults(store.path(*names))]
+    found = [fault for names in store.folders() for fault in faults.faults(store.path(*names))]
     assert [str(fault) for fault in found if fault.kind not in ("dead", "leftover")] == []
 
 

@@ -41,7 +41,7 @@ def _table(title: str, note: str, rows: list[dict[str, Any]], own: list[Column])
     return Table(title, [*same, *own, command], rows, note)
 
 
-def _row(group: seeds.Group, names: dict[str, str]) -> dict[str, Any]:
+def _row(group: seeds.SeedGroup, names: dict[str, str]) -> dict[str, Any]:
     config = group.config
     return {
         "sweep": config["sweep"],
@@ -51,11 +51,11 @@ def _row(group: seeds.Group, names: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _labels(found: list[seeds.Group]) -> dict[str, str]:
+def _labels(found: list[seeds.SeedGroup]) -> dict[str, str]:
     return style.labels(group.config["binarizer"] for group in found)
 
 
-def _missing_seeds(found: list[seeds.Group], results: Path) -> Table:
+def _missing_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
     names = _labels(found)
     rows = []
     for group in found:
@@ -80,7 +80,7 @@ def _missing_seeds(found: list[seeds.Group], results: Path) -> Table:
     )
 
 
-def _single_seeds(found: list[seeds.Group], results: Path) -> Table:
+def _single_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
     """Groups of one seed whose sweep has no other: without an interval."""
     names = _labels(found)
     rows = []
@@ -96,7 +96,7 @@ def _single_seeds(found: list[seeds.Group], results: Path) -> Table:
     return _table("Rows of a single seed", note, rows, [column("seed", "seed", "d")])
 
 
-def _next(group: seeds.Group) -> str:
+def _next(group: seeds.SeedGroup) -> str:
     """The command that trains the next seed."""
     values = {field: group.config[field] for field in FIELDS}
     config = make(values | {"seed": group.finished[0] + 1})
