@@ -44,8 +44,11 @@ def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> None:
     """A plain loop: the optimizer moves the latent weights, the forward pass uses the tiles."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     model.train()
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        # Only methods with a schedule (irnet, adabin, snn, sparks) need these two calls.
+        tb.advance_(model, epoch, epochs)
         for batch in torch.randperm(len(x)).split(64):
+            tb.begin_step_(model)
             loss = F.cross_entropy(model(x[batch]), y[batch])
             optimizer.zero_grad()
             loss.backward()

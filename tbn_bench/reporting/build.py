@@ -20,8 +20,10 @@ import altair
 from tbn_bench import __version__
 from tbn_bench.records.store import RecordError, tell
 from tbn_bench.reporting import figures, protocol, style, tables, write
+from tbn_bench.reporting.latex import latex
 from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.page import details, render
+from tbn_bench.reporting.table import Table
 
 _FORMATS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
 MANY = 100  # runs
@@ -70,7 +72,7 @@ def _sidecar(
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_tables(records: Records, folder: Path) -> dict[str, write.Table]:
+def _write_tables(records: Records, folder: Path) -> dict[str, Table]:
     out = {}
     for name, module in entries(tables):
         make = getattr(module, name)
@@ -83,7 +85,7 @@ def _write_tables(records: Records, folder: Path) -> dict[str, write.Table]:
         texts = {
             "md": write.markdown(table),
             "csv": write.comma_separated(table),
-            "tex": write.latex(table),
+            "tex": latex(table),
         }
         for end, text in texts.items():
             path = folder / f"{name}.{end}"

@@ -17,6 +17,7 @@ from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.published import Line
 from tbn_bench.reporting.stats import Interval
+from tbn_bench.reporting.table import Column, Row, Table, column, run_ids, text_column
 from tbn_bench.reporting.tables import ablations, cnn, pointnet, time_series, transformers_mlps
 from tbn_bench.reporting.tables._paper import (
     cite,
@@ -28,7 +29,6 @@ from tbn_bench.reporting.tables._paper import (
     ours,
     score_column,
 )
-from tbn_bench.reporting.write import Column, Row, Table, column, text_column
 from tbn_bench.scores import SCORES
 
 _SCOPES = (cnn.SCOPE, transformers_mlps.SCOPE, pointnet.SCOPE, time_series.SCOPE, ablations.SCOPE)
@@ -56,10 +56,10 @@ _RAW = (
     "command",
 )
 _NOTE = (
-    "reproduced: the published value lies within our 95 % interval, which a wide interval makes "
-    "easy: read its width. One seed has no interval. Epochs are ours; a run of few epochs says "
-    "nothing about the published one. Published values are by others' recipes, mostly at the best "
-    "test epoch; ours are at the epoch chosen on held-out data."
+    "reproduced: the published value is within our 95 % interval. A wide interval makes that easy, "
+    "so read its width. One seed has no interval. Epochs are ours; a run of few epochs says "
+    "nothing about the published result. Published values come from other authors' recipes, mostly "
+    "at the best test epoch. Ours are at the epoch chosen on held-out data."
 )
 
 
@@ -345,7 +345,7 @@ def _table(title: str, rows: list[Row]) -> Table:
         columns,
         rows,
         published.legend(row["reported"] for row in rows),
-        write.run_ids(rows),
+        run_ids(rows),
         sources=sources,
         raw=_RAW,
     )

@@ -42,7 +42,7 @@ def _mixed(records: Records) -> Iterator[str]:
             if len(found) < 2:
                 continue
             listed = ", ".join(map(str, sorted(found)))
-            yield f"{title}: runs of {listed} {words} stand in one panel"
+            yield f"{title}: one panel has runs of {listed} {words}"
 
 
 def _changed(records: Records) -> Iterator[str]:

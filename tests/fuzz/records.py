@@ -29,6 +29,7 @@ from fuzz import record_mutations as mutations
 
 from tbn_bench.records.store import RunStore
 from tbn_bench.reporting import build, figures, tables, write
+from tbn_bench.reporting.latex import latex
 from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.page import details
 from tbn_bench.runs import compare, export, index, show, verify
@@ -50,7 +51,7 @@ KINDS = {
     "mcu": 1,
 }  # kind -> how often
 LIMIT_S = 60  # of one case: a pipe that somebody waits for has no end
-WRITERS = (write.markdown, write.comma_separated, write.latex)
+WRITERS = (write.markdown, write.comma_separated, latex)
 
 
 class Failure(AssertionError):

@@ -322,7 +322,7 @@ def test_mixed_protocols_and_lost_networks_are_flagged(records, tmp_path):
             records, runs=runs[runs["run_id"] != records.latency["run_id"].iloc[-1]]
         )
     )
-    assert any("runs of 99, 100 test samples stand in one panel" in line for line in said)
+    assert any("one panel has runs of 99, 100 test samples" in line for line in said)
     assert any(line.startswith("1 of ") and "differ from their commit" in line for line in said)
     assert any(line.startswith("resnet-b64: timed network") for line in said)
     assert any(

@@ -500,14 +500,14 @@ def test_the_headline_compares_the_smallest_with_full_precision(results):
     ],
 )
 def test_a_network_that_failed_is_no_headline(monkeypatch, score, values, close):
-    """The smallest of all is named with its score.
+    """The row names the smallest network, and the smallest one close to full precision.
 
-    Beside it the smallest that stays close to full precision, or an em dash.
+    An em dash stands for a close one that does not exist.
     """
     from types import SimpleNamespace as Some
 
     from tbn_bench.reporting.page import headline
-    from tbn_bench.reporting.write import cells
+    from tbn_bench.reporting.table import cells
 
     bits = {"full_precision": 32, "bwn": 1, "tbn(p=4)": 0.25, "tbn(p=8)": 0.125}
     gs = [
@@ -526,7 +526,7 @@ def test_a_network_that_failed_is_no_headline(monkeypatch, score, values, close)
     assert row["small_method"] == "tbn(p=8)"
     assert row["small_times"] == 256
     assert row.get("close_method") == close
-    assert ("none stays within" in headline.lead(found)) == (close is None)
+    assert ("No smaller network is within" in headline.lead(found)) == (close is None)
     assert cells(headline.table(found))[0][2:5] == (
         ["—"] * 3 if close is None else [close, row["close_score"], f"{32 / bits[close]:.0f}\u00d7"]
     )

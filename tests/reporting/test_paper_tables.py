@@ -14,6 +14,8 @@ from tbn_bench import cli
 from tbn_bench.config import make
 from tbn_bench.records.store import LatencyRecord, RunStore
 from tbn_bench.reporting import build, load, paper, published, tables, write
+from tbn_bench.reporting.latex import latex
+from tbn_bench.reporting.markup import markup
 from tbn_bench.reporting.stats import Interval
 from tbn_bench.reporting.tables.ablations import ablations
 from tbn_bench.reporting.tables.bits import bits
@@ -139,10 +141,10 @@ def test_sources_are_listed_once_and_in_every_format(root):
     assert table.sources == ["A", "B"]
     assert (
         write.markdown(table).count("\n[1] A\n")
-        == write.markup(table).count('<p class="note">[1] A</p>')
+        == markup(table).count('<p class="note">[1] A</p>')
         == 1
     )
-    assert r"{[}1] A\par" in write.latex(table)
+    assert r"{[}1] A\par" in latex(table)
 
 
 def test_what_all_lines_of_a_source_note_stands_in_its_footnote(root):
@@ -515,7 +517,7 @@ def test_latex_is_well_formed_without_a_compiler(built):
     plain LaTeX does not print.
     """
     for name, table in built.items():
-        text = "\n".join(write.latex(table).splitlines()[1:])  # the first line is a comment
+        text = "\n".join(latex(table).splitlines()[1:])  # the first line is a comment
         bare = re.sub(r"\\[{}\\&%$#_]", "", text)
         assert bare.count("{") == bare.count("}"), name
         assert text.isascii(), (name, sorted({c for c in text if not c.isascii()}))
@@ -530,7 +532,7 @@ def test_latex_is_well_formed_without_a_compiler(built):
 def test_all_tables_compile(built, tmp_path):
     """With booktabs and graphicx alone, and none is wider than the line."""
     for name, table in built.items():
-        (tmp_path / f"{name}.tex").write_text(write.latex(table))
+        (tmp_path / f"{name}.tex").write_text(latex(table))
     inputs = "".join(
         rf"\noindent\input{{{p.name}}}\clearpage" + "\n" for p in sorted(tmp_path.glob("*.tex"))
     )

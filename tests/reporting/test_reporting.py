@@ -15,6 +15,9 @@ from tbn_bench.config import make
 from tbn_bench.records.store import LatencyRecord, RunStore
 from tbn_bench.reporting import build, load, published, stats, style, tables, tracks, write
 from tbn_bench.reporting.figures import accuracy_bits, training_curves
+from tbn_bench.reporting.latex import latex
+from tbn_bench.reporting.markup import markup
+from tbn_bench.reporting.table import Column, Table, cells, column
 from tbn_bench.reporting.tables.comparison import comparison
 from tbn_bench.reporting.tables.comparison_w1a1 import comparison_w1a1
 from tbn_bench.reporting.tables.forecasting import forecasting
@@ -135,7 +138,7 @@ def two_tracks(tmp_path):
     return root
 
 
-def _methods(table: write.Table) -> list[str]:
+def _methods(table: Table) -> list[str]:
     return [row["binarizer"] for row in table.rows]
 
 
@@ -170,7 +173,7 @@ def test_comparison_holds_the_recorded_numbers(results):
     )  # two times, and the binary bits and multiply-adds, which these records do not have
     raw = list(csv.DictReader(write.comma_separated(table).splitlines()))
     assert raw[2]["time_ms_p50_b1"] == "—"
-    assert "---" in write.latex(table)
+    assert "---" in latex(table)
 
 
 def test_the_page_is_whole_and_asks_for_nothing(results, tmp_path):
@@ -243,10 +246,8 @@ def test_reports_need_no_torch():
 
 
 def test_latex_special_characters_are_escaped():
-    table = write.Table(
-        "T", [write.column("a", "a_b %", numeric=False)], [{"a": "x_1 & 50% ± 2"}, {"a": None}]
-    )
-    text = write.latex(table)
+    table = Table("T", [column("a", "a_b %", numeric=False)], [{"a": "x_1 & 50% ± 2"}, {"a": None}])
+    text = latex(table)
     assert r"x\_1 \& 50\% $\pm$ 2 \\" in text
     assert "---" in text
 
@@ -262,19 +263,19 @@ def test_a_name_brings_no_markup_of_its_own(mark):
     shown, not obeyed.
     """
     columns = [
-        write.Column("a", f"h{INJECTED}", lambda row: row["a"], numeric=False, mark="kind"),
-        write.column("b", "b", numeric=False),
+        Column("a", f"h{INJECTED}", lambda row: row["a"], numeric=False, mark="kind"),
+        column("b", "b", numeric=False),
     ]
     row = {"a": INJECTED, "b": "=1+1", "kind": mark}
-    table = write.Table(f"t{INJECTED}", columns, [row], f"n{INJECTED}", sources=[INJECTED])
-    latex = write.latex(table)
-    comment, *rest = latex.splitlines()
+    table = Table(f"t{INJECTED}", columns, [row], f"n{INJECTED}", sources=[INJECTED])
+    tex = latex(table)
+    comment, *rest = tex.splitlines()
     assert comment.startswith("% t")
-    assert all(line.isascii() and line.isprintable() for line in latex.splitlines())
+    assert all(line.isascii() and line.isprintable() for line in tex.splitlines())
     bare = re.sub(r"\\[{}\\&%$#_]", "", "\n".join(rest))
     assert bare.count("{") == bare.count("}")
-    assert latex.count(r"\textbf{") == (mark == "best")
-    assert latex.count(r"\underline{") == (mark == "second")
+    assert tex.count(r"\textbf{") == (mark == "best")
+    assert tex.count(r"\underline{") == (mark == "second")
     markdown = write.markdown(table)
     assert all(line.isprintable() for line in markdown.splitlines())
     assert len(markdown.splitlines()) == 9
@@ -286,7 +287,7 @@ def test_a_name_brings_no_markup_of_its_own(mark):
         if line.startswith("|")
     ]
     assert cell_ends == [3, 3, 3]
-    page = write.markup(table)
+    page = markup(table)
     assert page.isprintable()
     assert ("<strong>" in page, "<u>" in page, "<b" in page) == (
         mark == "best",
@@ -417,7 +418,7 @@ def test_reported_numbers_stand_beside_ours(two_tracks, capsys, tmp_path):
     assert "| 90.00 (1 seed) | — |" in full
     assert "| 90.00 (1 seed) | 90.8† |" in irnet
     assert "† Second-hand" in table.note
-    assert r"90.8$^\dagger$" in write.latex(table)
+    assert r"90.8$^\dagger$" in latex(table)
     assert "reported" not in write.markdown(comparison_w1a1(load.load(two_tracks)))
     build.report(two_tracks, tmp_path / "out")
     assert "90.8† %" in (tmp_path / "out" / "tables" / "published.md").read_text()
@@ -528,7 +529,7 @@ def test_forecasts_have_a_table_and_figures_of_their_own(results, tmp_path):
     assert {row["data"] for row in comparison(records).rows} == {"digits"}
     table = forecasting(records)
     assert [c.header for c in table.columns[3:5]] == ["MSE (95 % interval)", "MAE (95 % interval)"]
-    assert write.cells(table)[1][3:5] == [
+    assert cells(table)[1][3:5] == [
         f"0.3000 ± {scipy_stats.t.ppf(0.975, 1) * 0.1:.4f}",
         "0.1000 ± 0.0000",
     ]

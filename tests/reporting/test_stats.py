@@ -13,6 +13,9 @@ from tbn_bench.config import make
 from tbn_bench.records.store import RunStore
 from tbn_bench.reporting import load, spread, stats, style, task_sets, write
 from tbn_bench.reporting.figures import performance_profiles
+from tbn_bench.reporting.latex import latex
+from tbn_bench.reporting.markup import markup
+from tbn_bench.reporting.table import Table, cells
 from tbn_bench.reporting.tables.aggregate import aggregate
 from tbn_bench.reporting.tables.comparison import comparison
 from tbn_bench.reporting.tables.differences import differences
@@ -271,7 +274,7 @@ def test_differences_are_paired_and_corrected_within_the_panel(tmp_path):
     assert [r["p_holm"] for r in table.rows] == [0.75] * 3
     assert table.rows[0]["difference"] == pytest.approx(-0.1 + np.mean(JITTER))
     wanted = 100 * stats.t_interval(JITTER).half
-    assert write.cells(table)[0][-4:] == [f"\u22129.83 ± {wanted:.2f}", "3", "0.25", "0.75"]
+    assert cells(table)[0][-4:] == [f"\u22129.83 ± {wanted:.2f}", "3", "0.25", "0.75"]
     assert "with 3 pairs never under 0.25" in table.note
 
 
@@ -334,7 +337,7 @@ def test_one_run_of_a_task_takes_the_interval(tmp_path):
     _write(tmp_path, "cifar10", {FULL: 0.8, "bwn": 0.4}, seeds=1)
     (row,) = (table := aggregate(load.load(tmp_path))).rows
     assert row["iqm_interval"] is None
-    assert "[" not in "".join(write.cells(table)[0])
+    assert "[" not in "".join(cells(table)[0])
 
 
 def test_profiles_fall_from_all_to_none(tmp_path):
@@ -358,7 +361,7 @@ def test_profiles_fall_from_all_to_none(tmp_path):
     )
 
 
-def _marks(table: write.Table) -> dict[str, str]:
+def _marks(table: Table) -> dict[str, str]:
     """Method -> how its score stands out in Markdown."""
     cells = [
         line.split(" | ") for line in write.markdown(table).splitlines() if line.startswith("| ")
@@ -371,7 +374,7 @@ def test_best_and_second_stand_out_beside_full_precision(tmp_path):
     _write(tmp_path, "digits", {FULL: 0.8, "bwn": 0.6, SUB: 0.4, "sign": 0.2})
     table = comparison(load.load(tmp_path))
     assert _marks(table) == {FULL: "", "bwn": "****", "tbn": "**", "sign": ""}
-    page, tex = write.markup(table), write.latex(table)
+    page, tex = markup(table), latex(table)
     assert re.findall("<(strong|u)>(6|4)", page) == [("strong", "6"), ("u", "4")]
     assert re.findall(r"\\(textbf|underline)\{(6|4)[^}]+\} &", tex) == [
         ("textbf", "6"),

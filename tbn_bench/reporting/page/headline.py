@@ -7,7 +7,7 @@ from typing import Any
 
 from tbn_bench.reporting import groups, style
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.write import Column, Table, column
+from tbn_bench.reporting.table import Column, Table, column
 from tbn_bench.scores import SCORES, Score
 
 # How much worse a close score may be.
@@ -67,16 +67,16 @@ def lead(found: list[dict[str, Any]]) -> str:
         return ""
     where = f"{len(found)} comparisons" if len(found) > 1 else found[0]["panel"]
     text = (
-        f"In {where}, the smallest network takes {_span(found, 'small_times')} times fewer bytes "
-        "than full precision"
+        f"In {where}, full precision takes {_span(found, 'small_times')} times the bytes of the "
+        "smallest network"
     )
-    within = f"within {100 * POINTS:.0f} points of it (of errors: {100 * SHARE:.0f} %)"
+    within = f"within {100 * POINTS:.0f} points of its score (errors: {100 * SHARE:.0f} %)"
     close = [row for row in found if "close_times" in row]
     if not close:
-        return f"{text}; none stays {within}."
+        return f"{text}. No smaller network is {within}."
     where = "" if len(close) == len(found) else f" in {len(close)} of them"
     times = _span(close, "close_times")
-    return f"{text}; the smallest that stays {within}{where}, {times} times."
+    return f"{text}, and {times} times those of the smallest network {within}{where}."
 
 
 def table(found: list[dict[str, Any]]) -> Table:

@@ -12,7 +12,7 @@ from tbn_bench.records.store import RunStore
 from tbn_bench.reporting import style
 from tbn_bench.reporting.groups import groups
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.write import Column, Table, column
+from tbn_bench.reporting.table import Column, Table, column
 from tbn_bench.runs import index, seeds
 from tbn_bench.runs.index import FIELDS
 
@@ -74,7 +74,8 @@ def _missing_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
     ]
     return _table(
         "Seeds missing",
-        "Seeds that other rows of the same sweep have. The command runs all that the sweep lacks.",
+        "Other rows of the same sweep have these seeds. The command runs all missing seeds of the "
+        "sweep.",
         rows,
         own,
     )
@@ -127,8 +128,8 @@ def _missing_latency(records: Records, results: Path) -> Table:
         }
         rows.append(row)
     note = (
-        "The command times all trained networks of the sweep; runs whose checkpoint is not on this "
-        "machine are trained first."
+        "The command times all trained networks of the sweep. It first trains the runs whose "
+        "checkpoints are not on this machine."
     )
     return _table("Methods without a latency", note, rows, [])
 

@@ -18,9 +18,10 @@ from tbn_bench import __version__
 from tbn_bench.records.store import replace
 from tbn_bench.reporting import protocol
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.markup import markup
 from tbn_bench.reporting.page import charts, details, headline, missing, runs
 from tbn_bench.reporting.page.packing import compact, inert, packed
-from tbn_bench.reporting.write import Table, markup
+from tbn_bench.reporting.table import Table
 
 Drawn = tuple[str, dict[str, Any]]  # title, Vega-Lite specification
 

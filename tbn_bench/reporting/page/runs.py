@@ -4,7 +4,7 @@ from typing import Any
 
 from tbn_bench.reporting import style
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.write import Column, Table, column
+from tbn_bench.reporting.table import Column, Table, column
 from tbn_bench.scores import shown
 
 

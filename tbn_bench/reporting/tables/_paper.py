@@ -9,11 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from tbn_bench import catalog
-from tbn_bench.reporting import groups, published, style, tracks, write
+from tbn_bench.reporting import groups, published, style, tracks
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.published import Line
-from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
+from tbn_bench.reporting.table import (
+    Column,
+    Row,
+    Table,
+    column,
+    method_column,
+    run_ids,
+    text_column,
+)
 from tbn_bench.scores import FIRST, SCORES
 
 # Sweeps that vary a part of a method have names that begin so.
@@ -46,12 +54,12 @@ _OWN = (
     "group_id",
 )
 NOTE = (
-    "Reported: others' numbers by their own recipes, mostly at the best test epoch; the paper's "
-    "printed tables could not be read, so what was only remembered is left out. Ours: on the test "
-    "set at the epoch chosen on held-out data, mean over n seeds with Student's 95 % interval "
-    "(none for one seed), after the epochs that stand beside it; few epochs are no reproduction. "
-    "— not run, or not published. Mbit: stored bits of weights and scales, without biases and "
-    "normalisation."
+    "Reported: numbers of other authors with their own recipes, mostly at the best test epoch. The "
+    "paper's printed tables could not be read; values known only from memory are left out. Ours: on "
+    "the test set, at the epoch chosen on held-out data, mean over n seeds with Student's 95 % "
+    "interval (none for one seed), after the number of epochs in the table. Few epochs are no "
+    "reproduction. —: not run, or not published. Mbit: stored bits of weights and scales, without "
+    "biases and normalisation."
 )
 
 
@@ -131,7 +139,7 @@ def of(records: Records, scope: Scope, apart: Iterable[Line] = ()) -> Table | No
         _columns(rows, scope),
         rows,
         _note(rows, scope),
-        write.run_ids(rows),
+        run_ids(rows),
         sources=sources,
         raw=(*TIMM, *_OWN),
     )

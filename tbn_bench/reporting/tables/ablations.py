@@ -5,8 +5,8 @@ copies.
 """
 
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.table import Table
 from tbn_bench.reporting.tables._paper import Scope, of
-from tbn_bench.reporting.write import Table
 
 SCOPE = Scope(
     "Ablations, published and ours",

@@ -14,8 +14,8 @@ from tbn_bench.reporting.spread import (
     pooled,
     stratified_bootstrap,
 )
+from tbn_bench.reporting.table import Column, Row, Table, column, method_column
 from tbn_bench.reporting.task_sets import TaskSet, task_sets
-from tbn_bench.reporting.write import Column, Row, Table, column, method_column
 
 STATISTICS: dict[str, Statistic] = {"iqm": interquartile_mean, "mean": mean}
 
@@ -89,12 +89,12 @@ def _interval(name: str, header: str) -> Column:
 def _note(sets: list[TaskSet]) -> str:
     listed = [f"Task set {number}: {task_set.names}." for number, task_set in enumerate(sets, 1)]
     note = (
-        "A task is a sweep, data set and model with full precision; a method is its whole spec; "
-        "only methods of one task set ran on the same tasks, so only these compare. Each run's "
+        "A task is a sweep, data set and model with full precision. A method is its whole spec. "
+        "Compare only methods of one task set, because they ran on the same tasks. Each run's "
         "score (top-1, mIoU) is divided by the mean of full precision over seeds in the same "
-        "task, which is taken as known. Forecasting is left out: its errors are better when "
-        "lower. Every task weighs the same. IQM: mean of the middle half. Interval: seeds drawn "
-        "again within each task, 2,000 times; none where a task has one run, too narrow with few "
-        "seeds, and silent about other tasks."
+        "task; this mean is treated as exact. Forecasting is left out, because lower errors are "
+        "better. Every task has the same weight. IQM: mean of the middle half. Interval: seeds "
+        "are drawn again within each task, 2,000 times. There is no interval if a task has one "
+        "run. With few seeds it is too narrow, and it says nothing about other tasks."
     )
     return f"{note} {' '.join(listed)}"

@@ -2,11 +2,19 @@
 
 from typing import Any
 
-from tbn_bench.reporting import style, write
+from tbn_bench.reporting import style
 from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.table import (
+    Column,
+    Row,
+    Table,
+    column,
+    method_column,
+    run_ids,
+    text_column,
+)
 from tbn_bench.reporting.tables._paper import param_count
-from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
 
 _RAW = (
     "model",
@@ -27,9 +35,10 @@ _RAW = (
 )
 _SIDES = ("bias_bits", "norm_bits", "other_bits")
 _NOTE = (
-    "Bits, from the records; the parts and the padding to whole bytes add up to 8 x bytes. Signs: "
-    "tiles, or a bit per weight where p = 1; codes of ternary weights and of codebooks. "
-    "Bits/weight: signs, scales, codebooks and weights kept in float, over all weights."
+    "Bits, from the records. The parts and the padding to whole bytes add up to 8 x bytes. Signs: "
+    "tiles, or one bit per weight if p = 1; also the codes of ternary weights and of codebooks. "
+    "Bits/weight: bits of signs, scales, codebooks and float weights, divided by the number of all "
+    "weights."
 )
 
 
@@ -53,7 +62,7 @@ def bits(records: Records) -> Table | None:
         _columns(rows),
         rows,
         _NOTE,
-        write.run_ids(rows),
+        run_ids(rows),
         raw=_RAW,
     )
 

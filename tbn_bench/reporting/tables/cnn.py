@@ -4,8 +4,8 @@ It corresponds to the first table of arXiv 2407.12075.
 """
 
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.table import Table
 from tbn_bench.reporting.tables._paper import Scope, of
-from tbn_bench.reporting.write import Table
 
 SCOPE = Scope(
     "CNNs, published and ours",

@@ -14,7 +14,7 @@ from tbn_bench.reporting import published, style, tracks
 from tbn_bench.reporting.groups import Group, by_track, groups
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import leaders
-from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
+from tbn_bench.reporting.table import Column, Row, Table, column, method_column, text_column
 from tbn_bench.scores import FIRST, SCORES
 
 # Relative error of float32 implementations. Lossy peers (bf16, int8) are in the latency table only.
@@ -225,13 +225,13 @@ def _raw_keys(columns: list[Column]) -> tuple[str, ...]:
 
 def _note(rows: list[Row], device: str | None) -> str:
     note = (
-        "On the test set, at the epoch chosen on held-out data; mean over seeds with Student's 95 "
-        "% interval (none for one seed, which is said). Bold, then underlined (italic in "
-        "Markdown): best and second best of a sweep, data set, model and track beside full "
-        "precision, and only where the 95 % interval of the differences, paired by seed, from "
-        "every method behind it is above 0; where one of these has one seed there is none, so no "
-        "mark. Binary bits: the learned signs alone. Stored bytes: signs, scales, biases, "
-        "normalisation, float layers."
+        "Scores are on the test set, at the epoch chosen on held-out data. They are means over "
+        "seeds with Student's 95 % interval; a single seed has no interval, and the cell says so. "
+        "Bold is the best method of a sweep, data set, model and track, underlined (italic in "
+        "Markdown) the second best; full precision is not ranked. A method is marked only if the "
+        "95 % intervals of its differences from every worse method, paired by seed, are above 0. "
+        "So there is no mark if one of these methods has a single seed. Binary bits: the learned "
+        "signs only. Stored bytes: signs, scales, biases, normalisation, float layers."
     )
     if _any(rows, "file_bytes"):
         note += " File bytes: the packed network with its header."

@@ -3,7 +3,7 @@
 Mean difference with its interval, an exact test, and its correction within the panel.
 """
 
-from tbn_bench.reporting import tracks, write
+from tbn_bench.reporting import tracks
 from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import (
@@ -14,7 +14,15 @@ from tbn_bench.reporting.stats import (
     sign_flip_p,
     smallest_p,
 )
-from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
+from tbn_bench.reporting.table import (
+    Column,
+    Row,
+    Table,
+    column,
+    method_column,
+    run_ids,
+    text_column,
+)
 from tbn_bench.scores import SCORES
 
 _RAW = (
@@ -68,7 +76,7 @@ def differences(records: Records) -> Table | None:
         columns,
         rows,
         _note(rows, few),
-        write.run_ids(rows),
+        run_ids(rows),
         raw=_RAW,
     )
 
@@ -162,13 +170,13 @@ def _note(rows: list[Row], few: int) -> str:
         if n <= MAX_PAIRS:
             limits.append(f"with {n} pairs never under {smallest_p(n):.3g}")
     note = (
-        "Method minus baseline over the seeds that both have, with Student's 95 % interval: of "
-        "accuracies and overlaps in percentage points, where above 0 is better; of MSE as it is, "
-        "where under 0 is better. Baselines: full precision of the same sweep, data and model, "
-        "and bwn (one bit per weight and a scale) for methods that keep under one bit per "
-        f"binarized weight. Exact p: two-sided, over all 2^n flips of sign; {'; '.join(limits)}; "
-        "under 0.05 it takes 6. Holm: corrected for all rows of the same sweep, data and model. "
-        "An interval over few seeds rests on normal differences."
+        "Method minus baseline over the seeds that both have, with Student's 95 % interval. "
+        "Accuracies and overlaps differ in percentage points, and above 0 is better; for MSE, "
+        "below 0 is better. Baselines: full precision of the same sweep, data and model; also bwn "
+        "(one bit per weight and a scale) for methods with less than one bit per binarized weight. "
+        f"Exact p: two-sided, over all 2^n flips of sign; {'; '.join(limits)}; a p under 0.05 "
+        "needs 6 pairs. Holm: corrected for all rows of the same sweep, data and model. An "
+        "interval over few seeds assumes normally distributed differences."
     )
     if few:
         note += f" Left out: {few} comparisons with fewer than two seeds in common."

@@ -1,8 +1,8 @@
 """Forecasting: errors on scaled data, lower is better; see comparison.py."""
 
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.table import Table
 from tbn_bench.reporting.tables.comparison import of_scores
-from tbn_bench.reporting.write import Table
 
 
 def forecasting(records: Records) -> Table | None:

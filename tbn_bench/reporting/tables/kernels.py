@@ -7,8 +7,8 @@ import pandas as pd
 
 from tbn_bench.reporting import style
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.table import Column, Row, Table, column, method_column, text_column
 from tbn_bench.reporting.tables.comparison import EXACT
-from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
 
 # timm's names and units (its benchmark's CSVs), then ours
 _RAW = (
@@ -32,10 +32,10 @@ _RAW = (
     "memory_peak",
 )
 _NOTE = (
-    "The fastest implementation in float32 of each method, after its parity check, interleaved "
-    "with the others; × dense: median of the ratios to full precision in eager torch, above 1 is "
-    "faster. Process peak: what loading and running the packed network adds to a fresh process on "
-    "a CPU."
+    "The fastest float32 implementation of each method that passed its parity check, timed in turn "
+    "with the others. × dense: median of the ratios to full precision in eager torch; above 1 is "
+    "faster. Process peak: growth of a fresh process on a CPU that loads and runs the packed "
+    "network."
 )
 
 

@@ -5,11 +5,12 @@ A missing peer says why it is missing.
 
 from tbn_bench.reporting import style
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
+from tbn_bench.reporting.table import Column, Row, Table, column, method_column, text_column
 
 _NOTE = (
-    "Interleaved in one process, each gated against its float64 reference first; ratios: median "
-    "over rounds, above 1 is faster. Cold: caches flushed before each call."
+    "All implementations of a case are timed in turn, in one process, after each has matched its "
+    "float64 reference. Ratios are medians over rounds; above 1 is faster. Cold: caches are "
+    "flushed before each call."
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tbn_bench.reporting import style
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
+from tbn_bench.reporting.table import Column, Row, Table, column, method_column, text_column
 
 # Two counts may be divided if these are the same.
 _SAME = ("data", "model", "device", "sim", "target", "unit")

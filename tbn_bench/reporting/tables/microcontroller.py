@@ -4,13 +4,21 @@ Speed, memory, storage and accuracy, published and ours.
 """
 
 from tbn_bench import catalog
-from tbn_bench.reporting import published, style, write
+from tbn_bench.reporting import published, style
 from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.published import Line
+from tbn_bench.reporting.table import (
+    Column,
+    Row,
+    Table,
+    column,
+    method_column,
+    run_ids,
+    text_column,
+)
 from tbn_bench.reporting.tables._paper import TIMM, cite, name_of, ours, param_count, timm
 from tbn_bench.reporting.tables.mcu import estimated
-from tbn_bench.reporting.write import Column, Row, Table, column, method_column, text_column
 from tbn_bench.scores import FIRST
 
 _DATA = "mnist"
@@ -55,7 +63,7 @@ def microcontroller(records: Records) -> Table | None:
     rows += [_blank(_DATA, _MODEL, spec) for spec in _METHODS if spec not in known]
     rows += _theirs(lines)
     sources = cite(rows, lambda row: row["lines"])
-    ids = write.run_ids(rows)
+    ids = run_ids(rows)
 
     return Table(
         "Microcontroller, published and ours",

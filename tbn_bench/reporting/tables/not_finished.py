@@ -1,7 +1,7 @@
 """Runs without a result: the reason, and the command that completes each."""
 
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.write import Table, column, method_column, text_column
+from tbn_bench.reporting.table import Table, column, method_column, text_column
 
 
 def not_finished(records: Records) -> Table | None:
@@ -24,6 +24,6 @@ def not_finished(records: Records) -> Table | None:
         "Not finished",
         columns,
         rows,
-        "Each command starts the run again, or continues it.",
+        "Each command starts or resumes its run.",
         [row["run_id"] for row in rows],
     )

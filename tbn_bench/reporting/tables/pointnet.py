@@ -1,8 +1,8 @@
 """PointNet in its three tasks: classification, parts of shapes, meaning of points in rooms."""
 
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.table import Table
 from tbn_bench.reporting.tables._paper import Scope, of
-from tbn_bench.reporting.write import Table
 
 SCOPE = Scope(
     "PointNet, published and ours",

@@ -2,7 +2,7 @@
 
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.published import is_fraction, legend, marks, shown
-from tbn_bench.reporting.write import Column, Row, Table, column, text_column
+from tbn_bench.reporting.table import Column, Row, Table, column, text_column
 
 
 def published(records: Records) -> Table | None:
@@ -24,7 +24,7 @@ def published(records: Records) -> Table | None:
         text_column("second_hand", "second-hand"),
     ]
     rows = ledger.to_dict("records")
-    note = "Others' numbers, by their own recipes; none is part of ours. "
+    note = "Numbers of other authors, with their own recipes. Our tables never include them. "
     note += legend(map(marks, rows))
     return Table("Published numbers", columns, rows, note.strip())
 

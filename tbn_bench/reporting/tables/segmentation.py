@@ -1,8 +1,8 @@
 """Segmentation of point clouds, into the parts of shapes and by meaning; see comparison.py."""
 
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.table import Table
 from tbn_bench.reporting.tables.comparison import of_scores
-from tbn_bench.reporting.write import Table
 
 
 def segmentation(records: Records) -> Table | None:

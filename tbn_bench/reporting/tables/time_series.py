@@ -1,8 +1,8 @@
 """Forecasting, published and ours; forecasting.py compares our methods with each other."""
 
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.table import Table
 from tbn_bench.reporting.tables._paper import Scope, of
-from tbn_bench.reporting.write import Table
 
 SCOPE = Scope(
     "Forecasting, published and ours",

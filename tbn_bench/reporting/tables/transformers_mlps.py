@@ -1,8 +1,8 @@
 """Transformers, MLP-Mixer and ConvMixer on CIFAR-10 and ImageNet."""
 
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.table import Table
 from tbn_bench.reporting.tables._paper import Scope, of
-from tbn_bench.reporting.write import Table
 
 SCOPE = Scope(
     "Transformers and MLPs, published and ours",
