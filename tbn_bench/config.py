@@ -41,11 +41,9 @@ class RunConfig(BaseModel):
         "cosine", description="learning-rate schedule: cosine, linear, step or constant"
     )
     schedule_every: Literal["epoch", "step"] = Field(
-        "epoch", description="when the schedule moves: after every epoch, or every training step"
+        "epoch", description="when the schedule changes the rate: after every epoch or step"
     )
-    min_lr: float = Field(
-        0.0, ge=0, description="learning rate below which no schedule goes (but warm-up)"
-    )
+    min_lr: float = Field(0.0, ge=0, description="lower bound of the learning rate after warm-up")
     warmup_epochs: int = Field(0, ge=0, lt=MANY, description="linear warm-up")
     step_epochs: int = Field(20, ge=1, lt=MANY, description="epochs between drops (schedule=step)")
     step_gamma: float = Field(0.7, gt=0, le=1, description="factor of each drop (schedule=step)")

@@ -18,7 +18,7 @@ CALLS = ("--data", "--model", "--binarizer", "--task", "--optimizer")
 def add_config(parser: Any) -> None:
     """A flag for every field of RunConfig, and --config. parser: a cli.parser.Parser."""
     parser.calls = CALLS
-    parser.add_argument("--config", type=Path, help="YAML preset; flags win over it")
+    parser.add_argument("--config", type=Path, help="YAML preset; flags override it")
     for name, field in RunConfig.model_fields.items():
         default = field.default
         if isinstance(default, tuple):
@@ -85,8 +85,8 @@ def add_execution(parser: argparse.ArgumentParser, wandb: str) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a further mirror: tensorboard or mlflow (wandb: as --wandb offline); "
-        "repeatable, or a list with commas",
+        help="another mirror: tensorboard or mlflow (wandb means --wandb offline); "
+        "repeatable, or separated by commas",
     )
     parser.add_argument(
         "--device",

@@ -31,18 +31,18 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="*",
         metavar="FILE",
-        help="sweep files; several must have one `name`",
+        help="sweep files; several files must have the same `name`",
     )
     parser.add_argument(
         "--fill",
         metavar="NAME",
-        help="no FILE: run the seeds that groups of this recorded sweep lack (see: runs seeds)",
+        help="instead of FILE: run the missing seeds of this recorded sweep (see: runs seeds)",
     )
     parser.add_argument(
         "--sampler",
         choices=("tpe", "gp"),
         default="tpe",
-        help="of a bayes or custom search (default: tpe)",
+        help="sampler of a bayes or custom search (default: tpe)",
     )
 
 
@@ -57,7 +57,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--nice",
         type=int,
         default=0,
-        help="niceness of the runs, 0 to 19: other work goes first (default: 0)",
+        help="niceness of the runs, 0 to 19; higher values yield to other work (default: 0)",
     )
     parser.add_argument(
         "--per-gpu", type=int, default=1, help="runs that share one GPU (default: 1)"
@@ -72,10 +72,10 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--time-limit",
         type=float,
         metavar="SECONDS",
-        help="of one attempt; what passes it is tried again, then failed",
+        help="limit on one attempt; a run over it is tried again, then failed",
     )
     parser.add_argument(
-        "--memory-limit", type=float, metavar="GB", help="resident memory of one attempt"
+        "--memory-limit", type=float, metavar="GB", help="limit on the memory of one attempt"
     )
 
 
@@ -97,7 +97,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--address",
-        help="of the Ray cluster, or auto (default: RAY_ADDRESS, else this machine alone)",
+        help="address of the Ray cluster, or auto (default: RAY_ADDRESS, or this machine only)",
     )
     parser.add_argument(
         "--cpus-per-run",

@@ -30,13 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices",
         type=int,
         default=1,
-        help="processes that train together, each with a device of its own (default: 1)",
+        help="processes that train together, one device each (default: 1)",
     )
     resume = parser.add_mutually_exclusive_group()
     resume.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the last checkpoint (the default where there is one)",
+        help="resume from the last checkpoint (default if there is one)",
     )
     resume.add_argument(
         "--restart",
