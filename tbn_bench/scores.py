@@ -58,7 +58,7 @@ TASKS = {  # task -> its scores; the first one chooses the epoch
     "semantic_segmentation": ("miou", "accuracy", "class_accuracy"),
     "forecasting": ("mse", "mae"),
 }
-# scores of the test set alone, by several views of each image (test-time augmentation)
+# scores of only the test set, by several views of each image (test-time augmentation)
 AUGMENTED = {"image_classification": ("top1_tta",)}
 COSTS = (
     "weights",
@@ -93,7 +93,7 @@ TRACKS = {
     "W32A1": "binary activations, float weights",
 }
 IGNORED = -100  # label of points that fill a sample: no loss and no score counts them
-FIRST = "top1"  # score of records that name none: the first versions had classification alone
+FIRST = "top1"  # score of records that name none: the first versions had only classification
 
 
 def score_of(summary: Mapping[str, Any] | None) -> str:

@@ -50,9 +50,9 @@ class WeightBinarizer(nn.Module):
     methods `offsets` and a `codebook` (form.py). cost.py counts it and the packed file holds it.
     """
 
-    p: int = 1  # the stored signs are used so often
+    p: int = 1  # how many times each stored sign is used
     copies: Copies | None = None  # their places; None: aligned
-    reuse: bool = False  # whether the layer may multiply by `training_tile` alone (reuse.py)
+    reuse: bool = False  # whether the layer may multiply by only `training_tile` (reuse.py)
     # own parameters that are latent binary tensors, as the weight is; the others are scales
     latents: tuple[str, ...] = ()
     # with reuse: the tile is constant, and the latent weight gets the unscaled weight's gradient
@@ -77,11 +77,11 @@ class WeightBinarizer(nn.Module):
         raise NotImplementedError  # abstract
 
     def num_scales(self, weight: Tensor) -> int:
-        """k, from the shape alone (also on the meta device)."""
+        """k, from only the shape (also on the meta device)."""
         raise NotImplementedError  # abstract
 
     def form(self, weight: Tensor) -> Form:
-        """How the weight is stored, from its shape alone (also on the meta device)."""
+        """How the weight is stored, from only its shape (also on the meta device)."""
         scales = self.num_scales(weight)
         return Form(tuple(weight.shape), self.p, scales, copies=self.copies)
 

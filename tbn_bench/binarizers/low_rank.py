@@ -109,7 +109,7 @@ def rank_one(magnitudes: Tensor) -> tuple[Tensor, Tensor]:
 class LowRankWeight(WeightBinarizer):
     """Parameters U: (a, s), V: (s, C_in, *k), u: (a,), m: (s,), v: (C_in,).
 
-    weight: (a, C_in, *k). Its values matter to `restart` alone.
+    weight: (a, C_in, *k). Only `restart` uses its values.
     """
 
     reuse = True

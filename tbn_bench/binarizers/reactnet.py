@@ -6,7 +6,7 @@ Backward  weights g * 1[|w| <= 1], alpha neither differentiated nor in the gradi
           code); RSign: g * max(0, 2 - 2|a + b|), to a and, summed, to b
 Network   RPReLU is an activation of the network:
           resnet_cifar(activation="rprelu", shortcuts="conv")
-Recipe    two steps. reactnet(step=1) binarizes activations alone. Step 2 (this method's default)
+Recipe    two steps. reactnet(step=1) binarizes only activations. Step 2 (this method's default)
           starts from its weights (--init) and binarizes both. The loss is the cross-entropy with a
           teacher's output (--teacher). Without them it is another baseline: say so
 Stored    N bits and one 32-bit scale per output channel; b, 32 bits per input channel. Biases and
@@ -41,7 +41,7 @@ class RSign(ActivationBinarizer):
 
 
 class ReActNet(Binarizer):
-    """step: 2 binarizes weights and activations, 1 (the recipe's first step) activations alone."""
+    """step: 2 binarizes weights and activations, 1 (the recipe's first step) only activations."""
 
     def __init__(self, step: int = 2):
         if step not in (1, 2):

@@ -1,7 +1,7 @@
 """Sparks (Wang et al., arXiv 2303.14470): sub-bit kernels.
 
 A layer learns a selection of the 512 binary 3x3 kernels. W1A32, or W1A1. It is re-implemented from
-the paper's description, because there is no public code, and the paper's tables were not at hand.
+the paper's description, because there is no public code, and the paper's tables were not available.
 Do not take its numbers for the authors'.
 
 Forward   codebook = the 2^tau kernels that a selection matrix names, none twice; then as snn
@@ -102,7 +102,7 @@ class SparksWeight(CodebookWeight):
 
     def book(self) -> Tensor:
         scores = self.X
-        if scores.is_meta:  # shapes alone
+        if scores.is_meta:  # only shapes
             return scores.new_empty(len(scores), KERNEL)
         if self.training and self.noise:
             noise = self.noise * self.level * self._gumbel()

@@ -1,4 +1,4 @@
-"""XNOR-Net, W1A1 (Rastegari et al., arXiv 1603.05279, section 3.2). Its weights alone are bwn.
+"""XNOR-Net, W1A1 (Rastegari et al., arXiv 1603.05279, section 3.2). Its weights are those of bwn.
 
 Forward   y = conv(sign(a), sign(W)) * K * alpha; alpha_c = mean |W_c| over output channel c;
           K = mean over channels of |a|, box-filtered with the layer's kernel, stride, padding and

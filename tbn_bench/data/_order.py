@@ -19,7 +19,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 class Order(Sampler):
-    """Lists of positions, shuffled by (seed, epoch) alone: a resumed run sees the same order.
+    """Lists of positions, shuffled by only (seed, epoch): a resumed run sees the same order.
 
     seed None: in order, for evaluation.
 

@@ -52,7 +52,7 @@ def table(path: Path, columns: str, again: str, source: Any = None, **options: A
 def fingerprint(files: Sequence[Path], again: str, *what: object) -> str:
     """A text that changes with the names, sizes and times of the files, and with `what`.
 
-    what: values that say what is made of the files.
+    what: values that describe the result made from the files.
     Raises ValueError for a file that is missing.
     """
     digest = hashlib.sha256(repr(what).encode())

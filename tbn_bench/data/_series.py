@@ -128,7 +128,7 @@ class SeriesDataModule(TensorDataModule):
     The samples are all windows of consecutive rows, one step apart.
     features, in the words of the Informer's code: "M" all columns forecast all, "S" the target
     forecasts itself, "MS" all forecast the target. Columns are scaled by mean and standard
-    deviation of the training rows alone. Losses and scores are on scaled data, as the literature
+    deviation of only the training rows. Losses and scores are on scaled data, as the literature
     reports them. Validation and test windows begin `lookback` rows early, so that their first
     forecast is their first row.
 

@@ -71,7 +71,7 @@ class CIFAR100(CifarDataModule):
         return x, coarse if self.coarse else fine
 
     def _labels(self, dataset: Any) -> Tensor:
-        """torchvision keeps the fine labels alone.
+        """torchvision keeps only the fine labels.
 
         The coarse ones are in the same file, and torchvision has just checked its md5.
         """

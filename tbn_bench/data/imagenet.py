@@ -127,7 +127,7 @@ class Files:
         return len(self.names)
 
     def take(self, positions: Tensor) -> "Files":
-        """Those files alone, undecoded. positions: (M,)."""
+        """Only those files, undecoded. positions: (M,)."""
         names = self.names[positions.numpy()]
         return Files(self.folder, names, self.size, self.resize)
 

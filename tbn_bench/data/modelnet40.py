@@ -188,7 +188,7 @@ class ModelNet40(PointDataModule):
     def _split(self, folder: Path, name: str) -> Split:
         """All files that <name>_files.txt lists.
 
-        Their names alone count, because the paths are those of the list's maker.
+        Only their names count, because the paths are those of the list's maker.
         """
         listing = folder / f"{name}_files.txt"
         if not listing.exists():

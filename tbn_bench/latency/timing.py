@@ -84,7 +84,7 @@ def prepare(device: str, threads: int) -> None:
         raise ValueError(f"--threads must be at least 1, got {threads}")
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = True
-    # what is called float32 here is float32
+    # no TF32: results called float32 are really float32
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     # "no CUDA runtime" is no news on a CPU

@@ -32,7 +32,7 @@ _FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 
 def _step(layer: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], Tensor]:
-    """One training step of the layer alone: forward, both gradients, SGD."""
+    """One training step of only this layer: forward, both gradients, SGD."""
     optimizer = torch.optim.SGD(layer.parameters(), lr=1e-6, momentum=0.9, fused=True)
 
     def step() -> Tensor:

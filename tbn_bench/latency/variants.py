@@ -62,7 +62,7 @@ def _materialize(network: nn.Module) -> None:
 def _by_executor(network: nn.Module, reference: nn.Module, setting: Setting) -> list[Variant]:
     """The executor in each precision.
 
-    A full-precision network has no signs, so it runs in float32 alone.
+    A full-precision network has no signs, so it runs in float32 only.
     """
     if setting.x.device.type != "cpu":
         return []

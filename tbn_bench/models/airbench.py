@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 PATCH = 2
 EPSILON = 5e-4
-WHITENING_EPOCHS = 3  # the bias of the whitening layer is trained in these epochs alone
+WHITENING_EPOCHS = 3  # the bias of the whitening layer is trained only in these epochs
 BATCH_NORM = {"eps": 1e-12, "momentum": 0.4}
 
 

@@ -17,7 +17,7 @@ def _normalised(conv: nn.Module, dim: int) -> list[nn.Module]:
 
 
 class ConvMixerBlock(nn.Module):
-    """A depthwise convolution beside a shortcut, then a 1x1 convolution.
+    """A depthwise convolution with a shortcut around it, then a 1x1 convolution.
 
     x: (B, dim, H, W) -> (B, dim, H, W).
     """

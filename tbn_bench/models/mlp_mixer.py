@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class MixerBlock(nn.Module):
-    """A MLP over patches and one over channels, each behind a LayerNorm and beside a shortcut.
+    """An MLP over patches and one over channels, each after a LayerNorm, with a shortcut around it.
 
     x: (B, T, dim) -> (B, T, dim).
     """

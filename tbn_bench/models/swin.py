@@ -4,7 +4,7 @@ Defaults: hidden 96, layers 2-2-6-2, heads 3-6-12-24 of 32, window 4, downscale 
 ratio 4: 26,550,912 weights on 3 x 32 x 32. The ImageNet form is
 swin(window=7, downscale=[4, 2, 2, 2], num_classes=1000) on 3 x 224 x 224.
 
-Two details follow the TBN authors' code. A stage merges its patches by one linear layer alone,
+Two details follow the TBN authors' code. A stage merges its patches by a single linear layer,
 without the LayerNorm of the Swin paper, and qkv has no bias. Maps have the layout (B, H, W, C).
 """
 
@@ -141,7 +141,7 @@ class WindowAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Window attention and MLP, each behind a LayerNorm and beside a shortcut.
+    """Window attention and MLP, each after a LayerNorm and with its own shortcut.
 
     x: (B, H, W, dim) -> (B, H, W, dim).
     """

@@ -75,7 +75,7 @@ class TimeNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each beside a shortcut and before a norm.
+    """Attention and MLP, each with a shortcut around it and a norm after it.
 
     x: (B, T, dim) -> (B, T, dim).
     """

@@ -37,7 +37,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and beside a shortcut.
+    """Attention and MLP, each after a LayerNorm and with its own shortcut.
 
     x: (B, T, dim) -> (B, T, dim).
     """

@@ -149,7 +149,7 @@ def _plain(value: Any) -> Any:
 def by_track(found: list[Group]) -> dict[str, list[Group]]:
     """Track -> its groups, with full precision of the same panels as the reference.
 
-    A panel of full precision alone counts as weights only.
+    A panel with only full precision counts as weights only.
     """
     lowered = [g for g in found if g.track != tracks.REFERENCE]
     compared = {g.panel for g in lowered}

@@ -226,7 +226,7 @@ def is_about(line: Line, data: str, model: str) -> bool:
 def networks(ledger: pd.DataFrame, data: str, activation_bits: int | None) -> list[Line]:
     """Networks with both a top-1 and a FLASH, each a value under its metric.
 
-    The data set is compared by its name alone: any resolution fits.
+    Only the name of the data set is compared: any resolution fits.
     """
     wanted, _, _ = data.partition("(")
     found: dict[tuple[str, ...], Line] = {}

@@ -1,4 +1,4 @@
-"""Published numbers as marks beside ours: hollow, with their source under the pointer."""
+"""Published numbers as hollow marks among ours; the tooltip names their source."""
 
 from collections.abc import Iterator
 from typing import Any

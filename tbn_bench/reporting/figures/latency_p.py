@@ -26,7 +26,7 @@ _BEST_DENSE = "best dense"
 
 
 def _ceiling(name: str, row: dict[str, Any]) -> float | None:
-    """Milliseconds that the case cannot fall below, by the peaks of one core measured beside it."""
+    """Lower bound of the case in milliseconds, from the peaks of one core in the same record."""
     work = ("tile_macs", "batch") if _CEILINGS[name] == "gmacs" else ("weight_bytes",)
     if any(style.missing(row[key]) for key in (*work, "threads")):
         return None

@@ -26,7 +26,7 @@ _PATHS = {
 def figure(name: str, title: str, spec: dict[str, Any]) -> dict[str, Any]:
     """A chart of several panels as panels to choose from.
 
-    Each is drawn alone, as wide as the reader's window allows. Panels without titles of their own
+    Each is drawn separately, as wide as the reader's window allows. Panels without their own titles
     stay together.
     """
     parts = _parts(spec)

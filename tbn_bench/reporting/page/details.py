@@ -19,7 +19,7 @@ from tbn_bench.runs.lock import held
 from tbn_bench.scores import FIRST
 
 BLOCK = 64  # runs
-# Bytes of blocks that the page itself may hold. More are scripts beside it, which work from disk.
+# Bytes of blocks that the page itself may hold. Further blocks are script files beside the page.
 EMBEDDED = 400_000
 POINTS = 100  # of a curve
 _PLAN = (

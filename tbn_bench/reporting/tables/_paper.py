@@ -55,8 +55,8 @@ _OWN = (
 )
 NOTE = (
     "Reported: numbers of other authors with their own recipes, mostly at the best test epoch. The "
-    "paper's printed tables could not be read; values known only from memory are left out. Ours: on "
-    "the test set, at the epoch chosen on held-out data, mean over n seeds with Student's 95 % "
+    "paper's printed tables could not be read; values known only from memory are left out. Ours: "
+    "on the test set, at the epoch chosen on held-out data, mean over n seeds with Student's 95 % "
     "interval (none for one seed), after the number of epochs in the table. Few epochs are no "
     "reproduction. —: not run, or not published. Mbit: stored bits of weights and scales, without "
     "biases and normalisation."

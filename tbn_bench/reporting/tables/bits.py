@@ -94,7 +94,7 @@ def _side_columns(rows: list[Row]) -> list[Column]:
 
 
 def _row(g: Group, plan: list[Row]) -> Row:
-    """plan: a row per weight of one run of the group; if empty, the summary alone is used."""
+    """plan: a row per weight of one run of the group; if empty, only the summary is used."""
     first = g.first
     stored = style.whole(first.get("stored_bits"))
     of_weights = style.whole(first.get("stored_bits_weights"))

@@ -237,14 +237,14 @@ def _note(rows: list[Row], device: str | None) -> str:
         note += " File bytes: the packed network with its header."
     if _any(rows, "additions"):
         note += (
-            " Additions: what a layout needs beside its multiply-adds; records of early versions "
-            "do not have them."
+            " Additions: additions that a layout needs besides its multiply-adds; records of early "
+            "versions do not have them."
         )
     if _any(rows, "reported_top1_percent"):
         note += (
-            " Reported: what the method's paper, README or authors' logs give for the same data, "
-            "model and activation bits, by their own recipe and often at the best test epoch; no "
-            "part of our numbers (sources under Published numbers)."
+            " Reported: the value in the method's paper, README or authors' logs for the same "
+            "data, model and activation bits, with their own recipe and often at the best test "
+            "epoch. Our numbers do not include it (sources under Published numbers)."
         )
     if legend := published.legend(row["reported_top1_percent"] for row in rows):
         note += f" {legend}"

@@ -105,7 +105,7 @@ def _comparable(latency: pd.DataFrame) -> pd.DataFrame:
 
 
 def _plain(row: Row) -> Row:
-    """Python's numbers, None where unknown, and timm's names beside ours."""
+    """The row with Python's own numbers, None if unknown, and with timm's names added."""
     plain = {}
     for key, value in row.items():
         plain[key] = None if style.missing(value) else value
