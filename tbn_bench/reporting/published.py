@@ -52,7 +52,7 @@ DAGGER = "†"
 INFERRED = "‡"
 LEGEND = {
     DAGGER: "Second-hand: quoted by others, not read in the source.",
-    INFERRED: "A part of the setting was inferred, the source does not state it.",
+    INFERRED: "A part of the setting was inferred, because the source does not state it.",
 }
 FLASH = "stored_kB"  # metric: flash for the weights, in kB as printed
 _FEW = 3  # so many reported values are listed one by one; more are shown as a range

@@ -14,9 +14,10 @@ SCOPE = Scope(
     frozenset(),
     ablation=True,
     note=(
-        "min_layer_size=0 tiles every layer (global tiling); alpha='layer' is one alpha, 'tile' "
-        "many; alpha_source is what alpha is the mean magnitude of. Reported are the author's raw "
-        "curves and logs: the script that draws the figure smooths them and shifts one."
+        "min_layer_size=0 tiles every layer (global tiling). alpha='layer' is one alpha per layer, "
+        "'tile' one per tile. alpha is the mean magnitude of alpha_source. Reported values are the "
+        "author's raw curves and logs; the script that draws the figure smooths them and shifts "
+        "one."
     ),
 )
 

@@ -12,8 +12,8 @@ SCOPE = Scope(
     frozenset({"resnet_cifar", "resnet", "vgg_small"}),
     frozenset({"cifar10", "cifar100", "imagenet", "tiny_imagenet"}),
     note=(
-        "Methods with binary activations stand in the comparison of their track, runs on other "
-        "data under Comparison."
+        "Methods with binary activations are in the comparison of their track. Runs on other data "
+        "are under Comparison."
     ),
 )
 

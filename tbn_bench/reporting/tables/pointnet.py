@@ -10,8 +10,8 @@ SCOPE = Scope(
     frozenset({"modelnet40", "shapenet_part", "s3dis"}),
     ("top1", "instance_miou", "miou", "class_miou", "class_accuracy", "accuracy"),
     note=(
-        "No number of a binary or tiled PointNet was found in any source. Runs on other data "
-        "stand under Segmentation."
+        "No source gives a number for a binary or tiled PointNet. Runs on other data are under "
+        "Segmentation."
     ),
 )
 

@@ -10,9 +10,9 @@ SCOPE = Scope(
     frozenset(),
     ("mse", "mae"),
     note=(
-        "The reported errors are of the paper that preceded TBN, on other spans and another "
-        "scaling of the data: they stand in rows of their own and compare with nothing of ours. "
-        "No forecasting error of a tiled network could be read in any source."
+        "The reported errors are from the paper that preceded TBN. It uses other spans and another "
+        "scaling of the data, so they have their own rows and are not comparable with ours. No "
+        "source gives a readable forecasting error of a tiled network."
     ),
 )
 

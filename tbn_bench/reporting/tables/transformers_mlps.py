@@ -8,7 +8,7 @@ SCOPE = Scope(
     "Transformers and MLPs, published and ours",
     frozenset({"vit", "swin", "mlp_mixer", "conv_mixer"}),
     frozenset({"cifar10", "cifar100", "imagenet", "tiny_imagenet"}),
-    note="Runs on other data stand under Comparison.",
+    note="Runs on other data are under Comparison.",
 )
 
 
