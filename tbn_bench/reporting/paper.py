@@ -4,23 +4,22 @@ Each cell has a verdict and the command that fills it. A verdict states the epoc
 that nobody takes a short run for a failed reproduction.
 """
 
-import shlex
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbn_bench import catalog, yaml_file
+from tbn_bench import catalog
 from tbn_bench.records.store import RecordError, tell
 from tbn_bench.reporting import groups, published, style, write
+from tbn_bench.reporting.commands import command_of, settings_of
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.published import Line
 from tbn_bench.reporting.stats import Interval
 from tbn_bench.reporting.table import Column, Row, Table, column, run_ids, text_column
 from tbn_bench.reporting.tables import ablations, cnn, pointnet, time_series, transformers_mlps
+from tbn_bench.reporting.tables._cited import cite
 from tbn_bench.reporting.tables._paper import (
-    cite,
     is_ablation,
     is_study,
     matched,
@@ -95,7 +94,7 @@ def paper(records: Records, repository: Path = Path()) -> tuple[list[Table], Cou
 
     A table has a row per published value and group of ours that it is about.
     """
-    settings = _settings(repository)
+    settings = settings_of(repository)
     found = groups.groups(records)
     sections: dict[str, list[Row]] = {}
     for scope in _SCOPES:
@@ -105,7 +104,7 @@ def paper(records: Records, repository: Path = Path()) -> tuple[list[Table], Cou
     ledger = records.published.to_dict("records")
     cells, left = _cells(ledger)
     for lines in cells:
-        command = _command(lines[0], settings)
+        command = command_of(lines[0], settings)
         section = sections[_section(lines[0])]
         section += _rows(lines, found, command)
 
@@ -230,87 +229,6 @@ def judged(score: str, value: float, result: Interval, epochs: int) -> tuple[str
         return "differs", f"differs by {gap}, {trained}"
     half = s.text(result.half, False)
     return "reproduced", f"reproduced within ± {half}, {trained}"
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """A sweep or recipe. values: parameter -> the values that it takes."""
-
-    command: str
-    values: dict[str, list[Any]]
-
-    @property
-    def is_study(self) -> bool:
-        *_, path = self.command.split()
-        return is_study(Path(path).stem)
-
-    @property
-    def epochs(self) -> int:
-        return max(self.values.get("epochs", [0]))
-
-    def covers(self, line: Line) -> bool:
-        """Whether some values are the line's data set, model and method."""
-        return (
-            self._has("data", line["dataset"], sizes_count=True)
-            and self._has("model", line["model"], sizes_count=True)
-            and self._has("binarizer", line["spec"], sizes_count=False)
-        )
-
-    def _has(self, key: str, theirs: str, sizes_count: bool) -> bool:
-        for value in self.values.get(key, []):
-            if published.is_same(theirs, str(value), sizes_count):
-                return True
-        return False
-
-
-def _settings(repository: Path) -> list[_Setting]:
-    """Every sweep, then every recipe. Raises ValueError for a file that is not YAML."""
-    found = []
-    for path in sorted(repository.glob("sweeps/*.yaml")):
-        command = f"tbn-bench sweep {path.relative_to(repository)}"
-        found.append(_Setting(command, _swept(path)))
-    for path in sorted(repository.glob("recipes/*.yaml")):
-        command = f"tbn-bench train --config {path.relative_to(repository)}"
-        values = {key: [value] for key, value in _mapping(path).items()}
-        found.append(_Setting(command, values))
-    return found
-
-
-def _swept(path: Path) -> dict[str, list[Any]]:
-    """The values of each parameter of a sweep."""
-    values = {}
-    parameters = _mapping(path).get("parameters") or {}
-    for key, parameter in parameters.items():
-        if isinstance(parameter, dict):
-            one = parameter.get("value")
-            found = parameter.get("values", one)
-            values[key] = found if isinstance(found, list) else [found]
-    return values
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    value = yaml_file.read(path)
-    return value if isinstance(value, dict) else {}
-
-
-def _command(line: Line, settings: list[_Setting]) -> str:
-    """The command of the sweep or recipe that has a line's setting; of several, the longest one.
-
-    Without one, the command of a run with default settings.
-    """
-    study = is_ablation(line["spec"])
-    fitting = [s for s in settings if s.covers(line) and s.is_study == study]
-    if fitting:
-        longest = max(fitting, key=lambda setting: setting.epochs)
-        return longest.command
-    command = [
-        "tbn-bench",
-        "train",
-        f"--data={line['dataset']}",
-        f"--model={line['model']}",
-        f"--binarizer={line['spec']}",
-    ]
-    return f"{shlex.join(command)}  # default settings: no sweep or recipe has it"
 
 
 def _table(title: str, rows: list[Row]) -> Table:

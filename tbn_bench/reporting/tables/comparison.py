@@ -251,7 +251,7 @@ def _note(rows: list[Row], device: str | None) -> str:
     if device:
         note += (
             f" Latency on {device}: the fastest float32 implementation of each method, one thread, "
-            "after its parity check (bf16 and int8 stand under Latency); × dense is against full "
+            "after its parity check (bf16 and int8 are under Latency). × dense: compared with full "
             "precision in eager torch."
         )
     return note

@@ -9,7 +9,7 @@ from tbn_bench.reporting import published, style
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.published import Line
 from tbn_bench.reporting.table import Row, Table, column, method_column, text_column
-from tbn_bench.reporting.tables._paper import cite
+from tbn_bench.reporting.tables._cited import cite
 
 _PEAK = "gpu_peak_MiB"
 _RESTING = "gpu_resting_MiB"

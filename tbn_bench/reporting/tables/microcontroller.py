@@ -17,7 +17,8 @@ from tbn_bench.reporting.table import (
     run_ids,
     text_column,
 )
-from tbn_bench.reporting.tables._paper import TIMM, cite, name_of, ours, param_count, timm
+from tbn_bench.reporting.tables._cited import cite
+from tbn_bench.reporting.tables._paper import TIMM, name_of, ours, param_count, timm
 from tbn_bench.reporting.tables.mcu import estimated
 from tbn_bench.scores import FIRST
 

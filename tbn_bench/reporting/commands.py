@@ -1,0 +1,92 @@
+"""The command that trains a published network: by a sweep, a recipe, or default settings."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tbn_bench import yaml_file
+from tbn_bench.reporting import published
+from tbn_bench.reporting.published import Line
+from tbn_bench.reporting.tables._paper import is_ablation, is_study
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A sweep or recipe. values: parameter -> the values that it takes."""
+
+    command: str
+    values: dict[str, list[Any]]
+
+    @property
+    def is_study(self) -> bool:
+        *_, path = self.command.split()
+        return is_study(Path(path).stem)
+
+    @property
+    def epochs(self) -> int:
+        return max(self.values.get("epochs", [0]))
+
+    def covers(self, line: Line) -> bool:
+        """Whether some values are the line's data set, model and method."""
+        return (
+            self._has("data", line["dataset"], sizes_count=True)
+            and self._has("model", line["model"], sizes_count=True)
+            and self._has("binarizer", line["spec"], sizes_count=False)
+        )
+
+    def _has(self, key: str, theirs: str, sizes_count: bool) -> bool:
+        for value in self.values.get(key, []):
+            if published.is_same(theirs, str(value), sizes_count):
+                return True
+        return False
+
+
+def settings_of(repository: Path) -> list[Setting]:
+    """Every sweep, then every recipe. Raises ValueError for a file that is not YAML."""
+    found = []
+    for path in sorted(repository.glob("sweeps/*.yaml")):
+        command = f"tbn-bench sweep {path.relative_to(repository)}"
+        found.append(Setting(command, _swept(path)))
+    for path in sorted(repository.glob("recipes/*.yaml")):
+        command = f"tbn-bench train --config {path.relative_to(repository)}"
+        values = {key: [value] for key, value in _mapping(path).items()}
+        found.append(Setting(command, values))
+    return found
+
+
+def _swept(path: Path) -> dict[str, list[Any]]:
+    """The values of each parameter of a sweep."""
+    values = {}
+    parameters = _mapping(path).get("parameters") or {}
+    for key, parameter in parameters.items():
+        if isinstance(parameter, dict):
+            one = parameter.get("value")
+            found = parameter.get("values", one)
+            values[key] = found if isinstance(found, list) else [found]
+    return values
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    value = yaml_file.read(path)
+    return value if isinstance(value, dict) else {}
+
+
+def command_of(line: Line, settings: list[Setting]) -> str:
+    """The command of the sweep or recipe that has a line's setting; of several, the longest one.
+
+    Without one, the command of a run with default settings.
+    """
+    study = is_ablation(line["spec"])
+    fitting = [s for s in settings if s.covers(line) and s.is_study == study]
+    if fitting:
+        longest = max(fitting, key=lambda setting: setting.epochs)
+        return longest.command
+    command = [
+        "tbn-bench",
+        "train",
+        f"--data={line['dataset']}",
+        f"--model={line['model']}",
+        f"--binarizer={line['spec']}",
+    ]
+    return f"{shlex.join(command)}  # default settings: no sweep or recipe has it"

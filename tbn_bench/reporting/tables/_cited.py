@@ -1,0 +1,79 @@
+"""Cells that show published values with their numbered sources."""
+
+import re
+from collections.abc import Callable
+
+from tbn_bench.reporting import published
+from tbn_bench.reporting.published import Line
+from tbn_bench.reporting.table import Row
+
+
+def cite(rows: list[Row], cells: Callable[[Row], dict[str, list[Line]]]) -> list[str]:
+    """Writes the cells of published lines into the rows; returns the footnotes.
+
+    The numbers of the sources follow the reading order. cells: row -> key of a cell -> its lines; a
+    key that ends in bits_per_weight shows their width, others their value.
+    """
+    numbers: dict[str, int] = {}
+    said: dict[str, list[Line]] = {}
+    for row in rows:
+        for key, lines in cells(row).items():
+            for line in lines:
+                source = line["source"]
+                numbers.setdefault(source, len(numbers) + 1)
+                said.setdefault(source, []).append(line)
+            shown = _width if key.endswith("bits_per_weight") else _value
+            row[key] = _cell(lines, numbers, shown)
+    return [f"{source}{_common(said[source])}" for source in numbers]
+
+
+def _value(line: Line) -> str:
+    return published.shown(line["metric"], line["value"])
+
+
+def _width(line: Line) -> str:
+    return f"{line['weight_bits']:g}"
+
+
+def plain_width(lines: list[Line]) -> str | None:
+    """A bit width that the method's definition fixes: 32, 2 or 1. It needs no source."""
+    widths = {line["weight_bits"] for line in lines} - {None}
+    if len(widths) != 1:
+        return None
+    width = widths.pop()
+    if width != int(width):
+        return None
+    return f"{width:g}"
+
+
+def _cell(lines: list[Line], numbers: dict[str, int], text: Callable[[Row], str]) -> str | None:
+    """'93.1† [1], 93.24 [2]': each value once, with its marks and sources."""
+
+    def place(line: Line) -> tuple[float, int]:
+        return line["value"], numbers[line["source"]]
+
+    cited: dict[str, list[str]] = {}
+    for line in sorted(lines, key=place):
+        value = text(line) + published.marks(line)
+        citations = cited.setdefault(value, [])
+        number = numbers[line["source"]]
+        citation = f"[{number}]"
+        if citation not in citations:
+            citations.append(citation)
+
+    cells = []
+    for value, citations in cited.items():
+        cells.append(f"{value} {''.join(citations)}")
+    return ", ".join(cells) or None
+
+
+def _common(lines: list[Line]) -> str:
+    """The clauses that the ledger's notes of all lines of one source share, in parentheses."""
+    separator = "; |, " if len(lines) > 1 else "; "
+    first, *others = [re.split(separator, line["note"] or "") for line in lines]
+    shared = list(dict.fromkeys(filter(None, first)))
+    for clauses in others:
+        shared = [clause for clause in shared if clause in clauses]
+    if not shared:
+        return ""
+    return f" ({'; '.join(shared)})"
