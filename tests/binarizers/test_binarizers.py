@@ -628,6 +628,11 @@ def test_tbn_then_normalisation_is_repeated_filters(alpha, p, eps, tolerance):
     assert not torch.allclose(nets[0][0](x), nets[1][0](x))
 
 
+def fits(net, x, y):
+    """Whether more than 99 % of the samples get their class."""
+    return (net(x).argmax(1) == y).double().mean() > 0.99
+
+
 @pytest.mark.parametrize("spec", MATRIX_METHODS)
 def test_learns_a_small_batch(spec):
     """Each method fits 64 real digits by the signs that are stored.
@@ -656,9 +661,12 @@ def test_learns_a_small_batch(spec):
         for _ in range(30):
             begin_step_(net)
             step(net, optimizer, x, y)
-    for weight in weights(net):
-        weight.eval()
-    assert (net(x).argmax(1) == y).double().mean() > 0.99
+        for weight in weights(net):
+            weight.eval()
+        if fits(net, x, y):
+            return
+        net.train()
+    pytest.fail("ten epochs were not enough")
 
 
 @pytest.mark.parametrize("spec", KERNEL_METHODS)
@@ -679,10 +687,13 @@ def test_kernel_methods_learn_a_small_batch(spec):
         announce(net, epoch, 10)
         for _ in range(20):
             step(net, optimizer, x, y)
-    for module in net.modules():  # normalised by the batch, methods as in evaluation
-        if isinstance(module, WeightBinarizer):
-            module.eval()
-    assert (net(x).argmax(1) == y).double().mean() > 0.99
+        for module in net.modules():  # normalised by the batch, methods as in evaluation
+            if isinstance(module, WeightBinarizer):
+                module.eval()
+        if fits(net, x, y):
+            return
+        net.train()
+    pytest.fail("ten epochs were not enough")
 
 
 @pytest.mark.parametrize(
