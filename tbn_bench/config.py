@@ -6,6 +6,7 @@ import shlex
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from tbn_bench import catalog
 
@@ -55,7 +56,8 @@ class RunConfig(BaseModel):
     )
     batch_norm: Literal["running", "reestimated"] = Field(
         "running",
-        description="statistics of batch norm in evaluation: running, or reestimated on training samples before each",
+        description="statistics of batch norm in evaluation: running, "
+        "or reestimated on training samples before each",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
     mixup: float = Field(
@@ -69,7 +71,8 @@ class RunConfig(BaseModel):
     )
     tta: bool = Field(
         False,
-        description="also score the test set with test-time augmentation (mirror and one-pixel shifts)",
+        description="also score the test set with test-time augmentation "
+        "(mirror and one-pixel shifts)",
     )
     init: str | None = Field(
         None, pattern=RUN, description="finished run to take the weights from, as SWEEP/RUN_ID"
@@ -89,11 +92,11 @@ class RunConfig(BaseModel):
     @field_validator("optimizer")
     @classmethod
     def _known(cls, value: str) -> str:
-        name, known = catalog.parse(value)[0], catalog.names("optimizers")
+        name, _ = catalog.parse(value)
+        known = catalog.names("optimizers")
         if name not in known:
-            raise ValueError(
-                f"unknown name {catalog.short(name)} in optimizers{catalog.did_you_mean(name, known)}"
-            )
+            hint = catalog.did_you_mean(name, known)
+            raise ValueError(f"unknown name {catalog.short(name)} in optimizers{hint}")
         return value
 
     @field_validator(
@@ -113,12 +116,15 @@ class RunConfig(BaseModel):
 
     @property
     def non_defaults(self) -> dict[str, Any]:
-        """What differs from the defaults, as JSON types: the content of the run id."""
+        """The fields that differ from the defaults, as JSON types: the content of the run id."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
     @property
     def run_id(self) -> str:
-        """First 12 hexadecimal digits of the sha256 of the non-default fields: new fields leave old ids alone."""
+        """First 12 hexadecimal digits of the sha256 of the non-default fields.
+
+        A new field therefore changes no old id.
+        """
         text = json.dumps(self.non_defaults, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -130,19 +136,21 @@ class RunConfig(BaseModel):
     @property
     def command(self) -> str:
         """The command that makes this run."""
-        values = {k: ",".join(v) if k == "keep" else v for k, v in self.non_defaults.items()}
-        return shlex.join(["tbn-bench", "train", *(f"--{k}={v}" for k, v in values.items())])
+        words = ["tbn-bench", "train"]
+        for name, value in self.non_defaults.items():
+            text = ",".join(value) if name == "keep" else value
+            words.append(f"--{name}={text}")
+        return shlex.join(words)
 
 
 def make(values: dict[str, Any]) -> RunConfig:
-    """RunConfig from plain values. Raises ValueError, one line per fault, with a suggestion for an unknown key."""
-    unknown = [k for k in values if k not in RunConfig.model_fields]
+    """RunConfig from plain values.
+
+    Raises ValueError, one line per fault, with a suggestion for an unknown key.
+    """
+    unknown = [_unknown(name) for name in values if name not in RunConfig.model_fields]
     if unknown:
-        hints = [
-            f"unknown parameter {catalog.short(k)}{catalog.did_you_mean(str(k), RunConfig.model_fields)}"
-            for k in unknown
-        ]
-        raise ValueError("\n".join(hints))
+        raise ValueError("\n".join(unknown))
     if isinstance(values.get("keep"), str):
         values = {**values, "keep": tuple(filter(None, values["keep"].split(",")))}
     if isinstance(values.get("precision"), int):
@@ -150,10 +158,16 @@ def make(values: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig(**values)
     except ValidationError as error:
-        raise ValueError("\n".join(_line(e) for e in error.errors())) from error
+        lines = [_line(fault) for fault in error.errors()]
+        raise ValueError("\n".join(lines)) from error
 
 
-def _line(error: Any) -> str:
+def _unknown(name: Any) -> str:
+    hint = catalog.did_you_mean(str(name), RunConfig.model_fields)
+    return f"unknown parameter {catalog.short(name)}{hint}"
+
+
+def _line(error: ErrorDetails) -> str:
     field = ".".join(map(str, error["loc"]))
     said = error["msg"].removeprefix("Value error, ")
     got = "" if "got " in said else f", got {catalog.short(error['input'])}"

@@ -84,9 +84,10 @@ def sketch(config: RunConfig) -> Experiment:
             found = _experiment(config, data, given)
     if own:
         size = " x ".join(map(str, own["in_shape"]))
+        classes = own["num_classes"]
         found.plan.warnings.append(
             f"no --data: planned in the model's own form, {size} "
-            f"with num_classes={own['num_classes']}, not for {config.data}"
+            f"with num_classes={classes}, not for {config.data}"
         )
     return found
 
@@ -171,7 +172,8 @@ def _sample(config: RunConfig, data: Any) -> dict[str, Any]:
     """
     name, _ = catalog.parse(config.model)
     entry = catalog.load("models", name)
-    if "training_images" not in inspect.signature(entry).parameters:
+    options = inspect.signature(entry).parameters
+    if "training_images" not in options:
         return {}
     data.setup()
     count = min(TRAINING_IMAGES, data.size("train"))
@@ -210,11 +212,11 @@ def _network(config: RunConfig, given: dict[str, Any]) -> tuple[nn.Module, Plan]
         # an empty parameter is refused below
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         model = catalog.build("models", config.model, **given)
-    empty = [name for name, parameter in model.named_parameters() if not parameter.numel()]
-    if empty:
-        raise ValueError(
-            f"{config.model}: {empty[0]} has no elements; every width must be at least 1"
-        )
+    for name, parameter in model.named_parameters():
+        if not parameter.numel():
+            raise ValueError(
+                f"{config.model}: {name} has no elements; every width must be at least 1"
+            )
     plan = binarize_(model, config.binarizer, config.keep)
     optimizer_of(model, config)  # refuses before anything is recorded
     return model, plan
@@ -244,4 +246,6 @@ def _experiment(config: RunConfig, data: Any, given: dict[str, Any]) -> Experime
 def _some(names: list[str], most: int = 3) -> str:
     text = ", ".join(names[:most])
     rest = len(names) - most
-    return f"{text} and {rest} more" if rest > 0 else text
+    if rest > 0:
+        text += f" and {rest} more"
+    return text

@@ -53,33 +53,35 @@ class Recorder(Checkpoint):
         self.training_started = time.perf_counter()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.training_seconds = time.perf_counter() - self.training_started
+        now = time.perf_counter()
+        self.training_seconds = now - self.training_started
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         metrics = {}
         for name, value in sorted(trainer.callback_metrics.items()):
             if not name.startswith("test/"):
                 metrics[name] = float(value)
+        row = self._row(trainer, metrics)
+        self._restart_clocks()
+        self.run.log(row, durable=True)
+        self.mirrors.log(row, module.model)
+        if self.lines:
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            tell(f"{epoch}  {_scores(metrics, module.score)}{row['seconds']:.1f} s")
+
+    def _row(self, trainer: pl.Trainer, metrics: dict[str, float]) -> dict[str, Any]:
+        """The epoch's row of the record. Times are since the end of the last epoch."""
         seconds = time.perf_counter() - self.started
-        row = {
+        cpu_seconds = time.process_time() - self.cpu_started
+        return {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
             "lr": self.lr,
             **metrics,
             "seconds": round(seconds, 3),
-            "epoch_cpu_seconds": round(time.process_time() - self.cpu_started, 3),
+            "epoch_cpu_seconds": round(cpu_seconds, 3),
             "epoch_training_seconds": round(self.training_seconds, 3),
         }
-        self._restart_clocks()
-        self.run.log(row, durable=True)
-        self.mirrors.log(row, module.model)
-        if self.lines:
-            loss = metrics.get("train/loss", float("nan"))
-            held_out = ""
-            if "val/loss" in metrics:
-                held_out = f"val {shown({**metrics, 'score': module.score}, 'val')}  "
-            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            tell(f"{epoch}  loss {loss:.4f}  {held_out}{row['seconds']:.1f} s")
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -95,6 +97,16 @@ class Recorder(Checkpoint):
         if self.random is not None:
             restore_random_state(self.random)
             self.random = None
+
+
+def _scores(metrics: dict[str, float], score: str) -> str:
+    """The training loss and, if samples are held out, the score on these."""
+    loss = metrics.get("train/loss", float("nan"))
+    text = f"loss {loss:.4f}  "
+    if "val/loss" in metrics:
+        held_out = shown({**metrics, "score": score}, "val")
+        text += f"val {held_out}  "
+    return text
 
 
 def random_state() -> dict[str, Any]:
@@ -178,8 +190,9 @@ def make_trainer(
 def quiet() -> Iterator[None]:
     """Silences Lightning's start-up lines and its advice about workers: the data are in memory."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
+    levels = []
     for logger in loggers:
+        levels.append(logger.level)
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():

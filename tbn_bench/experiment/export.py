@@ -95,7 +95,8 @@ def _write_checked(record: RunRecord, form: str, path: Path) -> tuple[dict[str, 
 
 def _packed_copy(model: nn.Module) -> nn.Module:
     network = copy.deepcopy(model)
-    if any(hasattr(module, "parametrizations") for module in network.modules()):
+    binarized = [m for m in network.modules() if hasattr(m, "parametrizations")]
+    if binarized:
         convert.pack_(network)
     return network.eval()
 
@@ -107,7 +108,8 @@ def _write(network: nn.Module, form: str, x: Tensor, path: Path, record: RunReco
     if form == "onnx":
         return write_onnx(network, x, path)
     config = make(record.config).non_defaults
-    convert.save(network, path, config, record.provenance.get("commit"))
+    commit = record.provenance.get("commit")
+    convert.save(network, path, config, commit)
     return load(path)
 
 
@@ -152,9 +154,10 @@ def _check_score(call: Call, experiment: Experiment, record: RunRecord) -> tuple
 def _checkpoint_bytes(model: nn.Module) -> int:
     """Bytes of the trained model's dense float32 state: weights, biases, normalisation."""
     total = 0
-    for name, value in convert.dense(model).state_dict().items():
+    state = convert.dense(model).state_dict()
+    for name, value in state.items():
         if not name.endswith("num_batches_tracked"):
-            total += value.numel() * value.element_size()
+            total += value.nbytes
     return total
 
 
@@ -163,12 +166,14 @@ def _show(result: dict[str, Any], content: Artifact) -> None:
     weights = content.weights.values()
     signs = _tensor_bytes(content, {weight.tile for weight in weights})
     scales = _tensor_bytes(content, {weight.alphas for weight in weights})
+    payload = result["payload_bytes"]
+    size = result["file_bytes"]
     rows = {
         "signs": signs,
         "scales": scales,
-        "kept weights, biases, normalisation": result["payload_bytes"] - signs - scales,
-        f"{result['format']} header or graph": result["file_bytes"] - result["payload_bytes"],
-        "file": result["file_bytes"],
+        "kept weights, biases, normalisation": payload - signs - scales,
+        f"{result['format']} header or graph": size - payload,
+        "file": size,
     }
     tell(f"{result['path']}  (run {result['run_id']})")
     for name, size in rows.items():
@@ -184,4 +189,5 @@ def _show(result: dict[str, Any], content: Artifact) -> None:
 
 
 def _tensor_bytes(content: Artifact, names: set[str]) -> int:
-    return sum(content.tensors[name].nbytes for name in names)
+    tensors = [content.tensors[name] for name in names]
+    return sum(tensor.nbytes for tensor in tensors)

@@ -74,7 +74,8 @@ def _check_bits(model: nn.Module, path: Path) -> None:
     data = path.read_bytes()
     for name, module in model.named_modules():
         if isinstance(module, packed.Packed):
-            held = module.get_buffer("tile_bits").numpy().tobytes()
+            bits = module.get_buffer("tile_bits")
+            held = bits.numpy().tobytes()
             if held not in data:
                 raise ExportError(f"{path} does not hold the packed bits of {name}")
 

@@ -2,8 +2,8 @@
 
 The structure is torch.fx's graph of a full-precision model, which may be on the meta device: torch
 multiplies and adds nothing. Every weight, bias and statistic is read from a packed file
-(packed_file.py). Constant tables that a model computes when it is built, and that no file holds, are
-the model's. The operations are those of numpy_ops.py.
+(format/packed_file.py). Constant tables that a model computes when it is built, and that no file
+holds, are the model's. The operations are those of numpy_ops.py.
 """
 
 import operator
@@ -63,7 +63,7 @@ def _convolution(layer: Any, read: Read, x: Array) -> Array:
 
 
 def _shifted_convolution(layer: Any, weight: Array, shifts: Any, x: Array) -> Array:
-    """Each copy meets the input where its shift puts it: no kernel and no input grows by a shift."""
+    """Moves the input under each copy by its shift: neither kernel nor input grows."""
     copies = weight.reshape(len(shifts), -1, *weight.shape[1:])
     parts = []
     for copy, shift in zip(copies, shifts, strict=True):
@@ -309,18 +309,22 @@ def _foreign(why: str) -> ArtifactError:
 
 
 def _check_weights(model: nn.Module, content: Artifact) -> None:
-    """Raises ArtifactError where the file's binary weights are not those of the model: before they are made."""
+    """Raises ArtifactError where the file's binary weights are not those of the model.
+
+    Called before they are unpacked.
+    """
     state = model.state_dict()
     for name, weight in content.weights.items():
         if name not in state:
             raise _foreign(f"it has a weight {name}, which the network lacks")
-        own, held = tuple(state[name].shape), weight.form.shape
+        own = tuple(state[name].shape)
+        held = weight.form.shape
         if own != held:
             raise _foreign(f"{name} is {held} in the file and {own} in the network")
 
 
 def _check_tensors(model: nn.Module, tensors: dict[str, Array]) -> None:
-    """Raises ArtifactError where a parameter is missing, or a tensor is of another shape or kind of numbers."""
+    """Raises ArtifactError for a missing parameter, another shape, or another kind of numbers."""
     for name, _ in model.named_parameters():
         if name not in tensors:
             raise _foreign(f"it does not hold {name}")
@@ -331,12 +335,16 @@ def _check_tensors(model: nn.Module, tensors: dict[str, Array]) -> None:
         is_float = np.issubdtype(held.dtype, np.floating)
         if held.shape != tuple(own.shape) or is_float != own.is_floating_point():
             raise _foreign(
-                f"{name} is {held.dtype} {held.shape} in the file, {own.dtype} {tuple(own.shape)} in the network"
+                f"{name} is {held.dtype} {held.shape} in the file, "
+                f"{own.dtype} {tuple(own.shape)} in the network"
             )
 
 
 def _shifts(layers: dict[str, nn.Module], content: Artifact) -> dict[str, Any]:
-    """Weight -> where its copies are moved to. Raises ArtifactError for a layer that cannot move them."""
+    """Weight -> where its copies are moved to.
+
+    Raises ArtifactError for a layer that cannot move them.
+    """
     found = {}
     for name, weight in content.weights.items():
         copies = weight.form.copies
@@ -347,7 +355,8 @@ def _shifts(layers: dict[str, nn.Module], content: Artifact) -> dict[str, Any]:
         moves = type(layer) in (nn.Conv1d, nn.Conv2d) and attribute == "weight"
         if not moves or layer.groups != 1 or layer.padding_mode != "zeros":
             raise _foreign(
-                f"the copies of {name} are shifted, which needs a convolution of one group that pads with zeros"
+                f"the copies of {name} are shifted, "
+                "which needs a convolution of one group that pads with zeros"
             )
         found[name] = copies.shifts
     return found

@@ -33,13 +33,16 @@ class Unsupported(ValueError):
 
 
 def each(value: int | Ints, n: int) -> tuple[int, ...]:
-    return (value,) * n if isinstance(value, int) else tuple(value)
+    if isinstance(value, int):
+        return (value,) * n
+    return tuple(value)
 
 
 def padded(x: Array, around: Iterable[Ints], mode: str = "zeros", value: float = 0.0) -> Array:
     """x with (before, after) of each of its last axes added."""
-    pairs = list(around)
-    widths = [(0, 0)] * (x.ndim - len(pairs)) + [tuple(pair) for pair in pairs]
+    pairs = [tuple(pair) for pair in around]
+    lead = x.ndim - len(pairs)
+    widths = [(0, 0)] * lead + pairs
     if _PAD_MODES[mode] == "constant":
         return np.pad(x, widths, constant_values=value)
     around_x: Array = np.pad(x, widths, mode=_PAD_MODES[mode])  # type: ignore[call-overload]
@@ -50,17 +53,20 @@ def window(x: Array, around: Iterable[Ints]) -> Array:
     """x with (before, after) of each of its last axes added as zeros, or cut off where negative."""
     pairs = list(around)
     lead = x.ndim - len(pairs)
-    sizes = [
-        size + before + after for size, (before, after) in zip(x.shape[lead:], pairs, strict=True)
-    ]
-    out = np.zeros((*x.shape[:lead], *sizes), x.dtype)
-    target, source = [slice(None)] * lead, [slice(None)] * lead
-    for size, (before, after) in zip(x.shape[lead:], pairs, strict=True):
-        start, end = max(0, -before), min(size, size + after)
-        end = max(start, end)
+    shape = list(x.shape)
+    target = [slice(None)] * lead
+    source = [slice(None)] * lead
+    is_empty = False
+    for axis, (before, after) in enumerate(pairs, lead):
+        size = x.shape[axis]
+        shape[axis] = size + before + after
+        start = max(0, -before)
+        end = max(start, min(size, size + after))
+        is_empty = is_empty or start == end
         source.append(slice(start, end))
         target.append(slice(start + before, end + before))
-    if all(part.start < part.stop for part in source[lead:]):
+    out = np.zeros(shape, x.dtype)
+    if not is_empty:
         out[tuple(target)] = x[tuple(source)]
     return out
 
@@ -78,7 +84,8 @@ def convolution(x: Array, weight: Array, stride: Ints, dilation: Ints, groups: i
 
     x: (B, C, *spatial), padded; weight: (C_out, C / groups, *kernel) -> (B, C_out, *places).
     """
-    n, c_out = weight.ndim - 2, len(weight)
+    n = weight.ndim - 2
+    c_out = len(weight)
     met = windows(x, weight.shape[2:], stride, dilation)
     places = met.shape[2 : 2 + n]
     columns_first = (0, 1, *range(2 + n, 2 + 2 * n), *range(2, 2 + n))
@@ -128,7 +135,9 @@ def max_pool(
     if return_indices:
         raise Unsupported("max_pool with return_indices")
     n = x.ndim - 2
-    kernel, pads, dilations = each(kernel_size, n), each(padding, n), each(dilation, n)
+    kernel = each(kernel_size, n)
+    pads = each(padding, n)
+    dilations = each(dilation, n)
     strides = each(stride, n) if stride else kernel
     around = _pool_padding(x.shape[2:], (kernel, strides, pads, dilations), ceil_mode)
     whole = padded(x, around, value=-np.inf)
@@ -257,7 +266,9 @@ def _axes(dim: Any) -> Any:
     """numpy's word for torch's dim: None for all axes."""
     if dim is None or dim == ():
         return None
-    return dim if isinstance(dim, int) else tuple(dim)
+    if isinstance(dim, int):
+        return dim
+    return tuple(dim)
 
 
 def mean(x: Array, dim: Any = None, keepdim: bool = False) -> Array:
@@ -294,7 +305,8 @@ def transpose(x: Array, dim0: int, dim1: int) -> Array:
 
 
 def flatten(x: Array, start_dim: int = 0, end_dim: int = -1) -> Array:
-    first, last = start_dim % x.ndim, end_dim % x.ndim
+    first = start_dim % x.ndim
+    last = end_dim % x.ndim
     return x.reshape(*x.shape[:first], -1, *x.shape[last + 1 :])
 
 
@@ -304,7 +316,9 @@ def unflatten(x: Array, dim: int, sizes: Ints) -> Array:
 
 
 def squeeze(x: Array, dim: int) -> Array:
-    return x.squeeze(dim) if x.shape[dim] == 1 else x
+    if x.shape[dim] != 1:
+        return x
+    return x.squeeze(dim)
 
 
 def unsqueeze(x: Array, dim: int) -> Array:
@@ -356,7 +370,9 @@ def contiguous(x: Array) -> Array:
 
 
 def size(x: Array, dim: int | None = None) -> Any:
-    return x.shape if dim is None else x.shape[dim]
+    if dim is None:
+        return x.shape
+    return x.shape[dim]
 
 
 def attribute(x: Array, name: str) -> Any:

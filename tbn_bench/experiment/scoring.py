@@ -26,7 +26,8 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        return abs(self.found - self.recorded) <= self.allowed
+        difference = abs(self.found - self.recorded)
+        return difference <= self.allowed
 
 
 def outputs(
@@ -50,7 +51,8 @@ def score_on_test(
     metric = task.scores()[task.score]
     for found, y in batches:
         metric.update(found, y)
-    recorded = float((record.summary or {})[f"test/{task.score}"])
+    summary = record.summary or {}
+    recorded = float(summary[f"test/{task.score}"])
     allowed = _SHARE * recorded
     if task.score == FIRST:
         allowed = max(1.5 / data.size("test"), _POINTS)

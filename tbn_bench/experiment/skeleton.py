@@ -86,6 +86,8 @@ def materialised(model: nn.Module) -> nn.Module:
     """The same network with memory, of arbitrary content, for what is on the meta device."""
 
     def with_memory(tensor: Tensor) -> Tensor:
-        return torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor
+        if not tensor.is_meta:
+            return tensor
+        return torch.empty_like(tensor, device="cpu")
 
     return model._apply(with_memory)  # type: ignore[no-untyped-call,no-any-return]

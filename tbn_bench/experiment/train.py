@@ -141,7 +141,8 @@ def _keep_network(experiment: Experiment, folder: Path, commit: str | None) -> P
     Prints why where it cannot be packed, for example because a scale is NaN. Raises ArtifactError
     where the file cannot be written.
     """
-    if not any(row.binarized for row in experiment.plan.rows):
+    binarized = [row for row in experiment.plan.rows if row.binarized]
+    if not binarized:
         return None
     network = copy.deepcopy(experiment.model).cpu().eval()
     try:

@@ -156,7 +156,9 @@ def _last_held_out(rows: list[dict[str, Any]], score: str) -> dict[str, float]:
     """The score of the last epoch on held-out samples, if there are any."""
     name = f"val/{score}"
     last = rows[-1]
-    return {f"{name}_last": last[name]} if name in last else {}
+    if name not in last:
+        return {}
+    return {f"{name}_last": last[name]}
 
 
 def _effort(rows: list[dict[str, Any]], samples: int, cost: Cost) -> dict[str, float]:

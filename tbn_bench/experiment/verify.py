@@ -60,7 +60,8 @@ class Check:
 
     @property
     def name(self) -> str:
-        return f"{self.record.sweep}/{self.record.run_id}"
+        record = self.record
+        return f"{record.sweep}/{record.run_id}"
 
     def __str__(self) -> str:
         if self.file_bytes is None:
@@ -195,7 +196,12 @@ def _numpy(record: RunRecord, config: RunConfig, data: Any, content: Artifact) -
     model = _structure(config, data)
     try:
         forward = NumpyForward(model, content)
-        return _scored(record, data, model, lambda x: torch.from_numpy(forward(x.numpy())))
+
+        def call(x: Tensor) -> Tensor:
+            y = forward(x.numpy())
+            return torch.from_numpy(y)
+
+        return _scored(record, data, model, call)
     except Unsupported as error:
         return Way(why=f"no rule for {error}")
 

@@ -91,8 +91,9 @@ def start_from(model: nn.Module, source: nn.Module) -> None:
 def plain_name(name: str) -> str:
     """a.parametrizations.weight.original -> a.weight; other names stay."""
     path, inside, rest = name.partition("parametrizations.")
-    if inside and rest.endswith(".original"):
-        return path + rest.removesuffix(".original")
+    attribute = rest.removesuffix(".original")
+    if inside and attribute != rest:
+        return path + attribute
     return name
 
 
@@ -106,5 +107,7 @@ def _chains(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def _computed(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """(a.weight, the dense weight) for every latent weight that does not learn."""
     for name, chain in _chains(model):
-        if not chain[0].learns_latent:
-            yield name.replace("parametrizations.", ""), chain().detach()
+        method = chain[0]
+        if not method.learns_latent:
+            weight = chain().detach()
+            yield name.replace("parametrizations.", ""), weight

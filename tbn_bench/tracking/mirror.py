@@ -42,7 +42,9 @@ class Subject:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {**self.config.model_dump(mode="json"), "provenance": self.provenance}
+        settings = self.config.model_dump(mode="json")
+        settings["provenance"] = self.provenance
+        return settings
 
 
 class Mirror:
@@ -152,7 +154,9 @@ class Mirrors:
         started = time.perf_counter()
         allowed = SHARE * (started - self.began)
         is_due = self.spent + self.last <= allowed
-        found = self._histograms(model) if self.live and is_due else {}
+        found: dict[str, Histogram] = {}
+        if self.live and is_due:
+            found = self._histograms(model)
         self._each(lambda mirror: mirror.log(row, found, int(row["epoch"])))
         if found:
             self.last = time.perf_counter() - started
@@ -193,4 +197,6 @@ def _warn(what: str, error: Exception) -> None:
 
 def plain(value: Any) -> str:
     """A nested value as one JSON text."""
-    return value if isinstance(value, str) else to_json(value)
+    if isinstance(value, str):
+        return value
+    return to_json(value)

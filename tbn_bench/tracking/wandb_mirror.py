@@ -87,7 +87,8 @@ class WandbMirror(Mirror):
             artifact = wandb.Artifact(f"packed-{self.run.id}", type="model")
             artifact.add_file(str(file))
             self.run.log_artifact(artifact)
-        self._close(0 if status == "finished" else 1)
+        is_finished = status == "finished"
+        self._close(0 if is_finished else 1)
 
     def abandon(self) -> None:
         self._close(1)
