@@ -1,4 +1,6 @@
-"""Guards the command line: help without torch, faults in one line before any training, exit statuses, the last line of JSON."""
+"""Guards the command line: help without torch, faults in one line before any training, exit
+statuses, the last line of JSON.
+"""
 
 import json
 import re
@@ -38,7 +40,9 @@ for argv in argvs:
 
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
-    """call("plan", ...) -> (exit status, stdout, stderr), in an empty folder, so that whatever is written shows."""
+    """call("plan", ...) -> (exit status, stdout, stderr), in an empty folder, so that whatever is
+    written shows.
+    """
     monkeypatch.chdir(tmp_path)
 
     def run(*argv):
@@ -63,7 +67,9 @@ def only_line(err, command):
 
 
 def test_help_needs_no_torch(tmp_path):
-    """--help of the program and of every command, --version and the list of runs are there before torch is."""
+    """--help of the program and of every command, --version and the list of runs are there before
+    torch is.
+    """
     argvs = [
         ["--help"],
         *([name, "--help"] for name in COMMANDS),
@@ -206,7 +212,9 @@ def test_an_unknown_task_is_refused_before_the_run_is_claimed(call, tmp_path):
 
 
 def test_a_p_that_does_not_divide_names_every_layer_and_what_would_do(call, tmp_path):
-    """A line per layer, and the offered values are true: each divides that layer and is accepted there."""
+    """A line per layer, and the offered values are true: each divides that layer and is accepted
+    there.
+    """
     code, _, err = call("train", *TINY, "--binarizer", "tbn(p=7, min_layer_size=0)")
     lines = err.splitlines()
     assert (code, len(lines)) == (1, 2)
@@ -227,7 +235,9 @@ def test_a_p_that_does_not_divide_names_every_layer_and_what_would_do(call, tmp_
 
 
 def test_plan_shows_each_weight_and_ends_with_json(call, tmp_path):
-    """By hand: 1920 weights as 4 tiles of 480 bits and 4 scales of 32, 300 weights at p = 1 with one scale; nothing is written."""
+    """By hand: 1920 weights as 4 tiles of 480 bits and 4 scales of 32, 300 weights at p = 1 with
+    one scale; nothing is written.
+    """
     code, out, err = call("plan", *TINY, "--binarizer", "tbn(p=4, min_layer_size=1000)")
     assert (code, err) == (0, "")
     first, second = (
@@ -258,7 +268,10 @@ def test_plan_takes_a_preset_and_flags(call, tmp_path):
 
 
 def test_train_ends_with_json_and_is_not_done_twice(call, tmp_path):
-    """The last line is the summary of the record; the same command again returns it and writes nothing."""
+    """The last line is the summary of the record.
+
+    The same command again returns it and writes nothing.
+    """
     argv = [
         "train",
         *TINY,
@@ -284,7 +297,10 @@ def test_train_ends_with_json_and_is_not_done_twice(call, tmp_path):
 
 
 def test_runs_lists_the_readable_and_names_the_rest(call, tmp_path):
-    """One line per run, an em dash where there is no result; what is unreadable goes to stderr with its path."""
+    """One line per run, an em dash where there is no result.
+
+    What is unreadable goes to stderr with its path.
+    """
     store = RunStore(tmp_path)
     for seed in range(4):
         config = make({"seed": seed})
@@ -308,7 +324,10 @@ def test_runs_lists_the_readable_and_names_the_rest(call, tmp_path):
 
 
 def test_a_busy_run_is_status_75(call, tmp_path):
-    """What the sweep looks for: the run is another's, so nothing failed; its record is untouched."""
+    """What the sweep looks for: the run is another's, so nothing failed.
+
+    Its record is untouched.
+    """
     config = make({"data": "digits", "model": "mlp(hidden=[30])"})
     owner = RunStore(tmp_path / "results").claim("single", config.run_id, {"owner": "other"}, {})
     before = (owner.path / "run.json").read_bytes()
@@ -325,7 +344,9 @@ def test_a_busy_run_is_status_75(call, tmp_path):
     ids=["train", "sweep"],
 )
 def test_results_that_cannot_be_written_are_named(call, tmp_path, argv):
-    """A file where the folder must be (root is stopped too): one line with the path and the way out."""
+    """A file where the folder must be (root is stopped too): one line with the path and the way
+    out.
+    """
     (tmp_path / "taken").write_text("")
     (tmp_path / "sweep.yaml").write_text(
         "method: grid\nparameters: {data: {value: digits}, model: {value: 'mlp(hidden=[30])'}}\n"
@@ -338,7 +359,10 @@ def test_results_that_cannot_be_written_are_named(call, tmp_path, argv):
 
 
 def test_ctrl_c_is_status_130(call, monkeypatch):
-    """One line that says the command can be given again; no traceback, and no JSON that could be taken for a result."""
+    """One line that says the command can be given again.
+
+    No traceback, and no JSON that could be taken for a result.
+    """
 
     def stopped(_):
         raise KeyboardInterrupt
@@ -365,7 +389,9 @@ def test_failed_runs_of_a_sweep_are_status_1(call, monkeypatch):
     [("AVX2", "bf16", 1), ("AVX512", "bf16", 0), ("AVX2", "32", 0)],
 )
 def test_emulated_bfloat16_is_announced(call, monkeypatch, tmp_path, capability, precision, said):
-    """A sweep file made for AVX-512 takes 17 times as long on AVX2: the dry run says so, for grids and for searches."""
+    """A sweep file made for AVX-512 takes 17 times as long on AVX2: the dry run says so, for grids
+    and for searches.
+    """
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
     for method in ("grid", "bayes"):

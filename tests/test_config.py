@@ -1,4 +1,6 @@
-"""Guards a run's identity: its id, its group, its command, and what is said about a config that cannot be."""
+"""Guards a run's identity: its id, its group, its command, and what is said about a config that
+cannot be.
+"""
 
 import json
 import shlex
@@ -38,14 +40,19 @@ def parsed(*flags: str) -> RunConfig:
 
 
 def test_run_ids_are_pinned():
-    """These ids are in records and reports out there. If this fails, finished runs would be trained again: do not re-pin it."""
+    """These ids are in records and reports out there.
+
+    If this fails, finished runs would be trained again: do not re-pin it.
+    """
     assert make({}).run_id == "44136fa355b3"
     assert make({"binarizer": "tbn(p=4)", "seed": 2}).run_id == "2a67bf51f130"
     assert make(FULL).run_id == "386dbfcfa708"
 
 
 def test_committed_records_keep_their_ids():
-    """Every config under results/ still hashes to the name of its folder, and its recorded command makes it again."""
+    """Every config under results/ still hashes to the name of its folder, and its recorded command
+    makes it again.
+    """
     found = list(RunStore(ROOT / "results").runs())
     assert found
     for record in found:
@@ -59,7 +66,10 @@ def test_every_field_is_listed():
 
 @pytest.mark.parametrize("name", OTHER)
 def test_every_field_is_part_of_the_identity(name):
-    """Another value is another run; the default, given or not, is the same run; the group forgets the seed only."""
+    """Another value is another run; the default, given or not, is the same run.
+
+    The group forgets the seed only.
+    """
     plain, other = make({}), make({name: OTHER[name]})
     assert other.run_id != plain.run_id
     assert (other.group_id == plain.group_id) == (name == "seed")
@@ -83,7 +93,10 @@ def test_every_field_is_part_of_the_identity(name):
     ],
 )
 def test_spelling_and_order_do_not_matter(one, other):
-    """Equal configs are one run, however they were written; and the id survives the record's JSON."""
+    """Equal configs are one run, however they were written.
+
+    And the id survives the record's JSON.
+    """
     assert make(one) == make(other)
     assert make(one).run_id == make(other).run_id
     assert (
@@ -117,7 +130,10 @@ def test_a_config_cannot_change():
     [("binariser", "binarizer"), ("learning_rate", None), ("epoch", "epochs"), (1, None)],
 )
 def test_unknown_keys_are_answered_with_the_known(key, meant):
-    """The nearest name, where one is near, and all names; a key YAML read as a number is no exception."""
+    """The nearest name, where one is near, and all names.
+
+    A key YAML read as a number is no exception.
+    """
     with pytest.raises(
         ValueError, match=f"unknown parameter {key!r}.*(K|k)nown: .*weight_decay"
     ) as error:
@@ -192,7 +208,9 @@ def test_the_command_is_safe_in_a_shell():
 
 
 def test_wandb_agent_spelling():
-    """`wandb agent` gives every parameter as --name=value, quotes of its own included where values are no strings."""
+    """`wandb agent` gives every parameter as --name=value, quotes of its own included where values
+    are no strings.
+    """
     given = [
         "--binarizer=tbn(alpha='layer', p=4)",
         "--lr=0.003",

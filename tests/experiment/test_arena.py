@@ -38,7 +38,9 @@ SMALL = {
 
 
 def test_whitening_makes_patches_uncorrelated():
-    """The covariance of the first 12 outputs over the patches that the filters were made from is the identity."""
+    """The covariance of the first 12 outputs over the patches that the filters were made from is
+    the identity.
+    """
     images = torch.randn(50, 3, 1, 1) + 0.3 * torch.randn(50, 3, 12, 12)
     filters = whitening_filters(images)
     assert filters.shape == (24, 3, 2, 2)
@@ -144,7 +146,10 @@ def test_alternating_flips_mirror_one_half_and_then_the_other():
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_position():
-    """In any order and any batch an image comes out the same; in another epoch or by another seed it does not."""
+    """In any order and any batch an image comes out the same.
+
+    In another epoch or by another seed it does not.
+    """
     data = images(crop_border="reflect", flip="alternating")
     x = data.splits["train"][0]
     whole = data.prepare_at(x, torch.arange(12), 3)
@@ -163,7 +168,9 @@ def test_augmentation_is_a_function_of_seed_epoch_and_position():
     ("border", "expected"), [("mean", "zero"), ("black", "black"), ("reflect", "inside")]
 )
 def test_what_lies_around_a_crop(border, expected):
-    """The first row of an image that is moved down by two: the mean colour, black, or the row on the other side of the edge."""
+    """The first row of an image that is moved down by two: the mean colour, black, or the row on
+    the other side of the edge.
+    """
     data = images(crop_padding=2, crop_border=border, flip=False)
     x = data.prepare(data.splits["train"][0][:1])
     moved = data._crop(x, torch.tensor([0, 2]).reshape(2, 1, 1, 1))
@@ -176,7 +183,9 @@ def test_what_lies_around_a_crop(border, expected):
 
 
 def test_the_first_options_keep_their_random_stream():
-    """Old run ids keep their meaning: crops of the mean colour and random flips draw from torch's generator as before."""
+    """Old run ids keep their meaning: crops of the mean colour and random flips draw from torch's
+    generator as before.
+    """
     data = images()
     assert not data.by_position
     torch.manual_seed(0)
@@ -230,7 +239,9 @@ def test_reestimation_needs_a_batch():
 
 
 def test_augmented_logits_weigh_six_views():
-    """By hand, with a network that returns the first pixel: half the image with its mirror, half two shifts with theirs."""
+    """By hand, with a network that returns the first pixel: half the image with its mirror, half
+    two shifts with theirs.
+    """
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
     first = augmented_logits(lambda images: images[:, :, 0, 0], x)
     plain = (0 + 3) / 2
@@ -256,7 +267,10 @@ def test_a_run_records_both_scores_and_what_it_cost(record):
 
 
 def test_training_pflop_by_hand(record):
-    """24 samples, 2 epochs, two operations per multiply-add; the elementwise rule has its weight gradient at full cost."""
+    """24 samples, 2 epochs, two operations per multiply-add.
+
+    The elementwise rule has its weight gradient at full cost.
+    """
     total = build.build(make(SMALL)).cost
     distinct = sum(layer.distinct_macs for layer in total.layers)
     full = sum(layer.macs for layer in total.layers)
@@ -324,7 +338,9 @@ def test_mixing_gives_labels_that_sum_to_one(tmp_path):
 
 
 def test_narrow_networks_cost_what_tiles_cost():
-    """Binary bits, stored bytes, distinct multiply-adds of p = 4, 8, 16: each control within 2 % of what it stands beside."""
+    """Binary bits, stored bytes, distinct multiply-adds of p = 4, 8, 16: each control within 2 % of
+    what it stands beside.
+    """
     file = yaml.safe_load((ROOT / "sweeps" / "cifar10_fast_narrow.yaml").read_text())
     models = file["parameters"]["model"]["values"]
 

@@ -1,4 +1,6 @@
-"""Two processes (gloo, CPU) with different data: what methods keep beside weights stays the same on both ranks."""
+"""Two processes (gloo, CPU) with different data: what methods keep beside weights stays the same on
+both ranks.
+"""
 
 import json
 import os
@@ -46,7 +48,9 @@ def network(spec):
 
 
 def trained(spec, rank, broadcast, x, y):
-    """(state at the start, state at the end, weights used in the last step, last loss of this rank). broadcast: buffers are rank 0's, ranks begin with other seeds."""
+    """(state at the start, state at the end, weights used in the last step, last loss of this
+    rank). broadcast: buffers are rank 0's, ranks begin with other seeds.
+    """
     torch.manual_seed(rank if broadcast else 0)
     net = network(spec)
     with warnings.catch_warnings():
@@ -152,7 +156,9 @@ def command(tmp_path, devices, *flags):
     "binarizer", ["tbn(p=2, min_layer_size=0)", "tbn(p=2, min_layer_size=0, gradient='tile')"]
 )
 def test_two_processes_train_as_one(tmp_path, binarizer):
-    """Where nothing depends on the statistics of a batch: the same rows and results up to rounding, one record, one line of JSON."""
+    """Where nothing depends on the statistics of a batch: the same rows and results up to rounding,
+    one record, one line of JSON.
+    """
     flags = ("--model=mlp(hidden=[16])", f"--binarizer={binarizer}")
     two, [together] = command(tmp_path, 2, *flags)
     assert two.returncode == 0, two.stderr
@@ -170,7 +176,9 @@ def test_two_processes_train_as_one(tmp_path, binarizer):
 
 
 def test_two_processes_with_batch_norm_end_with_the_same_tiles(tmp_path):
-    """The run compares all weights, scales and schedules of both before it says that it is finished."""
+    """The run compares all weights, scales and schedules of both before it says that it is
+    finished.
+    """
     done, [record] = command(
         tmp_path, 2, "--model=resnet_cifar(depth=8, width=4)", "--binarizer=irnet"
     )

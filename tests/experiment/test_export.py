@@ -1,4 +1,6 @@
-"""Guards tbn-bench export: each format runs like the trained model, from the file, and a wrong file is an error."""
+"""Guards tbn-bench export: each format runs like the trained model, from the file, and a wrong file
+is an error.
+"""
 
 import dataclasses
 
@@ -200,7 +202,10 @@ def trained(tmp_path_factory):
 )
 @pytest.mark.parametrize(("name", "task"), PAIRS)
 def test_every_network_is_exported_and_read_back(trained, tmp_path, name, task, form):
-    """export itself runs the file: outputs and test score are those of the trained model. Nothing else is left beside it."""
+    """export itself runs the file: outputs and test score are those of the trained model.
+
+    Nothing else is left beside it.
+    """
     if form == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")

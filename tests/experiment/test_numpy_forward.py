@@ -1,4 +1,6 @@
-"""Guards the second opinion: numpy on a packed file gives what torch gives, for layers and networks."""
+"""Guards the second opinion: numpy on a packed file gives what torch gives, for layers and
+networks.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""Sweeps at smoke scale: the networks, binarizers and tasks of the published tables, on samples in the form of their data."""
+"""Sweeps at smoke scale: the networks, binarizers and tasks of the published tables, on samples in
+the form of their data.
+"""
 
 from pathlib import Path
 
@@ -27,7 +29,9 @@ def test_every_published_table_has_its_sweep():
 
 @pytest.mark.parametrize("name", PUBLISHED.split())
 def test_published_sweeps_have_seeds_and_the_reference(name):
-    """Three seeds (one on ImageNet), and full precision beside the methods, but in ablations of tiling."""
+    """Three seeds (one on ImageNet), and full precision beside the methods, but in ablations of
+    tiling.
+    """
     configs = load(SWEEPS[0].parent / f"{name}.yaml").configs
     assert {c.seed for c in configs} == ({0} if name.startswith("imagenet") else {0, 1, 2})
     assert any(c.binarizer == "full_precision" for c in configs) == (
@@ -37,7 +41,10 @@ def test_published_sweeps_have_seeds_and_the_reference(name):
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_sweep_builds_at_smoke_scale(path):
-    """Every distinct network of every file, without a data file; one epoch, one seed, a name of its own."""
+    """Every distinct network of every file, without a data file.
+
+    One epoch, one seed, a name of its own.
+    """
     small = smoked(load(path))
     check(small.configs)
     assert small.name.endswith("-smoke")

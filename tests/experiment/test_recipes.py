@@ -1,4 +1,6 @@
-"""The presets in recipes/: each parses, builds, says where it comes from, and starts from the runs that it names."""
+"""The presets in recipes/: each parses, builds, says where it comes from, and starts from the runs
+that it names.
+"""
 
 import re
 from pathlib import Path
@@ -49,7 +51,10 @@ def test_every_method_has_a_recipe():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_builds_as_its_head_says(name):
-    """Track and bits of a tiled network are those of the head; what never changes its sign is owned up to; keep patterns all match."""
+    """Track and bits of a tiled network are those of the head.
+
+    What never changes its sign is owned up to; keep patterns all match.
+    """
     _, plan, total = built(name)
     assert plan.track in head(name)
     assert [
@@ -82,7 +87,9 @@ def test_its_name_is_method_model_data(name):
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if "teacher" in config(n).non_defaults])
 def test_the_runs_it_starts_from_are_those_of_the_other_files(name):
-    """Ids are hashes of settings: a change to the teacher or to step 1 must reach the files that name them, for other seeds too."""
+    """Ids are hashes of settings: a change to the teacher or to step 1 must reach the files that
+    name them, for other seeds too.
+    """
     c = config(name)
     assert c.teacher == f"single/{config(TEACHER).run_id}"
     assert c.init == (None if name == STEP1 else f"single/{config(STEP1).run_id}")
@@ -92,7 +99,9 @@ def test_the_runs_it_starts_from_are_those_of_the_other_files(name):
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if "init" in config(n).non_defaults])
 def test_it_can_start_from_step_1(name):
-    """Every weight finds its counterpart, and latent weights are step 1's (checked on a narrow network)."""
+    """Every weight finds its counterpart, and latent weights are step 1's (checked on a narrow
+    network).
+    """
     narrow = {"model": config(name).model.replace("depth=18", "depth=18, width=8")}
     (model, *_), (source, *_) = built(name, **narrow), built(STEP1, seed=1, **narrow)
     weights.start_from(model, source)
@@ -102,7 +111,10 @@ def test_it_can_start_from_step_1(name):
 
 @pytest.mark.parametrize(("p", "first_shortcut"), [(4, 1), (8, 8)])
 def test_the_authors_lists(p, first_shortcut):
-    """Stem, first block, next convolution and classifier at p = 1; the first shortcut is tiled under p = 8 alone."""
+    """Stem, first block, next convolution and classifier at p = 1.
+
+    The first shortcut is tiled under p = 8 alone.
+    """
     rows = {
         row.name.removesuffix(".weight"): row.p
         for row in built(f"tbn_resnet18_cifar10_p{p}")[1].rows

@@ -1,4 +1,6 @@
-"""Guards one run from command to report: numbers trace back to files, and no kill, NaN, error or damaged file loses or fakes a result."""
+"""Guards one run from command to report: numbers trace back to files, and no kill, NaN, error or
+damaged file loses or fakes a result.
+"""
 
 import contextlib
 import copy
@@ -132,7 +134,10 @@ def journey(tmp_path_factory):
 
 
 def test_the_command_leaves_a_whole_record(journey):
-    """Exit 0, status finished without error, a row per epoch; the last line of stdout is the summary as JSON."""
+    """Exit 0, status finished without error, a row per epoch.
+
+    The last line of stdout is the summary as JSON.
+    """
     record, said = journey.record, json.loads(journey.lines[-1])
     assert (journey.status, record.status, record.error) == (0, "finished", None)
     assert json.loads((record.path / "run.json").read_text())["status"] == "finished"
@@ -145,7 +150,9 @@ def test_the_command_leaves_a_whole_record(journey):
 
 
 def test_summary_numbers_trace_back(journey):
-    """The selected epoch is the best held-out row, the test accuracy is that checkpoint's, the sizes are sums over the plan."""
+    """The selected epoch is the best held-out row, the test accuracy is that checkpoint's, the
+    sizes are sums over the plan.
+    """
     record, summary = journey.record, journey.record.summary
     val = [row["val/top1"] for row in record.rows()]
     assert (summary["best_epoch"], summary["val/top1_last"]) == (val.index(max(val)), val[-1])
@@ -172,7 +179,9 @@ def test_recorded_command_makes_the_run(journey):
 
 
 def test_report_readers_take_the_record(journey):
-    """The loader finds one finished run and its curve without problems, and the table prints the recorded accuracy."""
+    """The loader finds one finished run and its curve without problems, and the table prints the
+    recorded accuracy.
+    """
     records = load(journey.results)
     assert records.problems == []
     assert list(records.finished["run_id"]) == [journey.record.run_id]
@@ -196,7 +205,9 @@ def test_a_finished_run_is_returned_untouched(journey):
 
 
 def test_a_run_finished_by_another_process_keeps_its_header(tmp_path, monkeypatch):
-    """Finished between the look and the claim: run.json still tells of the process that made the numbers."""
+    """Finished between the look and the claim: run.json still tells of the process that made the
+    numbers.
+    """
     record, look, looks = train.run(make(TINY), options(tmp_path)), RunStore.finished, []
     before = (record.path / "run.json").read_bytes()
     monkeypatch.setattr(
@@ -208,7 +219,9 @@ def test_a_run_finished_by_another_process_keeps_its_header(tmp_path, monkeypatc
 
 
 def test_rows_tell_of_their_own_epoch(tmp_path):
-    """Row e holds the learning rate the optimizer used in epoch e and the share of sign bits that changed in epoch e."""
+    """Row e holds the learning rate the optimizer used in epoch e and the share of sign bits that
+    changed in epoch e.
+    """
     rates, starts, ends = [], [], []
 
     def note(into):
@@ -232,7 +245,9 @@ def test_rows_tell_of_their_own_epoch(tmp_path):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_resume_is_bit_identical(recipe, straight, tmp_path):
-    """Stopped in the third epoch and resumed: rows, weights, optimizer and summary of a run in one go; nothing trained twice."""
+    """Stopped in the third epoch and resumed: rows, weights, optimizer and summary of a run in one
+    go; nothing trained twice.
+    """
     config = make(TINY | RECIPES[recipe])
     record, steps = stopped(config, tmp_path, MID_EPOCH_2), []
     assert [row["epoch"] for row in record.rows()] == [0, 1]
@@ -245,7 +260,9 @@ def test_resume_is_bit_identical(recipe, straight, tmp_path):
 
 
 def test_stopped_between_row_and_checkpoint(straight, tmp_path, monkeypatch):
-    """A row written just before the power went, without its checkpoint, is trained again and recorded once."""
+    """A row written just before the power went, without its checkpoint, is trained again and
+    recorded once.
+    """
     config, save = make(TINY), callbacks.Recorder.on_save_checkpoint
 
     def cut(recorder, trainer, module, checkpoint):
@@ -286,7 +303,9 @@ def test_restart_ignores_checkpoints(tmp_path):
 
 @pytest.mark.parametrize("batch_size", [16, 48])
 def test_a_nan_is_recorded_as_diverged(batch_size, tmp_path):
-    """At 48 the only step of the epoch breaks the weights, so that no training loss shows it: still diverged, never a result."""
+    """At 48 the only step of the epoch breaks the weights, so that no training loss shows it: still
+    diverged, never a result.
+    """
     config = make(
         TINY | {"binarizer": "full_precision", "lr": 1e30, "epochs": 1, "batch_size": batch_size}
     )
@@ -309,7 +328,10 @@ def test_a_diverged_run_ends_with_one_line(tmp_path, capsys):
 
 
 def test_an_exception_is_recorded_as_failed(tmp_path):
-    """Status failed with the exception's name and words; the finished epochs stay; the same run can be claimed again."""
+    """Status failed with the exception's name and words; the finished epochs stay.
+
+    The same run can be claimed again.
+    """
     record = stopped(make(TINY), tmp_path, MID_EPOCH_2)
     assert (record.status, record.error, record.summary) == ("failed", "PowerCut: power cut", None)
     assert len(record.rows()) == 2
@@ -386,7 +408,10 @@ def test_sigint_is_recorded_as_interrupted(tmp_path):
 
 
 def test_sigkill_then_resume_is_bit_identical(straight, tmp_path):
-    """Held by one live process at a time; killed without warning it keeps its rows and finishes like a run in one go."""
+    """Held by one live process at a time.
+
+    Killed without warning it keeps its rows and finishes like a run in one go.
+    """
     config = make(TINY)
     with halted(tmp_path) as process:
         with pytest.raises(RunBusy, match="another process"):
@@ -412,7 +437,9 @@ class Payload:
 
 
 def hostile(checkpoint: Path, marker: Path, archive: bool) -> None:
-    """Puts a pickle with a live payload in place of the checkpoint, bare or in torch's own file format."""
+    """Puts a pickle with a live payload in place of the checkpoint, bare or in torch's own file
+    format.
+    """
     value = {"epoch": 1, "state_dict": {}, "payload": Payload(marker)}
     if archive:
         torch.save(value, checkpoint)
@@ -450,7 +477,9 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_old_one(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_refused(damage, tmp_path, capsys):
-    """One line names the file and the way on, no recorded row is lost, nothing in the file is executed, and --restart works."""
+    """One line names the file and the way on, no recorded row is lost, nothing in the file is
+    executed, and --restart works.
+    """
     record = stopped(make(TINY), tmp_path, MID_EPOCH_2)
     rows, marker = (record.path / "metrics.jsonl").read_bytes(), tmp_path / "executed"
     DAMAGES[damage](record.path / "checkpoints" / "last.ckpt", marker)
@@ -473,7 +502,9 @@ def test_a_damaged_checkpoint_is_refused(damage, tmp_path, capsys):
 
 @pytest.mark.parametrize("damage", ["truncated", "hostile_pickle", "hostile_archive"])
 def test_a_damaged_best_checkpoint_is_refused(damage, tmp_path):
-    """Reading a finished run's weights, as `latency` does: ValueError of one line with the file, nothing executed."""
+    """Reading a finished run's weights, as `latency` does: ValueError of one line with the file,
+    nothing executed.
+    """
     record, marker = train.run(make(TINY | {"epochs": 1}), options(tmp_path)), tmp_path / "executed"
     DAMAGES[damage](record.path / "checkpoints" / "best.ckpt", marker)
     with pytest.raises(Exception, match=".") as caught:
@@ -485,7 +516,9 @@ def test_a_damaged_best_checkpoint_is_refused(damage, tmp_path):
 
 
 def test_wandb_offline_mirrors_without_network(straight, tmp_path, monkeypatch):
-    """A .wandb file is left, nothing knocks on the server it is pointed at, and the result is the one of --wandb off."""
+    """A .wandb file is left, nothing knocks on the server it is pointed at, and the result is the
+    one of --wandb off.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         for name in ("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
@@ -525,7 +558,9 @@ def test_channels_last_changes_the_layout_alone(tmp_path):
 
 
 def test_channels_last_reaches_convolutions(monkeypatch):
-    """Weights and images alike: a convolution of either alone would run, and be copied, in the other layout."""
+    """Weights and images alike: a convolution of either alone would run, and be copied, in the
+    other layout.
+    """
     task = ImageClassification(
         catalog.build("models", "resnet_cifar(depth=8, width=4)"), make({}), 10
     )
@@ -550,7 +585,9 @@ def test_channels_last_reaches_convolutions(monkeypatch):
     ],
 )
 def test_compiled_training_is_eager_training(binarizer):
-    """One graph without breaks through parametrized and tile-reuse layers: outputs and gradients are those of eager mode."""
+    """One graph without breaks through parametrized and tile-reuse layers: outputs and gradients
+    are those of eager mode.
+    """
     torch._dynamo.reset()
     net = catalog.build("models", "resnet_cifar(depth=8, width=8)")
     binarize_(net, binarizer)
@@ -566,7 +603,10 @@ def test_compiled_training_is_eager_training(binarizer):
 
 @pytest.mark.slow
 def test_a_run_can_be_compiled(tmp_path):
-    """Training, evaluation and checkpoints; the names in the checkpoint are those of the plain network."""
+    """Training, evaluation and checkpoints.
+
+    The names in the checkpoint are those of the plain network.
+    """
     record, _ = layouts_of(tmp_path, compile=True)
     assert record.status == "finished"
     assert record.provenance["compile"] is True
@@ -578,7 +618,9 @@ ALL = {"data": "digits(val_size=0)", "model": "mlp(hidden=[8])", "epochs": 1, "b
 
 
 def test_without_held_out_images_every_training_image_is_used(tmp_path, capsys):
-    """val_size=0: all 1,400 training images of digits train, no held-out score is printed or recorded, and `runs verify` agrees."""
+    """val_size=0: all 1,400 training images of digits train, no held-out score is printed or
+    recorded, and `runs verify` agrees.
+    """
     config = make(ALL | {"select": "last"})
     record = train.run(config, options(tmp_path))
     assert record.status == "finished"
@@ -590,7 +632,9 @@ def test_without_held_out_images_every_training_image_is_used(tmp_path, capsys):
 
 
 def test_the_last_epoch_is_tested_though_another_was_better(tmp_path):
-    """select=last, and the held-out score falls in the last epoch: `runs verify` finds no fault, and does for another epoch."""
+    """select=last, and the held-out score falls in the last epoch: `runs verify` finds no fault,
+    and does for another epoch.
+    """
     config = make({"data": "digits", "model": "mlp(hidden=[8])", "epochs": 3, "select": "last"})
     record = train.run(config, options(tmp_path))
     rows = record.rows()

@@ -63,7 +63,10 @@ def record_of(results, binarizer="tbn"):
 
 
 def test_both_ways_give_the_recorded_score(call, results):
-    """One line per run, with the score three times and the file's size; without a file it is no pass."""
+    """One line per run, with the score three times and the file's size.
+
+    Without a file it is no pass.
+    """
     code, lines, last, _ = call()
     assert code == 0
     counts = {key: last[key] for key in ("runs", "verified", "not_checked", "no_network", "failed")}
@@ -142,7 +145,10 @@ def test_a_way_that_cannot_check_is_no_pass(call, monkeypatch):
 
 
 def test_the_records_alone_are_verified_without_torch(results, capsys):
-    """runs verify counts the packed networks and leaves them alone; --set-aside is not for scores."""
+    """runs verify counts the packed networks and leaves them alone.
+
+    --set-aside is not for scores.
+    """
     assert cli.main(["runs", f"--results={results}", "verify"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["networks"] == 2
     assert cli.main(["runs", f"--results={results}", "verify", "--scores", "--set-aside"]) == 1

@@ -1,4 +1,6 @@
-"""The shelf of optimizers: what each does with which parameter, by hand, and that a stopped run resumes bit by bit."""
+"""The shelf of optimizers: what each does with which parameter, by hand, and that a stopped run
+resumes bit by bit.
+"""
 
 import math
 
@@ -120,7 +122,10 @@ def test_orthogonal_factor_keeps_the_singular_vectors():
 
 @pytest.mark.parametrize(("precision", "rounded"), [("32", False), ("bf16", True)])
 def test_muon_steps_in_the_precision_of_the_run(precision, rounded):
-    """A step of float32 has digits that bfloat16 does not hold; a bfloat16 step is rounded to it, times the rate 0.5."""
+    """A step of float32 has digits that bfloat16 does not hold.
+
+    A bfloat16 step is rounded to it, times the rate 0.5.
+    """
     model = tiled()
     config = make({"optimizer": "muon(rescale=False)", "lr": 0.5, "precision": precision})
     weight = model[0].parametrizations.weight.original

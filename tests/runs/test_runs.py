@@ -1,4 +1,7 @@
-"""Guards `tbn-bench runs`: what is listed, compared and followed is what the records say; faults are named; nothing live is deleted."""
+"""Guards `tbn-bench runs`: what is listed, compared and followed is what the records say.
+
+Faults are named; nothing live is deleted.
+"""
 
 import csv
 import io
@@ -88,7 +91,9 @@ def dead(store, **values):
 
 @pytest.fixture
 def call(store, capsys):
-    """call("show", RUN, ...) -> (exit status, lines of stdout without the last, the last line's object, stderr)."""
+    """call("show", RUN, ...) -> (exit status, lines of stdout without the last, the last line's
+    object, stderr).
+    """
 
     def run(*argv):
         try:
@@ -129,7 +134,10 @@ def read_paths(monkeypatch):
 
 
 def test_rows_say_what_the_records_say(store):
-    """Config with its defaults, status, score, summary and source of each run; dead where nobody holds a running one."""
+    """Config with its defaults, status, score, summary and source of each run.
+
+    Dead where nobody holds a running one.
+    """
     path = finish(store, binarizer="tbn(p=4)", seed=2, keep=["a", "b"])
     end(store, "diverged", "nan", seed=1)
     dead(store, seed=5)
@@ -235,7 +243,10 @@ def test_other_defaults_make_another_cache(store, monkeypatch):
 
 
 def test_without_a_writable_folder_there_is_no_cache(store, monkeypatch):
-    """A file or folder in its place, or a full disk, cost nothing but time; an empty folder gets no cache."""
+    """A file or folder in its place, or a full disk, cost nothing but time.
+
+    An empty folder gets no cache.
+    """
     assert index.rows(store) == []
     assert not store.root.exists()
     finish(store)
@@ -250,7 +261,10 @@ def test_without_a_writable_folder_there_is_no_cache(store, monkeypatch):
 
 
 def test_unreadable_runs_are_named_and_not_cached(store):
-    """Each look names them; without a list for them the first one is raised; a repaired one is back."""
+    """Each look names them; without a list for them the first one is raised.
+
+    A repaired one is back.
+    """
     path = finish(store)
     whole = (path / "run.json").read_text()
     (path / "run.json").write_text(whole[:40])
@@ -265,7 +279,9 @@ def test_unreadable_runs_are_named_and_not_cached(store):
 
 
 def test_processes_at_once_do_not_break_the_cache(tmp_path):
-    """Four readers and writers of one cache while runs come: each sees whole rows, and the last cache is right."""
+    """Four readers and writers of one cache while runs come: each sees whole rows, and the last
+    cache is right.
+    """
     code = (
         "import sys\nfrom tbn_bench.runs import index\nfrom tbn_bench.records.store import RunStore\n"
         "for _ in range(40): assert len(index.rows(RunStore(sys.argv[1]))) >= 20"
@@ -343,7 +359,10 @@ def test_an_unknown_command_of_runs(call):
 
 
 def test_sorting_puts_the_unknown_last(call, store):
-    """Either way round; equal ones stay in the order of their paths; --limit says how many are left out."""
+    """Either way round; equal ones stay in the order of their paths.
+
+    --limit says how many are left out.
+    """
     for seed in range(3):
         finish(store, seed=seed)
     end(store, "failed", seed=9)
@@ -417,7 +436,9 @@ def test_results_before_or_behind_the_command(store, capsys, argv):
 
 
 def test_show_says_all(call, store):
-    """Changed fields before defaults, scores with units, curves at three epochs, cost, source, files with their sizes."""
+    """Changed fields before defaults, scores with units, curves at three epochs, cost, source,
+    files with their sizes.
+    """
     path = finish(store, sweep="ä", binarizer="tbn(p=4)")
     log = store.root / "logs" / "ä" / f"{path.name}.txt"
     log.parent.mkdir(parents=True)
@@ -439,7 +460,10 @@ def test_show_says_all(call, store):
 
 
 def test_show_of_a_run_without_result(call, store):
-    """Its error; a dead one says that nobody holds it; damaged rows are named and cost only the curves."""
+    """Its error; a dead one says that nobody holds it.
+
+    Damaged rows are named and cost only the curves.
+    """
     assert any(
         re.search(r"error +ValueError: why", line)
         for line in call("show", end(store, "failed", "ValueError: why").name)[1]
@@ -463,7 +487,10 @@ def test_a_run_of_two_sweeps_is_named_by_both(call, store):
 
 
 def test_compare_says_only_what_differs(call, store):
-    """Config, plan and results, each with both values; the default of a field that an older record lacks is no difference."""
+    """Config, plan and results, each with both values.
+
+    The default of a field that an older record lacks is no difference.
+    """
     a, b = finish(store, seed=1), finish(store, seed=2, lr=0.2)
     summary = json.loads((b / "summary.json").read_text())
     summary["plan"][0]["p"] = 8
@@ -540,7 +567,10 @@ def word(process):
 
 
 def test_tail_follows_a_live_run_to_its_end(store):
-    """Whole lines of the log and epochs come while the run is held; the end of the run is the end of the command."""
+    """Whole lines of the log and epochs come while the run is held.
+
+    The end of the run is the end of the command.
+    """
     with live_run(store) as (writer, run_id):
         log = store.root / "logs" / "live" / f"{run_id}.txt"
         log.parent.mkdir(parents=True)
@@ -613,7 +643,9 @@ def test_tail_shows_trained_again_epochs_and_no_others(tmp_path):
 
 
 def test_intact_records_have_no_fault(call, store):
-    """Finished, failed, diverged with NaN rows, interrupted, and one that is held in the middle of a row."""
+    """Finished, failed, diverged with NaN rows, interrupted, and one that is held in the middle of
+    a row.
+    """
     finish(
         store,
         binarizer="tbn(p=4)",
@@ -773,7 +805,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found_and_named(call, store, name):
-    """One run of two is at fault: every line has its path and what to do, one has the kind and the words; status 1."""
+    """One run of two is at fault: every line has its path and what to do, one has the kind and the
+    words; status 1.
+    """
     plant, kind, said = FAULTS[name]
     finish(store, seed=1)
     path = finish(store, seed=2)
@@ -829,7 +863,10 @@ def test_a_held_run_is_not_dead(call, store):
 
 
 def test_faults_beside_the_runs(call, store):
-    """An unreadable timing, and an old leftover of the index; a young one may be a write in progress."""
+    """An unreadable timing, and an old leftover of the index.
+
+    A young one may be a write in progress.
+    """
     finish(store)
     (store.root / "latency" / "cpu").mkdir(parents=True)
     (store.root / "latency" / "cpu" / "x.json").write_text("{")
@@ -867,7 +904,10 @@ def test_a_run_that_changes_meanwhile_is_looked_at_again(store, monkeypatch):
 
 
 def test_the_committed_records_are_intact():
-    """Every record of this repository; a run that someone's kill has just left behind is no fault of theirs."""
+    """Every record of this repository.
+
+    A run that someone's kill has just left behind is no fault of theirs.
+    """
     store = RunStore(ROOT / "results")
     found = [fault for names in store.folders() for fault in faults.faults(store.path(*names))]
     assert [str(fault) for fault in found if fault.kind not in ("dead", "leftover")] == []
@@ -888,7 +928,10 @@ def checkpoints(path):
 
 
 def test_prune_keeps_the_best_of_finished_runs_and_all_of_others(call, store):
-    """And says what it freed; the record itself stays as it was, and so does what is no checkpoint."""
+    """And says what it freed.
+
+    The record itself stays as it was, and so does what is no checkpoint.
+    """
     done, failed, gone = (
         with_checkpoints(finish(store)),
         with_checkpoints(end(store, "failed", seed=1)),
@@ -912,7 +955,9 @@ def test_prune_keeps_the_best_of_finished_runs_and_all_of_others(call, store):
 
 
 def test_a_cache_of_others_names_no_folder(call, store):
-    """An index.json whose rows say another sweep: each row is its folder's, and nothing outside is pruned."""
+    """An index.json whose rows say another sweep: each row is its folder's, and nothing outside is
+    pruned.
+    """
     path = with_checkpoints(finish(store))
     other = RunStore(store.root.parent / "other")
     elsewhere = with_checkpoints(finish(other))
@@ -951,7 +996,9 @@ def test_prune_dry_run_deletes_nothing(call, store):
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
 def test_prune_never_touches_a_held_run(call, store, dry):
-    """Also where it is asked for, and where the summary is there already and its process is about to end."""
+    """Also where it is asked for, and where the summary is there already and its process is about
+    to end.
+    """
     with holding(store) as run:
         with_checkpoints(run.path)
         assert call("prune", "--status=running", "--keep=none", *dry)[2]["held"] == 1
@@ -1009,7 +1056,10 @@ def test_export_is_one_table_of_all_runs(call, store, tmp_path):
 
 
 def test_export_is_whole_or_not_there(call, store, tmp_path, monkeypatch):
-    """A full disk leaves the older file and nothing beside it; a filter chooses; the order of columns does not depend on runs."""
+    """A full disk leaves the older file and nothing beside it; a filter chooses.
+
+    The order of columns does not depend on runs.
+    """
     finish(store)
     finish(store, seed=1)
     out = tmp_path / "x.csv"
@@ -1038,7 +1088,10 @@ FORMULAS = {
 
 @pytest.mark.parametrize("said", FORMULAS, ids=repr)
 def test_a_spreadsheet_runs_no_cell(call, store, tmp_path, said):
-    """Text that begins as a formula has an apostrophe before it, also in the head; numbers have none."""
+    """Text that begins as a formula has an apostrophe before it, also in the head.
+
+    Numbers have none.
+    """
     end(store, "failed", said)
     call("export", "--out", str(tmp_path / "x.csv"))
     (row,) = rows_of(tmp_path / "x.csv")
@@ -1059,7 +1112,10 @@ HARMLESS = r"\x1b[2J\x1b]0;title\x07\x9b8m"
 
 
 def hostile(store):
-    """Two runs of a sweep whose name, errors, sources, rows and log try to write to the terminal; one record is damaged."""
+    """Two runs of a sweep whose name, errors, sources, rows and log try to write to the terminal.
+
+    One record is damaged.
+    """
     folder = store.root / "runs" / f"a{ESCAPES}b"
     for seed, status in ((1, "failed"), (2, "diverged")):
         path = end(store, status, f"why{ESCAPES}", seed=seed)
@@ -1087,7 +1143,10 @@ def hostile(store):
     ids=" ".join,
 )  # fmt: skip
 def test_a_record_writes_no_escape_to_the_terminal(store, capsys, monkeypatch, tmp_path, argv):
-    """Whatever a record holds, both streams have text alone; what was there is shown as its escapes."""
+    """Whatever a record holds, both streams have text alone.
+
+    What was there is shown as its escapes.
+    """
     monkeypatch.chdir(tmp_path)
     a, b = hostile(store)
     cli.main(
@@ -1105,7 +1164,10 @@ def test_a_record_writes_no_escape_to_the_terminal(store, capsys, monkeypatch, t
 
 
 def test_missing_seeds_are_those_of_the_sweep(store):
-    """Union over the sweep's runs of any status, minus what has finished; another sweep's seeds do not count."""
+    """Union over the sweep's runs of any status, minus what has finished.
+
+    Another sweep's seeds do not count.
+    """
     for seed in range(3):
         finish(store, seed=seed)
     finish(store, seed=0, lr=0.2)
@@ -1138,7 +1200,10 @@ def test_missing_configs_fill_the_groups(store):
 
 
 def test_seeds_lists_groups(call, store):
-    """One line per group with what has finished and what is missing and why; --missing leaves the complete ones out."""
+    """One line per group with what has finished and what is missing and why.
+
+    --missing leaves the complete ones out.
+    """
     for seed in range(2):
         finish(store, seed=seed)
     finish(store, lr=0.2)

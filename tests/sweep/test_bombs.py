@@ -1,4 +1,6 @@
-"""Guards against sweep files that ask for too much: bounded in memory and steps, refused in one line."""
+"""Guards against sweep files that ask for too much: bounded in memory and steps, refused in one
+line.
+"""
 
 import tracemalloc
 

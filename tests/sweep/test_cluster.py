@@ -1,4 +1,7 @@
-"""Guards the cluster engine: two real nodes on one machine, a killed worker, a removed node; and W&B's agent by a stand-in."""
+"""Guards the cluster engine: two real nodes on one machine, a killed worker, a removed node.
+
+And W&B's agent by a stand-in.
+"""
 
 import io
 import json
@@ -59,7 +62,10 @@ def assert_same(results: Path, reference: Path, configs) -> None:
 
 @pytest.fixture(scope="module")
 def two_nodes():
-    """A head and a second node of one core each. Skipped without Ray: the development environment does not hold it."""
+    """A head and a second node of one core each.
+
+    Skipped without Ray: the development environment does not hold it.
+    """
     pytest.importorskip("ray", reason='needs Ray: pip install "tbn-bench[ray]"')
     from ray.cluster_utils import Cluster
 
@@ -157,7 +163,10 @@ def on_nodes(test):
 
 @on_nodes
 def test_a_cluster_gives_the_local_results(tmp_path, launch, calm):
-    """The same runs, rows and summaries as by local processes; nothing of Ray is printed or left; a second call starts nothing."""
+    """The same runs, rows and summaries as by local processes; nothing of Ray is printed or left.
+
+    A second call starts nothing.
+    """
     file = sweep_file(tmp_path, **GRID)
     said, out = outcome(launch(file, tmp_path / "r"))
     assert (said["runs"], said["finished"], said["failed"]) == (6, 6, 0)
@@ -174,7 +183,9 @@ def test_a_cluster_gives_the_local_results(tmp_path, launch, calm):
 
 @on_nodes
 def test_a_killed_worker_is_replaced(tmp_path, launch, calm):
-    """SIGKILL in the midst of a run: it is tried again from its checkpoint, and its rows are those of an undisturbed one."""
+    """SIGKILL in the midst of a run: it is tried again from its checkpoint, and its rows are those
+    of an undisturbed one.
+    """
     file = sweep_file(tmp_path, **GRID | {"seed": {"value": 0}})
     process = launch(file, tmp_path / "r", "--retries=0")
     os.kill(holder(tmp_path / "r", process), signal.SIGKILL)
@@ -186,7 +197,9 @@ def test_a_killed_worker_is_replaced(tmp_path, launch, calm):
 
 @on_nodes
 def test_a_lost_node_is_survived(tmp_path, launch, calm, two_nodes):
-    """A node goes in the midst of a run and another comes: every run finishes with the undisturbed rows."""
+    """A node goes in the midst of a run and another comes: every run finishes with the undisturbed
+    rows.
+    """
     file = sweep_file(tmp_path, **GRID | {"seed": {"values": [0, 1]}})
     process = launch(file, tmp_path / "r")
     holder(tmp_path / "r", process)
@@ -239,7 +252,9 @@ def test_runs_that_fail_on_a_cluster_are_named(tmp_path, launch):
 
 @on_nodes
 def test_a_node_without_the_results_is_named_before_the_first_run(tmp_path, two_nodes, monkeypatch):
-    """One node cannot see the path (simulated: its look finds nothing): an error with its name, and no run."""
+    """One node cannot see the path (simulated: its look finds nothing): an error with its name, and
+    no run.
+    """
     blind = two_nodes.second.node_id
 
     def look(folder, token, node):
@@ -332,7 +347,10 @@ def sweep(tmp_path):
 
 
 def test_losses_and_crashes_count_apart(sweep):
-    """--retries is for crashes; a worker may be lost LOSSES times more. The search ends when nothing can come again."""
+    """--retries is for crashes; a worker may be lost LOSSES times more.
+
+    The search ends when nothing can come again.
+    """
     assert sweep.suggest("a")["run_id"] == sweep.spec.configs[0].run_id
     assert sweep.suggest("b")["run_id"] == sweep.spec.configs[1].run_id
     assert sweep.suggest("c") is None
@@ -380,7 +398,10 @@ def wandb(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("status", [0, 3])
 def test_an_agent_of_wandb_is_started(status, wandb, monkeypatch, capsys):
-    """`wandb agent ID`, with this environment's programs first on PATH; its failure is the command's."""
+    """`wandb agent ID`, with this environment's programs first on PATH.
+
+    Its failure is the command's.
+    """
     from tbn_bench.tracking import account
 
     monkeypatch.setattr(account, "require_key", lambda what: None)
@@ -415,7 +436,10 @@ def test_an_agent_takes_an_id(wandb, tmp_path, capsys):
 
 @pytest.mark.parametrize(("sweep_id", "mode"), [("abc123", "online"), (None, "offline")])
 def test_an_agents_runs_are_mirrored_online(sweep_id, mode, monkeypatch):
-    """The agent names its sweep in the environment; there --wandb is online unless said otherwise."""
+    """The agent names its sweep in the environment.
+
+    There --wandb is online unless said otherwise.
+    """
     monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
     if sweep_id:
         monkeypatch.setenv("WANDB_SWEEP_ID", sweep_id)

@@ -1,4 +1,6 @@
-"""Guards the local engine by real processes: crashes, hangs, limits, early stops and kills cost time, never a result."""
+"""Guards the local engine by real processes: crashes, hangs, limits, early stops and kills cost
+time, never a result.
+"""
 
 import json
 import os
@@ -43,7 +45,9 @@ def wait_for(event, seconds: float = 60) -> None:
 
 @pytest.fixture
 def struck(monkeypatch):
-    """struck(signal, times): the first so many attempts get the signal once they have logged an epoch."""
+    """struck(signal, times): the first so many attempts get the signal once they have logged an
+    epoch.
+    """
 
     def plan(sign: int, times: int):
         real, left = process.start, [times]
@@ -102,7 +106,9 @@ def test_retries_run_out(tmp_path, struck):
 
 
 def test_a_hanging_run_meets_its_limit(tmp_path, struck, monkeypatch):
-    """A process that stands still answers to nothing: it is killed after its time, and a later attempt finishes."""
+    """A process that stands still answers to nothing: it is killed after its time, and a later
+    attempt finishes.
+    """
     monkeypatch.setattr(process, "PATIENCE", 0.5)
     struck(signal.SIGSTOP, 1)
     sweep = spec.load(sweep_file(tmp_path))
@@ -118,7 +124,9 @@ def test_a_hanging_run_meets_its_limit(tmp_path, struck, monkeypatch):
     ],
 )
 def test_limits_name_themselves(tmp_path, limit, why):
-    """A run that cannot live within its limit fails with that reason, in its record too, whether or not it had begun one."""
+    """A run that cannot live within its limit fails with that reason, in its record too, whether or
+    not it had begun one.
+    """
     sweep = spec.load(sweep_file(tmp_path, epochs={"value": 5000}))
     said = local.run(sweep, tmp_path / "r", ExecutionOptions(**limit, retries=0))
     record = RunStore(tmp_path / "r").read("engine", sweep.configs[0].run_id)
@@ -127,7 +135,10 @@ def test_limits_name_themselves(tmp_path, limit, why):
 
 
 def test_runs_listen_to_interruptions_also_in_the_background():
-    """A script's background job, and all that it starts, has SIGINT ignored; a run must still hear its launcher."""
+    """A script's background job, and all that it starts, has SIGINT ignored.
+
+    A run must still hear its launcher.
+    """
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with subprocess.Popen(["sleep", "20"], preexec_fn=process.die_with_parent) as child:
@@ -151,7 +162,9 @@ def test_a_diverged_run_is_not_tried_again(tmp_path, capsys):
 
 
 def test_early_termination_stops_the_worse(tmp_path):
-    """Hyperband from the first epoch on: a learning rate that learns nothing is stopped, says so, and is not begun again."""
+    """Hyperband from the first epoch on: a learning rate that learns nothing is stopped, says so,
+    and is not begun again.
+    """
     top = {
         "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2},
         "metric": {"name": "val/top1", "goal": "maximize"},
@@ -176,7 +189,9 @@ def test_early_termination_stops_the_worse(tmp_path):
 
 
 def test_search_by_bayes_is_rebuilt_from_the_records(tmp_path):
-    """run_cap counts runs that are recorded: a second call adds what is missing and repeats nothing."""
+    """run_cap counts runs that are recorded: a second call adds what is missing and repeats
+    nothing.
+    """
     pytest.importorskip("optuna")
     top = {"method": "bayes", "run_cap": 3, "metric": {"name": "val/loss"}}
     wide = {
@@ -192,7 +207,9 @@ def test_search_by_bayes_is_rebuilt_from_the_records(tmp_path):
 
 
 def test_a_search_with_a_damaged_trial_does_not_go_on(tmp_path):
-    """Its number would be drawn again as another config: the run is named, and restored the search goes on."""
+    """Its number would be drawn again as another config: the run is named, and restored the search
+    goes on.
+    """
     pytest.importorskip("optuna")
     top = {"method": "bayes", "run_cap": 3, "metric": {"name": "val/loss"}}
     sweep = spec.load(sweep_file(tmp_path, top, lr={"min": 0.01, "max": 0.5}, epochs={"value": 1}))
@@ -228,7 +245,9 @@ def test_a_draw_that_no_layer_can_take_is_a_failed_point(tmp_path):
 
 
 def test_missing_seeds_are_filled(tmp_path, capsys):
-    """Two methods, one of them with one of the two seeds: just that run is made, with the settings of its group."""
+    """Two methods, one of them with one of the two seeds: just that run is made, with the settings
+    of its group.
+    """
     store = RunStore(tmp_path)
     base = {"data": "synthetic", "model": "mlp(hidden=[8])", "epochs": 1, "batch_size": 16}
     for binarizer, seeds in (("bwn", (0, 1)), ("sign", (1,))):
@@ -309,7 +328,10 @@ def test_memory_is_that_of_all_processes_of_a_run():
 
 
 def test_time_is_estimated_by_like_runs(tmp_path, capsys):
-    """Median seconds per epoch of the same method on the same data and model, else of any; unknown is said."""
+    """Median seconds per epoch of the same method on the same data and model, else of any.
+
+    Unknown is said.
+    """
     store = RunStore(tmp_path)
     for seed, seconds, binarizer in (
         (0, 10, "bwn"),

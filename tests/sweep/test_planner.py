@@ -1,4 +1,7 @@
-"""Guards the plan of a sweep: what is asked next, also after a rebuild; early stops, targets and fronts by hand; search finds the valley."""
+"""Guards the plan of a sweep: what is asked next, also after a rebuild.
+
+Early stops, targets and fronts by hand; search finds the valley.
+"""
 
 import itertools
 import math
@@ -49,7 +52,10 @@ def values_of(config, file):
 
 
 def run(plan, file, trials, jobs=1, order=None):
-    """Asks `trials` more, `jobs` at once, which end in shuffled order; returns the configs in the order asked."""
+    """Asks `trials` more, `jobs` at once, which end in shuffled order.
+
+    Returns the configs in the order asked.
+    """
     rng, live, asked = random.Random(order), [], []
     while len(asked) < trials or live:
         while len(asked) < trials and len(live) < jobs and (trial := plan.ask()):
@@ -105,7 +111,9 @@ def test_a_rebuilt_grid_goes_on(file, cut):
 @pytest.mark.parametrize("cut", [0, 1, 7, 13, 21])
 @pytest.mark.parametrize("file", [BAYES, FRONT, SOME])
 def test_a_rebuilt_search_goes_on_exactly(file, cut):
-    """Cut after 0 to 21 trials, two at once that ended out of order: the next draws are those of the planner that lived on."""
+    """Cut after 0 to 21 trials, two at once that ended out of order: the next draws are those of
+    the planner that lived on.
+    """
     plan, again = planner(file), planner(file)
     run(plan, file, cut, 2, 5)
     again.replay(records(plan, file))
@@ -122,7 +130,10 @@ def test_a_rebuilt_gaussian_process_goes_on_exactly():
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_a_search_is_told_of_every_run_also_without_an_option(sampler, monkeypatch):
-    """Every trial counts; TPE hears of p from the runs that have one, a Gaussian process of whole points."""
+    """Every trial counts.
+
+    TPE hears of p from the runs that have one, a Gaussian process of whole points.
+    """
     told = []
     made = search.library().trial.create_trial
     monkeypatch.setattr(
@@ -237,7 +248,9 @@ def test_a_draw_that_no_config_takes_is_refused():
 
 
 def stopped(rule, histories, **metric):
-    """For each history, told epoch by epoch one run after the other, the epoch after which it was stopped, or None."""
+    """For each history, told epoch by epoch one run after the other, the epoch after which it was
+    stopped, or None.
+    """
     plan = planner(GRID, early_terminate={"type": "hyperband", **rule}, metric={**LOSS, **metric})
     ends = []
     for history in histories:
@@ -249,7 +262,9 @@ def stopped(rule, histories, **metric):
 
 
 def test_brackets_by_hand():
-    """max_iter 27, s 2, eta 3: after 3 and 9 epochs. min_iter 2, eta 1.5: after 2, 3, 4.5 cut to 4, ..."""
+    """max_iter 27, s 2, eta 3: after 3 and 9 epochs. min_iter 2, eta 1.5: after 2, 3, 4.5 cut to 4,
+    ...
+    """
 
     def brackets(**rule):
         return expand({**GRID, "early_terminate": {"type": "hyperband", **rule}}, "s").early_terminate.brackets  # fmt: skip
@@ -261,7 +276,10 @@ def test_brackets_by_hand():
 
 
 def test_hyperband_by_hand():
-    """eta 2, bracket after 2 epochs: the first run passes; 0.8 of {0.5, 0.8} is value int(2/2) = 1, kept; 0.9 of three is not."""
+    """eta 2, bracket after 2 epochs: the first run passes.
+
+    0.8 of {0.5, 0.8} is value int(2/2) = 1, kept; 0.9 of three is not.
+    """
     histories = [[1, 0.5, 0.4], [1, 0.8, 0.1], [1, 0.9, 0.0], [1, 0.6, 0.6]]
     assert stopped({"max_iter": 4, "s": 1, "eta": 2}, histories) == [None, None, 1, None]
     ups = [[-v for v in h] for h in histories]
@@ -321,7 +339,10 @@ def test_replayed_rows_count_at_the_brackets():
 
 
 def test_the_front_by_hand():
-    """Accuracy up, bits down: (0.9, 30), (0.8, 10) are the front; (0.7, 10) and (0.8, 20) are beaten, equals stay together."""
+    """Accuracy up, bits down: (0.9, 30), (0.8, 10) are the front.
+
+    (0.7, 10) and (0.8, 20) are beaten, equals stay together.
+    """
     plan = planner(FRONT)
     for values in ([0.9, 30], [0.8, 20], [0.8, 10], [0.7, 10], [0.8, 10]):
         plan.tell(plan.ask().number, "finished", values)
@@ -387,7 +408,9 @@ def test_a_running_trial_is_told_by_its_reports_on_request():
 
 @pytest.mark.parametrize(("sampler", "trials"), [("tpe", 20), ("gp", 14)])
 def test_search_beats_random(sampler, trials):
-    """A parabola in log lr: draws after the first ten, which are random, lie at most half as high as random ones; so does the best."""
+    """A parabola in log lr: draws after the first ten, which are random, lie at most half as high
+    as random ones; so does the best.
+    """
     parameters = {"lr": {"min": 1e-5, "max": 1.0, "distribution": "log_uniform_values"}}
     found = [
         loss(c)
@@ -418,7 +441,10 @@ def test_trials_at_once_are_not_the_same():
 
 
 def test_faults_of_the_engine_are_named():
-    """Unknown numbers, states, samplers; a search's run without its metric or its number; two of one number."""
+    """Unknown numbers, states, samplers; a search's run without its metric or its number.
+
+    Two of one number.
+    """
     plan = planner(BAYES)
     trial = plan.ask()
     for call, said in (

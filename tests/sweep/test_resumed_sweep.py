@@ -1,4 +1,6 @@
-"""Forty trials on digits: killed three times and begun again, or on two nodes of a cluster, they end in the table of an undisturbed sweep."""
+"""Forty trials on digits: killed three times and begun again, or on two nodes of a cluster, they
+end in the table of an undisturbed sweep.
+"""
 
 import json
 import os

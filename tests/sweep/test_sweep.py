@@ -1,4 +1,6 @@
-"""Guards the sweep file: W&B's schema form by form and rule by rule, what it expands to, and the same file under `wandb agent`."""
+"""Guards the sweep file: W&B's schema form by form and rule by rule, what it expands to, and the
+same file under `wandb agent`.
+"""
 
 import itertools
 import json
@@ -270,7 +272,9 @@ def test_every_form_of_the_schema_is_taken(name):
 
 @pytest.mark.parametrize("said", [*BAD, *OURS])
 def test_faults_are_named(said):
-    """Each fault of a sweep file is one line that says where it is, what was expected and what was got."""
+    """Each fault of a sweep file is one line that says where it is, what was expected and what was
+    got.
+    """
     with pytest.raises(ValueError) as caught:
         expand((BAD | OURS)[said], "s")
     assert said in str(caught.value)
@@ -410,7 +414,9 @@ def test_wandb_agent_hands_on_options_that_a_choice_does_not_have(monkeypatch, c
 
 
 def test_numbers_with_an_exponent_are_numbers_everywhere(tmp_path):
-    """YAML 1.1 takes 1e-3 for text: in lists, as ends of a range, below a call, as a metric's target."""
+    """YAML 1.1 takes 1e-3 for text: in lists, as ends of a range, below a call, as a metric's
+    target.
+    """
     path = tmp_path / "s.yaml"
     path.write_text(
         "method: random\nrun_cap: 2\nmetric: {name: val/loss, target: 1e-9}\nparameters:\n"
@@ -462,7 +468,10 @@ def test_a_quantised_grid_ends_before_its_maximum():
 
 
 def test_dotted_and_nested_parameters_are_arguments_of_calls():
-    """`binarizer.p` beside `binarizer: tbn` is tbn(p=...); nested parameters are the same with the field's default call."""
+    """`binarizer.p` beside `binarizer: tbn` is tbn(p=...).
+
+    Nested parameters are the same with the field's default call.
+    """
     parameters = {"binarizer": {"value": "tbn(alpha='tile')"}, "binarizer.p": {"values": [2, 4]}}
     assert [c.binarizer for c in expand(spec(parameters=parameters), "s").configs] == [
         "tbn(alpha='tile', p=2)",
@@ -554,7 +563,10 @@ QUANTILES = [i / 1000 for i in range(1001)]
     ],
 )
 def test_distributions_by_hand(given, low, high, median):
-    """Range, median, multiples of q, never falling with the quantile; position() is the way back."""
+    """Range, median, multiples of q, never falling with the quantile.
+
+    Position() is the way back.
+    """
     shape = distribution("lr", given)
     values = [shape.quantile(u) for u in QUANTILES]
     assert min(values) >= low
@@ -566,7 +578,10 @@ def test_distributions_by_hand(given, low, high, median):
 
 
 def test_draws_follow_the_distribution():
-    """10,000 draws: log spacing puts a third into each decade, probabilities are frequencies; a normal is finite at its ends."""
+    """10,000 draws: log spacing puts a third into each decade, probabilities are frequencies.
+
+    A normal is finite at its ends.
+    """
     space = {"lr": distribution("lr", {"min": 1e-3, "max": 1, "distribution": "log_uniform_values"}),
              "seed": distribution("seed", {"values": [0, 1], "probabilities": [0.2, 0.8]})}  # fmt: skip
     points = [draw(space, str(n)) for n in range(10000)]
@@ -601,7 +616,9 @@ def test_every_distribution_of_wandb_is_there():
 
 
 def test_every_sweep_in_the_repository_expands(request):
-    """The files in sweeps/ are valid and every network in them can be built (checked on the meta device)."""
+    """The files in sweeps/ are valid and every network in them can be built (checked on the meta
+    device).
+    """
     from tbn_bench.sweep.local import check
 
     for path in sorted((request.config.rootpath / "sweeps").glob("*.yaml")):
@@ -659,7 +676,9 @@ def agent_flags(point):
     ],
 )
 def test_wandb_agent_starts_the_same_run(point):
-    """Flags as `wandb agent` writes them give the config, and so the run id, that the file gives here."""
+    """Flags as `wandb agent` writes them give the config, and so the run id, that the file gives
+    here.
+    """
     from tbn_bench.config import make
 
     args = make_parser().parse_args(["train", *agent_flags(point)])

@@ -1,4 +1,6 @@
-"""Faults that a sweep must survive, by real processes: a full disk, damaged records, a clock that goes backwards, many writers at once."""
+"""Faults that a sweep must survive, by real processes: a full disk, damaged records, a clock that
+goes backwards, many writers at once.
+"""
 
 import collections
 import json
@@ -178,7 +180,9 @@ datetime.datetime = _Datetime
 
 
 def test_a_clock_that_goes_backwards(sweep, calm, tmp_path):
-    """In launcher and runs every second takes the clock back by 17 minutes: the same table, and seconds are counted forwards."""
+    """In launcher and runs every second takes the clock back by 17 minutes: the same table, and
+    seconds are counted forwards.
+    """
     (tmp_path / "clock").mkdir()
     (tmp_path / "clock" / "sitecustomize.py").write_text(BACKWARDS)
     done = launch(sweep, tmp_path / "r", PYTHONPATH=str(tmp_path / "clock"))
@@ -232,7 +236,9 @@ while left:
 
 
 def test_sixteen_writers_at_once(tmp_path):
-    """Forty runs, some given up and some writers killed in the middle: each is finished once, by one writer, with its rows in order."""
+    """Forty runs, some given up and some writers killed in the middle: each is finished once, by
+    one writer, with its rows in order.
+    """
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, tmp_path, str(n)],

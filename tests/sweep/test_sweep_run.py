@@ -1,4 +1,6 @@
-"""Guards a sweep as it runs: kills, second calls and two launchers at once neither lose, repeat nor damage a run; faults are named."""
+"""Guards a sweep as it runs: kills, second calls and two launchers at once neither lose, repeat nor
+damage a run; faults are named.
+"""
 
 import contextlib
 import io
@@ -70,7 +72,10 @@ def streams():
 
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory):
-    """Three configs, the last one diverges. The launcher is killed during the second; then the same call again, twice."""
+    """Three configs, the last one diverges.
+
+    The launcher is killed during the second; then the same call again, twice.
+    """
     folder = tmp_path_factory.mktemp("sweep")
     results = folder / "results"
     file = sweep_file(folder, lr={"values": [0.05, 0.04, DIVERGES]})
@@ -110,7 +115,10 @@ def test_a_killed_launcher_leaves_what_was_done(journey):
 
 
 def test_the_same_call_completes_the_same_runs(journey):
-    """Every config of the file has a record, all but the diverging one a summary; what was finished was not started again."""
+    """Every config of the file has a record, all but the diverging one a summary.
+
+    What was finished was not started again.
+    """
     stamps, finished = journey.killed
     assert set(journey.after_second) == set(journey.ids)
     assert summary_ids(journey.results) == set(journey.ids[:2])
@@ -151,7 +159,9 @@ def test_calling_again_retries_only_the_failed_run(journey):
 
 
 def test_a_finished_sweep_starts_nothing(journey, tmp_path, capsys, monkeypatch):
-    """The same sweep without its failing config is done: no process starts, no byte changes, exit 0."""
+    """The same sweep without its failing config is done: no process starts, no byte changes, exit
+    0.
+    """
     monkeypatch.setattr(process, "start", lambda *args: pytest.fail("a run was started"))
     file, before = sweep_file(tmp_path, lr={"values": [0.05, 0.04]}), stamp(journey.results)
     assert call(file, journey.results) == 0
@@ -178,7 +188,9 @@ def test_dry_run_tells_done_from_to_run(journey, capsys, monkeypatch):
 
 
 def test_two_launchers_share_the_work(tmp_path, monkeypatch):
-    """Started together on one folder, both end well, and each run was trained by exactly one process."""
+    """Started together on one folder, both end well, and each run was trained by exactly one
+    process.
+    """
     logs, number = tmp_path / "logs", itertools.count()
     logs.mkdir()
     monkeypatch.setattr(
@@ -222,7 +234,9 @@ def started(monkeypatch):
 
 
 def test_a_run_of_another_launcher_costs_no_process(tmp_path, started, capsys):
-    """The first run is held: the second one is trained, none is started for the first, which ends elsewhere."""
+    """The first run is held: the second one is trained, none is started for the first, which ends
+    elsewhere.
+    """
     file, results = sweep_file(tmp_path, lr={"values": [0.05, 0.04]}), tmp_path / "results"
     elsewhere, own = spec.load(file).configs
     held = RunStore(results).claim(
@@ -260,7 +274,9 @@ def test_a_run_that_another_launcher_lost_is_taken_over(tmp_path, started):
 def test_a_search_draws_nothing_while_another_launcher_holds_a_trial(
     tmp_path, started, monkeypatch
 ):
-    """A draw made without that trial's result would be another one than the other launcher's, of the same number."""
+    """A draw made without that trial's result would be another one than the other launcher's, of
+    the same number.
+    """
     top = {"method": "bayes", "metric": {"name": "val/loss", "goal": "minimize"}, "run_cap": 2}
     file, results = sweep_file(tmp_path, lr={"min": 0.01, "max": 0.1}), tmp_path / "results"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | top))
@@ -363,7 +379,9 @@ def gone(pid: int) -> bool:
 def test_a_bad_config_is_found_before_the_first_start(
     parameters, said, tmp_path, capsys, monkeypatch
 ):
-    """Exit 1 with the fault named, although the first config is good: nothing starts, no folder appears."""
+    """Exit 1 with the fault named, although the first config is good: nothing starts, no folder
+    appears.
+    """
     monkeypatch.setattr(process, "start", lambda *args: pytest.fail("a run was started"))
     assert call(sweep_file(tmp_path, **parameters), tmp_path / "results") == 1
     error = capsys.readouterr().err
@@ -383,7 +401,9 @@ def test_an_unknown_key_of_the_file_is_answered_with_the_nearest(tmp_path, capsy
 
 
 def test_niceness_is_that_of_the_session_too():
-    """Linux shares the processor among sessions, and every run of a sweep is one: its own niceness alone would do nothing."""
+    """Linux shares the processor among sessions, and every run of a sweep is one: its own niceness
+    alone would do nothing.
+    """
     if not Path("/proc/self/autogroup").exists():
         pytest.skip("this kernel has no autogroups")
     script = "import os; print(os.nice(0), open('/proc/self/autogroup').read().split()[-1])"

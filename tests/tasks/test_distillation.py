@@ -1,4 +1,6 @@
-"""The loss with a teacher, and runs that start from the weights of another: by hand, and from command to record."""
+"""The loss with a teacher, and runs that start from the weights of another: by hand, and from
+command to record.
+"""
 
 import math
 
@@ -42,7 +44,10 @@ def cross_entropy(teacher, student):
 
 
 def test_the_teachers_probabilities_are_the_labels():
-    """The cross-entropy by hand; its gradient at the logits is (softmax(student) - softmax(teacher)) / batch; y is not looked at."""
+    """The cross-entropy by hand.
+
+    Its gradient at the logits is (softmax(student) - softmax(teacher)) / batch; y is not looked at.
+    """
     task, teacher = (
         ImageClassification(linear().double(), make({"label_smoothing": 0.1}), 3),
         linear().double(),
@@ -95,7 +100,10 @@ def test_point_clouds_are_distilled_too():
 
 
 def test_the_teacher_is_no_part_of_the_task():
-    """Neither in its state nor among its parameters; always in evaluation mode, without gradients, and never changed."""
+    """Neither in its state nor among its parameters.
+
+    Always in evaluation mode, without gradients, and never changed.
+    """
 
     def teaching():
         return nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
@@ -140,7 +148,9 @@ def plain(net):
     ],
 )
 def test_start_from_takes_what_both_have(first, then):
-    """Latent weights for latent ones whatever binarizes either, learned shifts, normalisation with its statistics; the rest stays."""
+    """Latent weights for latent ones whatever binarizes either, learned shifts, normalisation with
+    its statistics; the rest stays.
+    """
     source, net = network(first), network(then)
     source(torch.randn(8, 3, 8, 8))
     for name, parameter in source.named_parameters():
@@ -197,7 +207,10 @@ def name_of(record):
 
 
 def test_the_recipe_of_two_steps_and_a_teacher(results, monkeypatch):
-    """reactnet starts from step 1's best weights and learns from the teacher; both files stay as they are, neither is in the checkpoint."""
+    """reactnet starts from step 1's best weights and learns from the teacher.
+
+    Both files stay as they are, neither is in the checkpoint.
+    """
     options, first, teacher = results
     files = [r.path / "checkpoints" / "best.ckpt" for r in (first, teacher)]
     before, started = [f.read_bytes() for f in files], []
@@ -258,7 +271,9 @@ def outcome(record):
 
 
 def test_training_with_a_teacher_resumes_bit_by_bit(results, tmp_path):
-    """Stopped after the first of two epochs, the run goes on as one that was not: the start and the teacher are found again."""
+    """Stopped after the first of two epochs, the run goes on as one that was not: the start and the
+    teacher are found again.
+    """
     options, first, teacher = results
     config = make(
         TINY

@@ -18,7 +18,10 @@ CONFIG = make({"task": "point_classification"})
 
 
 def test_departure_from_orthogonality_by_hand():
-    """Zero for a rotation; 2I in two dimensions has A A^T - I = 3I, of norm 3 sqrt(2); the mean over clouds."""
+    """Zero for a rotation; 2I in two dimensions has A A^T - I = 3I, of norm 3 sqrt(2).
+
+    The mean over clouds.
+    """
     turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]])
     assert departure_from_orthogonality(turn.unsqueeze(0)).item() == pytest.approx(0, abs=1e-6)
     both = torch.stack([turn, 2 * torch.eye(2)])
@@ -63,7 +66,9 @@ def test_class_accuracy_is_the_mean_over_classes():
 
 
 def test_a_class_that_no_cloud_has_is_not_scored():
-    """Four clouds of classes 0 and 1, one of the first taken for class 2: 1/2 of class 0 and all of class 1, mean 0.75."""
+    """Four clouds of classes 0 and 1, one of the first taken for class 2: 1/2 of class 0 and all of
+    class 1, mean 0.75.
+    """
     metric = PointClassification(nn.Identity(), CONFIG, 3).scores()["class_accuracy"]
     logits = nn.functional.one_hot(torch.tensor([0, 2, 1, 1]), 3).float()
     assert metric(logits, torch.tensor([0, 0, 1, 1])).item() == 0.75
@@ -75,7 +80,9 @@ def test_a_negative_regulariser_is_refused():
 
 
 def test_pointnet_is_safe_after_a_training_step():
-    """The transform of the last batch stays nowhere in the model: it can be copied, saved and traced."""
+    """The transform of the last batch stays nowhere in the model: it can be copied, saved and
+    traced.
+    """
     model = catalog.build("models", "pointnet_cls", num_classes=4, in_shape=(3, 16))
     names = set(model.state_dict())
     PointClassification(model, CONFIG, 4).training_loss(
@@ -100,7 +107,10 @@ def test_pointnet_wants_points():
 
 
 def test_a_run_records_both_accuracies(tmp_path):
-    """Training, the held-out split, the test and its record; the checkpoint gives what is recorded."""
+    """Training, the held-out split, the test and its record.
+
+    The checkpoint gives what is recorded.
+    """
     config = make({
         "data": "primitives(n=40, points=16)", "model": "pointnet_cls", "binarizer": "tbn(p=4)", "task": "point_classification",
         "epochs": 1, "batch_size": 16, "optimizer": "adam", "lr": 0.001, "schedule": "step",
@@ -128,7 +138,9 @@ def test_a_run_records_both_accuracies(tmp_path):
 
 @pytest.mark.parametrize("name", catalog.names("tasks"))
 def test_the_scores_of_a_task_are_those_that_scores_lists(name):
-    """Sweep files are checked by scores.TASKS, without torch: same names, and the first one chooses the epoch."""
+    """Sweep files are checked by scores.TASKS, without torch: same names, and the first one chooses
+    the epoch.
+    """
     given = {"num_classes": 3, "parts": [[0, 1], [2]], "class_weights": None}
     task = catalog.build("tasks", name, model=nn.Identity(), config=RunConfig(), **given)
     assert set(TASKS[name]) == set(task.scores())

@@ -1,4 +1,6 @@
-"""Guards the mirrors: they repeat the record exactly, never fail a run nor reach for the network, and W&B's files come back as records."""
+"""Guards the mirrors: they repeat the record exactly, never fail a run nor reach for the network,
+and W&B's files come back as records.
+"""
 
 import contextlib
 import json
@@ -76,7 +78,9 @@ def raw(log: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory):
-    """A finished run of the sweep "quick", mirrored with every way to the network leading to a server that counts the knocks."""
+    """A finished run of the sweep "quick", mirrored with every way to the network leading to a
+    server that counts the knocks.
+    """
     folder = tmp_path_factory.mktemp("mirrored")
     with clean(folder / "home") as patch, socket.create_server(("127.0.0.1", 0)) as server:
         for name in ("WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
@@ -132,7 +136,9 @@ def test_the_plan_is_a_table(mirrored):
 
 
 def test_histograms_count_every_tile_value(mirrored):
-    """The first epoch's row has one histogram per tiled layer, of its q column sums, and one of its alphas."""
+    """The first epoch's row has one histogram per tiled layer, of its q column sums, and one of its
+    alphas.
+    """
     first = next(r["history"]["item"] for r in mirrored.raw if r["type"] == "history")
     counts = [sum(v) for k, v in first.items() if k.startswith("tile/s/") and k.endswith(".values")]
     assert sorted(counts) == sorted(row["q"] for row in mirrored.record.summary["plan"])
@@ -154,7 +160,10 @@ def test_the_packed_network_is_an_artifact(mirrored):
 
 
 def test_a_sweep_is_a_group(mirrored):
-    """Group = sweep, job type = binarizer; the id differs from that of the same config in another sweep."""
+    """Group = sweep, job type = binarizer.
+
+    The id differs from that of the same config in another sweep.
+    """
     (run,) = [r["run"] for r in mirrored.raw if r["type"] == "run"]
     assert (run["run_group"], run["job_type"], run["project"]) == ("quick", "tbn", "tbn_bench")
     assert set(run["tags"]) == {"synthetic", "vit", "tbn"}
@@ -162,7 +171,9 @@ def test_a_sweep_is_a_group(mirrored):
 
 
 def test_the_mirror_changes_no_number(mirrored, tmp_path):
-    """With dropout, which would notice a touched random state: rows and summary of the same run without a mirror."""
+    """With dropout, which would notice a touched random state: rows and summary of the same run
+    without a mirror.
+    """
     alone = train.run(make(mirrored.record.config), options(tmp_path, "off"))
     drop = TIMES
     assert [{k: v for k, v in r.items() if k not in drop} for r in alone.rows()] == [
@@ -174,14 +185,20 @@ def test_the_mirror_changes_no_number(mirrored, tmp_path):
 
 
 def test_all_of_it_lies_in_the_run(mirrored):
-    """Logs and staged files are under the run's ignored wandb folder; the home directory has nothing of W&B; the environment is as before."""
+    """Logs and staged files are under the run's ignored wandb folder.
+
+    The home directory has nothing of W&B; the environment is as before.
+    """
     assert mirrored.log.is_relative_to(mirrored.record.path / "wandb")
     assert [p for p in mirrored.home.rglob("*") if "wandb" in p.name] == []
     assert not [n for n in os.environ if n in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR")]
 
 
 def test_the_users_places_and_names_are_respected(tmp_path, environment):
-    """WANDB_DIR and WANDB_PROJECT win; nothing of W&B is left in the run's folder but the staged files' copy."""
+    """WANDB_DIR and WANDB_PROJECT win.
+
+    Nothing of W&B is left in the run's folder but the staged files' copy.
+    """
     environment.setenv("WANDB_DIR", str(tmp_path / "mine"))
     environment.setenv("WANDB_PROJECT", "elsewhere")
     record = train.run(make(PLAIN), options(tmp_path))
@@ -203,7 +220,9 @@ def test_a_disabled_wandb_stays_off(tmp_path, environment):
 
 @pytest.mark.parametrize("part", ["start", "log", "finish"])
 def test_a_failing_mirror_fails_no_run(part, tmp_path, environment, capsys):
-    """Whatever a mirror raises, in its start, in an epoch or at the end: one line on stderr, a finished run."""
+    """Whatever a mirror raises, in its start, in an epoch or at the end: one line on stderr, a
+    finished run.
+    """
 
     def broken(*args):
         raise OSError("no space left")
@@ -298,7 +317,10 @@ def test_column_sums_by_hand():
     "binarizer", ["tbn(p=2, min_layer_size=0)", "bwn", "sign", "full_precision"]
 )
 def test_at_most_twelve_layers(binarizer):
-    """Of 20 layers twelve, first and last among them; scales wherever a method has them, column sums only of tiles."""
+    """Of 20 layers twelve, first and last among them.
+
+    Scales wherever a method has them, column sums only of tiles.
+    """
     net = nn.Sequential(*[nn.Linear(4, 4) for _ in range(20)])
     binarize_(net, binarizer)
     found = diagnostics.tile_histograms(net)
@@ -311,7 +333,9 @@ def test_at_most_twelve_layers(binarizer):
 
 
 def test_histograms_wait_until_they_are_cheap(environment):
-    """By a clock of the test: histograms that take 1 s come in the first epoch, again past 40 s (2 s are 5 %) and past 60 s."""
+    """By a clock of the test: histograms that take 1 s come in the first epoch, again past 40 s (2
+    s are 5 %) and past 60 s.
+    """
     now, seen = [0.0], []
     environment.setattr(mirror, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     environment.setattr(
@@ -380,7 +404,10 @@ def test_no_log_at_all(tmp_path):
 
 
 def test_import_is_a_round_trip(mirrored, tmp_path):
-    """Config, rows and summary of the imported record are the original's; provenance says where it comes from; reports read it."""
+    """Config, rows and summary of the imported record are the original's.
+
+    Provenance says where it comes from; reports read it.
+    """
     said = transfer.import_runs([mirrored.log.parent], tmp_path / "results")
     assert said["imported"] == [f"quick/{mirrored.record.run_id} (finished)"]
     found = RunStore(tmp_path / "results").read("quick", mirrored.record.run_id)
@@ -629,7 +656,9 @@ os.killpg(0, signal.SIGKILL)
 
 
 def test_a_killed_run_is_imported_as_unfinished(tmp_path):
-    """SIGKILL of the process group: the rows W&B had written by then (all or some), from the first on; interrupted, no summary."""
+    """SIGKILL of the process group: the rows W&B had written by then (all or some), from the first
+    on; interrupted, no summary.
+    """
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)], check=False, start_new_session=True
     )
@@ -663,7 +692,9 @@ def test_a_resumed_run_is_one_record(tmp_path):
 
 
 def test_a_project_is_imported_through_the_api(mirrored, tmp_path):
-    """By an object in the form of wandb.Api, as no server can be asked here: numbers in, media and W&B's own values left out."""
+    """By an object in the form of wandb.Api, as no server can be asked here: numbers in, media and
+    W&B's own values left out.
+    """
     rows = [
         {**row, "_step": i, "tile/s/1": {"_type": "histogram"}}
         for i, row in enumerate(mirrored.record.rows())
@@ -700,7 +731,10 @@ def test_the_api_needs_a_key(tmp_path):
 
 
 def test_sync_lists_then_needs_a_key(mirrored):
-    """--dry-run names the folder of the finished run; without --dry-run a missing key is said, nothing is called."""
+    """--dry-run names the folder of the finished run.
+
+    Without --dry-run a missing key is said, nothing is called.
+    """
     said = transfer.sync([], mirrored.results, dry_run=True)
     assert (said["runs"], said["folders"]) == (1, [str(mirrored.log.parent)])
     with pytest.raises(ValueError, match="runs sync needs a W&B key"):
@@ -708,7 +742,10 @@ def test_sync_lists_then_needs_a_key(mirrored):
 
 
 def test_sync_pushes_each_folder_once(mirrored, tmp_path, environment):
-    """With a key `wandb sync` gets the folder; W&B's mark of a pushed folder keeps it from the next time; its failure is said."""
+    """With a key `wandb sync` gets the folder.
+
+    W&B's mark of a pushed folder keeps it from the next time; its failure is said.
+    """
     shutil.copytree(mirrored.results, tmp_path / "results")
     asked = []
     environment.setattr(transfer, "require_key", lambda what: None)
@@ -730,7 +767,9 @@ def test_sync_pushes_each_folder_once(mirrored, tmp_path, environment):
 
 
 def test_tensorboard_has_the_rows(tmp_path):
-    """Its own reader gives every number of metrics.jsonl by epoch (float32), histograms, plan and final numbers."""
+    """Its own reader gives every number of metrics.jsonl by epoch (float32), histograms, plan and
+    final numbers.
+    """
     pytest.importorskip(
         "tensorboard", reason="tensorboard is not installed: pip install 'tbn-bench[trackers]'"
     )
@@ -768,7 +807,9 @@ def test_one_run_at_a_time_opens_the_data_base_of_mlflow(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, of SQLAlchemy
 def test_mlflow_has_the_rows(tmp_path):
-    """An experiment per sweep in results/logs/mlflow.db, its metrics by epoch, the packed network as an artifact."""
+    """An experiment per sweep in results/logs/mlflow.db, its metrics by epoch, the packed network
+    as an artifact.
+    """
     mlflow = pytest.importorskip(
         "mlflow", reason="mlflow is not installed: pip install 'tbn-bench[trackers]'"
     )
@@ -798,7 +839,9 @@ def test_the_commands_are_wired(mirrored, tmp_path, capsys):
 
 
 def test_trackers_reach_the_runs():
-    """`--tracker` of a sweep is among the flags of each of its runs, and `train` takes it repeated and as a list."""
+    """`--tracker` of a sweep is among the flags of each of its runs, and `train` takes it repeated
+    and as a list.
+    """
     args = make_parser().parse_args(["train", "--tracker=tensorboard", "--tracker=mlflow,wandb"])
     assert mirror.tidy(tuple(args.tracker), "off") == ("wandb", "tensorboard", "mlflow")
     assert "--tracker=mlflow" in ExecutionOptions(trackers=("mlflow",)).flags
