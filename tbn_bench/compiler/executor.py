@@ -175,10 +175,21 @@ class Executor:
         with torch.no_grad():
             for step, done_with in zip(program.steps, program.done_with, strict=True):
                 if isinstance(step, Region):
-                    plans.run(step, env, x.shape[0], self.threads, kept)
+                    plans.run(
+                        step,
+                        env,
+                        x.shape[0],
+                        self.threads,
+                        kept,
+                    )
                 else:
                     args, kwargs = fx.node.map_arg((step.args, step.kwargs), env.__getitem__)
-                    env[step] = call_node(step, program.root, args, kwargs)
+                    env[step] = call_node(
+                        step,
+                        program.root,
+                        args,
+                        kwargs,
+                    )
                 for node in done_with:
                     env.pop(node, None)
             return fx.node.map_arg(program.output, env.__getitem__)
@@ -236,7 +247,16 @@ def _lowered(model: nn.Module, image: Tensor, level: str) -> tuple[nn.Module, fx
     for name, trace in _WAYS.items():
         try:
             root, graph = trace(model, image)
-            return root, graph, Lowering(root, graph, image, level)
+            return (
+                root,
+                graph,
+                Lowering(
+                    root,
+                    graph,
+                    image,
+                    level,
+                ),
+            )
         except NativeUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - anybody's forward may raise anything

@@ -23,19 +23,36 @@ _TOLERANCE = 1e-4  # of the largest output
 
 
 @library.custom_op("tbn_bench::packed_layer", mutates_args=())
-def _packed_layer(x: Tensor, index: int, shape: list[int], conv: list[int]) -> Tensor:
+def _packed_layer(
+    x: Tensor,
+    index: int,
+    shape: list[int],
+    conv: list[int],
+) -> Tensor:
     raise RuntimeError("stands for a packed layer while a network is exported; it does not run")
 
 
 @_packed_layer.register_fake
-def _(x: Tensor, index: int, shape: list[int], conv: list[int]) -> Tensor:
+def _(
+    x: Tensor,
+    index: int,
+    shape: list[int],
+    conv: list[int],
+) -> Tensor:
     if len(shape) == 2:
         return x.new_empty((*x.shape[:-1], shape[0]))
     axes = len(shape) - 2
     stride = conv[:axes]
     padding = conv[axes : 2 * axes]
     dilation = conv[2 * axes :]
-    places = zip(x.shape[-axes:], shape[2:], stride, padding, dilation, strict=True)
+    places = zip(
+        x.shape[-axes:],
+        shape[2:],
+        stride,
+        padding,
+        dilation,
+        strict=True,
+    )
     sizes = [positions(*place) for place in places]
     batch = x.shape[: -axes - 1]
     return x.new_empty((*batch, shape[0], *sizes))
@@ -59,7 +76,12 @@ def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
     module.graph.eliminate_dead_code()
     patterns.simplify(module.graph, module)
     module.recompile()
-    _compare(model, module, image, list(layers.values()))
+    _compare(
+        model,
+        module,
+        image,
+        list(layers.values()),
+    )
     return module, module.graph
 
 
@@ -71,10 +93,14 @@ def _refuse_hooks(layers: dict[str, Any]) -> None:
 
 def _exported(model: nn.Module, image: Tensor) -> Any:
     """What torch.export makes of the network, without mutation."""
-    example = image.repeat(2, *[1] * (image.dim() - 1))
+    example = torch.cat([image, image])
     batch = torch.export.Dim("batch")
     with TRACING, torch.no_grad():
-        exported = torch.export.export(_opaque(model), (example,), dynamic_shapes=({0: batch},))
+        exported = torch.export.export(
+            _opaque(model),
+            args=(example,),
+            dynamic_shapes=({0: batch},),
+        )
         return exported.run_decompositions({})
 
 
@@ -95,7 +121,12 @@ def _opaque(model: nn.Module) -> nn.Module:
 
 def _stand_in(index: int, shape: list[int], conv: list[int]) -> Callable[[Tensor], Any]:
     def forward(input: Tensor) -> Any:  # by torch's name: callers may give it by keyword
-        return _packed_layer(input, index, shape, conv)
+        return _packed_layer(
+            input,
+            index,
+            shape,
+            conv,
+        )
 
     return forward
 
@@ -120,7 +151,12 @@ def _restore(node: fx.Node, module: Any, layers: dict[str, nn.Module]) -> None:
     if node.target == torch.ops.tbn_bench.packed_layer.default:
         index: Any = node.args[1]
         name = list(layers)[index]
-        _replace(module, node, name, layers[name])
+        _replace(
+            module,
+            node,
+            name,
+            layers[name],
+        )
     elif node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
         # strides may be others than those of the example
         node.target = torch.ops.aten.reshape.default
@@ -128,7 +164,12 @@ def _restore(node: fx.Node, module: Any, layers: dict[str, nn.Module]) -> None:
         layer = layer_of(node, module)
         if layer is not None:
             node = _first(node)
-            _replace(module, node, f"{node.name}_layer", layer.eval().requires_grad_(False))
+            _replace(
+                module,
+                node,
+                f"{node.name}_layer",
+                layer.eval().requires_grad_(False),
+            )
 
 
 def _restore_output(graph: fx.Graph, spec: Any) -> None:
@@ -138,7 +179,12 @@ def _restore_output(graph: fx.Graph, spec: Any) -> None:
     node.args = (pytree.tree_unflatten(leaves, spec),)
 
 
-def _replace(root: Any, node: fx.Node, name: str, layer: nn.Module) -> None:
+def _replace(
+    root: Any,
+    node: fx.Node,
+    name: str,
+    layer: nn.Module,
+) -> None:
     root.add_submodule(name, layer)
     with root.graph.inserting_before(node):
         call = root.graph.call_module(name, (node.args[0],))
@@ -159,7 +205,12 @@ def _first(node: fx.Node) -> fx.Node:
     return first
 
 
-def _compare(model: nn.Module, module: nn.Module, image: Tensor, layers: list[Any]) -> None:
+def _compare(
+    model: nn.Module,
+    module: nn.Module,
+    image: Tensor,
+    layers: list[Any],
+) -> None:
     """Raises ValueError unless both agree on one image and on three.
 
     torch.export assumes a batch of two or more, and keeps the way that the network takes then.
@@ -194,5 +245,11 @@ def _alike(a: Any, b: Any) -> bool:
         return False
     has_size = bool(b.numel()) and b.is_floating_point()
     largest = float(b.abs().max()) if has_size else 0.0
-    close = torch.allclose(a.float(), b.float(), rtol=0, atol=_TOLERANCE * largest, equal_nan=True)
+    close = torch.allclose(
+        a.float(),
+        b.float(),
+        rtol=0,
+        atol=_TOLERANCE * largest,
+        equal_nan=True,
+    )
     return bool(close)

@@ -17,10 +17,13 @@ def scale_and_shift(module: Any) -> tuple[Array, Array]:
 
     scale = gamma / sqrt(var + eps), shift = beta - mean * scale (Ioffe and Szegedy, 2015).
     """
-    weight = 1.0 if module.weight is None else float64(module.weight)
-    bias = 0.0 if module.bias is None else float64(module.bias)
-    scale = 1.0 / np.sqrt(float64(module.running_var) + module.eps) * weight
-    shift = -float64(module.running_mean) * scale + bias
+    mean = float64(module.running_mean)
+    variance = float64(module.running_var)
+    deviation = np.sqrt(variance + module.eps)
+    gamma = 1.0 if module.weight is None else float64(module.weight)
+    beta = 0.0 if module.bias is None else float64(module.bias)
+    scale = 1.0 / deviation * gamma
+    shift = -mean * scale + beta
     return scale, shift
 
 

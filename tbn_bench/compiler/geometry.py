@@ -60,6 +60,20 @@ def window(
     shape: Map, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil: bool = False
 ) -> Window:
     """The window of a kernel over a map, with its number of positions."""
-    axes = zip(shape[:2], kernel, stride, padding, dilation, strict=True)
+    axes = zip(
+        shape[:2],
+        kernel,
+        stride,
+        padding,
+        dilation,
+        strict=True,
+    )
     height, width = (positions(*axis, ceil=ceil) for axis in axes)
-    return Window(shape, kernel, (height, width), stride, padding, dilation)
+    return Window(
+        shape,
+        kernel,
+        (height, width),
+        stride,
+        padding,
+        dilation,
+    )

@@ -69,14 +69,16 @@ class Call:
 
         Raises NoRule for any other argument.
         """
-        others = self.node.args[1:]
-        unknown = sorted(set(self.node.kwargs) - set(defaults))
+        _, *others = self.node.args
+        by_keyword = self.node.kwargs
+        unknown = sorted(by_keyword.keys() - defaults.keys())
         if unknown:
             raise NoRule(f"{self.name}({', '.join(unknown)}=...)")
         if len(others) > len(defaults):
             raise NoRule(f"{self.name} with {len(others) + 1} arguments")
-        given = dict(zip(defaults, others, strict=False))
-        return list((defaults | given | self.node.kwargs).values())
+        by_position = zip(defaults, others, strict=False)
+        given = defaults | dict(by_position) | by_keyword
+        return list(given.values())
 
 
 Rule = Callable[[Call], Operation]

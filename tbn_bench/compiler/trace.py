@@ -25,7 +25,12 @@ class _Proxy(fx.Proxy):
 
 def _augmented(function: Any) -> Callable[[Any, Any], Any]:
     def record(self: Any, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
+        return self.tracer.create_proxy(
+            "call_function",
+            function,
+            (self, other),
+            {},
+        )
 
     return record
 
@@ -53,12 +58,28 @@ class Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+    ) -> Any:
         if threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
+        return super().call_module(
+            m,
+            forward,
+            args,
+            kwargs,
+        )
 
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+    def getattr(
+        self,
+        attr: str,
+        attr_val: Any,
+        parameter_proxy_cache: dict[str, Any],
+    ) -> Any:
         if threading.get_ident() != self._thread:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)

@@ -14,9 +14,15 @@ class Watch:
 
     def __init__(self, model: nn.Module):
         self._modules = list(model.modules())
-        self._parts = [m._modules for m in self._modules if m._modules]
-        self._stores: list[Any] = [m._parameters for m in self._modules if m._parameters]
-        self._stores += [m._buffers for m in self._modules if m._buffers]
+        self._parts: list[Any] = []
+        self._stores: list[Any] = []
+        for module in self._modules:
+            self._parts.append(module._modules)
+            self._stores.append(module._parameters)
+            self._stores.append(module._buffers)
+        # empty ones are not looked at again
+        self._parts = [part for part in self._parts if part]
+        self._stores = [store for store in self._stores if store]
         self._children = _entries(self._parts)
         self._snapshot = Snapshot(self._tensors())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench import __version__
-from tbn_bench.mcu import emit, emulate
+from tbn_bench.mcu import emit, emit_vectors, emulate
 from tbn_bench.mcu.emit import Array
 from tbn_bench.mcu.program import Program
 from tbn_bench.records.store import replace
@@ -36,8 +36,8 @@ def write(
         "src/tbn_rt.c": (emit.HERE / "tbn_rt.c").read_text(),
         f"src/{name}.h": emit.header(name, prog),
         f"src/{name}.c": emit.source(name, prog),
-        "test/model.h": emit.model_header(name, prog),
-        "test/vectors.h": emit.vectors(prog, x),
+        "test/model.h": emit_vectors.model_header(name, prog),
+        "test/vectors.h": emit_vectors.vectors(prog, x),
         f"examples/{name}_demo/{name}_demo.ino": _sketch(name, prog),
         "library.properties": _arduino(name, target),
         "library.json": json.dumps(_platformio(name), indent=2) + "\n",

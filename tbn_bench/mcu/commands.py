@@ -1,23 +1,17 @@
 """tbn-bench export --format c and tbn-bench mcu build | run | report."""
 
 import argparse
-import contextlib
-import re
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records.store import RecordError, RunRecord, RunStore, provenance, tell
-from tbn_bench.scores import FIRST, score_of
+from tbn_bench.mcu.jobs import jobs
+from tbn_bench.records.store import RecordError, RunStore, provenance, tell
 
 TARGETS = ("generic", "m4", "m55", "avr")
 ACTIVATIONS = ("u8", "f32")
 CORES = ("host", "m0", "m3", "m4", "m7", "m33", "m55", "uno")
-_RUN_ID = re.compile(r"([\w.-]+/)?[0-9a-f]{4,12}")  # also as SWEEP/RUN
 
 
 def add_export_flags(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +129,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def export(args: argparse.Namespace) -> dict[str, Any]:
     """Runs `tbn-bench export --format c` and returns its JSON line."""
-    from tbn_bench.mcu import export
+    from tbn_bench.mcu import export, size_table
 
     record = RunStore(args.results).find(args.run)
     report = export.export(
@@ -148,7 +142,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         amalgamated=args.amalgamate,
     )
     path = report["path"]
-    tell(export.show(report))
+    tell(size_table.show(report))
     tell(
         f"{path}: an Arduino, PlatformIO and CMake library; try: tbn-bench mcu run {path}",
     )
@@ -156,7 +150,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _build(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench.mcu import measure, toolchain
+    from tbn_bench.mcu import cores, measure, toolchain
 
     folder = Path(args.what[0])
     core = args.core
@@ -175,7 +169,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     arena = built.model["arena_bytes"]
     tell(f"{folder} for {core}, {built.version}, {args.optimize}")
     _tell_sizes(built.sizes, arena)
-    for fit in toolchain.fits(core, flash, arena):
+    for fit in cores.fits(core, flash, arena):
         verdict = "fits" if fit.fits else "does not fit"
         left = f"{fit.flash_left:,} bytes of flash and {fit.ram_left:,} of RAM left"
         tell(f"  {fit.product.name}: {verdict}, {left}")
@@ -183,7 +177,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _tell_sizes(sizes: Any, arena: int) -> None:
-    """sizes: toolchain.Sizes; arena: bytes."""
+    """sizes: elf.Sizes; arena: bytes."""
     rows = {
         "code": sizes.code,
         "routines of the compiler": sizes.helpers,
@@ -199,12 +193,12 @@ def _tell_sizes(sizes: Any, arena: int) -> None:
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench.mcu import measure, table, toolchain
+    from tbn_bench.mcu import errors, measure, table
 
     if bool(args.what) == bool(args.suite):
         raise ValueError("give runs or exported folders, or --suite NAME")
-    jobs = _jobs(args)
-    for core in sorted({job.core for job in jobs}):
+    chosen = jobs(args)
+    for core in sorted({job.core for job in chosen}):
         reason = measure.missing_tools(core, args.cc, args.sim)
         if reason:
             raise ValueError(reason)
@@ -213,7 +207,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     records = []
     failed = 0
     too_large = 0
-    for job in jobs:
+    for job in chosen:
         try:
             record = measure.measure(
                 job.folder(),
@@ -225,7 +219,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
             )
             if record.info["run_id"]:
                 store.write_mcu(record)
-        except toolchain.DoesNotFit as error:
+        except errors.DoesNotFit as error:
             first = str(error).splitlines()[0]
             tell(f"{job.what}: {first}\n")
             too_large += 1
@@ -242,157 +236,6 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
         "failed": failed,
         "too_large": too_large,
     }
-
-
-# core -> target, else generic
-_TARGET = {
-    "m4": "m4",
-    "m7": "m4",
-    "m33": "m4",
-    "m55": "m55",
-    "uno": "avr",
-}
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One measurement.
-
-    what: its name in messages. folder: returns the exported folder; a run is exported only then.
-    """
-
-    what: str
-    core: str
-    folder: Callable[[], Path]
-
-
-def _jobs(args: argparse.Namespace) -> list[_Job]:
-    """The given folders, and one folder for each way to export a given run."""
-    found: list[_Job] = []
-    for what in _suite(args) if args.suite else args.what:
-        if not isinstance(what, str):
-            found += _run_jobs(what, args)
-        elif _is_folder(what):
-            found.append(_folder_job(what, args))
-        else:
-            found += _run_jobs(_find(what, args), args)
-    return found
-
-
-def _is_folder(what: str) -> bool:
-    """True for an exported folder, and for all names that cannot be a run's id."""
-    exported = (Path(what) / "extras" / "model.json").exists()
-    return exported or not _RUN_ID.fullmatch(what)
-
-
-def _folder_job(folder: str, args: argparse.Namespace) -> _Job:
-    from tbn_bench.mcu import measure, toolchain
-
-    if args.target or args.activations:
-        raise ValueError(f"{folder} is exported already: --target and --activations are for runs")
-    core = args.core
-    if not core:
-        target = toolchain.describe(folder)["target"]
-        core = measure.DEFAULT_CORE[target]
-    return _Job(folder, core, partial(Path, folder))
-
-
-def _run_jobs(record: RunRecord, args: argparse.Namespace) -> list[_Job]:
-    from tbn_bench.mcu import measure
-
-    core = args.core or measure.DEFAULT_CORE[args.target or "m4"]
-    target = args.target or _TARGET.get(core, "generic")
-    found = []
-    for activations in _activations(core, args):
-        label = f"{record.config['binarizer']}, {activations}"
-        folder = partial(_exported, record, activations, target, args)
-        found.append(_Job(label, core, folder))
-    return found
-
-
-def _activations(core: str, args: argparse.Namespace) -> tuple[str, ...]:
-    """The given activations, else all of them; on the Uno bytes alone."""
-    if args.activations:
-        return (args.activations,)
-    if core == "uno":
-        return ("u8",)
-    return ACTIVATIONS
-
-
-def _exported(record: RunRecord, activations: str, target: str, args: argparse.Namespace) -> Path:
-    from tbn_bench.mcu import export
-
-    name = f"{args.name or 'net'}_{record.run_id[:6]}_{activations}"
-    args.out.mkdir(parents=True, exist_ok=True)
-    report = export.export(
-        record,
-        activations=activations,
-        target=target,
-        out=args.out / f"{name}_{target}",
-        name=name,
-        keep_inputs=True,
-    )
-    tell(f"{record.config['binarizer']}: {report['path']}")
-    tell(export.show(report), end="\n\n")
-    return Path(report["path"])
-
-
-def _stores(args: argparse.Namespace) -> list[RunStore]:
-    """The folders that may hold checkpoints: --trained, or the records' folder and its `local`."""
-    if args.trained:
-        return [RunStore(args.trained)]
-    return [RunStore(args.results), RunStore(args.results / "local")]
-
-
-def _has_checkpoint(record: RunRecord) -> bool:
-    return (record.path / "checkpoints" / "best.ckpt").exists()
-
-
-def _find(run_id: str, args: argparse.Namespace) -> RunRecord:
-    """The run with this id, from the folder with its checkpoint.
-
-    Raises RecordError where there is no such run, or several.
-    """
-    stores = _stores(args)
-    for store in stores:
-        with contextlib.suppress(RecordError):
-            record = store.find(run_id)
-            if _has_checkpoint(record):
-                return record
-    return stores[0].find(run_id)
-
-
-def finished(args: argparse.Namespace) -> list[RunRecord]:
-    """The finished classifiers of a suite that have their checkpoint."""
-    found: list[RunRecord] = []
-    for store in _stores(args):
-        runs = store.runs_of(args.suite)
-        found += [run for run in runs if _is_classifier(run) and _has_checkpoint(run)]
-    return found
-
-
-def _is_classifier(record: RunRecord) -> bool:
-    return record.summary is not None and score_of(record.summary) == FIRST
-
-
-def _suite(args: argparse.Namespace) -> list[RunRecord]:
-    """The finished runs of a sweep, for each method the lowest seed.
-
-    Raises ValueError where there is none.
-    """
-    runs = finished(args)
-    if not runs:
-        folders = " and ".join(str(store.root) for store in _stores(args))
-        raise ValueError(
-            f"no finished runs of {args.suite} with checkpoints under {folders}; "
-            f"run: tbn-bench sweep sweeps/{args.suite}.yaml"
-        )
-    first: dict[tuple[str, str, str], RunRecord] = {}
-    for run in sorted(runs, key=lambda r: r.config["seed"]):
-        config = run.config
-        key = (config["data"], config["model"], config["binarizer"])
-        first.setdefault(key, run)
-    return list(first.values())
 
 
 def _report(args: argparse.Namespace) -> dict[str, Any]:

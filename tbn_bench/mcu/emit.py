@@ -1,21 +1,19 @@
 """An exported network as C text: header, tables and functions, a single file, test vectors."""
 
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from tbn_bench import __version__
 from tbn_bench.mcu import emulate, layout
+from tbn_bench.mcu.c_text import array, float_text, hex_text, structs, types_of, unsigned
 from tbn_bench.mcu.program import Op, Program
 
 Array = NDArray[Any]
 HERE = Path(__file__).parent / "c"
 RUNTIME = ("tbn_rt.h", "tbn_rt.c")
-_LINE = 8
 
 
 def crc(table: Array) -> int:
@@ -23,38 +21,9 @@ def crc(table: Array) -> int:
     return zlib.crc32(table.astype("<u4").tobytes())
 
 
-def _array(kind: str, name: str, items: list[str]) -> str:
-    """A constant array, _LINE items to a line."""
-    lines = []
-    for first in range(0, len(items), _LINE):
-        line = ", ".join(items[first : first + _LINE])
-        lines.append(f"    {line}")
-    body = ",\n".join(lines)
-    return f"static const TBN_ROM {kind} {name}[{len(items)}] = {{\n{body}}};\n"
-
-
-def _structs(kind: str, name: str, items: list[str]) -> str:
-    """A constant array of structs, one to a line."""
-    body = ",\n".join(items)
-    return f"static const TBN_ROM {kind} {name}[] = {{\n{body}}};\n"
-
-
-def _hex(v: Any) -> str:
-    return f"0x{int(v):08X}u"
-
-
-def float_text(v: float) -> str:
-    """A C float literal that gives exactly this float32."""
-    text = f"{np.float32(v):.9g}"
-    is_integer = not any(ch in text for ch in ".en")
-    if is_integer:
-        text += ".0"
-    return f"{text}f"
-
-
 def header(name: str, prog: Program) -> str:
     upper = name.upper()
-    input_type, output_type = _types(prog)
+    input_type, output_type = types_of(prog)
     arena = arena_type(prog)
     return f"""/* {name}: a network exported by tbn_bench {__version__}. Copy nothing by hand: \
 the tables and this header belong together.
@@ -89,7 +58,7 @@ tbn_rt.c beside it"
 #define {upper}_INPUT_SCALE {float_text(prog.input.scale)}
 #define {upper}_INPUT_OFFSET {float_text(prog.input.offset)}
 #define {upper}_OUTPUT_SCALE {float_text(prog.output_scale)}
-#define {upper}_CRC32 {_hex(crc(prog.table))}
+#define {upper}_CRC32 {hex_text(crc(prog.table))}
 #define {upper}_LAYOUT {layout.LAYOUTS[prog.layout]} /* {prog.layout}, version {layout.VERSION} */
 
 #ifdef __cplusplus
@@ -117,13 +86,6 @@ void {name}_info(tbn_info *info);
 
 #endif
 """
-
-
-def _types(prog: Program) -> tuple[str, str]:
-    """C types of (inputs, outputs)."""
-    if prog.activations == "u8":
-        return "uint8_t", "int32_t"
-    return "float", "float"
 
 
 def arena_type(prog: Program) -> str:
@@ -155,16 +117,16 @@ def source(name: str, prog: Program) -> str:
             windows.append(_window(prog, op))
         ops.append(_op(op, f"{name}_layers + {i}", window))
 
-    words = [_hex(word) for word in prog.table]
+    words = [hex_text(word) for word in prog.table]
     parts = [f'/* {name}: tables and functions; see {name}.h. */\n#include "{name}.h"\n']
     if prog.activations == "f32":
         parts.append(_STRICT_FLOAT)
-    table = _array("uint32_t", f"{name}_table", words)
+    table = array("uint32_t", f"{name}_table", words)
     parts.append(f"/* Weights, scales and biases of all layers. */\n{table}")
-    parts.append(_structs("tbn_layer", f"{name}_layers", layers))
+    parts.append(structs("tbn_layer", f"{name}_layers", layers))
     if windows:
-        parts.append(_structs("tbn_window", f"{name}_windows", windows))
-    parts.append(_structs("tbn_op", f"{name}_ops", ops))
+        parts.append(structs("tbn_window", f"{name}_windows", windows))
+    parts.append(structs("tbn_op", f"{name}_ops", ops))
     parts.append(_functions(name, prog))
     return "\n".join(parts)
 
@@ -219,28 +181,24 @@ def _window(prog: Program, op: Op) -> str:
         op.pad,
         op.patch_at,
     ]
-    fields = _unsigned(numbers)
+    fields = unsigned(numbers)
     return f"    /* {op.node.name} */\n    {{{fields}}}"
 
 
 def _op(op: Op, layer: str, window: str) -> str:
     """A tbn_op. layer, window: C expressions of its pointers."""
     row = op.row or "0"
-    offsets = _unsigned([op.in_at, op.out_at, op.scratch_at, op.in_bytes, op.out_bytes])
+    offsets = unsigned([op.in_at, op.out_at, op.scratch_at, op.in_bytes, op.out_bytes])
     return f"    {{{op.function}, {row}, {layer}, {window}, {offsets}}}"
-
-
-def _unsigned(numbers: list[int]) -> str:
-    return ", ".join(f"{n}u" for n in numbers)
 
 
 def _functions(name: str, prog: Program) -> str:
     upper = name.upper()
-    input_type, output_type = _types(prog)
+    input_type, output_type = types_of(prog)
     out = prog.output_op
     is_float = int(prog.activations == "f32")
     short = "f32" if is_float else "i32"
-    expected = ", ".join(_hex(v) for v in emulate.checksums(prog))
+    expected = ", ".join(hex_text(v) for v in emulate.checksums(prog))
     return f"""static const TBN_ROM tbn_model {name}_model = {{\
 {name}_ops, {name}_table, {len(prog.table)}u, {upper}_CRC32, {upper}_ARENA_BYTES, \
 {out.out_at}u, {out.out_bytes}u, {len(prog.ops)}u, {is_float}u}};
@@ -319,58 +277,3 @@ def single(name: str, prog: Program) -> str:
 def _without_includes(text: str) -> str:
     lines = text.splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith('#include "'))
-
-
-def vectors(prog: Program, x: Array) -> str:
-    """The harness's test vectors: inputs and the outputs that Python computes for them."""
-    y = emulate.run(prog, x)
-    if prog.activations == "u8":
-        note = ""
-        output_type = "int32_t"
-        inputs = _rows(x, str)
-        outputs = _rows(y, _int32)
-    else:
-        note = ", as bits"
-        output_type = "uint32_t"
-        inputs = _rows(x, float_text)
-        outputs = _rows(y.view(np.uint32), _hex)
-    return f"""/* Test vectors and the outputs they must give{note}. */
-#define VECTORS {len(x)}
-static const TBN_ROM MODEL_INPUT_T vectors[VECTORS][MODEL_INPUT_LEN] = {{
-{inputs}}};
-static const TBN_ROM {output_type} expected[VECTORS][MODEL_OUTPUT_LEN] = {{
-{outputs}}};
-"""
-
-
-def _rows(values: Array, text: Callable[[Any], str]) -> str:
-    """The rows of a two-dimensional C array. text: a value -> its literal."""
-    rows = []
-    for row in values:
-        line = ", ".join(text(v) for v in row)
-        rows.append(f"    {{{line}}}")
-    return ",\n".join(rows)
-
-
-def _int32(v: Any) -> str:
-    if int(v) == -(2**31):
-        return "-2147483647 - 1"  # C has no literal for it
-    return str(int(v))
-
-
-def model_header(name: str, prog: Program) -> str:
-    upper = name.upper()
-    input_type, output_type = _types(prog)
-    is_float = int(prog.activations == "f32")
-    return f"""/* What test/main.c calls. */
-#include "../src/{name}.h"
-#define MODEL(function) {name}_##function
-#define MODEL_ARENA_BYTES {upper}_ARENA_BYTES
-#define MODEL_INPUT_LEN {upper}_INPUT_LEN
-#define MODEL_OUTPUT_LEN {upper}_OUTPUT_LEN
-#define MODEL_INPUT_T {input_type}
-#define MODEL_OUTPUT_T {output_type}
-#define MODEL_F32 {is_float}
-#define MODEL_SOURCE "../src/{name}.c"
-#define MODEL_OPS {name}_ops
-"""

@@ -8,12 +8,12 @@ import zlib
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tbn_bench.mcu import layout, program, reference
+from tbn_bench.mcu import layout, reference
+from tbn_bench.mcu.graph import Array, Node
 from tbn_bench.mcu.program import Op, Program
+from tbn_bench.mcu.scales import Piece, pieces
 
-Array = NDArray[Any]
 PROBES = 4
 _BATCH = 250
 
@@ -172,7 +172,7 @@ def _signs(op: Op) -> Array:
 def _tiled_bytes(op: Op, x: Array) -> tuple[Array, Array]:
     node = op.node
     signs = _signs(op)
-    terms = program.pieces(node)
+    terms = pieces(node)
     weights = _weights_of_terms(node, signs, terms)
     scales = op.scales
     if not op.per_row:
@@ -185,7 +185,7 @@ def _tiled_bytes(op: Op, x: Array) -> tuple[Array, Array]:
     return out, sums.astype(np.int32)
 
 
-def _weights_of_terms(node: program.Node, signs: Array, terms: list[program.Piece]) -> Array:
+def _weights_of_terms(node: Node, signs: Array, terms: list[Piece]) -> Array:
     """(terms, columns): the row's signs where the term adds up, 0 elsewhere."""
     g = node.segment
     rows = np.tile(signs, node.p).reshape(node.rows, -1)
@@ -280,7 +280,7 @@ def _gathered(op: Op, sums: Array) -> Array:
     out = np.zeros((*sums.shape[:-1], node.rows), np.float32)
     if op.biases is not None:
         out = out + op.biases
-    for i, term in enumerate(program.pieces(node)):
+    for i, term in enumerate(pieces(node)):
         first = term.row * node.per_input
         total = np.zeros(sums.shape[:-1], np.float32)
         for k in range(term.start, term.start + term.length):

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from tbn_bench.mcu import simulate, toolchain
+from tbn_bench.mcu import cores, simulate, simulators, toolchain
+from tbn_bench.mcu.elf import Sizes
+from tbn_bench.mcu.errors import ToolchainError
 from tbn_bench.mcu.export import WHOLE
 from tbn_bench.mcu.graph import McuError
-from tbn_bench.mcu.toolchain import ToolchainError
+from tbn_bench.mcu.outcome import Result, SimulationError
 from tbn_bench.records.store import McuRecord, read_json
 
 # Hz, of the estimate
@@ -90,7 +92,7 @@ def measure(
     )
 
 
-def _check_passed(folder: Path, result: simulate.Result) -> None:
+def _check_passed(folder: Path, result: Result) -> None:
     if not result.passed:
         raise McuError(
             f"{folder} on {result.core} ({result.sim}): status {result.status}, "
@@ -120,7 +122,7 @@ class _Setup:
             optimize=self.optimize,
         )
 
-    def run(self, name: str, flags: tuple[str, ...]) -> simulate.Result:
+    def run(self, name: str, flags: tuple[str, ...]) -> Result:
         return simulate.run(self.build(name, flags), self.sim)
 
     def count_layers(self, fused: bool) -> tuple[int, ...]:
@@ -130,7 +132,7 @@ class _Setup:
         return result.instructions or result.cycles or ()
 
 
-def _bytes(sizes: toolchain.Sizes) -> dict[str, int]:
+def _bytes(sizes: Sizes) -> dict[str, int]:
     return {
         "code_bytes": sizes.code + sizes.helpers,
         "constant_bytes": sizes.constants,
@@ -140,7 +142,7 @@ def _bytes(sizes: toolchain.Sizes) -> dict[str, int]:
     }
 
 
-def _cost(counted: simulate.Result, core: str) -> dict[str, Any]:
+def _cost(counted: Result, core: str) -> dict[str, Any]:
     """Instructions, or cycles, of one run, and the frames per second estimated from them."""
     clock = CLOCK.get(core)
     cost = counted.instructions or counted.cycles
@@ -166,7 +168,7 @@ def _cost(counted: simulate.Result, core: str) -> dict[str, Any]:
 
 def _fits(core: str, flash: int, ram: int) -> list[dict[str, Any]]:
     """For each board with this core, whether it has enough memory."""
-    found = toolchain.fits(core, flash, ram)
+    found = cores.fits(core, flash, ram)
     return [{"board": fit.product.name, "fits": fit.fits} for fit in found]
 
 
@@ -201,7 +203,7 @@ _OF_MODEL = (
 )
 
 
-def _fused(setup: _Setup, outputs: Any, model: dict[str, Any]) -> simulate.Result | None:
+def _fused(setup: _Setup, outputs: Any, model: dict[str, Any]) -> Result | None:
     """The run with fused multiply-adds: the fastest form of float layers in full precision.
 
     None where fused multiply-adds change nothing.
@@ -252,6 +254,6 @@ def missing_tools(core: str | None, cc: str, sim: str | None) -> str | None:
     if reason is not None:
         return reason
     try:
-        return simulate.missing(core, sim or simulate.choose(core))
-    except (ToolchainError, simulate.SimulationError) as error:
+        return simulators.missing(core, sim or simulators.choose(core))
+    except (ToolchainError, SimulationError) as error:
         return str(error)

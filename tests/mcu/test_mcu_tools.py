@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tbn_bench.mcu import simulate, toolchain
+from tbn_bench.mcu import cores, simulate, simulators, toolchain, unicorn_board
 
 REQUIRED = os.environ.get("TBN_REQUIRE_MCU", "")  # pip, apt or all: these tools must be here
 HARNESS = Path(toolchain.__file__).parent / "c" / "test"
@@ -154,13 +154,13 @@ def ran(build: toolchain.Build, sim: str, **options) -> simulate.Result:
 PAIRS = [
     (cc, core)
     for cc in toolchain.COMPILERS
-    for core in toolchain.CORES
+    for core in cores.CORES
     if (cc, core) != ("zig", "uno")
 ]
 RUNS = [
     (cc, core, sim)
     for cc, core in PAIRS
-    for sim in simulate.SIMULATORS[toolchain.CORES[core].kind]
+    for sim in simulators.SIMULATORS[cores.CORES[core].kind]
     if (core, sim) != ("m55", "unicorn")
 ]
 
@@ -271,7 +271,7 @@ def test_long_runs_are_counted_exactly(standins, tmp_path, core, sim, more):
 
 def test_a_run_too_long_for_unicorns_clock_is_refused(standins, monkeypatch):
     build = built(standins[False], "m4")
-    monkeypatch.setattr(simulate, "_SYSTICK", 1 << 12)  # a run of 2^24 takes half a minute
+    monkeypatch.setattr(unicorn_board, "SYSTICK", 1 << 12)  # a run of 2^24 takes half a minute
     with pytest.raises(
         simulate.SimulationError, match="more than unicorn's SysTick counts; use qemu"
     ):
@@ -399,7 +399,7 @@ def test_a_missing_simulator_is_named_with_its_install_command(
     monkeypatch, tmp_path, core, sim, command
 ):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(simulate.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(simulators.importlib.util, "find_spec", lambda name: None)
     build = toolchain.Build(
         tmp_path,
         core,
@@ -430,15 +430,15 @@ def test_bad_arguments_are_refused(standins, tmp_path):
 
 
 def test_fits_real_boards():
-    assert [fit.fits for fit in toolchain.fits("m0", 200 * 1024, 20 * 1024)] == [False, True]
-    (uno,) = toolchain.fits("uno", 5000, 2500)
+    assert [fit.fits for fit in cores.fits("m0", 200 * 1024, 20 * 1024)] == [False, True]
+    (uno,) = cores.fits("uno", 5000, 2500)
     assert not uno.fits
     assert uno.ram_left == -452
 
 
 def test_the_makefile_builds_as_python_does(standins):
     text = (HARNESS / "Makefile").read_text()
-    for core in toolchain.CORES.values():
+    for core in cores.CORES.values():
         if core.kind == "arm":
             flags = next(
                 line for line in text.splitlines() if line.startswith(f"FLAGS_{core.name} =")

@@ -40,7 +40,12 @@ def gelu(operation: Gelu, build: Builder) -> int:
 
 
 def clamp(operation: Clamp, build: Builder) -> int:
-    return build.elementwise(native.CLAMP, operation.x, eps=operation.low, high=operation.high)
+    return build.elementwise(
+        native.CLAMP,
+        operation.x,
+        eps=float(operation.low),
+        high=float(operation.high),
+    )
 
 
 def batch_norm(operation: BatchNorm, build: Builder) -> int:
@@ -53,7 +58,15 @@ def batch_norm(operation: BatchNorm, build: Builder) -> int:
         return before.output
     index = build.operand(operation.x, last=False)
     out = build.region.like(index)
-    return build.region.add(Op(native.AFFINE, index, out, scale=scale, shift=shift))
+    return build.region.add(
+        Op(
+            native.AFFINE,
+            index,
+            out,
+            scale=scale,
+            shift=shift,
+        )
+    )
 
 
 def _is_by_channel(op: Op, build: Builder) -> bool:
@@ -70,7 +83,14 @@ def layer_norm(operation: LayerNorm, build: Builder) -> int:
         raise Unsupported(f"normalises axes {tuple(module.normalized_shape)}, not the channels")
     out = build.region.like(index)
     scale, shift = (_float32(part) for part in (module.weight, module.bias))
-    op = Op(native.LAYER_NORM, index, out, scale=scale, shift=shift, eps=module.eps)
+    op = Op(
+        native.LAYER_NORM,
+        index,
+        out,
+        scale=scale,
+        shift=shift,
+        eps=module.eps,
+    )
     return build.region.add(op)
 
 
@@ -102,7 +122,14 @@ def add(operation: Add, build: Builder) -> int:
                 conv.residual = value
                 return conv.output
     out = region.like(left)
-    return region.add(Op(native.ADD, left, out, residual=right))
+    return region.add(
+        Op(
+            native.ADD,
+            left,
+            out,
+            residual=right,
+        )
+    )
 
 
 def _waiting(node: fx.Node, own: int, build: Builder) -> Op | None:

@@ -21,7 +21,9 @@ class Examples:
 
     def __init__(self) -> None:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self._values: dict[int, dict[fx.Node, Any]] = {batch: {} for batch in BATCHES}
+        self._values: dict[int, dict[fx.Node, Any]] = {}
+        for batch in BATCHES:
+            self._values[batch] = {}
 
     def of(self, node: fx.Node) -> Any:
         """The example of the smaller batch."""
@@ -39,7 +41,12 @@ class Examples:
         def call(batch: int) -> Any:
             known = self._values[batch]
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
-            return call_node(node, model, args, kwargs)
+            return call_node(
+                node,
+                model,
+                args,
+                kwargs,
+            )
 
         self.set(node, call)
 
@@ -64,7 +71,12 @@ class Examples:
         return factor
 
 
-def call_node(node: fx.Node, model: nn.Module, args: Any, kwargs: Any) -> Any:
+def call_node(
+    node: fx.Node,
+    model: nn.Module,
+    args: Any,
+    kwargs: Any,
+) -> Any:
     """What the node computes in torch."""
     if node.op == "get_attr":
         return operator.attrgetter(str(node.target))(model)

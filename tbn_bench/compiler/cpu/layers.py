@@ -32,8 +32,18 @@ def layer(operation: Layer, build: Builder) -> int:
         return _segments(x, module, build)
     window = _window(module, x, build)
     if getattr(module, "two_steps", False):
-        return _two_factors(x, module, window, build)
-    weights, p, scale = _weights(module, shape, groups, build.level)
+        return _two_factors(
+            x,
+            module,
+            window,
+            build,
+        )
+    weights, p, scale = _weights(
+        module,
+        shape,
+        groups,
+        build.level,
+    )
     out = build.region.like(x, (*window.out, shape[0]))
     return build.region.add(
         Op(
@@ -96,7 +106,14 @@ def _group_sums(x: int, p: int, build: Builder) -> int:
         if (op.kind, op.input, op.p) == (native.GROUP_SUM, x, p):
             return op.output
     out = region.like(x, (height, width, channels // p))
-    return region.add(Op(native.GROUP_SUM, x, out, p=p))
+    return region.add(
+        Op(
+            native.GROUP_SUM,
+            x,
+            out,
+            p=p,
+        )
+    )
 
 
 def _segments(x: int, module: Any, build: Builder) -> int:
@@ -117,7 +134,15 @@ def _segments(x: int, module: Any, build: Builder) -> int:
     products = region.like(x, (height, width * pieces, weights.rows))
     out = region.like(x, (height, width, rows))
     region.add(Op(native.COPY, x, cut))
-    region.add(Op(native.CONV, cut, products, rows=weights.rows, weights=[weights]))
+    region.add(
+        Op(
+            native.CONV,
+            cut,
+            products,
+            rows=weights.rows,
+            weights=[weights],
+        )
+    )
     return region.add(
         Op(
             native.GATHER,
@@ -130,7 +155,12 @@ def _segments(x: int, module: Any, build: Builder) -> int:
     )
 
 
-def _two_factors(x: int, module: Any, window: Window, build: Builder) -> int:
+def _two_factors(
+    x: int,
+    module: Any,
+    window: Window,
+    build: Builder,
+) -> int:
     """A scale per input channel, a layer of `rank` rows, and a layer of one pixel.
 
     Both layers have weights of signs.
@@ -141,18 +171,52 @@ def _two_factors(x: int, module: Any, window: Window, build: Builder) -> int:
     channels = build.value(x).shape[2]
     u, m, v = (scales.double().cpu().numpy() for scales in module.factor_scales())
     left, right = (bits.pack(signs.cpu().numpy()) for signs in module.factor_signs())
-    first = native.SignWeights(right, rank, channels, *window.kernel, build.level)
-    second = native.SignWeights(left, rows, rank, name=build.level)
+    first = native.SignWeights(
+        right,
+        rank,
+        channels,
+        *window.kernel,
+        build.level,
+    )
+    second = native.SignWeights(
+        left,
+        rows,
+        rank,
+        name=build.level,
+    )
 
     scaled = region.like(x)
     middle = region.like(x, (*window.out, rank))
     out = region.like(x, (*window.out, rows))
-    region.add(Op(native.AFFINE, x, scaled, scale=v))
     region.add(
-        Op(native.CONV, scaled, middle, rows=rank, weights=[first], scale=m, **_placed(window))
+        Op(
+            native.AFFINE,
+            x,
+            scaled,
+            scale=v,
+        )
+    )
+    region.add(
+        Op(
+            native.CONV,
+            scaled,
+            middle,
+            rows=rank,
+            weights=[first],
+            scale=m,
+            **_placed(window),
+        )
     )
     return region.add(
-        Op(native.CONV, middle, out, rows=rows, weights=[second], scale=u, shift=bias(module))
+        Op(
+            native.CONV,
+            middle,
+            out,
+            rows=rows,
+            weights=[second],
+            scale=u,
+            shift=bias(module),
+        )
     )
 
 
@@ -163,7 +227,14 @@ def _weights(
     signs = module.sign_form() if is_packed(module) else None
     if signs is not None:
         tile_bits, alphas, p = signs
-        return _cpu.weights(tile_bits.cpu(), alphas.cpu(), shape, p, groups, level)
+        return _cpu.weights(
+            tile_bits.cpu(),
+            alphas.cpu(),
+            shape,
+            p,
+            groups,
+            level,
+        )
     dense = module.expanded() if is_packed(module) else module.weight.detach()
     values = dense.float().cpu().numpy().reshape(shape)
     return _cpu.float_weights(values, groups, level), 1, np.ones(shape[0])

@@ -10,18 +10,34 @@ _IN_PLACE = (native.ADD, native.RELU, native.AFFINE, native.COPY, native.CLAMP, 
 
 def offsets(region: Region, kept: set[int]) -> list[int]:
     """The position of each value in the arena of one image, in floats. kept: alive all the time."""
-    lives = lifetimes(_steps(region), region.inputs.values(), kept & _made(region))
+    lives = lifetimes(
+        _steps(region),
+        inputs=region.inputs.values(),
+        kept=kept & _made(region),
+    )
     reused = _computed_in_place(region, lives, kept)
-    for value, root in reused.items():
-        first, last = lives[root]
-        lives[root] = (first, max(last, lives[value][1]))
-    own = sorted(lives.keys() - reused.keys())
-    buffers = [Buffer(value, *lives[value], _size(region, value)) for value in own]
+    _prolong(lives, reused)
+    buffers = [
+        Buffer(value, first, last, _size(region, value))
+        for value, (first, last) in sorted(lives.items())
+        if value not in reused
+    ]
     buffers.sort(key=lambda buffer: (buffer.first, buffer.last))
     place(buffers)
     starts = {buffer.key: buffer.start for buffer in buffers}
-    roots = [reused.get(value, value) for value in range(len(region.values))]
-    return [starts.get(root, 0) for root in roots]
+    found = []
+    for value in range(len(region.values)):
+        root = reused.get(value, value)
+        found.append(starts.get(root, 0))
+    return found
+
+
+def _prolong(lives: dict[int, Life], reused: dict[int, int]) -> None:
+    """A buffer lives as long as the last value that is computed in it."""
+    for value, root in reused.items():
+        _, own_last = lives[value]
+        first, last = lives[root]
+        lives[root] = (first, max(last, own_last))
 
 
 def _steps(region: Region) -> list[tuple[list[int], int]]:

@@ -54,7 +54,13 @@ class Lowering:
     node -> why it is no part of a region.
     """
 
-    def __init__(self, root: nn.Module, traced: fx.Graph, image: Tensor, level: str):
+    def __init__(
+        self,
+        root: nn.Module,
+        traced: fx.Graph,
+        image: Tensor,
+        level: str,
+    ):
         self.steps: list[Region | fx.Node] = []
         self.reasons: dict[fx.Node, str] = {}
         self.native_layers = 0

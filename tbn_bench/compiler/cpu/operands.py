@@ -17,7 +17,12 @@ class Builder:
     level: the instruction set that weights are laid out for.
     """
 
-    def __init__(self, region: Region, examples: Examples, level: str):
+    def __init__(
+        self,
+        region: Region,
+        examples: Examples,
+        level: str,
+    ):
         self.region = region
         self.examples = examples
         self.level = level
@@ -78,8 +83,8 @@ class Builder:
             return None
         return op if self.region.is_read_once(index) else None
 
-    def elementwise(self, kind: int, x: Any, **options: float) -> int:
+    def elementwise(self, kind: int, x: Any, eps: float = 0.0, high: float = 0.0) -> int:
         """An op of one operand, whose output has the shape and layout of the operand."""
         index = self.operand(x)
         out = self.region.like(index)
-        return self.region.add(Op(kind, index, out, **options))  # type: ignore[arg-type]
+        return self.region.add(Op(kind, index, out, eps=eps, high=high))

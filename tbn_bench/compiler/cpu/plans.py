@@ -46,13 +46,24 @@ def finish(region: Region, level: str, precision: str) -> None:
 
 def _nhwc(values: Sequence[Value], channels_last: bool) -> list[int]:
     """Values that are (n, H, W, C) outside; channels_last: images too."""
-    return [i for i, v in enumerate(values) if v.last or (channels_last and v.rank == 4)]
+    found = []
+    for i, value in enumerate(values):
+        is_image = value.rank == 4
+        if value.last or (channels_last and is_image):
+            found.append(i)
+    return found
 
 
 def _is_without_extent(region: Region) -> bool:
     """True where all layers work on vectors."""
-    made = [region.values[op.output] for op in region.ops if op.kind == native.CONV]
-    return all(value.rank == 2 or value.shape[:2] == (1, 1) for value in made)
+    for op in region.ops:
+        if op.kind != native.CONV:
+            continue
+        value = region.values[op.output]
+        is_pixel = value.shape[:2] == (1, 1)
+        if value.rank != 2 and not is_pixel:
+            return False
+    return True
 
 
 def run(
@@ -75,9 +86,19 @@ def run(
     nhwc = _are_channels_last(arrays, sources)
     plan = region.plan_nhwc if nhwc else region.plan
     arrays = [_readable(a, nhwc and _is_image(v)) for a, v in zip(arrays, sources, strict=True)]
-    outs = _buffers(region, n, nhwc, kept)
+    outs = _buffers(
+        region,
+        n,
+        nhwc,
+        kept,
+    )
     inputs = [array.data_ptr() for array in arrays]
-    plan.run(inputs, [out.data_ptr() for out in outs], n, threads)
+    plan.run(
+        inputs,
+        [out.data_ptr() for out in outs],
+        n,
+        threads,
+    )
     by_value = dict(zip(plan.outputs, outs, strict=True))
     for node in region.outputs:
         env[node] = by_value[region.of_node[node]]

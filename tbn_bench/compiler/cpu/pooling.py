@@ -17,7 +17,13 @@ def pool(operation: Pool, build: Builder) -> int:
     rank = build.value(index).rank
     if rank != operation.axes + 2:
         raise Unsupported(f"pooling over {operation.axes} axes of a value of {rank} axes")
-    found = window(shape, operation.kernel, operation.stride, operation.padding, operation.dilation)
+    found = window(
+        shape,
+        operation.kernel,
+        operation.stride,
+        operation.padding,
+        operation.dilation,
+    )
     out = build.region.like(index, (*found.out, shape[2]))
     kind = native.AVG_POOL if operation.average else native.MAX_POOL
     return build.region.add(
@@ -34,16 +40,19 @@ def pool(operation: Pool, build: Builder) -> int:
 
 def mean(operation: Mean, build: Builder) -> int:
     """Of all pixels of a map, or of all tokens."""
-    is_tokens = operation.axes == (1,) and not operation.keepdim
-    is_map = sorted(axis % 4 for axis in operation.axes) == [2, 3]
+    axes = operation.axes
+    is_tokens = axes == (1,) and not operation.keepdim
+    is_map = sorted(axis % 4 for axis in axes) == [2, 3]
     if not is_tokens and not is_map:
-        raise Unsupported(f"a mean over axes {operation.axes}")
+        raise Unsupported(f"a mean over axes {axes}")
     index = build.operand(operation.x, last=is_tokens)
     value = build.value(index)
-    if value.rank != (3 if is_tokens else 4):
-        raise Unsupported(f"a mean over axes {operation.axes} of a value of {value.rank} axes")
+    expected = 3 if is_tokens else 4
+    if value.rank != expected:
+        raise Unsupported(f"a mean over axes {axes} of a value of {value.rank} axes")
+    channels = value.shape[2]
     rank = 4 if operation.keepdim else 2
-    out = build.region.new((1, 1, value.shape[2]), rank, False)
+    out = build.region.new((1, 1, channels), rank, False)
     return build.region.add(Op(native.MEAN, index, out))
 
 
@@ -60,7 +69,14 @@ def maximum(operation: Maximum, build: Builder) -> int:
     out = build.region.new((1, 1, channels), 2, False)
     conv = _plain_layer(index, build)
     if conv is None:
-        return build.region.add(Op(native.MAX_POOL, index, out, kernel=(1, length)))
+        return build.region.add(
+            Op(
+                native.MAX_POOL,
+                index,
+                out,
+                kernel=(1, length),
+            )
+        )
     value.shape = (1, length, conv.rows)
     extremes = Op(
         native.EXTREMES,

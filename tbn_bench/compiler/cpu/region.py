@@ -23,11 +23,12 @@ class Value:
 
     def torch_shape(self, batch: int) -> tuple[int, ...]:
         """As torch sees `batch` images."""
-        h, w, c = self.shape
-        spatial: dict[int, tuple[int, ...]] = {2: (), 3: (w,), 4: (h, w)}
+        *positions, channels = self.shape
+        axes = self.rank - 2
+        spatial = positions[2 - axes :]
         if self.last:
-            return (batch, *spatial[self.rank], c)
-        return (batch, c, *spatial[self.rank])
+            return batch, *spatial, channels
+        return batch, channels, *spatial
 
     def is_like(self, other: "Value") -> bool:
         """True where sums of the two make sense: same shape and same layout."""
@@ -65,7 +66,12 @@ class Region:
     plan_nhwc: Any = None
     outputs: list[fx.Node] = field(default_factory=list)
 
-    def new(self, shape: Map, rank: int, last: bool) -> int:
+    def new(
+        self,
+        shape: Map,
+        rank: int,
+        last: bool,
+    ) -> int:
         """A new value."""
         self.values.append(Value(shape, rank, last))
         return len(self.values) - 1
@@ -90,7 +96,12 @@ class Region:
         return len(readers(self.of_node, index)) == 1
 
     def mark(self) -> Mark:
-        return Mark(len(self.values), dict(self.inputs), list(self.ops), self.factor)
+        return Mark(
+            len(self.values),
+            dict(self.inputs),
+            list(self.ops),
+            self.factor,
+        )
 
     def back_to(self, mark: Mark) -> None:
         """Forgets what was added since the mark."""

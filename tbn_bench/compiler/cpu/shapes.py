@@ -1,6 +1,7 @@
 """Values that move: flatten, transpose, slices, zeros around a map."""
 
 import math
+from typing import Any
 
 from torch import Tensor
 
@@ -26,8 +27,9 @@ def flatten(operation: Flatten | Reshape, build: Builder) -> int:
     if source.rank == 2:
         return index
     height, width, channels = source.shape
-    out = build.region.new((1, 1, height * width * channels), 2, False)
-    is_reordered = not source.last and height * width > 1 and channels > 1
+    pixels = height * width
+    out = build.region.new((1, 1, pixels * channels), 2, False)
+    is_reordered = not source.last and pixels > 1 and channels > 1
     kind = native.CHW if is_reordered else native.COPY
     return build.region.add(Op(kind, index, out))
 
@@ -47,11 +49,17 @@ def transpose(operation: Transpose, build: Builder) -> int:
     index = build.operand(operation.x)
     source = build.value(index)
     axes = operation.axes
-    are_known = all(isinstance(axis, int) for axis in axes)
-    if source.rank != 3 or not are_known or sorted(axis % 3 for axis in axes) != [1, 2]:
+    if source.rank != 3 or not _are_tokens_and_channels(axes):
         raise Unsupported(f"a transpose of axes {axes} of a value of {source.rank} axes")
     out = build.region.new(source.shape, 3, not source.last)
     return build.region.add(Op(native.COPY, index, out))
+
+
+def _are_tokens_and_channels(axes: tuple[Any, ...]) -> bool:
+    """True for the last two of three axes, in any order and notation."""
+    if not all(isinstance(axis, int) for axis in axes):
+        return False
+    return sorted(axis % 3 for axis in axes) == [1, 2]
 
 
 def select(operation: Select, build: Builder) -> int:
@@ -63,7 +71,14 @@ def select(operation: Select, build: Builder) -> int:
     if source.rank != 3 or not is_inside:
         raise Unsupported(f"index {position!r} of a value of {source.rank} axes")
     out = build.region.new((1, 1, channels), 2, False)
-    return build.region.add(Op(native.SELECT, index, out, rows=position % tokens))
+    return build.region.add(
+        Op(
+            native.SELECT,
+            index,
+            out,
+            rows=position % tokens,
+        )
+    )
 
 
 def subsample(operation: Subsample, build: Builder) -> int:
@@ -71,11 +86,21 @@ def subsample(operation: Subsample, build: Builder) -> int:
 
 
 def pad_channels(operation: PadChannels, build: Builder) -> int:
-    return _moved(operation.x, build, front=operation.front, back=operation.back)
+    return _moved(
+        operation.x,
+        build,
+        front=operation.front,
+        back=operation.back,
+    )
 
 
 def pad_map(operation: PadMap, build: Builder) -> int:
-    return _moved(operation.x, build, below=operation.below, right=operation.right)
+    return _moved(
+        operation.x,
+        build,
+        below=operation.below,
+        right=operation.right,
+    )
 
 
 def _moved(
@@ -100,5 +125,11 @@ def _moved(
         front + channels + back,
     )
     out = build.region.new(shape, 4, False)
-    op = Op(native.PAD_CHANNELS, index, out, stride=steps, padding=(front, 0))
+    op = Op(
+        native.PAD_CHANNELS,
+        index,
+        out,
+        stride=steps,
+        padding=(front, 0),
+    )
     return build.region.add(op)

@@ -8,7 +8,13 @@ from tbn_bench.compiler.graph import Clamp, Gelu, NoRule, Operation, Relu, Same
 from tbn_bench.compiler.names import Call, lowers
 
 
-@lowers(nn.ReLU, F.relu, torch.relu, torch.ops.aten.relu.default, "relu")
+@lowers(
+    nn.ReLU,
+    F.relu,
+    torch.relu,
+    torch.ops.aten.relu.default,
+    "relu",
+)
 def relu(call: Call) -> Operation:
     if call.module is not None:
         return Relu(call.x, call.module.inplace)
@@ -30,13 +36,20 @@ def gelu(call: Call) -> Operation:
 @lowers(nn.Hardtanh, F.hardtanh, torch.ops.aten.hardtanh.default)
 def hardtanh(call: Call) -> Operation:
     """nn.ReLU6 is a subclass of nn.Hardtanh."""
-    if call.module is not None:
-        return Clamp(call.x, float(call.module.min_val), float(call.module.max_val))
-    low, high, in_place = call.arguments(min_val=-1.0, max_val=1.0, inplace=False)
-    are_numbers = isinstance(low, int | float) and isinstance(high, int | float)
-    if in_place or not are_numbers:
-        raise NoRule("hardtanh in place or between computed limits")
-    return Clamp(call.x, float(low), float(high))
+    module = call.module
+    if module is not None:
+        return Clamp(call.x, module.min_val, module.max_val)
+    low, high, in_place = call.arguments(
+        min_val=-1.0,
+        max_val=1.0,
+        inplace=False,
+    )
+    for limit in (low, high):
+        if not isinstance(limit, int | float):
+            raise NoRule("hardtanh between computed limits")
+    if in_place:
+        raise NoRule("hardtanh in place")
+    return Clamp(call.x, low, high)
 
 
 @lowers(F.relu6)

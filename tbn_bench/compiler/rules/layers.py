@@ -13,7 +13,12 @@ def linear(call: Call) -> Operation:
     return Layer(call.x, call.module)
 
 
-@lowers(packed.PackedConv1d, packed.PackedConv2d, nn.Conv1d, nn.Conv2d)
+@lowers(
+    packed.PackedConv1d,
+    packed.PackedConv2d,
+    nn.Conv1d,
+    nn.Conv2d,
+)
 def convolution(call: Call) -> Operation:
     _check_input(call)
     module = call.module

@@ -57,14 +57,15 @@ def select(call: Call) -> Operation:
 def index(call: Call) -> Operation:
     """x[:, :, ::s, ::t], every s-th and t-th position, and x[:, i], one token."""
     (where,) = call.arguments(index=None)
-    if isinstance(where, tuple) and len(where) == 2 and where[0] == _WHOLE:
-        return Select(call.x, where[1])
-    if not isinstance(where, tuple) or len(where) != 4 or where[:2] != (_WHOLE, _WHOLE):
-        raise NoRule(f"indexing by {where!r}")
-    down, across = (_step(part) for part in where[2:])
-    if not down or not across:
-        raise NoRule(f"indexing by {where!r}")
-    return Subsample(call.x, (down, across))
+    places = where if isinstance(where, tuple) else (where,)
+    if len(places) == 2 and places[0] == _WHOLE:
+        return Select(call.x, places[1])
+    if len(places) == 4 and places[:2] == (_WHOLE, _WHOLE):
+        down = _step(places[2])
+        across = _step(places[3])
+        if down and across:
+            return Subsample(call.x, (down, across))
+    raise NoRule(f"indexing by {where!r}")
 
 
 def _step(part: Any) -> int:
@@ -79,9 +80,11 @@ def _step(part: Any) -> int:
 def pad(call: Call) -> Operation:
     """Of F.pad what adds channels of zeros to (B, C, H, W)."""
     amounts, mode, value = call.arguments(pad=(), mode="constant", value=None)
-    if mode != "constant" or value or not _are_channels(amounts):
+    are_zeros = mode == "constant" and not value
+    if not are_zeros or not _are_channels(amounts):
         raise NoRule(f"padding by {amounts!r}")
-    return PadChannels(call.x, front=amounts[4], back=amounts[5])
+    *_, front, back = amounts
+    return PadChannels(call.x, front, back)
 
 
 def _are_channels(amounts: Any) -> bool:
