@@ -16,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench.mcu import commands
+    from tbn_bench.mcu import commands, jobs
 
     measures_suite = args.action == "run" and args.suite and not args.what
-    if measures_suite and not commands.finished(args):
+    if measures_suite and not jobs.finished(args):
         _train_first_seed(args)
     return commands.run(args)
 

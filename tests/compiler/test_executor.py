@@ -240,6 +240,38 @@ def test_fusing_keeps_the_meaning():
     assert "sigmoid" in run.torch_nodes
 
 
+class Pools(nn.Module):
+    """As VGG for binary weights: convolution, max pooling, batch normalisation, ReLU."""
+
+    def __init__(self, weight: float):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(3, 2, 1)
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(8 * 9, 5)
+        nn.init.uniform_(self.norm.weight, 0.5, 2.0)
+        self.norm.weight.data[0] = weight
+
+    def forward(self, x):
+        y = torch.relu(self.norm(self.pool(self.conv(x))))
+        return self.head(y.flatten(1))
+
+
+@pytest.mark.parametrize(("weight", "kinds"), [
+    (1.0, [native.CONV, native.MAX_POOL, native.CHW, native.CONV]),
+    (-1.0, [native.CONV, native.MAX_POOL, native.AFFINE, native.CHW, native.CONV]),
+])  # fmt: skip
+def test_increasing_functions_are_folded_through_a_max_pooling(weight, kinds):
+    """With a negative scale the maximum would become a minimum: normalisation then stays behind."""
+    network = Pools(weight).eval()
+    binarize_(network, "tbn(p=2, min_layer_size=0)")
+    network.norm.running_mean.normal_()
+    reference = convert.dense(network)
+    convert.pack_(network)
+    run, x = Executor(network, torch.zeros(1, 3, 6, 6)), torch.randn(4, 3, 6, 6)
+    assert [op.kind for op in run._steps[0].ops] == kinds
+    with torch.no_grad():
+        torch.testing.assert_close(run(x), reference(x), rtol=0, atol=1e-5)
+
+
 class Signal(nn.Module):
     def __init__(self):
         super().__init__()

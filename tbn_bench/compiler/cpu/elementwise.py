@@ -27,12 +27,12 @@ def same(operation: Same, build: Builder) -> int:
 
 
 def relu(operation: Relu, build: Builder) -> int:
-    """Part of the op before, where that is read here only."""
-    before = build.foldable(operation.x, _WITH_RELU)
+    """Part of the op before, where that is read here only, also through a max pooling."""
+    before = build.foldable_before_max(operation.x, _WITH_RELU)
     if before is None:
         return build.elementwise(native.RELU, operation.x)
     before.relu = True
-    return before.output
+    return build.operand(operation.x)
 
 
 def gelu(operation: Gelu, build: Builder) -> int:
@@ -49,24 +49,22 @@ def clamp(operation: Clamp, build: Builder) -> int:
 
 
 def batch_norm(operation: BatchNorm, build: Builder) -> int:
-    """Part of the layer before, where that is read here only; else an op of its own."""
+    """Part of the layer before, where that is read here only; else an op of its own.
+
+    An increasing one (all scales positive) is folded through a max pooling too.
+    """
     scale, shift = fold.scale_and_shift(operation.module)
-    before = build.foldable(operation.x, _WITH_SCALE)
+    is_increasing = bool((scale > 0).all())
+    find = build.foldable_before_max if is_increasing else build.foldable
+    before = find(operation.x, _WITH_SCALE)
     if before is not None and _is_by_channel(before, build):
         before.scale = before.scale * scale
         before.shift = before.shift * scale + shift
-        return before.output
+        return build.operand(operation.x)
     index = build.operand(operation.x, last=False)
     out = build.region.like(index)
-    return build.region.add(
-        Op(
-            native.AFFINE,
-            index,
-            out,
-            scale=scale,
-            shift=shift,
-        )
-    )
+    affine = Op(native.AFFINE, index, out, scale=scale, shift=shift)
+    return build.region.add(affine)
 
 
 def _is_by_channel(op: Op, build: Builder) -> bool:

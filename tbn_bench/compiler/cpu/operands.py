@@ -83,6 +83,19 @@ class Builder:
             return None
         return op if self.region.is_read_once(index) else None
 
+    def foldable_before_max(self, node: Any, kinds: tuple[int, ...]) -> Op | None:
+        """`foldable`, also of the op before a max pooling that nothing else reads.
+
+        Increasing functions give the same before and after a maximum.
+        """
+        pool = self.foldable(node, (native.MAX_POOL,))
+        if pool is None:
+            return self.foldable(node, kinds)
+        op = self.region.maker(pool.input)
+        if op is None or op.kind not in kinds or op.relu:
+            return None
+        return op if self.region.is_read_once(pool.input) else None
+
     def elementwise(self, kind: int, x: Any, eps: float = 0.0, high: float = 0.0) -> int:
         """An op of one operand, whose output has the shape and layout of the operand."""
         index = self.operand(x)
