@@ -152,10 +152,7 @@ def ran(build: toolchain.Build, sim: str, **options) -> simulate.Result:
 
 
 PAIRS = [
-    (cc, core)
-    for cc in toolchain.COMPILERS
-    for core in cores.CORES
-    if (cc, core) != ("zig", "uno")
+    (cc, core) for cc in toolchain.COMPILERS for core in cores.CORES if (cc, core) != ("zig", "uno")
 ]
 RUNS = [
     (cc, core, sim)
