@@ -5,6 +5,7 @@ An axis that is k times as long as the batch for both sizes holds k images to on
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,38 +18,33 @@ BATCHES = (13, 17)
 
 
 class Examples:
-    """Fake tensors of every node, by torch's own shape rules."""
+    """Fake tensors of every node, by torch's own shape rules; made when something asks for them."""
 
     def __init__(self) -> None:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._shapes: dict[fx.Node, dict[int, tuple[int, ...]]] = {}
         self._values: dict[int, dict[fx.Node, Any]] = {}
         for batch in BATCHES:
             self._values[batch] = {}
 
-    def of(self, node: fx.Node) -> Any:
-        """The example of the smaller batch."""
-        return self._values[BATCHES[0]][node]
+    def of(self, node: fx.Node, batch: int = BATCHES[0]) -> Any:
+        """The example of one batch size."""
+        known = self._values[batch]
+        if node not in known:
+            with self._mode:
+                known[node] = torch.empty(self._shapes[node][batch])
+        return known[node]
 
-    def set(self, node: fx.Node, make: Callable[[int], Any]) -> None:
-        """make: batch -> the node's value."""
-        with self._mode, torch.no_grad():
-            for batch, known in self._values.items():
-                known[node] = make(batch)
+    def set_shape(self, node: fx.Node, shape: Callable[[int], tuple[int, ...]]) -> None:
+        """The node is a float32 tensor. shape: batch -> its shape."""
+        self._shapes[node] = {batch: shape(batch) for batch in BATCHES}
 
     def run(self, node: fx.Node, model: nn.Module) -> None:
         """Calls what the node calls."""
-
-        def call(batch: int) -> Any:
-            known = self._values[batch]
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
-            return call_node(
-                node,
-                model,
-                args,
-                kwargs,
-            )
-
-        self.set(node, call)
+        for batch, known in self._values.items():
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), partial(self.of, batch=batch))
+            with self._mode, torch.no_grad():
+                known[node] = call_node(node, model, args, kwargs)
 
     def images(self, node: fx.Node) -> int:
         """Images in the node's value to one of the network.
@@ -63,11 +59,10 @@ class Examples:
             raise Unsupported(f"reads a tensor of {kind} with {example.dim()} axes")
         factor = example.shape[0] // BATCHES[0]
         rest = example.shape[1:]
-        shapes = [
-            known[node].shape == (batch * factor, *rest) for batch, known in self._values.items()
-        ]
-        if not factor or not all(shapes):
-            raise Unsupported("reads a value without a batch axis")
+        for batch in BATCHES:
+            has_images = self.of(node, batch).shape == (batch * factor, *rest)
+            if not factor or not has_images:
+                raise Unsupported("reads a value without a batch axis")
         return factor
 
 

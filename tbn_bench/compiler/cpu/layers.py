@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from torch import fx
 
 from tbn_bench import native
 from tbn_bench.compiler.cpu.operands import Builder
@@ -66,11 +65,8 @@ def _check(operation: Layer, build: Builder) -> None:
         # torch multiplies by the tile alone; the enlarged kernel would cost more than it saves
         raise Unsupported("shifted copies run in torch, by the tile alone")
     axes = len(weight_shape(module))
-    if axes == 2 or not isinstance(operation.x, fx.Node):
-        return
-    example = build.examples.of(operation.x)
-    found = example.dim() if hasattr(example, "dim") else 0
-    if found != axes:
+    found = build.axes(operation.x)
+    if axes > 2 and found != axes:
         raise Unsupported(f"a convolution of {axes} axes on a value of {found}")
 
 

@@ -8,7 +8,6 @@ region and stays in torch; `reasons` says why.
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from tbn_bench import native
@@ -76,7 +75,7 @@ class Lowering:
 
     def _visit(self, node: fx.Node, image: Tensor) -> None:
         if node.op == "placeholder":
-            self._examples.set(node, lambda batch: torch.empty(batch, *image.shape[1:]))
+            self._examples.set_shape(node, lambda batch: (batch, *image.shape[1:]))
         elif node.op == "output":
             self.output = node.args[0]
         elif not self._lowered(node):
@@ -112,7 +111,7 @@ class Lowering:
         region.nodes.append(node)
         made = region.values[value]
         factor = region.factor
-        self._examples.set(node, lambda batch: torch.empty(made.torch_shape(batch * factor)))
+        self._examples.set_shape(node, lambda batch: made.torch_shape(batch * factor))
         return True
 
     def _add(self, operation: Operation, region: Region) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from tbn_bench import native
 from tbn_bench.compiler.cpu.examples import Examples
@@ -37,6 +37,15 @@ class Builder:
         if node in self.region.of_node:
             return self._laid_out(self.region.of_node[node], last)
         return self._input(node, last)
+
+    def axes(self, node: Any) -> int:
+        """Axes of a node's value, as torch sees it; 0 for what is no tensor."""
+        if not isinstance(node, fx.Node):
+            return 0
+        if node in self.region.of_node:
+            return self.value(self.region.of_node[node]).rank
+        example = self.examples.of(node)
+        return example.dim() if isinstance(example, Tensor) else 0
 
     def value(self, index: int) -> Value:
         return self.region.values[index]
