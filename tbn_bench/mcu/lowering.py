@@ -10,10 +10,24 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from tbn_bench.compiler import graph as compiler_graph
 from tbn_bench.compiler import patterns
 from tbn_bench.compiler.export import by_export
-from tbn_bench.compiler.graph import NoRule, Operation, Unsupported
+from tbn_bench.compiler.graph import (
+    Add,
+    BatchNorm,
+    Flatten,
+    Layer,
+    Mean,
+    NoRule,
+    Operation,
+    PadChannels,
+    Pool,
+    Relu,
+    Reshape,
+    Same,
+    Subsample,
+    Unsupported,
+)
 from tbn_bench.compiler.rules import operation_of
 from tbn_bench.compiler.trace import symbolic
 from tbn_bench.mcu import lower_layers, lower_maps
@@ -27,17 +41,17 @@ _KNOWN = (
 
 # operation -> the function that adds its nodes, and returns the value they make
 _NODES: dict[type[Operation], Callable[[Any, fx.Node, Builder], int]] = {
-    compiler_graph.Same: lower_maps.same,
-    compiler_graph.Relu: lower_maps.relu,
-    compiler_graph.BatchNorm: lower_maps.batch_norm,
-    compiler_graph.Add: lower_maps.add,
-    compiler_graph.Flatten: lower_maps.flatten,
-    compiler_graph.Reshape: lower_maps.reshape,
-    compiler_graph.Mean: lower_maps.mean,
-    compiler_graph.Pool: lower_maps.pool,
-    compiler_graph.Subsample: lower_maps.subsample,
-    compiler_graph.PadChannels: lower_maps.pad_channels,
-    compiler_graph.Layer: lower_layers.layer,
+    Same: lower_maps.same,
+    Relu: lower_maps.relu,
+    BatchNorm: lower_maps.batch_norm,
+    Add: lower_maps.add,
+    Flatten: lower_maps.flatten,
+    Reshape: lower_maps.reshape,
+    Mean: lower_maps.mean,
+    Pool: lower_maps.pool,
+    Subsample: lower_maps.subsample,
+    PadChannels: lower_maps.pad_channels,
+    Layer: lower_layers.layer,
 }
 
 
