@@ -27,17 +27,37 @@ def build_program(
         raise McuError(f"--activations must be u8 or f32, got {activations!r}")
     if activations == "f32":
         ops = [float_op(node) for node in graph.nodes]
-        return Program(graph, "f32", "nat", ops, input=Quant(1.0), output_scale=1.0)
+        return Program(
+            graph,
+            "f32",
+            "nat",
+            ops,
+            input=Quant(1.0),
+            output_scale=1.0,
+        )
     _end_in_numbers(graph)
     values = reference.forward(graph, calibration)
     first = source or range_of(values[0])
     quants = {0: first}
     ops = []
     for node in graph.nodes:
-        op, quants[node.output] = byte_op(graph, node, quants, values, form)
+        op, quants[node.output] = byte_op(
+            graph,
+            node,
+            quants,
+            values,
+            form,
+        )
         ops.append(op)
     output_scale = quants[graph.output].scale
-    return Program(graph, "u8", form, ops, input=first, output_scale=output_scale)
+    return Program(
+        graph,
+        "u8",
+        form,
+        ops,
+        input=first,
+        output_scale=output_scale,
+    )
 
 
 def _end_in_numbers(graph: Graph) -> None:

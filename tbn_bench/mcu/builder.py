@@ -38,7 +38,14 @@ class Builder:
         self.graph.nodes.append(node)
         return node.output
 
-    def affine(self, name: str, x: int, scale: Array, shift: Array, relu: bool = False) -> int:
+    def affine(
+        self,
+        name: str,
+        x: int,
+        scale: Array,
+        shift: Array,
+        relu: bool = False,
+    ) -> int:
         """scale * x + shift per channel, as a node of its own."""
         height, width, channels = shape = self.shape(x)
         out = self.new(shape)
@@ -60,7 +67,13 @@ class Builder:
     def relu(self, name: str, x: int) -> int:
         """max(x, 0), as a node of its own."""
         channels = self.shape(x)[2]
-        return self.affine(name, x, np.ones(channels), np.zeros(channels), relu=True)
+        return self.affine(
+            name,
+            x,
+            np.ones(channels),
+            np.zeros(channels),
+            relu=True,
+        )
 
     def keep_flat(self, x: int, out: int) -> None:
         """Where x is a row in torch, so is out."""

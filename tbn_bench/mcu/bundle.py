@@ -42,7 +42,12 @@ def write(
         "library.properties": _arduino(name, target),
         "library.json": json.dumps(_platformio(name), indent=2) + "\n",
         "CMakeLists.txt": _cmake(name),
-        "README.md": _readme(name, prog, target, about),
+        "README.md": _readme(
+            name,
+            prog,
+            target,
+            about,
+        ),
         "LICENSE": _license(),
         "extras/model.json": json.dumps(model, indent=1) + "\n",
         "extras/vectors.json": json.dumps(vectors) + "\n",
@@ -162,7 +167,12 @@ void loop() {{
 """
 
 
-def _readme(name: str, prog: Program, target: str, about: dict[str, Any]) -> str:
+def _readme(
+    name: str,
+    prog: Program,
+    target: str,
+    about: dict[str, Any],
+) -> str:
     flags = ""
     if prog.activations == "f32":
         flags = "\nFloat results are the same on every target as long as `-ffast-math` is off."

@@ -36,12 +36,22 @@ def byte_op(
     if node.kind == "add":
         first, second = (quants[i] for i in node.inputs)
         target = sum_target(values[node.output], first, second)
-        return _add_op(node, first, second, target), target
+        return _add_op(
+            node,
+            first,
+            second,
+            target,
+        ), target
 
     last = node.output == graph.output
     weights = integers(node)
     multipliers = weights.real * source.scale
-    target = target_of(values[node.output], multipliers, last, node)
+    target = target_of(
+        values[node.output],
+        multipliers,
+        last,
+        node,
+    )
     scales = _multipliers(node, multipliers, target)
     bias = _real_bias(node, weights, source) / target.scale
     if not last:
@@ -161,7 +171,12 @@ def _terms(op: Op) -> int:
     return op.node.per_input if op.per_row else len(op.scales)
 
 
-def _add_op(node: Node, first: Quant, second: Quant, target: Quant) -> Op:
+def _add_op(
+    node: Node,
+    first: Quant,
+    second: Quant,
+    target: Quant,
+) -> Op:
     steps = np.array([first.scale, second.scale])
     scales = np.round(steps / target.scale * 2.0**24).astype(np.int64)
     zeros = first.scale * first.offset + second.scale * second.offset

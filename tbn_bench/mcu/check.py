@@ -104,7 +104,12 @@ def _compiled(folder: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as place:
         target = str(Path(place) / "model.so")
         command = [program, *flags, f"-I{source}", *files, "-o", target]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [program]
             errors = [line for line in lines if "error" in line]

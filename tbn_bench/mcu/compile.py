@@ -46,7 +46,13 @@ def compile_(
     network = lowering.lower(small, tuple(x.shape[1:]))
     _check_graph(network, model, x)
     form = TARGETS[target] if activations == "u8" else "nat"
-    prog = build_program(network, activations, form, maps(x.numpy(), network), source)
+    prog = build_program(
+        network,
+        activations,
+        form,
+        maps(x.numpy(), network),
+        source,
+    )
     memory.plan(prog)
     _check_sizes(prog)
     prog.warnings += _warnings(prog)
@@ -59,7 +65,12 @@ def _check_graph(network: graph.Graph, model: nn.Module, x: Tensor) -> None:
     with torch.no_grad():
         y = convert.dense(model).eval()(x.clone())  # the network may change it in place
     if y.dim() == 4:
-        y = y.permute(0, 2, 3, 1)
+        y = y.permute(
+            0,
+            2,
+            3,
+            1,
+        )
     expected = y.reshape(len(y), -1).numpy()
     values = reference.forward(network, maps(x.numpy(), network))
     found = values[network.output].reshape(expected.shape)
@@ -76,8 +87,20 @@ def _check_graph(network: graph.Graph, model: nn.Module, x: Tensor) -> None:
 def maps(x: Any, network: graph.Graph) -> Any:
     """(B, C, H, W), (B, C, L) or (B, N) -> (B, h, w, c)."""
     h, w, c = network.shapes[0]
-    images = x.reshape(len(x), c, h, w)
-    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    images = x.reshape(
+        len(x),
+        c,
+        h,
+        w,
+    )
+    return np.ascontiguousarray(
+        images.transpose(
+            0,
+            2,
+            3,
+            1,
+        )
+    )
 
 
 def _check_sizes(prog: Program) -> None:

@@ -25,7 +25,13 @@ ZIG_FEATURES = {
 }
 
 
-def _arm(name: str, cpu: str, fpu: str | None, board: str, megahertz: float) -> Core:
+def _arm(
+    name: str,
+    cpu: str,
+    fpu: str | None,
+    board: str,
+    megahertz: float,
+) -> Core:
     """fpu: None for a core without one, "" for the one that the processor's name implies."""
     flags = ["-mthumb", f"-mcpu={cpu}"]
     if fpu is not None:
@@ -46,13 +52,54 @@ def _arm(name: str, cpu: str, fpu: str | None, board: str, megahertz: float) -> 
 
 
 _ALL = (
-    Core("host", "host", (), ()),
-    _arm("m0", "cortex-m0", None, "microbit", 16),
-    _arm("m3", "cortex-m3", None, "mps2-an385", 25),
-    _arm("m4", "cortex-m4", "fpv4-sp-d16", "mps2-an386", 25),
-    _arm("m7", "cortex-m7", "fpv5-sp-d16", "mps2-an500", 25),
-    _arm("m33", "cortex-m33", "fpv5-sp-d16", "mps2-an505", 20),
-    _arm("m55", "cortex-m55", "", "mps3-an547", 32),
+    Core(
+        "host",
+        "host",
+        (),
+        (),
+    ),
+    _arm(
+        "m0",
+        "cortex-m0",
+        None,
+        "microbit",
+        16,
+    ),
+    _arm(
+        "m3",
+        "cortex-m3",
+        None,
+        "mps2-an385",
+        25,
+    ),
+    _arm(
+        "m4",
+        "cortex-m4",
+        "fpv4-sp-d16",
+        "mps2-an386",
+        25,
+    ),
+    _arm(
+        "m7",
+        "cortex-m7",
+        "fpv5-sp-d16",
+        "mps2-an500",
+        25,
+    ),
+    _arm(
+        "m33",
+        "cortex-m33",
+        "fpv5-sp-d16",
+        "mps2-an505",
+        20,
+    ),
+    _arm(
+        "m55",
+        "cortex-m55",
+        "",
+        "mps3-an547",
+        32,
+    ),
     Core("uno", "avr", ("-mmcu=atmega328p",)),
 )
 
@@ -99,7 +146,14 @@ def fits(core: str, flash: int = 0, ram: int = 0) -> list[Fit]:
         flash_left = product.flash - flash
         ram_left = product.ram - ram
         has_room = flash_left >= 0 and ram_left >= 0
-        found.append(Fit(product, has_room, flash_left, ram_left))
+        found.append(
+            Fit(
+                product,
+                has_room,
+                flash_left,
+                ram_left,
+            )
+        )
     return found
 
 

@@ -21,7 +21,12 @@ def counts_of(said: dict[str, list[list[str]]], core: Core, sim: str) -> tuple[i
     for _, *ticks in said["ticks"]:
         rows.append([int(v) for v in ticks])
     if sim == "simavr":
-        return _cycles(empty[0], length, known, rows)
+        return _cycles(
+            empty[0],
+            length,
+            known,
+            rows,
+        )
     scale = 1.0 if sim == "unicorn" else float(core.ticks or 0)
     for ticks, nothing in zip(known, empty, strict=True):
         excess = (ticks - nothing) / scale - length
@@ -41,7 +46,12 @@ def counts_of(said: dict[str, list[list[str]]], core: Core, sim: str) -> tuple[i
     return tuple(round((first - empty[0]) / scale) for first, _ in rows)
 
 
-def _cycles(empty: int, length: int, known: list[int], rows: list[list[int]]) -> tuple[int, ...]:
+def _cycles(
+    empty: int,
+    length: int,
+    known: list[int],
+    rows: list[list[int]],
+) -> tuple[int, ...]:
     """simavr's cycles of each row. known: the reading for work of `length` cycles."""
     if any(coarse == 0xFFFFFFFF for _, coarse in rows):
         raise SimulationError(

@@ -57,7 +57,14 @@ def sections(path: Path) -> list[Section]:
     for name, kind, flags, _, size in rows:
         first = strings + name
         text = data[first : data.index(b"\0", first)].decode()
-        found.append(Section(text, kind, flags, size))
+        found.append(
+            Section(
+                text,
+                kind,
+                flags,
+                size,
+            )
+        )
     return found
 
 
@@ -70,10 +77,20 @@ class _Elf(NamedTuple):
     row: str  # name, kind, flags, address, offset, size
 
 
-_NARROW = _Elf("<I", 32, 46, "<6I")
+_NARROW = _Elf(
+    "<I",
+    32,
+    46,
+    "<6I",
+)
 
 
-_WIDE = _Elf("<Q", 40, 58, "<2I4Q")
+_WIDE = _Elf(
+    "<Q",
+    40,
+    58,
+    "<2I4Q",
+)
 
 
 _NO_BYTES = 8  # kind of a section without bytes in the file

@@ -155,7 +155,12 @@ def _rows(table: Array, rows: int) -> Array:
     each = len(table) // rows
     block = rows // 4 * 4
     rest = table.shape[1:]
-    interleaved = table[: block * each].reshape(-1, each, 4, *rest)
+    interleaved = table[: block * each].reshape(
+        -1,
+        each,
+        4,
+        *rest,
+    )
     first = interleaved.swapaxes(1, 2).reshape(block, each, *rest)
     last = table[block * each :].reshape(rows - block, each, *rest)
     return np.concatenate([first, last])
@@ -166,7 +171,12 @@ def _signs(op: Op) -> Array:
     node = op.node
     form = "lane4" if op.row.endswith("lane4") else "nat"
     words = op.weights.astype(np.uint32)
-    return layout.unpack(words, node.q, node.segment, form)
+    return layout.unpack(
+        words,
+        node.q,
+        node.segment,
+        form,
+    )
 
 
 def _tiled_bytes(op: Op, x: Array) -> tuple[Array, Array]:
@@ -252,7 +262,12 @@ def _tiled_sums(op: Op, x: Array) -> Array:
     short = -g % 4
     tile = _signs(op).reshape(-1, g).astype(np.float32)
     tile = np.pad(tile, ((0, 0), (0, short)), constant_values=-1)
-    parts = x.reshape(*x.shape[:-1], -1, 1, g)  # (..., input segments, 1, g)
+    parts = x.reshape(
+        *x.shape[:-1],
+        -1,
+        1,
+        g,
+    )  # (..., input segments, 1, g)
     filling = np.zeros((*parts.shape[:-1], short), np.float32)
     parts = np.concatenate([parts, filling], -1)
 

@@ -37,7 +37,12 @@ MIN_AGREEMENT = 0.995  # fraction of samples with the same class
 
 def c_name(text: str) -> str:
     """A valid C identifier that clashes with nothing of the runtime."""
-    name = re.sub(r"\W+", "_", text.lower(), flags=re.ASCII).strip("_")
+    name = re.sub(
+        r"\W+",
+        "_",
+        text.lower(),
+        flags=re.ASCII,
+    ).strip("_")
     is_identifier = bool(name) and not name[0].isdigit()
     is_taken = name.startswith("tbn") or name in _C_WORDS
     if is_identifier and not is_taken:
@@ -81,7 +86,13 @@ def export(
     model = run.model
     data.setup()
     calibration = data.first("train", min(CALIBRATION, data.size("train")))
-    prog = compile_(model, calibration, activations, target, source_of(data))
+    prog = compile_(
+        model,
+        calibration,
+        activations,
+        target,
+        source_of(data),
+    )
     data_name = record.config["data"].split("(")[0]
     name = c_name(name or f"{data_name}_{record.run_id[:6]}")
     folder = out or Path(name)
@@ -90,7 +101,15 @@ def export(
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     temporary.chmod(0o777 & ~_umask())  # mkdtemp's is for its owner alone
     try:
-        job = _Export(record, data, model, prog, name, activations, target)
+        job = _Export(
+            record,
+            data,
+            model,
+            prog,
+            name,
+            activations,
+            target,
+        )
         report = job.fill(temporary, keep_inputs)
         if folder.exists():
             shutil.rmtree(folder)
@@ -103,7 +122,12 @@ def export(
         report["single"] = str(single)
         replace(single, emit.single(name, prog).encode())
     if zipped:
-        report["zip"] = shutil.make_archive(str(folder), "zip", folder.parent, folder.name)
+        report["zip"] = shutil.make_archive(
+            str(folder),
+            "zip",
+            folder.parent,
+            folder.name,
+        )
     return report
 
 
@@ -131,7 +155,14 @@ class _Export:
         """Writes the folder, checks the C code on the test set, and returns the report."""
         inputs = self._inputs()
         about = self._about()
-        bundle.write(folder, self.name, self.prog, self.target, inputs[:VECTORS], about)
+        bundle.write(
+            folder,
+            self.name,
+            self.prog,
+            self.target,
+            inputs[:VECTORS],
+            about,
+        )
         computed_by, outputs = check.outputs(folder, self.prog, inputs)
         scores = self._scores(outputs)
         source = (folder / "src" / f"{self.name}.c").read_bytes()

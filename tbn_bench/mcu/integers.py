@@ -26,11 +26,21 @@ class IntegerWeights:
 def integers(node: Node) -> IntegerWeights:
     assert node.scale is not None
     if node.kind == "affine":
-        return IntegerWeights(np.zeros(0, np.int64), node.scale, per_row=True, run=1)
+        return IntegerWeights(
+            np.zeros(0, np.int64),
+            node.scale,
+            per_row=True,
+            run=1,
+        )
     if node.kind == "tiled":
         scales = tiled_scales(node)
         assert node.tile is not None
-        return IntegerWeights(node.tile, scales.values, scales.per_row, scales.run)
+        return IntegerWeights(
+            node.tile,
+            scales.values,
+            scales.per_row,
+            scales.run,
+        )
     assert node.dense is not None
     # one row of weights for each output
     rows = node.dense.T if node.kind == "depthwise" else node.dense
@@ -39,7 +49,12 @@ def integers(node: Node) -> IntegerWeights:
     whole = np.round(rows / divisors[:, None]).astype(np.int64)
     if node.kind == "depthwise":
         whole = whole.T
-    return IntegerWeights(whole, steps * node.scale, per_row=True, run=1)
+    return IntegerWeights(
+        whole,
+        steps * node.scale,
+        per_row=True,
+        run=1,
+    )
 
 
 def _step(row: Array) -> float:

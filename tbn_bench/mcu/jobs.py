@@ -75,7 +75,13 @@ def run_jobs(record: RunRecord, args: argparse.Namespace) -> list[Job]:
     found = []
     for activations in activations_of(core, args):
         label = f"{record.config['binarizer']}, {activations}"
-        folder = partial(exported, record, activations, target, args)
+        folder = partial(
+            exported,
+            record,
+            activations,
+            target,
+            args,
+        )
         found.append(Job(label, core, folder))
     return found
 
@@ -89,7 +95,12 @@ def activations_of(core: str, args: argparse.Namespace) -> tuple[str, ...]:
     return ("u8", "f32")
 
 
-def exported(record: RunRecord, activations: str, target: str, args: argparse.Namespace) -> Path:
+def exported(
+    record: RunRecord,
+    activations: str,
+    target: str,
+    args: argparse.Namespace,
+) -> Path:
     from tbn_bench.mcu import export, size_table
 
     name = f"{args.name or 'net'}_{record.run_id[:6]}_{activations}"

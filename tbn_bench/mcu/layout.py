@@ -78,7 +78,12 @@ def pack(signs: NDArray[Any], segment: int, layout: str) -> NDArray[np.uint32]:
     return found
 
 
-def unpack(table: NDArray[np.uint32], n: int, segment: int, layout: str) -> NDArray[np.int8]:
+def unpack(
+    table: NDArray[np.uint32],
+    n: int,
+    segment: int,
+    layout: str,
+) -> NDArray[np.int8]:
     """The inverse of pack: (n,) of +-1.
 
     Raises ValueError for a table of another length, or with set padding bits.

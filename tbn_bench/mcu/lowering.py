@@ -67,7 +67,12 @@ def lower(model: nn.Module, in_shape: tuple[int, ...]) -> Graph:
     build = Builder()
     for node in traced.nodes:
         try:
-            _visit(node, modules, in_shape, build)
+            _visit(
+                node,
+                modules,
+                in_shape,
+                build,
+            )
         except Unsupported as error:
             raise McuError(f"{_name(node)}: {_sentence(error)}") from error
     _end(build)

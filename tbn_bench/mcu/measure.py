@@ -51,8 +51,19 @@ def measure(
     """
     model = toolchain.describe(folder)
     core = core or DEFAULT_CORE[model["target"]]
-    setup = _Setup(folder, core, cc, sim, optimize)
-    built = toolchain.build(folder, core, cc, optimize=optimize)
+    setup = _Setup(
+        folder,
+        core,
+        cc,
+        sim,
+        optimize,
+    )
+    built = toolchain.build(
+        folder,
+        core,
+        cc,
+        optimize=optimize,
+    )
     result = simulate.run(built, sim)
     _check_passed(folder, result)
     samples = _whole_test_set(folder, built, sim)
@@ -236,7 +247,13 @@ def _whole_test_set(folder: Path, built: toolchain.Build, sim: str | None) -> in
     with np.load(path) as kept:
         inputs = kept["inputs"]
         outputs = kept["outputs"]
-    found = simulate.run(built, sim, inputs, count=False, timeout=600).outputs
+    found = simulate.run(
+        built,
+        sim,
+        inputs,
+        count=False,
+        timeout=600,
+    ).outputs
     if not np.array_equal(found, outputs):
         wrong = int((found != outputs).any(axis=1).sum())
         raise McuError(

@@ -49,7 +49,14 @@ def _buffers(program: Program) -> list[Buffer]:
         scratch = {"scratch": _scratch(op), "patch": _patch(op, program.element)}
         for kind, size in scratch.items():
             if size:
-                buffers.append(Buffer((kind, i), i, i, size))
+                buffers.append(
+                    Buffer(
+                        (kind, i),
+                        i,
+                        i,
+                        size,
+                    )
+                )
     return buffers
 
 
@@ -69,7 +76,13 @@ def in_place(op: Op) -> bool:
     """True where every patch is one contiguous piece of the map: `whole` in tbn_rt.c."""
     w = op.node.window
     assert w is not None
-    axes = zip(w.out, w.stride, w.kernel, w.shape[:2], strict=True)
+    axes = zip(
+        w.out,
+        w.stride,
+        w.kernel,
+        w.shape[:2],
+        strict=True,
+    )
     inside = all((out - 1) * stride + kernel <= size for out, stride, kernel, size in axes)
     one_row = w.kernel[0] == 1
     whole_rows = w.kernel[1] == w.shape[1]

@@ -54,7 +54,12 @@ def last_lines(text: str) -> str:
     return f"its last output: {' | '.join(lines[-5:])}"
 
 
-def hang(build: Build, sim: str, timeout: float, text: str) -> str:
+def hang(
+    build: Build,
+    sim: str,
+    timeout: float,
+    text: str,
+) -> str:
     return (
         f"{build.elf} did not end within {timeout:g} s in {sim} and was stopped; {last_lines(text)}"
     )

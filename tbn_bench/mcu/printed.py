@@ -12,9 +12,20 @@ from tbn_bench.mcu.simulators import version
 from tbn_bench.mcu.toolchain import Build
 
 
-def result_of(build: Build, sim: str, ended: Ended, seconds: float, count: bool) -> Result:
+def result_of(
+    build: Build,
+    sim: str,
+    ended: Ended,
+    seconds: float,
+    count: bool,
+) -> Result:
     said = _lines(ended.text)
-    _check_end(build, sim, ended, said)
+    _check_end(
+        build,
+        sim,
+        ended,
+        said,
+    )
     is_f32 = build.is_f32
     common: dict[str, Any] = {
         "sim": sim,
@@ -43,7 +54,12 @@ def result_of(build: Build, sim: str, ended: Ended, seconds: float, count: bool)
     )
 
 
-def _check_end(build: Build, sim: str, ended: Ended, said: dict[str, list[list[str]]]) -> None:
+def _check_end(
+    build: Build,
+    sim: str,
+    ended: Ended,
+    said: dict[str, list[list[str]]],
+) -> None:
     """Raises SimulationError where a program did not run to its end."""
     init = _number(said, "init", 0)
     if init:

@@ -15,7 +15,12 @@ def range_of(values: Array) -> Quant:
     return Quant(scale, float(np.round(-low / scale)))
 
 
-def target_of(values: Array, multipliers: Array, last: bool, node: Node) -> Quant:
+def target_of(
+    values: Array,
+    multipliers: Array,
+    last: bool,
+    node: Node,
+) -> Quant:
     """How a layer's outputs are stored: by their range, but no finer than the layer's own steps.
 
     The last layer's outputs keep the layer's steps.

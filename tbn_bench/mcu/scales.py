@@ -28,7 +28,14 @@ def pieces(node: Node) -> list[Piece]:
         while start < per_row:
             alpha, used = divmod(row * per_row + start, per_alpha)
             length = min(per_row - start, per_alpha - used)
-            found.append(Piece(row, start, length, alpha))
+            found.append(
+                Piece(
+                    row,
+                    start,
+                    length,
+                    alpha,
+                )
+            )
             start += length
     return found
 

@@ -54,9 +54,21 @@ def run(
             "export with these images as vectors and run without inputs"
         )
     start = time.perf_counter()
-    ended = _execute(build, sim, raw, count and raw is None, timeout)
+    ended = _execute(
+        build,
+        sim,
+        raw,
+        count and raw is None,
+        timeout,
+    )
     seconds = time.perf_counter() - start
-    return result_of(build, sim, ended, seconds, count)
+    return result_of(
+        build,
+        sim,
+        ended,
+        seconds,
+        count,
+    )
 
 
 def program_output(build: Build, sim: str, timeout: float = SECONDS) -> tuple[int, str]:
@@ -67,16 +79,40 @@ def program_output(build: Build, sim: str, timeout: float = SECONDS) -> tuple[in
     reason = missing(build.core, sim)
     if reason is not None:
         raise SimulationError(reason)
-    ended = _execute(build, sim, None, False, timeout)
+    ended = _execute(
+        build,
+        sim,
+        None,
+        False,
+        timeout,
+    )
     return ended.status, ended.text
 
 
-def _execute(build: Build, sim: str, raw: bytes | None, count: bool, timeout: float) -> Ended:
+def _execute(
+    build: Build,
+    sim: str,
+    raw: bytes | None,
+    count: bool,
+    timeout: float,
+) -> Ended:
     """raw: the content of inputs.bin, or None for the embedded vectors."""
     if sim == "unicorn":
-        return run_on_unicorn(build, raw, count, timeout)
+        return run_on_unicorn(
+            build,
+            raw,
+            count,
+            timeout,
+        )
     with tempfile.TemporaryDirectory() as folder:
-        return _program(build, sim, raw, count, timeout, Path(folder))
+        return _program(
+            build,
+            sim,
+            raw,
+            count,
+            timeout,
+            Path(folder),
+        )
 
 
 def _raw(build: Build, inputs: np.ndarray) -> bytes:
@@ -96,7 +132,13 @@ def _raw(build: Build, inputs: np.ndarray) -> bytes:
     return np.ascontiguousarray(inputs).tobytes()
 
 
-def _command(build: Build, core: Core, sim: str, raw: bytes | None, count: bool) -> list[str]:
+def _command(
+    build: Build,
+    core: Core,
+    sim: str,
+    raw: bytes | None,
+    count: bool,
+) -> list[str]:
     program = str(build.elf)
     if sim == "host":
         files = [] if raw is None else ["inputs.bin", "outputs.bin"]
@@ -128,7 +170,13 @@ def _program(
     """Runs a program in `folder`. The program is gone afterwards in any case."""
     if raw is not None:
         (folder / "inputs.bin").write_bytes(raw)
-    command = _command(build, find_core(build.core), sim, raw, count)
+    command = _command(
+        build,
+        find_core(build.core),
+        sim,
+        raw,
+        count,
+    )
     try:
         done = subprocess.run(
             command,
@@ -142,7 +190,14 @@ def _program(
         text = (error.stdout or b"").decode(errors="replace")
         if sim == "simavr":
             text = _uart(text)
-        raise SimulationError(hang(build, sim, timeout, text)) from error
+        raise SimulationError(
+            hang(
+                build,
+                sim,
+                timeout,
+                text,
+            )
+        ) from error
     except OSError as error:
         raise SimulationError(f"{command[0]} could not be started: {error}") from error
     text = done.stdout.decode(errors="replace")

@@ -45,7 +45,12 @@ def version(sim: str) -> str:
     """Name and version of a simulator that is installed; the name alone for some."""
     if sim == "qemu":
         command = ["qemu-system-arm", "--version"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
         return done.stdout.splitlines()[0]
     if sim == "unicorn":
         number = importlib.metadata.version("unicorn")

@@ -164,7 +164,12 @@ def ratios(records: Sequence[McuRecord]) -> list[Ratio]:
     for scope, four, eight in _TILED:
         if (four, "u8") not in by and (eight, "u8") not in by:
             continue
-        measured = _Measured(by, scope, four, eight)
+        measured = _Measured(
+            by,
+            scope,
+            four,
+            eight,
+        )
         found += measured.cycles() if core == "uno" else measured.all()
     return found
 
@@ -190,7 +195,14 @@ class _Measured:
 
     def cycles(self) -> list[Ratio]:
         count = self._value(self.four, "count")
-        return [Ratio(f"cycles of tbn p=4 ({self.scope})", count, 800_000, at_most=True)]
+        return [
+            Ratio(
+                f"cycles of tbn p=4 ({self.scope})",
+                count,
+                800_000,
+                at_most=True,
+            )
+        ]
 
     def all(self) -> list[Ratio]:
         four = self.four
@@ -199,16 +211,45 @@ class _Measured:
         flash = "flash_bytes"
         full = "full_precision"
         recorded = [
-            self._over(f"instructions, {name} / tbn p=4", number, self._value(four, "count"), bar)
+            self._over(
+                f"instructions, {name} / tbn p=4",
+                number,
+                self._value(four, "count"),
+                bar,
+            )
             for (name, number), bar in zip(RECORDED.items(), (6.5, 90), strict=True)
         ]
         flash_f32 = self._value(full, flash, "f32")
         arena = self._value(four, "arena_bytes")
         return [
-            self._ratio("table bytes, binary / tbn p=4", "bwn", four, tables, 3.8),
-            self._ratio("table bytes, binary / tbn p=8", "bwn", eight, tables, 7.4),
-            self._ratio("instructions, binary / tbn p=4", "bwn", four, "count", 3.3),
-            self._ratio("instructions, binary / tbn p=8", "bwn", eight, "count", 5.5),
+            self._ratio(
+                "table bytes, binary / tbn p=4",
+                "bwn",
+                four,
+                tables,
+                3.8,
+            ),
+            self._ratio(
+                "table bytes, binary / tbn p=8",
+                "bwn",
+                eight,
+                tables,
+                7.4,
+            ),
+            self._ratio(
+                "instructions, binary / tbn p=4",
+                "bwn",
+                four,
+                "count",
+                3.3,
+            ),
+            self._ratio(
+                "instructions, binary / tbn p=8",
+                "bwn",
+                eight,
+                "count",
+                5.5,
+            ),
             self._ratio(
                 "instructions in float, binary / tbn p=4", "bwn", four, "count", 2.7, "f32"
             ),
@@ -216,12 +257,34 @@ class _Measured:
                 "instructions, our int8 of the same net / tbn p=4", full, four, "count", 1.0
             ),
             *recorded,
-            self._over("flash, float32 / tbn p=4", flash_f32, self._value(four, flash), 70),
-            self._ratio("flash, our int8 / tbn p=4", full, four, flash, 18),
-            Ratio(f"arena of tbn p=4 ({self.scope})", arena, 1100, at_most=True, unit=" B"),
+            self._over(
+                "flash, float32 / tbn p=4",
+                flash_f32,
+                self._value(four, flash),
+                70,
+            ),
+            self._ratio(
+                "flash, our int8 / tbn p=4",
+                full,
+                four,
+                flash,
+                18,
+            ),
+            Ratio(
+                f"arena of tbn p=4 ({self.scope})",
+                arena,
+                1100,
+                at_most=True,
+                unit=" B",
+            ),
         ]
 
-    def _value(self, method: str, key: str, activations: str = "u8") -> float | None:
+    def _value(
+        self,
+        method: str,
+        key: str,
+        activations: str = "u8",
+    ) -> float | None:
         return self.by.get((method, activations), {}).get(key)
 
     def _ratio(
@@ -236,8 +299,19 @@ class _Measured:
         """One quantity of a method, over that of a tiled method."""
         a = self._value(method, key, activations)
         b = self._value(tiled, key, activations)
-        return self._over(what, a, b, bar)
+        return self._over(
+            what,
+            a,
+            b,
+            bar,
+        )
 
-    def _over(self, what: str, a: float | None, b: float | None, bar: float) -> Ratio:
+    def _over(
+        self,
+        what: str,
+        a: float | None,
+        b: float | None,
+        bar: float,
+    ) -> Ratio:
         quotient = a / b if a and b else None
         return Ratio(f"{what} ({self.scope})", quotient, bar)

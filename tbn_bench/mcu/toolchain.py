@@ -130,12 +130,26 @@ def build(
     library = []
     for source in sources:
         target = out / f"lib_{source.stem}.o"
-        _compile(command, _STRICT, source, target, test, f"{cc} for {core}")
+        _compile(
+            command,
+            _STRICT,
+            source,
+            target,
+            test,
+            f"{cc} for {core}",
+        )
         library.append(target)
     program = []
     for name in ("main", _PORT[known.kind]):
         target = out / f"{name}.o"
-        _compile(command, _STRICT[:2], test / f"{name}.c", target, test, f"{cc} for {core}")
+        _compile(
+            command,
+            _STRICT[:2],
+            test / f"{name}.c",
+            target,
+            test,
+            f"{cc} for {core}",
+        )
         program.append(target)
 
     elf = out / "model.elf"

@@ -21,7 +21,12 @@ class Board:
     SysTick ticks once per instruction.
     """
 
-    def __init__(self, build: Build, raw: bytes | None, count: bool):
+    def __init__(
+        self,
+        build: Build,
+        raw: bytes | None,
+        count: bool,
+    ):
         import unicorn
         from unicorn import arm_const
 
@@ -42,7 +47,14 @@ class Board:
         self.long = False
         self.lengths: dict[tuple[int, int], int] = {}
         self._load(build)
-        self.uc.mmio_map(0xE000E000, 0x1000, self._read_register, None, self._write_register, None)
+        self.uc.mmio_map(
+            0xE000E000,
+            0x1000,
+            self._read_register,
+            None,
+            self._write_register,
+            None,
+        )
         self.uc.hook_add(unicorn.UC_HOOK_INTR, self._interrupt)
         if count:
             self.uc.hook_add(unicorn.UC_HOOK_BLOCK, self._block)
@@ -66,25 +78,49 @@ class Board:
             where = self.uc.reg_read(self.registers.UC_ARM_REG_PC)
             self.failure = self.failure or f"stopped at {where:#x}: {error}"
 
-    def _block(self, uc: Any, address: int, size: int, _: Any) -> None:
+    def _block(
+        self,
+        uc: Any,
+        address: int,
+        size: int,
+        _: Any,
+    ) -> None:
         key = (address, size)
         if key not in self.lengths:
             code = bytes(uc.mem_read(address, size))
             self.lengths[key] = _thumb_instructions(code)
         self.executed += self.lengths[key]
 
-    def _read_register(self, uc: Any, offset: int, size: int, _: Any) -> int:
+    def _read_register(
+        self,
+        uc: Any,
+        offset: int,
+        size: int,
+        _: Any,
+    ) -> int:
         if offset != 0x18:
             return 0
         elapsed = self.executed - self.started
         self.long |= elapsed >= SYSTICK
         return -elapsed % SYSTICK
 
-    def _write_register(self, uc: Any, offset: int, size: int, value: int, _: Any) -> None:
+    def _write_register(
+        self,
+        uc: Any,
+        offset: int,
+        size: int,
+        value: int,
+        _: Any,
+    ) -> None:
         if offset == 0x10 and value & 1:
             self.started = self.executed
 
-    def _interrupt(self, uc: Any, number: int, _: Any) -> None:
+    def _interrupt(
+        self,
+        uc: Any,
+        number: int,
+        _: Any,
+    ) -> None:
         pc = uc.reg_read(self.registers.UC_ARM_REG_PC)
         if bytes(uc.mem_read(pc, 2)) != b"\xab\xbe":
             self.failure = f"processor exception {number} at {pc:#x}"
@@ -133,13 +169,25 @@ class Board:
         return 2 if name == "outputs.bin" else -1
 
 
-def run_on_unicorn(build: Build, raw: bytes | None, count: bool, timeout: float) -> Ended:
+def run_on_unicorn(
+    build: Build,
+    raw: bytes | None,
+    count: bool,
+    timeout: float,
+) -> Ended:
     board = Board(build, raw, count)
     board.start(timeout)
     if board.failure:
         raise SimulationError(f"{build.elf} on unicorn: {board.failure}; {last_lines(board.text)}")
     if board.status is None:
-        raise SimulationError(hang(build, "unicorn", timeout, board.text))
+        raise SimulationError(
+            hang(
+                build,
+                "unicorn",
+                timeout,
+                board.text,
+            )
+        )
     if board.long:
         raise SimulationError(
             f"{build.elf} runs more than {SYSTICK - 1} instructions, "
