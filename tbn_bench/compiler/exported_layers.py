@@ -210,7 +210,9 @@ def _adaptive_pool(node: fx.Node, constant: Constant) -> nn.Module:
 
 def _dropout(node: fx.Node, constant: Constant) -> nn.Module | None:
     _, _, is_training = _arguments(node)
-    return None if is_training else nn.Identity()
+    if is_training:
+        return None
+    return nn.Identity()
 
 
 _MAKERS: dict[Any, Maker] = {

@@ -25,7 +25,8 @@ def weight_shape(module: Any) -> tuple[int, ...]:
 
 def float64(tensor: Tensor) -> Array:
     """The values in float64."""
-    found: Array = tensor.detach().to(torch.float64).cpu().numpy()
+    values = tensor.detach().cpu()
+    found: Array = values.to(torch.float64).numpy()
     return found
 
 

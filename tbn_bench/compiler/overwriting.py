@@ -73,7 +73,8 @@ def _overwrites(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 def _ends_in_underscore(name: str) -> bool:
     """As torch names what works in place: relu_, and no __add__."""
-    return name.endswith("_") and not name.endswith("__")
+    is_operator = name.endswith("__")
+    return name.endswith("_") and not is_operator
 
 
 def _is_new(node: Any, modules: dict[str, nn.Module]) -> bool:

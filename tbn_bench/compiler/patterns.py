@@ -182,8 +182,9 @@ def _only(node: fx.Node, *readers: fx.Node) -> None:
 
 def _reader(node: fx.Node) -> fx.Node:
     """The one reader of a node. Raises _Other."""
-    _require(len(node.users) == 1)
-    return next(iter(node.users))
+    readers = list(node.users)
+    _require(len(readers) == 1)
+    return readers[0]
 
 
 # -- self-attention, between the qkv layer and the projection
@@ -245,8 +246,9 @@ def _cut_in_thirds(node: fx.Node) -> fx.Node:
 
 
 def _exported_input_of_unbind(unbound: fx.Node) -> fx.Node:
-    arguments = [] if len(unbound.args) == 1 else [0]
-    permuted = _input(unbound, "unbind", *arguments)
+    is_default = len(unbound.args) == 1
+    axis = [] if is_default else [0]
+    permuted = _input(unbound, "unbind", *axis)
     _only(permuted, unbound)
     return permuted
 

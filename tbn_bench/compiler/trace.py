@@ -97,6 +97,7 @@ def by_fx(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
     Raises what torch.fx raises, and ValueError where a value is overwritten that others may read.
     """
     graph = symbolic(model)
-    overwriting.check(graph, dict(model.named_modules()))
+    modules = dict(model.named_modules())
+    overwriting.check(graph, modules)
     patterns.simplify(graph, model)
     return model, graph

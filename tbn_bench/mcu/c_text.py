@@ -41,7 +41,8 @@ def float_text(v: float) -> str:
 
 
 def unsigned(numbers: list[int]) -> str:
-    return ", ".join(f"{n}u" for n in numbers)
+    literals = [f"{n}u" for n in numbers]
+    return ", ".join(literals)
 
 
 def rows(values: Array, text: Callable[[Any], str]) -> str:

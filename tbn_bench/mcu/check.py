@@ -125,7 +125,8 @@ def outputs(folder: Path, prog: Program, x: Array) -> tuple[str, Array]:
     """
     if compiler() is None:
         return "emulated in numpy: no C compiler here", emulate.run(prog, x)
-    names = [path.stem for path in (folder / "src").glob("*.c")]
+    sources = (folder / "src").glob("*.c")
+    names = [path.stem for path in sources]
     name = next(stem for stem in names if stem != "tbn_rt")
     library = Library(folder, name, prog)
     status = library.selftest()

@@ -99,8 +99,10 @@ def shape_text(prog: Program) -> str:
 
 
 def _order(prog: Program) -> str:
-    height = prog.graph.shapes[0][0]
-    return ", (height, width, channels)" if height > 1 else ""
+    height, _, _ = prog.graph.shapes[0]
+    if height == 1:
+        return ""
+    return ", (height, width, channels)"
 
 
 def source(name: str, prog: Program) -> str:

@@ -133,7 +133,8 @@ def export(
 
 def _check_replaceable(folder: Path) -> None:
     """A folder that is no export, and not empty, is never removed."""
-    if not folder.exists() or (folder / "extras" / "model.json").exists():
+    model = folder / "extras" / "model.json"
+    if not folder.exists() or model.exists():
         return
     if any(folder.iterdir()):
         raise McuError(f"{folder} exists and is no exported library; choose another --out")

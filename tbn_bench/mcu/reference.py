@@ -146,4 +146,7 @@ def _products(node: Node, x: Array) -> Array:
 
 
 def _relu(node: Node, out: Array) -> Array:
-    return np.maximum(out, 0) if node.relu else out
+    if not node.relu:
+        return out
+    found: Array = np.maximum(out, 0)
+    return found

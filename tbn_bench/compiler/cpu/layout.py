@@ -54,7 +54,8 @@ def _made(region: Region) -> set[int]:
 
 
 def _size(region: Region, value: int) -> int:
-    return native.padded_size(region.values[value].shape)
+    shape = region.values[value].shape
+    return native.padded_size(shape)
 
 
 def _computed_in_place(region: Region, lives: dict[int, Life], kept: set[int]) -> dict[int, int]:

@@ -126,10 +126,11 @@ class Lowering:
     def _leave_to_torch(self, node: fx.Node) -> None:
         self._close()
         self.steps.append(node)
-        module = self._modules.get(str(node.target)) if node.op == "call_module" else None
-        if is_packed(module):
-            # in real tensors: what it derives from its bits outlives the examples
-            module.materialize_()  # type: ignore[union-attr]
+        if node.op == "call_module":
+            module: Any = self._modules[str(node.target)]
+            if is_packed(module):
+                # in real tensors: what it derives from its bits outlives the examples
+                module.materialize_()
         self._examples.run(node, self._root)
 
     def _close(self) -> None:

@@ -112,7 +112,8 @@ def _check(arrays: list[Tensor], sources: list[Value], n: int) -> None:
 
 
 def _is_image(value: Value) -> bool:
-    return value.rank == 4 and not value.last
+    is_map = value.rank == 4
+    return is_map and not value.last
 
 
 def _are_channels_last(arrays: list[Tensor], sources: list[Value]) -> bool:
@@ -149,6 +150,7 @@ def _buffers(
 
 
 def _empty(shape: tuple[int, ...], channels_last: bool) -> Tensor:
-    if channels_last and len(shape) == 4:
+    is_map = len(shape) == 4
+    if channels_last and is_map:
         return torch.empty(shape, memory_format=torch.channels_last)
     return torch.empty(shape)

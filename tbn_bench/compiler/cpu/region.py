@@ -93,7 +93,8 @@ class Region:
 
     def is_read_once(self, index: int) -> bool:
         """True where one node reads this value, by whatever names it has."""
-        return len(readers(self.of_node, index)) == 1
+        found = readers(self.of_node, index)
+        return len(found) == 1
 
     def mark(self) -> Mark:
         return Mark(

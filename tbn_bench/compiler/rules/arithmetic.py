@@ -31,7 +31,8 @@ def amax(call: Call) -> Operation:
     found = _axes(axes)
     if len(found) != 1:
         raise NoRule("amax over several axes")
-    return Maximum(call.x, found[0])
+    (axis,) = found
+    return Maximum(call.x, axis)
 
 
 def _axes(value: Any) -> tuple[int, ...]:
