@@ -1,8 +1,8 @@
 """Names, units and directions of scores, for tasks, command line and reports.
 
 A score is stored as its task computes it (a fraction for accuracies and overlaps), under
-{val,test}/<name> in rows and summaries. A run also logs losses, times and costs: `row_fields` and
-`summary_fields` name all fields.
+{val,test}/<name> in rows and summaries. records/summary.py names the other fields of a run: losses,
+times and costs.
 """
 
 from collections.abc import Mapping
@@ -60,28 +60,6 @@ TASKS = {  # task -> its scores; the first one chooses the epoch
 }
 # scores of only the test set, by several views of each image (test-time augmentation)
 AUGMENTED = {"image_classification": ("top1_tta",)}
-COSTS = (
-    "weights",
-    "stored_bits",
-    "stored_bits_weights",
-    "tile_bits",
-    "alpha_bits",
-    "codebook_bits",
-    "padding_bits",
-    "bias_bits",
-    "norm_bits",
-    "other_bits",
-    "stored_bytes",
-    "bits_per_weight",
-    "bits_per_binarized_weight",
-    "macs",
-    "distinct_macs",
-    "additions",
-    "bitops_fp64",
-    "bitops_wxa",
-    "bitops_wxa_distinct",
-    "file_bytes",
-)
 REFERENCE = "W32A32"
 WEIGHTS_ONLY = "W1A32"
 # Bits of weights and activations -> in words. No table mixes the numbers of two tracks.
@@ -118,56 +96,3 @@ def shown(summary: Mapping[str, Any] | None, split: str = "test") -> str:
         return "—"
     label = score.label.removesuffix(" %")
     return f"{label} {score.text(value)}"
-
-
-_EPOCH = (
-    "epoch",
-    "step",
-    "lr",
-    "seconds",
-    "epoch_cpu_seconds",
-    "epoch_training_seconds",
-    "train/loss",
-    "val/loss",
-    "tile/flip_rate",
-    "tile/near_zero",
-)
-# These fields differ between two runs of one config.
-TIMES = (
-    "seconds",
-    "epoch_cpu_seconds",
-    "epoch_training_seconds",
-    "cpu_seconds",
-    "images_per_second",
-)
-_EFFORT = ("seconds", "cpu_seconds", "train_pflop", "images_per_second")
-_COUNTS = ("best_epoch", "epochs", "test_samples", "train_samples")
-
-
-def row_fields(task: str) -> tuple[str, ...]:
-    """The fields that an epoch's row of this task can have. An unlisted task may have any score."""
-    scores = TASKS.get(task, tuple(SCORES))
-    return (*_EPOCH, *(f"val/{name}" for name in scores))
-
-
-def summary_fields(task: str) -> tuple[str, ...]:
-    """The numbers that the summary of a finished run of this task can hold."""
-    scores = TASKS.get(task, tuple(SCORES))
-    chosen_by = scores[:1] if task in TASKS else scores
-    tested = (*scores, *AUGMENTED.get(task, ()))
-    last = tuple(f"val/{name}_last" for name in chosen_by)
-    return ("test/loss", *(f"test/{name}" for name in tested), *last, *_EFFORT, *_COUNTS, *COSTS)
-
-
-def goal_of(field: str) -> str | None:
-    """The better direction of a field: "min" or "max"; None for lr, tile/flip_rate and the like."""
-    split, _, name = field.rpartition("/")
-    if field == "images_per_second":
-        return "max"
-    is_loss = split and name == "loss"
-    if is_loss or field in {*TIMES, *_EFFORT, *COSTS}:
-        return "min"
-    score = SCORES.get(name.removesuffix("_last").removesuffix("_tta"))
-    if score is None or split not in ("val", "test"):
-        return None
-    return score.goal

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from tbn_bench import __version__
+from tbn_bench.atomic import replace_file
 from tbn_bench.format import description, description_v2, strict_json
 from tbn_bench.format.description import Damaged, Weight
 
@@ -217,16 +218,9 @@ def write(path: Path, artifact: Artifact) -> int:
     arrays = [artifact.tensors[name] for name in order]
     data = b"".join(a.tobytes() for dtype in description.TYPES for a in arrays if a.dtype == dtype)
     header = header.replace(_hash_field(_NO_HASH), _hash_field(_hash(header, data)))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(header)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_file(path, header + data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ArtifactError(
             f"cannot write {path}: {error.strerror}; free space or choose another --out"
         ) from error

@@ -1,1 +1,1 @@
-"""Run directories: the record of every run, latency measurement and microcontroller, checked when it is read."""
+"""Run directories: the record of every run, timing and microcontroller, checked when it is read."""

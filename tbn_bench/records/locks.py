@@ -1,10 +1,10 @@
-"""Locks on files. The operating system holds them, so a lock ends with its process, however that ends.
+"""Locks on files, held by the operating system: a lock ends with its process, however that ends.
 
-A lock is on a file that stays where it is: `flock` on Unix, LockFileEx on Windows, both by filelock.
-Older versions of this package called `flock` themselves, and both respect each other's locks.
+The locked file stays where it is. filelock calls `flock` on Unix and LockFileEx on Windows. Older
+versions of this package called `flock` themselves; both respect each other's locks.
 
-filelock has no shared locks. Whoever only looks (`is_held`) therefore holds the lock for an instant,
-and whoever wants it (`take`) waits for a moment before it gives up.
+filelock has no shared locks. `is_held`, which only looks, therefore holds the lock for an instant,
+and `take` waits for a moment before it gives up.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ class Lock:
 def take(path: Path, wait_s: float = MOMENT_S) -> Lock | None:
     """Locks the file `path`, which is made where it is missing.
 
-    None where another process holds the lock for longer than `wait_s`, or has moved the folder away.
+    None where another process holds the lock for longer than `wait_s`, or has moved the folder.
     Raises LockError where the file system gives no locks, OSError where the file cannot be opened.
     """
     limit = time.monotonic() + wait_s
@@ -83,7 +83,7 @@ def is_held(path: Path) -> bool:
 
 
 def check(folder: Path) -> None:
-    """Raises LockError where files in `folder` cannot be locked, OSError where it cannot be written."""
+    """Raises LockError where `folder` has no locks, OSError where it cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder) as file:
         _locks(file, folder / "a file")
@@ -108,7 +108,10 @@ def _is_still(file: IO[bytes], path: Path) -> bool:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    """For looking. Over NFS a lock needs a file open for writing; of others' files one may only read."""
+    """Opens a file for looking.
+
+    Over NFS a lock needs a file open for writing; files of other users may allow reading alone.
+    """
     try:
         return open(path, "r+b", opener=_never_wait)
     except FileNotFoundError:

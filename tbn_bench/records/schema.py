@@ -26,7 +26,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails, from_json
 
 from tbn_bench import catalog
-from tbn_bench.scores import AUGMENTED, COSTS, SCORES, TRACKS, row_fields
+from tbn_bench.records.summary import COSTS, COUNTS, EFFORT, row_fields
+from tbn_bench.scores import AUGMENTED, SCORES, TRACKS
 
 VERSION = 1  # schema_version of every record
 STATUSES = ("running", "finished", "failed", "diverged", "interrupted", "stopped")
@@ -47,7 +48,7 @@ def _is_call(value: str) -> str:
 
 
 def _is_strict(info: ValidationInfo) -> bool:
-    """Whether a record is verified, not only read: then also what no reader computes with is checked."""
+    """Whether a record is verified, not only read: then fields that no reader uses are checked."""
     return bool(info.context)
 
 
@@ -199,10 +200,6 @@ def _optional(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_EFFORT = dict.fromkeys(("seconds", "cpu_seconds", "train_pflop", "images_per_second"), Positive)
-_COUNTS = dict.fromkeys(("best_epoch", "epochs", "test_samples", "train_samples"), Count)
-
-
 class _Summary(_Object):
     """summary.json. Costs may be halves of bits, so they are numbers."""
 
@@ -216,7 +213,10 @@ Summary = create_model(
     "Summary",
     __base__=_Summary,
     **_optional(
-        {"test/loss": Loss} | _score_fields() | dict.fromkeys(COSTS, Positive) | _EFFORT | _COUNTS
+        {"test/loss": Loss}
+        | _score_fields()
+        | dict.fromkeys((*COSTS, *EFFORT), Positive)
+        | dict.fromkeys(COUNTS, Count)
     ),
 )
 
@@ -334,7 +334,10 @@ class Mcu(_Object):
 
 
 def parse(content: bytes) -> Any:
-    """JSON, NaN and Infinity included. Raises ValueError, also for deep nesting and lone surrogates."""
+    """JSON, NaN and Infinity included.
+
+    Raises ValueError, also for deep nesting and lone surrogates.
+    """
     return from_json(content, cache_strings="keys")
 
 

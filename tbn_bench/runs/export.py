@@ -2,12 +2,12 @@
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tbn_bench.atomic import replace_file
 from tbn_bench.records.store import RecordError, RunStore, tell
 from tbn_bench.runs import index
 from tbn_bench.runs.filters import chosen
@@ -32,16 +32,9 @@ def table(rows: list[Row]) -> str:
 
 def write(path: Path, content: str) -> None:
     """By a temporary file and a rename. Raises RecordError where that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_file(path, content.encode())
     except OSError as error:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
         raise RecordError(
             f"cannot write {path}: {error.strerror}; give another file with --out"
         ) from error

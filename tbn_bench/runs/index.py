@@ -26,8 +26,9 @@ from tbn_bench.records.store import (
     read_json,
     write_atomic,
 )
+from tbn_bench.records.summary import COSTS
 from tbn_bench.runs.lock import held
-from tbn_bench.scores import COSTS, FIRST, SCORES
+from tbn_bench.scores import FIRST, SCORES
 
 NAME = "index.json"
 VERSION = 2  # of the rows: raise it when _row changes, or what a record may hold

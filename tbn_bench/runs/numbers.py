@@ -15,38 +15,15 @@ from tbn_bench.config import RunConfig, make
 from tbn_bench.records.schema import parse
 from tbn_bench.records.schema import rows as checked_rows
 from tbn_bench.records.store import RecordError, read_file
+from tbn_bench.records.summary import ALWAYS, FIRST_COSTS
 from tbn_bench.scores import SCORES, score_of
 
 Found = Iterator[tuple[str, str]]
 Json = dict[str, Any]
 
-_COST = (
-    "weights",
-    "stored_bits",
-    "stored_bits_weights",
-    "tile_bits",
-    "alpha_bits",
-    "bias_bits",
-    "norm_bits",
-    "other_bits",
-    "stored_bytes",
-    "bits_per_weight",
-    "macs",
-    "distinct_macs",
-)
 # younger than the first records
 _YOUNGER_COST = ("codebook_bits", "padding_bits")
-_REQUIRED = (
-    "run_id",
-    "best_epoch",
-    "epochs",
-    "test_samples",
-    "train_samples",
-    "seconds",
-    "test/loss",
-    *_COST,
-    "plan",
-)
+_REQUIRED = ("run_id", *ALWAYS, "plan")
 _MOST = 2.0**63
 _PLAN_ROW = ("numel", "weight_bits", "alpha_bits", "binarized", "stored_bits")
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
@@ -249,7 +226,7 @@ def _held_out(rows: list[Json], summary: Json, name: str, chooses: bool) -> Foun
 
 def _bits(summary: Json) -> Found:
     """The parts of the stored bits add up, in the totals and over the plan."""
-    known = [key for key in (*_COST, *_YOUNGER_COST) if key in summary]
+    known = [key for key in (*FIRST_COSTS, *_YOUNGER_COST) if key in summary]
     bad = [key for key in known if not _number(summary[key])]
     if bad:
         yield "bits", f"{', '.join(bad)} must be numbers"

@@ -8,10 +8,11 @@ from typing import Any
 
 from tbn_bench.config import make
 from tbn_bench.records.store import RecordError, RunRecord, RunStore, read_json
+from tbn_bench.records.summary import COSTS
 from tbn_bench.runs import text
 from tbn_bench.runs.index import FIELDS
 from tbn_bench.runs.lock import live_status
-from tbn_bench.scores import COSTS, FIRST, SCORES
+from tbn_bench.scores import FIRST, SCORES
 
 Pairs = list[tuple[str, str]]
 

@@ -9,7 +9,8 @@ import difflib
 from collections.abc import Iterable
 
 from tbn_bench.catalog import short
-from tbn_bench.scores import TASKS, goal_of, row_fields, summary_fields
+from tbn_bench.records.summary import goal_of, row_fields, summary_fields
+from tbn_bench.scores import TASKS
 from tbn_bench.sweep.schema import Metric
 
 _GOALS = {"min": "minimize", "max": "maximize"}

@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from tbn_bench.convert.binarize import binarize_
+from tbn_bench.convert.cost import cost
+from tbn_bench.records.summary import COSTS
 
 
 def test_plan_by_hand():
@@ -299,3 +301,10 @@ def test_a_network_with_one_tiled_layer_or_a_binary_method_is_no_surprise(spec):
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     warnings = binarize_(model, spec).warnings
     assert not any("binary network" in warning for warning in warnings)
+
+
+def test_a_summary_names_every_cost():
+    """The fields that records/summary.py states are those that the cost of a network has."""
+    model = nn.Sequential(nn.Linear(8, 8))
+    found = cost(model, binarize_(model, "bwn"), (8,)).summary()
+    assert (*found, "file_bytes") == COSTS

@@ -30,10 +30,10 @@ from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import callbacks, train
 from tbn_bench.experiment.weights import trained
 from tbn_bench.records.store import RecordError, RunBusy, RunStore
+from tbn_bench.records.summary import TIMES
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.tables.comparison import comparison
 from tbn_bench.runs.faults import faults
-from tbn_bench.scores import TIMES
 from tbn_bench.tasks._base import DivergedError, binary_weights
 from tbn_bench.tasks.image_classification import ImageClassification
 

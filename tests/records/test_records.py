@@ -14,15 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tbn_bench.records import provenance as provenance_module
+from tbn_bench.records import run as run_module
 from tbn_bench.records import store as records
-from tbn_bench.records.store import (
-    FSYNC_ROWS,
-    LatencyRecord,
-    McuRecord,
-    RecordError,
-    RunBusy,
-    RunStore,
-)
+from tbn_bench.records.run import FSYNC_ROWS
+from tbn_bench.records.store import LatencyRecord, McuRecord, RecordError, RunBusy, RunStore
 
 CONFIG = {"data": "digits", "seed": 0}
 HARD = {
@@ -211,7 +207,7 @@ def test_the_summary_is_written_before_the_status(store, claim, monkeypatch):
     """A process that dies between the two files leaves a finished run, never one called finished without numbers."""
     run, written = claim(), []
     monkeypatch.setattr(
-        records,
+        run_module,
         "write_atomic",
         lambda path, value: written.append((path.name, value.get("status"))),
     )
@@ -537,7 +533,8 @@ def test_changed_code_is_flagged_and_changed_records_are_not(tmp_path, monkeypat
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     git("init", "-q"), git("add", "."), git("commit", "-q", "-m", "x")
-    monkeypatch.setattr(records, "__file__", str(tmp_path / "tbn_bench" / "records" / "store.py"))
+    here = tmp_path / "tbn_bench" / "records" / "store.py"
+    monkeypatch.setattr(provenance_module, "__file__", str(here))
     assert records.provenance("c")["dirty"] is False
     (tmp_path / "results" / "run.json").write_text("2")
     assert records.provenance("c")["dirty"] is False

@@ -21,6 +21,7 @@ import pytest
 
 from tbn_bench import cli
 from tbn_bench.config import make
+from tbn_bench.records import files
 from tbn_bench.records import store as records
 from tbn_bench.records.store import RecordError, RunStore
 from tbn_bench.runs import faults, filters, index, lock, prune, seeds, text
@@ -1220,9 +1221,9 @@ def test_ten_thousand_rows_are_quick_to_read_again(tmp_path, monkeypatch):
     """Not by a clock: a warm index opens one file, whatever the number of runs."""
     generated_runs.store(tmp_path, 200)
     index.rows(RunStore(tmp_path))
-    opened, read_file = [], records.read_file
+    opened, read_file = [], files.read_file
     monkeypatch.setattr(
-        records, "read_file", lambda path: opened.append(path.name) or read_file(path)
+        files, "read_file", lambda path: opened.append(path.name) or read_file(path)
     )
     assert len(index.rows(RunStore(tmp_path))) == 200
     assert opened == ["index.json"]

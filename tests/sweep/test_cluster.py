@@ -19,7 +19,7 @@ import yaml
 from tbn_bench import cli
 from tbn_bench.cli.parser import make_parser
 from tbn_bench.records.store import RunStore
-from tbn_bench.scores import TIMES
+from tbn_bench.records.summary import TIMES
 from tbn_bench.sweep import cluster, local, nodes, ray_tune, spec, worker
 from tbn_bench.sweep.execution import ExecutionOptions
 

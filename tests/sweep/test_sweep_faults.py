@@ -17,7 +17,7 @@ import yaml
 
 from tbn_bench import cli
 from tbn_bench.records.store import RunStore
-from tbn_bench.scores import TIMES
+from tbn_bench.records.summary import TIMES
 from tbn_bench.sweep import local, spec
 from tbn_bench.sweep.execution import ExecutionOptions
 

@@ -15,7 +15,7 @@ from tbn_bench.experiment import train
 from tbn_bench.experiment.build import build
 from tbn_bench.experiment.weights import start_from, trained
 from tbn_bench.records.store import RunStore
-from tbn_bench.scores import TIMES
+from tbn_bench.records.summary import TIMES
 from tbn_bench.tasks.image_classification import ImageClassification
 from tbn_bench.tasks.point_classification import PointClassification, departure_from_orthogonality
 

@@ -10,7 +10,8 @@ from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
 from tbn_bench.experiment import train
 from tbn_bench.experiment.weights import trained
-from tbn_bench.scores import SCORES, TASKS, row_fields, summary_fields
+from tbn_bench.records.summary import row_fields, summary_fields
+from tbn_bench.scores import SCORES, TASKS
 from tbn_bench.tasks.point_classification import PointClassification, departure_from_orthogonality
 from tbn_bench.tasks.semantic_segmentation import SemanticSegmentation
 

@@ -30,8 +30,8 @@ from tbn_bench.experiment import export, train
 from tbn_bench.format import packed_file
 from tbn_bench.records import locks
 from tbn_bench.records.store import NETWORK, RunStore
+from tbn_bench.records.summary import TIMES
 from tbn_bench.reporting.load import load
-from tbn_bench.scores import TIMES
 from tbn_bench.sweep.execution import ExecutionOptions
 from tbn_bench.tasks.image_classification import ImageClassification
 from tbn_bench.tracking import diagnostics, lightning_mirrors, mirror, offline, transfer, wandb_log
