@@ -1,4 +1,4 @@
-"""Changes of a network: binarize_ makes it trainable in bits, pack_ deployable; save and load files of bits.
+"""Verbs that change a network: binarize_ (trainable bits), pack_ (deployable bits), save, load.
 
 >>> import torch
 >>> from tbn_bench.convert import binarize_, load, pack_, save

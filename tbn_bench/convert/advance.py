@@ -1,9 +1,11 @@
 """Schedules of binarizers, for training loops outside this suite.
 
-Some methods change while they train: irnet's surrogate gradient sharpens from epoch to epoch, sparks'
-noise fades, snn refines its codebook between steps. The suite's own tasks tell them where training
-is. Any other loop calls these two functions; other methods ignore both.
+Some methods change while they train: irnet's surrogate gradient sharpens from epoch to epoch,
+sparks' noise fades, snn refines its codebook between steps. The suite's own tasks tell them where
+training is. Any other loop calls these two functions; other methods ignore both.
 """
+
+from collections.abc import Callable
 
 from torch import nn
 
@@ -34,8 +36,10 @@ def advance_(model: nn.Module, epoch: int, epochs: int) -> None:
             "when the epoch begins"
         )
     for module in model.modules():
-        if hasattr(module, "begin_epoch"):  # binarizers, and models with a schedule of their own
-            module.begin_epoch(epoch, epochs)
+        # binarizers have it, and models with a schedule of their own
+        begin: Callable[[int, int], None] | None = getattr(module, "begin_epoch", None)
+        if begin is not None:
+            begin(epoch, epochs)
         if isinstance(module, Scheduled):
             module.hear("epoch")
 
@@ -43,7 +47,8 @@ def advance_(model: nn.Module, epoch: int, epochs: int) -> None:
 def begin_step_(model: nn.Module) -> None:
     """Tells every binarizer of a model that a training step begins."""
     for module in model.modules():
-        if hasattr(module, "begin_step"):
-            module.begin_step()
+        begin: Callable[[], None] | None = getattr(module, "begin_step", None)
+        if begin is not None:
+            begin()
         if isinstance(module, Scheduled):
             module.hear("step")

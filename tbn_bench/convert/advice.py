@@ -74,7 +74,7 @@ def left_out(model: nn.Module, rows: list[PlanRow]) -> str | None:
     They belong to no Linear, Conv1d, Conv2d or attention.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    converted = set()
+    converted: set[int] = set()
     for row in rows:
         converted.update(id(parameters.get(name)) for name in row.names)
     others = {}

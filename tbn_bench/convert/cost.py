@@ -235,7 +235,7 @@ def _elementwise_weights(model: nn.Module) -> set[str]:
     found = set()
     for name, module in model.named_modules():
         if isinstance(module, parametrize.ParametrizationList):
-            method = module[0]
+            method = module.get_submodule("0")
             if getattr(method, "elementwise", False):
                 layer, _, attribute = name.rpartition(".")
                 found.add(f"{layer.removesuffix('parametrizations')}{attribute}")
@@ -307,6 +307,6 @@ def _modules_of_binarizers(model: nn.Module) -> set[nn.Module]:
     found: set[nn.Module] = set()
     for module in model.modules():
         is_chain = isinstance(module, parametrize.ParametrizationList)
-        if is_chain and isinstance(module[0], WeightBinarizer):
+        if is_chain and isinstance(module.get_submodule("0"), WeightBinarizer):
             found.update(module.modules())
     return found

@@ -1,7 +1,8 @@
-"""pack_: trainable -> deployable. Every binarized weight becomes bits. Returns a plan: one line per weight."""
+"""pack_: trainable -> deployable. Each binarized weight becomes bits. Returns a row per weight."""
 
 import copy
 import math
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,10 @@ from tbn_bench.layers.packed import Packed, PackedConv1d, PackedConv2d, PackedLi
 class PackRow:
     """One packed weight.
 
-    how: "tile reuse", "segments", "two factors" or "expanded". tile_bytes: of the values, with a codebook. alpha_bytes: of the scales, with
-    offsets. dense_bytes: what the dense weight takes in memory once it is read: by every forward where how is "expanded", elsewhere by code
-    that asks the layer for its `.weight`.
+    how: "tile reuse", "segments", "two factors" or "expanded". tile_bytes: of the values, with a
+    codebook. alpha_bytes: of the scales, with offsets. dense_bytes: memory of the dense weight once
+    it is read. Every forward reads it where how is "expanded"; elsewhere only code that asks the
+    layer for its `.weight` does.
     """
 
     name: str
@@ -35,26 +37,60 @@ class PackRow:
     dense_bytes: int = 0
 
 
-_KINDS = {nn.Linear: PackedLinear, nn.Conv1d: PackedConv1d, nn.Conv2d: PackedConv2d}
+@dataclass(frozen=True)
+class _BinarizedModule:
+    """A module with binarized weights. chains: attribute -> its parametrizations."""
+
+    name: str
+    module: nn.Module
+    chains: dict[str, Any]
+
+    def weight_name(self, attribute: str) -> str:
+        return f"{self.name}.{attribute}".lstrip(".")
 
 
-def _expand_(module: nn.Module) -> None:
-    """Puts the computed weights in the place of their parametrizations.
+@dataclass(frozen=True)
+class _StoredWeight:
+    """The stored form of a binarized weight, and its tensors on the device of the weight."""
 
-    torch's remove_parametrizations deletes the property from a class that copies of the module share, and so breaks the others.
+    form: Form
+    tensors: dict[str, Tensor]
+
+
+def pack_(model: nn.Module) -> list[PackRow]:
+    """Replaces each binarized Linear, Conv1d and Conv2d of a trained model by its packed layer.
+
+    nn.MultiheadAttention reads its projections' weights itself: they stay in it as bits, and are
+    expanded when it reads them. Weights that were one parameter share their buffers.
+
+    Raises ValueError for a model without binarized weights, for a bare layer, and for a layer that
+    a foreign parametrization changes too; then nothing was replaced.
     """
-    values = {
-        attribute: getattr(module, attribute).detach().clone()
-        for attribute in module.parametrizations
-    }
-    del module._modules["parametrizations"]
-    module.__class__ = type(module).__bases__[0]
-    for attribute, value in values.items():
-        setattr(module, attribute, nn.Parameter(value, requires_grad=False))
+    found = list(_binarized_modules(model))
+    _check(model, found)
+    stored = _stored_weights(found)
+    rows = []
+    packed = {}
+    for entry in found:
+        weights = {name: stored[place(chain.original)] for name, chain in entry.chains.items()}
+        rows += [_row(entry, attribute, weight) for attribute, weight in weights.items()]
+        kind = packed_kind(entry.module)
+        if kind is None:
+            _expand_(entry.module)
+            for attribute, weight in weights.items():
+                keep_bits_(entry.module, attribute, weight.form, weight.tensors)
+        else:
+            weight = weights["weight"]
+            packed[entry.module] = kind(entry.module, weight.form, weight.tensors)
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module in packed:
+            model.set_submodule(name, packed[module])
+    call_layers_(model)
+    return rows
 
 
 def dense(model: nn.Module) -> nn.Module:
-    """A copy of a binarized model with every parametrization replaced by the weight it computes: the plain path."""
+    """A copy of a binarized model in which the weights that it computes are plain parameters."""
     model = copy.deepcopy(model)
     for module in model.modules():
         if parametrize.is_parametrized(module):
@@ -62,112 +98,130 @@ def dense(model: nn.Module) -> nn.Module:
     return model
 
 
-def pack_(model: nn.Module) -> list[PackRow]:
-    """Replaces, in place, every binarized Linear, Conv1d and Conv2d of a trained model by its packed layer.
-
-    nn.MultiheadAttention reads its projections' weights itself: they stay in it as bits, and are expanded when it reads them. Weights that were
-    one parameter share one pair of buffers. Raises ValueError for a model without binarized weights, for a bare layer, and for a layer that
-    another parametrization than ours changes too; then nothing was replaced.
-    """
-    found = {
-        module: (name, chains)
-        for name, module in model.named_modules()
-        if (chains := _binarized(name, module))
-    }
-    if not found:
-        raise ValueError(
-            f"{type(model).__name__} has no binarized weight inside; call binarize_ and train it first"
-        )
-    if model in found and packed_kind(model) is not None:
-        raise ValueError(
-            f"a bare {type(model).__name__} cannot be replaced in place; wrap it: nn.Sequential(layer)"
-        )
-    latents = {
-        place(chain.original): chain for _, chains in found.values() for chain in chains.values()
-    }
-    stored = {where: _stored(chain) for where, chain in latents.items()}
-    rows, made = [], {}
-    for module, (name, chains) in found.items():
-        parts = {attribute: stored[place(chain.original)] for attribute, chain in chains.items()}
-        kind = packed_kind(module)
-        for attribute, (form, _) in parts.items():
-            how = (
-                "expanded"
-                if kind is None
-                else how_computed(form, kind is PackedLinear, getattr(module, "groups", 1))
-            )
-            rows.append(
-                _row(f"{name}.{attribute}".lstrip("."), form, how, chains[attribute].original.dtype)
-            )
-        if kind is not None:
-            made[module] = kind(module, *parts["weight"])
-            continue
-        _expand_(module)
-        for attribute, (form, tensors) in parts.items():
-            keep_bits_(module, attribute, form, tensors)
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if module in made:
-            model.set_submodule(name, made[module])
-    call_layers_(model)
-    return rows
-
-
-def _binarized(name: str, module: nn.Module) -> dict[str, Any]:
-    """A module's binarized weights, by attribute. Raises ValueError where another parametrization changes it too."""
-    if not parametrize.is_parametrized(module):
-        return {}
-    ours = {
-        k: chain
-        for k, chain in module.parametrizations.items()
-        if isinstance(chain[0], WeightBinarizer)
-    }
-    foreign = sorted(set(module.parametrizations) - set(ours))
-    if ours and foreign:
-        raise ValueError(
-            f"{name}.{foreign[0]} is parametrized by something else; remove that before packing"
-        )
-    return ours
-
-
-def _stored(chain: Any) -> tuple[Form, dict[str, Tensor]]:
-    """The stored form of a binarized weight, and its tensors on the device of the weight."""
-    method, latent = chain[0], chain.original
-    tensors = method.stored(latent.detach())
-    return method.form(latent), {
-        k: torch.from_numpy(v).to(latent.device) for k, v in tensors.items()
-    }
-
-
 def call_layers_(model: nn.Module) -> None:
+    """Turns off torch's fused path of TransformerEncoderLayer, which reads linear1.weight."""
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = (
-                0  # its fused path would read linear1.weight; this makes it call the layers
-            )
+            module.activation_relu_or_gelu = 0
+
+
+_KINDS: dict[type[nn.Module], type[Packed]] = {
+    nn.Linear: PackedLinear,
+    nn.Conv1d: PackedConv1d,
+    nn.Conv2d: PackedConv2d,
+}
 
 
 def packed_kind(module: nn.Module) -> type[Packed] | None:
-    """The packed layer for module; None where its weight is used in another way (attention's projections, standardised weights)."""
-    if isinstance(
-        module, nn.modules.linear.NonDynamicallyQuantizableLinear
-    ) or not computes_as_torch(module):
+    """The class of the packed layer that can replace a module.
+
+    None where the module does more with its weight than torch's own layer: attention's projections,
+    standardised weights.
+    """
+    is_projection = isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
+    if is_projection or not computes_as_torch(module):
         return None
-    return next((made for known, made in _KINDS.items() if isinstance(module, known)), None)
+    for known, packed in _KINDS.items():
+        if isinstance(module, known):
+            return packed
+    return None
 
 
 def computes_as_torch(module: nn.Module) -> bool:
-    """Whether forward is that of torch's own layer (or our reuse of it), not a subclass's that standardises its weight, pads by itself, ..."""
-    owner = next(
-        k
-        for k in type(module).__mro__
-        if "forward" in vars(k) and not k.__module__.startswith("tbn_bench.")
-    )
-    return owner.__module__.startswith("torch.nn.")
+    """Whether forward is that of torch's own layer, or our reuse of it.
+
+    A subclass may standardise its weight, pad by itself, ...
+    """
+    owner = ""
+    for kind in reversed(type(module).__mro__):
+        if "forward" in vars(kind) and not kind.__module__.startswith("tbn_bench."):
+            owner = kind.__module__
+    return owner.startswith("torch.nn.")
 
 
-def _row(name: str, form: Form, how: str, dtype: torch.dtype) -> PackRow:
-    size = {k: bits.packed_bytes(v) for k, v in form.sizes.items()}
-    coded, scaling = size["tile"] + size.get("codebook", 0), size["alphas"] + size.get("offsets", 0)
+def _expand_(module: nn.Module) -> None:
+    """Puts the computed weights in the place of their parametrizations.
+
+    torch's remove_parametrizations would break copies of the module: it deletes the property from
+    the class that they share.
+    """
+    chains = module.get_submodule("parametrizations")
+    attributes = [name for name, _ in chains.named_children()]
+    values = {name: getattr(module, name).detach().clone() for name in attributes}
+    del module._modules["parametrizations"]
+    module.__class__ = type(module).__bases__[0]
+    for attribute, value in values.items():
+        setattr(module, attribute, nn.Parameter(value, requires_grad=False))
+
+
+def _binarized_modules(model: nn.Module) -> Iterator[_BinarizedModule]:
+    """Raises ValueError where a foreign parametrization changes a module too."""
+    for name, module in model.named_modules():
+        if not parametrize.is_parametrized(module):
+            continue
+        ours = {}
+        foreign = []
+        chains = module.get_submodule("parametrizations")
+        for attribute, chain in chains.named_children():
+            if isinstance(chain.get_submodule("0"), WeightBinarizer):
+                ours[attribute] = chain
+            else:
+                foreign.append(attribute)
+        if ours and foreign:
+            raise ValueError(
+                f"{name}.{min(foreign)} is parametrized by something else; "
+                "remove that before packing"
+            )
+        if ours:
+            yield _BinarizedModule(name, module, ours)
+
+
+def _check(model: nn.Module, found: list[_BinarizedModule]) -> None:
+    kind = type(model).__name__
+    if not found:
+        raise ValueError(
+            f"{kind} has no binarized weight inside; call binarize_ and train it first"
+        )
+    is_itself_binarized = any(entry.module is model for entry in found)
+    if is_itself_binarized and packed_kind(model) is not None:
+        raise ValueError(
+            f"a bare {kind} cannot be replaced in place; wrap it: nn.Sequential(layer)"
+        )
+
+
+def _stored_weights(found: list[_BinarizedModule]) -> dict[Hashable, _StoredWeight]:
+    """The stored weights, each once, by the place of its latent weight."""
+    chains = {}
+    for entry in found:
+        for chain in entry.chains.values():
+            chains[place(chain.original)] = chain
+    return {where: _stored(chain) for where, chain in chains.items()}
+
+
+def _stored(chain: Any) -> _StoredWeight:
+    method = chain[0]
+    latent = chain.original
+    tensors = {}
+    for name, array in method.stored(latent.detach()).items():
+        tensors[name] = torch.from_numpy(array).to(latent.device)
+    return _StoredWeight(method.form(latent), tensors)
+
+
+def _row(entry: _BinarizedModule, attribute: str, weight: _StoredWeight) -> PackRow:
+    form = weight.form
+    sizes = {name: bits.packed_bytes(count) for name, count in form.sizes.items()}
+    kind = packed_kind(entry.module)
+    how = "expanded"
+    if kind is not None:
+        groups = getattr(entry.module, "groups", 1)
+        how = how_computed(form, kind is PackedLinear, groups)
+    value_bytes = entry.chains[attribute].original.dtype.itemsize
     return PackRow(
-        name, form.shape, form.p, coded, scaling, how, math.prod(form.weight_shape) * dtype.itemsize
+        name=entry.weight_name(attribute),
+        shape=form.shape,
+        p=form.p,
+        tile_bytes=sizes["tile"] + sizes.get("codebook", 0),
+        alpha_bytes=sizes["alphas"] + sizes.get("offsets", 0),
+        how=how,
+        dense_bytes=math.prod(form.weight_shape) * value_bytes,
     )

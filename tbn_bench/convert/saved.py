@@ -1,108 +1,27 @@
-"""Packed networks as files (format/packed_file.py): save writes one, load reads it into a model of the same architecture."""
+"""Packed networks as files (format/packed_file.py): save writes one, load reads it into a model."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tbn_bench.convert.pack import call_layers_, packed_kind
 from tbn_bench.format import packed_file
-from tbn_bench.format.description import BUFFERS, Damaged
+from tbn_bench.format.description import BUFFERS, Damaged, Weight
 from tbn_bench.format.form import Form
-from tbn_bench.format.packed_file import Artifact, ArtifactError, Weight
-from tbn_bench.layers import mixed_copies
+from tbn_bench.format.packed_file import Artifact, ArtifactError
 from tbn_bench.layers.bits_inside import keep_bits_
+from tbn_bench.layers.mixed_copies import enlarge_
 from tbn_bench.layers.packed import Packed, how_computed
 
-MOST_GROWTH = 100  # of the weight of shifted copies, where a layer needs it enlarged
+MOST_GROWTH = 100  # of the weight of shifted copies, where a layer multiplies by it enlarged
 
-
-def _weights(model: nn.Module) -> dict[str, Weight]:
-    """Every packed weight of a model, by the name its full-precision weight has."""
-    found = {}
-    for name, module in model.named_modules():
-        prefix = f"{name}." if name else ""
-        if isinstance(module, Packed):
-            found[f"{prefix}weight"] = Weight(
-                module.form, {k: f"{prefix}{BUFFERS[k]}" for k in module.form.sizes}
-            )
-        for attribute, form in getattr(module, "packed_weights", {}).items():
-            stem = f"{prefix}{attribute}"
-            found[stem] = Weight(form, {k: f"{stem}_{BUFFERS[k]}" for k in form.sizes})
-    return found
-
-
-def _training_only(model: nn.Module) -> set[str]:
-    """Names of state that inference does not need: counters of batch normalisation, schedules of activations."""
-    return {
-        f"{prefix}.{key}".lstrip(".")
-        for prefix, module in model.named_modules(remove_duplicate=False)
-        for key in module._buffers
-        if key == "num_batches_tracked" or key in getattr(module, "training_only", ())
-    }
-
-
-def to_artifact(
-    model: nn.Module, config: dict[str, Any] | None = None, commit: str | None = None
-) -> Artifact:
-    """The content of the packed file of a packed (or full-precision) model: its state without training counters, shared tensors once.
-
-    config: of the run, as far as it differs from the defaults (RunConfig.non_defaults). Raises ArtifactError for a type that
-    numpy lacks (bfloat16), and for scales that are not finite.
-    """
-    tensors: dict[str, np.ndarray] = {}
-    aliases, seen, unneeded = {}, {}, _training_only(model)
-    for name, value in model.state_dict().items():
-        if name in unneeded:
-            continue
-        where = _place(value) if value.numel() else name
-        if where in seen:
-            aliases[name] = seen[where]
-            continue
-        seen[where] = name
-        tensors[name] = _array(name, value)
-    weights = {
-        name: Weight(w.form, {k: aliases.get(n, n) for k, n in w.names.items()})
-        for name, w in _weights(model).items()
-    }
-    content = Artifact(tensors, weights, aliases, config, commit, _inputs(model))
-    try:
-        content.check()
-    except Damaged as error:
-        raise ArtifactError(f"{type(model).__name__} cannot be a packed file: {error}") from error
-    return content
-
-
-def _array(name: str, value: Tensor) -> np.ndarray:
-    try:
-        return value.detach().cpu().contiguous().numpy()
-    except TypeError as error:
-        raise ArtifactError(
-            f"{name} is {value.dtype}, which a packed file cannot hold; call model.float() first"
-        ) from error
-
-
-def _place(value: Tensor) -> tuple[Any, ...]:
-    """What two tensors must have in common to be one: memory, type and layout.
-
-    A transpose starts at the same address and may have the same shape; its strides differ. The stride of an axis of
-    length 1 means nothing.
-    """
-    strides = [step for step, length in zip(value.stride(), value.shape, strict=True) if length > 1]
-    return value.data_ptr(), value.dtype, value.shape, tuple(strides)
-
-
-def _inputs(model: nn.Module) -> dict[str, str]:
-    """Layer -> kind of the binarizer that its input passes: it may have no tensors, and a network without it computes something else."""
-    found = {
-        name: getattr(module, "input_binarizer", None) for name, module in model.named_modules()
-    }
-    return {
-        name: type(binarizer).__name__ for name, binarizer in found.items() if binarizer is not None
-    }
+State = dict[str, Tensor]
 
 
 def save(
@@ -111,23 +30,27 @@ def save(
     config: dict[str, Any] | None = None,
     commit: str | None = None,
 ) -> int:
-    """Writes a packed model as a packed file (packed_file.py) and returns its bytes. Raises ArtifactError."""
+    """Writes a packed model as a packed file and returns its bytes. Raises ArtifactError.
+
+    config, commit: as in to_artifact.
+    """
     return packed_file.write(Path(path), to_artifact(model, config, commit))
 
 
-def load_(model: nn.Module, path: str | Path | Artifact) -> nn.Module:
-    """Turns a full-precision model of the same architecture, in place, into the packed network of a file; in eval mode.
+def load(model: nn.Module, path: str | Path | Artifact) -> nn.Module:
+    """As load_, but the given model stays as it is and a packed copy is returned."""
+    return load_(copy.deepcopy(model), path)
 
-    The model may be on the meta device: dense weights are then never made. Raises ArtifactError where file and model do not fit.
+
+def load_(model: nn.Module, path: str | Path | Artifact) -> nn.Module:
+    """Turns a full-precision model of the same architecture, in place, into the network of a file.
+
+    The network is in eval mode. The model may be on the meta device: dense weights are then never
+    made. Raises ArtifactError where file and model do not fit.
     """
     content = path if isinstance(path, Artifact) else packed_file.read(Path(path))
-    state = {k: torch.from_numpy(np.array(v)) for k, v in content.tensors.items()}
-    if (own := _inputs(model)) != content.inputs:
-        theirs = packed_file.one_line(str(content.inputs or "no layer"))
-        raise ArtifactError(
-            f"the file's network binarizes the inputs of {theirs}, this {type(model).__name__} of {own or 'no layer'}; "
-            "call convert.binarize_inputs_(model, spec, keep) first"
-        )
+    _check_inputs(model, content)
+    state = {name: torch.from_numpy(np.array(value)) for name, value in content.tensors.items()}
     state |= {name: state[target] for name, target in content.aliases.items()}
     try:
         for name, weight in content.weights.items():
@@ -135,10 +58,126 @@ def load_(model: nn.Module, path: str | Path | Artifact) -> nn.Module:
     except AttributeError as error:
         raise _foreign(model, error) from error
     call_layers_(model)
-    own = model.state_dict()
-    state |= {
-        k: torch.zeros(own[k].shape, dtype=own[k].dtype) for k in _training_only(model) if k in own
-    }
+    _load_state(model, state)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval()
+
+
+def to_artifact(
+    model: nn.Module, config: dict[str, Any] | None = None, commit: str | None = None
+) -> Artifact:
+    """The content of the packed file of a model, packed or full-precision.
+
+    It is the model's state without training counters, and shared tensors once. config: of the run,
+    as far as it differs from the defaults (RunConfig.non_defaults).
+
+    Raises ArtifactError for a type that numpy lacks (bfloat16), and for scales that are not finite.
+    """
+    tensors: dict[str, NDArray[Any]] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[Any, str] = {}
+    unneeded = _training_only(model)
+    for name, value in model.state_dict().items():
+        if name in unneeded:
+            continue
+        where = _place(value) if value.numel() else name
+        if where in seen:
+            aliases[name] = seen[where]
+        else:
+            seen[where] = name
+            tensors[name] = _array(name, value)
+    weights = {}
+    for name, weight in _packed_weights(model):
+        names = {part: aliases.get(tensor, tensor) for part, tensor in weight.names.items()}
+        weights[name] = Weight(weight.form, names)
+    content = Artifact(tensors, weights, aliases, config, commit, _inputs(model))
+    try:
+        content.check()
+    except Damaged as error:
+        raise ArtifactError(f"{type(model).__name__} cannot be a packed file: {error}") from error
+    return content
+
+
+def _packed_weights(model: nn.Module) -> Iterator[tuple[str, Weight]]:
+    """Every packed weight of a model, by the name of its full-precision weight."""
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(module, Packed):
+            names = {part: f"{prefix}{BUFFERS[part]}" for part in module.form.sizes}
+            yield f"{prefix}weight", Weight(module.form, names)
+        inside: dict[str, Form] = getattr(module, "packed_weights", {})
+        for attribute, form in inside.items():
+            stem = f"{prefix}{attribute}"
+            names = {part: f"{stem}_{BUFFERS[part]}" for part in form.sizes}
+            yield stem, Weight(form, names)
+
+
+def _training_only(model: nn.Module) -> set[str]:
+    """Names of state that inference does not need.
+
+    They are counters of batch normalisation and schedules of activations.
+    """
+    found = set()
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        unneeded = ("num_batches_tracked", *getattr(module, "training_only", ()))
+        for key in module._buffers:
+            if key in unneeded:
+                found.add(f"{prefix}.{key}".lstrip("."))
+    return found
+
+
+def _array(name: str, value: Tensor) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = value.detach().cpu().contiguous().numpy()
+    except TypeError as error:
+        raise ArtifactError(
+            f"{name} is {value.dtype}, which a packed file cannot hold; call model.float() first"
+        ) from error
+    return array
+
+
+def _place(value: Tensor) -> tuple[Any, ...]:
+    """Memory, type and layout: two tensors that agree in them are one.
+
+    A transpose starts at the same address and may have the same shape; its strides differ. The
+    stride of an axis of length 1 means nothing.
+    """
+    strides = [step for step, length in zip(value.stride(), value.shape, strict=True) if length > 1]
+    return value.data_ptr(), value.dtype, value.shape, tuple(strides)
+
+
+def _inputs(model: nn.Module) -> dict[str, str]:
+    """Layer -> kind of the binarizer that its input passes.
+
+    The binarizer may have no tensors, and a network without it computes something else.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        binarizer = getattr(module, "input_binarizer", None)
+        if binarizer is not None:
+            found[name] = type(binarizer).__name__
+    return found
+
+
+def _check_inputs(model: nn.Module, content: Artifact) -> None:
+    own = _inputs(model)
+    if own == content.inputs:
+        return
+    theirs = packed_file.one_line(str(content.inputs or "no layer"))
+    raise ArtifactError(
+        f"the file's network binarizes the inputs of {theirs}, "
+        f"this {type(model).__name__} of {own or 'no layer'}; "
+        "call convert.binarize_inputs_(model, spec, keep) first"
+    )
+
+
+def _load_state(model: nn.Module, state: State) -> None:
+    """Loads the tensors of a file. Training counters, which it lacks, become zeros."""
+    own: State = model.state_dict()
+    for name in _training_only(model):
+        if name in own:
+            state[name] = torch.zeros(own[name].shape, dtype=own[name].dtype)
     for name, tensor in state.items():
         if name in own and tensor.is_floating_point() != own[name].is_floating_point():
             raise _foreign(
@@ -148,14 +187,6 @@ def load_(model: nn.Module, path: str | Path | Artifact) -> nn.Module:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise _foreign(model, error) from error
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model.eval()
-
-
-def load(model: nn.Module, path: str | Path | Artifact) -> nn.Module:
-    """As load_, but the given model stays as it is and a packed copy is returned."""
-    return load_(copy.deepcopy(model), path)
 
 
 def _foreign(model: nn.Module, why: object) -> ArtifactError:
@@ -163,21 +194,19 @@ def _foreign(model: nn.Module, why: object) -> ArtifactError:
     return ArtifactError(f"the file does not belong to this {type(model).__name__}: {said}")
 
 
-def _install(model: nn.Module, name: str, weight: Weight, state: dict[str, Tensor]) -> None:
-    """Puts one packed weight into its module, replacing the module by its packed form where there is one."""
+def _install(model: nn.Module, name: str, weight: Weight, state: State) -> None:
+    """Puts one packed weight into its module; replaces the module where it has a packed form."""
     path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
-    if (
-        isinstance(module, Packed) and attribute == "weight"
-    ):  # a second name of a layer that is used twice
-        return
+    if isinstance(module, Packed) and attribute == "weight":
+        return  # a second name of a layer that is used twice
     _check_place(model, name, module, attribute, weight.form)
-    tensors = {k: state[n] for k, n in weight.names.items()}
+    tensors = {part: state[tensor] for part, tensor in weight.names.items()}
     kind = packed_kind(module)
     if kind is None:
         keep_bits_(module, attribute, weight.form, tensors)
-        if weight.form.weight_shape != weight.form.shape:
-            mixed_copies.enlarge_(module, weight.form.copies.reach)
+        if weight.form.reach:
+            enlarge_(module, weight.form.reach)
         return
     layer = kind(module, weight.form, tensors)
     for other, candidate in list(model.named_modules(remove_duplicate=False)):
@@ -188,39 +217,40 @@ def _install(model: nn.Module, name: str, weight: Weight, state: dict[str, Tenso
 def _check_place(
     model: nn.Module, name: str, module: nn.Module, attribute: str, form: Form
 ) -> None:
-    """Raises ArtifactError where a binary weight of this form cannot be that parameter of a model's layer."""
+    """Raises ArtifactError where a weight of this form cannot be that parameter of the module."""
     own = module._parameters.get(attribute)
     if own is None:
         raise _foreign(model, f"{name} is a weight in the file and no parameter of the model")
     if tuple(own.shape) != form.shape:
-        raise _foreign(
-            model, f"{name} is {form.shape} in the file and {tuple(own.shape)} in the model"
-        )
+        shapes = f"{form.shape} in the file and {tuple(own.shape)} in the model"
+        raise _foreign(model, f"{name} is {shapes}")
     kind = packed_kind(module)
     if module is model and kind is not None:
         raise ArtifactError(
-            f"a bare {type(model).__name__} cannot be replaced in place; wrap it: nn.Sequential(layer)"
+            f"a bare {type(model).__name__} cannot be replaced in place; "
+            "wrap it: nn.Sequential(layer)"
         )
     if kind is not None and attribute != "weight":
-        raise _foreign(
-            model, f"{name} has bits in the file; of a {type(module).__name__} the weight alone can"
-        )
-    if form.kind == "shifted" and (why := _why_unmoved(module, form)):
-        raise _foreign(model, f"the copies of {name} are shifted in the file; that needs {why}")
+        of = type(module).__name__
+        raise _foreign(model, f"{name} has bits in the file; of a {of} the weight alone can")
+    if form.kind == "shifted":
+        lacking = _lacks_for_shifts(module, form)
+        if lacking:
+            why = f"the copies of {name} are shifted in the file; that needs {lacking}"
+            raise _foreign(model, why)
 
 
-def _why_unmoved(module: nn.Module, form: Form) -> str:
-    """What a layer lacks to move the copies of a tile, or ''."""
+def _lacks_for_shifts(module: nn.Module, form: Form) -> str:
+    """The property that a layer lacks to move the copies of a tile, or ""."""
     is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d)
     if not is_convolution or isinstance(module.padding, str) or module.padding_mode != "zeros":
         return "a convolution that pads with zeros by a number"
-    if packed_kind(module) is not None and how_computed(form, False, module.groups) == "tile reuse":
+    groups = int(getattr(module, "groups", 1))
+    if packed_kind(module) is not None and how_computed(form, False, groups) == "tile reuse":
         return ""
-    most = max(
-        packed_file.DENSE_BYTES, MOST_GROWTH * 4 * form.numel
-    )  # the layer multiplies by the enlarged weight
-    return (
-        ""
-        if form.dense_bytes <= most
-        else f"a kernel {form.dense_bytes // (4 * form.numel)} times as large, {MOST_GROWTH} is the most"
-    )
+    # the layer multiplies by the enlarged weight
+    own_bytes = 4 * form.numel
+    if form.dense_bytes <= max(packed_file.DENSE_BYTES, MOST_GROWTH * own_bytes):
+        return ""
+    growth = form.dense_bytes // own_bytes
+    return f"a kernel {growth} times as large, {MOST_GROWTH} is the most"
