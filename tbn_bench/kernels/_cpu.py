@@ -142,7 +142,7 @@ def linear(
         shift=_shift(bias),
     )
     shapes = [(1, 1, columns), (1, 1, rows)]
-    plan = native.Plan([op], shapes, level=level, group=GROUP)
+    plan = native.Program([op], shapes, level=level, group=GROUP)
     return _run_vectors(plan, x, rows)
 
 
@@ -179,7 +179,7 @@ def unaligned_linear(
         shift=_shift(bias),
     )
     pieces = columns // g
-    plan = native.Plan(
+    plan = native.Program(
         [products, gather],
         shapes=[(1, pieces, g), (1, pieces, weights.rows), (1, 1, rows)],
         level=level,
@@ -189,14 +189,14 @@ def unaligned_linear(
     return _run_vectors(plan, x, rows)
 
 
-def _run_vectors(plan: native.Plan, x: Tensor, rows: int) -> Tensor:
+def _run_vectors(plan: native.Program, x: Tensor, rows: int) -> Tensor:
     """x: (..., K) -> (..., rows)."""
     flat = x.detach().reshape(-1, x.shape[-1]).contiguous()
     out = run(plan, flat, flat.new_empty(len(flat), rows))
     return out.reshape(*x.shape[:-1], rows)
 
 
-def run(plan: native.Plan, x: Tensor, out: Tensor) -> Tensor:
+def run(plan: native.Program, x: Tensor, out: Tensor) -> Tensor:
     """Runs a plan of one op over contiguous x into out."""
     if len(x):
         inputs = [x.data_ptr()]

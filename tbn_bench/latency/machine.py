@@ -19,7 +19,7 @@ def ceilings() -> dict[str, Any]:
         return {}
     return {
         "level": level,
-        "levels": native.levels(),
+        "levels": native.available_levels(),
         "fma_gmacs": native.peak("fma"),
         "lookup_gmacs": native.peak("lookup"),
         "matrix_gmacs": native.peak("matrix"),

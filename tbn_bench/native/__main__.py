@@ -4,7 +4,7 @@ from tbn_bench import native
 
 try:
     level = native.level()
-    levels = ", ".join(native.levels())
-    print(f"native kernels: level {level} (this CPU has {levels}), {native.library()}")
+    levels = ", ".join(native.available_levels())
+    print(f"native kernels: level {level} (this CPU has {levels}), {native.library_path()}")
 except native.NativeUnavailable as error:
     print(f"NATIVE KERNELS MISSING: {error}")

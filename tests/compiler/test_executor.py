@@ -21,7 +21,7 @@ except native.NativeUnavailable as error:
 from tbn_bench.compiler.cpu.region import Region
 from tbn_bench.compiler.executor import Executor, executor
 
-LEVELS = native.levels()
+LEVELS = native.available_levels()
 
 
 def settled(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 
 from tbn_bench import native
 from tbn_bench.format import bits
-from tbn_bench.native import Op, Plan
+from tbn_bench.native import Op, Program, library
+from tbn_bench.native import levels as level_choice
 
 try:
-    LEVELS = native.levels()
+    LEVELS = native.available_levels()
 except native.NativeUnavailable as error:
     pytest.skip(f"native kernels: {error}", allow_module_level=True)
 
@@ -73,7 +74,7 @@ def run_conv(
     )
     op = Op(native.CONV, 0, 1, residual=2 if residual else -1, kernel=(kh, kw), stride=stride, padding=padding, dilation=dilation,
             p=p, rows=rows // groups, relu=relu, weights=weights, scale=scale, shift=shift)  # fmt: skip
-    plan = Plan(
+    plan = Program(
         [op],
         shapes,
         [0, 2] if residual else [0],
@@ -155,7 +156,9 @@ def lossy() -> list[tuple[str, str]]:
     return [
         pair
         for pair in pairs
-        if native.load().tbn_planes_available(native._index(pair[0]), native.PRECISIONS[pair[1]])
+        if native.load().tbn_planes_available(
+            level_choice.index_of(pair[0]), native.PRECISIONS[pair[1]]
+        )
     ]
 
 
@@ -260,7 +263,7 @@ def test_outputs_over_inputs_and_memory_of_any_alignment(level):
     weights = native.SignWeights(bits.pack(signs), 24, 24, 3, 3, level)
     op = Op(native.CONV, 0, 1, kernel=(3, 3), padding=(1, 1), rows=24, weights=[weights])
     x = images(3, 7, 5, 24)  # (n, H, W, C)
-    plan = Plan([op], [(7, 5, 24), (7, 5, 24)], nhwc=[0, 1], level=level)
+    plan = Program([op], [(7, 5, 24), (7, 5, 24)], nhwc=[0, 1], level=level)
     expected = plan(x)
     for threads in (1, 2, 5):
         room = np.full(x.size + 32, np.nan, np.float32)
@@ -290,7 +293,7 @@ def test_dense_float_weights(level):
         rows=21,
         weights=[native.FloatWeights(weight, level)],
     )
-    assert close(Plan([op], [(10, 10, 3), (10, 10, 21)], level=level)(x), expected)
+    assert close(Program([op], [(10, 10, 3), (10, 10, 21)], level=level)(x), expected)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -339,7 +342,7 @@ def test_random_geometry(seed):
 def _conv_plan(level):
     weights = native.SignWeights(bits.pack(signs_of(16, 16, 3, 3)), 16, 16, 3, 3, level)
     op = Op(native.CONV, 0, 1, kernel=(3, 3), padding=(1, 1), p=2, rows=16, weights=[weights])
-    return Plan([op], [(8, 8, 16), (8, 8, 32)], level=level)
+    return Program([op], [(8, 8, 16), (8, 8, 32)], level=level)
 
 
 def test_threads_share_nothing():
@@ -413,7 +416,7 @@ def test_the_other_ops(kind, reference, options):
     x = images(3, 5, 7, 8)
     expected = reference(torch.from_numpy(x).double()).numpy()
     shapes = [(7, 8, 5), (*expected.shape[2:], expected.shape[1])]
-    assert close(Plan([Op(kind, 0, 1, **options)], shapes)(x), expected)
+    assert close(Program([Op(kind, 0, 1, **options)], shapes)(x), expected)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -422,7 +425,7 @@ def test_gelu_at_every_level(level):
     x = np.concatenate(
         [np.linspace(-9, 9, 4001), [0.0, -0.0, 1e-30, -1e-30, 80.0, -80.0, 1e30, -1e30, np.nan]]
     ).astype(np.float32)
-    plan = Plan([Op(native.GELU, 0, 1)], [(1, 1, len(x)), (1, 1, len(x))], level=level)
+    plan = Program([Op(native.GELU, 0, 1)], [(1, 1, len(x)), (1, 1, len(x))], level=level)
     got = plan(x.reshape(1, -1, 1, 1)).reshape(-1)
     expected = F.gelu(torch.from_numpy(x).double()).numpy()
     assert np.isnan(got[-1])
@@ -439,7 +442,7 @@ def test_attention_at_every_level(level, tokens, heads, depth):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 3 * heads * depth, 1, tokens), dtype=np.float32)
     shapes = [(1, tokens, 3 * heads * depth), (1, tokens, heads * depth)]
-    got = Plan(
+    got = Program(
         [Op(native.ATTENTION, 0, 1, rows=heads, eps=depth**-0.5)], shapes, level=level, group=2
     )(x)
     q, k, v = (
@@ -456,7 +459,7 @@ def test_attention_at_every_level(level, tokens, heads, depth):
 
 def test_a_table_of_tokens_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="does not take 4 tokens and 1 more"):
-        Plan(
+        Program(
             [Op(native.TOKENS, 0, 1, rows=1, coefficients=np.ones((4, 6)))], [(1, 4, 6), (1, 5, 6)]
         )
 
@@ -471,9 +474,9 @@ def test_extremes_are_a_maximum_behind_the_copies(relu):
     )
     expected = np.maximum(copies, 0 if relu else -np.inf).max((2, 3), keepdims=True)
     op = Op(native.EXTREMES, 0, 1, p=3, rows=70, relu=relu, scale=scale, shift=shift)
-    assert close(Plan([op], [(2, 9, 70), (1, 1, 210)], group=2)(x), expected)
+    assert close(Program([op], [(2, 9, 70), (1, 1, 210)], group=2)(x), expected)
     x[1, 4, 1, 3] = np.nan
-    assert np.isnan(Plan([op], [(2, 9, 70), (1, 1, 210)])(x)[1, 4::70]).all()
+    assert np.isnan(Program([op], [(2, 9, 70), (1, 1, 210)])(x)[1, 4::70]).all()
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -483,7 +486,7 @@ def test_gather_sums_the_pieces_of_rows(relu):
     x = rng.standard_normal((2, 2, 6, 4), dtype=np.float32)  # (n, H, W pieces, kinds)
     coefficients, scale, shift = (rng.standard_normal(n, dtype=np.float32) for n in (15, 5, 5))
     op = Op(native.GATHER, 0, 1, coefficients=coefficients, scale=scale, shift=shift, relu=relu)
-    got = Plan([op], [(2, 6, 4), (2, 2, 5)], nhwc=[0, 1])(x)
+    got = Program([op], [(2, 6, 4), (2, 2, 5)], nhwc=[0, 1])(x)
     expected = np.zeros((2, 2, 2, 5))
     for n, h, w, r in np.ndindex(expected.shape):
         y = (
@@ -503,7 +506,7 @@ def test_sums_of_neighbouring_channels(p):
     """Every count of channels to a sum, of whole images and of their parts in several threads."""
     x = images(2, 5 * p, 3, 7)
     expected = x.reshape(2, 5, p, 3, 7).astype(np.float64).sum(2)
-    plan = Plan([Op(native.GROUP_SUM, 0, 1, p=p)], [(3, 7, 5 * p), (3, 7, 5)])
+    plan = Program([Op(native.GROUP_SUM, 0, 1, p=p)], [(3, 7, 5 * p), (3, 7, 5)])
     for threads in (1, 2, 3):
         assert close(plan(x, threads=threads), expected)
     assert close(plan(x[:1], threads=4), expected[:1])
@@ -514,7 +517,7 @@ def test_sums_of_neighbouring_channels(p):
 )
 def test_sums_that_do_not_fit_are_refused(shapes):
     with pytest.raises(ValueError, match="sums of 4 channels do not take"):
-        Plan([Op(native.GROUP_SUM, 0, 1, p=4)], shapes)
+        Program([Op(native.GROUP_SUM, 0, 1, p=4)], shapes)
 
 
 def test_coefficients_that_do_not_fit_are_refused():
@@ -524,9 +527,9 @@ def test_coefficients_that_do_not_fit_are_refused():
         ([(1, 6, 4), (2, 2, 5)], 15),
     ):
         with pytest.raises(ValueError, match="coefficients do not take"):
-            Plan([Op(native.GATHER, 0, 1, coefficients=np.ones(count))], shapes)
+            Program([Op(native.GATHER, 0, 1, coefficients=np.ones(count))], shapes)
     with pytest.raises(ValueError, match="coefficients do not take"):
-        Plan([Op(native.GATHER, 0, 1)], [(1, 6, 4), (1, 2, 5)])
+        Program([Op(native.GATHER, 0, 1)], [(1, 6, 4), (1, 2, 5)])
 
 
 def test_wrong_weights_and_inputs_are_refused():
@@ -552,16 +555,16 @@ def test_the_level_can_be_forced_and_an_absent_one_is_an_error():
 
 def test_a_level_that_computes_wrongly_is_not_chosen(monkeypatch):
     """The self-test compares with the portable level, so its tolerance must be able to fail."""
-    monkeypatch.setattr(native, "SELF_TEST_TOLERANCE", -1.0)
-    native._trusted.cache_clear()
+    monkeypatch.setattr(level_choice, "SELF_TEST_TOLERANCE", -1.0)
+    level_choice.is_trusted.cache_clear()
     try:
         assert native.level() == "generic"
     finally:
-        native._trusted.cache_clear()
+        level_choice.is_trusted.cache_clear()
 
 
 def test_without_the_library_the_reason_is_said(monkeypatch):
-    monkeypatch.setattr(native, "_NAMES", ("libnothing.so",))
+    monkeypatch.setattr(library, "_NAMES", ("libnothing.so",))
     monkeypatch.delenv(native.LIBRARY_VARIABLE, raising=False)
     with pytest.raises(native.NativeUnavailable, match="C\\+\\+17 compiler"):
-        native.library()
+        native.library_path()

@@ -27,8 +27,8 @@ def finish(region: Region, level: str, precision: str) -> None:
     inputs = list(region.inputs.values())
     positions = offsets(region, {*outputs, *inputs})
 
-    def plan(channels_last: bool) -> native.Plan:
-        return native.Plan(
+    def plan(channels_last: bool) -> native.Program:
+        return native.Program(
             region.ops,
             [value.shape for value in region.values],
             inputs,

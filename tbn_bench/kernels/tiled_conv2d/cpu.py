@@ -39,6 +39,6 @@ def tiled_conv2d(
         shift=np.zeros(rows) if bias is None else bias.detach().double().numpy(),
     )
     shapes = [(*x.shape[2:], x.shape[1]), (ho, wo, rows)]
-    plan = native.Plan([op], shapes, level=level)
+    plan = native.Program([op], shapes, level=level)
     out = x.new_empty(len(x), rows, ho, wo)
     return _cpu.run(plan, x.detach().contiguous(), out)
