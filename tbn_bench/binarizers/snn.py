@@ -39,7 +39,8 @@ from tbn_bench.binarizers._base import (
 )
 from tbn_bench.binarizers.bwn import BWNWeight
 from tbn_bench.binarizers.reactnet import RSign
-from tbn_bench.format.form import KERNEL, Form
+from tbn_bench.format.coding import KERNEL
+from tbn_bench.format.form import Form
 
 KERNELS = 1 << KERNEL
 THRESHOLD = 1e-3

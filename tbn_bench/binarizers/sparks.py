@@ -27,7 +27,7 @@ from tbn_bench.binarizers._base import ActivationBinarizer, Binarizer, Decision,
 from tbn_bench.binarizers.bwn import BWNWeight
 from tbn_bench.binarizers.reactnet import RSign
 from tbn_bench.binarizers.snn import KERNELS, CodebookWeight, all_kernels, check_tau
-from tbn_bench.format.form import KERNEL
+from tbn_bench.format.coding import KERNEL
 
 ITERATIONS = 10
 

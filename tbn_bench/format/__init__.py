@@ -1,1 +1,1 @@
-"""A binary weight on disk: bits, the places of a tile's copies, the stored form, the packed file. numpy alone."""
+"""A binary weight on disk: bits, layouts of copies, stored form, packed file. numpy alone."""

@@ -1,8 +1,11 @@
-"""+-1 values to bytes and back. This file alone states the layout; the C runtime and the kernels follow it.
+"""+-1 values to bytes and back.
+
+This file alone states the layout; the C runtime and the kernels follow it.
 
 Polarity: a set bit means +1, a clear bit means -1.
-Order: values are taken in row-major order; value k is bit (k mod 8) of byte (k div 8), least significant bit first.
-    Read as little-endian words of any width w, value k is bit (k mod w) of word (k div w).
+Order: values are taken in row-major order; value k is bit (k mod 8) of byte (k div 8), least
+    significant bit first. In little-endian words of any width w, it is bit (k mod w) of word
+    (k div w).
 Padding: the last byte is filled with clear bits.
 """
 
@@ -18,25 +21,34 @@ def packed_bytes(n: int) -> int:
 
 
 def pack(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """values: (any shape) of exactly +1 and -1 -> (ceil(n / 8),) uint8. Raises ValueError on any other value."""
+    """values: (any shape) of +1 and -1 -> (ceil(n / 8),) uint8.
+
+    Raises ValueError for any other value.
+    """
     flat = np.asarray(values).reshape(-1)
     if not np.all(np.abs(flat) == 1):
         bad = flat[np.abs(flat) != 1][0]
         raise ValueError(
-            f"only +1 and -1 can be packed, got {bad!r}; map zeros first (each method states its sign(0))"
+            f"only +1 and -1 can be packed, got {bad!r}; "
+            "map zeros first (each method states its sign(0))"
         )
     return np.packbits(flat > 0, bitorder="little")
 
 
 def unpack(data: NDArray[np.uint8], n: int) -> NDArray[np.int8]:
-    """data: (ceil(n / 8),) uint8 -> (n,) int8 of +-1. Raises ValueError on a wrong length or on set padding bits."""
+    """data: (ceil(n / 8),) uint8 -> (n,) int8 of +-1.
+
+    Raises ValueError for a wrong length and for set padding bits.
+    """
     if data.dtype != np.uint8 or data.shape != (packed_bytes(n),):
         raise ValueError(
-            f"expected uint8 of shape ({packed_bytes(n)},) for {n} values, got {data.dtype} {data.shape}"
+            f"expected uint8 of shape ({packed_bytes(n)},) for {n} values, "
+            f"got {data.dtype} {data.shape}"
         )
     bits = np.unpackbits(data, bitorder="little")
     if bits[n:].any():
         raise ValueError(
-            f"padding bits after value {n} must be clear; the data is not packed by this suite's rule"
+            f"padding bits after value {n} must be clear; "
+            "the data is not packed by this suite's rule"
         )
     return (bits[:n].astype(np.int8) * 2 - 1).astype(np.int8)

@@ -1,21 +1,24 @@
-"""What a packed file of format version 3 says about its tensors: a short text, the same for the same network.
+"""The description of the tensors in a packed file of format version 3: a short text.
 
-The text is JSON: a list of [modules, content]. `modules` are the names of all modules whose content is the same, and
-`content` is an object, one key for each tensor or binary weight of such a module:
+The same network has the same text. It is JSON: a list of [modules, content]. `modules` are the
+names of all modules of the same content. `content` is an object with one key for each tensor or
+binary weight of such a module:
 
     "bias": [64]                          a float32 tensor and its shape
     "steps": {"int64": [3]}               a tensor of another type
-    "weight": [[64, 64, 3, 3], 4, 4]      a binary weight: shape, p, number of scales; its tensors are those of its
-                                          stored form (form.py)
-    "weight": [[40, 36], 1, 1, {...}]     the same with what differs from signs, float32 scales and aligned copies:
-                                          code, index_bits, rank, exponents, offsets, copies, shifts; stem (below)
+    "weight": [[64, 64, 3, 3], 4, 4]      a binary weight: shape, p, number of scales; its tensors
+                                          are those of its stored form (form.py)
+    "weight": [[40, 36], 1, 1, {...}]     the same with all that differs from signs, float32 scales
+                                          and aligned copies: code, index_bits, rank, exponents,
+                                          offsets, copies, shifts; stem (below)
 
-The tensors of a weight `layer.weight` are called layer.tile_bits, layer.alphas, layer.offsets, layer.codebook; those of
-another attribute have its name before that (attention.in_proj_weight_tile_bits). "stem" is there where a weight is
-called otherwise. A tensor that shares another's values is no tensor of the file: aliases, {name: name of the other}.
+The tensors of a weight `layer.weight` are called layer.tile_bits, layer.alphas, layer.offsets,
+layer.codebook; those of another attribute have its name before that
+(attention.in_proj_weight_tile_bits). "stem" states any other name. A tensor that shares another's
+values is no tensor of the file: aliases, {name: name of the other}.
 
-The tensors follow one another in the order of the text: groups, modules of a group, keys, tensors of a form.
-numpy only.
+The tensors follow one another in the order of the text: groups, modules of a group, keys, tensors
+of a form. numpy alone.
 """
 
 import json
@@ -69,7 +72,7 @@ class Damaged(ValueError):
 
 @dataclass(frozen=True)
 class Weight:
-    """Where a binary weight is in the file: its form, and the name in the file of each of the form's tensors."""
+    """A binary weight of the file: its form, and the name in the file of each of its tensors."""
 
     form: Form
     names: dict[str, str]
@@ -119,7 +122,10 @@ def _own_names(form: Form, module: str, stem: str) -> dict[str, str]:
 def describe(
     tensors: Mapping[str, NDArray[Any]], weights: Mapping[str, Weight], aliases: Mapping[str, str]
 ) -> tuple[str, list[str]]:
-    """(the text, the names of the tensors in its order). Raises ValueError for what it cannot say."""
+    """(the text, the names of the tensors in its order).
+
+    Raises ValueError for a content that the text has no words for.
+    """
     modules: dict[str, dict[str, Any]] = {}
     owned: set[str] = set()
     for name, weight in weights.items():
@@ -134,7 +140,9 @@ def describe(
     groups: dict[str, tuple[list[str], dict[str, Any]]] = {}
     for module, content in modules.items():
         groups.setdefault(json.dumps(content), ([], content))[0].append(module)
-    said = [_Group(modules, _content(modules, content)) for modules, content in groups.values()]
+    said = []
+    for alike, content in groups.values():
+        said.append(_ModulesAlike(alike, _content(alike, content)))
     text = json.dumps(list(groups.values()), separators=(",", ":"))
     return text, [stored.name for stored in _stored(said, aliases)]
 
@@ -144,14 +152,15 @@ def _stem(name: str, weight: Weight, aliases: Mapping[str, str]) -> str:
     module, key = _split(name)
     for stem in (_usual_stem(key), f"{key}_"):
         own = _own_names(weight.form, module, stem)
-        if {part: aliases.get(n, n) for part, n in own.items()} == weight.names:
+        found = {part: aliases.get(tensor, tensor) for part, tensor in own.items()}
+        if found == weight.names:
             return stem
-    raise ValueError(
-        f"the tensors of {name} must be named as {_own_names(weight.form, module, _usual_stem(key))}"
-    )
+    usual = _own_names(weight.form, module, _usual_stem(key))
+    raise ValueError(f"the tensors of {name} must be named as {usual}")
 
 
 def _weight_spec(form: Form, key: str, stem: str) -> list[Any]:
+    shifts = [] if form.copies is None else [list(shift) for shift in form.copies.shifts]
     options = {
         "code": form.code,
         "index_bits": form.index_bits,
@@ -159,7 +168,7 @@ def _weight_spec(form: Form, key: str, stem: str) -> list[Any]:
         "exponents": form.exponents,
         "offsets": form.offsets,
         "copies": form.kind,
-        "shifts": [] if form.copies is None else [list(shift) for shift in form.copies.shifts],
+        "shifts": shifts,
         "stem": stem,
     }
     usual = {
@@ -178,7 +187,8 @@ def _weight_spec(form: Form, key: str, stem: str) -> list[Any]:
 
 
 def _tensor_spec(name: str, tensor: NDArray[Any]) -> list[int] | dict[str, list[int]]:
-    dtype, shape = tensor.dtype.name, list(tensor.shape)
+    dtype = tensor.dtype.name
+    shape = list(tensor.shape)
     if dtype not in TYPES:
         raise ValueError(f"{name} is {dtype}; a packed file holds {', '.join(TYPES)}")
     return shape if dtype == "float32" else {dtype: shape}
@@ -204,8 +214,8 @@ class _Binary:
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Modules of the same content. A form is one object for all of them, however long its shifts."""
+class _ModulesAlike:
+    """Modules of the same content. They share one form object, however long its shifts are."""
 
     modules: list[str]
     content: dict[str, _Tensor | _Binary]
@@ -236,13 +246,13 @@ def _list(value: Any, what: str) -> list[Any]:
     return value
 
 
-def _group(entry: Any) -> _Group:
+def _group(entry: Any) -> _ModulesAlike:
     if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], dict):
         raise Damaged(f"a group must be [modules, content], got {strict_json.brief(entry)}")
     modules = _list(entry[0], "the modules of a group")
     if not all(isinstance(module, str) for module in modules):
         raise Damaged(f"the modules of a group must be names, got {strict_json.brief(modules)}")
-    return _Group(modules, _content(modules, entry[1]))
+    return _ModulesAlike(modules, _content(modules, entry[1]))
 
 
 def _content(modules: list[str], content: dict[str, Any]) -> dict[str, _Tensor | _Binary]:
@@ -255,7 +265,8 @@ def _said(name: str, key: str, spec: Any) -> _Tensor | _Binary:
     """What a spec says about one key of a module's content."""
     if isinstance(spec, list) and spec and isinstance(spec[0], list):
         return _binary(name, key, spec)
-    dtype, shape = "float32", spec
+    dtype = "float32"
+    shape = spec
     if isinstance(spec, dict) and len(spec) == 1:
         ((dtype, shape),) = spec.items()
     if dtype not in TYPES:
@@ -263,7 +274,7 @@ def _said(name: str, key: str, spec: Any) -> _Tensor | _Binary:
     return _Tensor(dtype, _shape(name, shape, 0))
 
 
-def _stored(groups: Iterable[_Group], aliases: Mapping[str, str]) -> Iterator[Stored]:
+def _stored(groups: Iterable[_ModulesAlike], aliases: Mapping[str, str]) -> Iterator[Stored]:
     """Every tensor of the file, in order."""
     seen: set[str] = set()
     for module, key, said in _entries(groups):
@@ -277,7 +288,7 @@ def _stored(groups: Iterable[_Group], aliases: Mapping[str, str]) -> Iterator[St
                 yield stored
 
 
-def _entries(groups: Iterable[_Group]) -> Iterator[tuple[str, str, _Tensor | _Binary]]:
+def _entries(groups: Iterable[_ModulesAlike]) -> Iterator[tuple[str, str, _Tensor | _Binary]]:
     """(module, key, what is said about the key) of every group."""
     for group in groups:
         for module in group.modules:
@@ -290,16 +301,16 @@ def _of(module: str, key: str, said: _Tensor | _Binary) -> Iterator[Stored]:
     if isinstance(said, _Tensor):
         yield Stored(_joined(module, key), said.dtype, said.shape)
         return
-    types, lengths = said.form.types, said.form.lengths
+    types = said.form.types
+    lengths = said.form.lengths
     for part, own in _own_names(said.form, module, said.stem).items():
         yield Stored(own, types[part], (lengths[part],))
 
 
 def _shape(name: str, value: Any, least: int) -> tuple[int, ...]:
     if not isinstance(value, list) or len(value) > MOST_AXES:
-        raise Damaged(
-            f"{name}: a shape must be a list of up to {MOST_AXES} axes, got {strict_json.brief(value)}"
-        )
+        got = strict_json.brief(value)
+        raise Damaged(f"{name}: a shape must be a list of up to {MOST_AXES} axes, got {got}")
     if not all(_is_size(n, least) for n in value):
         raise Damaged(f"{name}: impossible shape {strict_json.brief(value)}")
     if prod(value) > _LARGEST:
@@ -346,18 +357,22 @@ def copies_of(shape: tuple[int, ...], p: int, options: Mapping[str, Any]) -> Cop
     if "copies" not in options:
         return None
     shifts = options.get("shifts", [])
-    if not all(isinstance(shift, list) and all(type(d) is int for d in shift) for shift in shifts):
+    if not all(map(_is_shift, shifts)):
         raise ValueError(
             f"its shifts must be lists of whole numbers, got {strict_json.brief(shifts)}"
         )
     return Copies(shape, p, options["copies"], tuple(map(tuple, shifts)))
 
 
+def _is_shift(value: Any) -> bool:
+    return isinstance(value, list) and all(type(move) is int for move in value)
+
+
 # Both.
 
 
 def blobs(stored: list[Stored]) -> dict[str, int]:
-    """numpy type -> elements of all tensors of it, widest type first: what lies one after another in the file."""
+    """numpy type -> elements of all tensors of it, widest type first, as the file holds them."""
     found = dict.fromkeys(TYPES, 0)
     for tensor in stored:
         found[tensor.dtype] += tensor.numel
@@ -365,7 +380,7 @@ def blobs(stored: list[Stored]) -> dict[str, int]:
 
 
 def cut(stored: list[Stored], data: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The tensors, from the values of each type: (n,). Raises Damaged where they are not as many as described."""
+    """The tensors, from the values of each type: (n,). Raises Damaged for a wrong number."""
     wanted = blobs(stored)
     held = {dtype: values.size for dtype, values in data.items()}
     if wanted != held:

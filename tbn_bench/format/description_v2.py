@@ -1,8 +1,9 @@
 """The metadata of packed files of format versions 1 and 2: read, never written.
 
-Every tensor was a tensor of the safetensors file. tbn_layers = JSON {weight name: {tile, alphas, shape, p, q, bit_order,
-sha256 of the tile's bytes; where they differ from signs, float32 scales and aligned copies also code, index_bits,
-codebook, exponents, offsets, copies, shifts, rank}}. Version 1 had none of the optional fields. numpy only.
+Every tensor was a tensor of the safetensors file. tbn_layers = JSON {weight name: {tile, alphas,
+shape, p, q, bit_order, sha256 of the tile's bytes, and options}}. The options state all that
+differs from signs, float32 scales and aligned copies: code, index_bits, codebook, exponents,
+offsets, copies, shifts, rank. Version 1 had none of them. numpy alone.
 """
 
 import hashlib

@@ -1,20 +1,29 @@
-"""The stored form of a binarized weight: which tensors it is, their size to the bit, and the float32 weight they stand for. numpy only.
+"""The stored form of a binarized weight: its tensors, their sizes in bits, and its dense values.
 
-    weight_n = alpha * value_n + offset      each alpha and offset covering N / k consecutive weights (row-major); k = 0: no scale
+numpy alone.
+
+    weight_n = alpha * value_n + offset
+
+Each alpha and offset covers N / k consecutive weights (row-major); k = 0: no scale.
 
 Tensors (`names`), all but the first only where the method has them:
 
     tile      uint8: the q = N / p stored values, laid out p times (layouts.py), by `code`
               "sign"      +-1, one bit each (bits.py)
-              "ternary"   -1, 0, +1 as digits 0, 1, 2: five to a byte, the first value the lowest digit base 3; padding digits are 0
-              "codebook"  kernels of 9 values, each the index of a codebook entry in index_bits bits (bits.py's order)
-              "low_rank"  the signs U: (rows, rank), then V: (rank, ...), of a product of two factors (below)
+              "ternary"   -1, 0, +1 as digits 0, 1, 2: five to a byte (coding.py)
+              "codebook"  kernels of 9 values, each the index of a codebook entry in index_bits bits
+              "low_rank"  the signs U: (rows, rank), then V: (rank, ...), of a product of two
+                          factors (below)
     codebook  uint8: 2^index_bits kernels of 9 signs (bits.py)
     alphas    float32 (k,), or int8 (k,): the exponent e of a scale 2^e
     offsets   float32 (k,)
 
-"low_rank" is the one code whose weight is not alpha * value + offset. With alphas = u: (rows,), m: (rank,), v: (C,), one v for each input
-channel j, and kernel positions n, the weight is u_i (sum_r U_ir m_r V_rjn) v_j: computed in float64, rounded once.
+"low_rank" is the one code whose weight is not alpha * value + offset. With alphas = u: (rows,), m:
+(rank,), v: (C,), one v for each input channel j, and kernel positions n, the weight is
+
+    u_i (sum_r U_ir m_r V_rjn) v_j
+
+computed in float64 and rounded once.
 
 The one path from a method to its size: cost.py, the packed file and the plan all ask `Form`.
 """
@@ -27,21 +36,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tbn_bench.format import bits
+from tbn_bench.format import bits, coding
+from tbn_bench.format.coding import KERNEL, TRITS
 from tbn_bench.format.layouts import Copies
 
 CODES = ("sign", "ternary", "codebook", "low_rank")
-KERNEL = 9  # values of a codebook entry: one 3 x 3 kernel
-TRITS = 5  # base-3 digits in a byte: 3^5 = 243
 MOST_AXES = 32  # of an array, in every numpy
-_POWERS = 3 ** np.arange(TRITS)
 
 
 @dataclass(frozen=True)
 class Form:
-    """shape: of the latent weight, N elements; scales: k; exponents: alphas are int8 powers of two; offsets: whether there are any.
+    """shape: of the latent weight, N elements. scales: k.
 
-    copies: None for p aligned copies. rank: of code "low_rank" alone. Raises ValueError where the parts do not fit one another.
+    exponents: whether alphas are int8 powers of two. offsets: whether there are any. copies: None
+    for p aligned copies. rank: of code "low_rank" alone.
+
+    Raises ValueError where the parts do not fit one another.
     """
 
     shape: tuple[int, ...]
@@ -73,17 +83,27 @@ class Form:
             return f"{self.scales} scales do not divide {self.numel} weights"
         if self.offsets and not self.scales:
             return "offsets need scales"
-        if self.code == "codebook" and (
-            self.p > 1 or self.numel % KERNEL or not 1 <= self.index_bits <= KERNEL
-        ):
-            return f"a codebook needs p = 1, kernels of {KERNEL} values and 1 to {KERNEL} index bits, got {self}"
-        if self.copies is not None and (self.copies.shape, self.copies.p) != (self.shape, self.p):
-            return f"copies are for {self.copies.shape} and p = {self.copies.p}, not {self.shape} and p = {self.p}"
+        if self.code == "codebook" and not self._fits_codebook():
+            return (
+                f"a codebook needs p = 1, kernels of {KERNEL} values and 1 to {KERNEL} index bits, "
+                f"got {self}"
+            )
+        copies = self.copies
+        if copies is not None and (copies.shape, copies.p) != (self.shape, self.p):
+            own = f"{self.shape} and p = {self.p}"
+            return f"copies are for {copies.shape} and p = {copies.p}, not {own}"
         return ""
+
+    def _fits_codebook(self) -> bool:
+        has_kernels = self.p <= 1 and self.numel % KERNEL == 0
+        return has_kernels and 1 <= self.index_bits <= KERNEL
 
     def _low_rank_fault(self) -> str:
         if self.code != "low_rank" or self.rank < 1 or len(self.shape) < 2:
-            return f"a rank from 1 on belongs to code low_rank and a weight of two axes or more, got {self}"
+            return (
+                "a rank from 1 on belongs to code low_rank and a weight of two axes or more, "
+                f"got {self}"
+            )
         if self.p != 1 or self.exponents or self.offsets or self.copies is not None:
             return f"low_rank needs p = 1, float scales, no offsets and no copies, got {self}"
         expected = self.shape[0] + self.rank + self.shape[1]
@@ -110,7 +130,7 @@ class Form:
 
     @property
     def reach(self) -> int:
-        """By how much the kernel of the layer grows on every side: more than 0 for shifted copies."""
+        """The growth of the layer's kernel on every side; 0 for all but shifted copies."""
         return 0 if self.copies is None else self.copies.reach
 
     @property
@@ -119,20 +139,16 @@ class Form:
 
     @property
     def plain(self) -> bool:
-        """True for signs, float scales and aligned copies: what the kernels take."""
-        return (
-            self.code == "sign"
-            and not self.exponents
-            and not self.offsets
-            and self.kind == "aligned"
-        )
+        """True for signs, float scales and aligned copies: the forms that the kernels take."""
+        has_float_scales = not self.exponents and not self.offsets
+        return self.code == "sign" and has_float_scales and self.kind == "aligned"
 
     @property
     def has_shared_products(self) -> bool:
-        """Whether a layer can compute the products of an input with the tile once for all copies (mixed_copies.py).
+        """Whether a layer can compute the products of its input with the tile once for all copies.
 
-        True for signs in copies that are hadamard or shifted, with a scale for each or for all, or in columns, with scales
-        of whole rows.
+        True for signs in copies that are hadamard or shifted, with a scale for each or for all, or
+        in columns, with scales of whole rows (layers/mixed_copies.py).
         """
         if self.code != "sign" or self.offsets:
             return False
@@ -142,9 +158,10 @@ class Form:
 
     @property
     def product(self) -> "Form":
-        """The form of what a layer's input meets: of columns copies the tile itself, after the input was summed in groups of p.
+        """The form of the weight that a layer's input meets.
 
-        For every other kind, and where a layer cannot reuse the tile, it is this form.
+        Of columns copies it is the tile itself, after the input was summed in groups of p. For
+        every other kind, and where a layer cannot reuse the tile, it is this form.
         """
         if self.copies is None or self.kind != "columns" or not self.has_shared_products:
             return self
@@ -185,10 +202,10 @@ class Form:
     def lengths(self) -> dict[str, int]:
         """Tensor name -> its elements."""
         scaling = ("alphas", "offsets")
-        return {
-            name: self.scales if name in scaling else bits.packed_bytes(size)
-            for name, size in self.sizes.items()
-        }
+        found = {}
+        for name, size in self.sizes.items():
+            found[name] = self.scales if name in scaling else bits.packed_bytes(size)
+        return found
 
     @property
     def dense_bytes(self) -> int:
@@ -196,14 +213,15 @@ class Form:
         return 4 * prod(self.weight_shape)
 
     def check(self, tensors: dict[str, NDArray[Any]]) -> str:
-        """What is wrong with the types and shapes of a weight's tensors, or ''."""
-        types, lengths = self.types, self.lengths
-        for name in self.sizes:
+        """The fault in the types and shapes of a weight's tensors, or ''."""
+        for name, length in self.lengths.items():
             found = tensors.get(name)
             if found is None:
                 return f"its {name} is missing"
-            if found.dtype != types[name] or found.shape != (lengths[name],):
-                return f"its {name} is {found.dtype} {found.shape}, expected {types[name]} ({lengths[name]},)"
+            wanted = self.types[name]
+            if found.dtype != wanted or found.shape != (length,):
+                got = f"{found.dtype} {found.shape}"
+                return f"its {name} is {got}, expected {wanted} ({length},)"
         return ""
 
     def check_values(self, tensors: dict[str, NDArray[Any]]) -> str:
@@ -212,7 +230,7 @@ class Form:
             if name in self.sizes and not np.isfinite(tensors[name]).all():
                 return f"its {name} are not finite"
         if self.code == "ternary":
-            return _trit_fault(tensors["tile"], self.q)
+            return coding.trit_fault(tensors["tile"], self.q)
         for name in ("tile", "codebook"):
             used = self.sizes.get(name, 0) % 8
             if used and tensors[name][-1] >> used:
@@ -226,23 +244,26 @@ class Form:
         offsets: NDArray[np.float32] | None = None,
         codebook: NDArray[Any] | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """The tensors of stored values: (q,) (low_rank: U, then V), scales: (k,), offsets: (k,), codebook: (2^index_bits, 9) of +-1.
+        """The tensors of a weight.
 
-        Raises ValueError for a value that the code cannot hold, a scale that is no power of two, a kernel that the codebook lacks.
+        values: (q,) (low_rank: U, then V). alphas, offsets: (k,). codebook: (2^index_bits, 9) of
+        +-1. Raises ValueError for a value that the code cannot hold, a scale that is no power of
+        two, a kernel that the codebook lacks.
         """
-        out: dict[str, NDArray[Any]] = {
-            "alphas": _exponents(alphas) if self.exponents else alphas.astype(np.float32)
-        }
+        out: dict[str, NDArray[Any]] = {}
+        if self.exponents:
+            out["alphas"] = coding.exponents(alphas)
+        else:
+            out["alphas"] = alphas.astype(np.float32)
         if self.code in ("sign", "low_rank"):
             out["tile"] = bits.pack(values)
         elif self.code == "ternary":
-            out["tile"] = _pack_trits(values)
+            out["tile"] = coding.pack_trits(values)
         else:
             assert codebook is not None
             out["codebook"] = bits.pack(codebook)
-            out["tile"] = _pack_indices(
-                _indices(values.reshape(-1, KERNEL), codebook), self.index_bits
-            )
+            indices = coding.find_indices(values.reshape(-1, KERNEL), codebook)
+            out["tile"] = coding.pack_indices(indices, self.index_bits)
         if self.offsets and offsets is not None:
             out["offsets"] = offsets.astype(np.float32)
         if fault := self.check(out):
@@ -254,12 +275,12 @@ class Form:
         if self.code == "sign":
             stored = bits.unpack(tensors["tile"], self.q)
         elif self.code == "ternary":
-            stored = _unpack_trits(tensors["tile"], self.q)
+            stored = coding.unpack_trits(tensors["tile"], self.q)
         else:
-            book = bits.unpack(tensors["codebook"], KERNEL << self.index_bits).reshape(-1, KERNEL)
-            stored = book[
-                _unpack_indices(tensors["tile"], self.numel // KERNEL, self.index_bits)
-            ].reshape(-1)
+            kernels = self.numel // KERNEL
+            indices = coding.unpack_indices(tensors["tile"], kernels, self.index_bits)
+            book = bits.unpack(tensors["codebook"], KERNEL << self.index_bits)
+            stored = book.reshape(-1, KERNEL)[indices].reshape(-1)
         copies = self.copies or Copies(self.shape, self.p)
         return copies.lay_out(stored).reshape(-1)
 
@@ -275,8 +296,8 @@ class Form:
     def _product(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The dense weight of code low_rank.
 
-        A sum of float32 values is exact in float64, in whatever order (unless the m differ by more than about 2^20), so
-        every reader gets the same bits.
+        A sum of float32 values is exact in float64 in any order, unless the m differ by more than
+        about 2^20. Every reader therefore gets the same bits.
         """
         left, right = self.factors(tensors)
         scales = tensors["alphas"].astype(np.float64)
@@ -286,9 +307,9 @@ class Form:
         return by_channel.reshape(self.shape).astype(np.float32)
 
     def float_scales(self, alphas: NDArray[Any]) -> NDArray[np.float32]:
-        return (
-            np.ldexp(np.float32(1), alphas.astype(np.int32)) if self.exponents else alphas
-        )  # exact, as exp2 need not be
+        if not self.exponents:
+            return alphas
+        return np.ldexp(np.float32(1), alphas.astype(np.int32))  # exact, which exp2 need not be
 
     def dense(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The float32 weight, in weight_shape."""
@@ -305,65 +326,3 @@ class Form:
         if self.offsets:
             out = out + tensors["offsets"][:, None]
         return out.reshape(self.shape)
-
-
-def _exponents(alphas: NDArray[np.float32]) -> NDArray[np.int8]:
-    mantissa, exponent = np.frexp(alphas)
-    if not np.all(mantissa == 0.5) or not np.all(np.abs(exponent - 1) < 128):
-        raise ValueError("only scales 2^e with -128 < e < 128 can be stored as exponents")
-    return (exponent - 1).astype(np.int8)
-
-
-def _pack_trits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    flat = np.asarray(values).reshape(-1)
-    if not np.isin(flat, (-1, 0, 1)).all():
-        raise ValueError("only -1, 0 and +1 can be stored as ternary values")
-    digits = np.zeros(-(-len(flat) // TRITS) * TRITS, np.int64)
-    digits[: len(flat)] = flat + 1
-    return (digits.reshape(-1, TRITS) @ _POWERS).astype(np.uint8)
-
-
-def _trit_fault(data: NDArray[np.uint8], n: int) -> str:
-    """Why bytes are not those of n ternary values, or ''."""
-    if (data >= 3**TRITS).any():
-        return f"a byte of five ternary digits is below {3**TRITS}; the data is damaged"
-    if data.size and data[-1] >= 3 ** (n - TRITS * (data.size - 1)):
-        return (
-            f"padding digits after value {n} must be 0; the data is not packed by this suite's rule"
-        )
-    return ""
-
-
-def _unpack_trits(data: NDArray[np.uint8], n: int) -> NDArray[np.int8]:
-    if fault := _trit_fault(data, n):
-        raise ValueError(fault)
-    digits = (data[:, None] // _POWERS.astype(np.uint8) % 3).reshape(-1)
-    return (digits[:n] - 1).astype(np.int8)
-
-
-def _numbers(kernels: NDArray[Any]) -> NDArray[np.int64]:
-    """(n, 9) of +-1 -> (n,): the number whose bits the signs are."""
-    return (np.asarray(kernels) > 0).astype(np.int64) @ (1 << np.arange(KERNEL))
-
-
-def _indices(kernels: NDArray[Any], codebook: NDArray[Any]) -> NDArray[np.int64]:
-    where = np.full(1 << KERNEL, -1)
-    where[_numbers(codebook)[::-1]] = np.arange(len(codebook))[::-1]  # of equal entries the first
-    found: NDArray[np.int64] = where[_numbers(kernels)]
-    if (found < 0).any():
-        raise ValueError("a kernel is not in the codebook")
-    return found
-
-
-def _pack_indices(indices: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
-    planes = (indices[:, None] >> np.arange(width)) & 1
-    return np.packbits(planes.astype(np.uint8).reshape(-1), bitorder="little")
-
-
-def _unpack_indices(data: NDArray[np.uint8], n: int, width: int) -> NDArray[np.int64]:
-    planes = np.unpackbits(data, bitorder="little")
-    if planes[n * width :].any():
-        raise ValueError(
-            f"padding bits after index {n} must be clear; the data is not packed by this suite's rule"
-        )
-    return planes[: n * width].reshape(n, width).astype(np.int64) @ (1 << np.arange(width))

@@ -1,27 +1,40 @@
-"""Where the p copies of a tile go in a weight: numpy only, so that the packed file's reader shares it with training.
+"""Where the p copies of a tile go in a weight. numpy alone: readers of packed files share it.
 
-A weight of shape (rows, ...) and N elements holds p copies of a tile of q = N / p values; copy i fills the row block
-[i rows / p, (i + 1) rows / p). With T the tile as (rows / p, columns), columns = N / rows:
+A weight of shape (rows, ...) and N elements holds p copies of a tile of q = N / p values. Copy i
+fills the row block [i rows / p, (i + 1) rows / p). With T the tile as (rows / p, columns), and
+columns = N / rows:
 
-    aligned    copy_i = T                                       the paper's: every copy computes the same rows / p features
-    rotated    copy_i[:, j] = T[:, (j - i columns / p) mod columns]     each row rotated by i / p of its length
-    permuted   copy_i[:, j] = T[:, pi_i(j)]                     pi_i fixed permutations by seed, pi_0 the identity
-    hadamard   copy_i[:, segment s] = H_is T[:, segment s]      p segments of equal input channels, H Sylvester's Hadamard matrix
-    shifted    copy_i = T moved by a small spatial offset       convolutions: the weight is a larger kernel, zero around each copy
+    aligned    copy_i = T              the paper's: every copy computes the same rows / p features
+    rotated    copy_i[:, j] = T[:, (j - i columns / p) mod columns]
+                                       each row rotated by i / p of its length
+    permuted   copy_i[:, j] = T[:, pi_i(j)]
+                                       fixed permutations pi_i by seed, pi_0 the identity
+    hadamard   copy_i[:, segment s] = H_is T[:, segment s]
+                                       p segments of equal input channels, H Sylvester's matrix
+    shifted    copy_i = T moved by a small spatial offset
+                                       the weight is a larger kernel, zero around each copy
 
-In columns no rows are copies of others: p neighbouring input channels share a value. With T as (rows, C_in / p, taps),
+In columns no rows are copies of others: p neighbouring input channels share a value. With T as
+(rows, C_in / p, taps):
 
-    columns    weight[r, c, tap] = T[r, c // p, tap]            each row has its own; the layer is T times sums of p input channels
+    columns    weight[r, c, tap] = T[r, c // p, tap]
+                                       the layer is T times sums of p input channels
 
-All but aligned give different features from the same stored bits. aligned, hadamard, shifted and columns compute every product of an
-input (columns: of a sum of p inputs) with a tile element once: 1 / p of the multiply-adds. hadamard adds p partial sums per output,
-columns sums its input in groups, shifted of stride s computes the positions between its outputs too; rotated and permuted cost full
-arithmetic. rotated, permuted and shifted: proposed for this suite; hadamard: ours, the counterpart for linear layers; columns:
-mattgorb/tbn-158 (2026), by the first author of TBN, which takes the sign of each group's mean, here of its sum: the same sign.
+All but aligned give different features from the same stored bits.
+
+aligned, hadamard, shifted and columns compute each product of an input (columns: of a sum of p
+inputs) with a tile element once: 1 / p of the multiply-adds. hadamard adds p partial sums per
+output, columns sums its input in groups, shifted of stride s also computes the positions between
+its outputs. rotated and permuted cost full arithmetic.
+
+Sources. rotated, permuted and shifted: proposed for this suite. hadamard: ours, the counterpart for
+linear layers. columns: mattgorb/tbn-158 (2026), by the first author of TBN, which takes the sign of
+each group's mean; here it is the sign of its sum, which is the same.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, product
 from math import prod
 from typing import Any
 
@@ -35,11 +48,14 @@ MOST_PERMUTATIONS = 1024  # each is drawn from a generator of its own
 
 @dataclass(frozen=True)
 class Copies:
-    """p copies in a weight of `shape`, laid out by `kind`. shifts: one (dy, dx) (or (dx,)) per copy, for kind "shifted" alone.
+    """p copies in a weight of `shape`, laid out by `kind`.
 
-    Raises ValueError where the kind does not fit: p must divide the rows (all but aligned and columns), p the input channels
-    (columns), p a power of two that divides the input channels (hadamard), one shift per copy and spatial axes (shifted); p at most
-    MOST_PERMUTATIONS (permuted), shifts at most MOST_SHIFT.
+    shifts: one (dy, dx) (or (dx,)) per copy, for kind "shifted" alone.
+
+    Raises ValueError where the kind does not fit. p must divide the rows (all but aligned and
+    columns) or the input channels (columns); hadamard needs a power of two that divides the input
+    channels, shifted one shift per copy and spatial axes. p is at most MOST_PERMUTATIONS
+    (permuted), a shift at most MOST_SHIFT.
     """
 
     shape: tuple[int, ...]
@@ -59,30 +75,33 @@ class Copies:
         if self.kind == "aligned":
             return ""
         if self.p < 1 or len(self.shape) < 2:
-            return f"expected p from 1 on and a weight of two axes or more, got p={self.p} and {self.shape}"
-        if self.kind == "columns":
-            channels = self.shape[1]
             return (
-                f"p must divide the {channels} input channels, got p={self.p}"
-                if channels % self.p
-                else ""
+                "expected p from 1 on and a weight of two axes or more, "
+                f"got p={self.p} and {self.shape}"
             )
-        if self.shape[0] % self.p:
-            return f"p must divide the {self.shape[0]} rows, got p={self.p}"
-        if self.kind == "hadamard" and (self.p & (self.p - 1) or self.shape[1] % self.p):
-            return f"p must be a power of two that divides the {self.shape[1]} input channels, got p={self.p}"
+        rows, channels = self.shape[:2]
+        got = f"got p={self.p}"
+        if self.kind == "columns":
+            divides = channels % self.p == 0
+            return "" if divides else f"p must divide the {channels} input channels, {got}"
+        if rows % self.p:
+            return f"p must divide the {rows} rows, {got}"
+        if self.kind == "hadamard" and (self.p & (self.p - 1) or channels % self.p):
+            return f"p must be a power of two that divides the {channels} input channels, {got}"
         if self.kind == "permuted" and self.p > MOST_PERMUTATIONS:
-            return f"p must be at most {MOST_PERMUTATIONS}, got p={self.p}"
-        if self.kind == "shifted":
-            spatial = len(self.shape) - 2
-            if (
-                not spatial
-                or len(self.shifts) != self.p
-                or any(len(s) != spatial for s in self.shifts)
-            ):
-                return f"expected {self.p} shifts of {spatial} numbers (at least one spatial axis), got {self.shifts}"
-            if self.reach > MOST_SHIFT:
-                return f"a shift must be at most {MOST_SHIFT}, got {self.reach}"
+            return f"p must be at most {MOST_PERMUTATIONS}, {got}"
+        return self._shift_fault() if self.kind == "shifted" else ""
+
+    def _shift_fault(self) -> str:
+        spatial = len(self.shape) - 2
+        fits = all(len(shift) == spatial for shift in self.shifts)
+        if not spatial or len(self.shifts) != self.p or not fits:
+            return (
+                f"expected {self.p} shifts of {spatial} numbers (at least one spatial axis), "
+                f"got {self.shifts}"
+            )
+        if self.reach > MOST_SHIFT:
+            return f"a shift must be at most {MOST_SHIFT}, got {self.reach}"
         return ""
 
     @property
@@ -91,7 +110,7 @@ class Copies:
 
     @property
     def tile_shape(self) -> tuple[int, ...]:
-        """The shape of the tile as the weight of a layer; where the kind is aligned, of copies that are whole rows."""
+        """The shape of the tile as the weight of a layer; aligned: for copies of whole rows."""
         rows, channels, *taps = self.shape
         if self.kind == "columns":
             return (rows, channels // self.p, *taps)
@@ -100,32 +119,45 @@ class Copies:
     @property
     def reach(self) -> int:
         """The largest move along any axis: each side of the kernel grows by it."""
-        return max((abs(d) for shift in self.shifts for d in shift), default=0)
+        return max(map(abs, chain.from_iterable(self.shifts)), default=0)
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """The shape of the weight that the layer multiplies by: larger than `shape` for shifted copies alone."""
-        return (*self.shape[:2], *(k + 2 * self.reach for k in self.shape[2:]))
+        """The shape of the weight that the layer multiplies by.
+
+        It is larger than `shape` for shifted copies alone.
+        """
+        growth = 2 * self.reach
+        return (*self.shape[:2], *(length + growth for length in self.shape[2:]))
 
     def index(self) -> NDArray[np.int64] | None:
-        """(p, q): which tile element stands at each position of each copy; None for the identity."""
+        """(p, q): the tile element at each position of each copy; None for the identity."""
         return _index(self.kind, self.p, self.shape)
 
     def order(self) -> NDArray[np.int64] | None:
-        """(p, columns): which column of the tile stands at each column of each copy, where all rows are alike; else None."""
-        index = self.index() if self.kind in ("rotated", "permuted") else None
-        return None if index is None else index[:, : self.q * self.p // self.shape[0]]
+        """(p, columns): the column of the tile at each column of each copy.
+
+        None where the rows differ in that, or where all columns stay in place.
+        """
+        if self.kind not in ("rotated", "permuted"):
+            return None
+        index = self.index()
+        columns = self.q * self.p // self.shape[0]
+        return None if index is None else index[:, :columns]
 
     def signs(self) -> NDArray[np.int8] | None:
-        """(p, q): the sign with which it stands there; None where all are +1."""
-        return _signs(self.p, self.shape) if self.kind == "hadamard" and self.p > 1 else None
+        """(p, q): the sign at each position of each copy; None where all are +1."""
+        return _signs(self.p, self.shape) if self._has_signs else None
+
+    @property
+    def _has_signs(self) -> bool:
+        return self.kind == "hadamard" and self.p > 1
 
     def lay_out(self, tile: NDArray[Any]) -> NDArray[Any]:
         """tile: (q,) -> its copies: (p, q). Keeps no table: a file is laid out once."""
         index = _make_index(self.kind, self.p, self.shape)
-        signs = _make_signs(self.p, self.shape) if self.kind == "hadamard" and self.p > 1 else None
         out = np.broadcast_to(tile, (self.p, len(tile))) if index is None else tile[index]
-        return out if signs is None else out * signs
+        return out * _make_signs(self.p, self.shape) if self._has_signs else out
 
     def enlarged(self, weight: NDArray[Any]) -> NDArray[Any]:
         """weight: shape -> weight_shape, every copy moved by its shift, zeros around it."""
@@ -134,13 +166,12 @@ class Copies:
         out = np.zeros(self.weight_shape, weight.dtype)
         rows = self.shape[0] // self.p
         for i, shift in enumerate(self.shifts):
-            window = tuple(
-                slice(self.reach + d, self.reach + d + k)
-                for d, k in zip(shift, self.shape[2:], strict=True)
-            )
-            out[(slice(i * rows, (i + 1) * rows), slice(None), *window)] = weight[
-                i * rows : (i + 1) * rows
-            ]
+            block = slice(i * rows, (i + 1) * rows)
+            window = []
+            for move, length in zip(shift, self.shape[2:], strict=True):
+                first = self.reach + move
+                window.append(slice(first, first + length))
+            out[(block, slice(None), *window)] = weight[block]
         return out
 
 
@@ -158,20 +189,22 @@ def _make_index(kind: str, p: int, shape: tuple[int, ...]) -> NDArray[np.int64] 
     if kind == "columns":
         groups = np.arange(prod(shape) // p).reshape(shape[0], shape[1] // p, -1)
         return np.repeat(groups, p, axis=1).reshape(p, -1)
-    columns, rows = prod(shape[1:]), shape[0] // p
+    columns = prod(shape[1:])
+    rows = shape[0] // p
     order = _rotations(p, columns) if kind == "rotated" else _permutations(p, columns)
     starts = np.arange(rows) * columns
     return (starts[:, None] + order[:, None, :]).reshape(p, -1)
 
 
 def _rotations(p: int, columns: int) -> NDArray[np.int64]:
-    """(p, columns): which column of the tile each copy has where."""
+    """(p, columns): the column of the tile at each column of each copy."""
     moves = np.arange(p) * columns // p
     return (np.arange(columns) - moves[:, None]) % columns
 
 
 def _permutations(p: int, columns: int) -> NDArray[np.int64]:
-    """(p, columns), the first copy in order. RandomState: its streams are frozen, those of newer generators are not."""
+    """(p, columns): the column of the tile at each column of each copy; the first is in order."""
+    # the streams of RandomState are frozen, those of newer generators are not
     source = np.random.RandomState(0)
     order = np.empty((p, columns), np.int64)
     order[0] = np.arange(columns)
@@ -187,23 +220,25 @@ def _make_signs(p: int, shape: tuple[int, ...]) -> NDArray[np.int8]:
     return np.tile(row, (1, shape[0] // p))
 
 
-# What training asks for in every step.
+# Training asks for these tables in every step.
 _index = lru_cache(maxsize=64)(_make_index)
 _signs = lru_cache(maxsize=64)(_make_signs)
 
 
 def default_shifts(p: int, spatial: int) -> tuple[tuple[int, ...], ...]:
-    """p offsets, nearest first: none, then the neighbours (straight before diagonal), then distance 2, ...; () without spatial axes."""
+    """p offsets, nearest first; () without spatial axes.
+
+    First none, then the neighbours (straight before diagonal), then distance 2, ...
+    """
     if not spatial:
         return ()
     reach = 0
     while (2 * reach + 1) ** spatial < p:
         reach += 1
-    grid = np.stack(
-        np.meshgrid(*[np.arange(-reach, reach + 1)] * spatial, indexing="ij"), -1
-    ).reshape(-1, spatial)
-    ordered = sorted(
-        (tuple(int(v) for v in s) for s in grid),
-        key=lambda s: (max(map(abs, s)), sum(map(abs, s)), s[::-1]),
-    )
-    return tuple(ordered[:p])
+    grid = product(range(-reach, reach + 1), repeat=spatial)
+    return tuple(sorted(grid, key=_nearness)[:p])
+
+
+def _nearness(shift: tuple[int, ...]) -> tuple[Any, ...]:
+    distances = [abs(move) for move in shift]
+    return max(distances), sum(distances), shift[::-1]

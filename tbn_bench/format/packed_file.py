@@ -1,7 +1,8 @@
-"""The packed file: a safetensors file whose binary weights are bits. numpy only; packed.py makes it of a network.
+"""The packed file: a safetensors file whose binary weights are bits. numpy alone.
 
-Its tensors are called uint8, float32, ...: all values of that type, one tensor of the network after another. Which they
-are is said in the metadata (strings, as the format asks):
+convert/saved.py makes it of a network. Its tensors are called uint8, float32, ...: all values of
+that type, one tensor of the network after another. The metadata (strings, as safetensors asks) says
+which they are:
 
     tbn_format_version   "3"
     sha256               of the whole file with 64 zeros in this place
@@ -11,7 +12,8 @@ are is said in the metadata (strings, as the format asks):
     tbn_config           JSON of the run's config, as far as it differs from the defaults
     producer, commit
 
-What would be empty is left out. Versions 1 and 2 (description_v2.py) are read too; there only the tiles have hashes.
+Empty entries are left out. Versions 1 and 2 (description_v2.py) are read too; in them only the
+tiles have hashes.
 """
 
 import hashlib
@@ -47,25 +49,27 @@ Tensors = dict[str, NDArray[Any]]
 
 
 class ArtifactError(ValueError):
-    """A packed file that must not be used: damaged, of another version, or not a packed file at all."""
+    """A packed file that must not be used: damaged, of another version, or of another kind."""
 
 
 @dataclass
 class Artifact:
-    """A packed file in memory. `tensors` holds each tensor once; `aliases` names those that share one."""
+    """A packed file in memory.
+
+    tensors: each tensor once. aliases: name -> name of the tensor that it shares. inputs: layer ->
+    kind of the binarizer that its input passes.
+    """
 
     tensors: dict[str, NDArray[Any]]
     weights: dict[str, Weight]
     aliases: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] | None = None
     commit: str | None = None
-    inputs: dict[str, str] = field(
-        default_factory=dict
-    )  # layer -> the kind of binarizer that its input passes
+    inputs: dict[str, str] = field(default_factory=dict)
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of all tensors: what cost.stored_bytes predicts. The rest of the file is its header."""
+        """Bytes of all tensors, as cost.stored_bytes predicts. The rest of the file is a header."""
         return sum(t.nbytes for t in self.tensors.values())
 
     @property
@@ -82,8 +86,10 @@ class Artifact:
         return {part: self.tensors[name] for part, name in weight.names.items()}
 
     def check(self) -> None:
-        """Raises Damaged where tensors are missing, a binary weight holds what no method stores (a scale that is NaN), or a
-        name cannot be shown in one line.
+        """Raises Damaged for a content that no method stores.
+
+        Tensors are missing, a binary weight has a scale that is NaN, or a name cannot be shown in
+        one line.
         """
         for name in (*self.tensors, *self.weights, *self.aliases, *self.inputs):
             if len(name) > MOST_LETTERS or not name.isprintable():
@@ -109,32 +115,34 @@ class Artifact:
     def dense(self, most_bytes: float | None = None) -> dict[str, NDArray[np.float32]]:
         """Every binary weight as the float32 array it stands for, by name.
 
-        A small file can name huge weights. Raises ArtifactError where they take more than most_bytes (default: the larger
-        of DENSE_BYTES and DENSE_RATIO times the tensors of the file), and where one of them is not finite.
+        A small file can name huge weights. Raises ArtifactError where they take more than
+        most_bytes (default: the larger of DENSE_BYTES and DENSE_RATIO times the tensors of the
+        file), and where one of them is not finite.
         """
-        allowed = (
-            max(DENSE_BYTES, DENSE_RATIO * self.payload_bytes) if most_bytes is None else most_bytes
-        )
+        allowed = most_bytes
+        if allowed is None:
+            allowed = max(DENSE_BYTES, DENSE_RATIO * self.payload_bytes)
         asked = sum(weight.form.dense_bytes for weight in self.weights.values())
         if asked > allowed:
             raise ArtifactError(
-                f"the dense weights take {asked:,} bytes, {allowed:,} are allowed for a file of this size; "
+                f"the dense weights take {asked:,} bytes, "
+                f"{allowed:,} are allowed for a file of this size; "
                 "if you trust it, call dense(most_bytes=...)"
             )
-        return {
-            name: self._finite(name, weight, weight.form.dense)
-            for name, weight in self.weights.items()
-        }
+        found = {}
+        for name, weight in self.weights.items():
+            found[name] = self._finite(name, weight, weight.form.dense)
+        return found
 
     def unmoved(self) -> dict[str, NDArray[np.float32]]:
-        """The same, in the shape of the latent weight and without a limit: shifted copies where they are before they are moved.
+        """As dense, in the shape of the latent weight: shifted copies before they are moved.
 
-        For callers who know from the network that these shapes are right.
+        It has no limit: for callers who know from the network that these shapes are right.
         """
-        return {
-            name: self._finite(name, weight, weight.form.unmoved)
-            for name, weight in self.weights.items()
-        }
+        found = {}
+        for name, weight in self.weights.items():
+            found[name] = self._finite(name, weight, weight.form.unmoved)
+        return found
 
     def _finite(
         self, name: str, weight: Weight, make: Callable[[Tensors], NDArray[np.float32]]
@@ -143,7 +151,8 @@ class Artifact:
             dense = make(self.of(weight))
         if not np.isfinite(dense).all():
             raise ArtifactError(
-                f"weight {name} is not finite: its scales are too large for float32; export it again"
+                f"weight {name} is not finite: "
+                "its scales are too large for float32; export it again"
             )
         return dense
 
@@ -209,14 +218,17 @@ def _hash_field(value: str) -> bytes:
 
 
 def write(path: Path, artifact: Artifact) -> int:
-    """Writes the file, whole or not at all, and returns its size in bytes. Raises ArtifactError where that fails."""
+    """Writes the file, whole or not at all. Returns its size in bytes. Raises ArtifactError."""
     try:
         artifact.check()
         header, order = _header(artifact)
     except ValueError as error:
         raise ArtifactError(f"cannot write {path}: {error}") from error
     arrays = [artifact.tensors[name] for name in order]
-    data = b"".join(a.tobytes() for dtype in description.TYPES for a in arrays if a.dtype == dtype)
+    parts: list[bytes] = []
+    for dtype in description.TYPES:
+        parts += [array.tobytes() for array in arrays if array.dtype == dtype]
+    data = b"".join(parts)
     header = header.replace(_hash_field(_NO_HASH), _hash_field(_hash(header, data)))
     try:
         replace_file(path, header + data)
@@ -228,9 +240,9 @@ def write(path: Path, artifact: Artifact) -> int:
 
 
 def read(path: Path) -> Artifact:
-    """Reads and checks a packed file, in memory in proportion to its size. Nothing in it is executed.
+    """Reads and checks a packed file, in memory in proportion to its size.
 
-    Raises ArtifactError, saying in one line what is wrong with which file.
+    Nothing in it is executed. Raises ArtifactError with one line about the file and its fault.
     """
     try:
         data = _bytes(path)
@@ -258,7 +270,8 @@ def _refusal(path: Path, version: str | None) -> ArtifactError:
         )
     known = ", ".join(READABLE)
     return ArtifactError(
-        f"{path} has format version {one_line(version)[:40]!r}, this tbn_bench reads {known}; use the version that wrote it"
+        f"{path} has format version {one_line(version)[:40]!r}, "
+        f"this tbn_bench reads {known}; use the version that wrote it"
     )
 
 
@@ -270,14 +283,18 @@ def one_line(text: str) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    """The file. Raises OSError, Damaged for what is no file (reading a pipe would wait for ever) or has a huge header."""
+    """The file's bytes. Raises OSError, and Damaged for a huge header.
+
+    Raises Damaged also for a pipe, since reading one would wait for ever.
+    """
     with open(path, "rb", opener=_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise Damaged("not a regular file")
         start = file.read(8)
         if int.from_bytes(start, "little") > HEADER_BYTES:
             raise Damaged(
-                f"not a whole safetensors file: its header is said to be larger than {HEADER_BYTES} bytes"
+                "not a whole safetensors file: "
+                f"its header is said to be larger than {HEADER_BYTES} bytes"
             )
         return start + file.read()
 

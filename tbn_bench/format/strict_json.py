@@ -1,4 +1,4 @@
-"""JSON from files that nobody vouches for: what Python's reader takes beyond the standard is refused."""
+"""Strict JSON, for files of unknown origin: Python's reader accepts more than the standard."""
 
 import json
 import math

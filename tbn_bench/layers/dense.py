@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from tbn_bench import tiling
-from tbn_bench.format.form import KERNEL, TRITS, Form
+from tbn_bench.format.coding import KERNEL, TRITS
+from tbn_bench.format.form import Form
 from tbn_bench.kernels import _tile
 
 
