@@ -1,10 +1,10 @@
 """Shared by all tests: fixed seeds, one thread (two test machines must agree), and the order of files.
 
-durations.json holds the CPU seconds of every test that takes half a second or more. From it,
+durations.json (measured) holds the CPU seconds of every test that takes half a second or more. From it,
 files run in order of their length, the longest first, so that no long file is left for the end of a
 parallel run. `--quick` leaves the tests in it out. After adding slow tests, measure again:
 
-    .venv/bin/pytest -n 2 --dist loadfile --measure tests/durations.json
+    .venv/bin/pytest -n 2 --dist loadfile --measure=tests/durations.json
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Folding: batch normalisation and ReLU become part of the layer before them.
+"""Whether batch normalisation or ReLU may become part of the layer before them.
 
 An operation may be folded into the one that makes its input only where nothing else reads that
 input, by any of its names: an identity or a view is another name of the same value.

@@ -1,6 +1,6 @@
 """+-1 values to bytes and back.
 
-This file alone states the layout; the C runtime and the kernels follow it.
+This file alone states the layout of files and kernels; exported C pads segments by mcu/layout.py.
 
 Polarity: a set bit means +1, a clear bit means -1.
 Order: values are taken in row-major order; value k is bit (k mod 8) of byte (k div 8), least

@@ -162,12 +162,15 @@ class Controller(_Part):
     type: Literal["local", "cloud"]
 
 
+_SeveralMetrics = Annotated[list[Metric], Field(min_length=2)]
+
+
 class File(_Part):
     """All keys of a sweep file but its parameters."""
 
     method: Literal["grid", "random", "bayes", "custom"]
     metric: Metric = Field(default=None)  # type: ignore[assignment]
-    metrics: Annotated[list[Metric], Field(min_length=2)] = Field(default=None)  # type: ignore[arg-type]
+    metrics: _SeveralMetrics = Field(default=None)  # type: ignore[arg-type]
     early_terminate: Hyperband = Field(default=None)  # type: ignore[assignment]
     run_cap: Count = None
     scheduler: Scheduler = Field(default=None)  # type: ignore[assignment]

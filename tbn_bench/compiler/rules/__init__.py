@@ -1,6 +1,7 @@
 """The rules: what each module, function and operator of torch does, one file per subject.
 
-To add an operation, write one function with `@lowers(...)` in the file of its subject.
+To read another module or function as a known operation, write one function with `@lowers(...)` in
+the file of its subject. A new operation needs the back ends too: docs/kernels.md.
 """
 
 from torch import fx, nn

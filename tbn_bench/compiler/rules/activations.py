@@ -1,4 +1,4 @@
-"""Functions of single values: ReLU, GELU, clamps. An activation function is added here."""
+"""Functions of single values: ReLU, GELU, clamps. docs/kernels.md: how to add one."""
 
 import torch
 import torch.nn.functional as F
