@@ -489,7 +489,7 @@ def test_track_side_data_and_bit_operations(spec, track, extra):
     net = nn.Sequential(nn.Conv2d(6, 4, 3, bias=False))
     plan = binarize_(net, spec)
     total = cost(net, plan, (6, 5, 5))
-    assert (plan.track, total.other_bits) == (track, extra)
+    assert (plan.track, total.side.other) == (track, extra)
     bits = 2 if "bitnet" in spec else 32 if track.startswith("W32") else 1
     macs = 4 * 6 * 9 * 9
     assert total.summary()["bitops_wxa"] == macs * bits * int(track.rpartition("A")[2])
