@@ -20,6 +20,7 @@ from tbn_bench.compiler.cpu.examples import call_node
 from tbn_bench.compiler.cpu.lowering import Lowering
 from tbn_bench.compiler.cpu.region import Region
 from tbn_bench.compiler.export import by_export
+from tbn_bench.compiler.names import node_name
 from tbn_bench.compiler.trace import by_fx
 from tbn_bench.compiler.watch import Watch
 from tbn_bench.native import NativeUnavailable
@@ -150,7 +151,7 @@ class Executor:
     def reasons(self) -> dict[str, str]:
         """Name of what torch runs -> why. Modules have their own names, e.g. blocks.3.act."""
         known = self._program.reasons
-        return {_name(node): known[node] for node in self._program.torch_nodes}
+        return {node_name(node): known[node] for node in self._program.torch_nodes}
 
     @property
     def _steps(self) -> list[Region | fx.Node]:
@@ -247,16 +248,7 @@ def _lowered(model: nn.Module, image: Tensor, level: str) -> tuple[nn.Module, fx
     for name, trace in _WAYS.items():
         try:
             root, graph = trace(model, image)
-            return (
-                root,
-                graph,
-                Lowering(
-                    root,
-                    graph,
-                    image,
-                    level,
-                ),
-            )
+            return root, graph, Lowering(root, graph, image, level)
         except NativeUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - anybody's forward may raise anything
@@ -306,8 +298,3 @@ def _read(step: Region | fx.Node) -> list[fx.Node]:
     if isinstance(step, Region):
         return [node for node, _ in step.inputs]
     return step.all_input_nodes
-
-
-def _name(node: fx.Node) -> str:
-    """As the network's code names it: a module's path, else the name in the graph."""
-    return str(node.target) if node.op == "call_module" else node.name

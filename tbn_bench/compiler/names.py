@@ -106,6 +106,11 @@ def lowers(*targets: Any) -> Callable[[Rule], Rule]:
     return enter
 
 
+def node_name(node: fx.Node) -> str:
+    """As the network's code names it: a module's path, else the name in the graph."""
+    return str(node.target) if node.op == "call_module" else node.name
+
+
 def word(node: fx.Node) -> str:
     """The word of what a node calls; empty where it has none."""
     if node.op == "call_method":

@@ -28,6 +28,7 @@ from tbn_bench.compiler.graph import (
     Subsample,
     Unsupported,
 )
+from tbn_bench.compiler.names import call_of, node_name
 from tbn_bench.compiler.rules import operation_of
 from tbn_bench.compiler.trace import symbolic
 from tbn_bench.mcu import lower_layers, lower_maps
@@ -67,14 +68,9 @@ def lower(model: nn.Module, in_shape: tuple[int, ...]) -> Graph:
     build = Builder()
     for node in traced.nodes:
         try:
-            _visit(
-                node,
-                modules,
-                in_shape,
-                build,
-            )
+            _visit(node, modules, in_shape, build)
         except Unsupported as error:
-            raise McuError(f"{_name(node)}: {_sentence(error)}") from error
+            raise McuError(f"{node_name(node)}: {_sentence(error)}") from error
     _end(build)
     return build.graph
 
@@ -117,7 +113,7 @@ def _visit(
         operation = operation_of(node, modules)
         add = _NODES.get(type(operation))
         if add is None:
-            raise NoRule(_called(node, modules))
+            raise NoRule(call_of(node, modules).name)
         build.values[node] = add(operation, node, build)
 
 
@@ -134,18 +130,6 @@ def _add_input(node: fx.Node, in_shape: tuple[int, ...], build: Builder) -> None
     channels, *size = in_shape
     height, width = [1] * (2 - len(size)) + size
     build.values[node] = build.new((height, width, channels))
-
-
-def _called(node: fx.Node, modules: dict[str, nn.Module]) -> str:
-    """What the node calls, as a user knows it."""
-    if node.op == "call_module":
-        return type(modules[str(node.target)]).__name__
-    return str(getattr(node.target, "__name__", node.target))
-
-
-def _name(node: fx.Node) -> str:
-    """As the network's code names it: a module's path, else the name in the graph."""
-    return str(node.target) if node.op == "call_module" else node.name
 
 
 def _sentence(error: Unsupported) -> str:

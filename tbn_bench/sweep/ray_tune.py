@@ -155,7 +155,7 @@ def hooks(launch: ClusterLaunch) -> tuple[Any, Any, Any]:
             Path(checkpoint_path).touch()  # the records are the state
 
         def restore(self, checkpoint_path: str) -> None:
-            raise NotImplementedError  # start the sweep again instead
+            raise NotImplementedError("start the sweep again: it continues from its records")
 
     class Stop(tune.Stopper):  # type: ignore[misc]
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
