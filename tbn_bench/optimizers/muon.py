@@ -52,6 +52,39 @@ def orthogonal_factor(g: Tensor, steps: int = STEPS, dtype: torch.dtype = torch.
     return (x.T if tall else x).to(g.dtype)
 
 
+def period(matrix: Tensor) -> int:
+    """The number of rows after which a matrix (rows, columns) repeats; rows if it does not.
+
+    The gradient of a tiled layer consists of equal blocks, one for each copy of the tile.
+    """
+    rows = len(matrix)
+    same = (matrix[1:, 0] == matrix[0, 0]).nonzero()
+    if not len(same):
+        return rows
+    k = int(same[0]) + 1
+    if rows % k:
+        return rows
+    blocks = matrix.reshape(rows // k, -1)
+    return k if torch.equal(blocks, blocks[:1].expand_as(blocks)) else rows
+
+
+def orthogonal_factor_of_blocks(g: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """orthogonal_factor(g), computed from one of the equal blocks that g may consist of.
+
+    For n blocks T, the singular values of g are sqrt(n) times those of T, and its left singular
+    vectors are n copies over sqrt(n). So the factor of g consists of n copies of the factor of T,
+    each divided by sqrt(n).
+
+    g: (rows, columns), as is the result. The factors of g and T are the same up to rounding.
+    """
+    k = period(g)
+    copies = len(g) // k
+    factor = orthogonal_factor(g[:k], dtype=dtype)
+    if copies == 1:
+        return factor
+    return (factor / math.sqrt(copies)).repeat(copies, 1)
+
+
 class MuonOptimizer(torch.optim.Optimizer):
     """Groups have a `kind`: "muon", "sgd" or "adam".
 
@@ -103,7 +136,7 @@ class MuonOptimizer(torch.optim.Optimizer):
             size = math.sqrt(min(matrix.shape))
             parameter.mul_(size / parameter.norm().clamp_min(1e-12))
         dtype = torch.bfloat16 if group.get("bfloat16", True) else torch.float32
-        step = orthogonal_factor(matrix, dtype=dtype).reshape(parameter.shape)
+        step = orthogonal_factor_of_blocks(matrix, dtype=dtype).reshape(parameter.shape)
         parameter.add_(step, alpha=-group["lr"])
 
     def _sgd(self, parameter: Tensor, group: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from tbn_bench import catalog
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.optimizers._base import optimizer_of, sort
-from tbn_bench.optimizers.muon import orthogonal_factor
+from tbn_bench.optimizers.muon import orthogonal_factor, orthogonal_factor_of_blocks, period
 from tbn_bench.tasks._base import learning_rate_factor
 
 ENTRIES = ["sgd", "adam", "adamw", "adadelta", "muon", "from_timm(name='lamb')"]
@@ -109,6 +109,24 @@ def test_orthogonal_factor_has_singular_values_near_one():
         values = torch.linalg.svdvals(orthogonal_factor(torch.randn(shape), steps=5).float())
         assert values.min() > 0.5
         assert values.max() < 1.4
+
+
+@pytest.mark.parametrize("shape", [(3, 20), (20, 3), (7, 7)])
+@pytest.mark.parametrize("copies", [1, 2, 4])
+def test_the_factor_of_equal_blocks_needs_one_of_them(shape, copies):
+    torch.manual_seed(0)
+    block = torch.randn(shape, dtype=torch.float64)
+    whole = block.repeat(copies, 1)
+    assert period(whole) == shape[0]
+    expected = orthogonal_factor(whole, dtype=torch.float64)
+    found = orthogonal_factor_of_blocks(whole, dtype=torch.float64)
+    # 1e-7 is added to the norm, which is sqrt(copies) times larger for the whole
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_rows_that_only_begin_alike_are_not_copies():
+    matrix = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [3.0, 5.0]])
+    assert period(matrix) == 4
 
 
 def test_orthogonal_factor_keeps_the_singular_vectors():
