@@ -21,14 +21,21 @@ class BinaryInput(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:  # torch's name: callers may give it by keyword
         layer: Any = super()
-        y = layer.forward(self.input_binarizer(input))
-        return self.input_binarizer.scale_output(self, input, y)
+        binarizer = self.input_binarizer
+        binary = binarizer(input)
+        y = layer.forward(binary)
+        return binarizer.scale_output(self, input, y)
 
 
 @cache
 def _with_binary_input(kind: Any) -> type:
-    members = {"__module__": __name__, "__doc__": kind.__doc__}
-    return type(f"BinaryInput{kind.__name__}", (BinaryInput, kind), members)
+    name = f"BinaryInput{kind.__name__}"
+    bases = (BinaryInput, kind)
+    members = {
+        "__module__": __name__,
+        "__doc__": kind.__doc__,
+    }
+    return type(name, bases, members)
 
 
 def binarize_input_(module: nn.Module, binarizer: ActivationBinarizer) -> None:
@@ -61,28 +68,41 @@ def constant_signs(model: nn.Module, in_shape: Sequence[int]) -> list[str]:
     """
     if any(parameter.is_meta for parameter in model.parameters()):
         return []
-    found: list[str] = []
-
-    def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def look(module: nn.Module, args: Any, out: Tensor) -> None:
-            if out.numel() and bool((out == out.flatten()[0]).all()):
-                found.append(name)
-
-        return look
-
     # as in the first training step: with the statistics of a batch, which a copy keeps
     probe = copy.deepcopy(model).train()
+    found: list[str] = []
     handles = []
     for name, module in probe.named_modules():
-        if isinstance(module, BinaryInput) and module.input_binarizer.bits == 1:
-            handles.append(module.input_binarizer.register_forward_hook(watch(name)))
+        if not isinstance(module, BinaryInput):
+            continue
+        binarizer = module.input_binarizer
+        if binarizer.bits == 1:
+            hook = _hook_for_constants(name, found)
+            handle = binarizer.register_forward_hook(hook)
+            handles.append(handle)
     if not handles:
         return []
-    images = torch.randn(8, *in_shape, generator=torch.Generator().manual_seed(0))
+    seeded = torch.Generator().manual_seed(0)
+    images = torch.randn(8, *in_shape, generator=seeded)
+    dtype = next(model.parameters()).dtype
     try:
         with torch.no_grad():
-            probe(images.to(next(model.parameters()).dtype))
+            probe(images.to(dtype))
     finally:
         for handle in handles:
             handle.remove()
     return found
+
+
+def _hook_for_constants(name: str, found: list[str]) -> Callable[[nn.Module, Any, Tensor], None]:
+    """A forward hook that appends `name` to `found` where all outputs are one value."""
+
+    def look(module: nn.Module, args: Any, out: Tensor) -> None:
+        if not out.numel():
+            return
+        first = out.flatten()[0]
+        is_constant = (out == first).all()
+        if bool(is_constant):
+            found.append(name)
+
+    return look

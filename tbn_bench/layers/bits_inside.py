@@ -26,30 +26,39 @@ class BitsInside(nn.Module):
 
     def expanded(self, attribute: str) -> Tensor:
         form = self.packed_weights[attribute]
-        names = _buffers(attribute, form)
-        tensors = {part: getattr(self, buffer) for part, buffer in names.items()}
-        dtype = getattr(self, f"{attribute}_like").dtype
+        tensors = {}
+        for part, buffer in _buffers(attribute, form).items():
+            tensors[part] = getattr(self, buffer)
+        like = getattr(self, f"{attribute}_like")
+        dtype = like.dtype
 
         def make() -> Tensor:
-            return dense_weight(form, tensors).to(dtype)
+            weight = dense_weight(form, tensors)
+            return weight.to(dtype)
 
         if torch.compiler.is_compiling():
             return make()
-        found: Tensor = self.kept_weights[attribute].get(list(tensors.values()), make, dtype)
+        kept = self.kept_weights[attribute]
+        sources = list(tensors.values())
+        found: Tensor = kept.get(sources, make, dtype)
         return found
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         stored: list[str] = []
         for attribute, form in self.packed_weights.items():
-            stored += _buffers(attribute, form).values()
+            names = _buffers(attribute, form)
+            stored += names.values()
+        layer: Any = super()
         with types_kept(self, stored):
-            base: Any = super()
-            base._apply(fn, recurse)
+            layer._apply(fn, recurse)
         return self
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        kind = _plain_kind(self)
         attributes = tuple(self.packed_weights)
-        return _blank, (_plain_kind(self), attributes), self.__dict__.copy()
+        arguments = (kind, attributes)
+        state = self.__dict__.copy()
+        return _blank, arguments, state
 
 
 def keep_bits_(module: nn.Module, attribute: str, form: Form, tensors: dict[str, Tensor]) -> None:
@@ -57,40 +66,67 @@ def keep_bits_(module: nn.Module, attribute: str, form: Form, tensors: dict[str,
 
     tensors: of the form, by its names.
     """
-    dtype = getattr(module, attribute).dtype
+    weight = getattr(module, attribute)
     del module._parameters[attribute]
+    _register_buffers(module, attribute, form, tensors, weight.dtype)
+    forms: dict[str, Form] = {}
+    kept: dict[str, Kept] = {}
+    if isinstance(module, BitsInside):
+        forms = module.packed_weights
+        kept = module.kept_weights
     kind = _plain_kind(module)
     target: Any = module
-    forms = dict(target.packed_weights) if isinstance(module, BitsInside) else {}
-    kept = dict(target.kept_weights) if isinstance(module, BitsInside) else {}
     target.packed_weights = forms | {attribute: form}
     target.kept_weights = kept | {attribute: Kept()}
+    attributes = tuple(target.packed_weights)
+    module.__class__ = _with_bits(kind, attributes)
+
+
+def _register_buffers(
+    module: nn.Module,
+    attribute: str,
+    form: Form,
+    tensors: dict[str, Tensor],
+    dtype: torch.dtype,
+) -> None:
+    """The bits of a weight, and the empty tensor that has the type of the expanded weight."""
     buffers = _buffers(attribute, form)
     for part, tensor in tensors.items():
-        module.register_buffer(buffers[part], tensor)
-    like = tensors["tile"].new_empty(0, dtype=dtype)
+        name = buffers[part]
+        module.register_buffer(name, tensor)
+    tile = tensors["tile"]
+    like = tile.new_empty(0, dtype=dtype)
     module.register_buffer(f"{attribute}_like", like, persistent=False)
-    module.__class__ = _with_bits(kind, tuple(target.packed_weights))
 
 
 def _buffers(attribute: str, form: Form) -> dict[str, str]:
     """Name of a tensor of the form -> name of its buffer."""
-    return {part: f"{attribute}_{BUFFERS[part]}" for part in form.sizes}
+    names = {}
+    for part in form.sizes:
+        names[part] = f"{attribute}_{BUFFERS[part]}"
+    return names
 
 
 def _plain_kind(module: nn.Module) -> type:
     """The class of a module before bits were put into it."""
     kind = type(module)
-    return kind.__bases__[1] if isinstance(module, BitsInside) else kind
+    if not isinstance(module, BitsInside):
+        return kind
+    _, plain = kind.__bases__
+    return plain
 
 
 @cache
 def _with_bits(kind: type, attributes: tuple[str, ...]) -> type:
     """A subclass of `kind` in which these attributes are expanded from bits."""
-    members: dict[str, Any] = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+    members: dict[str, Any] = {
+        "__module__": kind.__module__,
+        "__doc__": kind.__doc__,
+    }
     for name in attributes:
         members[name] = _expanded_property(name)
-    return type(kind.__name__, (BitsInside, kind), members)
+    bases = (BitsInside, kind)
+    return type(kind.__name__, bases, members)
 
 
 def _expanded_property(attribute: str) -> property:

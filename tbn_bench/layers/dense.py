@@ -13,35 +13,55 @@ def dense_weight(form: Form, tensors: dict[str, Tensor]) -> Tensor:
     """The float32 weight, in form.weight_shape: Form.dense by torch operations alone."""
     if form.code == "low_rank":
         return _product(form, tensors)
-    copies = form.copies
     stored = _values(form, tensors)
-    values = stored.repeat(form.p) if copies is None else tiling.lay_out(stored, copies)
-    runs = values.reshape(max(1, form.scales), -1)
+    copies = form.copies
+    if copies is None:
+        repeated = stored.repeat(form.p)
+        return _scaled(form, repeated, tensors)
+    laid_out = tiling.lay_out(stored, copies)
+    weight = _scaled(form, laid_out, tensors)
+    return tiling.enlarged(weight, copies)
+
+
+def _scaled(form: Form, values: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    """alpha * value + offset, in form.shape; values: N of them, laid out."""
+    num_runs = max(1, form.scales)
+    runs = values.reshape(num_runs, -1)
     if form.scales:
-        runs = runs * float_scales(form, tensors["alphas"])[:, None]
+        alphas = tensors["alphas"]
+        scales = float_scales(form, alphas)
+        runs = runs * scales.unsqueeze(1)
     if form.offsets:
-        runs = runs + tensors["offsets"][:, None]
-    weight = runs.reshape(form.shape)
-    return weight if copies is None else tiling.enlarged(weight, copies)
+        offsets = tensors["offsets"]
+        runs = runs + offsets.unsqueeze(1)
+    return runs.reshape(form.shape)
 
 
 def float_scales(form: Form, alphas: Tensor) -> Tensor:
     """The stored scales as floating-point numbers: (k,)."""
-    return torch.exp2(alphas.float()) if form.exponents else alphas
+    if not form.exponents:
+        return alphas
+    exponents = alphas.float()
+    return torch.exp2(exponents)
 
 
 def factor_signs(form: Form, tile_bits: Tensor) -> tuple[Tensor, Tensor]:
     """Of code low_rank: U: (rows, rank) and V: (rank, *shape[1:]), +-1."""
     first, second = form.factor_sizes
-    signs = _tile.unpack(tile_bits, first + second)
-    left = signs[:first].reshape(form.shape[0], form.rank)
-    right = signs[first:].reshape(form.rank, *form.shape[1:])
-    return left, right
+    count = first + second
+    signs = _tile.unpack(tile_bits, count)
+    left = signs[:first]
+    right = signs[first:]
+    rows, *others = form.shape
+    rank = form.rank
+    return left.reshape(rows, rank), right.reshape(rank, *others)
 
 
 def factor_scales(form: Form, alphas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of code low_rank: u: (rows,), m: (rank,), v: (C_in,)."""
-    u, m, v = alphas.split([form.shape[0], form.rank, form.shape[1]])
+    rows, channels, *_ = form.shape
+    sizes = [rows, form.rank, channels]
+    u, m, v = alphas.split(sizes)
     return u, m, v
 
 
@@ -49,28 +69,49 @@ def _values(form: Form, tensors: dict[str, Tensor]) -> Tensor:
     """The stored values, not of code low_rank: (q,) float32."""
     data = tensors["tile"]
     if form.code == "ternary":
-        powers = torch.tensor([3**i for i in range(TRITS)], device=data.device)
-        digits = data.long()[:, None] // powers % 3
-        return (digits - 1).reshape(-1)[: form.q].float()
+        return _ternary_values(data, form.q)
     if form.code == "codebook":
         return _codebook_values(form, data, tensors["codebook"])
     return _tile.unpack(data, form.q)
 
 
+def _ternary_values(data: Tensor, n: int) -> Tensor:
+    """data: bytes of five digits base 3 -> (n,) of -1, 0, +1."""
+    powers = torch.tensor([3**i for i in range(TRITS)], device=data.device)
+    numbers = data.long()
+    shifted = numbers.unsqueeze(1) // powers
+    digits = shifted % 3
+    trits = digits - 1
+    values = trits.reshape(-1)[:n]
+    return values.float()
+
+
 def _codebook_values(form: Form, data: Tensor, codebook: Tensor) -> Tensor:
+    """data: indices of index_bits bits each -> the codebook entries they name: (N,)."""
     kernels = form.numel // KERNEL
     width = form.index_bits
     places = torch.tensor([1 << i for i in range(width)], device=data.device)
-    digits = _tile.unpack(data, kernels * width) > 0
-    indices = (digits.reshape(kernels, width) * places).sum(1)
-    entries = _tile.unpack(codebook, KERNEL << width).reshape(-1, KERNEL)
-    return entries[indices].reshape(-1)
+    signs = _tile.unpack(data, kernels * width)
+    digits = signs.reshape(kernels, width) > 0
+    worth = digits * places
+    indices = worth.sum(1)
+    book = _tile.unpack(codebook, KERNEL << width)
+    entries = book.reshape(-1, KERNEL)
+    values = entries[indices]
+    return values.reshape(-1)
 
 
 def _product(form: Form, tensors: dict[str, Tensor]) -> Tensor:
     """The dense weight of two factors, by form.py's rule."""
-    left, right = (signs.double() for signs in factor_signs(form, tensors["tile"]))
-    u, m, v = (scales.double() for scales in factor_scales(form, tensors["alphas"]))
-    mixed = u[:, None] * ((left * m) @ right.flatten(1))
-    by_channel = mixed.reshape(*form.shape[:2], -1) * v[:, None]
-    return by_channel.reshape(form.shape).float()
+    signs = factor_signs(form, tensors["tile"])
+    left, right = (factor.double() for factor in signs)
+    scales = factor_scales(form, tensors["alphas"])
+    u, m, v = (scale.double() for scale in scales)
+    columns = right.flatten(1)
+    mixed = (left * m) @ columns
+    scaled_rows = u.unsqueeze(1) * mixed
+    rows, channels, *_ = form.shape
+    by_channel = scaled_rows.reshape(rows, channels, -1)
+    weight = by_channel * v.unsqueeze(1)
+    rounded = weight.float()
+    return rounded.reshape(form.shape)

@@ -34,11 +34,15 @@ def enlarge_(module: nn.Module, reach: int) -> None:
     Its padding grows too, so that the outputs stay where they were.
     """
     conv: Any = module
-    conv.kernel_size = tuple(k + 2 * reach for k in conv.kernel_size)
-    pads = zip(conv.padding, conv.dilation, strict=True)
-    conv.padding = tuple(pad + reach * dilation for pad, dilation in pads)
+    growth = 2 * reach
+    conv.kernel_size = tuple(length + growth for length in conv.kernel_size)
+    padding = []
+    for pad, dilation in zip(conv.padding, conv.dilation, strict=True):
+        margin = reach * dilation
+        padding.append(pad + margin)
+    conv.padding = tuple(padding)
     both_sides: list[int] = []
-    for pad in reversed(conv.padding):
+    for pad in reversed(padding):
         both_sides += (pad, pad)
     conv._reversed_padding_repeated_twice = both_sides
 
@@ -49,12 +53,17 @@ def inner_products(a: Tensor, b: Tensor) -> Tensor:
     In a half type such a sum, whose terms tend to have one sign, would be off by up to 1 / 256 of
     itself.
     """
-    step = max(1, _AT_ONCE // max(1, a[0].numel())) if len(a) else 1
+    step = 1
+    if len(a):
+        size = max(1, a[0].numel())
+        step = max(1, _AT_ONCE // size)
     sums = []
     for x, y in zip(a.split(step), b.split(step), strict=True):
         products = x.float() * y.float()
-        sums.append(products.sum((0, 2)))
-    return torch.stack(sums).sum(0)
+        part = products.sum((0, 2))
+        sums.append(part)
+    parts = torch.stack(sums)
+    return parts.sum(0)
 
 
 class _ScaledBlocks(torch.autograd.Function):
@@ -66,16 +75,21 @@ class _ScaledBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, scales: Tensor) -> Tensor:
         ctx.save_for_backward(y, scales)
-        return y * scales.to(y.dtype)[:, None]
+        typed = scales.to(y.dtype)
+        factors = typed.unsqueeze(1)
+        return y * factors
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         y, scales = ctx.saved_tensors
-        grad_y = grad * scales.to(grad.dtype)[:, None]
-        if not ctx.needs_input_grad[1]:
+        typed = scales.to(grad.dtype)
+        grad_y = grad * typed.unsqueeze(1)
+        _, needs_scales = ctx.needs_input_grad
+        if not needs_scales:
             return grad_y, None
-        return grad_y, inner_products(grad, y).to(scales.dtype)
+        grad_scales = inner_products(grad, y)
+        return grad_y, grad_scales.to(scales.dtype)
 
 
 def _scaled_blocks(y: Tensor, scales: Tensor) -> Tensor:
@@ -83,9 +97,11 @@ def _scaled_blocks(y: Tensor, scales: Tensor) -> Tensor:
 
     y: (M, p, n) of a half type. scales: (0,) or (k,).
     """
-    if not len(scales):
+    k = len(scales)
+    if k == 0:
         return y
-    blocks = y.flatten(1).unflatten(1, (len(scales), -1))
+    flat = y.flatten(1)
+    blocks = flat.unflatten(1, (k, -1))
     scaled: Tensor = _ScaledBlocks.apply(blocks, scales)
     return scaled.reshape(y.shape)
 
@@ -105,16 +121,25 @@ def _mixer(scales: Tensor, p: int) -> Tensor:
 
     scales: (0,), (1,) or (p,).
     """
-    matrix: Tensor = _hadamard(p).to(scales.device, scales.dtype)
-    return matrix * scales[:, None] if len(scales) else matrix
+    signs: Tensor = _hadamard(p)
+    matrix = signs.to(scales.device, scales.dtype)
+    if not len(scales):
+        return matrix
+    by_row = scales.unsqueeze(1)
+    return matrix * by_row
 
 
 def _mixed(parts: Tensor, scales: Tensor, p: int) -> Tensor:
     """parts: (M, p, n) -> alpha_i sum_s H_is parts_s: (M, p, n)."""
-    if _wide(parts.dtype):
-        return _mixer(scales, p).to(parts.dtype) @ parts
-    matrix: Tensor = _hadamard(p).to(parts.device, parts.dtype)
-    return _scaled_blocks(matrix @ parts, scales)
+    dtype = parts.dtype
+    if _wide(dtype):
+        mixer = _mixer(scales, p)
+        mixer = mixer.to(dtype)
+        return mixer @ parts
+    signs: Tensor = _hadamard(p)
+    matrix = signs.to(parts.device, dtype)
+    mixed = matrix @ parts
+    return _scaled_blocks(mixed, scales)
 
 
 def group_sums(x: Tensor, p: int, channel: int) -> Tensor:
@@ -126,18 +151,31 @@ def group_sums(x: Tensor, p: int, channel: int) -> Tensor:
         groups: Tensor = x.unflatten(-1, (-1, p))
         return groups.sum(-1, dtype=x.dtype)
     if is_channels_last(x):
-        # the innermost axis would be short: a product with p ones per row is 3 to 5 times as fast
-        eye = torch.eye(x.shape[1] // p, dtype=x.dtype, device=x.device)
-        ones = eye.repeat_interleave(p, 1)
-        return (x.permute(0, 2, 3, 1) @ ones.T).permute(0, 3, 1, 2)
+        return _group_sums_channels_last(x, p)
     groups = x.unflatten(1, (-1, p))
     return groups.sum(2, dtype=x.dtype)
 
 
+def _group_sums_channels_last(x: Tensor, p: int) -> Tensor:
+    """x: (B, C, H, W) -> (B, C / p, H, W), by a product with p ones per row.
+
+    The innermost axis of a sum would be short; the product is 3 to 5 times as fast.
+    """
+    num_groups = x.shape[1] // p
+    eye = torch.eye(num_groups, dtype=x.dtype, device=x.device)
+    ones = eye.repeat_interleave(p, 1)
+    by_pixel = x.permute(0, 2, 3, 1)
+    sums = by_pixel @ ones.T
+    return sums.permute(0, 3, 1, 2)
+
+
 def is_channels_last(x: Tensor) -> bool:
     """Whether the memory of x: (B, C, H, W) has the channels innermost, and in that order alone."""
-    is_innermost = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return is_innermost and not x.is_contiguous()
+    if x.dim() != 4:
+        return False
+    is_innermost = x.is_contiguous(memory_format=torch.channels_last)
+    is_in_order = x.is_contiguous()
+    return is_innermost and not is_in_order
 
 
 def _scaled_rows(y: Tensor, scales: Tensor, channel: int) -> Tensor:
@@ -145,18 +183,23 @@ def _scaled_rows(y: Tensor, scales: Tensor, channel: int) -> Tensor:
 
     y: (..., rows at `channel` (-1 or 1), ...). scales: (0,) or (k,).
     """
-    if not len(scales):
+    k = len(scales)
+    if k == 0:
         return y
     if not _wide(y.dtype):
         by_channel = y.flatten(1)
         if channel == -1:
-            by_channel = y.reshape(y.shape[:-1].numel(), y.shape[-1])
-        return _scaled_blocks(by_channel.unsqueeze(-1), scales).reshape(y.shape)
+            by_channel = y.reshape(-1, y.shape[-1])
+        scaled = _scaled_blocks(by_channel.unsqueeze(-1), scales)
+        return scaled.reshape(y.shape)
     rows = y.shape[channel]
-    per_row = scales.to(y.dtype)[:, None].expand(-1, rows // len(scales)).reshape(-1)
+    typed = scales.to(y.dtype)
+    per_row = typed.unsqueeze(1).expand(-1, rows // k)
+    factors = per_row.reshape(-1)
     if channel == 1:
-        per_row = per_row.reshape(-1, *[1] * (y.dim() - 2))
-    return y * per_row
+        spatial = y.dim() - 2
+        factors = factors.reshape(-1, *[1] * spatial)
+    return y * factors
 
 
 def linear(x: Tensor, tile: Tensor, scales: Tensor, copies: Copies) -> Tensor:
@@ -166,15 +209,26 @@ def linear(x: Tensor, tile: Tensor, scales: Tensor, copies: Copies) -> Tensor:
     inputs. columns: tile (rows, K / p); the rows of T times the sums of x over groups of p inputs,
     each by its block's alpha.
     """
-    p = copies.p
     if copies.kind == "columns":
-        return _scaled_rows(F.linear(group_sums(x, p, -1), tile), scales, -1)
-    flat = x.reshape(-1, p, x.shape[-1] // p)
-    parts = torch.einsum("msk,rsk->smr", flat, tile.reshape(-1, p, flat.shape[2]))
-    mixed = _mixed(parts.flatten(1)[None], scales, p)[0]  # (p, M R)
+        sums = group_sums(x, copies.p, -1)
+        y = F.linear(sums, tile)
+        return _scaled_rows(y, scales, -1)
+    return _hadamard_linear(x, tile, scales, copies.p)
+
+
+def _hadamard_linear(x: Tensor, tile: Tensor, scales: Tensor, p: int) -> Tensor:
+    """x: (..., K), tile: (R, K) -> (..., p R)."""
+    *batch, columns = x.shape
     rows = tile.shape[0]
-    by_input = mixed.reshape(p, flat.shape[0], rows).transpose(0, 1)
-    return by_input.reshape(*x.shape[:-1], p * rows)
+    width = columns // p  # of a segment of inputs
+    inputs = x.reshape(-1, p, width)
+    signs = tile.reshape(rows, p, width)
+    parts = torch.einsum("msk,rsk->smr", inputs, signs)
+    flat = parts.flatten(1).unsqueeze(0)
+    mixed = _mixed(flat, scales, p).squeeze(0)  # (p, M R)
+    by_copy = mixed.reshape(p, -1, rows)
+    by_input = by_copy.transpose(0, 1)
+    return by_input.reshape(*batch, p * rows)
 
 
 def conv(x: Tensor, tile: Tensor, scales: Tensor, copies: Copies, geometry: Geometry) -> Tensor:
@@ -183,7 +237,8 @@ def conv(x: Tensor, tile: Tensor, scales: Tensor, copies: Copies, geometry: Geom
     geometry: its padding is that of the layer before its kernel was enlarged.
     """
     if copies.kind == "columns":
-        y = _convolution(group_sums(x, copies.p, 1), tile, geometry)
+        sums = group_sums(x, copies.p, 1)
+        y = _convolution(sums, tile, geometry)
         return _scaled_rows(y, scales, 1)
     if copies.kind == "hadamard":
         return _hadamard_conv(x, tile, scales, copies.p, geometry)
@@ -201,10 +256,14 @@ def _convolution(x: Tensor, tile: Tensor, geometry: Geometry, groups: int = 1) -
 def _hadamard_conv(x: Tensor, tile: Tensor, scales: Tensor, p: int, geometry: Geometry) -> Tensor:
     """The p segments of channels are the groups of one convolution; a p x p matrix mixes them."""
     rows = tile.shape[0]
-    grouped = tile.unflatten(1, (p, -1)).transpose(0, 1).flatten(0, 1)
-    parts = _convolution(x, grouped, geometry, p)
-    mixed = _mixed(parts.unflatten(1, (p, rows)).flatten(2), scales, p)
-    return mixed.reshape(x.shape[0], p * rows, *parts.shape[2:])
+    segments = tile.unflatten(1, (p, -1))
+    by_segment = segments.transpose(0, 1)
+    grouped = by_segment.flatten(0, 1)
+    y = _convolution(x, grouped, geometry, p)
+    batch, _, *sizes = y.shape
+    parts = y.unflatten(1, (p, rows))
+    mixed = _mixed(parts.flatten(2), scales, p)
+    return mixed.reshape(batch, p * rows, *sizes)
 
 
 def _shifted_conv(
@@ -215,18 +274,24 @@ def _shifted_conv(
     Each crop is moved by its shift, strided and scaled.
     """
     spatial = tile.dim() - 2
-    margins = [copies.reach * d for d in geometry.dilation]
+    margins = [copies.reach * dilation for dilation in geometry.dilation]
     around = [pad + margin for pad, margin in zip(geometry.padding, margins, strict=True)]
-    everywhere = _convolution(x, tile, Geometry([1] * spatial, around, geometry.dilation))
+    dense = Geometry([1] * spatial, around, geometry.dilation)
+    everywhere = _convolution(x, tile, dense)
+    sizes = everywhere.shape[2:]
+    whole = slice(None)
     crops = []
     for shift in copies.shifts:
-        window = _crop(everywhere.shape[2:], margins, shift, geometry)
-        crops.append(everywhere[(slice(None), slice(None), *window)])
+        window = _crop(sizes, margins, shift, geometry)
+        crop = everywhere[(whole, whole, *window)]
+        crops.append(crop)
     out = torch.stack(crops, 1)  # (B, p, R, *S_out)
     if not _wide(out.dtype):
-        return _scaled_blocks(out.flatten(2), scales).reshape(out.flatten(1, 2).shape)
+        scaled = _scaled_blocks(out.flatten(2), scales)
+        return scaled.reshape(out.flatten(1, 2).shape)
     if len(scales):
-        out = out * scales.to(x.dtype).reshape(-1, 1, *[1] * spatial)
+        typed = scales.to(x.dtype)
+        out = out * typed.reshape(-1, 1, *[1] * spatial)
     return out.flatten(1, 2)
 
 
@@ -238,9 +303,12 @@ def _crop(
     for axis, size in enumerate(sizes):
         margin = margins[axis]
         stride = geometry.stride[axis]
-        count = (size - 2 * margin - 1) // stride + 1
-        first = margin + geometry.dilation[axis] * shift[axis]
-        window.append(slice(first, first + (count - 1) * stride + 1, stride))
+        positions = size - 2 * margin
+        steps = (positions - 1) // stride
+        move = geometry.dilation[axis] * shift[axis]
+        first = margin + move
+        last = first + steps * stride
+        window.append(slice(first, last + 1, stride))
     return window
 
 
@@ -286,13 +354,20 @@ class _LatentGradient(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scales, latent = ctx.saved_tensors
         if ctx.geometry is None:
-            full = grad.reshape(-1, grad.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+            flat_grad = grad.reshape(-1, grad.shape[-1])
+            flat_x = x.reshape(-1, x.shape[-1])
+            full = flat_grad.T @ flat_x
         else:
             full = _weight_gradient(grad, x, latent, ctx.copies, ctx.geometry)
-        factors = scales if len(scales) else torch.ones(1, device=x.device)
-        blocks = full.to(latent.dtype).unflatten(0, (len(factors), -1))
-        scaled = blocks * factors.reshape(-1, *[1] * latent.dim())
-        return grad, scaled.flatten(0, 1), None, None, None, None
+        factors = scales
+        if not len(scales):
+            factors = torch.ones(1, device=x.device)
+        typed = full.to(latent.dtype)
+        blocks = typed.unflatten(0, (len(factors), -1))
+        by_block = factors.reshape(-1, *[1] * latent.dim())
+        scaled = blocks * by_block
+        grad_latent = scaled.flatten(0, 1)
+        return grad, grad_latent, None, None, None, None
 
 
 def _weight_gradient(
@@ -301,12 +376,17 @@ def _weight_gradient(
     """dL/dB of the full weight in latent's shape, from dL/dy: (B, C_out, *S_out)."""
     if copies.kind != "shifted":
         return _convolution_gradient(grad, x, latent, geometry)
-    unpadded = Geometry(geometry.stride, [0] * len(geometry.stride), geometry.dilation)
+    no_padding = [0] * len(geometry.stride)
+    unpadded = geometry._replace(padding=no_padding)
+    grad_parts = grad.chunk(copies.p, 1)
+    latent_parts = latent.chunk(copies.p)
     gradients = []
-    parts = zip(copies.shifts, grad.chunk(copies.p, 1), latent.chunk(copies.p), strict=True)
-    for shift, part, like in parts:
-        moved = F.pad(x, _shifted_padding(shift, geometry))
-        gradients.append(_convolution_gradient(part.contiguous(), moved, like, unpadded))
+    for i, shift in enumerate(copies.shifts):
+        padding = _shifted_padding(shift, geometry)
+        moved = F.pad(x, padding)
+        part = grad_parts[i].contiguous()
+        gradient = _convolution_gradient(part, moved, latent_parts[i], unpadded)
+        gradients.append(gradient)
     return torch.cat(gradients)
 
 

@@ -53,9 +53,11 @@ def implement_(model: nn.Module) -> dict[str, str]:
 
 def _by_kernel(kernel: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The kernels of a CPU take float32 alone; other types are computed in it."""
-    if x.is_cuda or x.dtype == torch.float32 or not x.is_floating_point():
+    fits = x.is_cuda or x.dtype == torch.float32
+    if fits or not x.is_floating_point():
         return kernel(x)
-    return kernel(x.float()).to(x.dtype)
+    y = kernel(x.float())
+    return y.to(x.dtype)
 
 
 class PackedLinear(Packed):
@@ -75,10 +77,13 @@ class PackedLinear(Packed):
         if scales is None:
             return F.linear(x, weight, self.typed_bias(x))
         if self.two_steps:
-            return F.linear(F.linear(x, weight), scales, self.typed_bias(x))
-        if self.form.copies is None:
-            return copies(F.linear(x, weight), scales, self.bias, -1)
-        y = mixed_copies.linear(x, weight, scales, self.form.copies)
+            first = F.linear(x, weight)
+            return F.linear(first, scales, self.typed_bias(x))
+        layout = self.form.copies
+        if layout is None:
+            products = F.linear(x, weight)
+            return copies(products, scales, self.bias, -1)
+        y = mixed_copies.linear(x, weight, scales, layout)
         bias = self.typed_bias(y)
         return y if bias is None else y + bias
 
@@ -111,19 +116,22 @@ class PackedConv(Packed):
         self.kernel_size = form.shape[2:]
         self.in_channels = layer.in_channels
         self.out_channels = layer.out_channels
-        if form.weight_shape != tuple(layer.weight.shape):
+        weight_shape = tuple(layer.weight.shape)
+        if form.weight_shape != weight_shape:
             # a full-precision layer, whose kernel never grew by the shifts
             self.padding = self._padding_plus(form.reach)
+        both_sides = layer._reversed_padding_repeated_twice
         # torch's name: the binarizer xnor reads it too
-        self._reversed_padding_repeated_twice = layer._reversed_padding_repeated_twice
+        self._reversed_padding_repeated_twice = both_sides
         self.pad_by_hand: list[int] | None = None
         if self.padding_mode != "zeros":
-            self.pad_by_hand = self._reversed_padding_repeated_twice
+            self.pad_by_hand = both_sides
 
     def why_no_kernel(self) -> str:
         if len(self.shape) != 4:
             return "the kernels have convolutions of images only"
-        if self.groups != 1 or self.pad_by_hand is not None or isinstance(self.padding, str):
+        named_padding = isinstance(self.padding, str)
+        if self.groups != 1 or self.pad_by_hand is not None or named_padding:
             return "it has groups, or padding by name or with other values than zeros"
         return super().why_no_kernel()
 
@@ -135,40 +143,52 @@ class PackedConv(Packed):
         if self.pad_by_hand is not None:
             x = F.pad(x, self.pad_by_hand, mode=self.padding_mode)
             padding = 0
-        if scales is not None and self.form.copies is not None:
-            return self._mixed_copies(x, weight, scales, padding)
-        conv: Any = _CONV[len(self.stride)]
-        y: Tensor
         if scales is None:
-            bias = self.typed_bias(x)
-            y = conv(x, weight, bias, self.stride, padding, self.dilation, self.groups)
-            return y
-        y = conv(x, weight, None, self.stride, padding, self.dilation)
-        if self.two_steps:
-            second: Tensor = conv(y, scales, self.typed_bias(x))
-            return second
-        return copies(y, scales, self.bias, -1 - len(self.stride))
+            return self._expanded_conv(x, weight, padding)
+        if self.form.copies is not None:
+            return self._mixed_copies(x, weight, scales, padding)
+        spatial = len(self.stride)
+        conv: Any = _CONV[spatial]
+        y: Tensor = conv(x, weight, None, self.stride, padding, self.dilation)
+        if not self.two_steps:
+            return copies(y, scales, self.bias, -1 - spatial)
+        second: Tensor = conv(y, scales, self.typed_bias(x))
+        return second
+
+    def _expanded_conv(self, x: Tensor, weight: Tensor, padding: Any) -> Tensor:
+        conv: Any = _CONV[len(self.stride)]
+        bias = self.typed_bias(x)
+        y: Tensor = conv(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return y
 
     def _mixed_copies(self, x: Tensor, tile: Tensor, scales: Tensor, padding: Any) -> Tensor:
         layout = self.form.copies
         assert layout is not None
-        is_unbatched = x.dim() == len(self.shape) - 1
+        spatial = len(self.stride)
+        is_unbatched = x.dim() == spatial + 1
         if is_unbatched:
             x = x.unsqueeze(0)
-        around: Sequence[int] = (0,) * len(self.stride) if padding == 0 else padding
+        around: Sequence[int] = padding
+        if padding == 0:
+            around = (0,) * spatial
         if layout.kind == "shifted":  # the padding of the kernel before it grew
             around = self._padding_plus(-layout.reach, around)
         geometry = mixed_copies.Geometry(self.stride, around, self.dilation)
         y = mixed_copies.conv(x, tile, scales, layout, geometry)
         bias = self.typed_bias(y)
         if bias is not None:
-            y = y + bias.reshape(-1, *[1] * len(self.stride))
+            per_channel = bias.reshape(-1, *[1] * spatial)
+            y = y + per_channel
         return y.squeeze(0) if is_unbatched else y
 
     def _padding_plus(self, reach: int, padding: Sequence[int] | None = None) -> tuple[int, ...]:
         """The padding (default: the layer's) for a kernel larger by `reach` on every side."""
         given = self.padding if padding is None else padding
-        return tuple(n + reach * d for n, d in zip(given, self.dilation, strict=True))
+        enlarged = []
+        for pad, dilation in zip(given, self.dilation, strict=True):
+            margin = reach * dilation
+            enlarged.append(pad + margin)
+        return tuple(enlarged)
 
     def _kernel(self, x: Tensor) -> Tensor:
         batch = x if x.dim() == 4 else x.unsqueeze(0)
@@ -204,7 +224,12 @@ def padding_of(layer: Any) -> tuple[int, ...] | None:
     if layer.padding != "same":
         return (0,) * len(layer.dilation)
     shape = layer.shape if isinstance(layer, Packed) else layer.weight.shape
-    totals = [d * (k - 1) for k, d in zip(shape[2:], layer.dilation, strict=True)]
-    if any(total % 2 for total in totals):
-        return None
-    return tuple(total // 2 for total in totals)
+    _, _, *kernel = shape
+    padding = []
+    for length, dilation in zip(kernel, layer.dilation, strict=True):
+        total = dilation * (length - 1)
+        half, rest = divmod(total, 2)
+        if rest:
+            return None
+        padding.append(half)
+    return tuple(padding)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -28,13 +27,18 @@ Factors = tuple[Tensor, Tensor | None]
 
 def how_computed(form: Form, linear: bool, groups: int) -> str:
     """How a layer of this form multiplies: "tile reuse", "segments", "two factors", "expanded"."""
+    one_group = groups == 1
     if form.kind in mixed_copies.KINDS:
-        return "tile reuse" if form.has_shared_products and groups == 1 else "expanded"
-    if form.code == "low_rank" and groups == 1:
+        shares = form.has_shared_products and one_group
+        return "tile reuse" if shares else "expanded"
+    if form.code == "low_rank" and one_group:
         return "two factors"
-    if form.plain and _tile.aligned(form.shape[0], form.p, form.scales, groups):
+    if not form.plain:
+        return "expanded"
+    rows = form.shape[0]
+    if _tile.aligned(rows, form.p, form.scales, groups):
         return "tile reuse"
-    if form.plain and linear and _tile.segment(form.shape, form.p, form.scales):
+    if linear and _tile.segment(form.shape, form.p, form.scales):
         return "segments"
     return "expanded"
 
@@ -46,8 +50,10 @@ def types_kept(module: nn.Module, stored: list[str]) -> Iterator[None]:
     yield
     for name, old in before.items():
         new = module.get_buffer(name)
-        if new.dtype != old.dtype:
-            module._buffers[name] = old.to(new.device)
+        if new.dtype == old.dtype:
+            continue
+        moved = old.to(new.device)
+        module._buffers[name] = moved
 
 
 class Packed(nn.Module):
@@ -73,18 +79,8 @@ class Packed(nn.Module):
     def __init__(self, layer: nn.Module, form: Form, tensors: dict[str, Tensor]):
         super().__init__()
         source: Any = layer
-        self.form = form
-        self.shape = form.shape
-        self.p = form.p
         self.groups: int = getattr(source, "groups", 1)
-        self.how = how_computed(form, len(form.shape) == 2, self.groups)
-        self.reuses = self.how == "tile reuse"
-        self.two_steps = self.how == "two factors"
-        self.product = form.product if self.reuses else form
-        self.summed = 1 if self.product is form else form.p
-        self.segment = 0
-        if self.how == "segments":
-            self.segment = _tile.segment(self.shape, form.p, form.scales)
+        self._set_form(form)
         for name, tensor in tensors.items():
             self.register_buffer(BUFFERS[name], tensor)
         like = self.tile_bits.new_empty(0, dtype=source.weight.dtype)
@@ -99,17 +95,38 @@ class Packed(nn.Module):
         self.kept = Kept()
         self.kept_weight = Kept()
 
+    def _set_form(self, form: Form) -> None:
+        """The form, and how the layer multiplies by a weight of it."""
+        self.form = form
+        self.shape = form.shape
+        self.p = form.p
+        linear = len(form.shape) == 2
+        self.how = how_computed(form, linear, self.groups)
+        self.reuses = self.how == "tile reuse"
+        self.two_steps = self.how == "two factors"
+        self.product = form.product if self.reuses else form
+        self.summed = 1 if self.product is form else form.p
+        self.segment = 0
+        if self.how == "segments":
+            self.segment = _tile.segment(form.shape, form.p, form.scales)
+
     @property
     def factor(self) -> Tensor | None:
         """The tile, first factor or weight that forward multiplied by last; None before that."""
         kept: Factors | None = self.kept.value
-        return None if kept is None else kept[0]
+        if kept is None:
+            return None
+        first, _ = kept
+        return first
 
     @property
     def row_scales(self) -> Tensor | None:
         """The scales per row, or the second factor, that belong to `factor`."""
         kept: Factors | None = self.kept.value
-        return None if kept is None else kept[1]
+        if kept is None:
+            return None
+        _, second = kept
+        return second
 
     @property
     def weight(self) -> Tensor:
@@ -119,11 +136,13 @@ class Packed(nn.Module):
         kept, which `weight_bytes` counts. Writing to it changes nothing.
         """
         if self.how == "expanded" and not self.by_kernel:
-            return self.factors(self.like)[0]
+            weight, _ = self.factors(self.like)
+            return weight
         if self._keeps_nothing():
             return self._typed_weight()
+        sources = self._sources()
         dtype = self.like.dtype
-        found: Tensor = self.kept_weight.get(self._sources(), self._typed_weight, dtype)
+        found: Tensor = self.kept_weight.get(sources, self._typed_weight, dtype)
         return found
 
     @property
@@ -132,7 +151,10 @@ class Packed(nn.Module):
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The tensors of the form, as numpy arrays."""
-        return {name: tensor.cpu().numpy() for name, tensor in self._stored().items()}
+        arrays = {}
+        for name, tensor in self._stored().items():
+            arrays[name] = tensor.cpu().numpy()
+        return arrays
 
     def scales(self) -> Tensor:
         """(k,) floating point."""
@@ -146,10 +168,13 @@ class Packed(nn.Module):
         if self.product.plain:
             return self.tile_bits, self.alphas, self.product.p
         form = self.form
-        if form.code in ("ternary", "low_rank") or form.offsets or form.kind == "shifted":
+        not_signs = form.code in ("ternary", "low_rank")
+        if not_signs or form.offsets or form.kind == "shifted":
             return None
-        values = form.values(self.tensors())
-        return torch.from_numpy(bits.pack(np.asarray(values))), self.scales(), 1
+        tensors = self.tensors()
+        signs = form.values(tensors)
+        packed = bits.pack(signs)
+        return torch.from_numpy(packed), self.scales(), 1
 
     def expanded(self) -> Tensor:
         """The dense float32 weight, in form.weight_shape."""
@@ -191,19 +216,30 @@ class Packed(nn.Module):
         Triton it reads words of 32 signs of one channel run per tap, of all rows where the copies
         are not whole rows, with a scale per row.
         """
-        asked: Tensor | None = self.kept_weight.value
-        dense = 0 if asked is None else _nbytes(asked)
+        dense = self._asked_bytes()
         if self.by_kernel:
             return dense + self._kernel_bytes()
-        read = [tensor for tensor in self.factors(self.like) if tensor is not None]
-        return dense + sum(map(_nbytes, read))
+        factors = self.factors(self.like)
+        read = [tensor for tensor in factors if tensor is not None]
+        sizes = map(_nbytes, read)
+        return dense + sum(sizes)
+
+    def _asked_bytes(self) -> int:
+        """Bytes of the dense weight that is kept because code asked for it."""
+        asked: Tensor | None = self.kept_weight.value
+        return 0 if asked is None else _nbytes(asked)
 
     def _kernel_bytes(self) -> int:
         rows, channels, *taps = self.product.shape
         p = self.product.p
-        stored_rows = rows // p if _tile.aligned(rows, p, self.form.scales) else rows
-        words = -(-channels // 32)
-        return 4 * stored_rows * math.prod(taps) * words + 4 * rows
+        stored_rows = rows
+        if _tile.aligned(rows, p, self.form.scales):
+            stored_rows = rows // p
+        words_of_tap = -(-channels // 32)
+        words_of_row = math.prod(taps) * words_of_tap
+        words = stored_rows * words_of_row
+        scales = rows
+        return 4 * (words + scales)
 
     def factors(self, x: Tensor) -> Factors:
         """The tensors that x meets, in its type.
@@ -211,16 +247,23 @@ class Packed(nn.Module):
         They are (tile, row scales), (tile, None) for segments, both factors, or (weight, None).
         """
         dtype = x.dtype if x.is_floating_point() else self.like.dtype
-        if self._keeps_nothing():
+
+        def derive() -> Factors:
             return self._derived(dtype)
-        found: Factors = self.kept.get(self._sources(), lambda: self._derived(dtype), dtype)
+
+        if self._keeps_nothing():
+            return derive()
+        sources = self._sources()
+        found: Factors = self.kept.get(sources, derive, dtype)
         return found
 
     def forward(self, input: Tensor) -> Tensor:  # torch's name: callers may give it by keyword
-        if self.input_binarizer is None:
+        binarizer = self.input_binarizer
+        if binarizer is None:
             return self.multiply(input)
-        y = self.multiply(self.input_binarizer(input))
-        return self.input_binarizer.scale_output(self, input, y)
+        binary = binarizer(input)
+        y = self.multiply(binary)
+        return binarizer.scale_output(self, input, y)
 
     def multiply(self, x: Tensor) -> Tensor:
         """The layer's output for an input that is binarized already."""
@@ -228,16 +271,23 @@ class Packed(nn.Module):
 
     def typed_bias(self, y: Tensor) -> Tensor | None:
         """The bias in the type of y."""
-        return None if self.bias is None else self.bias.to(y.dtype)
+        if self.bias is None:
+            return None
+        return self.bias.to(y.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Packed":
-        with types_kept(self, [BUFFERS[name] for name in self.form.sizes]):
-            base: Any = super()
-            base._apply(fn, recurse)
+        stored = [BUFFERS[name] for name in self.form.sizes]
+        layer: Any = super()
+        with types_kept(self, stored):
+            layer._apply(fn, recurse)
         return self
 
     def _stored(self) -> dict[str, Tensor]:
-        return {name: getattr(self, BUFFERS[name]) for name in self.form.sizes}
+        tensors = {}
+        for name in self.form.sizes:
+            buffer = BUFFERS[name]
+            tensors[name] = getattr(self, buffer)
+        return tensors
 
     def _sources(self) -> list[Tensor]:
         return list(self._stored().values())
@@ -254,25 +304,41 @@ class Packed(nn.Module):
             first, second = self._two_factors()
             return first.to(dtype), second.to(dtype)
         if not self.reuses and not self.segment:
-            return self.expanded().to(dtype), None
-        tile = _tile.unpack(self.tile_bits, self.numel // self.p, dtype)
+            weight = self.expanded()
+            return weight.to(dtype), None
+        q = self.numel // self.p
+        tile = _tile.unpack(self.tile_bits, q, dtype)
         if self.segment:
             return tile, None
-        scales = self.scales().to(dtype)
-        if self.form.copies is not None:
-            return tile.reshape(self.form.copies.tile_shape), scales
-        per_row = _tile.row_scales(scales, self.shape[0])
-        taps = [1] * (len(self.shape) - 2)
-        return tile.reshape(-1, *self.shape[1:]), per_row.reshape(self.p, -1, *taps)
+        return self._tile_and_scales(tile)
+
+    def _tile_and_scales(self, tile: Tensor) -> Factors:
+        """tile: (q,) -> (the tile in the shape of a weight, its scales in the tile's type)."""
+        scales = self.scales()
+        typed = scales.to(tile.dtype)
+        layout = self.form.copies
+        if layout is not None:
+            return tile.reshape(layout.tile_shape), typed
+        rows, *others = self.shape
+        per_row = _tile.row_scales(typed, rows)
+        by_copy = per_row.reshape(self.p, -1, *self._ones_per_tap())
+        return tile.reshape(-1, *others), by_copy
 
     def _two_factors(self) -> tuple[Tensor, Tensor]:
         """(rank, *shape[1:]) with the scales m and v, then (rows, rank) with u."""
         left, right = self.factor_signs()
         u, m, v = self.factor_scales()
-        taps = [1] * (len(self.shape) - 2)
-        first = right * m.reshape(-1, 1, *taps) * v.reshape(1, -1, *taps)
-        second = left * u[:, None]
-        return first, second.reshape(*left.shape, *taps)
+        ones = self._ones_per_tap()
+        by_rank = m.reshape(-1, 1, *ones)
+        by_channel = v.reshape(1, -1, *ones)
+        first = right * by_rank * by_channel
+        second = left * u.unsqueeze(1)
+        return first, second.reshape(*left.shape, *ones)
+
+    def _ones_per_tap(self) -> list[int]:
+        """A 1 for each axis of the kernel, to reshape scales by."""
+        spatial = len(self.shape) - 2
+        return [1] * spatial
 
 
 def _nbytes(tensor: Tensor) -> int:

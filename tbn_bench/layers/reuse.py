@@ -34,19 +34,24 @@ def _scaled_sum(blocks: Tensor, scales: Tensor) -> Tensor:
 
     blocks: (M, p, n), scales: (1,) or (p,) -> (M, n).
     """
-    if scales.shape[0] == 1:
-        return blocks.sum(1).mul_(scales)
-    factors = scales.to(blocks.dtype).expand(blocks.shape[0], 1, -1)
-    return torch.bmm(factors, blocks).squeeze(1)
+    if len(scales) == 1:
+        total = blocks.sum(1)
+        return total.mul_(scales)
+    typed = scales.to(blocks.dtype)
+    factors = typed.expand(len(blocks), 1, -1)
+    products = torch.bmm(factors, blocks)
+    return products.squeeze(1)
 
 
 def _scale_gradient(blocks: Tensor, y: Tensor, scales: Tensor) -> Tensor:
     """dL/dscales from dL/dout as blocks: (M, p, n) and the unscaled y: (M, n)."""
     if tiling.sum_type(y.dtype) == y.dtype:
-        per_block = torch.bmm(blocks, y.unsqueeze(2)).sum(0).reshape(-1)
+        products = torch.bmm(blocks, y.unsqueeze(2))
+        per_block = products.sum(0).reshape(-1)
     else:
-        per_block = mixed_copies.inner_products(blocks, y.unsqueeze(1))
-    if scales.shape[0] == 1:
+        row = y.unsqueeze(1)
+        per_block = mixed_copies.inner_products(blocks, row)
+    if len(scales) == 1:
         per_block = per_block.sum(0, keepdim=True)
     return per_block.to(scales.dtype)
 
@@ -57,14 +62,20 @@ class _Expand(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, scales: Tensor, p: int) -> Tensor:
         ctx.save_for_backward(y, scales)
-        return y.unsqueeze(1) * scales.to(y.dtype).reshape(-1, 1).expand(p, 1)
+        column = scales.to(y.dtype).reshape(-1, 1)
+        factors = column.expand(p, 1)
+        return y.unsqueeze(1) * factors
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, scales = ctx.saved_tensors
-        grad_y = _scaled_sum(grad, scales) if ctx.needs_input_grad[0] else None
-        grad_scales = _scale_gradient(grad, y, scales) if ctx.needs_input_grad[1] else None
+        needs_y, needs_scales, _ = ctx.needs_input_grad
+        grad_y = grad_scales = None
+        if needs_y:
+            grad_y = _scaled_sum(grad, scales)
+        if needs_scales:
+            grad_scales = _scale_gradient(grad, y, scales)
         return grad_y, grad_scales, None
 
 
@@ -77,7 +88,8 @@ def _rows(y: Tensor, channel: int) -> Tensor:
         y = y.permute(0, 2, 3, 1)
         channel = -1
     if channel == -1:
-        return y.reshape(y.shape[:-1].numel(), y.shape[-1])
+        count = y.shape[:-1].numel()
+        return y.reshape(count, y.shape[-1])
     return y.flatten(1)
 
 
@@ -86,26 +98,33 @@ def _blocks(y: Tensor, scales: Tensor, p: int, channel: int) -> Tensor:
 
     y: (..., R, ...) -> (..., p * R, ...).
     """
-    out: Tensor = _Expand.apply(_rows(y, channel), scales, p)
+    flat = _rows(y, channel)
+    out: Tensor = _Expand.apply(flat, scales, p)
     if channel == -1:
-        return out.reshape(*y.shape[:-1], p * y.shape[-1])
+        *batch, rows = y.shape
+        return out.reshape(*batch, p * rows)
+    b, rows, *sizes = y.shape
     if is_channels_last(y):
-        b, rows, h, w = y.shape
-        return out.reshape(b, h, w, p * rows).permute(0, 3, 1, 2)
-    return out.reshape(y.shape[0], p * y.shape[1], *y.shape[2:])
+        by_pixel = out.reshape(b, *sizes, p * rows)
+        return by_pixel.permute(0, 3, 1, 2)
+    return out.reshape(b, p * rows, *sizes)
 
 
 def _as_blocks(grad: Tensor, p: int, channel: int) -> Tensor:
     """The inverse view. grad: (..., p * R, ...) -> (M, p, n)."""
     rows = _rows(grad, channel)
-    return rows.reshape(rows.shape[0], p, rows.shape[1] // p)
+    count, width = rows.shape
+    return rows.reshape(count, p, width // p)
 
 
 def _scaled_latent_gradient(full: Tensor, scales: Tensor, p: int, dtype: torch.dtype) -> Tensor:
     """The gradient of the unscaled weight, each of its p blocks times its scale."""
-    blocks: Tensor = full.to(dtype).unflatten(0, (p, -1))
-    factors = scales.to(dtype).reshape(-1, *[1] * full.dim())
-    return (blocks * factors).flatten(0, 1)
+    typed = full.to(dtype)
+    blocks: Tensor = typed.unflatten(0, (p, -1))
+    factors = scales.to(dtype)
+    by_block = factors.reshape(-1, *[1] * full.dim())
+    scaled = blocks * by_block
+    return scaled.flatten(0, 1)
 
 
 class _ElementwiseConv(torch.autograd.Function):
@@ -118,8 +137,9 @@ class _ElementwiseConv(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, latent: Tensor, scales: Tensor, p: int, geometry: Geometry
     ) -> Tensor:
-        rows = latent.shape[0] // p
-        tile = tiling.tile(latent, p).reshape(rows, *latent.shape[1:]).to(x.dtype)
+        rows, *others = latent.shape
+        values = tiling.tile(latent, p)
+        tile = values.reshape(rows // p, *others).to(x.dtype)
         no_padding = [0] * len(geometry.stride)
         y = torch.convolution(x, tile, None, *geometry, False, no_padding, 1)
         ctx.save_for_backward(x, tile, scales, y)
@@ -133,27 +153,34 @@ class _ElementwiseConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, tile, scales, y = ctx.saved_tensors
         p = ctx.p
+        geometry = ctx.geometry
+        needs_x, needs_latent, needs_scales, _, _ = ctx.needs_input_grad
         if is_channels_last(y):
             grad = grad.contiguous(memory_format=torch.channels_last)
         blocks = _as_blocks(grad, p, 1)
         grad_x = grad_latent = grad_scales = None
-        if ctx.needs_input_grad[0]:
-            total = _as_y(_scaled_sum(blocks, scales), y)
-            grad_x = _gradients(ctx.geometry, total, x, tile, of_input=True)
-        if ctx.needs_input_grad[1]:
-            like = tile.expand(p, *tile.shape).flatten(0, 1)  # only its shape matters here
-            full = _gradients(ctx.geometry, grad, x, like, of_input=False)
+        if needs_x:
+            rows = _scaled_sum(blocks, scales)
+            total = _as_y(rows, y)
+            grad_x = _gradients(geometry, total, x, tile, of_input=True)
+        if needs_latent:
+            copies = tile.expand(p, *tile.shape)
+            like = copies.flatten(0, 1)  # only its shape matters here
+            full = _gradients(geometry, grad, x, like, of_input=False)
             grad_latent = _scaled_latent_gradient(full, scales, p, ctx.latent_dtype)
-        if ctx.needs_input_grad[2]:
-            grad_scales = _scale_gradient(blocks, _rows(y, 1), scales)
+        if needs_scales:
+            products = _rows(y, 1)
+            grad_scales = _scale_gradient(blocks, products, scales)
         return grad_x, grad_latent, grad_scales, None, None
 
 
 def _as_y(rows: Tensor, y: Tensor) -> Tensor:
     """The inverse of _rows(y, 1), for values of y's size."""
-    if is_channels_last(y):
-        rows = rows.reshape(y.shape[0], *y.shape[2:], y.shape[1]).permute(0, 3, 1, 2)
-    return rows.reshape(y.shape)
+    if not is_channels_last(y):
+        return rows.reshape(y.shape)
+    batch, channels, *sizes = y.shape
+    by_pixel = rows.reshape(batch, *sizes, channels)
+    return by_pixel.permute(0, 3, 1, 2)
 
 
 def _gradients(
@@ -177,7 +204,9 @@ class _ElementwiseLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, latent: Tensor, scales: Tensor, p: int) -> Tensor:
-        tile = tiling.tile(latent, p).reshape(-1, x.shape[1]).to(x.dtype)
+        columns = x.shape[1]
+        values = tiling.tile(latent, p)
+        tile = values.reshape(-1, columns).to(x.dtype)
         y = x @ tile.T
         ctx.save_for_backward(x, tile, scales, y)
         ctx.p = p
@@ -188,13 +217,17 @@ class _ElementwiseLinear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, tile, scales, y = ctx.saved_tensors
-        blocks = _as_blocks(grad, ctx.p, -1)
+        p = ctx.p
+        needs_x, needs_latent, needs_scales, _ = ctx.needs_input_grad
+        blocks = _as_blocks(grad, p, -1)
         grad_x = grad_latent = grad_scales = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _scaled_sum(blocks, scales) @ tile
-        if ctx.needs_input_grad[1]:
-            grad_latent = _scaled_latent_gradient(grad.T @ x, scales, ctx.p, ctx.latent_dtype)
-        if ctx.needs_input_grad[2]:
+        if needs_x:
+            total = _scaled_sum(blocks, scales)
+            grad_x = total @ tile
+        if needs_latent:
+            full = grad.T @ x
+            grad_latent = _scaled_latent_gradient(full, scales, p, ctx.latent_dtype)
+        if needs_scales:
             grad_scales = _scale_gradient(blocks, y, scales)
         return grad_x, grad_latent, grad_scales, None
 
@@ -210,9 +243,14 @@ class _Reuse(nn.Module):
         if not parametrize.is_parametrized(self, "weight"):
             return None
         chain: Any = self.get_submodule("parametrizations.weight")
-        if len(chain) != 1 or not chain[0].reuse:
+        if len(chain) != 1:
             return None
-        return chain.original, chain[0].scales(chain.original), chain[0]
+        method = chain[0]
+        if not method.reuse:
+            return None
+        latent = chain.original
+        scales = method.scales(latent)
+        return latent, scales, method
 
     def _plain(self, x: Tensor) -> Tensor:
         """The forward of torch's own layer."""
@@ -238,15 +276,22 @@ class ReuseLinear(_Reuse, nn.Linear):
         latent, scales, method = found
         if method.factored:
             first, second = method.factors()
-            return F.linear(F.linear(input, first), second, self.bias)
+            mixed = F.linear(input, first)
+            return F.linear(mixed, second, self.bias)
         x = self._autocast(input)
         if method.elementwise and method.copies is None:
-            flat = x.reshape(-1, self.in_features)
-            y: Tensor = _ElementwiseLinear.apply(flat, latent, scales, method.p)
-            y = y.reshape(*x.shape[:-1], self.out_features)
+            y = self._elementwise(x, latent, scales, method.p)
         else:
             y = self._features(x, latent, scales, method)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        if self.bias is None:
+            return y
+        return y + self.bias.to(y.dtype)
+
+    def _elementwise(self, x: Tensor, latent: Tensor, scales: Tensor, p: int) -> Tensor:
+        *batch, columns = x.shape
+        flat = x.reshape(-1, columns)
+        y: Tensor = _ElementwiseLinear.apply(flat, latent, scales, p)
+        return y.reshape(*batch, self.out_features)
 
     def _features(
         self, x: Tensor, latent: Tensor, scales: Tensor, method: WeightBinarizer
@@ -255,12 +300,13 @@ class ReuseLinear(_Reuse, nn.Linear):
         tile = method.training_tile(latent)
         if copies is None:
             tile = tile.reshape(-1, self.in_features).to(x.dtype)
-            return _blocks(F.linear(x, tile), scales, method.p, -1)
+            products = F.linear(x, tile)
+            return _blocks(products, scales, method.p, -1)
         tile = tile.reshape(copies.tile_shape).to(x.dtype)
         y = mixed_copies.linear(x, tile, scales, copies)
-        if method.elementwise:
-            y = mixed_copies.elementwise(y, latent, x, scales, copies)
-        return y
+        if not method.elementwise:
+            return y
+        return mixed_copies.elementwise(y, latent, x, scales, copies)
 
 
 class _ReuseConv(_Reuse):
@@ -282,7 +328,8 @@ class _ReuseConv(_Reuse):
             return self._two_steps(input, first, second)
         spatial = len(self.kernel_size)
         is_unbatched = input.dim() == spatial + 1
-        x = self._autocast(input.unsqueeze(0) if is_unbatched else input)
+        batch = input.unsqueeze(0) if is_unbatched else input
+        x = self._autocast(batch)
         x, padding = self._pad(x)
         geometry = Geometry(self.stride, padding, self.dilation)
         if method.elementwise and method.copies is None:
@@ -290,7 +337,8 @@ class _ReuseConv(_Reuse):
         else:
             y = self._features(x, latent, scales, method, geometry)
         if self.bias is not None:
-            y = y + self.bias.to(y.dtype).reshape(-1, *[1] * spatial)
+            bias = self.bias.to(y.dtype)
+            y = y + bias.reshape(-1, *[1] * spatial)
         return y.squeeze(0) if is_unbatched else y
 
     def _two_steps(self, x: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -300,9 +348,11 @@ class _ReuseConv(_Reuse):
         """
         x, padding = self._pad(x)
         spatial = len(self.kernel_size)
+        ones = [1] * spatial
+        pointwise = second.reshape(*second.shape, *ones)
         conv = _CONV[spatial]
         mixed = conv(x, first, None, self.stride, padding, self.dilation)
-        y: Tensor = conv(mixed, second.reshape(*second.shape, *[1] * spatial), self.bias)
+        y: Tensor = conv(mixed, pointwise, self.bias)
         return y
 
     def _features(
@@ -331,11 +381,15 @@ class _ReuseConv(_Reuse):
 
     def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """(x, padding still to do): pads x where a convolution cannot ('same', reflect, ...)."""
-        if self.padding_mode == "zeros" and not isinstance(self.padding, str):
-            return x, tuple(self.padding)
-        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        padded = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
-        return padded, (0,) * len(self.kernel_size)
+        mode = self.padding_mode
+        if mode == "zeros":
+            if not isinstance(self.padding, str):
+                return x, tuple(self.padding)
+            mode = "constant"
+        both_sides = self._reversed_padding_repeated_twice
+        padded = F.pad(x, both_sides, mode=mode)
+        no_padding = (0,) * len(self.kernel_size)
+        return padded, no_padding
 
 
 class ReuseConv1d(_ReuseConv, nn.Conv1d):
@@ -359,16 +413,19 @@ def reusable(module: nn.Module, method: WeightBinarizer) -> bool:
     True for a plain Linear or Conv of one group whose weight is a product of two factors, or has
     p > 1 that divides its rows. columns needs whole rows for each scale instead.
     """
-    if type(module) not in _SWAP or not method.reuse or getattr(module, "groups", 1) != 1:
+    groups = getattr(module, "groups", 1)
+    if type(module) not in _SWAP or not method.reuse or groups != 1:
         return False
     if method.factored or method.p <= 1:
         return method.factored
-    kind = "aligned" if method.copies is None else method.copies.kind
     layer: Any = module
-    rows: int = layer.weight.shape[0]
+    rows = len(layer.weight)
+    kind = "aligned" if method.copies is None else method.copies.kind
     if kind == "columns":
-        return rows % method.num_scales(layer.weight) == 0
-    return kind in ("aligned", *mixed_copies.KINDS) and rows % method.p == 0
+        k = method.num_scales(layer.weight)
+        return rows % k == 0
+    known = ("aligned", *mixed_copies.KINDS)
+    return kind in known and rows % method.p == 0
 
 
 def reuse_(module: nn.Module) -> None:
