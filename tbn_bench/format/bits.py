@@ -26,8 +26,9 @@ def pack(values: NDArray[Any]) -> NDArray[np.uint8]:
     Raises ValueError for any other value.
     """
     flat = np.asarray(values).reshape(-1)
-    if not np.all(np.abs(flat) == 1):
-        bad = flat[np.abs(flat) != 1][0]
+    is_sign = np.abs(flat) == 1
+    if not np.all(is_sign):
+        bad = flat[~is_sign][0]
         raise ValueError(
             f"only +1 and -1 can be packed, got {bad!r}; "
             "map zeros first (each method states its sign(0))"
@@ -40,10 +41,10 @@ def unpack(data: NDArray[np.uint8], n: int) -> NDArray[np.int8]:
 
     Raises ValueError for a wrong length and for set padding bits.
     """
-    if data.dtype != np.uint8 or data.shape != (packed_bytes(n),):
+    length = packed_bytes(n)
+    if data.dtype != np.uint8 or data.shape != (length,):
         raise ValueError(
-            f"expected uint8 of shape ({packed_bytes(n)},) for {n} values, "
-            f"got {data.dtype} {data.shape}"
+            f"expected uint8 of shape ({length},) for {n} values, got {data.dtype} {data.shape}"
         )
     bits = np.unpackbits(data, bitorder="little")
     if bits[n:].any():
@@ -51,4 +52,6 @@ def unpack(data: NDArray[np.uint8], n: int) -> NDArray[np.int8]:
             f"padding bits after value {n} must be clear; "
             "the data is not packed by this suite's rule"
         )
-    return (bits[:n].astype(np.int8) * 2 - 1).astype(np.int8)
+    wide = bits[:n].astype(np.int8)
+    signs = wide * 2 - 1
+    return signs.astype(np.int8)

@@ -16,27 +16,41 @@ _POWERS = 3 ** np.arange(TRITS)
 
 def exponents(alphas: NDArray[np.float32]) -> NDArray[np.int8]:
     """Scales 2^e -> e: (k,). Raises ValueError for others."""
+    # frexp: alpha = mantissa 2^exponent with a mantissa from 0.5 on
     mantissa, exponent = np.frexp(alphas)
-    if not np.all(mantissa == 0.5) or not np.all(np.abs(exponent - 1) < 128):
+    e = exponent - 1
+    are_powers = mantissa == 0.5
+    fit = np.abs(e) < 128
+    if not are_powers.all() or not fit.all():
         raise ValueError("only scales 2^e with -128 < e < 128 can be stored as exponents")
-    return (exponent - 1).astype(np.int8)
+    return e.astype(np.int8)
 
 
 def pack_trits(values: NDArray[Any]) -> NDArray[np.uint8]:
     """(n,) of -1, 0, +1 -> (ceil(n / 5),). Raises ValueError for other values."""
     flat = np.asarray(values).reshape(-1)
-    if not np.isin(flat, (-1, 0, 1)).all():
+    is_ternary = np.isin(flat, (-1, 0, 1))
+    if not is_ternary.all():
         raise ValueError("only -1, 0 and +1 can be stored as ternary values")
-    digits = np.zeros(-(-len(flat) // TRITS) * TRITS, np.int64)
-    digits[: len(flat)] = flat + 1
-    return (digits.reshape(-1, TRITS) @ _POWERS).astype(np.uint8)
+    n = len(flat)
+    num_bytes = -(-n // TRITS)
+    digits = np.zeros(num_bytes * TRITS, np.int64)
+    digits[:n] = flat + 1
+    by_byte = digits.reshape(num_bytes, TRITS)
+    numbers = by_byte @ _POWERS
+    return numbers.astype(np.uint8)
 
 
 def trit_fault(data: NDArray[np.uint8], n: int) -> str:
     """The reason why bytes are not those of n ternary values, or ''."""
-    if (data >= 3**TRITS).any():
-        return f"a byte of five ternary digits is below {3**TRITS}; the data is damaged"
-    if data.size and data[-1] >= 3 ** (n - TRITS * (data.size - 1)):
+    above = 3**TRITS
+    if (data >= above).any():
+        return f"a byte of five ternary digits is below {above}; the data is damaged"
+    if not data.size:
+        return ""
+    digits_before = TRITS * (data.size - 1)
+    digits_of_last = n - digits_before
+    if data[-1] >= 3**digits_of_last:
         return (
             f"padding digits after value {n} must be 0; the data is not packed by this suite's rule"
         )
@@ -47,13 +61,20 @@ def unpack_trits(data: NDArray[np.uint8], n: int) -> NDArray[np.int8]:
     """(ceil(n / 5),) -> (n,) of -1, 0, +1. Raises ValueError for other bytes."""
     if fault := trit_fault(data, n):
         raise ValueError(fault)
-    digits = (data[:, None] // _POWERS.astype(np.uint8) % 3).reshape(-1)
-    return (digits[:n] - 1).astype(np.int8)
+    powers = _POWERS.astype(np.uint8)
+    by_byte = data[:, None] // powers % 3
+    digits = by_byte.reshape(-1)[:n]
+    values = digits - 1
+    return values.astype(np.int8)
 
 
 def _numbers(kernels: NDArray[Any]) -> NDArray[np.int64]:
     """(n, 9) of +-1 -> (n,): the number whose bits the signs are."""
-    return (np.asarray(kernels) > 0).astype(np.int64) @ (1 << np.arange(KERNEL))
+    signs = np.asarray(kernels)
+    bits = (signs > 0).astype(np.int64)
+    places = np.arange(KERNEL)
+    worth = 1 << places
+    return bits @ worth
 
 
 def find_indices(kernels: NDArray[Any], codebook: NDArray[Any]) -> NDArray[np.int64]:
@@ -62,8 +83,11 @@ def find_indices(kernels: NDArray[Any], codebook: NDArray[Any]) -> NDArray[np.in
     kernels: (n, 9), codebook: (2^index_bits, 9), of +-1.
     """
     where = np.full(1 << KERNEL, -1)
-    where[_numbers(codebook)[::-1]] = np.arange(len(codebook))[::-1]  # of equal entries the first
-    found: NDArray[np.int64] = where[_numbers(kernels)]
+    entries = _numbers(codebook)
+    places = np.arange(len(codebook))
+    where[entries[::-1]] = places[::-1]  # backwards: of equal entries the first stays
+    wanted = _numbers(kernels)
+    found: NDArray[np.int64] = where[wanted]
     if (found < 0).any():
         raise ValueError("a kernel is not in the codebook")
     return found
@@ -71,16 +95,23 @@ def find_indices(kernels: NDArray[Any], codebook: NDArray[Any]) -> NDArray[np.in
 
 def pack_indices(indices: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
     """(n,) -> bytes of n * width bits, in the order of bits.py."""
-    planes = (indices[:, None] >> np.arange(width)) & 1
-    return np.packbits(planes.astype(np.uint8).reshape(-1), bitorder="little")
+    places = np.arange(width)
+    shifted = indices[:, None] >> places
+    planes = (shifted & 1).astype(np.uint8)
+    bits = planes.reshape(-1)
+    return np.packbits(bits, bitorder="little")
 
 
 def unpack_indices(data: NDArray[np.uint8], n: int, width: int) -> NDArray[np.int64]:
     """The inverse of pack_indices. Raises ValueError for set padding bits."""
-    planes = np.unpackbits(data, bitorder="little")
-    if planes[n * width :].any():
+    bits = np.unpackbits(data, bitorder="little")
+    size = n * width
+    if bits[size:].any():
         raise ValueError(
             f"padding bits after index {n} must be clear; "
             "the data is not packed by this suite's rule"
         )
-    return planes[: n * width].reshape(n, width).astype(np.int64) @ (1 << np.arange(width))
+    planes = bits[:size].reshape(n, width).astype(np.int64)
+    places = np.arange(width)
+    worth = 1 << places
+    return planes @ worth

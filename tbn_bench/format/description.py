@@ -113,7 +113,11 @@ def _usual_stem(key: str) -> str:
 
 
 def _own_names(form: Form, module: str, stem: str) -> dict[str, str]:
-    return {part: _joined(module, stem + BUFFERS[part]) for part in form.sizes}
+    names = {}
+    for part in form.sizes:
+        key = stem + BUFFERS[part]
+        names[part] = _joined(module, key)
+    return names
 
 
 # Writing.
@@ -126,37 +130,59 @@ def describe(
 
     Raises ValueError for a content that the text has no words for.
     """
+    modules = _specs(tensors, weights, aliases)
+    alike: dict[str, list[str]] = {}
+    for module, content in modules.items():
+        key = json.dumps(content)
+        alike.setdefault(key, []).append(module)
+    groups = []
+    said = []
+    for names in alike.values():
+        content = modules[names[0]]
+        groups.append([names, content])
+        said.append(_ModulesAlike(names, _content(names, content)))
+    text = json.dumps(groups, separators=(",", ":"))
+    order = [stored.name for stored in _stored(said, aliases)]
+    return text, order
+
+
+def _specs(
+    tensors: Mapping[str, NDArray[Any]], weights: Mapping[str, Weight], aliases: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Module -> key -> spec, of all weights and of all tensors that belong to none."""
     modules: dict[str, dict[str, Any]] = {}
     owned: set[str] = set()
     for name, weight in weights.items():
         module, key = _split(name)
         stem = _stem(name, weight, aliases)
-        modules.setdefault(module, {})[key] = _weight_spec(weight.form, key, stem)
-        owned |= set(_own_names(weight.form, module, stem).values())
+        content = modules.setdefault(module, {})
+        content[key] = _weight_spec(weight.form, key, stem)
+        own = _own_names(weight.form, module, stem)
+        owned.update(own.values())
     for name, tensor in tensors.items():
-        if name not in owned:
-            module, key = _split(name)
-            modules.setdefault(module, {})[key] = _tensor_spec(name, tensor)
-    groups: dict[str, tuple[list[str], dict[str, Any]]] = {}
-    for module, content in modules.items():
-        groups.setdefault(json.dumps(content), ([], content))[0].append(module)
-    said = []
-    for alike, content in groups.values():
-        said.append(_ModulesAlike(alike, _content(alike, content)))
-    text = json.dumps(list(groups.values()), separators=(",", ":"))
-    return text, [stored.name for stored in _stored(said, aliases)]
+        if name in owned:
+            continue
+        module, key = _split(name)
+        content = modules.setdefault(module, {})
+        content[key] = _tensor_spec(name, tensor)
+    return modules
 
 
 def _stem(name: str, weight: Weight, aliases: Mapping[str, str]) -> str:
     """What the names of a weight's tensors begin with in its module."""
     module, key = _split(name)
-    for stem in (_usual_stem(key), f"{key}_"):
+    usual_stem = _usual_stem(key)
+    for stem in (usual_stem, f"{key}_"):
         own = _own_names(weight.form, module, stem)
-        found = {part: aliases.get(tensor, tensor) for part, tensor in own.items()}
-        if found == weight.names:
+        if _resolved(own, aliases) == weight.names:
             return stem
-    usual = _own_names(weight.form, module, _usual_stem(key))
+    usual = _own_names(weight.form, module, usual_stem)
     raise ValueError(f"the tensors of {name} must be named as {usual}")
+
+
+def _resolved(names: Mapping[str, str], aliases: Mapping[str, str]) -> dict[str, str]:
+    """Each name of a tensor that shares another's values as the name of the other."""
+    return {part: aliases.get(name, name) for part, name in names.items()}
 
 
 def _weight_spec(form: Form, key: str, stem: str) -> list[Any]:
@@ -190,8 +216,11 @@ def _tensor_spec(name: str, tensor: NDArray[Any]) -> list[int] | dict[str, list[
     dtype = tensor.dtype.name
     shape = list(tensor.shape)
     if dtype not in TYPES:
-        raise ValueError(f"{name} is {dtype}; a packed file holds {', '.join(TYPES)}")
-    return shape if dtype == "float32" else {dtype: shape}
+        known = ", ".join(TYPES)
+        raise ValueError(f"{name} is {dtype}; a packed file holds {known}")
+    if dtype == "float32":
+        return shape
+    return {dtype: shape}
 
 
 # Reading.
@@ -227,16 +256,18 @@ def parse(text: str, aliases: Mapping[str, str]) -> tuple[list[Stored], dict[str
         found = strict_json.loads(text)
     except ValueError as error:
         raise Damaged(f"its description cannot be read ({error})") from error
-    groups = [_group(entry) for entry in _list(found, "its description")]
+    entries = _list(found, "its description")
+    groups = [_group(entry) for entry in entries]
     stored = list(_stored(groups, aliases))
     weights = {}
     for module, key, said in _entries(groups):
         if isinstance(said, _Binary):
             own = _own_names(said.form, module, said.stem)
-            names = {part: aliases.get(name, name) for part, name in own.items()}
-            weights[_joined(module, key)] = Weight(said.form, names)
-    if both := [tensor.name for tensor in stored if tensor.name in weights]:
-        raise Damaged(f"{both[0]} is a tensor and a binary weight")
+            name = _joined(module, key)
+            weights[name] = Weight(said.form, _resolved(own, aliases))
+    for tensor in stored:
+        if tensor.name in weights:
+            raise Damaged(f"{tensor.name} is a tensor and a binary weight")
     return stored, weights
 
 
@@ -247,31 +278,42 @@ def _list(value: Any, what: str) -> list[Any]:
 
 
 def _group(entry: Any) -> _ModulesAlike:
-    if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], dict):
-        raise Damaged(f"a group must be [modules, content], got {strict_json.brief(entry)}")
-    modules = _list(entry[0], "the modules of a group")
+    is_pair = isinstance(entry, list) and len(entry) == 2
+    if not is_pair or not isinstance(entry[1], dict):
+        got = strict_json.brief(entry)
+        raise Damaged(f"a group must be [modules, content], got {got}")
+    names, content = entry
+    modules = _list(names, "the modules of a group")
     if not all(isinstance(module, str) for module in modules):
-        raise Damaged(f"the modules of a group must be names, got {strict_json.brief(modules)}")
-    return _ModulesAlike(modules, _content(modules, entry[1]))
+        got = strict_json.brief(modules)
+        raise Damaged(f"the modules of a group must be names, got {got}")
+    return _ModulesAlike(modules, _content(modules, content))
 
 
 def _content(modules: list[str], content: dict[str, Any]) -> dict[str, _Tensor | _Binary]:
     """By key. Errors name the first of the modules."""
     first = modules[0] if modules else ""
-    return {key: _said(_joined(first, key), key, spec) for key, spec in content.items()}
+    said = {}
+    for key, spec in content.items():
+        name = _joined(first, key)
+        said[key] = _said(name, key, spec)
+    return said
 
 
 def _said(name: str, key: str, spec: Any) -> _Tensor | _Binary:
     """What a spec says about one key of a module's content."""
-    if isinstance(spec, list) and spec and isinstance(spec[0], list):
+    holds_list = isinstance(spec, list) and spec and isinstance(spec[0], list)
+    if holds_list:
         return _binary(name, key, spec)
     dtype = "float32"
     shape = spec
     if isinstance(spec, dict) and len(spec) == 1:
         ((dtype, shape),) = spec.items()
     if dtype not in TYPES:
-        raise Damaged(f"{name}: unknown type {strict_json.brief(dtype)}")
-    return _Tensor(dtype, _shape(name, shape, 0))
+        got = strict_json.brief(dtype)
+        raise Damaged(f"{name}: unknown type {got}")
+    axes = _shape(name, shape, 0)
+    return _Tensor(dtype, axes)
 
 
 def _stored(groups: Iterable[_ModulesAlike], aliases: Mapping[str, str]) -> Iterator[Stored]:
@@ -279,12 +321,13 @@ def _stored(groups: Iterable[_ModulesAlike], aliases: Mapping[str, str]) -> Iter
     seen: set[str] = set()
     for module, key, said in _entries(groups):
         for stored in _of(module, key, said):
-            if stored.name in seen:
-                raise Damaged(f"the tensor {stored.name} is described twice")
+            name = stored.name
+            if name in seen:
+                raise Damaged(f"the tensor {name} is described twice")
             if len(seen) == _MOST:
                 raise Damaged(f"it describes more than {_MOST} tensors")
-            seen.add(stored.name)
-            if stored.name not in aliases:
+            seen.add(name)
+            if name not in aliases:
                 yield stored
 
 
@@ -299,12 +342,16 @@ def _entries(groups: Iterable[_ModulesAlike]) -> Iterator[tuple[str, str, _Tenso
 def _of(module: str, key: str, said: _Tensor | _Binary) -> Iterator[Stored]:
     """The tensors of one key of a module's content."""
     if isinstance(said, _Tensor):
-        yield Stored(_joined(module, key), said.dtype, said.shape)
+        name = _joined(module, key)
+        yield Stored(name, said.dtype, said.shape)
         return
-    types = said.form.types
-    lengths = said.form.lengths
-    for part, own in _own_names(said.form, module, said.stem).items():
-        yield Stored(own, types[part], (lengths[part],))
+    form = said.form
+    types = form.types
+    lengths = form.lengths
+    names = _own_names(form, module, said.stem)
+    for part, own in names.items():
+        shape = (lengths[part],)
+        yield Stored(own, types[part], shape)
 
 
 def _shape(name: str, value: Any, least: int) -> tuple[int, ...]:
@@ -312,29 +359,30 @@ def _shape(name: str, value: Any, least: int) -> tuple[int, ...]:
         got = strict_json.brief(value)
         raise Damaged(f"{name}: a shape must be a list of up to {MOST_AXES} axes, got {got}")
     if not all(_is_size(n, least) for n in value):
-        raise Damaged(f"{name}: impossible shape {strict_json.brief(value)}")
-    if prod(value) > _LARGEST:
-        raise Damaged(f"{name}: a shape of {prod(value)} elements")
+        got = strict_json.brief(value)
+        raise Damaged(f"{name}: impossible shape {got}")
+    numel = prod(value)
+    if numel > _LARGEST:
+        raise Damaged(f"{name}: a shape of {numel} elements")
     return tuple(value)
 
 
 def _is_size(value: Any, least: int) -> bool:
-    return type(value) is int and least <= value <= _LARGEST
+    if type(value) is not int:
+        return False
+    return least <= value <= _LARGEST
 
 
 def _binary(name: str, key: str, spec: list[Any]) -> _Binary:
     shape = _shape(name, spec[0], 1)
-    if not 3 <= len(spec) <= 4 or not shape or not all(_is_size(n, 0) for n in spec[1:3]):
-        raise Damaged(
-            f"weight {name}: expected [shape, p, scales, options], got {strict_json.brief(spec)}"
-        )
+    numbers = spec[1:3]
+    complete = 3 <= len(spec) <= 4
+    if not complete or not shape or not all(_is_size(n, 0) for n in numbers):
+        got = strict_json.brief(spec)
+        raise Damaged(f"weight {name}: expected [shape, p, scales, options], got {got}")
+    p, scales = numbers
     options = spec[3] if len(spec) == 4 else {}
-    if not isinstance(options, dict):
-        raise Damaged(f"weight {name}: its options cannot be read")
-    wrong = [k for k, v in options.items() if k not in _OPTIONS or type(v) is not _OPTIONS[k]]
-    if wrong:
-        raise Damaged(f"weight {name}: its {', '.join(wrong)[:60]} cannot be read")
-    _, p, scales = spec[:3]
+    _check_options(name, options)
     try:
         form = Form(
             shape,
@@ -352,20 +400,36 @@ def _binary(name: str, key: str, spec: list[Any]) -> _Binary:
     return _Binary(form, options.get("stem", _usual_stem(key)))
 
 
+def _check_options(name: str, options: Any) -> None:
+    """Raises Damaged unless they are known options, each of its type."""
+    if not isinstance(options, dict):
+        raise Damaged(f"weight {name}: its options cannot be read")
+    wrong = []
+    for option, value in options.items():
+        if type(value) is not _OPTIONS.get(option):
+            wrong.append(option)
+    if wrong:
+        listed = ", ".join(wrong)
+        raise Damaged(f"weight {name}: its {listed[:60]} cannot be read")
+
+
 def copies_of(shape: tuple[int, ...], p: int, options: Mapping[str, Any]) -> Copies | None:
     """The layout that a weight's options name. Raises ValueError where it does not make sense."""
     if "copies" not in options:
         return None
     shifts = options.get("shifts", [])
     if not all(map(_is_shift, shifts)):
-        raise ValueError(
-            f"its shifts must be lists of whole numbers, got {strict_json.brief(shifts)}"
-        )
-    return Copies(shape, p, options["copies"], tuple(map(tuple, shifts)))
+        got = strict_json.brief(shifts)
+        raise ValueError(f"its shifts must be lists of whole numbers, got {got}")
+    kind = options["copies"]
+    moves = map(tuple, shifts)
+    return Copies(shape, p, kind, tuple(moves))
 
 
 def _is_shift(value: Any) -> bool:
-    return isinstance(value, list) and all(type(move) is int for move in value)
+    if not isinstance(value, list):
+        return False
+    return all(type(move) is int for move in value)
 
 
 # Both.
@@ -373,10 +437,14 @@ def _is_shift(value: Any) -> bool:
 
 def blobs(stored: list[Stored]) -> dict[str, int]:
     """numpy type -> elements of all tensors of it, widest type first, as the file holds them."""
-    found = dict.fromkeys(TYPES, 0)
+    counts = dict.fromkeys(TYPES, 0)
     for tensor in stored:
-        found[tensor.dtype] += tensor.numel
-    return {dtype: n for dtype, n in found.items() if n}
+        counts[tensor.dtype] += tensor.numel
+    found = {}
+    for dtype, count in counts.items():
+        if count:
+            found[dtype] = count
+    return found
 
 
 def cut(stored: list[Stored], data: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -388,11 +456,13 @@ def cut(stored: list[Stored], data: Mapping[str, NDArray[Any]]) -> dict[str, NDA
     tensors = {}
     start = dict.fromkeys(TYPES, 0)
     for tensor in stored:
-        first = start[tensor.dtype]
+        name, dtype, shape = tensor
+        first = start[dtype]
         last = first + tensor.numel
+        start[dtype] = last
         if last == first:
-            tensors[tensor.name] = np.empty(tensor.shape, tensor.dtype)
-        else:
-            tensors[tensor.name] = data[tensor.dtype][first:last].reshape(tensor.shape)
-        start[tensor.dtype] = last
+            tensors[name] = np.empty(shape, dtype)
+            continue
+        values = data[dtype][first:last]
+        tensors[name] = values.reshape(shape)
     return tensors

@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tbn_bench.format import strict_json
-from tbn_bench.format.description import Damaged, Weight, copies_of
+from tbn_bench.format.description import BUFFERS, Damaged, Weight, copies_of
 from tbn_bench.format.form import MOST_AXES, Form
 
 BIT_ORDER = "lsb first, set = +1"
@@ -46,7 +46,10 @@ Tensors = Mapping[str, NDArray[Any]]
 def weights(layers: Mapping[str, Any], tensors: Tensors) -> dict[str, Weight]:
     """The weights from their descriptions, by name. Raises Damaged."""
     hashes: dict[str, str] = {}  # of tiles, which many weights may share
-    return {name: _named(name, entry, tensors, hashes) for name, entry in layers.items()}
+    found = {}
+    for name, entry in layers.items():
+        found[name] = _named(name, entry, tensors, hashes)
+    return found
 
 
 def _named(name: str, entry: Any, tensors: Tensors, hashes: dict[str, str]) -> Weight:
@@ -54,41 +57,70 @@ def _named(name: str, entry: Any, tensors: Tensors, hashes: dict[str, str]) -> W
         found = _weight(entry, tensors)
     except ValueError as error:
         raise Damaged(f"weight {name}: {error}") from error
-    if found.tile not in hashes:
-        hashes[found.tile] = hashlib.sha256(tensors[found.tile].tobytes()).hexdigest()
-    if hashes[found.tile] != entry["sha256"]:
+    tile = found.tile
+    if tile not in hashes:
+        data = tensors[tile].tobytes()
+        hashes[tile] = hashlib.sha256(data).hexdigest()
+    if hashes[tile] != entry["sha256"]:
         raise Damaged(f"weight {name}: the hash of its tile is wrong: the file is damaged")
     return found
 
 
 def _weight(entry: Any, tensors: Tensors) -> Weight:
-    if not isinstance(entry, dict) or any(
-        type(entry.get(k)) is not kind for k, kind in _FIELDS.items()
-    ):
-        raise ValueError(f"its description must have {', '.join(_FIELDS)}")
-    shape, p, q = entry["shape"], entry["p"], entry["q"]
-    if not 0 < len(shape) <= MOST_AXES or not all(map(_is_size, shape)) or p < 1:
-        raise ValueError(f"impossible shape {strict_json.brief(shape)} or p = {p}")
-    numel = prod(shape)
-    if numel % p or q != numel // p:
-        raise ValueError(f"p = {p} and q = {q} do not make {numel} weights")
-    if wrong := [k for k, kind in _OPTIONAL.items() if type(entry.get(k, kind())) is not kind]:
-        raise ValueError(f"its {', '.join(wrong)} cannot be read")
-    names = {k: entry[k] for k in ("tile", "alphas", "codebook", "offsets") if k in entry}
+    _check_fields(entry)
+    _check_sizes(entry["shape"], entry["p"], entry["q"])
+    _check_options(entry)
+    names = {part: entry[part] for part in BUFFERS if part in entry}
     if "codebook" in names and entry.get("code") != "codebook":
         raise ValueError("its codebook belongs to code codebook alone")
     if not all(tensor in tensors for tensor in names.values()):
         raise ValueError("its tensors are missing")
     if entry["bit_order"] != BIT_ORDER:
         raise ValueError(f"unknown bit order {entry['bit_order']!r}")
-    form = _form(entry, tensors[names["alphas"]])
-    if fault := form.check({part: tensors[tensor] for part, tensor in names.items()}):
+    own = {part: tensors[name] for part, name in names.items()}
+    form = _form(entry, own["alphas"])
+    fault = form.check(own)
+    if fault:
         raise ValueError(fault)
     return Weight(form, names)
 
 
+def _check_fields(entry: Any) -> None:
+    """Raises ValueError unless the description has every field, each of its type."""
+    known = isinstance(entry, dict)
+    for field, kind in _FIELDS.items():
+        known = known and type(entry.get(field)) is kind
+    if not known:
+        listed = ", ".join(_FIELDS)
+        raise ValueError(f"its description must have {listed}")
+
+
+def _check_options(entry: dict[str, Any]) -> None:
+    """Raises ValueError where an option is of another type."""
+    wrong = []
+    for option, kind in _OPTIONAL.items():
+        if option in entry and type(entry[option]) is not kind:
+            wrong.append(option)
+    if wrong:
+        listed = ", ".join(wrong)
+        raise ValueError(f"its {listed} cannot be read")
+
+
+def _check_sizes(shape: list[Any], p: int, q: int) -> None:
+    """Raises ValueError unless p tiles of q values fill the shape."""
+    has_axes = 0 < len(shape) <= MOST_AXES
+    if not has_axes or not all(map(_is_size, shape)) or p < 1:
+        got = strict_json.brief(shape)
+        raise ValueError(f"impossible shape {got} or p = {p}")
+    numel = prod(shape)
+    if numel % p or q != numel // p:
+        raise ValueError(f"p = {p} and q = {q} do not make {numel} weights")
+
+
 def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 < value < _LARGEST
+    if type(value) is not int:
+        return False
+    return 0 < value < _LARGEST
 
 
 def _form(entry: dict[str, Any], alphas: NDArray[Any]) -> Form:

@@ -71,42 +71,61 @@ class Form:
             object.__setattr__(self, "copies", None)  # one form, however it is said
 
     def _fault(self) -> str:
-        if len(self.shape) > MOST_AXES:
-            return f"a weight has at most {MOST_AXES} axes, got {len(self.shape)}"
+        axes = len(self.shape)
+        if axes > MOST_AXES:
+            return f"a weight has at most {MOST_AXES} axes, got {axes}"
         if self.code not in CODES:
-            return f"code must be one of {', '.join(CODES)}, got {self.code!r}"
+            known = ", ".join(CODES)
+            return f"code must be one of {known}, got {self.code!r}"
         if self.code == "low_rank" or self.rank:
             return self._low_rank_fault()
-        if self.p < 1 or self.numel % self.p:
-            return f"p = {self.p} does not divide {self.numel} weights"
-        if self.scales < 0 or (self.scales and self.numel % self.scales):
-            return f"{self.scales} scales do not divide {self.numel} weights"
-        if self.offsets and not self.scales:
+        return self._division_fault() or self._codebook_fault() or self._copies_fault()
+
+    def _division_fault(self) -> str:
+        """Why tiles and scales do not divide the weights, or ''."""
+        numel = self.numel
+        if self.p < 1 or numel % self.p:
+            return f"p = {self.p} does not divide {numel} weights"
+        k = self.scales
+        if k < 0 or (k and numel % k):
+            return f"{k} scales do not divide {numel} weights"
+        if self.offsets and not k:
             return "offsets need scales"
-        if self.code == "codebook" and not self._fits_codebook():
-            return (
-                f"a codebook needs p = 1, kernels of {KERNEL} values and 1 to {KERNEL} index bits, "
-                f"got {self}"
-            )
-        copies = self.copies
-        if copies is not None and (copies.shape, copies.p) != (self.shape, self.p):
-            own = f"{self.shape} and p = {self.p}"
-            return f"copies are for {copies.shape} and p = {copies.p}, not {own}"
         return ""
 
-    def _fits_codebook(self) -> bool:
+    def _codebook_fault(self) -> str:
+        if self.code != "codebook":
+            return ""
         has_kernels = self.p <= 1 and self.numel % KERNEL == 0
-        return has_kernels and 1 <= self.index_bits <= KERNEL
+        if has_kernels and 1 <= self.index_bits <= KERNEL:
+            return ""
+        return (
+            f"a codebook needs p = 1, kernels of {KERNEL} values and 1 to {KERNEL} index bits, "
+            f"got {self}"
+        )
+
+    def _copies_fault(self) -> str:
+        copies = self.copies
+        if copies is None:
+            return ""
+        if copies.shape == self.shape and copies.p == self.p:
+            return ""
+        theirs = f"{copies.shape} and p = {copies.p}"
+        own = f"{self.shape} and p = {self.p}"
+        return f"copies are for {theirs}, not {own}"
 
     def _low_rank_fault(self) -> str:
-        if self.code != "low_rank" or self.rank < 1 or len(self.shape) < 2:
+        has_rank = self.code == "low_rank" and self.rank >= 1
+        if not has_rank or len(self.shape) < 2:
             return (
                 "a rank from 1 on belongs to code low_rank and a weight of two axes or more, "
                 f"got {self}"
             )
-        if self.p != 1 or self.exponents or self.offsets or self.copies is not None:
+        plain_scales = not self.exponents and not self.offsets
+        if self.p != 1 or not plain_scales or self.copies is not None:
             return f"low_rank needs p = 1, float scales, no offsets and no copies, got {self}"
-        expected = self.shape[0] + self.rank + self.shape[1]
+        rows, channels, *_ = self.shape
+        expected = rows + self.rank + channels
         if self.scales != expected:
             return f"rank {self.rank} of {self.shape} has {expected} scales, got {self.scales}"
         return ""
@@ -118,7 +137,11 @@ class Form:
     @property
     def factor_sizes(self) -> tuple[int, int]:
         """Signs of U and of V, of code low_rank."""
-        return self.rank * self.shape[0], self.rank * prod(self.shape[1:])
+        rows, *others = self.shape
+        columns = prod(others)
+        left = rows * self.rank
+        right = self.rank * columns
+        return left, right
 
     @property
     def q(self) -> int:
@@ -126,22 +149,30 @@ class Form:
 
     @property
     def kind(self) -> str:
-        return "aligned" if self.copies is None else self.copies.kind
+        if self.copies is None:
+            return "aligned"
+        return self.copies.kind
 
     @property
     def reach(self) -> int:
         """The growth of the layer's kernel on every side; 0 for all but shifted copies."""
-        return 0 if self.copies is None else self.copies.reach
+        if self.copies is None:
+            return 0
+        return self.copies.reach
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        return self.shape if self.copies is None else self.copies.weight_shape
+        if self.copies is None:
+            return self.shape
+        return self.copies.weight_shape
 
     @property
     def plain(self) -> bool:
         """True for signs, float scales and aligned copies: the forms that the kernels take."""
+        is_signs = self.code == "sign"
         has_float_scales = not self.exponents and not self.offsets
-        return self.code == "sign" and has_float_scales and self.kind == "aligned"
+        is_aligned = self.kind == "aligned"
+        return is_signs and has_float_scales and is_aligned
 
     @property
     def has_shared_products(self) -> bool:
@@ -153,8 +184,12 @@ class Form:
         if self.code != "sign" or self.offsets:
             return False
         if self.kind == "columns":
-            return self.shape[0] % max(1, self.scales) == 0
-        return self.kind in ("hadamard", "shifted") and self.scales in (0, 1, self.p)
+            rows = self.shape[0]
+            k = max(1, self.scales)
+            return rows % k == 0
+        mixes_copies = self.kind in ("hadamard", "shifted")
+        scale_per_copy = self.scales in (0, 1, self.p)
+        return mixes_copies and scale_per_copy
 
     @property
     def product(self) -> "Form":
@@ -163,20 +198,21 @@ class Form:
         Of columns copies it is the tile itself, after the input was summed in groups of p. For
         every other kind, and where a layer cannot reuse the tile, it is this form.
         """
-        if self.copies is None or self.kind != "columns" or not self.has_shared_products:
+        copies = self.copies
+        if copies is None or copies.kind != "columns":
             return self
-        return replace(self, shape=self.copies.tile_shape, p=1, copies=None)
+        if not self.has_shared_products:
+            return self
+        return replace(self, shape=copies.tile_shape, p=1, copies=None)
 
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Tensor name -> its bits, before the padding to whole bytes."""
-        tile = {
-            "sign": self.q,
-            "ternary": 8 * -(-self.q // TRITS),
-            "codebook": self.numel // KERNEL * self.index_bits,
-            "low_rank": sum(self.factor_sizes),
-        }[self.code]
-        found = {"tile": tile, "alphas": (8 if self.exponents else 32) * self.scales}
+        scale_bits = 8 if self.exponents else 32
+        found = {
+            "tile": self._tile_size,
+            "alphas": scale_bits * self.scales,
+        }
         if self.code == "codebook":
             found["codebook"] = KERNEL << self.index_bits
         if self.offsets:
@@ -184,8 +220,22 @@ class Form:
         return found
 
     @property
+    def _tile_size(self) -> int:
+        """Bits of the stored values."""
+        if self.code == "low_rank":
+            return sum(self.factor_sizes)
+        if self.code == "ternary":
+            num_bytes = -(-self.q // TRITS)
+            return 8 * num_bytes
+        if self.code == "codebook":
+            kernels = self.numel // KERNEL
+            return kernels * self.index_bits
+        return self.q
+
+    @property
     def nbytes(self) -> int:
-        return sum(map(bits.packed_bytes, self.sizes.values()))
+        sizes = self.sizes.values()
+        return sum(map(bits.packed_bytes, sizes))
 
     @property
     def types(self) -> dict[str, str]:
@@ -204,7 +254,10 @@ class Form:
         scaling = ("alphas", "offsets")
         found = {}
         for name, size in self.sizes.items():
-            found[name] = self.scales if name in scaling else bits.packed_bytes(size)
+            length = bits.packed_bytes(size)
+            if name in scaling:
+                length = self.scales
+            found[name] = length
         return found
 
     @property
@@ -214,26 +267,35 @@ class Form:
 
     def check(self, tensors: dict[str, NDArray[Any]]) -> str:
         """The fault in the types and shapes of a weight's tensors, or ''."""
+        types = self.types
         for name, length in self.lengths.items():
             found = tensors.get(name)
             if found is None:
                 return f"its {name} is missing"
-            wanted = self.types[name]
-            if found.dtype != wanted or found.shape != (length,):
+            wanted = types[name]
+            shape = (length,)
+            if found.dtype != wanted or found.shape != shape:
                 got = f"{found.dtype} {found.shape}"
-                return f"its {name} is {got}, expected {wanted} ({length},)"
+                return f"its {name} is {got}, expected {wanted} {shape}"
         return ""
 
     def check_values(self, tensors: dict[str, NDArray[Any]]) -> str:
         """Why tensors of the right types and shapes hold what no method stores, or ''."""
         for name in ("alphas", "offsets"):
-            if name in self.sizes and not np.isfinite(tensors[name]).all():
+            if name not in self.sizes:
+                continue
+            finite = np.isfinite(tensors[name])
+            if not finite.all():
                 return f"its {name} are not finite"
         if self.code == "ternary":
             return coding.trit_fault(tensors["tile"], self.q)
         for name in ("tile", "codebook"):
-            used = self.sizes.get(name, 0) % 8
-            if used and tensors[name][-1] >> used:
+            size = self.sizes.get(name, 0)
+            used = size % 8
+            if not used:
+                continue
+            last = tensors[name][-1]
+            if last >> used:
                 return f"padding bits of its {name} are set; it is not packed by this suite's rule"
         return ""
 
@@ -272,26 +334,38 @@ class Form:
 
     def values(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.int8]:
         """The stored values, laid out: (N,) of -1, 0, +1. Not for code low_rank: `factors`."""
+        data = tensors["tile"]
         if self.code == "sign":
-            stored = bits.unpack(tensors["tile"], self.q)
+            stored = bits.unpack(data, self.q)
         elif self.code == "ternary":
-            stored = coding.unpack_trits(tensors["tile"], self.q)
+            stored = coding.unpack_trits(data, self.q)
         else:
-            kernels = self.numel // KERNEL
-            indices = coding.unpack_indices(tensors["tile"], kernels, self.index_bits)
-            book = bits.unpack(tensors["codebook"], KERNEL << self.index_bits)
-            stored = book.reshape(-1, KERNEL)[indices].reshape(-1)
+            stored = self._codebook_values(data, tensors["codebook"])
         copies = self.copies or Copies(self.shape, self.p)
-        return copies.lay_out(stored).reshape(-1)
+        laid_out = copies.lay_out(stored)
+        return laid_out.reshape(-1)
+
+    def _codebook_values(
+        self, data: NDArray[np.uint8], codebook: NDArray[np.uint8]
+    ) -> NDArray[np.int8]:
+        """The codebook entries that the indices in `data` name: (N,)."""
+        kernels = self.numel // KERNEL
+        indices = coding.unpack_indices(data, kernels, self.index_bits)
+        signs = bits.unpack(codebook, KERNEL << self.index_bits)
+        entries = signs.reshape(-1, KERNEL)
+        values = entries[indices]
+        return values.reshape(-1)
 
     def factors(
         self, tensors: dict[str, NDArray[Any]]
     ) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
         """Of code low_rank: signs U: (rows, rank) and V: (rank, *shape[1:])."""
         first, second = self.factor_sizes
-        stored = bits.unpack(tensors["tile"], first + second)
-        left = stored[:first].reshape(self.shape[0], self.rank)
-        return left, stored[first:].reshape(self.rank, *self.shape[1:])
+        signs = bits.unpack(tensors["tile"], first + second)
+        left = signs[:first]
+        right = signs[first:]
+        rows, *others = self.shape
+        return left.reshape(rows, self.rank), right.reshape(self.rank, *others)
 
     def _product(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The dense weight of code low_rank.
@@ -300,11 +374,18 @@ class Form:
         about 2^20. Every reader therefore gets the same bits.
         """
         left, right = self.factors(tensors)
+        rows, channels, *_ = self.shape
         scales = tensors["alphas"].astype(np.float64)
-        u, m, v = np.split(scales, [self.shape[0], self.shape[0] + self.rank])
-        mixed = (left * m) @ right.reshape(self.rank, -1)
-        by_channel = (u[:, None] * mixed).reshape(*self.shape[:2], -1) * v[:, None]
-        return by_channel.reshape(self.shape).astype(np.float32)
+        end_of_u = rows
+        end_of_m = rows + self.rank
+        u, m, v = np.split(scales, [end_of_u, end_of_m])
+        columns = right.reshape(self.rank, -1)
+        mixed = (left * m) @ columns
+        scaled_rows = u[:, None] * mixed
+        by_channel = scaled_rows.reshape(rows, channels, -1)
+        weight = by_channel * v[:, None]
+        rounded = weight.astype(np.float32)
+        return rounded.reshape(self.shape)
 
     def float_scales(self, alphas: NDArray[Any]) -> NDArray[np.float32]:
         if not self.exponents:
@@ -314,15 +395,21 @@ class Form:
     def dense(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The float32 weight, in weight_shape."""
         out = self.unmoved(tensors)
-        return out if self.copies is None else self.copies.enlarged(out)
+        if self.copies is None:
+            return out
+        return self.copies.enlarged(out)
 
     def unmoved(self, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The float32 weight, in shape: shifted copies where they are before they are moved."""
         if self.code == "low_rank":
             return self._product(tensors)
-        out = self.values(tensors).astype(np.float32).reshape(max(1, self.scales), -1)
+        values = self.values(tensors).astype(np.float32)
+        num_runs = max(1, self.scales)
+        runs = values.reshape(num_runs, -1)
         if self.scales:
-            out = out * self.float_scales(tensors["alphas"])[:, None]
+            scales = self.float_scales(tensors["alphas"])
+            runs = runs * scales[:, None]
         if self.offsets:
-            out = out + tensors["offsets"][:, None]
-        return out.reshape(self.shape)
+            offsets = tensors["offsets"]
+            runs = runs + offsets[:, None]
+        return runs.reshape(self.shape)

@@ -64,12 +64,14 @@ class Copies:
     shifts: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if fault := self._fault():
+        fault = self._fault()
+        if fault:
             raise ValueError(f"copies={self.kind!r}: {fault}")
 
     def _fault(self) -> str:
         if self.kind not in KINDS:
-            return f"must be one of {', '.join(KINDS)}"
+            known = ", ".join(KINDS)
+            return f"must be one of {known}"
         if self.shifts and self.kind != "shifted":
             return f"shifts belong to copies='shifted' alone, got {len(self.shifts)}"
         if self.kind == "aligned":
@@ -79,23 +81,33 @@ class Copies:
                 "expected p from 1 on and a weight of two axes or more, "
                 f"got p={self.p} and {self.shape}"
             )
-        rows, channels = self.shape[:2]
-        got = f"got p={self.p}"
-        if self.kind == "columns":
-            divides = channels % self.p == 0
-            return "" if divides else f"p must divide the {channels} input channels, {got}"
-        if rows % self.p:
-            return f"p must divide the {rows} rows, {got}"
-        if self.kind == "hadamard" and (self.p & (self.p - 1) or channels % self.p):
-            return f"p must be a power of two that divides the {channels} input channels, {got}"
-        if self.kind == "permuted" and self.p > MOST_PERMUTATIONS:
-            return f"p must be at most {MOST_PERMUTATIONS}, {got}"
+        wanted = self._wanted_of_p()
+        if wanted:
+            return f"p must {wanted}, got p={self.p}"
         return self._shift_fault() if self.kind == "shifted" else ""
+
+    def _wanted_of_p(self) -> str:
+        """The rule of this kind that p breaks, or ''."""
+        rows, channels, *_ = self.shape
+        divides_channels = channels % self.p == 0
+        if self.kind == "columns":
+            return "" if divides_channels else f"divide the {channels} input channels"
+        if rows % self.p:
+            return f"divide the {rows} rows"
+        if self.kind == "permuted" and self.p > MOST_PERMUTATIONS:
+            return f"be at most {MOST_PERMUTATIONS}"
+        if self.kind != "hadamard":
+            return ""
+        is_power_of_two = self.p & (self.p - 1) == 0
+        if is_power_of_two and divides_channels:
+            return ""
+        return f"be a power of two that divides the {channels} input channels"
 
     def _shift_fault(self) -> str:
         spatial = len(self.shape) - 2
+        one_per_copy = len(self.shifts) == self.p
         fits = all(len(shift) == spatial for shift in self.shifts)
-        if not spatial or len(self.shifts) != self.p or not fits:
+        if not spatial or not one_per_copy or not fits:
             return (
                 f"expected {self.p} shifts of {spatial} numbers (at least one spatial axis), "
                 f"got {self.shifts}"
@@ -113,13 +125,17 @@ class Copies:
         """The shape of the tile as the weight of a layer; aligned: for copies of whole rows."""
         rows, channels, *taps = self.shape
         if self.kind == "columns":
-            return (rows, channels // self.p, *taps)
-        return (rows // self.p, channels, *taps)
+            groups = channels // self.p
+            return (rows, groups, *taps)
+        own_rows = rows // self.p
+        return (own_rows, channels, *taps)
 
     @property
     def reach(self) -> int:
         """The largest move along any axis: each side of the kernel grows by it."""
-        return max(map(abs, chain.from_iterable(self.shifts)), default=0)
+        moves = chain.from_iterable(self.shifts)
+        distances = map(abs, moves)
+        return max(distances, default=0)
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -128,7 +144,9 @@ class Copies:
         It is larger than `shape` for shifted copies alone.
         """
         growth = 2 * self.reach
-        return (*self.shape[:2], *(length + growth for length in self.shape[2:]))
+        rows, channels, *kernel = self.shape
+        enlarged = [length + growth for length in kernel]
+        return (rows, channels, *enlarged)
 
     def index(self) -> NDArray[np.int64] | None:
         """(p, q): the tile element at each position of each copy; None for the identity."""
@@ -142,12 +160,17 @@ class Copies:
         if self.kind not in ("rotated", "permuted"):
             return None
         index = self.index()
-        columns = self.q * self.p // self.shape[0]
-        return None if index is None else index[:, :columns]
+        if index is None:
+            return None
+        _, *others = self.shape
+        columns = prod(others)
+        return index[:, :columns]
 
     def signs(self) -> NDArray[np.int8] | None:
         """(p, q): the sign at each position of each copy; None where all are +1."""
-        return _signs(self.p, self.shape) if self._has_signs else None
+        if not self._has_signs:
+            return None
+        return _signs(self.p, self.shape)
 
     @property
     def _has_signs(self) -> bool:
@@ -156,8 +179,14 @@ class Copies:
     def lay_out(self, tile: NDArray[Any]) -> NDArray[Any]:
         """tile: (q,) -> its copies: (p, q). Keeps no table: a file is laid out once."""
         index = _make_index(self.kind, self.p, self.shape)
-        out = np.broadcast_to(tile, (self.p, len(tile))) if index is None else tile[index]
-        return out * _make_signs(self.p, self.shape) if self._has_signs else out
+        if index is None:
+            shape = (self.p, len(tile))
+            copies = np.broadcast_to(tile, shape)
+        else:
+            copies = tile[index]
+        if not self._has_signs:
+            return copies
+        return copies * _make_signs(self.p, self.shape)
 
     def enlarged(self, weight: NDArray[Any]) -> NDArray[Any]:
         """weight: shape -> weight_shape, every copy moved by its shift, zeros around it."""
@@ -165,21 +194,32 @@ class Copies:
             return weight
         out = np.zeros(self.weight_shape, weight.dtype)
         rows = self.shape[0] // self.p
+        every_channel = slice(None)
         for i, shift in enumerate(self.shifts):
-            block = slice(i * rows, (i + 1) * rows)
-            window = []
-            for move, length in zip(shift, self.shape[2:], strict=True):
-                first = self.reach + move
-                window.append(slice(first, first + length))
-            out[(block, slice(None), *window)] = weight[block]
+            first = i * rows
+            block = slice(first, first + rows)
+            window = self._window(shift)
+            out[(block, every_channel, *window)] = weight[block]
         return out
+
+    def _window(self, shift: tuple[int, ...]) -> list[slice]:
+        """The part of an enlarged kernel that a copy moved by `shift` fills, axis by axis."""
+        _, _, *kernel = self.shape
+        window = []
+        for move, length in zip(shift, kernel, strict=True):
+            first = self.reach + move
+            part = slice(first, first + length)
+            window.append(part)
+        return window
 
 
 def hadamard(p: int) -> NDArray[np.int8]:
     """Sylvester's matrix (p, p) of +-1, p a power of two: H_is = (-1)^(number of ones in i & s)."""
     matrix = np.ones((1, 1), np.int8)
     while len(matrix) < p:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+        above = [matrix, matrix]
+        below = [matrix, -matrix]
+        matrix = np.block([above, below])
     return matrix
 
 
@@ -187,19 +227,33 @@ def _make_index(kind: str, p: int, shape: tuple[int, ...]) -> NDArray[np.int64] 
     if kind not in ("rotated", "permuted", "columns") or p == 1:
         return None
     if kind == "columns":
-        groups = np.arange(prod(shape) // p).reshape(shape[0], shape[1] // p, -1)
-        return np.repeat(groups, p, axis=1).reshape(p, -1)
-    columns = prod(shape[1:])
-    rows = shape[0] // p
+        return _groups_repeated(p, shape)
+    all_rows, *others = shape
+    rows = all_rows // p
+    columns = prod(others)
     order = _rotations(p, columns) if kind == "rotated" else _permutations(p, columns)
     starts = np.arange(rows) * columns
-    return (starts[:, None] + order[:, None, :]).reshape(p, -1)
+    by_row = starts[:, None] + order[:, None, :]  # (p, rows, columns)
+    return by_row.reshape(p, -1)
+
+
+def _groups_repeated(p: int, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """(p, q): the tile element of each weight, where p neighbouring input channels share one."""
+    rows, channels, *_ = shape
+    q = prod(shape) // p
+    elements = np.arange(q)
+    groups = elements.reshape(rows, channels // p, -1)
+    repeated = np.repeat(groups, p, axis=1)
+    return repeated.reshape(p, -1)
 
 
 def _rotations(p: int, columns: int) -> NDArray[np.int64]:
     """(p, columns): the column of the tile at each column of each copy."""
-    moves = np.arange(p) * columns // p
-    return (np.arange(columns) - moves[:, None]) % columns
+    copies = np.arange(p)
+    moves = copies * columns // p
+    places = np.arange(columns)
+    moved = places - moves[:, None]
+    return moved % columns
 
 
 def _permutations(p: int, columns: int) -> NDArray[np.int64]:
@@ -215,9 +269,11 @@ def _permutations(p: int, columns: int) -> NDArray[np.int64]:
 
 
 def _make_signs(p: int, shape: tuple[int, ...]) -> NDArray[np.int8]:
-    per_segment = prod(shape[1:]) // p
-    row = np.repeat(hadamard(p), per_segment, axis=1)  # (p, columns)
-    return np.tile(row, (1, shape[0] // p))
+    all_rows, *others = shape
+    rows = all_rows // p
+    segment = prod(others) // p
+    row = np.repeat(hadamard(p), segment, axis=1)  # (p, columns)
+    return np.tile(row, (1, rows))
 
 
 # Training asks for these tables in every step.
@@ -235,10 +291,14 @@ def default_shifts(p: int, spatial: int) -> tuple[tuple[int, ...], ...]:
     reach = 0
     while (2 * reach + 1) ** spatial < p:
         reach += 1
-    grid = product(range(-reach, reach + 1), repeat=spatial)
-    return tuple(sorted(grid, key=_nearness)[:p])
+    moves = range(-reach, reach + 1)
+    grid = product(moves, repeat=spatial)
+    nearest = sorted(grid, key=_nearness)
+    return tuple(nearest[:p])
 
 
 def _nearness(shift: tuple[int, ...]) -> tuple[Any, ...]:
     distances = [abs(move) for move in shift]
-    return max(distances), sum(distances), shift[::-1]
+    farthest = max(distances)
+    total = sum(distances)
+    return farthest, total, shift[::-1]

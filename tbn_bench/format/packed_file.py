@@ -70,7 +70,8 @@ class Artifact:
     @property
     def payload_bytes(self) -> int:
         """Bytes of all tensors, as cost.stored_bytes predicts. The rest of the file is a header."""
-        return sum(t.nbytes for t in self.tensors.values())
+        arrays = self.tensors.values()
+        return sum(array.nbytes for array in arrays)
 
     @property
     def header_bytes(self) -> int:
@@ -83,7 +84,10 @@ class Artifact:
 
     def of(self, weight: Weight) -> dict[str, NDArray[Any]]:
         """The tensors of a binary weight, by the names of its form."""
-        return {part: self.tensors[name] for part, name in weight.names.items()}
+        tensors = {}
+        for part, name in weight.names.items():
+            tensors[part] = self.tensors[name]
+        return tensors
 
     def check(self) -> None:
         """Raises Damaged for a content that no method stores.
@@ -107,10 +111,12 @@ class Artifact:
                 raise Damaged(f"weight {name}: {fault}")
 
     def _fault(self, weight: Weight) -> str:
-        if not all(tensor in self.tensors for tensor in weight.names.values()):
-            return "its tensors are missing"
+        for name in weight.names.values():
+            if name not in self.tensors:
+                return "its tensors are missing"
+        form = weight.form
         tensors = self.of(weight)
-        return weight.form.check(tensors) or weight.form.check_values(tensors)
+        return form.check(tensors) or form.check_values(tensors)
 
     def dense(self, most_bytes: float | None = None) -> dict[str, NDArray[np.float32]]:
         """Every binary weight as the float32 array it stands for, by name.
@@ -173,7 +179,9 @@ def _metadata(artifact: Artifact, layers: str) -> dict[str, str]:
 
 def _json(value: dict[str, Any] | None) -> str:
     """Compact JSON; '' of None. An empty config is not None: its run has the defaults."""
-    return "" if value is None else json.dumps(value, separators=(",", ":"))
+    if value is None:
+        return ""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _header(artifact: Artifact) -> tuple[bytes, list[str]]:
@@ -184,25 +192,35 @@ def _header(artifact: Artifact) -> tuple[bytes, list[str]]:
     layers, order = description.describe(artifact.tensors, artifact.weights, artifact.aliases)
     entries: dict[str, Any] = {"__metadata__": _metadata(artifact, layers)}
     start = 0
-    arrays = [artifact.tensors[name] for name in order]
-    for dtype, code in description.TYPES.items():
-        own = [array for array in arrays if array.dtype == dtype]
-        size = sum(array.nbytes for array in own)
-        if size:
-            count = sum(array.size for array in own)
-            entries[dtype] = {
-                "dtype": code,
-                "shape": [count],
-                "data_offsets": [start, start + size],
-            }
-            start += size
+    for dtype, arrays in _by_type(artifact, order).items():
+        count = sum(array.size for array in arrays)
+        end = start + sum(array.nbytes for array in arrays)
+        entries[dtype] = {
+            "dtype": description.TYPES[dtype],
+            "shape": [count],
+            "data_offsets": [start, end],
+        }
+        start = end
     text = json.dumps(entries, separators=(",", ":"))
-    text += " " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    if len(text) > HEADER_BYTES:
+    padding = -len(text) % 8  # tensors begin at a multiple of 8
+    text += " " * padding
+    length = len(text)
+    if length > HEADER_BYTES:
         raise ValueError(
-            f"the header is {len(text)} bytes, the most is {HEADER_BYTES}; it has too many layers"
+            f"the header is {length} bytes, the most is {HEADER_BYTES}; it has too many layers"
         )
-    return len(text).to_bytes(8, "little") + text.encode("ascii"), order
+    prefix = length.to_bytes(8, "little")
+    return prefix + text.encode("ascii"), order
+
+
+def _by_type(artifact: Artifact, order: list[str]) -> dict[str, list[NDArray[Any]]]:
+    """numpy type -> the tensors of it that have values, widest type first, as the file has them."""
+    found: dict[str, list[NDArray[Any]]] = {dtype: [] for dtype in description.TYPES}
+    for name in order:
+        array = artifact.tensors[name]
+        if array.size:
+            found[array.dtype.name].append(array)
+    return {dtype: arrays for dtype, arrays in found.items() if arrays}
 
 
 def _hash(header: bytes, data: bytes | memoryview) -> str:
@@ -224,12 +242,12 @@ def write(path: Path, artifact: Artifact) -> int:
         header, order = _header(artifact)
     except ValueError as error:
         raise ArtifactError(f"cannot write {path}: {error}") from error
-    arrays = [artifact.tensors[name] for name in order]
     parts: list[bytes] = []
-    for dtype in description.TYPES:
-        parts += [array.tobytes() for array in arrays if array.dtype == dtype]
+    for arrays in _by_type(artifact, order).values():
+        parts += [array.tobytes() for array in arrays]
     data = b"".join(parts)
-    header = header.replace(_hash_field(_NO_HASH), _hash_field(_hash(header, data)))
+    digest = _hash(header, data)
+    header = header.replace(_hash_field(_NO_HASH), _hash_field(digest))
     try:
         replace_file(path, header + data)
     except OSError as error:
@@ -277,9 +295,13 @@ def _refusal(path: Path, version: str | None) -> ArtifactError:
 
 def one_line(text: str) -> str:
     """What a file says, as one line of at most 300 letters that a terminal shows as they are."""
-    words = " ".join(text[: 4 * _SHOWN_LETTERS].split())
-    shown = "".join(c if c.isprintable() else "?" for c in words)
-    return shown if len(shown) <= _SHOWN_LETTERS else f"{shown[:_SHOWN_LETTERS]}..."
+    beginning = text[: 4 * _SHOWN_LETTERS]
+    words = " ".join(beginning.split())
+    letters = [letter if letter.isprintable() else "?" for letter in words]
+    shown = "".join(letters)
+    if len(shown) <= _SHOWN_LETTERS:
+        return shown
+    return f"{shown[:_SHOWN_LETTERS]}..."
 
 
 def _bytes(path: Path) -> bytes:
@@ -300,7 +322,8 @@ def _bytes(path: Path) -> bytes:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    without_waiting = getattr(os, "O_NONBLOCK", 0)  # Windows has none
+    return os.open(path, flags | without_waiting)
 
 
 def _parsed(data: bytes) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
@@ -309,12 +332,17 @@ def _parsed(data: bytes) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
         entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call] # it has no types
     except SafetensorError as error:
         raise Damaged(f"not a whole safetensors file: {error}") from error
-    header = _loads(data[8 : _data_start(data)], "the header")
-    return header.get("__metadata__") or {}, {name: _array(name, entry) for name, entry in entries}
+    end = _data_start(data)
+    header = _loads(data[8:end], "the header")
+    metadata = header.get("__metadata__") or {}
+    arrays = {name: _array(name, entry) for name, entry in entries}
+    return metadata, arrays
 
 
 def _data_start(data: bytes) -> int:
-    return 8 + int.from_bytes(data[:8], "little")
+    prefix = data[:8]
+    header_bytes = int.from_bytes(prefix, "little")
+    return 8 + header_bytes
 
 
 def _loads(text: str | bytes, what: str) -> dict[str, Any]:
@@ -334,11 +362,11 @@ _BY_CODE = {code: dtype for dtype, code in description.TYPES.items()}
 def _array(name: str, entry: Mapping[str, Any]) -> NDArray[Any]:
     code = entry["dtype"]
     if code not in _BY_CODE:
-        raise Damaged(
-            f"the tensor {name} has type {code}; a packed file holds {', '.join(_BY_CODE)}"
-        )
+        known = ", ".join(_BY_CODE)
+        raise Damaged(f"the tensor {name} has type {code}; a packed file holds {known}")
     try:
-        return np.frombuffer(entry["data"], _BY_CODE[code]).reshape(entry["shape"])
+        values = np.frombuffer(entry["data"], _BY_CODE[code])
+        return values.reshape(entry["shape"])
     except ValueError as error:
         raise Damaged(f"the tensor {name} has a shape that numpy cannot hold: {error}") from error
 
@@ -351,15 +379,20 @@ def _text(metadata: dict[str, str], key: str) -> str:
 
 def _names(metadata: dict[str, str], key: str) -> dict[str, str]:
     """A JSON object that names one thing by another, empty where there is none."""
-    found = _loads(metadata.get(key, "{}"), key)
-    if not all(isinstance(value, str) for value in found.values()):
-        raise Damaged(f"damaged metadata: {key} must hold strings")
+    text = metadata.get(key, "{}")
+    found = _loads(text, key)
+    for value in found.values():
+        if not isinstance(value, str):
+            raise Damaged(f"damaged metadata: {key} must hold strings")
     return found
 
 
 def _config(metadata: dict[str, str]) -> dict[str, Any] | None:
-    text = metadata.get("tbn_config", "null")
-    return None if text == "null" else _loads(text, "tbn_config")
+    key = "tbn_config"
+    text = metadata.get(key, "null")
+    if text == "null":
+        return None
+    return _loads(text, key)
 
 
 def _read_3(data: bytes, metadata: dict[str, str], arrays: dict[str, NDArray[Any]]) -> Artifact:
@@ -384,12 +417,16 @@ def _read_3(data: bytes, metadata: dict[str, str], arrays: dict[str, NDArray[Any
 
 def _check_hash(data: bytes, metadata: dict[str, str]) -> None:
     start = _data_start(data)
-    said = _hash_field(_text(metadata, "sha256"))
+    digest = _text(metadata, "sha256")
+    said = _hash_field(digest)
+    no_hash = _hash_field(_NO_HASH)
     header = data[:start]
-    if len(said) != len(_hash_field(_NO_HASH)) or header.count(said) != 1:
+    if len(said) != len(no_hash) or header.count(said) != 1:
         raise Damaged("damaged metadata: sha256 must be there once, of 64 digits")
-    counted = header.replace(said, _hash_field(_NO_HASH))
-    if said != _hash_field(_hash(counted, memoryview(data)[start:])):
+    counted = header.replace(said, no_hash)
+    tensors = memoryview(data)[start:]
+    found = _hash(counted, tensors)
+    if said != _hash_field(found):
         raise Damaged("the hash of its content is wrong: the file is damaged")
 
 
@@ -397,7 +434,7 @@ def _read_2(metadata: dict[str, str], arrays: dict[str, NDArray[Any]]) -> Artifa
     layers = _loads(_text(metadata, "tbn_layers"), "tbn_layers")
     weights = description_v2.weights(layers, arrays)
     aliases = _names(metadata, "tbn_aliases")
+    config = _config(metadata)
     commit = metadata.get("commit") or None
-    return Artifact(
-        arrays, weights, aliases, _config(metadata), commit, _names(metadata, "tbn_inputs")
-    )
+    inputs = _names(metadata, "tbn_inputs")
+    return Artifact(arrays, weights, aliases, config, commit, inputs)

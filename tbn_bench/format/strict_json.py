@@ -47,12 +47,13 @@ def _finite(text: str) -> float:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
-    if len(made) < len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise ValueError(f"the key {key[:40]!r} is there twice")
-            seen.add(key)
+    if len(made) == len(pairs):
+        return made
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise ValueError(f"the key {key[:40]!r} is there twice")
+        seen.add(key)
     return made
 
 
@@ -67,7 +68,8 @@ def _check_depth(value: Any) -> None:
 
 def _filled(values: Iterable[Any]) -> list[Any]:
     """Those that hold something; a file may have hundreds of thousands of empty ones."""
-    return [value for value in values if type(value) in (dict, list) and value]
+    containers = [value for value in values if type(value) in (dict, list)]
+    return [container for container in containers if container]
 
 
 def _parts(container: Any) -> Iterable[Any]:
