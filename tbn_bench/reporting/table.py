@@ -36,7 +36,8 @@ class Table:
 
     rows: raw values by key. note: one line under the table. run_ids: the runs that its numbers come
     from. sources: the footnotes that cells cite as [1], [2], ... raw: the keys of the CSV; the
-    columns' keys if it is empty.
+    columns' keys if it is empty. parts: the same rows as one table per data set and network, each
+    with its own title; none if the table is one piece.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Table:
     commands: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     raw: tuple[str, ...] = ()
+    parts: tuple["Table", ...] = ()
 
     @property
     def footnotes(self) -> list[str]:
