@@ -15,6 +15,7 @@ import math
 import pkgutil
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
@@ -61,9 +62,7 @@ def names(package: str) -> list[str]:
 
 def load(package: str, name: str) -> Callable[..., Any]:
     """The callable of entry `name`. For an unknown name, raises ValueError that lists all names."""
-    known = names(package)
-    if name not in known:
-        raise ValueError(f"unknown name {short(name)} in {package}{did_you_mean(name, known)}")
+    _check_known(package, name)
     module = importlib.import_module(f"tbn_bench.{package}.{name}")
     wanted = name.replace("_", "")
     for attribute, value in vars(module).items():
@@ -73,6 +72,18 @@ def load(package: str, name: str) -> Callable[..., Any]:
             found: Callable[..., Any] = value
             return found
     raise TypeError(f"tbn_bench/{package}/{name}.py defines no callable of the file's name")
+
+
+def source(package: str, name: str) -> Path:
+    """The file of entry `name`. Raises ValueError for an unknown name."""
+    _check_known(package, name)
+    return Path(__file__).parent / package / f"{name}.py"
+
+
+def _check_known(package: str, name: str) -> None:
+    known = names(package)
+    if name not in known:
+        raise ValueError(f"unknown name {short(name)} in {package}{did_you_mean(name, known)}")
 
 
 def parse(call: str) -> tuple[str, dict[str, Any]]:

@@ -10,6 +10,13 @@ from pydantic_core import ErrorDetails
 
 from tbn_bench import catalog
 
+SHELF_OF = {  # field of a call -> the open folder of its entries
+    "data": "data",
+    "model": "models",
+    "binarizer": "binarizers",
+    "task": "tasks",
+    "optimizer": "optimizers",
+}
 MANY = 2**31  # epochs, or samples in a batch
 RUN = r"^[\w.-]*[\w-][\w.-]*/[0-9a-f]{12}$"  # dots alone would be a path
 

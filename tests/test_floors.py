@@ -19,10 +19,11 @@ GROUND = {
     "config",
     "catalog",
     "scores",
+    "fingerprint",
     "yaml_file",
 }
 # What the command line and the report may see before a command is chosen: no torch behind any of it.
-LIGHT = {"atomic", "config", "records", "scores", "catalog", "yaml_file"}
+LIGHT = {"atomic", "config", "fingerprint", "records", "scores", "catalog", "yaml_file"}
 SHELVES = {"binarizers", "models", "kernels", "native"}
 NETWORK = GROUND | SHELVES | {"layers", "convert"}
 LEARNING = NETWORK | {"optimizers", "tasks", "data"}
@@ -37,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "yaml_file": set(),
     "derived": set(),
     "tiling": {"format"},
+    "fingerprint": {"catalog", "config"},
     "config": {"catalog"},  # the one spelling of an entry belongs to the identity of a run
     "binarizers": GROUND,
     "models": GROUND,
@@ -99,6 +101,7 @@ NO_TORCH = {
     "records",
     "catalog",
     "config",
+    "fingerprint",
     "scores",
     "yaml_file",
     "cli",

@@ -76,6 +76,12 @@ def _prune(args: argparse.Namespace) -> dict[str, Any]:
     return prune.run(RunStore(args.results), args.keep, args.status, args.dry_run)
 
 
+def _delete(args: argparse.Namespace) -> dict[str, Any]:
+    from tbn_bench.runs import delete
+
+    return delete.run(RunStore(args.results), args.runs)
+
+
 def _export(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.runs import export
 
@@ -107,6 +113,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "tail": _tail,
     "verify": _verify,
     "prune": _prune,
+    "delete": _delete,
     "export": _export,
     "seeds": _seeds,
     "import": _import,

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_tail(actions)
     _add_verify(actions)
     _add_prune(actions)
+    _add_delete(actions)
     _add_export(actions)
     _add_seeds(actions)
     _add_import(actions)
@@ -141,6 +142,14 @@ def _add_prune(actions: Any) -> None:
         help="of the runs to prune, several with commas (default: finished)",
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+
+
+def _add_delete(actions: Any) -> None:
+    about = "move runs to RESULTS/set_aside, so that they are in no list and can run again"
+    parser = _action(actions, "delete", about)
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run id or its beginning, also as SWEEP/RUN"
+    )
 
 
 def _add_export(actions: Any) -> None:

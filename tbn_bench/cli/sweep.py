@@ -87,6 +87,13 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         help="smoke: one epoch on random samples in the form of the data, seconds per run, "
         "recorded as NAME-smoke",
     )
+    parser.add_argument(
+        "--stale",
+        choices=("keep", "rerun", "error"),
+        default="keep",
+        help="finished runs whose method, model, data, task, optimizer or equations have changed "
+        "since: keep them, run them again, or stop (default: keep, and name them)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check and list, run nothing")
     parser.add_argument(
         "--engine",
@@ -143,6 +150,7 @@ def _launch(args: argparse.Namespace) -> dict[str, Any]:
         trackers=tuple(args.tracker),
         threads=args.threads,
         nice=args.nice,
+        stale=args.stale,
     )
     if not args.dry_run:
         mirror.check(options.trackers, options.wandb)

@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     resume.add_argument(
         "--restart",
         action="store_true",
-        help="ignore checkpoints of an unfinished run",
+        help="train from the first step: ignore checkpoints, and move the record of a finished run "
+        "to RESULTS/set_aside",
     )
     parser.add_argument("--quiet", action="store_true", help="no plan, no progress bar")
 

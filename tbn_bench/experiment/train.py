@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from tbn_bench import convert
+from tbn_bench import convert, fingerprint
 from tbn_bench.config import RunConfig
+from tbn_bench.experiment import earlier
 from tbn_bench.experiment.build import Experiment, build
 from tbn_bench.experiment.distributed import Follower
 from tbn_bench.experiment.options import RunOptions, check_devices
@@ -35,7 +36,9 @@ def run(
 ) -> RunRecord:
     """Trains, selects the epoch on the held-out split, tests once, and writes the record.
 
-    A finished run is returned as it is. resume: continue from the last checkpoint if there is one.
+    A finished run is returned as it is, with a warning on stderr where its code has changed since.
+    resume: continue from the last checkpoint if there is one. Without it every step is trained
+    again, and the record of a finished run is first moved to <results>/set_aside.
     announce: called once with the experiment, before it is trained.
 
     Raises ValueError before anything is recorded for a config that cannot be built, and RunBusy if
@@ -44,10 +47,12 @@ def run(
     """
     options = options or RunOptions()
     store = RunStore(options.results)
-    if store.finished(options.sweep, config.run_id):
+    starts_again = not resume and not options.rank
+    if store.finished(options.sweep, config.run_id) and not starts_again:
         if announce is not None:
             announce(build(config))
-        return store.read(options.sweep, config.run_id)
+        return earlier.finished(store, config, options)
+    resume = resume and not earlier.has_other_code(store, config, options)
     check_devices(config, options)
     mirrors = Mirrors() if options.rank else Mirrors(options.trackers, options.wandb)
     experiment = _build(config, options, announce)
@@ -57,6 +62,8 @@ def run(
         follower = Follower(store.path(options.sweep, config.run_id))
         Training(experiment, options, follower, Mirrors(), teacher, resume).fit_and_test()
         return store.read(options.sweep, config.run_id)
+    if starts_again:
+        earlier.move_away(store, config, options)
     held = store.claim(options.sweep, config.run_id, config.model_dump(mode="json"), source)
     if held is not None:  # else another process has finished it meanwhile
         _record(Training(experiment, options, held, mirrors, teacher, resume), held, source)
@@ -101,6 +108,7 @@ def _provenance(experiment: Experiment, options: RunOptions) -> dict[str, Any]:
         "compile": options.compile,
         "devices": options.devices,
         "trial": options.trial,
+        "fingerprint": fingerprint.of(experiment.config),
     }
 
 

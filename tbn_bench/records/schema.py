@@ -146,6 +146,7 @@ class Provenance(_Object):
     devices: Count | None = None
     channels_last: bool | None = None
     compile: bool | None = None
+    fingerprint: dict[str, str] | None = None  # part -> hash of its code (fingerprint.py)
 
 
 class Header(_Object):

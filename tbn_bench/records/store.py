@@ -258,6 +258,11 @@ class RunStore:
 
         Raises RecordError where none or several match, and names them.
         """
+        path = self.folder_of(name)
+        return self.read(path.parent.name, path.name)
+
+    def folder_of(self, name: str) -> Path:
+        """The folder of that run, readable or not. Raises RecordError as `find` does."""
         sweep, slash, run_id = name.rpartition("/")
         every = [self.path(*names) for names in self.folders([])]
         hits = [path for path in every if path.name.startswith(run_id)]
@@ -271,7 +276,7 @@ class RunStore:
                 f"{len(hits)} runs match {name!r} under {self.root}{which}; "
                 f"see: tbn-bench runs --results {self.root}"
             )
-        return self.read(hits[0].parent.name, hits[0].name)
+        return hits[0]
 
     def write_latency(self, record: LatencyRecord) -> Path:
         return self._write("latency", record)

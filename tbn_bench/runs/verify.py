@@ -4,7 +4,7 @@ experiment/verify.py is behind --scores, which runs the packed networks beside t
 torch.
 """
 
-import itertools
+import contextlib
 import os
 import time
 from collections import Counter
@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records.store import NETWORK, RecordError, RunStore
+from tbn_bench.records.set_aside import set_aside as move_aside
+from tbn_bench.records.store import NETWORK, RunBusy, RunStore
 from tbn_bench.runs import text
 from tbn_bench.runs.faults import AGAIN, RESTORE, Fault, faults, leftovers
-from tbn_bench.runs.lock import taken
 
 # whole records that say other than their folder, or that another version wrote
 _READABLE = ("name", "config", "hash", "command")
@@ -76,21 +76,9 @@ def set_aside(store: RunStore, found: Iterable[Fault]) -> dict[Path, Path]:
             damaged[fault.path] = None
     moved = {}
     for path in damaged:
-        with taken(path) as ours:
-            if ours:
-                moved[path] = _move(path, store.root / "set_aside" / path.parent.name)
+        with contextlib.suppress(RunBusy):
+            moved[path] = move_aside(store.root, path)
     return moved
-
-
-def _move(path: Path, folder: Path) -> Path:
-    names = (folder / f"{path.name}.{n}" for n in itertools.count(1))
-    new = next(name for name in names if not name.exists())
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.rename(new)
-    except OSError as error:
-        raise RecordError(f"cannot move {path} to {new}: {error.strerror}") from error
-    return new
 
 
 def _measurements(store: RunStore) -> Iterator[Fault]:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from tbn_bench.records.store import RecordError, RunStore, tell
-from tbn_bench.sweep import estimate
+from tbn_bench.sweep import estimate, stale
 from tbn_bench.sweep.execution import ExecutionOptions
 from tbn_bench.sweep.launch import check
 from tbn_bench.sweep.nodes import Resources, check_room, check_shared
@@ -57,6 +57,7 @@ def run(
     ray = library()
     reserved = resources.for_ray(options)
     check(spec.configs)
+    kept = stale.settle(spec, store, options.stale, dry_run)
     order = {
         "results": str(store.root),
         "sweep": spec.name,
@@ -68,10 +69,10 @@ def run(
     launch = ClusterLaunch(spec, store, options, sampler, order=order)
     tell(f"sweep {spec.name}: {estimate.counts(spec, len(launch.skipped))}")
     if dry_run:
-        return estimate.dry_run(spec, store, options)
+        return estimate.dry_run(spec, store, options) | {"stale": kept}
     if launch.total != 0:
         _run(ray, launch, reserved, address)
-    return launch.summary()
+    return launch.summary() | {"stale": kept}
 
 
 def library() -> ModuleType:

@@ -11,16 +11,9 @@ from typing import Any
 
 from tbn_bench import catalog, yaml_file
 from tbn_bench.catalog import did_you_mean, parse, short
-from tbn_bench.config import RunConfig, make
+from tbn_bench.config import SHELF_OF, RunConfig, make
 
-PACKAGES = {
-    "data": "data",
-    "model": "models",
-    "binarizer": "binarizers",
-    "task": "tasks",
-    "optimizer": "optimizers",
-}
-CALLS = tuple(PACKAGES)
+CALLS = tuple(SHELF_OF)
 _MANY = 20  # faults that are told at once
 
 Values = Mapping[str, Any]
@@ -102,7 +95,7 @@ def options_of(field: str, call: Any) -> list[str] | None:
     None for an entry that takes any option, and for a wrong call.
     """
     try:
-        return _options(PACKAGES[field], _parsed(field, call)[0])
+        return _options(SHELF_OF[field], _parsed(field, call)[0])
     except ValueError:
         return None
 

@@ -17,7 +17,8 @@ class ExecutionOptions:
     a GPU. retries: further attempts of a crashed run, from its last checkpoint. threads: of each
     run; None: its share of the cores. nice: added to the niceness of each run, 0 to 19, so that
     other work goes first. time_limit_s, memory_limit_gb: of one attempt; memory is the resident one
-    of all its processes.
+    of all its processes. stale: what is done with finished runs whose code has changed since: keep,
+    rerun or error.
     Raises ValueError for values out of range.
     """
 
@@ -33,6 +34,7 @@ class ExecutionOptions:
     trackers: tuple[str, ...] = ()
     threads: int | None = None
     nice: int = 0
+    stale: str = "keep"
 
     def __post_init__(self) -> None:
         if not 0 <= self.nice <= 19:

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tbn_bench.records.store import RunStore, printable, tell
-from tbn_bench.sweep import estimate, process
+from tbn_bench.sweep import estimate, process, stale
 from tbn_bench.sweep.execution import ExecutionOptions
 from tbn_bench.sweep.launch import Launch, check
 from tbn_bench.sweep.process import PATIENCE, Attempt
@@ -276,10 +276,11 @@ def run(
     store = RunStore(results)
     console = Console()
     check(spec.configs)
+    kept = stale.settle(spec, store, options.stale, dry_run)
     launch = LocalLaunch(spec, store, options, sampler, plain=not console.is_terminal)
     tell(f"sweep {spec.name}: {estimate.counts(spec, len(launch.skipped))}")
     if dry_run:
-        return estimate.dry_run(spec, store, options)
+        return estimate.dry_run(spec, store, options) | {"stale": kept}
     try:
         if launch.plain:
             _run_plain(launch)
@@ -287,7 +288,7 @@ def run(
             _run_on_screen(launch, console)
     finally:
         launch.stop()
-    return launch.summary()
+    return launch.summary() | {"stale": kept}
 
 
 def _run_plain(launch: LocalLaunch) -> None:

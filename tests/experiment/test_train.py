@@ -301,6 +301,33 @@ def test_restart_ignores_checkpoints(tmp_path):
     assert [row["epoch"] for row in record.rows()] == [0, 1, 2, 3]
 
 
+def test_restart_trains_a_finished_run_again(tmp_path, capsys):
+    """The earlier record is moved to set_aside, never shown as if it were new."""
+    config, steps = make(TINY), []
+    first = train.run(config, options(tmp_path))
+    with watch("training_step", lambda task: steps.append(task.global_step)):
+        train.run(config, options(tmp_path))
+        assert (steps, "not trained again" in capsys.readouterr().err) == ([], True)
+        again = train.run(config, options(tmp_path), resume=False)
+    assert steps == list(range(4 * STEPS))
+    moved = tmp_path / "results" / "set_aside" / "single" / f"{config.run_id}.1"
+    assert json.loads((moved / "summary.json").read_text())["run_id"] == config.run_id
+    assert outcome(again)["rows"] == outcome(first)["rows"]
+
+
+def test_a_checkpoint_of_other_code_is_not_continued(tmp_path, capsys):
+    """A run whose binarizer has changed since starts at its first step, and says so."""
+    config, steps = make(TINY), []
+    record = stopped(config, tmp_path, MID_EPOCH_2)
+    header = json.loads((record.path / "run.json").read_text())
+    header["provenance"]["fingerprint"]["binarizer"] = "0" * 12
+    (record.path / "run.json").write_text(json.dumps(header))
+    with watch("training_step", lambda task: steps.append(task.global_step)):
+        train.run(config, options(tmp_path))
+    assert steps == list(range(4 * STEPS))
+    assert "the code of binarizer has changed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("batch_size", [16, 48])
 def test_a_nan_is_recorded_as_diverged(batch_size, tmp_path):
     """At 48 the only step of the epoch breaks the weights, so that no training loss shows it: still

@@ -1227,3 +1227,27 @@ def test_ten_thousand_rows_are_quick_to_read_again(tmp_path, monkeypatch):
     )
     assert len(index.rows(RunStore(tmp_path))) == 200
     assert opened == ["index.json"]
+
+
+def test_deleted_runs_are_set_aside(call, store):
+    """`runs delete` moves a run, whole, to set_aside; its name is free again."""
+    path, other = finish(store), finish(store, seed=1)
+    content = (path / "summary.json").read_bytes()
+    code, _, last, _ = call("delete", path.name)
+    moved = store.root / "set_aside" / "s" / f"{path.name}.1"
+    assert (code, last) == (0, {"set_aside": [str(moved)], "failed": 0})
+    assert (moved / "summary.json").read_bytes() == content
+    assert [record.run_id for record in store.runs()] == [other.name]
+    finish(store)
+    assert call("delete", f"s/{path.name}")[2]["set_aside"] == [str(moved.with_suffix(".2"))]
+
+
+def test_a_live_or_unknown_run_is_not_deleted(call, store):
+    """A process that trains keeps its folder; a wrong name moves nothing."""
+    path = finish(store)
+    code, _, _, said = call("delete", path.name, "nothing")
+    assert (code, "0 runs match 'nothing'" in said, path.exists()) == (1, True, True)
+    with holding(store, seed=4) as run:
+        code, lines, last, _ = call("delete", run.path.name)
+        assert (code, last["failed"], run.path.exists()) == (1, 1, True)
+        assert "another process" in lines[0]

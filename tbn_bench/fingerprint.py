@@ -1,0 +1,170 @@
+"""The code that decides a run's numbers, as one short hash per part.
+
+A part is the source of an entry (binarizer, model, data, task, optimizer) with the files of the
+shelves that it imports, or the equations that all runs share. The hash is that of the syntax tree:
+comments, docstrings and layout do not count. No module is imported, so this needs no torch.
+"""
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tbn_bench import catalog
+from tbn_bench.config import SHELF_OF, RunConfig
+
+EQUATIONS = (
+    "tiling.py",
+    "format/layouts.py",
+    "layers/reuse.py",
+    "layers/mixed_copies.py",
+    "layers/binary_input.py",
+)
+_ROOT = Path(__file__).parent
+_DIGITS = 12
+_HAVE_DOCSTRINGS = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def of(config: RunConfig) -> dict[str, str]:
+    """Part -> hash. Raises ValueError for an entry that does not exist."""
+    found = {}
+    for field, shelf in SHELF_OF.items():
+        found[field] = _hash(_files(shelf, getattr(config, field)))
+    equations = [_ROOT / name for name in EQUATIONS]
+    found["equations"] = _hash([path for path in equations if path.exists()])
+    return found
+
+
+def changed(recorded: dict[str, str] | None, config: RunConfig) -> list[str] | None:
+    """The parts whose code differs from the recorded one; [] where none does.
+
+    None is unknown: the record has no fingerprint, or an entry's source is not here.
+    """
+    if not recorded:
+        return None
+    try:
+        now = of(config)
+    except (ValueError, OSError, SyntaxError):
+        return None
+    return sorted(part for part in now if part in recorded and recorded[part] != now[part])
+
+
+def of_file(path: Path) -> str:
+    """The hash of one Python file. Raises SyntaxError and OSError."""
+    return _hash([path])
+
+
+def _files(shelf: str, call: str) -> list[Path]:
+    """The sources behind a call, and behind entries that its options name: smoke(of='digits')."""
+    name, options = catalog.parse(call)
+    found: dict[Path, None] = {}
+    for path in _with_imports(catalog.source(shelf, name)):
+        found[path] = None
+    for value in options.values():
+        inner = _entry_named(shelf, value)
+        if inner is not None:
+            found |= dict.fromkeys(_files(shelf, inner))
+    return sorted(found)
+
+
+def _entry_named(shelf: str, value: Any) -> str | None:
+    """The value, where it is a call of an entry of the shelf."""
+    if not isinstance(value, str):
+        return None
+    try:
+        name, _ = catalog.parse(value)
+    except ValueError:
+        return None
+    return value if name in catalog.names(shelf) else None
+
+
+def _with_imports(path: Path) -> list[Path]:
+    """A source, and the files of the shelves that it imports, directly or not."""
+    found: dict[Path, None] = {}
+    waiting = [path]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found[path] = None
+        waiting += _imports(path, path.stat().st_mtime_ns)
+    return list(found)
+
+
+@functools.lru_cache(1024)
+def _imports(path: Path, _written: int) -> tuple[Path, ...]:
+    """Files of the shelves that a file names in its imports. _written: for the cache alone."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        for module in _modules(node, path):
+            file = _ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py")
+            if file.is_file():
+                found.append(file)
+    return tuple(found)
+
+
+def _modules(node: ast.AST, path: Path) -> Iterator[str]:
+    """Dotted names that may be modules of the shelves."""
+    names = []
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        stem = _stem(node, path)
+        names = [stem, *(f"{stem}.{alias.name}" for alias in node.names)]
+    for name in names:
+        if name.startswith(tuple(f"tbn_bench.{shelf}." for shelf in SHELF_OF.values())):
+            yield name
+
+
+def _stem(node: ast.ImportFrom, path: Path) -> str:
+    """What an import is from, with relative ones made absolute."""
+    if not node.level:
+        return node.module or ""
+    folder = path.parents[node.level - 1]
+    if not folder.is_relative_to(_ROOT):
+        return ""
+    parts = ["tbn_bench", *folder.relative_to(_ROOT).parts]
+    return ".".join([*parts, node.module] if node.module else parts)
+
+
+def _hash(paths: list[Path]) -> str:
+    """Of the names and the syntax trees of files, in order of their names."""
+    whole = hashlib.sha256()
+    for path in sorted(paths, key=lambda p: (p.name, str(p))):
+        whole.update(f"{path.name}:{_tree(path, path.stat().st_mtime_ns)};".encode())
+    return whole.hexdigest()[:_DIGITS]
+
+
+@functools.lru_cache(1024)
+def _tree(path: Path, _written: int) -> str:
+    tree = ast.parse(path.read_bytes())
+    return hashlib.sha256(_text(tree).encode()).hexdigest()
+
+
+def _text(node: Any) -> str:
+    """A syntax tree as text.
+
+    Fields without a value are left out, so that a newer Python gives the same text.
+    """
+    if isinstance(node, list):
+        return f"[{','.join(map(_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = []
+    for name, value in ast.iter_fields(node):
+        if name == "body" and isinstance(node, _HAVE_DOCSTRINGS):
+            value = _without_docstring(node)
+        if value is not None and value != [] and name not in ("kind", "type_comment"):
+            fields.append(f"{name}={_text(value)}")
+    return f"{type(node).__name__}({','.join(fields)})"
+
+
+def _without_docstring(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
+) -> list[ast.stmt]:
+    body = node.body
+    if ast.get_docstring(node, clean=False) is None:
+        return body
+    return body[1:]
