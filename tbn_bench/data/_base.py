@@ -32,9 +32,12 @@ class Batches(Dataset):
 
     def __getitem__(self, index: list[int]) -> tuple[Tensor, ...]:
         x, y = self.split
+        inputs = x[index]
+        labels = y[index]
         if not self.named:
-            return x[index], y[index]
-        return x[index], y[index], torch.tensor(index)
+            return inputs, labels
+        positions = torch.tensor(index)
+        return inputs, labels, positions
 
 
 class TensorDataModule(pl.LightningDataModule):
@@ -86,27 +89,36 @@ class TensorDataModule(pl.LightningDataModule):
 
         Raises ValueError where nothing would be left to train on.
         """
-        if not 0 <= self.val_size < samples:
+        held = self.val_size
+        if not 0 <= held < samples:
             raise ValueError(
-                f"val_size must lie between 0 (train on every sample) and {samples - 1}, "
-                f"got {self.val_size}"
+                f"val_size must lie between 0 (train on every sample) and {samples - 1}, got {held}"
             )
-        order = torch.randperm(samples, generator=seeded(self.split_seed))
-        return order[self.val_size :], order[: self.val_size]
+        generator = seeded(self.split_seed)
+        order = torch.randperm(samples, generator=generator)
+        return order[held:], order[:held]
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
             return
-        train, *val, test = self.read()
-        if not val:
-            x, y = train
-            learned, held = self.held_out(len(y))
-            train = (x[learned], y[learned])
-            val = [(x[held], y[held])]
+        train, *given, test = self.read()
+        if given:
+            (val,) = given
+        else:
+            train, val = self._divided(train)
         self.splits = {"train": train, "test": test}
-        _, labels = val[0]
+        _, labels = val
         if len(labels):
-            self.splits["val"] = val[0]
+            self.splits["val"] = val
+
+    def _divided(self, split: Split) -> tuple[Split, Split]:
+        """(the samples for training, the held-out ones)."""
+        x, y = split
+        samples = len(y)
+        learned, held = self.held_out(samples)
+        train = (x[learned], y[learned])
+        val = (x[held], y[held])
+        return train, val
 
     def size(self, split: str) -> int:
         _, y = self.splits[split]
@@ -118,8 +130,10 @@ class TensorDataModule(pl.LightningDataModule):
         It starts again from the first sample where the split has fewer.
         """
         x, _ = self.splits[split]
-        positions = torch.arange(n) % self.size(split)
-        return self.prepare(x[positions])
+        size = self.size(split)
+        positions = torch.arange(n) % size
+        samples = x[positions]
+        return self.prepare(samples)
 
     def fixed_batches(self, samples: int = FIXED_SAMPLES) -> Iterator[Tensor]:
         """The first training samples, as a model sees them at evaluation, the same at every call.
@@ -128,11 +142,13 @@ class TensorDataModule(pl.LightningDataModule):
         weight; where the set has no whole one, there is one smaller batch.
         """
         x, _ = self.splits["train"]
+        size = self.batch_size
         used = min(samples, len(x))
-        whole = max(1, used // self.batch_size)
+        whole = max(1, used // size)
         for i in range(whole):
-            start = i * self.batch_size
-            yield self.prepare(x[start : start + self.batch_size])
+            start = i * size
+            batch = x[start : start + size]
+            yield self.prepare(batch)
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader:
         order = Order(self.size(split), batch_size, seed)
@@ -140,7 +156,8 @@ class TensorDataModule(pl.LightningDataModule):
         batches = Batches(self.splits[split], named)
         # The loader has its own generator, because it draws a seed whenever it starts, and a
         # resumed run starts it one time less.
-        return DataLoader(batches, batch_size=None, sampler=order, generator=torch.Generator())
+        own = torch.Generator()
+        return DataLoader(batches, batch_size=None, sampler=order, generator=own)
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", self.batch_size, self.seed)
@@ -155,12 +172,15 @@ class TensorDataModule(pl.LightningDataModule):
         return self._loader("test", self.eval_batch_size, None)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int = 0) -> Split:
-        x, y, *positions = batch
+        x, y, *named = batch
         training = self.trainer is not None and self.trainer.training
-        if positions and training:
-            epoch = self.trainer.current_epoch
-            return self.prepare_at(x, positions[0], epoch), y
-        return self.prepare(x, training), y
+        if not named or not training:
+            prepared = self.prepare(x, training)
+            return prepared, y
+        (positions,) = named
+        epoch = self.trainer.current_epoch
+        prepared = self.prepare_at(x, positions, epoch)
+        return prepared, y
 
     def prepare_at(self, x: Tensor, positions: Tensor, epoch: int) -> Tensor:
         """x: (B, *in_shape) as read -> augmented for `epoch`.

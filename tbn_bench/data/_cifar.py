@@ -35,15 +35,15 @@ def records(path: Path, n: int, label_bytes: int, archive: str) -> tuple[Tensor,
             f"fetch {archive} and unpack it in {path.parent.parent}"
         ) from error
     length = label_bytes + _PIXELS
-    if len(data) != n * length:
-        raise ValueError(
-            f"{path} must have {n * length:,} bytes, got {len(data):,}; fetch it again"
-        )
-    values = np.frombuffer(data, np.uint8).reshape(n, length)
-    rows = torch.from_numpy(values.copy())
-    labels = rows[:, :label_bytes].long()
-    x = rows[:, label_bytes:].reshape(-1, 3, 32, 32)
-    return x, labels
+    size = n * length
+    if len(data) != size:
+        raise ValueError(f"{path} must have {size:,} bytes, got {len(data):,}; fetch it again")
+    values = np.frombuffer(data, np.uint8)
+    rows = torch.from_numpy(values.copy()).reshape(n, length)
+    labels = rows[:, :label_bytes]
+    pixels = rows[:, label_bytes:]
+    x = pixels.reshape(-1, 3, 32, 32)
+    return x, labels.long()
 
 
 class CifarDataModule(ImageDataModule):
@@ -134,5 +134,7 @@ class CifarDataModule(ImageDataModule):
 
     def _arrays(self, dataset: Any) -> Split:
         """(x, y) of one of torchvision's splits."""
-        x = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)
-        return x.contiguous(), self._labels(dataset)
+        pixels = torch.from_numpy(dataset.data)
+        x = pixels.permute(0, 3, 1, 2)
+        y = self._labels(dataset)
+        return x.contiguous(), y

@@ -22,4 +22,6 @@ def opened(path: Path, again: str) -> Iterator[Image.Image]:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "RGB":
+        return image
+    return image.convert("RGB")

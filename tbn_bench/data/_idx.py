@@ -26,16 +26,22 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is unreadable or truncated ({error}); fetch it again") from error
 
-    dimensions = len(shape)
-    expected = struct.pack(f">HBB{dimensions}I", 0, 8, dimensions, *shape)
-    head = len(expected)
-    size = head + int(np.prod(shape))
-    if data[:head] != expected or len(data) != size:
+    head = _idx_head(shape)
+    size = len(head) + int(np.prod(shape))
+    if not data.startswith(head) or len(data) != size:
         raise ValueError(
             f"{path} is not an IDX file of shape {shape} (it has {len(data)} bytes); fetch it again"
         )
-    values = np.frombuffer(data, np.uint8, offset=head).reshape(shape)
-    return torch.from_numpy(values.copy())
+    values = np.frombuffer(data, np.uint8, offset=len(head))
+    array = values.reshape(shape).copy()
+    return torch.from_numpy(array)
+
+
+def _idx_head(shape: tuple[int, ...]) -> bytes:
+    """The first bytes of an IDX file of unsigned bytes (type 8) of this shape."""
+    dimensions = len(shape)
+    layout = f">HBB{dimensions}I"
+    return struct.pack(layout, 0, 8, dimensions, *shape)
 
 
 class IdxImages(ImageDataModule):
@@ -72,7 +78,9 @@ class IdxImages(ImageDataModule):
         candidates = []
         for root in (data_root() / self.folder, data_root()):
             raw = root / self.torchvision_name / "raw"
-            candidates += [raw / name, raw / f"{name}.gz"]
+            plain = raw / name
+            packed = raw / f"{name}.gz"
+            candidates += [plain, packed]
         return find(candidates)
 
     def _need(self, name: str) -> Path:
@@ -106,10 +114,13 @@ class IdxImages(ImageDataModule):
 
     def _split(self, prefix: str, n: int) -> Split:
         images = self._need(f"{prefix}-images-idx3-ubyte")
-        x = read_idx(images, (n, 28, 28))
+        pixels = read_idx(images, (n, 28, 28))
+        x = pixels.unsqueeze(1)
         labels = self._need(f"{prefix}-labels-idx1-ubyte")
         y = read_idx(labels, (n,))
-        return x.unsqueeze(1), y.long()
+        return x, y.long()
 
     def read(self) -> tuple[Split, Split]:
-        return self._split("train", 60_000), self._split("t10k", 10_000)
+        train = self._split("train", 60_000)
+        test = self._split("t10k", 10_000)
+        return train, test

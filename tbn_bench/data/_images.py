@@ -28,12 +28,13 @@ class ImageDataModule(TensorDataModule):
     def prepare(self, x: Tensor, training: bool = False) -> Tensor:
         """x: (B, C, H, W) raw -> float32, normalised, augmented when training."""
         scale = 255.0 if x.dtype == torch.uint8 else 1.0
+        pixels = x.float() / scale
         mean = _per_channel(self.mean, x.device)
         std = _per_channel(self.std, x.device)
-        x = (x.float() / scale - mean) / std
+        normalised = (pixels - mean) / std
         if training and self.augment:
-            return self._augment(x)
-        return x
+            return self._augment(normalised)
+        return normalised
 
     def _augment(self, x: Tensor) -> Tensor:
         """Random crop after zero padding and horizontal flip, drawn for each image on x's device.
@@ -42,13 +43,19 @@ class ImageDataModule(TensorDataModule):
         """
         b = len(x)
         if self.crop_padding:
-            places = 2 * self.crop_padding + 1
-            corners = torch.randint(0, places, (2, b, 1, 1), device=x.device)
+            shape = (2, b, 1, 1)
+            corners = torch.randint(0, self._places, shape, device=x.device)
             x = self._crop(x, corners)
         if self.flip:
-            flips = torch.rand(b, device=x.device) < 0.5
+            draws = torch.rand(b, device=x.device)
+            flips = draws < 0.5
             x = _mirrored(x, flips)
         return x
+
+    @property
+    def _places(self) -> int:
+        """First rows (or columns) that a crop may have in the padded image."""
+        return 2 * self.crop_padding + 1
 
     def _crop(self, x: Tensor, corners: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C, H, W).
@@ -77,12 +84,16 @@ class ImageDataModule(TensorDataModule):
         mean = _per_channel(self.mean, x.device)
         std = _per_channel(self.std, x.device)
         black = -mean / std
-        return F.pad(x - black, around) + black
+        above_black = x - black
+        padded = F.pad(above_black, around)
+        return padded + black
 
     @property
     def by_position(self) -> bool:  # type: ignore[override]
         """The newer options draw by position; the older ones keep their random stream."""
-        return self.augment and (self.flip == "alternating" or self.crop_border != "mean")
+        newer_flip = self.flip == "alternating"
+        newer_border = self.crop_border != "mean"
+        return self.augment and (newer_flip or newer_border)
 
     def prepare_at(self, x: Tensor, positions: Tensor, epoch: int) -> Tensor:
         """x: (B, C, H, W) raw -> normalised, cropped, mirrored.
@@ -95,27 +106,31 @@ class ImageDataModule(TensorDataModule):
         positions = positions.cpu()
         draws = seeded(self.seed * 100_003 + epoch)
         if self.crop_padding:
-            places = 2 * self.crop_padding + 1
-            corners = torch.randint(0, places, (2, size), generator=draws)
-            chosen = corners[:, positions].to(x.device)
-            x = self._crop(x, chosen.reshape(2, -1, 1, 1))
+            corners = torch.randint(0, self._places, (2, size), generator=draws)
+            chosen = corners[:, positions].reshape(2, -1, 1, 1)
+            x = self._crop(x, chosen.to(x.device))
 
         if not self.flip:
             return x
         if self.flip == "alternating":
-            half = torch.rand(size, generator=seeded(self.seed)) < 0.5
-            flips = half ^ bool(epoch % 2)
+            fixed = seeded(self.seed)
+            first_half = torch.rand(size, generator=fixed) < 0.5
+            is_odd = bool(epoch % 2)
+            flips = first_half ^ is_odd
         else:
             flips = torch.rand(size, generator=draws) < 0.5
-        return _mirrored(x, flips[positions].to(x.device))
+        chosen = flips[positions]
+        return _mirrored(x, chosen.to(x.device))
 
 
 def _per_channel(values: Sequence[float], device: torch.device) -> Tensor:
     """(1, C, 1, 1), to be used with images (B, C, H, W)."""
-    return torch.tensor(values, device=device).reshape(1, -1, 1, 1)
+    vector = torch.tensor(values, device=device)
+    return vector.reshape(1, -1, 1, 1)
 
 
 def _mirrored(x: Tensor, flips: Tensor) -> Tensor:
     """x: (B, C, H, W), flips: (B,), True for the images that are mirrored."""
+    mirror = x.flip(3)
     chosen = flips.reshape(-1, 1, 1, 1)
-    return torch.where(chosen, x.flip(3), x)
+    return torch.where(chosen, mirror, x)

@@ -8,10 +8,13 @@ from torch.utils.data import Sampler
 
 def world_place() -> tuple[int, int]:
     """(number of this process, number of processes that train together)."""
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    group = torch.distributed
+    together = group.is_available() and group.is_initialized()
     if not together:
         return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    rank = group.get_rank()
+    world = group.get_world_size()
+    return rank, world
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -45,21 +48,27 @@ class Order(Sampler):
         whole, rest = divmod(self.size, self.batch_size)
         if rest == 0:
             return whole
-        joins = self.size > self.batch_size >= least > rest
-        return whole if joins else whole + 1
+        has_others = self.size > self.batch_size
+        joins = has_others and self.batch_size >= least > rest
+        if joins:
+            return whole
+        return whole + 1
 
     def _positions(self) -> list[int]:
         if self.seed is None:
             return list(range(self.size))
         generator = seeded(self.seed * 100_003 + self.epoch)
-        return torch.randperm(self.size, generator=generator).tolist()
+        order = torch.randperm(self.size, generator=generator)
+        return order.tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
         positions = self._positions()
         rank, world = world_place()
-        last = len(self) - 1
-        for i in range(len(self)):
+        count = len(self)
+        for i in range(count):
             start = i * self.batch_size
-            end = self.size if i == last else start + self.batch_size
+            end = start + self.batch_size
+            if i == count - 1:
+                end = self.size
             batch = positions[start:end]
             yield batch[rank::world]

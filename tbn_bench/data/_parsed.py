@@ -20,9 +20,11 @@ def unit_sphere(points: np.ndarray) -> np.ndarray:
 
     points: (P, 3) -> (P, 3) float32.
     """
-    points = points - points.mean(0)
-    radius = np.linalg.norm(points, axis=1).max()
-    return (points / max(radius, 1e-12)).astype(np.float32)
+    centred = points - points.mean(0)
+    distances = np.linalg.norm(centred, axis=1)
+    radius = max(distances.max(), 1e-12)
+    scaled = centred / radius
+    return scaled.astype(np.float32)
 
 
 def table(path: Path, columns: str, again: str, source: Any = None, **options: Any) -> np.ndarray:
@@ -44,7 +46,8 @@ def table(path: Path, columns: str, again: str, source: Any = None, **options: A
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
         raise ValueError(f"{expected} ({why}); {again}") from error
-    if not len(rows) or rows.shape[1] != width or not np.isfinite(rows).all():
+    shaped = len(rows) > 0 and rows.shape[1] == width
+    if not shaped or not np.isfinite(rows).all():
         raise ValueError(f"{expected}, got an array of shape {rows.shape}; {again}")
     return rows
 
@@ -55,13 +58,15 @@ def fingerprint(files: Sequence[Path], again: str, *what: object) -> str:
     what: values that describe the result made from the files.
     Raises ValueError for a file that is missing.
     """
-    digest = hashlib.sha256(repr(what).encode())
+    described = repr(what)
+    digest = hashlib.sha256(described.encode())
     for path in files:
         try:
             state = path.stat()
         except OSError as error:
             raise ValueError(f"{path} is missing, though its set lists it; {again}") from error
-        digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+        line = f"{path.name} {state.st_size} {state.st_mtime_ns}\n"
+        digest.update(line.encode())
     return digest.hexdigest()
 
 
@@ -78,12 +83,17 @@ def kept(path: Path, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dic
         if str(file["key"]) == key:
             return {name: file[name] for name in file.files if name != "key"}
     arrays = make()
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
-        try:
-            with part.open("wb") as file:
-                np.savez(file, key=np.array(key), **arrays)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        _keep(path, key, arrays)
     return arrays
+
+
+def _keep(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
+    """Writes a file beside `path` and renames it, so that no reader sees half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, key=np.array(key), **arrays)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -22,10 +22,12 @@ def drop_points(x: Tensor) -> Tensor:
     The first point replaces them.
     """
     clouds, _, size = x.shape
-    share = MAX_DROPOUT * torch.rand(clouds, 1, 1, device=x.device)
-    draws = torch.rand(clouds, 1, size, device=x.device)
+    device = x.device
+    share = MAX_DROPOUT * torch.rand(clouds, 1, 1, device=device)
+    draws = torch.rand(clouds, 1, size, device=device)
+    dropped = draws <= share
     first = x[:, :, :1]
-    return torch.where(draws <= share, first, x)
+    return torch.where(dropped, first, x)
 
 
 def subset(x: Tensor, points: int) -> Tensor:
@@ -35,8 +37,9 @@ def subset(x: Tensor, points: int) -> Tensor:
     """
     clouds, channels, size = x.shape
     draws = torch.rand(clouds, size, device=x.device)
-    kept = draws.topk(points, 1).indices
-    places = kept.unsqueeze(1).expand(-1, channels, -1)
+    _, kept = draws.topk(points, 1)
+    by_channel = kept.unsqueeze(1)
+    places = by_channel.expand(-1, channels, -1)
     return x.gather(2, places)
 
 
@@ -46,11 +49,13 @@ def scale_and_shift(x: Tensor) -> Tensor:
     x: (B, 3, P).
     """
     clouds, channels, _ = x.shape
+    device = x.device
     low, high = SCALES
-    share = torch.rand(clouds, 1, 1, device=x.device)
+    share = torch.rand(clouds, 1, 1, device=device)
     scale = low + (high - low) * share
-    draws = torch.rand(clouds, channels, 1, device=x.device)
-    shift = MAX_SHIFT * (2 * draws - 1)
+    draws = torch.rand(clouds, channels, 1, device=device)
+    direction = 2 * draws - 1
+    shift = MAX_SHIFT * direction
     return x * scale + shift
 
 

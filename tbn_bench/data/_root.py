@@ -13,8 +13,13 @@ def data_root() -> Path:
 
 def find(candidates: Sequence[Path]) -> Path | None:
     """The first candidate that exists."""
-    return next((c for c in candidates if c.exists()), None)
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    return None
 
 
 def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    data = path.read_bytes()
+    digest = hashlib.md5(data, usedforsecurity=False)
+    return digest.hexdigest()

@@ -61,10 +61,11 @@ class Room:
         """
         xyz = self.xyz[picks]
         rgb = self.rgb[picks]
+        share = xyz / self.top
         out = np.empty((9, len(picks)), np.float32)
         out[:3] = xyz.T
         out[3:6] = rgb.T / 255
-        out[6:] = (xyz / self.top).T
+        out[6:] = share.T
         out[:2] -= centre[:, None]
         return out
 
@@ -97,7 +98,8 @@ def _check_numbers(rows: Any, path: Path) -> None:
     """Raises ValueError unless it is an array of (N, 7) numbers."""
     expected = f"{path} must hold (N, 7) numbers x y z r g b label"
     if not isinstance(rows, np.ndarray):
-        raise ValueError(f"{expected}, got {type(rows).__name__}; {_AGAIN}")
+        kind = type(rows).__name__
+        raise ValueError(f"{expected}, got {kind}; {_AGAIN}")
     shaped = rows.ndim == 2 and rows.shape[1] == 7 and len(rows) > 0
     numeric = rows.dtype.kind in "fiu"
     if not shaped or not numeric:
@@ -120,9 +122,11 @@ def _check_values(rows: np.ndarray, path: Path) -> None:
 
 def _whole(values: np.ndarray, largest: int) -> bool:
     """Whether all values are whole numbers of 0 to `largest`."""
-    inside = (values >= 0) & (values <= largest)
+    not_below = values >= 0
+    not_above = values <= largest
     whole = values == np.floor(values)
-    return bool((inside & whole).all())
+    fits = not_below & not_above & whole
+    return bool(fits.all())
 
 
 def convert(raw: Path, target: Path) -> None:
@@ -134,14 +138,21 @@ def convert(raw: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
     for annotations in sorted(raw.glob("Area_*/*/Annotations")):
         room = annotations.parent
-        path = target / f"{room.parent.name}_{room.name}.npy"
+        area = room.parent
+        path = target / f"{area.name}_{room.name}.npy"
         sources = sorted(annotations.glob("*.txt"))
         if sources and not path.exists():
-            part = path.with_name(f".{path.name}.{os.getpid()}")
-            with part.open("wb") as file:
-                objects = [_object(source) for source in sources]
-                np.save(file, np.concatenate(objects))
-            part.replace(path)
+            _convert_room(sources, path)
+
+
+def _convert_room(sources: list[Path], path: Path) -> None:
+    """Writes a file beside `path` and renames it, so that no reader sees half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("wb") as file:
+        objects = [_object(source) for source in sources]
+        rows = np.concatenate(objects)
+        np.save(file, rows)
+    part.replace(path)
 
 
 def _object(path: Path) -> np.ndarray:

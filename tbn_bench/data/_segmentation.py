@@ -45,13 +45,15 @@ class Half:
 
     def __getitem__(self, index: Any) -> Tensor:
         everything = torch.arange(len(self))
-        positions = everything[index].reshape(-1).tolist()
+        chosen = everything[index].reshape(-1)
+        positions = chosen.tolist()
         batch = self.samples[positions]
         return batch[self.which]
 
     def split(self, size: int) -> Iterator[Tensor]:
         for start in range(0, len(self), size):
-            yield self[start : start + size]
+            end = start + size
+            yield self[start:end]
 
 
 def halves(samples: Cut) -> Split:

@@ -56,19 +56,24 @@ class CIFAR100(CifarDataModule):
         self.num_classes = _COARSE if coarse else _FINE
 
     def _binary(self, folder: Path) -> tuple[Split, Split]:
-        train = self._records(folder / "train.bin", self.train_size)
-        test = self._records(folder / "test.bin", self.test_size)
+        train_file = folder / "train.bin"
+        test_file = folder / "test.bin"
+        train = self._records(train_file, self.train_size)
+        test = self._records(test_file, self.test_size)
         return train, test
 
     def _records(self, path: Path, n: int) -> Split:
         x, labels = records(path, n, 2, self.archive)
-        if bool((labels >= torch.tensor([_COARSE, _FINE])).any()):
+        classes = torch.tensor([_COARSE, _FINE])
+        beyond = labels >= classes
+        if bool(beyond.any()):
             raise ValueError(
                 f"{path} must hold coarse labels below {_COARSE} and fine ones below {_FINE}; "
                 "fetch it again"
             )
         coarse, fine = labels.unbind(1)
-        return x, coarse if self.coarse else fine
+        y = coarse if self.coarse else fine
+        return x, y
 
     def _labels(self, dataset: Any) -> Tensor:
         """torchvision keeps only the fine labels.

@@ -45,7 +45,8 @@ class CSVForecast(SeriesDataModule):
 
     @staticmethod
     def _found(path: str) -> Path:
-        found = find([Path(path), data_root() / path])
+        places = [Path(path), data_root() / path]
+        found = find(places)
         if found is None:
             raise ValueError(f"csv_forecast: {path} found neither here nor under {data_root()}")
         return found

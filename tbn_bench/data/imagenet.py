@@ -107,8 +107,10 @@ def centre_crop(path: Path, size: int, resize: int) -> np.ndarray:
 
 def _batch(images: list[np.ndarray]) -> Tensor:
     """(B, 3, H, W) of B times (H, W, 3)."""
-    stacked = np.stack(images).transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(stacked))
+    stacked = np.stack(images)
+    channels_first = stacked.transpose(0, 3, 1, 2)
+    copied = np.ascontiguousarray(channels_first)
+    return torch.from_numpy(copied)
 
 
 class Files:
@@ -128,7 +130,8 @@ class Files:
 
     def take(self, positions: Tensor) -> "Files":
         """Only those files, undecoded. positions: (M,)."""
-        names = self.names[positions.numpy()]
+        chosen = positions.numpy()
+        names = self.names[chosen]
         return Files(self.folder, names, self.size, self.resize)
 
     def path(self, position: int) -> Path:
@@ -136,15 +139,19 @@ class Files:
         return self.folder / name
 
     def centre(self, position: int) -> np.ndarray:
-        return centre_crop(self.path(position), self.size, self.resize)
+        path = self.path(position)
+        return centre_crop(path, self.size, self.resize)
 
     def random(self, position: int, rng: np.random.Generator) -> np.ndarray:
-        return random_crop(self.path(position), self.size, rng)
+        path = self.path(position)
+        return random_crop(path, self.size, rng)
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
-        positions = np.arange(len(self))[index]
+        everything = np.arange(len(self))
+        positions = everything[index]
         with ThreadPoolExecutor(_cores()) as pool:
-            images = list(pool.map(self.centre, positions))
+            crops = pool.map(self.centre, positions)
+            images = list(crops)
         return _batch(images)
 
 
@@ -171,7 +178,9 @@ class _Batches(Dataset):
     def __getitem__(self, index: tuple[int, list[int]]) -> tuple[Tensor, Tensor]:
         epoch, positions = index
         images = [self._image(epoch, position) for position in positions]
-        return _batch(images), self.labels[positions]
+        x = _batch(images)
+        y = self.labels[positions]
+        return x, y
 
 
 class _EpochOrder(Order):
@@ -286,8 +295,10 @@ class ImageNet(ImageDataModule):
         size = self.in_shape[1]
         x = Files(folder / "train", names, size, self.resize)
         test = Files(folder / "val", test_names, size, self.resize)
-        train, held = self.held_out(len(y))
-        return (x.take(train), y[train]), (x.take(held), y[held]), (test, test_y)
+        learned, held = self.held_out(len(y))
+        train = (x.take(learned), y[learned])
+        val = (x.take(held), y[held])
+        return train, val, (test, test_y)
 
     def _folder(self) -> Path:
         places = ("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")

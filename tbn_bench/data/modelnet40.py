@@ -90,7 +90,8 @@ def _lines(path: Path) -> list[str]:
 
 def _stripped(text: str) -> list[str]:
     """The lines that are not empty."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line]
 
 
 def read_text_cloud(path: Path, points: int) -> np.ndarray:
@@ -166,11 +167,15 @@ class ModelNet40(PointDataModule):
         if self.layout != "txt":
             folder = _folder(FOLDERS)
             if folder is not None:
-                return self._split(folder, "train"), self._split(folder, "test")
+                train = self._split(folder, "train")
+                test = self._split(folder, "test")
+                return train, test
         if self.layout != "hdf5":
             folder = _folder((TEXT,))
             if folder is not None:
-                return self._text_split(folder, "train"), self._text_split(folder, "test")
+                train = self._text_split(folder, "train")
+                test = self._text_split(folder, "test")
+                return train, test
         raise ValueError(self._missing())
 
     def _missing(self) -> str:
@@ -183,7 +188,9 @@ class ModelNet40(PointDataModule):
         )
 
     def _text_split(self, folder: Path, name: str) -> Split:
-        return read_text_split(folder, name, self.text_sizes[name], self.in_shape[1])
+        size = self.text_sizes[name]
+        points = self.in_shape[1]
+        return read_text_split(folder, name, size, points)
 
     def _split(self, folder: Path, name: str) -> Split:
         """All files that <name>_files.txt lists.

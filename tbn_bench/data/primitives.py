@@ -36,13 +36,17 @@ def _polygon(corners: int) -> Callable[[Tensor], Tensor]:
 def _circle(t: Tensor) -> Tensor:
     """t: (...) in turns -> (..., 2)."""
     angle = 2 * math.pi * t
-    return torch.stack([angle.cos(), angle.sin()], -1)
+    x = angle.cos()
+    y = angle.sin()
+    return torch.stack([x, y], -1)
 
 
 def _sphere(u: Tensor) -> Tensor:
     z = 2 * u[..., :1] - 1
-    radius = (1 - z * z).sqrt()
-    ring = _circle(u[..., 1]) * radius
+    squared = 1 - z * z
+    radius = squared.sqrt()
+    circle = _circle(u[..., 1])
+    ring = circle * radius
     return torch.cat([ring, z], -1)
 
 

@@ -131,7 +131,8 @@ class Grid(Cut):
         return len(self.samples)
 
     def __getitem__(self, index: list[int]) -> Split:
-        samples = [self._sample(self.samples[i]) for i in index]
+        chosen = [self.samples[i] for i in index]
+        samples = [self._sample(sample) for sample in chosen]
         return _batch(samples)
 
     def _sample(self, sample: _GridSample) -> tuple[np.ndarray, np.ndarray]:
@@ -169,8 +170,10 @@ def cells(room: Room) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _batch(samples: list[tuple[np.ndarray, np.ndarray]]) -> Split:
     features, labels = zip(*samples, strict=True)
-    x = torch.from_numpy(np.stack(features))
-    y = torch.from_numpy(np.stack(labels))
+    stacked_features = np.stack(features)
+    stacked_labels = np.stack(labels)
+    x = torch.from_numpy(stacked_features)
+    y = torch.from_numpy(stacked_labels)
     return x, y.long()
 
 
@@ -289,5 +292,7 @@ class S3DIS(SegmentationDataModule):
 
 def _area(path: Path) -> int:
     """5 of Area_5_hallway_1.npy."""
-    number = path.name.split("_")[1]
-    return int(number) if number.isdigit() else 0
+    _, number, *_ = path.name.split("_")
+    if number.isdigit():
+        return int(number)
+    return 0

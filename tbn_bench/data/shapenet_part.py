@@ -178,11 +178,14 @@ class ShapeNetPart(SegmentationDataModule):
         return halves(train), _drawn_once(val), _drawn_once(test)
 
     def _shapes(self, folder: Path, name: str) -> Shapes:
-        return Shapes(self._arrays(folder, name), self.in_shape[1])
+        arrays = self._arrays(folder, name)
+        points = self.in_shape[1]
+        return Shapes(arrays, points)
 
     def prepare(self, x: Tensor, training: bool = False) -> Tensor:
         """x: (B, 4, points) as read -> (B, 3 + 16, points), scaled and shifted when training."""
-        return with_category(x, len(PARTS), training and self.augment)
+        augmented = training and self.augment
+        return with_category(x, len(PARTS), augmented)
 
     def _listed(self, folder: Path, name: str) -> list[tuple[Path, int]]:
         """(file, category) of every shape of a split; an entry is "shape_data/<synset>/<id>"."""
@@ -225,4 +228,5 @@ class ShapeNetPart(SegmentationDataModule):
 def _drawn_once(shapes: Shapes) -> Split:
     """All shapes, their points drawn by a fixed seed."""
     generator = torch.Generator().manual_seed(0)
-    return shapes.draw(torch.arange(len(shapes)), generator)
+    everything = torch.arange(len(shapes))
+    return shapes.draw(everything, generator)

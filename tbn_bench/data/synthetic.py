@@ -41,7 +41,9 @@ class Synthetic(ImageDataModule):
 
     def _split(self, n: int, means: Tensor, generator: torch.Generator) -> Split:
         """means: (classes, *in_shape), the image of each class without noise."""
-        y = torch.arange(n) % self.num_classes
-        noise = torch.randn(n, *self.in_shape, generator=generator)
-        x = means[y] + self.noise * noise
-        return x, y
+        numbers = torch.arange(n)
+        y = numbers % self.num_classes
+        images = means[y]
+        draws = torch.randn(n, *self.in_shape, generator=generator)
+        noise = self.noise * draws
+        return images + noise, y

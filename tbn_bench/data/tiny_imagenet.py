@@ -55,7 +55,8 @@ def _decode_all(folder: Path, names: list[str], shape: tuple[int, ...]) -> Tenso
     def chunk(first: int) -> None:
         last = min(first + _CHUNK, len(names))
         for i in range(first, last):
-            path = folder / names[i]
+            name = names[i]
+            path = folder / name
             x[i] = _decode(path, shape)
 
     with ThreadPoolExecutor() as pool:
@@ -193,4 +194,5 @@ def _lines(path: Path) -> list[str]:
         text = path.read_text()
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}; {_AGAIN}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line]
