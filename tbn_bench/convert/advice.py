@@ -1,5 +1,6 @@
 """Warnings about a converted network: traps of tiling, and weights that were not converted."""
 
+from itertools import pairwise
 from math import prod
 
 from torch import nn
@@ -93,14 +94,17 @@ def left_out(model: nn.Module, rows: list[PlanRow]) -> str | None:
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:
-    long_axes = [length for length in parameter.shape if length > 1]
+    axes = parameter.shape
+    long_axes = [length for length in axes if length > 1]
     return len(long_axes) > 1
 
 
 def _has_row_copies(row: PlanRow) -> bool:
     """Whether whole output rows of a weight are copies of others."""
-    tiled = row.binarized and row.p > 1 and row.copies == "aligned"
-    return tiled and row.shape[0] % row.p == 0
+    if not row.binarized or row.copies != "aligned":
+        return False
+    rows = row.shape[0]
+    return row.p > 1 and rows % row.p == 0
 
 
 def _layers(row: PlanRow) -> set[str]:
@@ -118,8 +122,14 @@ def _normalised_layers(model: nn.Module) -> set[str]:
     """
     layers = [(name, m) for name, m in model.named_modules() if isinstance(m, _LAYERS)]
     found = set()
-    for (name, layer), (_, after) in zip(layers, layers[1:], strict=False):
-        outputs = getattr(layer, "out_features", getattr(layer, "out_channels", None))
-        if isinstance(after, _NORMS) and after.num_features == outputs:
+    for (name, layer), (_, after) in pairwise(layers):
+        if isinstance(after, _NORMS) and after.num_features == _outputs(layer):
             found.add(name)
     return found
+
+
+def _outputs(layer: nn.Module) -> int | None:
+    """Output features or channels; None of a layer that has neither."""
+    channels: int | None = getattr(layer, "out_channels", None)
+    features: int | None = getattr(layer, "out_features", channels)
+    return features

@@ -36,16 +36,22 @@ def binarize_(model: nn.Module, spec: str | Binarizer, keep: Sequence[str] = ())
     weights = find_weights(model, keep)
     free = [weight for weight in weights if not weight.kept]
     targets = [weight.target for weight in free]
-    decisions = dict(zip(free, binarizer.decide(targets), strict=True))
-    activations = dict(zip(free, map(binarizer.activation, targets), strict=True))
+    decided = binarizer.decide(targets)
+    decisions = dict(zip(free, decided, strict=True))
+    inputs = [binarizer.activation(target) for target in targets]
+    activations = dict(zip(free, inputs, strict=True))
     rows = []
     with _all_or_nothing(model):
         for weight in weights:
-            activation_bits = _binarize_inputs(weight, activations.get(weight))
-            decision = decisions.get(weight, Decision(None, weight.kept))
-            rows.append(_convert(weight, decision, activation_bits))
+            activation = activations.get(weight)
+            activation_bits = _binarize_inputs(weight, activation)
+            kept = Decision(None, weight.kept)
+            decision = decisions.get(weight, kept)
+            row = _convert(weight, decision, activation_bits)
+            rows.append(row)
         binary_input.call_layers_(model)
-        return Plan(rows, warnings_for(model, rows))
+        warnings = warnings_for(model, rows)
+        return Plan(rows, warnings)
 
 
 def binarize_inputs_(model: nn.Module, spec: str | Binarizer, keep: Sequence[str] = ()) -> None:
@@ -90,7 +96,9 @@ def _contents(module: nn.Module) -> dict[str, Any]:
     """A module's attributes; dictionaries (parameters, buffers, modules, hooks) as copies."""
     contents = {}
     for name, value in vars(module).items():
-        contents[name] = copy.copy(value) if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            value = copy.copy(value)
+        contents[name] = value
     return contents
 
 
@@ -102,9 +110,10 @@ def _binarize_inputs(weight: SharedWeight, activation: ActivationBinarizer | Non
     if activation is None:
         return FULL_PRECISION_BITS
     for i, use in enumerate(weight.uses):
+        module = use.module
         own = activation if i == 0 else copy.deepcopy(activation)
-        _settle(own, use.module, use.tensor)
-        binary_input.binarize_input_(use.module, own)
+        _settle(own, module, use.tensor)
+        binary_input.binarize_input_(module, own)
     return activation.bits
 
 
@@ -170,12 +179,14 @@ def _parametrize(use: WeightUse, method: WeightBinarizer, reach: int) -> bool:
     reuses = use.attribute == "weight" and reuse.reusable(module, method)
     if reuses:
         reuse.reuse_(module)
-    if reach:
+    grows = bool(reach)
+    if grows:
         enlarge_(module, reach)
     # unsafe: torch would refuse a weight that is larger than the latent one
-    parametrize.register_parametrization(module, use.attribute, method, unsafe=bool(reach))
+    parametrize.register_parametrization(module, use.attribute, method, unsafe=grows)
     chains = module.get_submodule("parametrizations")
     chains.train(module.training)
     if not method.learns_latent:
-        chains.get_parameter(f"{use.attribute}.original").requires_grad_(False)
+        latent = chains.get_parameter(f"{use.attribute}.original")
+        latent.requires_grad_(False)
     return reuses

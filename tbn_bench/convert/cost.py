@@ -58,14 +58,17 @@ class LayerCost:
     @property
     def additions(self) -> int:
         """Of one sample, besides the multiply-adds."""
-        p = self.row.p
-        if not self.row.reuse or p == 1:
+        row = self.row
+        p = row.p
+        if not row.reuse or p == 1:
             return 0
-        if self.row.copies == "hadamard":
-            outputs = self.macs // prod(self.row.shape[1:])
+        if row.copies == "hadamard":
+            columns = prod(row.shape[1:])
+            outputs = self.macs // columns
             return p * outputs
-        if self.row.copies == "columns":
-            return self.inputs // p * (p - 1)
+        if row.copies == "columns":
+            sums = self.inputs // p
+            return sums * (p - 1)
         return 0
 
     @property
@@ -75,8 +78,11 @@ class LayerCost:
             return self.macs
         if row.rank:
             positions = self.macs // row.numel
-            return positions * row.rank * (row.shape[0] + prod(row.shape[1:]))
-        return round(self.macs * self.position_factor / row.p)
+            rows, *others = row.shape
+            weights = row.rank * (rows + prod(others))  # of both factors
+            return positions * weights
+        computed = self.macs * self.position_factor
+        return round(computed / row.p)
 
     @property
     def training_flop(self) -> int:
@@ -84,8 +90,11 @@ class LayerCost:
 
         The elementwise rule (the default of tbn) computes the weight gradient at full cost.
         """
-        weight_gradient = self.macs if self.elementwise else self.distinct_macs
-        return 2 * (2 * self.distinct_macs + weight_gradient)
+        distinct = self.distinct_macs
+        forward = distinct
+        input_gradient = distinct
+        weight_gradient = self.macs if self.elementwise else distinct
+        return 2 * (forward + input_gradient + weight_gradient)
 
     @property
     def weight_bits(self) -> int:
@@ -96,7 +105,9 @@ class LayerCost:
 
     @property
     def fp64_bitops(self) -> int:
-        return self.macs if self.row.binarized else FLOAT_MAC_BITOPS * self.macs
+        if self.row.binarized:
+            return self.macs
+        return FLOAT_MAC_BITOPS * self.macs
 
     @property
     def mac_bits(self) -> int:
@@ -150,7 +161,8 @@ class Cost:
 
     @property
     def tile_bits(self) -> int:
-        return sum(row.weight_bits for row in self.rows if row.binarized)
+        binarized = [row for row in self.rows if row.binarized]
+        return sum(row.weight_bits for row in binarized)
 
     @property
     def alpha_bits(self) -> int:
@@ -168,8 +180,10 @@ class Cost:
     def stored_bytes(self) -> int:
         coded = 0
         for row in self.rows:
-            coded += bits.packed_bytes(row.weight_bits) + bits.packed_bytes(row.codebook_bits)
-        return coded + (self.alpha_bits + self.side.total) // 8
+            coded += bits.packed_bytes(row.weight_bits)
+            coded += bits.packed_bytes(row.codebook_bits)
+        others = self.alpha_bits + self.side.total
+        return coded + others // 8
 
     @property
     def padding_bits(self) -> int:
@@ -181,7 +195,9 @@ class Cost:
         binarized = [row for row in self.rows if row.binarized]
         if not binarized:
             return 32.0
-        return sum(row.stored_bits for row in binarized) / sum(row.numel for row in binarized)
+        stored = sum(row.stored_bits for row in binarized)
+        weights = sum(row.numel for row in binarized)
+        return stored / weights
 
     def summary(self) -> dict[str, int | float]:
         """The cost fields of a run's summary."""
@@ -213,20 +229,28 @@ def cost(model: nn.Module, plan: Plan, in_shape: Sequence[int]) -> Cost:
     """Cost of a model that binarize_ returned `plan` for, on one input of in_shape: (C, H, W)."""
     counter = count_macs(model, in_shape)
     elementwise = _elementwise_weights(model)
-    layers = [_layer_cost(row, counter, row.names[0] in elementwise) for row in plan.rows]
+    layers = []
     weights: set[str] = set()
     for row in plan.rows:
+        first = row.names[0]
+        layer = _layer_cost(row, counter, first in elementwise)
+        layers.append(layer)
         weights.update(row.names)
-    return Cost(layers, _side_bits(model, weights))
+    side = _side_bits(model, weights)
+    return Cost(layers, side)
 
 
 def _layer_cost(row: PlanRow, counter: MacCounter, elementwise: bool) -> LayerCost:
-    macs = sum(counter.macs[name] for name in row.names)
+    macs = 0
     at_positions = 0.0
+    inputs = 0
     for name in row.names:
-        at_positions += counter.macs[name] * counter.position_factors.get(name, 1.0)
+        own_macs = counter.macs[name]
+        own_factor = counter.position_factors.get(name, 1.0)
+        macs += own_macs
+        at_positions += own_macs * own_factor
+        inputs += counter.inputs[name]
     factor = at_positions / macs if macs else 1.0
-    inputs = sum(counter.inputs[name] for name in row.names)
     return LayerCost(row, macs, factor, elementwise, inputs)
 
 
@@ -234,11 +258,13 @@ def _elementwise_weights(model: nn.Module) -> set[str]:
     """Names of weights whose gradient is computed at full cost though their products are not."""
     found = set()
     for name, module in model.named_modules():
-        if isinstance(module, parametrize.ParametrizationList):
-            method = module.get_submodule("0")
-            if getattr(method, "elementwise", False):
-                layer, _, attribute = name.rpartition(".")
-                found.add(f"{layer.removesuffix('parametrizations')}{attribute}")
+        if not isinstance(module, parametrize.ParametrizationList):
+            continue
+        method = module.get_submodule("0")
+        if getattr(method, "elementwise", False):
+            parent, _, attribute = name.rpartition(".")
+            layer = parent.removesuffix("parametrizations")
+            found.add(f"{layer}{attribute}")
     return found
 
 
@@ -257,13 +283,14 @@ class _Stored:
     @property
     def only_for_training(self) -> bool:
         """A counter or a schedule."""
-        return self.key == "num_batches_tracked" or self.key in getattr(
-            self.module, "training_only", ()
-        )
+        named = getattr(self.module, "training_only", ())
+        return self.key == "num_batches_tracked" or self.key in named
 
     @property
     def bits(self) -> int:
-        return 8 * self.tensor.numel() * self.tensor.element_size()
+        numel = self.tensor.numel()
+        size = self.tensor.element_size()
+        return 8 * numel * size
 
 
 def _side_bits(model: nn.Module, weights: set[str]) -> SideBits:
@@ -298,15 +325,20 @@ def _stored_tensors(model: nn.Module) -> Iterator[_Stored]:
         if module in latent:
             continue
         transient = module._non_persistent_buffers_set
-        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None and key not in transient:
-                yield _Stored(f"{prefix}.{key}".lstrip("."), key, tensor, module)
+        own: dict[str, Tensor | None] = {**module._parameters, **module._buffers}
+        for key, tensor in own.items():
+            if tensor is None or key in transient:
+                continue
+            name = f"{prefix}.{key}".lstrip(".")
+            yield _Stored(name, key, tensor, module)
 
 
 def _modules_of_binarizers(model: nn.Module) -> set[nn.Module]:
     found: set[nn.Module] = set()
     for module in model.modules():
-        is_chain = isinstance(module, parametrize.ParametrizationList)
-        if is_chain and isinstance(module.get_submodule("0"), WeightBinarizer):
+        if not isinstance(module, parametrize.ParametrizationList):
+            continue
+        first = module.get_submodule("0")
+        if isinstance(first, WeightBinarizer):
             found.update(module.modules())
     return found

@@ -34,8 +34,9 @@ class MacCounter:
         def count(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
         ) -> None:
-            given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-            inputs = list(given.values())
+            signature = inspect.signature(module.forward)
+            given = signature.bind(*args, **kwargs)
+            inputs = list(given.arguments.values())
             if isinstance(module, nn.MultiheadAttention):
                 self._count_attention(prefix, module, inputs)
             else:
@@ -48,12 +49,16 @@ class MacCounter:
     ) -> None:
         query, key, value = inputs[:3]
         width = module.embed_dim
-        projected = {"q": query.numel(), "k": key.numel(), "v": value.numel()}
+        projected = {
+            "q": width * query.numel(),
+            "k": width * key.numel(),
+            "v": width * value.numel(),
+        }
         if module._qkv_same_embed_dim:
-            self.macs[f"{prefix}in_proj_weight"] += width * sum(projected.values())
+            self.macs[f"{prefix}in_proj_weight"] += sum(projected.values())
         else:
-            for letter, numel in projected.items():
-                self.macs[f"{prefix}{letter}_proj_weight"] += width * numel
+            for letter, macs in projected.items():
+                self.macs[f"{prefix}{letter}_proj_weight"] += macs
         self.macs[f"{prefix}out_proj.weight"] += width * query.numel()
 
     def _count_layer(self, weight: str, module: Any, x: Tensor, out: Tensor) -> None:
@@ -63,7 +68,9 @@ class MacCounter:
             return
         copies = _copies(module)
         shape = module.weight.shape if copies is None else copies.shape
-        self.macs[weight] += out.numel() * prod(shape[1:])
+        _, *others = shape
+        columns = prod(others)
+        self.macs[weight] += out.numel() * columns
         if copies is not None and copies.kind == "shifted":
             factor = _position_factor(module, x, out, copies.reach)
             self.position_factors[weight] = factor
@@ -133,5 +140,8 @@ def _position_factor(module: Any, x: Tensor, out: Tensor, reach: int) -> float:
     axes = zip(x.shape[2:], module.padding, module.dilation, module.kernel_size, strict=True)
     for size, padding, dilation, kernel in axes:
         own_kernel = kernel - 2 * reach
-        positions *= size + 2 * padding - dilation * (own_kernel - 1)
-    return positions / prod(out.shape[2:])
+        padded = size + 2 * padding
+        span = dilation * (own_kernel - 1)
+        positions *= padded - span
+    outputs = prod(out.shape[2:])
+    return positions / outputs

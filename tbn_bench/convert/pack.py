@@ -74,19 +74,26 @@ def pack_(model: nn.Module) -> list[PackRow]:
     for entry in found:
         weights = {name: stored[place(chain.original)] for name, chain in entry.chains.items()}
         rows += [_row(entry, attribute, weight) for attribute, weight in weights.items()]
-        kind = packed_kind(entry.module)
+        module = entry.module
+        kind = packed_kind(module)
         if kind is None:
-            _expand_(entry.module)
-            for attribute, weight in weights.items():
-                keep_bits_(entry.module, attribute, weight.form, weight.tensors)
+            _keep_bits_inside_(module, weights)
         else:
             weight = weights["weight"]
-            packed[entry.module] = kind(entry.module, weight.form, weight.tensors)
-    for name, module in list(model.named_modules(remove_duplicate=False)):
+            packed[module] = kind(module, weight.form, weight.tensors)
+    modules = list(model.named_modules(remove_duplicate=False))
+    for name, module in modules:
         if module in packed:
             model.set_submodule(name, packed[module])
     call_layers_(model)
     return rows
+
+
+def _keep_bits_inside_(module: nn.Module, weights: dict[str, _StoredWeight]) -> None:
+    """For a module that reads its weights itself."""
+    _expand_(module)
+    for attribute, weight in weights.items():
+        keep_bits_(module, attribute, weight.form, weight.tensors)
 
 
 def dense(model: nn.Module) -> nn.Module:
@@ -134,8 +141,10 @@ def computes_as_torch(module: nn.Module) -> bool:
     """
     owner = ""
     for kind in reversed(type(module).__mro__):
-        if "forward" in vars(kind) and not kind.__module__.startswith("tbn_bench."):
-            owner = kind.__module__
+        home = kind.__module__
+        is_ours = home.startswith("tbn_bench.")
+        if "forward" in vars(kind) and not is_ours:
+            owner = home
     return owner.startswith("torch.nn.")
 
 
@@ -146,8 +155,10 @@ def _expand_(module: nn.Module) -> None:
     the class that they share.
     """
     chains = module.get_submodule("parametrizations")
-    attributes = [name for name, _ in chains.named_children()]
-    values = {name: getattr(module, name).detach().clone() for name in attributes}
+    values = {}
+    for attribute, _ in chains.named_children():
+        computed = getattr(module, attribute)
+        values[attribute] = computed.detach().clone()
     del module._modules["parametrizations"]
     module.__class__ = type(module).__bases__[0]
     for attribute, value in values.items():
@@ -194,17 +205,24 @@ def _stored_weights(found: list[_BinarizedModule]) -> dict[Hashable, _StoredWeig
     chains = {}
     for entry in found:
         for chain in entry.chains.values():
-            chains[place(chain.original)] = chain
-    return {where: _stored(chain) for where, chain in chains.items()}
+            where = place(chain.original)
+            chains[where] = chain
+    stored = {}
+    for where, chain in chains.items():
+        stored[where] = _stored(chain)
+    return stored
 
 
 def _stored(chain: Any) -> _StoredWeight:
     method = chain[0]
     latent = chain.original
+    arrays = method.stored(latent.detach())
     tensors = {}
-    for name, array in method.stored(latent.detach()).items():
-        tensors[name] = torch.from_numpy(array).to(latent.device)
-    return _StoredWeight(method.form(latent), tensors)
+    for name, array in arrays.items():
+        tensor = torch.from_numpy(array)
+        tensors[name] = tensor.to(latent.device)
+    form = method.form(latent)
+    return _StoredWeight(form, tensors)
 
 
 def _row(entry: _BinarizedModule, attribute: str, weight: _StoredWeight) -> PackRow:

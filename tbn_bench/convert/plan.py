@@ -42,7 +42,8 @@ class PlanRow:
     def record(self) -> dict[str, Any]:
         """The row as a run's summary keeps it: a value for each of RECORD_KEYS."""
         values = {key: getattr(self, key) for key in RECORD_KEYS}
-        return values | {"shape": list(self.shape)}
+        values["shape"] = list(self.shape)
+        return values
 
 
 _FIELDS = [f.name for f in fields(PlanRow) if f.name != "names"]
@@ -70,14 +71,19 @@ class Plan:
 
         The second number is the fewest bits of any activation.
         """
-        weights = 1 if any(row.binarized for row in self.rows) else 32
-        activations = min((row.activation_bits for row in self.rows), default=32)
+        is_binary = any(row.binarized for row in self.rows)
+        weights = 1 if is_binary else 32
+        bits = [row.activation_bits for row in self.rows]
+        activations = min(bits, default=32)
         return f"W{weights}A{activations}"
 
     def __str__(self) -> str:
-        lines = [_HEAD, *(_cells(row) for row in self.rows), self._total()]
+        cells = [_cells(row) for row in self.rows]
+        total = self._total()
+        table = _aligned([_HEAD, *cells, total])
         warnings = [f"warning: {warning}" for warning in self.warnings]
-        return "\n".join(_aligned(lines) + warnings)
+        lines = table + warnings
+        return "\n".join(lines)
 
     def _total(self) -> tuple[str, ...]:
         per_weight = "no weights"
@@ -109,8 +115,12 @@ def _cells(row: PlanRow) -> tuple[str, ...]:
 def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
     """The lines as text, each column as wide as its widest cell."""
     columns = []
-    for title, *cells in zip(*lines, strict=True):
-        width = max(len(cell) for cell in (title, *cells))
+    for column in zip(*lines, strict=True):
+        title = column[0]
+        width = max(map(len, column))
         justify = str.rjust if title in _RIGHT_ALIGNED else str.ljust
-        columns.append([justify(cell, width) for cell in (title, *cells)])
-    return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+        cells = [justify(cell, width) for cell in column]
+        columns.append(cells)
+    padded = zip(*columns, strict=True)
+    joined = ["  ".join(cells) for cells in padded]
+    return [line.rstrip() for line in joined]

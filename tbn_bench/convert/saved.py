@@ -104,13 +104,19 @@ def _packed_weights(model: nn.Module) -> Iterator[tuple[str, Weight]]:
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         if isinstance(module, Packed):
-            names = {part: f"{prefix}{BUFFERS[part]}" for part in module.form.sizes}
-            yield f"{prefix}weight", Weight(module.form, names)
+            yield f"{prefix}weight", _weight(module.form, prefix)
         inside: dict[str, Form] = getattr(module, "packed_weights", {})
         for attribute, form in inside.items():
-            stem = f"{prefix}{attribute}"
-            names = {part: f"{stem}_{BUFFERS[part]}" for part in form.sizes}
-            yield stem, Weight(form, names)
+            own = f"{prefix}{attribute}"
+            yield own, _weight(form, f"{own}_")
+
+
+def _weight(form: Form, stem: str) -> Weight:
+    """A weight whose tensors have names that begin with `stem`."""
+    names = {}
+    for part in form.sizes:
+        names[part] = f"{stem}{BUFFERS[part]}"
+    return Weight(form, names)
 
 
 def _training_only(model: nn.Module) -> set[str]:
@@ -120,10 +126,12 @@ def _training_only(model: nn.Module) -> set[str]:
     """
     found = set()
     for prefix, module in model.named_modules(remove_duplicate=False):
-        unneeded = ("num_batches_tracked", *getattr(module, "training_only", ()))
+        schedules = getattr(module, "training_only", ())
+        unneeded = {"num_batches_tracked", *schedules}
         for key in module._buffers:
             if key in unneeded:
-                found.add(f"{prefix}.{key}".lstrip("."))
+                name = f"{prefix}.{key}"
+                found.add(name.lstrip("."))
     return found
 
 
@@ -143,7 +151,10 @@ def _place(value: Tensor) -> tuple[Any, ...]:
     A transpose starts at the same address and may have the same shape; its strides differ. The
     stride of an axis of length 1 means nothing.
     """
-    strides = [step for step, length in zip(value.stride(), value.shape, strict=True) if length > 1]
+    strides = []
+    for step, length in zip(value.stride(), value.shape, strict=True):
+        if length > 1:
+            strides.append(step)
     return value.data_ptr(), value.dtype, value.shape, tuple(strides)
 
 
@@ -177,12 +188,14 @@ def _load_state(model: nn.Module, state: State) -> None:
     own: State = model.state_dict()
     for name in _training_only(model):
         if name in own:
-            state[name] = torch.zeros(own[name].shape, dtype=own[name].dtype)
+            counter = own[name]
+            state[name] = torch.zeros(counter.shape, dtype=counter.dtype)
     for name, tensor in state.items():
-        if name in own and tensor.is_floating_point() != own[name].is_floating_point():
-            raise _foreign(
-                model, f"{name} is {tensor.dtype} in the file and {own[name].dtype} in it"
-            )
+        mine = own.get(name)
+        if mine is None or tensor.is_floating_point() == mine.is_floating_point():
+            continue
+        why = f"{name} is {tensor.dtype} in the file and {mine.dtype} in it"
+        raise _foreign(model, why)
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
@@ -190,8 +203,10 @@ def _load_state(model: nn.Module, state: State) -> None:
 
 
 def _foreign(model: nn.Module, why: object) -> ArtifactError:
-    said = packed_file.one_line(str(why))
-    return ArtifactError(f"the file does not belong to this {type(model).__name__}: {said}")
+    kind = type(model).__name__
+    text = str(why)
+    said = packed_file.one_line(text)
+    return ArtifactError(f"the file does not belong to this {kind}: {said}")
 
 
 def _install(model: nn.Module, name: str, weight: Weight, state: State) -> None:
@@ -209,7 +224,8 @@ def _install(model: nn.Module, name: str, weight: Weight, state: State) -> None:
             enlarge_(module, weight.form.reach)
         return
     layer = kind(module, weight.form, tensors)
-    for other, candidate in list(model.named_modules(remove_duplicate=False)):
+    modules = list(model.named_modules(remove_duplicate=False))
+    for other, candidate in modules:
         if candidate is module:
             model.set_submodule(other, layer)
 

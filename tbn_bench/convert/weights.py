@@ -29,7 +29,8 @@ class WeightUse:
     def matches(self, pattern: str) -> bool:
         """Whether a shell pattern matches the name of the weight or of its layer."""
         layer, _, _ = self.name.rpartition(".")
-        return fnmatch(self.name, pattern) or fnmatch(layer, pattern)
+        names = (self.name, layer)
+        return any(fnmatch(name, pattern) for name in names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,8 @@ class SharedWeight:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(use.name for use in self.uses)
+        names = [use.name for use in self.uses]
+        return tuple(names)
 
     @property
     def tensor(self) -> Tensor:
@@ -51,7 +53,8 @@ class SharedWeight:
     def target(self) -> Target:
         """The weight as a binarizer sees it."""
         first = self.uses[0]
-        users = tuple(use.module for use in self.uses)
+        modules = [use.module for use in self.uses]
+        users = tuple(modules)
         return Target(first.name, first.tensor, first.module, users)
 
 
