@@ -27,7 +27,7 @@ class Sizes:
 
 
 # what GNU ld, lld, cortex_m.ld and avr-gcc say
-_FULL = re.compile(
+FULL = re.compile(
     r"will not fit|overflowed by|not within region|RAM is full|size of array .* is too large"
 )
 

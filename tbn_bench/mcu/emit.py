@@ -23,6 +23,36 @@ def crc(table: Array) -> int:
 
 def header(name: str, prog: Program) -> str:
     upper = name.upper()
+    return f"""{_usage(name, prog)}
+#ifndef {upper}_H
+#define {upper}_H
+
+#include "tbn_rt.h"
+
+#if TBN_RT_VERSION != 1
+#error "{name} was exported for version 1 of tbn_rt; export it again, or use the tbn_rt.h and \
+tbn_rt.c beside it"
+#endif
+
+{_constants(upper, prog)}
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+{_declarations(name, prog)}
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif
+"""
+
+
+def _usage(name: str, prog: Program) -> str:
+    """The comment that the header opens with."""
+    upper = name.upper()
     input_type, output_type = types_of(prog)
     arena = arena_type(prog)
     return f"""/* {name}: a network exported by tbn_bench {__version__}. Copy nothing by hand: \
@@ -41,17 +71,12 @@ its input
  *     {name}_run(&ctx);
  *     use {name}_argmax(&ctx), {name}_output(&ctx)
  *
- * Any number of contexts may be in use at once, each with an arena of its own. */
-#ifndef {upper}_H
-#define {upper}_H
+ * Any number of contexts may be in use at once, each with an arena of its own. */"""
 
-#include "tbn_rt.h"
 
-#if TBN_RT_VERSION != 1
-#error "{name} was exported for version 1 of tbn_rt; export it again, or use the tbn_rt.h and \
-tbn_rt.c beside it"
-#endif
-
+def _constants(upper: str, prog: Program) -> str:
+    layout_number = layout.LAYOUTS[prog.layout]
+    return f"""\
 #define {upper}_ARENA_BYTES {prog.arena_bytes}u
 #define {upper}_INPUT_LEN {prog.input_len}u
 #define {upper}_OUTPUT_LEN {prog.output_len}u
@@ -59,12 +84,13 @@ tbn_rt.c beside it"
 #define {upper}_INPUT_OFFSET {float_text(prog.input.offset)}
 #define {upper}_OUTPUT_SCALE {float_text(prog.output_scale)}
 #define {upper}_CRC32 {hex_text(crc(prog.table))}
-#define {upper}_LAYOUT {layout.LAYOUTS[prog.layout]} /* {prog.layout}, version {layout.VERSION} */
+#define {upper}_LAYOUT {layout_number} /* {prog.layout}, version {layout.VERSION} */"""
 
-#ifdef __cplusplus
-extern "C" {{
-#endif
 
+def _declarations(name: str, prog: Program) -> str:
+    upper = name.upper()
+    input_type, output_type = types_of(prog)
+    return f"""\
 /* arena: {upper}_ARENA_BYTES bytes, beginning at a multiple of 4; nothing is copied or \
 allocated. */
 tbn_status {name}_init(tbn_ctx *c, void *arena, uint32_t bytes);
@@ -78,14 +104,7 @@ uint32_t {name}_argmax(const tbn_ctx *c);
 /* Checks the tables and what every layer computes; overwrites the arena. Not linked unless \
 called. */
 tbn_status {name}_selftest(tbn_ctx *c);
-void {name}_info(tbn_info *info);
-
-#ifdef __cplusplus
-}}
-#endif
-
-#endif
-"""
+void {name}_info(tbn_info *info);"""
 
 
 def arena_type(prog: Program) -> str:
@@ -95,7 +114,8 @@ def arena_type(prog: Program) -> str:
 
 def shape_text(prog: Program) -> str:
     shape = prog.graph.shapes[0]
-    return " x ".join(str(n) for n in shape)
+    lengths = map(str, shape)
+    return " x ".join(lengths)
 
 
 def _order(prog: Program) -> str:
@@ -154,14 +174,13 @@ def _layer(name: str, op: Op, at: int) -> str:
         where.append(_pointer(name, length, at))
         at += length
 
-    numbers = [op.run, op.bias_unit]
-    numbers += [0, 0] if node.kind == "add" else [node.columns, node.rows]
+    sizes = [0, 0] if node.kind == "add" else [node.columns, node.rows]
+    segments = [0, 1, 0]
     if node.kind == "tiled":
-        numbers += [node.segment, node.per_input, node.per_tile]
-    else:
-        numbers += [0, 1, 0]
-    numbers += [int(op.per_row), int(op.wide), int(node.relu)]
-    fields = ", ".join(where + [str(n) for n in numbers])
+        segments = [node.segment, node.per_input, node.per_tile]
+    flags = [int(op.per_row), int(op.wide), int(node.relu)]
+    numbers = [op.run, op.bias_unit, *sizes, *segments, *flags]
+    fields = ", ".join([*where, *map(str, numbers)])
     return f"    /* {node.name}, {node.kind} */\n    {{{fields}}}"
 
 
@@ -190,8 +209,10 @@ def _window(prog: Program, op: Op) -> str:
 def _op(op: Op, layer: str, window: str) -> str:
     """A tbn_op. layer, window: C expressions of its pointers."""
     row = op.row or "0"
-    offsets = unsigned([op.in_at, op.out_at, op.scratch_at, op.in_bytes, op.out_bytes])
-    return f"    {{{op.function}, {row}, {layer}, {window}, {offsets}}}"
+    places = [op.in_at, op.out_at, op.scratch_at]
+    sizes = [op.in_bytes, op.out_bytes]
+    numbers = unsigned(places + sizes)
+    return f"    {{{op.function}, {row}, {layer}, {window}, {numbers}}}"
 
 
 def _functions(name: str, prog: Program) -> str:
@@ -277,5 +298,8 @@ def single(name: str, prog: Program) -> str:
 
 
 def _without_includes(text: str) -> str:
-    lines = text.splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith('#include "'))
+    kept = []
+    for line in text.splitlines(keepends=True):
+        if not line.startswith('#include "'):
+            kept.append(line)
+    return "".join(kept)

@@ -21,8 +21,10 @@ _BATCH = 250
 def run(prog: Program, x: Array) -> Array:
     """x: (B, input_len) uint8 or float32 -> (B, output_len) int32 or float32. Maps: (h, w, c)."""
     parts = []
-    for part in np.split(x, range(_BATCH, len(x), _BATCH)):
-        out = _values(prog, part)[prog.graph.output]
+    starts = range(_BATCH, len(x), _BATCH)
+    for part in np.split(x, starts):
+        values = _values(prog, part)
+        out = values[prog.graph.output]
         parts.append(out.reshape(len(part), -1))
     kind = np.int32 if prog.activations == "u8" else np.float32
     found: Array = np.concatenate(parts).astype(kind)
@@ -85,26 +87,32 @@ def _start(op: Op) -> Array:
     half = np.int64(2**31)
     if op.biases is None:
         return half
-    return half + op.biases * np.int64(op.bias_unit)
+    unit = np.int64(op.bias_unit)
+    return half + op.biases * unit
 
 
 def _add(op: Op, a: Array, b: Array) -> Array:
     if op.function == "tbn_add_f32":
         return _relu(op, a + b)
-    first = a.astype(np.int64) * 256 * op.scales[0]
-    second = b.astype(np.int64) * 256 * op.scales[1]
-    return _clamp(_start(op) + first + second, wide=False)
+    scale_a, scale_b = op.scales
+    first = a.astype(np.int64) * 256 * scale_a
+    second = b.astype(np.int64) * 256 * scale_b
+    total = _start(op) + first + second
+    return _clamp(total, wide=False)
 
 
 def _mean(op: Op, x: Array) -> Array:
     parts = reference.by_channel(x, op.node.rows)
+    scale = op.scales[0]
     if op.row == "tbn_mean_u8":
         sums = parts.astype(np.int64).sum(-2)
-        return _clamp(2**31 + sums * op.scales[0], wide=False)
-    total = np.zeros((*x.shape[:-1], op.node.rows), np.float32)
-    for i in range(parts.shape[-2]):
+        total = 2**31 + sums * scale
+        return _clamp(total, wide=False)
+    *batch, pixels, channels = parts.shape
+    total = np.zeros((*batch, channels), np.float32)
+    for i in range(pixels):
         total = total + parts[..., i, :]
-    return total * op.scales[0]
+    return total * scale
 
 
 # -- bytes
@@ -114,22 +122,27 @@ def _bytes(op: Op, x: Array) -> tuple[Array, Array]:
     node = op.node
     if node.kind == "affine":
         products = x.astype(np.int64) * 256 * op.scales
-        return _clamp(_start(op) + products, op.wide), _no_sums(x)
+        total = _start(op) + products
+        return _clamp(total, op.wide), _no_sums(x)
     if node.kind == "tiled":
         return _tiled_bytes(op, x)
     weights = _whole(op)
     if node.kind == "depthwise":
-        parts = reference.by_channel(x, node.rows).astype(np.int64)
-        sums = (parts * weights).sum(-2)
+        parts = reference.by_channel(x, node.rows)
+        products = parts.astype(np.int64) * weights
+        sums = products.sum(-2)
     else:
         sums = _matmul(x, weights)
-    out = _clamp(_start(op) + sums * op.scales, op.wide)
+    total = _start(op) + sums * op.scales
+    out = _clamp(total, op.wide)
     return out, sums.astype(np.int32)
 
 
 def _matmul(x: Array, weights: Array) -> Array:
     """(..., n) by (rows, n) -> int64. Exact: float64 holds every sum of the proved size."""
-    products = x.astype(np.float64) @ weights.astype(np.float64).T
+    a = x.astype(np.float64)
+    b = weights.astype(np.float64)
+    products = a @ b.T
     found: Array = products.astype(np.int64)
     return found
 
@@ -253,7 +266,10 @@ def _dense_sums(op: Op, x: Array) -> Array:
 
 
 def _relu(op: Op, out: Array) -> Array:
-    return np.where(op.node.relu & ~(out > 0), np.float32(0), out)
+    if not op.node.relu:
+        return out
+    positive = out > 0
+    return np.where(positive, out, np.float32(0))
 
 
 def _tiled_sums(op: Op, x: Array) -> Array:
@@ -318,9 +334,11 @@ def checksums(prog: Program) -> list[int]:
     noise = _Noise(prog)
     found = [_checksum(prog, op, noise) for op in prog.ops]
     x = noise.value(0).reshape(1, -1)
-    out = _values(prog, x)[prog.graph.output]
+    values = _values(prog, x)
+    out = values[prog.graph.output]
     stored = _stored(prog.output_op, out, prog.activations)
-    return [*found, zlib.crc32(stored.tobytes())]
+    found.append(zlib.crc32(stored.tobytes()))
+    return found
 
 
 def _checksum(prog: Program, op: Op, noise: "_Noise") -> int:
@@ -331,17 +349,20 @@ def _checksum(prog: Program, op: Op, noise: "_Noise") -> int:
         for value in inputs:
             values[value] = noise.value(value)
         out, sums = one(prog, op, values)
-        crc = zlib.crc32(np.ascontiguousarray(sums).tobytes(), crc)  # pixel by pixel
-        crc = zlib.crc32(_stored(op, out, prog.activations).tobytes(), crc)
+        by_pixel = np.ascontiguousarray(sums)
+        crc = zlib.crc32(by_pixel.tobytes(), crc)
+        stored = _stored(op, out, prog.activations)
+        crc = zlib.crc32(stored.tobytes(), crc)
     return crc
 
 
 def _stored(op: Op, out: Array, activations: str) -> Array:
     """Outputs in the type that the C code keeps them in."""
+    kind: Any = np.int32 if op.wide else np.uint8
     if activations == "f32":
-        return np.ascontiguousarray(out.astype(np.float32))
-    kind = np.int32 if op.wide else np.uint8
-    return np.ascontiguousarray(out.astype(kind))
+        kind = np.float32
+    typed = out.astype(kind)
+    return np.ascontiguousarray(typed)
 
 
 class _Noise:
@@ -354,14 +375,17 @@ class _Noise:
     def value(self, index: int) -> Array:
         """A value of the network as a batch of one: (1, h, w, c)."""
         graph = self.prog.graph
-        numbers = self._numbers(graph.size(index))
-        return numbers.reshape(1, *graph.shapes[index])
+        size = graph.size(index)
+        numbers = self._numbers(size)
+        shape = graph.shapes[index]
+        return numbers.reshape(1, *shape)
 
     def _numbers(self, n: int) -> Array:
         values = np.empty(n, np.int64)
         for i in range(n):
             self.state = (self.state * 1664525 + 1013904223) & 0xFFFFFFFF
             values[i] = self.state >> 24 | 1
-        if self.prog.activations == "f32":
-            return (values - 128).astype(np.float32) * np.float32(0.0078125)
-        return values.astype(np.uint8)
+        if self.prog.activations != "f32":
+            return values.astype(np.uint8)
+        centred = (values - 128).astype(np.float32)
+        return centred * np.float32(0.0078125)

@@ -37,12 +37,7 @@ MIN_AGREEMENT = 0.995  # fraction of samples with the same class
 
 def c_name(text: str) -> str:
     """A valid C identifier that clashes with nothing of the runtime."""
-    name = re.sub(
-        r"\W+",
-        "_",
-        text.lower(),
-        flags=re.ASCII,
-    ).strip("_")
+    name = re.sub(r"\W+", "_", text.lower(), flags=re.ASCII).strip("_")
     is_identifier = bool(name) and not name[0].isdigit()
     is_taken = name.startswith("tbn") or name in _C_WORDS
     if is_identifier and not is_taken:
@@ -77,58 +72,37 @@ def export(
     too, and removes the folder, where the C code loses more than 0.2 points of accuracy or gives
     another class than torch for more than 0.5 % of the samples.
     """
+    job = _prepare(record, activations, target, name)
+    folder = out or Path(job.name)
+    _check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    report = job.write(folder, keep_inputs)
+    report["path"] = str(folder)
+    if amalgamated:
+        single = folder.parent / f"{job.name}_single.h"
+        report["single"] = str(single)
+        text = emit.single(job.name, job.prog)
+        replace(single, text.encode())
+    if zipped:
+        report["zip"] = shutil.make_archive(str(folder), "zip", folder.parent, folder.name)
+    return report
+
+
+def _prepare(record: RunRecord, activations: str, target: str, name: str | None) -> "_Export":
+    """The run with its C program. Raises McuError."""
     if record.summary is None or score_of(record.summary) != FIRST:
         raise McuError(
             f"run {record.run_id} is no finished classifier; C libraries are made of classifiers"
         )
     run = trained(record)
     data = run.data
-    model = run.model
     data.setup()
-    calibration = data.first("train", min(CALIBRATION, data.size("train")))
-    prog = compile_(
-        model,
-        calibration,
-        activations,
-        target,
-        source_of(data),
-    )
-    data_name = record.config["data"].split("(")[0]
-    name = c_name(name or f"{data_name}_{record.run_id[:6]}")
-    folder = out or Path(name)
-    _check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    temporary.chmod(0o777 & ~_umask())  # mkdtemp's is for its owner alone
-    try:
-        job = _Export(
-            record,
-            data,
-            model,
-            prog,
-            name,
-            activations,
-            target,
-        )
-        report = job.fill(temporary, keep_inputs)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    report["path"] = str(folder)
-    if amalgamated:
-        single = folder.parent / f"{name}_single.h"
-        report["single"] = str(single)
-        replace(single, emit.single(name, prog).encode())
-    if zipped:
-        report["zip"] = shutil.make_archive(
-            str(folder),
-            "zip",
-            folder.parent,
-            folder.name,
-        )
-    return report
+    samples = min(CALIBRATION, data.size("train"))
+    calibration = data.first("train", samples)
+    prog = compile_(run.model, calibration, activations, target, source_of(data))
+    data_name, *_ = record.config["data"].split("(")
+    own_name = c_name(name or f"{data_name}_{record.run_id[:6]}")
+    return _Export(record, data, run.model, prog, own_name, activations, target)
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -152,18 +126,26 @@ class _Export:
     activations: str
     target: str
 
-    def fill(self, folder: Path, keep_inputs: bool) -> dict[str, Any]:
+    def write(self, folder: Path, keep_inputs: bool) -> dict[str, Any]:
+        """Writes the folder, whole or not at all, and returns the report."""
+        made = tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
+        temporary = Path(made)
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp's is for its owner alone
+        try:
+            report = self._fill(temporary, keep_inputs)
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return report
+
+    def _fill(self, folder: Path, keep_inputs: bool) -> dict[str, Any]:
         """Writes the folder, checks the C code on the test set, and returns the report."""
         inputs = self._inputs()
         about = self._about()
-        bundle.write(
-            folder,
-            self.name,
-            self.prog,
-            self.target,
-            inputs[:VECTORS],
-            about,
-        )
+        vectors = inputs[:VECTORS]
+        bundle.write(folder, self.name, self.prog, self.target, vectors, about)
         computed_by, outputs = check.outputs(folder, self.prog, inputs)
         scores = self._scores(outputs)
         source = (folder / "src" / f"{self.name}.c").read_bytes()
@@ -184,7 +166,8 @@ class _Export:
         if keep_inputs:
             (folder / "build").mkdir()
             np.savez(folder / WHOLE, inputs=inputs, outputs=outputs)
-        replace(folder / "report.json", (to_json(report, indent=1) + "\n").encode())
+        text = to_json(report, indent=1) + "\n"
+        replace(folder / "report.json", text.encode())
         return report
 
     def _inputs(self) -> Any:
@@ -194,7 +177,8 @@ class _Export:
         parts = []
         for part in raw.split(1000):
             prepared = self.data.prepare(part)
-            parts.append(quantised(self.prog, part if takes_raw else None, prepared))
+            own = part if takes_raw else None
+            parts.append(quantised(self.prog, own, prepared))
         return np.concatenate(parts)
 
     def _about(self) -> dict[str, Any]:
@@ -224,17 +208,30 @@ class _Export:
     def _scores(self, outputs: Any) -> dict[str, float]:
         """Accuracy of torch and of C, and the fraction of equal classes."""
         raw, labels = self.data.splits["test"]
-        plain = convert.dense(self.model).eval()
-        with torch.no_grad():
-            parts = [plain(self.data.prepare(part)).argmax(1) for part in raw.split(1000)]
-        expected = torch.cat(parts).numpy()
-        found = outputs.argmax(1)
         y = labels.numpy()
+        expected = self._torch_classes(raw)
+        found = outputs.argmax(1)
         return {
-            "top1_torch": float((expected == y).mean()),
-            "top1_c": float((found == y).mean()),
-            "agreement": float((found == expected).mean()),
+            "top1_torch": _share_of_equal(expected, y),
+            "top1_c": _share_of_equal(found, y),
+            "agreement": _share_of_equal(found, expected),
         }
+
+    def _torch_classes(self, raw: Any) -> Any:
+        """The class that torch gives each sample: (B,)."""
+        plain = convert.dense(self.model).eval()
+        classes = []
+        with torch.no_grad():
+            for part in raw.split(1000):
+                prepared = self.data.prepare(part)
+                scores = plain(prepared)
+                classes.append(scores.argmax(1))
+        return torch.cat(classes).numpy()
+
+
+def _share_of_equal(a: Any, b: Any) -> float:
+    equal = a == b
+    return float(equal.mean())
 
 
 def _check_scores(report: dict[str, Any]) -> None:

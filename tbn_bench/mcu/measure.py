@@ -51,34 +51,18 @@ def measure(
     """
     model = toolchain.describe(folder)
     core = core or DEFAULT_CORE[model["target"]]
-    setup = _Setup(
-        folder,
-        core,
-        cc,
-        sim,
-        optimize,
-    )
-    built = toolchain.build(
-        folder,
-        core,
-        cc,
-        optimize=optimize,
-    )
+    setup = _Setup(folder, core, cc, sim, optimize)
+    built = toolchain.build(folder, core, cc, optimize=optimize)
     result = simulate.run(built, sim)
     _check_passed(folder, result)
     samples = _whole_test_set(folder, built, sim)
     lean = setup.build("lean", (_WITHOUT_SELFTEST,)).sizes
     fused = _fused(setup, result.outputs, model)
     counted = fused or result
-    layers = _counted(model.get("layers", ()), setup.count_layers(fused is not None))
-
-    report = {}
-    if (folder / "report.json").exists():
-        report = read_json(folder / "report.json")
-    arena = model["arena_bytes"]
+    counts = setup.count_layers(fused is not None)
     info = {
-        **{key: report.get(key, model.get(key)) for key in _OF_MODEL},
-        "layers": layers,
+        **_of_model(folder, model),
+        "layers": _counted(model.get("layers", ()), counts),
         "core": core,
         "compiler": built.version,
         "optimize": optimize,
@@ -87,13 +71,13 @@ def measure(
         "fused_multiply_add": fused is not None,
         **_bytes(lean),
         "flash_with_selftest_bytes": built.sizes.library_flash,
-        "stack_bytes": counted.stack,
-        "ram_bytes": None if counted.stack is None else arena + counted.stack,
+        **_memory(counted, model["arena_bytes"]),
         "vectors": len(result.outputs),
         "samples_on_core": samples,
         **_cost(counted, core),
-        "fits": _fits(core, lean.library_flash, arena + (counted.stack or 0)),
     }
+    ram = info["ram_bytes"] or model["arena_bytes"]
+    info["fits"] = _fits(core, lean.library_flash, ram)
     run_id = model.get("run_id", model["name"])
     return McuRecord(
         f"{run_id}-{model['activations']}-{model['target']}-{result.sim}",
@@ -134,13 +118,35 @@ class _Setup:
         )
 
     def run(self, name: str, flags: tuple[str, ...]) -> Result:
-        return simulate.run(self.build(name, flags), self.sim)
+        built = self.build(name, flags)
+        return simulate.run(built, self.sim)
 
     def count_layers(self, fused: bool) -> tuple[int, ...]:
         """Instructions or cycles of each layer; () without a counter."""
-        flags = (*FMA, toolchain.LAYERS) if fused else (toolchain.LAYERS,)
+        flags: tuple[str, ...] = (toolchain.LAYERS,)
+        if fused:
+            flags = (*FMA, *flags)
         result = self.run("layers", flags)
         return result.instructions or result.cycles or ()
+
+
+def _of_model(folder: Path, model: dict[str, Any]) -> dict[str, Any]:
+    """What the export says about the network, in report.json or in extras/model.json."""
+    report = {}
+    path = folder / "report.json"
+    if path.exists():
+        report = read_json(path)
+    found = {}
+    for key in _OF_MODEL:
+        found[key] = report.get(key, model.get(key))
+    return found
+
+
+def _memory(counted: Result, arena: int) -> dict[str, int | None]:
+    """RAM is arena and stack. Both are None where the simulator measures no stack."""
+    stack = counted.stack
+    ram = None if stack is None else arena + stack
+    return {"stack_bytes": stack, "ram_bytes": ram}
 
 
 def _bytes(sizes: Sizes) -> dict[str, int]:
@@ -179,8 +185,11 @@ def _cost(counted: Result, core: str) -> dict[str, Any]:
 
 def _fits(core: str, flash: int, ram: int) -> list[dict[str, Any]]:
     """For each board with this core, whether it has enough memory."""
-    found = cores.fits(core, flash, ram)
-    return [{"board": fit.product.name, "fits": fit.fits} for fit in found]
+    rows = []
+    for fit in cores.fits(core, flash, ram):
+        row = {"board": fit.product.name, "fits": fit.fits}
+        rows.append(row)
+    return rows
 
 
 def _counted(layers: Any, counts: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -190,7 +199,10 @@ def _counted(layers: Any, counts: tuple[int, ...]) -> list[dict[str, Any]]:
     """
     if not counts:
         return list(layers)
-    return [row | {"count": n} for row, n in zip(layers, counts, strict=True)]
+    rows = []
+    for row, count in zip(layers, counts, strict=True):
+        rows.append(row | {"count": count})
+    return rows
 
 
 _OF_MODEL = (
@@ -247,15 +259,10 @@ def _whole_test_set(folder: Path, built: toolchain.Build, sim: str | None) -> in
     with np.load(path) as kept:
         inputs = kept["inputs"]
         outputs = kept["outputs"]
-    found = simulate.run(
-        built,
-        sim,
-        inputs,
-        count=False,
-        timeout=600,
-    ).outputs
+    found = simulate.run(built, sim, inputs, count=False, timeout=600).outputs
     if not np.array_equal(found, outputs):
-        wrong = int((found != outputs).any(axis=1).sum())
+        differs = (found != outputs).any(axis=1)
+        wrong = int(differs.sum())
         raise McuError(
             f"{folder} on {built.core}: other outputs than on this machine for {wrong} of "
             f"{len(inputs)} test samples"

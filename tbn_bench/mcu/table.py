@@ -42,32 +42,46 @@ def text(records: Sequence[McuRecord]) -> str:
     parts = []
     for (device, _sim, data, model), found in sorted(groups.items()):
         info = found[0].info
-        parts.append(f"{device} ({info['compiler']}; {info['simulator']}), {data}, {model}")
-        parts.append(_units(found))
-        parts.append(_table(found))
-        for target in _targets(found):
-            same = [r for r in found if r.info["target"] == target]
-            parts += [ratio.text() for ratio in ratios(same)]
+        tools = f"{info['compiler']}; {info['simulator']}"
+        parts.append(f"{device} ({tools}), {data}, {model}")
+        parts += _group_lines(found)
         parts.append("")
     return "\n".join(parts).rstrip()
 
 
+def _group_lines(records: list[McuRecord]) -> list[str]:
+    """Units, table and ratios of one core, compiler and network."""
+    lines = [_units(records), _table(records)]
+    for target in _targets(records):
+        same = [record for record in records if record.info["target"] == target]
+        for ratio in ratios(same):
+            lines.append(ratio.text())
+    return lines
+
+
 def _units(records: list[McuRecord]) -> str:
     """The line that explains the last two columns."""
-    units = [r.info["unit"] for r in records if r.info["unit"]]
-    clocks = [r.info["clock_hz"] for r in records if r.info["clock_hz"]]
-    unit = units[0] if units else "instructions"
-    clock = clocks[0] if clocks else 0
+    unit = _first(records, "unit") or "instructions"
+    clock = _first(records, "clock_hz") or 0
     assumed = ", one cycle each" if unit == "instructions" else ""
-    return (
-        f"count: {unit} of one run; est. FPS: an estimate, {unit} at {clock / 1e6:.0f} MHz{assumed}"
-    )
+    mhz = f"{clock / 1e6:.0f} MHz"
+    return f"count: {unit} of one run; est. FPS: an estimate, {unit} at {mhz}{assumed}"
+
+
+def _first(records: list[McuRecord], key: str) -> Any:
+    """The first value that is neither missing nor zero; None where there is none."""
+    for record in records:
+        value = record.info[key]
+        if value:
+            return value
+    return None
 
 
 def _targets(records: list[McuRecord]) -> list[str]:
     """Orders of weight bits that get ratios. Records are compared within one order."""
-    found = {r.info["target"] for r in records}
-    return sorted(found & {"m4", "avr"})
+    targets = {record.info["target"] for record in records}
+    compared = targets & {"m4", "avr"}
+    return sorted(compared)
 
 
 def _table(records: list[McuRecord]) -> str:
@@ -80,7 +94,8 @@ def _table(records: list[McuRecord]) -> str:
 def _rank(record: McuRecord) -> tuple[str, int]:
     """Float activations first, then the largest tables first."""
     info = record.info
-    return info["activations"], -(info["table_bytes"] or 0)
+    size = info["table_bytes"] or 0
+    return info["activations"], -size
 
 
 def aligned(lines: Sequence[Sequence[str]], left: int) -> str:
@@ -88,13 +103,16 @@ def aligned(lines: Sequence[Sequence[str]], left: int) -> str:
 
     The first `left` columns are left-aligned, the others right-aligned.
     """
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    columns = zip(*lines, strict=True)
+    widths = [max(map(len, column)) for column in columns]
     rows = []
     for line in lines:
-        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        for i in range(left):
-            cells[i] = line[i].ljust(widths[i])
-        rows.append("  ".join(cells).rstrip())
+        cells = []
+        for i, cell in enumerate(line):
+            justify = str.ljust if i < left else str.rjust
+            cells.append(justify(cell, widths[i]))
+        row = "  ".join(cells)
+        rows.append(row.rstrip())
     return "\n".join(rows)
 
 
@@ -164,12 +182,7 @@ def ratios(records: Sequence[McuRecord]) -> list[Ratio]:
     for scope, four, eight in _TILED:
         if (four, "u8") not in by and (eight, "u8") not in by:
             continue
-        measured = _Measured(
-            by,
-            scope,
-            four,
-            eight,
-        )
+        measured = _Measured(by, scope, four, eight)
         found += measured.cycles() if core == "uno" else measured.all()
     return found
 
@@ -195,97 +208,60 @@ class _Measured:
 
     def cycles(self) -> list[Ratio]:
         count = self._value(self.four, "count")
-        return [
-            Ratio(
-                f"cycles of tbn p=4 ({self.scope})",
-                count,
-                800_000,
-                at_most=True,
-            )
-        ]
+        what = f"cycles of tbn p=4 ({self.scope})"
+        return [Ratio(what, count, 800_000, at_most=True)]
 
     def all(self) -> list[Ratio]:
-        four = self.four
-        eight = self.eight
-        tables = "table_bytes"
-        flash = "flash_bytes"
-        full = "full_precision"
-        recorded = [
-            self._over(
-                f"instructions, {name} / tbn p=4",
-                number,
-                self._value(four, "count"),
-                bar,
-            )
-            for (name, number), bar in zip(RECORDED.items(), (6.5, 90), strict=True)
-        ]
-        flash_f32 = self._value(full, flash, "f32")
-        arena = self._value(four, "arena_bytes")
+        return [*self._tables(), *self._instructions(), *self._memory()]
+
+    def _tables(self) -> list[Ratio]:
+        key = "table_bytes"
         return [
-            self._ratio(
-                "table bytes, binary / tbn p=4",
-                "bwn",
-                four,
-                tables,
-                3.8,
-            ),
-            self._ratio(
-                "table bytes, binary / tbn p=8",
-                "bwn",
-                eight,
-                tables,
-                7.4,
-            ),
-            self._ratio(
-                "instructions, binary / tbn p=4",
-                "bwn",
-                four,
-                "count",
-                3.3,
-            ),
-            self._ratio(
-                "instructions, binary / tbn p=8",
-                "bwn",
-                eight,
-                "count",
-                5.5,
-            ),
-            self._ratio(
-                "instructions in float, binary / tbn p=4", "bwn", four, "count", 2.7, "f32"
-            ),
-            self._ratio(
-                "instructions, our int8 of the same net / tbn p=4", full, four, "count", 1.0
-            ),
-            *recorded,
-            self._over(
-                "flash, float32 / tbn p=4",
-                flash_f32,
-                self._value(four, flash),
-                70,
-            ),
-            self._ratio(
-                "flash, our int8 / tbn p=4",
-                full,
-                four,
-                flash,
-                18,
-            ),
-            Ratio(
-                f"arena of tbn p=4 ({self.scope})",
-                arena,
-                1100,
-                at_most=True,
-                unit=" B",
-            ),
+            self._ratio("table bytes, binary / tbn p=4", "bwn", self.four, key, 3.8),
+            self._ratio("table bytes, binary / tbn p=8", "bwn", self.eight, key, 7.4),
         ]
 
-    def _value(
-        self,
-        method: str,
-        key: str,
-        activations: str = "u8",
-    ) -> float | None:
-        return self.by.get((method, activations), {}).get(key)
+    def _instructions(self) -> list[Ratio]:
+        four = self.four
+        eight = self.eight
+        full = "full_precision"
+        in_float = "instructions in float, binary / tbn p=4"
+        int8 = "instructions, our int8 of the same net / tbn p=4"
+        return [
+            self._ratio("instructions, binary / tbn p=4", "bwn", four, "count", 3.3),
+            self._ratio("instructions, binary / tbn p=8", "bwn", eight, "count", 5.5),
+            self._ratio(in_float, "bwn", four, "count", 2.7, "f32"),
+            self._ratio(int8, full, four, "count", 1.0),
+            *self._recorded(),
+        ]
+
+    def _recorded(self) -> list[Ratio]:
+        """Of the programs that were counted once."""
+        bars = (6.5, 90)
+        count = self._value(self.four, "count")
+        found = []
+        for (name, number), bar in zip(RECORDED.items(), bars, strict=True):
+            ratio = self._over(f"instructions, {name} / tbn p=4", number, count, bar)
+            found.append(ratio)
+        return found
+
+    def _memory(self) -> list[Ratio]:
+        four = self.four
+        full = "full_precision"
+        key = "flash_bytes"
+        flash = self._value(four, key)
+        flash_f32 = self._value(full, key, "f32")
+        arena = self._value(four, "arena_bytes")
+        what = f"arena of tbn p=4 ({self.scope})"
+        return [
+            self._over("flash, float32 / tbn p=4", flash_f32, flash, 70),
+            self._ratio("flash, our int8 / tbn p=4", full, four, key, 18),
+            Ratio(what, arena, 1100, at_most=True, unit=" B"),
+        ]
+
+    def _value(self, method: str, key: str, activations: str = "u8") -> float | None:
+        record = self.by.get((method, activations), {})
+        return record.get(key)
 
     def _ratio(
         self,
@@ -299,19 +275,8 @@ class _Measured:
         """One quantity of a method, over that of a tiled method."""
         a = self._value(method, key, activations)
         b = self._value(tiled, key, activations)
-        return self._over(
-            what,
-            a,
-            b,
-            bar,
-        )
+        return self._over(what, a, b, bar)
 
-    def _over(
-        self,
-        what: str,
-        a: float | None,
-        b: float | None,
-        bar: float,
-    ) -> Ratio:
+    def _over(self, what: str, a: float | None, b: float | None, bar: float) -> Ratio:
         quotient = a / b if a and b else None
         return Ratio(f"{what} ({self.scope})", quotient, bar)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.mcu.cores import Core, find_core
-from tbn_bench.mcu.elf import _FULL, Sizes, sizes_of
+from tbn_bench.mcu.elf import FULL, Sizes, sizes_of
 from tbn_bench.mcu.errors import DoesNotFit, ToolchainError
 from tbn_bench.records.store import RecordError, read_json
 
@@ -41,7 +41,9 @@ def compiler(core: str, cc: str) -> list[str]:
     if cc not in COMPILERS:
         known = ", ".join(COMPILERS)
         raise ValueError(f"cc must be one of {known}, got {cc!r}")
-    return _zig(core, kind) if cc == "zig" else _gcc(kind)
+    if cc == "zig":
+        return _zig(core, kind)
+    return _gcc(kind)
 
 
 def _zig(core: str, kind: str) -> list[str]:
@@ -121,44 +123,14 @@ def build(
     if optimize not in OPTIMIZE:
         choices = ", ".join(OPTIMIZE)
         raise ValueError(f"optimize must be one of {choices}, got {optimize!r}")
-    test = folder / "test"
     sources = _sources(folder, extra_flags)
     command = [*compiler(core, cc), optimize, *_flags(known, cc), *extra_flags]
     out = folder / "build" / f"{core}-{cc}" if out is None else Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-
-    library = []
-    for source in sources:
-        target = out / f"lib_{source.stem}.o"
-        _compile(
-            command,
-            _STRICT,
-            source,
-            target,
-            test,
-            f"{cc} for {core}",
-        )
-        library.append(target)
-    program = []
-    for name in ("main", _PORT[known.kind]):
-        target = out / f"{name}.o"
-        _compile(
-            command,
-            _STRICT[:2],
-            test / f"{name}.c",
-            target,
-            test,
-            f"{cc} for {core}",
-        )
-        program.append(target)
-
-    elf = out / "model.elf"
-    objects = [str(path) for path in library + program]
-    link = [*command, *objects, *_link(known, cc), "-o", str(elf)]
-    _run(link, f"linking for {core} with {cc}", test)
-    if known.kind == "avr":  # simavr and programmers load this
-        hexadecimal = elf.with_suffix(".hex")
-        _run(["avr-objcopy", "-O", "ihex", str(elf), str(hexadecimal)], "avr-objcopy")
+    tools = _Tools(known, cc, command, folder / "test", out)
+    library = tools.compile_library(sources)
+    program = tools.compile_program()
+    elf = tools.link(library + program)
     return Build(
         folder,
         core,
@@ -184,15 +156,50 @@ def _sources(folder: Path, extra_flags: Sequence[str]) -> list[Path]:
     return sources
 
 
-def _compile(
-    command: list[str],
-    warnings: Sequence[str],
-    source: Path,
-    target: Path,
-    cwd: Path,
-    what: str,
-) -> None:
-    _run([*command, *warnings, "-c", str(source), "-o", str(target)], what, cwd)
+@dataclass(frozen=True)
+class _Tools:
+    """A compiler with its flags.
+
+    test: the folder of the test program, in which the compiler runs. out: the folder for objects.
+    """
+
+    core: Core
+    cc: str
+    command: list[str]
+    test: Path
+    out: Path
+
+    def compile_library(self, sources: Sequence[Path]) -> list[Path]:
+        objects = []
+        for source in sources:
+            target = self.out / f"lib_{source.stem}.o"
+            self._compile(_STRICT, source, target)
+            objects.append(target)
+        return objects
+
+    def compile_program(self) -> list[Path]:
+        objects = []
+        for name in ("main", _PORT[self.core.kind]):
+            source = self.test / f"{name}.c"
+            target = self.out / f"{name}.o"
+            self._compile(_STRICT[:2], source, target)
+            objects.append(target)
+        return objects
+
+    def _compile(self, warnings: Sequence[str], source: Path, target: Path) -> None:
+        command = [*self.command, *warnings, "-c", str(source), "-o", str(target)]
+        _run(command, f"{self.cc} for {self.core.name}", self.test)
+
+    def link(self, objects: list[Path]) -> Path:
+        elf = self.out / "model.elf"
+        paths = [str(path) for path in objects]
+        command = [*self.command, *paths, *_link(self.core, self.cc), "-o", str(elf)]
+        _run(command, f"linking for {self.core.name} with {self.cc}", self.test)
+        if self.core.kind == "avr":  # simavr and programmers load this
+            hexadecimal = elf.with_suffix(".hex")
+            copy = ["avr-objcopy", "-O", "ihex", str(elf), str(hexadecimal)]
+            _run(copy, "avr-objcopy")
+        return elf
 
 
 _PORT = {"host": "port_host", "arm": "port_cortex_m", "avr": "port_avr"}
@@ -256,12 +263,16 @@ def _refusal(what: str, text: str, by_hand: str) -> ToolchainError:
     """The error of a tool that failed. text: its output."""
     stripped = [line.strip() for line in text.splitlines()]
     lines = [line for line in stripped if line and "collect2:" not in line]
-    full = [line for line in lines if _FULL.search(line)]
+    full = [line for line in lines if FULL.search(line)]
     if full:
         return DoesNotFit(
             f"{what}: the program does not fit the board's memory; a smaller network would: "
             f"{full[0]}\n{by_hand}"
         )
-    errors = [line for line in lines if "error" in line.lower() or "undefined" in line]
+    errors = [line for line in lines if _is_error(line)]
     first, *_ = [*errors, *lines, "no message"]
     return ToolchainError(f"{what} failed: {first}\n{by_hand}")
+
+
+def _is_error(line: str) -> bool:
+    return "error" in line.lower() or "undefined" in line
