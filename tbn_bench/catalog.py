@@ -56,8 +56,12 @@ def names(package: str) -> list[str]:
     if package not in PACKAGES:
         raise ValueError(f"unknown package {package!r}{did_you_mean(package, PACKAGES)}")
     folder = importlib.import_module(f"tbn_bench.{package}")
-    found = [module.name for module in pkgutil.iter_modules(folder.__path__)]
-    return sorted(name for name in found if not name.startswith("_"))
+    found = []
+    for module in pkgutil.iter_modules(folder.__path__):
+        is_shared = package == "kernels" and not module.ispkg  # its entries are folders
+        if not is_shared and not module.name.startswith("_"):
+            found.append(module.name)
+    return sorted(found)
 
 
 def load(package: str, name: str) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.convert.cost import cost
 from tbn_bench.format import bits
-from tbn_bench.kernels import _tile
+from tbn_bench.kernels import stored_tile
 from tbn_bench.kernels.tiled_linear import tiled_linear
 from tbn_bench.latency.gate import Variant
 from tbn_bench.latency.peers import (
@@ -132,7 +132,7 @@ def _gemlite(layer: packed.PackedLinear) -> Call:
 
     tile_bits = layer.tile_bits.cpu().numpy()
     signs = torch.from_numpy(bits.unpack(tile_bits, layer.numel)).reshape(layer.shape)
-    alphas = _tile.row_scales(layer.alphas.cpu(), layer.shape[0])
+    alphas = stored_tile.row_scales(layer.alphas.cpu(), layer.shape[0])
     scales = 2 * alphas[:, None]
     halves = torch.full_like(scales, 0.5)
     helper = A16W1_HQQ_INT(device="cuda", dtype=torch.bfloat16)

@@ -6,7 +6,7 @@ from torch import Tensor
 from tbn_bench import tiling
 from tbn_bench.format.coding import KERNEL, TRITS
 from tbn_bench.format.form import Form
-from tbn_bench.kernels import _tile
+from tbn_bench.kernels import stored_tile
 
 
 def dense_weight(form: Form, tensors: dict[str, Tensor]) -> Tensor:
@@ -49,7 +49,7 @@ def factor_signs(form: Form, tile_bits: Tensor) -> tuple[Tensor, Tensor]:
     """Of code low_rank: U: (rows, rank) and V: (rank, *shape[1:]), +-1."""
     first, second = form.factor_sizes
     count = first + second
-    signs = _tile.unpack(tile_bits, count)
+    signs = stored_tile.unpack(tile_bits, count)
     left = signs[:first]
     right = signs[first:]
     rows, *others = form.shape
@@ -72,7 +72,7 @@ def _values(form: Form, tensors: dict[str, Tensor]) -> Tensor:
         return _ternary_values(data, form.q)
     if form.code == "codebook":
         return _codebook_values(form, data, tensors["codebook"])
-    return _tile.unpack(data, form.q)
+    return stored_tile.unpack(data, form.q)
 
 
 def _ternary_values(data: Tensor, n: int) -> Tensor:
@@ -91,11 +91,11 @@ def _codebook_values(form: Form, data: Tensor, codebook: Tensor) -> Tensor:
     kernels = form.numel // KERNEL
     width = form.index_bits
     places = torch.tensor([1 << i for i in range(width)], device=data.device)
-    signs = _tile.unpack(data, kernels * width)
+    signs = stored_tile.unpack(data, kernels * width)
     digits = signs.reshape(kernels, width) > 0
     worth = digits * places
     indices = worth.sum(1)
-    book = _tile.unpack(codebook, KERNEL << width)
+    book = stored_tile.unpack(codebook, KERNEL << width)
     entries = book.reshape(-1, KERNEL)
     values = entries[indices]
     return values.reshape(-1)

@@ -18,7 +18,7 @@ from tbn_bench.derived import Kept
 from tbn_bench.format import bits
 from tbn_bench.format.description import BUFFERS
 from tbn_bench.format.form import Form
-from tbn_bench.kernels import _tile
+from tbn_bench.kernels import stored_tile
 from tbn_bench.layers import mixed_copies
 from tbn_bench.layers.dense import dense_weight, factor_scales, factor_signs, float_scales
 
@@ -36,9 +36,9 @@ def how_computed(form: Form, linear: bool, groups: int) -> str:
     if not form.plain:
         return "expanded"
     rows = form.shape[0]
-    if _tile.aligned(rows, form.p, form.scales, groups):
+    if stored_tile.aligned(rows, form.p, form.scales, groups):
         return "tile reuse"
-    if linear and _tile.segment(form.shape, form.p, form.scales):
+    if linear and stored_tile.segment(form.shape, form.p, form.scales):
         return "segments"
     return "expanded"
 
@@ -108,7 +108,7 @@ class Packed(nn.Module):
         self.summed = 1 if self.product is form else form.p
         self.segment = 0
         if self.how == "segments":
-            self.segment = _tile.segment(form.shape, form.p, form.scales)
+            self.segment = stored_tile.segment(form.shape, form.p, form.scales)
 
     @property
     def factor(self) -> Tensor | None:
@@ -233,7 +233,7 @@ class Packed(nn.Module):
         rows, channels, *taps = self.product.shape
         p = self.product.p
         stored_rows = rows
-        if _tile.aligned(rows, p, self.form.scales):
+        if stored_tile.aligned(rows, p, self.form.scales):
             stored_rows = rows // p
         words_of_tap = -(-channels // 32)
         words_of_row = math.prod(taps) * words_of_tap
@@ -307,7 +307,7 @@ class Packed(nn.Module):
             weight = self.expanded()
             return weight.to(dtype), None
         q = self.numel // self.p
-        tile = _tile.unpack(self.tile_bits, q, dtype)
+        tile = stored_tile.unpack(self.tile_bits, q, dtype)
         if self.segment:
             return tile, None
         return self._tile_and_scales(tile)
@@ -320,7 +320,7 @@ class Packed(nn.Module):
         if layout is not None:
             return tile.reshape(layout.tile_shape), typed
         rows, *others = self.shape
-        per_row = _tile.row_scales(typed, rows)
+        per_row = stored_tile.row_scales(typed, rows)
         by_copy = per_row.reshape(self.p, -1, *self._ones_per_tap())
         return tile.reshape(-1, *others), by_copy
 

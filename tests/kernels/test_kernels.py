@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tbn_bench import native
 from tbn_bench.format import bits
-from tbn_bench.kernels import _tile, binary_linear, dense_linear, tiled_conv2d, tiled_linear
+from tbn_bench.kernels import binary_linear, dense_linear, stored_tile, tiled_conv2d, tiled_linear
 
 try:
     native.load()
@@ -71,7 +71,7 @@ def test_the_reference_is_the_definition():
     """Tile repeated p times in row-major order, alphas over consecutive runs: written out by hand."""
     tile_bits, alphas = torch.tensor([0b011], dtype=torch.uint8), torch.tensor([2.0, 3.0])  # + + -
     weight = torch.tensor([[2.0, 2.0], [-2.0, 3.0], [3.0, -3.0]])
-    assert torch.equal(_tile.expand(tile_bits, alphas, (3, 2), 2), weight)
+    assert torch.equal(stored_tile.expand(tile_bits, alphas, (3, 2), 2), weight)
     x = torch.tensor([[1.0, 10.0]])
     for implementation in EXACT:
         assert torch.equal(
@@ -93,8 +93,8 @@ def test_the_reference_is_the_definition():
 )
 def test_segments_save_what_the_formula_says(shape, p, g):
     """q K / g multiply-adds for rows K: a saving of p g / K, and no segments where that is not above 1."""
-    assert _tile.segment(shape, p, p) == (g if p * g > shape[1] else 0)
-    assert _tile.segment(shape, 1, 1) == 0
+    assert stored_tile.segment(shape, p, p) == (g if p * g > shape[1] else 0)
+    assert stored_tile.segment(shape, 1, 1) == 0
 
 
 def test_unaligned_tiles_use_fewer_products():

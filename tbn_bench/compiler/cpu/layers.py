@@ -1,4 +1,4 @@
-"""Linear layers and convolutions as ops of a native plan."""
+"""Linear layers and convolutions as ops of a native program."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from tbn_bench import native
 from tbn_bench.compiler.cpu.operands import Builder
 from tbn_bench.compiler.geometry import Window
 from tbn_bench.compiler.graph import Layer, Unsupported
-from tbn_bench.compiler.layer import Array, bias, convolution_window, is_packed, weight_shape
+from tbn_bench.compiler.layer import bias, convolution_window, is_packed, weight_shape
 from tbn_bench.format import bits
-from tbn_bench.kernels import _cpu
+from tbn_bench.kernels.native_layer import LayerWeights, dense_weights, layer_weights, segments
 from tbn_bench.native import Op
 
 
@@ -31,18 +31,8 @@ def layer(operation: Layer, build: Builder) -> int:
         return _segments(x, module, build)
     window = _window(module, x, build)
     if getattr(module, "two_steps", False):
-        return _two_factors(
-            x,
-            module,
-            window,
-            build,
-        )
-    weights, p, scale = _weights(
-        module,
-        shape,
-        groups,
-        build.level,
-    )
+        return _two_factors(x, module, window, build)
+    weights = _weights(module, shape, groups, build.level)
     out = build.region.like(x, (*window.out, shape[0]))
     return build.region.add(
         Op(
@@ -50,10 +40,10 @@ def layer(operation: Layer, build: Builder) -> int:
             x,
             out,
             **_placed(window),
-            p=p,
-            rows=weights[0].rows,
-            weights=weights,
-            scale=scale,
+            p=weights.copies,
+            rows=weights.rows,
+            weights=weights.parts,
+            scale=weights.scale,
             shift=bias(module),
         )
     )
@@ -117,7 +107,7 @@ def _segments(x: int, module: Any, build: Builder) -> int:
     region = build.region
     height, width, columns = build.value(x).shape
     rows = module.shape[0]
-    weights, coefficients = _cpu.segments(
+    weights, coefficients = segments(
         module.tile_bits.cpu(),
         module.alphas.cpu(),
         module.shape,
@@ -151,12 +141,7 @@ def _segments(x: int, module: Any, build: Builder) -> int:
     )
 
 
-def _two_factors(
-    x: int,
-    module: Any,
-    window: Window,
-    build: Builder,
-) -> int:
+def _two_factors(x: int, module: Any, window: Window, build: Builder) -> int:
     """A scale per input channel, a layer of `rank` rows, and a layer of one pixel.
 
     Both layers have weights of signs.
@@ -167,70 +152,42 @@ def _two_factors(
     channels = build.value(x).shape[2]
     u, m, v = (scales.double().cpu().numpy() for scales in module.factor_scales())
     left, right = (bits.pack(signs.cpu().numpy()) for signs in module.factor_signs())
-    first = native.SignWeights(
-        right,
-        rank,
-        channels,
-        *window.kernel,
-        build.level,
-    )
-    second = native.SignWeights(
-        left,
-        rows,
-        rank,
-        name=build.level,
-    )
+    first = native.SignWeights(right, rank, channels, *window.kernel, build.level)
+    second = native.SignWeights(left, rows, rank, name=build.level)
 
     scaled = region.like(x)
     middle = region.like(x, (*window.out, rank))
     out = region.like(x, (*window.out, rows))
-    region.add(
-        Op(
-            native.AFFINE,
-            x,
-            scaled,
-            scale=v,
-        )
+    by_channel = Op(native.AFFINE, x, scaled, scale=v)
+    to_rank = Op(
+        native.CONV,
+        scaled,
+        middle,
+        rows=rank,
+        weights=[first],
+        scale=m,
+        **_placed(window),
     )
-    region.add(
-        Op(
-            native.CONV,
-            scaled,
-            middle,
-            rows=rank,
-            weights=[first],
-            scale=m,
-            **_placed(window),
-        )
+    to_rows = Op(
+        native.CONV,
+        middle,
+        out,
+        rows=rows,
+        weights=[second],
+        scale=u,
+        shift=bias(module),
     )
-    return region.add(
-        Op(
-            native.CONV,
-            middle,
-            out,
-            rows=rows,
-            weights=[second],
-            scale=u,
-            shift=bias(module),
-        )
-    )
+    region.add(by_channel)
+    region.add(to_rank)
+    return region.add(to_rows)
 
 
-def _weights(
-    module: Any, shape: tuple[int, ...], groups: int, level: str
-) -> tuple[list[Any], int, Array]:
-    """(one weight per group, or one for all of a depthwise layer; p; scale per output channel)."""
+def _weights(module: Any, shape: tuple[int, ...], groups: int, level: str) -> LayerWeights:
+    """Signs where the weight is signs with a scale for each row, else float32."""
     signs = module.sign_form() if is_packed(module) else None
     if signs is not None:
         tile_bits, alphas, p = signs
-        return _cpu.weights(
-            tile_bits.cpu(),
-            alphas.cpu(),
-            shape,
-            p,
-            groups,
-            level,
-        )
+        return layer_weights(tile_bits.cpu(), alphas.cpu(), shape, p, groups, level)
     dense = module.expanded() if is_packed(module) else module.weight.detach()
     values = dense.float().cpu().numpy().reshape(shape)
-    return _cpu.float_weights(values, groups, level), 1, np.ones(shape[0])
+    return dense_weights(values, groups, level)

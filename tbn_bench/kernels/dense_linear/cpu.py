@@ -1,20 +1,18 @@
 """The native float32 layer, alone; its weight is laid out at the first call and kept."""
 
-import numpy as np
 from torch import Tensor
 
 from tbn_bench import native
-from tbn_bench.kernels import _cpu, _tile
+from tbn_bench.kernels import native_layer, stored_tile
 
 
 def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    _cpu.check(x)
+    native_layer.check(x)
     level = native.level()
 
-    def make() -> native.FloatWeights:
-        kernels = weight.detach().numpy()[:, :, None, None]
-        return native.FloatWeights(kernels, level)
+    def make() -> native_layer.LayerWeights:
+        dense = weight.detach().numpy()
+        return native_layer.dense_weights(dense, 1, level)
 
-    made = _tile.kept(weight, weight, level, make)
-    scale = np.ones(len(weight))
-    return _cpu.linear(x, [made], 1, scale, bias, level)
+    weights = stored_tile.kept(weight, weight, level, make)
+    return native_layer.linear(x, weights, bias)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 # not `import torch`: in this folder that name is torch.py
 from torch import Tensor, bfloat16, float16, float32, float64, library
 
-from tbn_bench.kernels import _tile
+from tbn_bench.kernels import stored_tile
 
 IMPLEMENTATIONS = ("reference", "torch", "cpu", "triton")
 TOLERANCE = {float64: 1e-13, float32: 3e-6, bfloat16: 3e-2, float16: 4e-3}  # of the largest value
@@ -77,7 +77,7 @@ def tiled_conv2d(
             f"expected floating-point x of shape (B, {channels}, H, W), "
             f"got {x.dtype} {tuple(x.shape)}"
         )
-    _tile.check(tile_bits, alphas, bias, shape, p)
+    stored_tile.check(tile_bits, alphas, bias, shape, p)
     module = importlib.import_module(f"{__name__}.{implementation}")
     return module.tiled_conv2d(
         x, tile_bits, alphas, bias, shape, p, stride, padding, dilation, groups

@@ -1,10 +1,10 @@
-"""The native kernels on one convolution. A whole network is faster as one plan: executor.py."""
+"""The native kernels on one convolution. A whole network is faster: compiler/executor.py."""
 
 import numpy as np
 from torch import Tensor
 
 from tbn_bench import native
-from tbn_bench.kernels import _cpu
+from tbn_bench.kernels import native_layer
 from tbn_bench.kernels.tiled_conv2d import out_size
 
 
@@ -20,10 +20,10 @@ def tiled_conv2d(
     dilation,
     groups,
 ) -> Tensor:
-    _cpu.check(x)
+    native_layer.check(x)
     rows = shape[0]
     ho, wo = out_size(x.shape[2:], shape[2:], stride, padding, dilation)
-    weights, copies, scale, level = _cpu.kept_weights(tile_bits, alphas, shape, p, groups)
+    weights = native_layer.kept_weights(tile_bits, alphas, shape, p, groups)
     op = native.Op(
         native.CONV,
         input=0,
@@ -32,13 +32,14 @@ def tiled_conv2d(
         stride=tuple(stride),
         padding=tuple(padding),
         dilation=tuple(dilation),
-        p=copies,
-        rows=weights[0].rows,
-        weights=weights,
-        scale=scale,
+        p=weights.copies,
+        rows=weights.rows,
+        weights=weights.parts,
+        scale=weights.scale,
         shift=np.zeros(rows) if bias is None else bias.detach().double().numpy(),
     )
     shapes = [(*x.shape[2:], x.shape[1]), (ho, wo, rows)]
-    plan = native.Program([op], shapes, level=level)
+    program = native.Program([op], shapes, level=weights.level)
     out = x.new_empty(len(x), rows, ho, wo)
-    return _cpu.run(plan, x.detach().contiguous(), out)
+    images = x.detach().contiguous()
+    return native_layer.run(program, images, out)

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbn_bench.kernels import _tile
+from tbn_bench.kernels import stored_tile
 
 
 def tiled_conv2d(
@@ -18,7 +18,7 @@ def tiled_conv2d(
     dilation,
     groups,
 ) -> Tensor:
-    weight = _tile.expand(tile_bits, alphas, shape, p, x.dtype)
+    weight = stored_tile.expand(tile_bits, alphas, shape, p, x.dtype)
     if bias is not None:
         bias = bias.to(x.dtype)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)

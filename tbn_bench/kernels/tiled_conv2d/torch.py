@@ -8,7 +8,7 @@ from math import prod
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbn_bench.kernels import _tile
+from tbn_bench.kernels import stored_tile
 from tbn_bench.kernels.tiled_linear.torch import copies
 
 
@@ -26,10 +26,10 @@ def tiled_conv2d(
 ) -> Tensor:
     if bias is not None:
         bias = bias.to(x.dtype)
-    if not _tile.aligned(shape[0], p, len(alphas), groups):
-        weight = _tile.expand(tile_bits, alphas, shape, p, x.dtype)
+    if not stored_tile.aligned(shape[0], p, len(alphas), groups):
+        weight = stored_tile.expand(tile_bits, alphas, shape, p, x.dtype)
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    tile = _tile.unpack(tile_bits, prod(shape) // p, x.dtype).reshape(-1, *shape[1:])
-    scales = _tile.row_scales(alphas, shape[0]).to(x.dtype)
+    tile = stored_tile.unpack(tile_bits, prod(shape) // p, x.dtype).reshape(-1, *shape[1:])
+    scales = stored_tile.row_scales(alphas, shape[0]).to(x.dtype)
     products = F.conv2d(x, tile, None, stride, padding, dilation)
     return copies(products, scales.reshape(p, -1, 1, 1), bias, -3)

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tbn_bench.kernels import _tile
+from tbn_bench.kernels import stored_tile
 from tbn_bench.kernels.tiled_conv2d import out_size
 from tbn_bench.kernels.tiled_linear.triton import (
     aligned_bits,
@@ -163,14 +163,14 @@ def tiled_conv2d(
     """The contract's form. Words and scales are made at the first call for these bits and kept."""
 
     def made() -> tuple[Tensor, Tensor, int]:
-        bits, copies, scales = _tile.whole_rows(tile_bits, alphas, shape, p)
+        bits, copies, scales = stored_tile.whole_rows(tile_bits, alphas, shape, p)
         rows = shape[0] // copies
         packed = words(bits, rows, *shape[1:])
         return packed, scales.float().contiguous(), copies
 
     _check_groups(groups)
     key = ("triton", tuple(shape), p)
-    packed, scales, copies = _tile.kept(tile_bits, alphas, key, made)
+    packed, scales, copies = stored_tile.kept(tile_bits, alphas, key, made)
     return conv_of_words(x, packed, scales, bias, copies, shape[2:], stride, padding, dilation)
 
 

@@ -1,10 +1,10 @@
-"""The native kernels on one linear layer. A whole network is faster as one plan: executor.py."""
+"""The native kernels on one linear layer. A whole network is faster: compiler/executor.py."""
 
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from tbn_bench.kernels import _cpu, _tile
+from tbn_bench.kernels import native_layer, stored_tile
 
 
 def tiled_linear(
@@ -15,10 +15,10 @@ def tiled_linear(
     shape: Sequence[int],
     p: int,
 ) -> Tensor:
-    _cpu.check(x)
-    if not _tile.aligned(shape[0], p, len(alphas)):
-        g = _tile.segment(shape, p, len(alphas))
+    native_layer.check(x)
+    if not stored_tile.aligned(shape[0], p, len(alphas)):
+        g = stored_tile.segment(shape, p, len(alphas))
         if g:
-            return _cpu.unaligned_linear(x, tile_bits, alphas, bias, shape, p, g)
-    weights, copies, scale, level = _cpu.kept_weights(tile_bits, alphas, shape, p, 1)
-    return _cpu.linear(x, weights, copies, scale, bias, level)
+            return native_layer.unaligned_linear(x, tile_bits, alphas, bias, shape, p, g)
+    weights = native_layer.kept_weights(tile_bits, alphas, shape, p, 1)
+    return native_layer.linear(x, weights, bias)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbn_bench.kernels import _tile
+from tbn_bench.kernels import stored_tile
 
 
 def tiled_linear(
@@ -16,7 +16,7 @@ def tiled_linear(
     shape: Sequence[int],
     p: int,
 ) -> Tensor:
-    weight = _tile.expand(tile_bits, alphas, shape, p, x.dtype)
+    weight = stored_tile.expand(tile_bits, alphas, shape, p, x.dtype)
     if bias is not None:
         bias = bias.to(x.dtype)
     return F.linear(x, weight, bias)

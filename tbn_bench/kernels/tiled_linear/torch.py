@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbn_bench.kernels import _tile
+from tbn_bench.kernels import stored_tile
 
 
 def copies(y: Tensor, scales: Tensor, bias: Tensor | None, dim: int) -> Tensor:
@@ -72,13 +72,13 @@ def tiled_linear(
     q = rows * columns // p
     if bias is not None:
         bias = bias.to(x.dtype)
-    if _tile.aligned(rows, p, len(alphas)):
-        tile = _tile.unpack(tile_bits, q, x.dtype).reshape(-1, columns)
-        scales = _tile.row_scales(alphas, rows).to(x.dtype)
+    if stored_tile.aligned(rows, p, len(alphas)):
+        tile = stored_tile.unpack(tile_bits, q, x.dtype).reshape(-1, columns)
+        scales = stored_tile.row_scales(alphas, rows).to(x.dtype)
         return copies(F.linear(x, tile), scales.reshape(p, -1), bias, -1)
-    g = _tile.segment(shape, p, len(alphas))
+    g = stored_tile.segment(shape, p, len(alphas))
     if g:
-        tile = _tile.unpack(tile_bits, q, x.dtype)
+        tile = stored_tile.unpack(tile_bits, q, x.dtype)
         return segments(x, tile, alphas, bias, shape, g)
-    weight = _tile.expand(tile_bits, alphas, shape, p, x.dtype)
+    weight = stored_tile.expand(tile_bits, alphas, shape, p, x.dtype)
     return F.linear(x, weight, bias)

@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tbn_bench.kernels import _tile
+from tbn_bench.kernels import stored_tile
 
 FEW = 8
 MANY = 512
@@ -338,13 +338,13 @@ def tiled_linear(
     """The contract's form. Words and scales are made at the first call for these bits and kept."""
 
     def made() -> tuple[Tensor, Tensor, int]:
-        bits, copies, scales = _tile.whole_rows(tile_bits, alphas, shape, p)
+        bits, copies, scales = stored_tile.whole_rows(tile_bits, alphas, shape, p)
         rows = shape[0] // copies
         packed = words(bits, rows, shape[1])
         return packed, scales.float().contiguous(), copies
 
     key = ("triton", tuple(shape), p)
-    packed, scales, copies = _tile.kept(tile_bits, alphas, key, made)
+    packed, scales, copies = stored_tile.kept(tile_bits, alphas, key, made)
     return linear_of_words(x, packed, scales, bias, copies)
 
 
