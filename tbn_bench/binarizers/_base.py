@@ -60,6 +60,7 @@ class WeightBinarizer(nn.Module):
     factored: bool = False  # with reuse: the layer multiplies by `factors`, one after the other
     # False: training only started from the latent weight, and it gets no gradient
     learns_latent: bool = True
+    frozen: bool = False  # True: the stored signs are not meant to change; a gradient of 0 is right
 
     def forward(self, weight: Tensor) -> Tensor:
         raise NotImplementedError  # abstract

@@ -44,6 +44,7 @@ class FrozenTileWeight(WeightBinarizer):
     """Buffer tile: (q,) of +-1. `A`, of the latent weight's shape: only with alpha_source="A"."""
 
     reuse = True
+    frozen = True
 
     def __init__(self, weight: Tensor, tiled: TBNWeight):
         super().__init__()

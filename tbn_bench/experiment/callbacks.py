@@ -3,14 +3,12 @@
 import contextlib
 import io
 import logging
-import random
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
@@ -18,7 +16,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from tbn_bench.config import RunConfig
 from tbn_bench.experiment.distributed import Follower
+from tbn_bench.experiment.first_batch import FirstBatch
 from tbn_bench.experiment.options import RunOptions
+from tbn_bench.experiment.random_state import random_state, restore_random_state
 from tbn_bench.records.store import Run, replace, tell
 from tbn_bench.scores import SCORES, shown
 from tbn_bench.tracking.mirror import Mirrors
@@ -109,30 +109,6 @@ def _scores(metrics: dict[str, float], score: str) -> str:
     return text
 
 
-def random_state() -> dict[str, Any]:
-    """The state of every random generator, in types that torch.load(weights_only=True) reads."""
-    version, state, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    assert isinstance(keys, np.ndarray)  # not so for other generators than MT19937
-    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": on_gpus,
-        "python": [version, list(state), gauss],
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-    }
-
-
-def restore_random_state(saved: dict[str, Any]) -> None:
-    torch.set_rng_state(saved["torch"])
-    if saved["cuda"]:
-        torch.cuda.set_rng_state_all(saved["cuda"])
-    version, state, gauss = saved["python"]
-    random.setstate((version, tuple(state), gauss))
-    kind, keys, *rest = saved["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-
-
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside the old one and renames it.
 
@@ -177,7 +153,7 @@ def make_trainer(
         strategy="ddp" if options.devices > 1 else "auto",
         use_distributed_sampler=False,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-        callbacks=[recorder, *kept],
+        callbacks=[FirstBatch(), recorder, *kept],
         plugins=[AtomicCheckpoints()],
         logger=False,
         enable_progress_bar=options.progress,
