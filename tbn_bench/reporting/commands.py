@@ -29,17 +29,41 @@ class Setting:
 
     def covers(self, line: Line) -> bool:
         """Whether some values are the line's data set, model and method."""
-        return (
-            self._has("data", line["dataset"], sizes_count=True)
-            and self._has("model", line["model"], sizes_count=True)
-            and self._has("binarizer", line["spec"], sizes_count=False)
-        )
+        for key, (theirs, sizes_count) in _wanted(line).items():
+            if not self._fitting(key, theirs, sizes_count):
+                return False
+        return True
 
-    def _has(self, key: str, theirs: str, sizes_count: bool) -> bool:
+    def config(self, line: Line) -> dict[str, str]:
+        """The flags of the run that trains the line's network: its data, model and binarizer.
+
+        Also its task, where the setting names one.
+        """
+        found = {}
+        for key, (theirs, sizes_count) in _wanted(line).items():
+            fitting = self._fitting(key, theirs, sizes_count)
+            found[key] = str(fitting[0])
+        tasks = self.values.get("task", [])
+        if tasks:
+            found["task"] = str(tasks[0])
+        return found
+
+    def _fitting(self, key: str, theirs: str, sizes_count: bool) -> list[Any]:
+        """The values of a parameter that are what a line names."""
+        found = []
         for value in self.values.get(key, []):
             if published.is_same(theirs, str(value), sizes_count):
-                return True
-        return False
+                found.append(value)
+        return found
+
+
+def _wanted(line: Line) -> dict[str, tuple[str, bool]]:
+    """parameter -> (the line's call, whether its sizes count)."""
+    return {
+        "data": (line["dataset"], True),
+        "model": (line["model"], True),
+        "binarizer": (line["spec"], False),
+    }
 
 
 def settings_of(repository: Path) -> list[Setting]:
@@ -72,16 +96,23 @@ def _mapping(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def command_of(line: Line, settings: list[Setting]) -> str:
-    """The command of the sweep or recipe that has a line's setting; of several, the longest one.
+def setting_of(line: Line, settings: list[Setting]) -> Setting | None:
+    """The setting with the most epochs of those that train a line's network; None if there is none.
 
-    Without one, the command of a run with default settings.
+    Only a study of the parts of a method trains the lines of an ablation.
     """
     study = is_ablation(line["spec"])
     fitting = [s for s in settings if s.covers(line) and s.is_study == study]
-    if fitting:
-        longest = max(fitting, key=lambda setting: setting.epochs)
-        return longest.command
+    if not fitting:
+        return None
+    return max(fitting, key=lambda setting: setting.epochs)
+
+
+def command_of(line: Line, settings: list[Setting]) -> str:
+    """The command of the sweep or recipe of setting_of; without one, that of a run by default."""
+    setting = setting_of(line, settings)
+    if setting:
+        return setting.command
     command = [
         "tbn-bench",
         "train",

@@ -1,6 +1,4 @@
-"""Guards the published tables and report --paper: what stands beside what, with which source, mark
-and verdict.
-"""
+"""Guards the published tables: what stands beside what, with which source and mark."""
 
 import csv
 import re
@@ -10,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tbn_bench import cli
 from tbn_bench.config import make
 from tbn_bench.records.store import LatencyRecord, RunStore
-from tbn_bench.reporting import build, load, paper, published, tables, write
+from tbn_bench.reporting import build, load, published, tables, write
 from tbn_bench.reporting.latex import latex
 from tbn_bench.reporting.markup import markup
-from tbn_bench.reporting.stats import Interval
 from tbn_bench.reporting.tables.ablations import ablations
 from tbn_bench.reporting.tables.bits import bits
 from tbn_bench.reporting.tables.cnn import cnn
@@ -394,16 +390,6 @@ def test_no_number_without_a_run_or_a_source(committed, table):
     )
 
 
-def test_no_published_score_is_lost(committed):
-    """A line that has a spec, network, data set and score of ours stands in one section of the
-    paper report.
-    """
-    found, left = paper.paper(committed, ROOT)
-    shown = [line for table in found for row in table.rows for line in row["lines"]]
-    assert len({id(line) for line in shown}) + sum(left.values()) == len(committed.published)
-    assert next(t.title for t in found) == "CNNs, published and ours"
-
-
 def test_nothing_remembered_is_in_the_ledger(committed):
     """Numbers that were not read in a source are left out, not marked."""
     lines = committed.published.to_dict("records")
@@ -412,91 +398,6 @@ def test_nothing_remembered_is_in_the_ledger(committed):
         for line in lines
         if re.search("remember|from memory", f"{line['source']} {line['note']}", re.I)
     ]
-
-
-@pytest.mark.parametrize(
-    ("score", "value", "result", "kind", "said"),
-    [
-        (
-            "top1",
-            0.93,
-            Interval(0.928, 0.003, 3),
-            "reproduced",
-            "reproduced within ± 0.30, 300 epochs",
-        ),
-        ("top1", 0.93, Interval(0.92, 0.003, 3), "differs", "differs by -1.00 points, 300 epochs"),
-        (
-            "top1",
-            0.93,
-            Interval(0.66, None, 1),
-            "one seed",
-            "one seed, differs by -27.00 points, 300 epochs",
-        ),
-        ("mse", 0.2, Interval(0.25, 0.01, 2), "differs", "differs by +0.0500, 300 epochs"),
-    ],
-)
-def test_a_verdict_states_interval_difference_and_epochs(score, value, result, kind, said):
-    assert paper.judged(score, value, result, 300) == (kind, said)
-
-
-def test_the_paper_report_judges_what_ran_and_says_how_to_run_the_rest(root, tmp_path, capsys):
-    """Three seeds give a verdict.
-
-    A published cell without a run names the sweep that has its very setting.
-    """
-    _ledger(
-        root,
-        {"value": "0.931"},
-        {"spec": "tbn(p=8)"},
-        {"spec": "tbn(alpha='layer', alpha_source='W', p=8)"},
-        {"spec": "tbn(p=64)"},
-    )
-    found, left = paper.paper(load.load(root), ROOT)
-    said = {row["spec"]: (row["verdict"], row["command"]) for table in found for row in table.rows}
-    assert said["tbn(p=4)"][0] == "reproduced within ± 2.48, 3 epochs"
-    assert said["tbn(p=8)"] == ("not run", "tbn-bench sweep sweeps/cifar10_resnet18.yaml")
-    assert (
-        said["tbn(alpha='layer', alpha_source='W', p=8)"][1]
-        == "tbn-bench sweep sweeps/ablation_alpha.yaml"
-    )
-    assert said["tbn(p=64)"][1].startswith(
-        "tbn-bench train --data=cifar10 '--model=resnet_cifar(depth=18)' '--binarizer=tbn(p=64)'"
-    )
-    assert not left
-
-
-def test_report_paper_writes_both_files_and_a_summary(root, tmp_path, capsys, monkeypatch):
-    """From the command line, also where no sweeps lie: the command is then the run itself."""
-    _ledger(root, {"value": "0.931"}, {"spec": "tbn(p=8)"}, {"spec": ""})
-    monkeypatch.chdir(tmp_path)
-    out = tmp_path / "out"
-    assert cli.main(["report", "--paper", "--results", str(root), "--out", str(out)]) == 0
-    assert "2 published cells: 1 not run, 1 reproduced; 1 of a method" in capsys.readouterr().out
-    rows = list(csv.DictReader((out / "paper.csv").read_text().splitlines()))
-    assert [(row["kind"], row["published_source"], row["n"]) for row in rows] == [
-        ("reproduced", "README", "3"),
-        ("not run", "README", "—"),
-    ]
-    assert (
-        "| 93.1 [1] | 93.00 ± 2.48 | 3 | reproduced within ± 2.48, 3 epochs |"
-        in (out / "paper.md").read_text()
-    )
-
-
-def test_a_broken_sweep_file_is_named(root, tmp_path):
-    """The commands are read from it, so it is not passed over."""
-    (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "bad.yaml").write_text("a: [1")
-    with pytest.raises(ValueError, match="bad.yaml"):
-        paper.paper(load.load(root), tmp_path)
-
-
-def test_commands_name_files_that_exist(committed):
-    found, _ = paper.paper(committed, ROOT)
-    commands = {row["command"] for table in found for row in table.rows}
-    files = [command.split()[-1] for command in commands if command.endswith(".yaml")]
-    assert len(files) > 10
-    assert all((ROOT / file).is_file() for file in files)
 
 
 # LaTeX

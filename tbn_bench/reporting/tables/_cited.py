@@ -7,24 +7,34 @@ from tbn_bench.reporting import published
 from tbn_bench.reporting.published import Line
 from tbn_bench.reporting.table import Row
 
+Cells = Callable[[Row], dict[str, list[Line]]]
+"""A row -> the key of each cell of published values -> its lines."""
 
-def cite(rows: list[Row], cells: Callable[[Row], dict[str, list[Line]]]) -> list[str]:
+
+def cite(rows: list[Row], cells: Cells) -> list[str]:
     """Writes the cells of published lines into the rows; returns the footnotes.
 
-    The numbers of the sources follow the reading order. cells: row -> key of a cell -> its lines; a
-    key that ends in bits_per_weight shows their width, others their value.
+    cells: a key that ends in bits_per_weight shows the lines' width, others their value.
     """
-    numbers: dict[str, int] = {}
+    numbers = numbered(rows, cells)
     said: dict[str, list[Line]] = {}
     for row in rows:
         for key, lines in cells(row).items():
             for line in lines:
-                source = line["source"]
-                numbers.setdefault(source, len(numbers) + 1)
-                said.setdefault(source, []).append(line)
+                said.setdefault(line["source"], []).append(line)
             shown = _width if key.endswith("bits_per_weight") else _value
             row[key] = _cell(lines, numbers, shown)
     return [f"{source}{_common(said[source])}" for source in numbers]
+
+
+def numbered(rows: list[Row], cells: Cells) -> dict[str, int]:
+    """The number of each source, in reading order."""
+    numbers: dict[str, int] = {}
+    for row in rows:
+        for lines in cells(row).values():
+            for line in lines:
+                numbers.setdefault(line["source"], len(numbers) + 1)
+    return numbers
 
 
 def _value(line: Line) -> str:
