@@ -7,7 +7,9 @@ torch and other large libraries inside run, so that --help needs none of them.
 import sys
 
 from tbn_bench.cli.parser import make_parser
-from tbn_bench.records.store import RecordError, RunBusy, emit, tell
+from tbn_bench.records.files import RecordError, emit
+from tbn_bench.records.run import RunBusy
+from tbn_bench.records.text import tell
 
 FAILED = 1
 BUSY = 75

@@ -9,7 +9,7 @@ from typing import Any
 from tbn_bench import yaml_file
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records.names import is_path
-from tbn_bench.records.store import tell
+from tbn_bench.records.text import tell
 
 MANY_THREADS = 1000  # more is a slip of the hand, and takes a machine down
 CALLS = ("--data", "--model", "--binarizer", "--task", "--optimizer")

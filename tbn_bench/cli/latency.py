@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.cli import flags
-from tbn_bench.records.store import tell
+from tbn_bench.records.text import tell
 
 HELP = "time networks, each gated by a parity check"
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from tbn_bench import __version__
 from tbn_bench.catalog import did_you_mean
 from tbn_bench.cli import bench, export, latency, mcu, plan, report, runs, sweep, train
-from tbn_bench.records.store import tell
+from tbn_bench.records.text import tell
 
 COMMANDS = {
     "train": train,

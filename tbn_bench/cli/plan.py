@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tbn_bench.cli import flags
-from tbn_bench.records.store import tell
+from tbn_bench.records.text import tell
 
 if TYPE_CHECKING:
     from tbn_bench.experiment.build import Experiment

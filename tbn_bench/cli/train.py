@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tbn_bench.cli import flags
-from tbn_bench.records.store import tell
+from tbn_bench.records.text import tell
 from tbn_bench.scores import shown
 
 if TYPE_CHECKING:

@@ -19,7 +19,9 @@ from tbn_bench.experiment.distributed import Follower
 from tbn_bench.experiment.first_batch import FirstBatch
 from tbn_bench.experiment.options import RunOptions
 from tbn_bench.experiment.random_state import random_state, restore_random_state
-from tbn_bench.records.store import Run, replace, tell
+from tbn_bench.records.files import replace
+from tbn_bench.records.run import Run
+from tbn_bench.records.text import tell
 from tbn_bench.scores import SCORES, shown
 from tbn_bench.tracking.mirror import Mirrors
 

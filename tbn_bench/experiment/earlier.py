@@ -5,8 +5,11 @@ import sys
 from tbn_bench import fingerprint
 from tbn_bench.config import RunConfig
 from tbn_bench.experiment.options import RunOptions
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.run import RunRecord
 from tbn_bench.records.set_aside import set_aside
-from tbn_bench.records.store import RecordError, RunRecord, RunStore, tell
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 
 
 def finished(store: RunStore, config: RunConfig, options: RunOptions) -> RunRecord:

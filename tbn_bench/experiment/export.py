@@ -24,7 +24,8 @@ from tbn_bench.experiment.graphs import Call, ExportError, write_onnx, write_pt2
 from tbn_bench.experiment.skeleton import load
 from tbn_bench.experiment.weights import trained
 from tbn_bench.format.packed_file import Artifact
-from tbn_bench.records.store import RunRecord, tell
+from tbn_bench.records.run import RunRecord
+from tbn_bench.records.text import tell
 from tbn_bench.scores import SCORES, score_of, shown
 
 __all__ = ["FORMATS", "TOLERANCE", "ExportError", "export", "load"]

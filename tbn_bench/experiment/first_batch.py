@@ -18,7 +18,7 @@ from tbn_bench.binarizers import _contract
 from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.convert.advance import begin_step_
 from tbn_bench.experiment.random_state import random_state, restore_random_state
-from tbn_bench.records.store import tell
+from tbn_bench.records.text import tell
 from tbn_bench.tasks._base import Task, binary_weights
 
 SAMPLES = 16

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tbn_bench.config import make
 from tbn_bench.experiment.build import build_task
-from tbn_bench.records.store import RunRecord
+from tbn_bench.records.run import RunRecord
 from tbn_bench.scores import FIRST
 
 _POINTS = 0.0005  # of accuracy

@@ -19,7 +19,10 @@ from tbn_bench.experiment.options import RunOptions, check_devices
 from tbn_bench.experiment.training import Training
 from tbn_bench.experiment.weights import start_from, trained_model
 from tbn_bench.format import packed_file
-from tbn_bench.records.store import NETWORK, Run, RunRecord, RunStore, provenance, tell
+from tbn_bench.records.provenance import provenance
+from tbn_bench.records.run import NETWORK, Run, RunRecord
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 from tbn_bench.tasks._base import DivergedError
 from tbn_bench.tracking.mirror import Mirrors
 

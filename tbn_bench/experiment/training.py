@@ -15,7 +15,7 @@ from tbn_bench.experiment.build import Experiment, build_task
 from tbn_bench.experiment.callbacks import AtomicCheckpoints, Recorder, make_trainer, quiet
 from tbn_bench.experiment.distributed import Follower, check_ranks
 from tbn_bench.experiment.options import RunOptions
-from tbn_bench.records.store import Run
+from tbn_bench.records.run import Run
 from tbn_bench.tasks._base import Task
 from tbn_bench.tracking.mirror import Mirrors
 

@@ -26,7 +26,8 @@ from tbn_bench.experiment.numpy_ops import Unsupported
 from tbn_bench.format import packed_file
 from tbn_bench.format.packed_file import Artifact, ArtifactError
 from tbn_bench.native import NativeUnavailable
-from tbn_bench.records.store import NETWORK, RunRecord, RunStore
+from tbn_bench.records.run import NETWORK, RunRecord
+from tbn_bench.records.store import RunStore
 from tbn_bench.runs import text
 from tbn_bench.scores import SCORES, score_of
 

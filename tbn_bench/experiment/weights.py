@@ -9,7 +9,9 @@ from torch.nn.utils import parametrize
 
 from tbn_bench.config import make
 from tbn_bench.experiment.build import Experiment, build
-from tbn_bench.records.store import RecordError, RunRecord, RunStore
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.run import RunRecord
+from tbn_bench.records.store import RunStore
 
 _PREFIX = "model."  # of the network's state in a task's checkpoint
 

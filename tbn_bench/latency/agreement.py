@@ -13,7 +13,7 @@ from tbn_bench.experiment import scoring
 from tbn_bench.latency.gate import ParityError
 from tbn_bench.latency.trained import Trained
 from tbn_bench.latency.variants import PRECISIONS, native_name
-from tbn_bench.records.store import RunRecord
+from tbn_bench.records.run import RunRecord
 from tbn_bench.scores import SCORES, score_of
 
 # Share of the test set that a kernel with rounded activations must class as the exact one does. The

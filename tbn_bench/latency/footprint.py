@@ -12,7 +12,7 @@ from tbn_bench import convert, native
 from tbn_bench.config import make
 from tbn_bench.latency import memory
 from tbn_bench.latency.trained import Trained
-from tbn_bench.records.store import tell
+from tbn_bench.records.text import tell
 
 Sizes = dict[str, dict[str, Any]]  # implementation -> bytes by name
 

@@ -20,7 +20,8 @@ from tbn_bench.latency.show import show
 from tbn_bench.latency.timing import device_name, prepare, slug, time_case
 from tbn_bench.latency.trained import Network, Trained, load, pick, usable_runs
 from tbn_bench.latency.variants import variants_of
-from tbn_bench.records.store import RunRecord, RunStore
+from tbn_bench.records.run import RunRecord
+from tbn_bench.records.store import RunStore
 
 CALIBRATION = 64  # training images that lossy peers are calibrated on
 

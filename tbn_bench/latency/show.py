@@ -3,7 +3,8 @@
 import sys
 from typing import Any
 
-from tbn_bench.records.store import LatencyRecord, tell
+from tbn_bench.records.store import LatencyRecord
+from tbn_bench.records.text import tell
 
 
 def show(record: LatencyRecord) -> None:

@@ -21,7 +21,8 @@ from tbn_bench.latency.gate import TOLERANCE, Variant, gate
 from tbn_bench.latency.machine import ceilings
 from tbn_bench.latency.sampling import Samples, clock_for, flush_caches, interleave, run_queue_wait
 from tbn_bench.native import LEVEL_VARIABLE
-from tbn_bench.records.store import LatencyRecord, provenance
+from tbn_bench.records.provenance import provenance
+from tbn_bench.records.store import LatencyRecord
 
 PEERS = {
     "ratio": "dense",

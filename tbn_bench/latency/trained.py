@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from tbn_bench.experiment import weights
-from tbn_bench.records.store import RunRecord, RunStore
+from tbn_bench.records.run import RunRecord
+from tbn_bench.records.store import RunStore
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from tbn_bench.latency.gate import ParityError, relative_error
 from tbn_bench.latency.sampling import clock_for, interleave
 from tbn_bench.latency.show import show
 from tbn_bench.latency.timing import device_name, prepare, slug, statistics_of
-from tbn_bench.records.store import LatencyRecord, RunStore, provenance
+from tbn_bench.records.provenance import provenance
+from tbn_bench.records.store import LatencyRecord, RunStore
 
 GRADIENT_TOLERANCE = 1e-4  # sums over batch and positions: more terms than a forward pass
 _RESNET18_CONVS = (  # (channels, height = width) of the 3x3 stages on CIFAR

@@ -11,7 +11,7 @@ from tbn_bench import __version__
 from tbn_bench.mcu import emit, emit_vectors, emulate
 from tbn_bench.mcu.emit import Array
 from tbn_bench.mcu.program import Program
-from tbn_bench.records.store import replace
+from tbn_bench.records.files import replace
 
 _BOARDS = {"m4": "Cortex-M4, M7 and M33", "generic": "any core", "m55": "Cortex-M55", "avr": "AVR"}
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.mcu.jobs import jobs
-from tbn_bench.records.store import RecordError, RunStore, provenance, tell
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.provenance import provenance
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 
 TARGETS = ("generic", "m4", "m55", "avr")
 ACTIVATIONS = ("u8", "f32")

@@ -24,7 +24,8 @@ from tbn_bench.mcu.compile import compile_, quantised, source_of
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.mcu.program import Program
 from tbn_bench.mcu.size_table import layer_row
-from tbn_bench.records.store import RunRecord, replace, to_json
+from tbn_bench.records.files import replace, to_json
+from tbn_bench.records.run import RunRecord
 from tbn_bench.scores import FIRST, score_of
 
 CALIBRATION = 512  # training samples whose ranges set the scales

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tbn_bench.records.store import RecordError, RunRecord, RunStore, tell
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.run import RunRecord
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 from tbn_bench.scores import FIRST, score_of
 
 _RUN_ID = re.compile(r"([\w.-]+/)?[0-9a-f]{4,12}")  # also as SWEEP/RUN

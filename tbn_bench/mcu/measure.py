@@ -15,7 +15,8 @@ from tbn_bench.mcu.errors import ToolchainError
 from tbn_bench.mcu.export import WHOLE
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.mcu.outcome import Result, SimulationError
-from tbn_bench.records.store import McuRecord, read_json
+from tbn_bench.records.files import read_json
+from tbn_bench.records.store import McuRecord
 
 # Hz, of the estimate
 CLOCK = {

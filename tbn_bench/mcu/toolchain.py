@@ -21,7 +21,7 @@ from typing import Any
 from tbn_bench.mcu.cores import Core, find_core
 from tbn_bench.mcu.elf import FULL, Sizes, sizes_of
 from tbn_bench.mcu.errors import DoesNotFit, ToolchainError
-from tbn_bench.records.store import RecordError, read_json
+from tbn_bench.records.files import RecordError, read_json
 
 COMPILERS = ("gcc", "zig")
 OPTIMIZE = ("-O2", "-Os")

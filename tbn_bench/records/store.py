@@ -24,25 +24,25 @@ from tbn_bench.records import locks, schema
 from tbn_bench.records.files import (
     SCHEMA_VERSION,
     RecordError,
-    emit,
     is_json,
     names_in,
     note,
     read_file,
     read_json,
     read_record,
-    read_rows,
     replace,
     subfolders,
-    to_json,
     write_atomic,
 )
 from tbn_bench.records.locks import LockError
 from tbn_bench.records.names import checked_name, entry
-from tbn_bench.records.provenance import provenance
 from tbn_bench.records.run import NETWORK, OWNER, Run, RunBusy, RunRecord, take_run
 from tbn_bench.records.text import printable, shown, tell
 
+STATUSES = schema.STATUSES
+
+# This file defines LatencyRecord, McuRecord and RunStore. It repeats the other names for reporting/
+# and runs/; all other code imports them from the file that defines them.
 __all__ = [
     "NETWORK",
     "OWNER",
@@ -51,25 +51,17 @@ __all__ = [
     "LatencyRecord",
     "McuRecord",
     "RecordError",
-    "Run",
     "RunBusy",
     "RunRecord",
     "RunStore",
-    "checked_name",
-    "emit",
     "printable",
-    "provenance",
     "read_file",
     "read_json",
-    "read_rows",
     "replace",
     "shown",
-    "subfolders",
     "tell",
-    "to_json",
     "write_atomic",
 ]
-STATUSES = schema.STATUSES
 
 
 @dataclass

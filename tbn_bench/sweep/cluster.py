@@ -15,7 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tbn_bench.records.store import RecordError, RunStore, tell
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 from tbn_bench.sweep import estimate, stale
 from tbn_bench.sweep.execution import ExecutionOptions
 from tbn_bench.sweep.launch import check

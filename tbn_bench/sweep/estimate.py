@@ -7,7 +7,9 @@ from typing import Any
 
 from tbn_bench import catalog
 from tbn_bench.config import RunConfig
-from tbn_bench.records.store import RunRecord, RunStore, tell
+from tbn_bench.records.run import RunRecord
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 from tbn_bench.sweep.execution import ExecutionOptions
 from tbn_bench.sweep.spec import SweepSpec
 

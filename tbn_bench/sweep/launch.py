@@ -11,7 +11,10 @@ from typing import Any, TextIO
 
 from tbn_bench.config import RunConfig, make
 from tbn_bench.experiment import build
-from tbn_bench.records.store import RecordError, RunRecord, RunStore, tell
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.run import RunRecord
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 from tbn_bench.scores import shown
 from tbn_bench.sweep.execution import ExecutionOptions
 from tbn_bench.sweep.planner import Planner

@@ -19,7 +19,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tbn_bench.records.store import RunStore, printable, tell
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import printable, tell
 from tbn_bench.sweep import estimate, process, stale
 from tbn_bench.sweep.execution import ExecutionOptions
 from tbn_bench.sweep.launch import Launch, check

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from tbn_bench.config import RunConfig
-from tbn_bench.records.store import RecordError, RunStore
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.store import RunStore
 from tbn_bench.sweep.execution import ExecutionOptions
 
 PATIENCE = 20  # seconds that a process has to record its interruption

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 
 from tbn_bench import fingerprint
 from tbn_bench.config import make
+from tbn_bench.records.run import RunRecord
 from tbn_bench.records.set_aside import set_aside
-from tbn_bench.records.store import RunRecord, RunStore, tell
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 from tbn_bench.sweep.spec import SweepSpec
 
 POLICIES = ("keep", "rerun", "error")

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.config import make
-from tbn_bench.records.store import RunBusy, RunStore, read_rows
+from tbn_bench.records.files import read_rows
+from tbn_bench.records.run import RunBusy
+from tbn_bench.records.store import RunStore
 from tbn_bench.sweep import process
 from tbn_bench.sweep.execution import ExecutionOptions
 

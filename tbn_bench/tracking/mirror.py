@@ -18,7 +18,8 @@ from torch import nn
 
 from tbn_bench.config import RunConfig
 from tbn_bench.convert.plan import Plan
-from tbn_bench.records.store import tell, to_json
+from tbn_bench.records.files import to_json
+from tbn_bench.records.text import tell
 from tbn_bench.tracking.diagnostics import Histogram, tile_histograms
 
 TRACKERS = ("wandb", "tensorboard", "mlflow")

@@ -6,7 +6,9 @@ from typing import Any
 
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records import schema
-from tbn_bench.records.store import RecordError, RunStore, checked_name, to_json
+from tbn_bench.records.files import RecordError, to_json
+from tbn_bench.records.names import checked_name
+from tbn_bench.records.store import RunStore
 from tbn_bench.tracking.wandb_log import Log, read
 
 OURS = ("provenance", "sweep")  # in the mirror's config beside RunConfig's fields

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.config import make
-from tbn_bench.records.store import RunRecord, RunStore, tell
+from tbn_bench.records.run import RunRecord
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 from tbn_bench.tracking.account import require_key, wandb_id, where
 
 

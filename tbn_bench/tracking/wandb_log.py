@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records.store import to_json
+from tbn_bench.records.files import to_json
 
 CHECKED = ((0, 31), (0, 32))  # leet inspect --json: from, before
 BLOCK = 32768  # bytes

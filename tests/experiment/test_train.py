@@ -29,7 +29,9 @@ from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import callbacks, train
 from tbn_bench.experiment.weights import trained
-from tbn_bench.records.store import RecordError, RunBusy, RunStore
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.run import RunBusy
+from tbn_bench.records.store import RunStore
 from tbn_bench.records.summary import TIMES
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.tables.comparison import comparison

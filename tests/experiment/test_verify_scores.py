@@ -11,7 +11,9 @@ from tbn_bench.config import make
 from tbn_bench.experiment import numpy_forward, train, verify, weights
 from tbn_bench.format import packed_file
 from tbn_bench.native import NativeUnavailable
-from tbn_bench.records.store import NETWORK, RunStore, read_json, write_atomic
+from tbn_bench.records.files import read_json, write_atomic
+from tbn_bench.records.run import NETWORK
+from tbn_bench.records.store import RunStore
 from tbn_bench.scores import SCORES
 
 DIGITS = {"data": "digits", "model": "resnet_cifar(depth=8)", "epochs": 1}

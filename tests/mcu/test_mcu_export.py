@@ -15,7 +15,8 @@ from tbn_bench.config import make
 from tbn_bench.experiment import train
 from tbn_bench.mcu import bundle, check, emit, emulate, export, layout, simulate, toolchain
 from tbn_bench.mcu.graph import McuError
-from tbn_bench.records.store import RunStore, read_json
+from tbn_bench.records.files import read_json
+from tbn_bench.records.store import RunStore
 
 REQUIRED = os.environ.get("TBN_REQUIRE_MCU", "")  # pip, apt or all: these tools must be here
 HERE = Path(__file__).parent

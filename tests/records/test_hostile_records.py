@@ -10,7 +10,8 @@ import pytest
 
 from tbn_bench import cli
 from tbn_bench.config import make
-from tbn_bench.records.store import LatencyRecord, McuRecord, RecordError, RunStore
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.store import LatencyRecord, McuRecord, RunStore
 from tbn_bench.reporting import build, figures, tables, write
 from tbn_bench.reporting.load import load
 from tbn_bench.runs import index

@@ -11,8 +11,10 @@ import pytest
 
 from tbn_bench import cli
 from tbn_bench.records import locks
+from tbn_bench.records.files import RecordError
 from tbn_bench.records.locks import LockError
-from tbn_bench.records.store import RecordError, RunBusy, RunStore
+from tbn_bench.records.run import RunBusy
+from tbn_bench.records.store import RunStore
 from tbn_bench.runs import lock
 
 HOLDER = """

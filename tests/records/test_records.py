@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from tbn_bench.records import files
 from tbn_bench.records import provenance as provenance_module
 from tbn_bench.records import run as run_module
-from tbn_bench.records import store as records
-from tbn_bench.records.run import FSYNC_ROWS
-from tbn_bench.records.store import LatencyRecord, McuRecord, RecordError, RunBusy, RunStore
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.provenance import provenance
+from tbn_bench.records.run import FSYNC_ROWS, RunBusy
+from tbn_bench.records.store import LatencyRecord, McuRecord, RunStore
 
 CONFIG = {"data": "digits", "seed": 0}
 HARD = {
@@ -67,7 +69,7 @@ def full_disk():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records.os, "fsync", fsync)
+        patch.setattr(files.os, "fsync", fsync)
         yield
 
 
@@ -160,7 +162,7 @@ def test_values_json_cannot_hold(store, claim):
 def test_rows_reach_the_disk_every_ten_and_at_once_if_durable(claim, monkeypatch):
     """fsync is called for row 10 and for a durable row, and the count starts again after either."""
     run, synced = claim(), []
-    monkeypatch.setattr(records.os, "fsync", synced.append)
+    monkeypatch.setattr(files.os, "fsync", synced.append)
     calls = []
     for k in range(25):
         run.log({"epoch": k}, durable=k == 3)
@@ -184,7 +186,7 @@ def test_each_row_is_in_the_file_when_log_returns(store, claim):
 def test_a_reader_never_sees_half_a_file(store, claim, monkeypatch, name):
     """Until the rename the old file stands whole, the new content being complete beside it."""
     run = claim()
-    records.write_atomic(run.path / name, {"old": 1})
+    files.write_atomic(run.path / name, {"old": 1})
     seen, replace = [], Path.replace
 
     def watched(self, target):
@@ -198,9 +200,9 @@ def test_a_reader_never_sees_half_a_file(store, claim, monkeypatch, name):
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", watched)
-    records.write_atomic(run.path / name, {"new": 2})
+    files.write_atomic(run.path / name, {"new": 2})
     assert seen == [({"new": 2}, {"old": 1}, True)]
-    assert records.read_json(run.path / name) == {"new": 2}
+    assert files.read_json(run.path / name) == {"new": 2}
 
 
 def test_the_summary_is_written_before_the_status(store, claim, monkeypatch):
@@ -220,7 +222,7 @@ def test_a_value_that_is_no_json_leaves_the_old_file(claim):
     run = claim()
     before = (run.path / "run.json").read_bytes()
     with pytest.raises(TypeError):
-        records.write_atomic(run.path / "run.json", {"x": object()})
+        files.write_atomic(run.path / "run.json", {"x": object()})
     assert (run.path / "run.json").read_bytes() == before
     assert list(run.path.glob(".*.tmp")) == []
 
@@ -263,9 +265,9 @@ def test_foreign_records_are_named(store, claim, content):
 def test_another_schema_version_is_not_guessed_at(store, claim):
     """A whole record of another version is refused, with both versions named."""
     run = claim()
-    records.write_atomic(run.path / "run.json", {**run.header, "schema_version": 99})
+    files.write_atomic(run.path / "run.json", {**run.header, "schema_version": 99})
     with pytest.raises(
-        RecordError, match=f"schema_version 99, this version reads {records.SCHEMA_VERSION}"
+        RecordError, match=f"schema_version 99, this version reads {files.SCHEMA_VERSION}"
     ):
         store.read("s", "r")
 
@@ -443,13 +445,13 @@ def test_a_latency_folder_that_cannot_be_made(store):
 def test_a_full_disk_leaves_the_older_record(claim, name):
     """The old file is untouched, no temporary file takes the last bytes, and the error says what to do."""
     run = claim()
-    records.write_atomic(run.path / name, {"old": 1})
+    files.write_atomic(run.path / name, {"old": 1})
     with (
         full_disk(),
         pytest.raises(RecordError, match=f"{name}: No space left on device; free space"),
     ):
-        records.write_atomic(run.path / name, {"new": 2})
-    assert records.read_json(run.path / name) == {"old": 1}
+        files.write_atomic(run.path / name, {"new": 2})
+    assert files.read_json(run.path / name) == {"old": 1}
     assert list(run.path.glob(".*.tmp")) == []
 
 
@@ -535,8 +537,8 @@ def test_changed_code_is_flagged_and_changed_records_are_not(tmp_path, monkeypat
     git("init", "-q"), git("add", "."), git("commit", "-q", "-m", "x")
     here = tmp_path / "tbn_bench" / "records" / "store.py"
     monkeypatch.setattr(provenance_module, "__file__", str(here))
-    assert records.provenance("c")["dirty"] is False
+    assert provenance("c")["dirty"] is False
     (tmp_path / "results" / "run.json").write_text("2")
-    assert records.provenance("c")["dirty"] is False
+    assert provenance("c")["dirty"] is False
     (tmp_path / "sweeps" / "a.yaml").write_text("2")
-    assert records.provenance("c")["dirty"] is True
+    assert provenance("c")["dirty"] is True

@@ -17,7 +17,8 @@ import yaml
 
 from tbn_bench import cli
 from tbn_bench.config import make
-from tbn_bench.records.store import RecordError, RunStore
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.store import RunStore
 from tbn_bench.records.summary import TIMES
 from tbn_bench.sweep import estimate, local, process, spec
 from tbn_bench.sweep.execution import ExecutionOptions

@@ -209,7 +209,8 @@ def test_a_clock_that_goes_backwards(sweep, calm, tmp_path):
 
 WRITER = """
 import os, random, sys
-from tbn_bench.records.store import RunBusy, RunStore
+from tbn_bench.records.run import RunBusy
+from tbn_bench.records.store import RunStore
 store, me = RunStore(sys.argv[1]), int(sys.argv[2])
 sys.stdin.readline()
 left, rng = [f"run{n:02d}" for n in range(40)], random.Random(me)

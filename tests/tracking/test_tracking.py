@@ -29,7 +29,8 @@ from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import export, train
 from tbn_bench.format import packed_file
 from tbn_bench.records import locks
-from tbn_bench.records.store import NETWORK, RunStore
+from tbn_bench.records.run import NETWORK
+from tbn_bench.records.store import RunStore
 from tbn_bench.records.summary import TIMES
 from tbn_bench.reporting.load import load
 from tbn_bench.sweep.execution import ExecutionOptions
