@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, help="file (format c: folder) to write (default: RUN.FORMAT here)"
     )
+    parser.add_argument(
+        "--fold-normalisation",
+        action="store_true",
+        help="pt2, onnx: the graph takes pixels from 0 to 1 and normalises them itself",
+    )
     commands.add_export_flags(parser)
 
 
@@ -32,7 +37,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.format == "c":
         from tbn_bench.mcu import commands
 
+        if args.fold_normalisation:
+            raise ValueError("--fold-normalisation is for pt2 and onnx, got c; leave it out")
         return commands.export(args)
     from tbn_bench.experiment import export
 
-    return export.export(RunStore(args.results).find(args.run), args.format, args.out)
+    record = RunStore(args.results).find(args.run)
+    return export.export(record, args.format, args.out, args.fold_normalisation)

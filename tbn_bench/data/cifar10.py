@@ -37,6 +37,18 @@ def _batch(path: Path) -> Split:
 
 class CIFAR10(CifarDataModule):
     num_classes = 10
+    class_names = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     mean = (0.491, 0.482, 0.447)
     std = (0.247, 0.243, 0.262)
     title = "CIFAR-10"

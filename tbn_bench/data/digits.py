@@ -15,6 +15,7 @@ from tbn_bench.data._images import ImageDataModule
 
 class Digits(ImageDataModule):
     num_classes = 10
+    class_names = tuple("0123456789")
     in_shape = (1, 8, 8)
     # of the whole set divided by 16, as for the larger sets
     mean = (0.3053,)

@@ -9,5 +9,17 @@ from tbn_bench.data._idx import IdxImages
 class FashionMNIST(IdxImages):
     mean = (0.2860,)
     std = (0.3530,)
+    class_names = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
     folder = "fashion_mnist"
     torchvision_name = "FashionMNIST"

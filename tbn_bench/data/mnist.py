@@ -9,5 +9,6 @@ from tbn_bench.data._idx import IdxImages
 class MNIST(IdxImages):
     mean = (0.1307,)
     std = (0.3081,)
+    class_names = tuple("0123456789")
     folder = "mnist"
     torchvision_name = "MNIST"

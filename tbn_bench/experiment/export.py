@@ -10,6 +10,7 @@ then its score on the whole test set.
 
 import copy
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from tbn_bench import convert
 from tbn_bench.config import make
-from tbn_bench.experiment import scoring
+from tbn_bench.experiment import preprocessing, scoring
 from tbn_bench.experiment.build import Experiment
 from tbn_bench.experiment.graphs import Call, ExportError, write_onnx, write_pt2
 from tbn_bench.experiment.skeleton import load
@@ -30,43 +31,61 @@ from tbn_bench.scores import SCORES, score_of, shown
 
 __all__ = ["FORMATS", "TOLERANCE", "ExportError", "export", "load"]
 
-FORMATS = ("safetensors", "pt2", "onnx")
+GRAPHS: dict[str, Callable[..., Call]] = {"pt2": write_pt2, "onnx": write_onnx}
+FORMATS = ("safetensors", *GRAPHS)
 TOLERANCE = 1e-5  # max |y - trained| / max |trained| on the outputs of the first test batch
 ALONE_TOLERANCE = 1e-3  # of one sample alone, against the same sample in its batch
 CHECK_BATCH = 64
 
 
-def export(record: RunRecord, form: str, path: Path | None) -> dict[str, Any]:
+def export(
+    record: RunRecord, form: str, path: Path | None, fold_normalisation: bool = False
+) -> dict[str, Any]:
     """Writes one trained run as a file and checks the file. Returns its sizes and its score.
 
+    fold_normalisation: the graph takes pixels from 0 to 1 and normalises them itself.
     Raises ValueError for an unknown format or a run without checkpoint, ExportError if the outputs
     of the file or its test score differ from the trained model's.
     """
     if form not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {form!r}")
     out = path or Path(f"{record.run_id}.{form}")
-    if not out.parent.is_dir():
-        raise ValueError(f"the folder {out.parent} does not exist; make it or choose another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
     if out.is_dir():
         raise ValueError(f"{out} is a folder; --out names the file to write")
+    if fold_normalisation and form not in GRAPHS:
+        raise ValueError(
+            f"--fold-normalisation is for {' and '.join(GRAPHS)}, which hold a graph, got {form}; "
+            "leave it out, or choose one of them"
+        )
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
         unchecked = Path(folder) / f"network.{form}"
-        result, content = _write_checked(record, form, unchecked)
+        result, content = _write_checked(record, form, unchecked, fold_normalisation)
         unchecked.replace(out)
     result["path"] = str(out)
     _show(result, content)
     return result
 
 
-def _write_checked(record: RunRecord, form: str, path: Path) -> tuple[dict[str, Any], Artifact]:
+def _write_checked(
+    record: RunRecord, form: str, path: Path, folds: bool
+) -> tuple[dict[str, Any], Artifact]:
     """(sizes and score of the written file, its packed content). Raises ExportError."""
     experiment = trained(record)
     data = experiment.data
+    if folds and not preprocessing.is_normalised(data):
+        raise ValueError(
+            f"--fold-normalisation is for images with a mean and std, got {record.config['data']}; "
+            "leave it out"
+        )
     data.setup()
     x = data.first("test", min(CHECK_BATCH, data.size("test")))
     network = _packed_copy(experiment.model)
     content = convert.to_artifact(network)
-    call = _write(network, form, x, path, record)
+    if form in GRAPHS:
+        call = _write_graph(network, form, x, path, record, data, folds)
+    else:
+        call = _write_packed(network, path, record)
     error = _check_outputs(call, convert.dense(experiment.model).eval(), x)
     name, score = _check_score(call, experiment, record)
     size = path.stat().st_size
@@ -102,15 +121,28 @@ def _packed_copy(model: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def _write(network: nn.Module, form: str, x: Tensor, path: Path, record: RunRecord) -> Call:
-    """The written file as a function of a batch."""
-    if form == "pt2":
-        return write_pt2(network, x, path)
-    if form == "onnx":
-        return write_onnx(network, x, path)
+def _write_graph(
+    network: nn.Module,
+    form: str,
+    x: Tensor,
+    path: Path,
+    record: RunRecord,
+    data: Any,
+    folds: bool,
+) -> Call:
+    """The written file as a function of a normalised batch, whatever the graph takes."""
+    write = GRAPHS[form]
+    metadata = preprocessing.metadata(record, data, folds)
+    if not folds:
+        return write(network, x, path, metadata)
+    whole = preprocessing.Normalised(network, data).eval()
+    call = write(whole, preprocessing.pixels(data, x), path, metadata)
+    return lambda batch: call(preprocessing.pixels(data, batch))
+
+
+def _write_packed(network: nn.Module, path: Path, record: RunRecord) -> Call:
     config = make(record.config).non_defaults
-    commit = record.provenance.get("commit")
-    convert.save(network, path, config, commit)
+    convert.save(network, path, config, record.provenance.get("commit"))
     return load(path)
 
 

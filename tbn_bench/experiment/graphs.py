@@ -4,6 +4,7 @@ The graph unpacks the bits itself, so that the file holds bits. Each function wr
 returns the file as a function of a batch. x: (B, *in_shape), example inputs.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from tbn_bench.layers import packed
 
+METADATA = "tbn_bench.json"  # of a pt2 archive: torch.export.load(..., extra_files={METADATA: ""})
 MOST_SAMPLES = 1 << 20  # in a batch
 
 Call = Callable[[Tensor], Tensor]
@@ -22,16 +24,24 @@ class ExportError(RuntimeError):
     """The exported file does not do what the trained model does; nothing was left at --out."""
 
 
-def write_pt2(model: nn.Module, x: Tensor, path: Path) -> Call:
+def write_pt2(
+    model: nn.Module, x: Tensor, path: Path, metadata: dict[str, str] | None = None
+) -> Call:
+    """metadata: kept in the archive as the extra file METADATA, a JSON object."""
     unpack_in_graph_(model)
     with torch.no_grad():
         program = torch.export.export(model, (x,), dynamic_shapes=({0: _batch()},))
-    torch.export.save(program, str(path))
+    extra = {METADATA: json.dumps(metadata or {}, indent=1)}
+    torch.export.save(program, str(path), extra_files=extra)
     return torch.export.load(str(path)).module()
 
 
-def write_onnx(model: nn.Module, x: Tensor, path: Path) -> Call:
-    """Raises ValueError without ONNX Runtime, ExportError if the file does not hold the bits."""
+def write_onnx(
+    model: nn.Module, x: Tensor, path: Path, metadata: dict[str, str] | None = None
+) -> Call:
+    """metadata: kept as the model's metadata_props.
+
+    Raises ValueError without ONNX Runtime, ExportError if the file does not hold the bits."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 (torch.onnx needs it)
@@ -42,6 +52,7 @@ def write_onnx(model: nn.Module, x: Tensor, path: Path) -> Call:
     program = _onnx_program(model, x)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces of this machine, larger than the weights
+    program.model.metadata_props.update(metadata or {})
     program.save(str(path), external_data=False)
     _check_bits(model, path)
     options = onnxruntime.SessionOptions()

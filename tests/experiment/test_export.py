@@ -3,6 +3,7 @@ is an error.
 """
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -92,10 +93,60 @@ def test_a_file_that_computes_something_else_is_removed(record, tmp_path, monkey
 def test_wrong_requests_say_what_is_expected(record, tmp_path):
     with pytest.raises(ValueError, match="safetensors, pt2, onnx"):
         export.export(record, "zip", None)
-    with pytest.raises(ValueError, match="does not exist"):
-        export.export(record, "safetensors", tmp_path / "no" / "net.safetensors")
+    with pytest.raises(ValueError, match="pt2 and onnx"):
+        export.export(record, "safetensors", tmp_path / "net.safetensors", fold_normalisation=True)
     assert RunStore(record.path.parent.parent.parent).find(record.run_id).run_id == record.run_id
     assert torch.is_grad_enabled()
+
+
+# What a graph says about itself
+
+
+def metadata_of(path):
+    """The metadata of an exported graph, and the graph as a function."""
+    if path.suffix == ".pt2":
+        extra = {graphs.METADATA: ""}
+        program = torch.export.load(str(path), extra_files=extra)
+        return json.loads(extra[graphs.METADATA]), program.module()
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def call(x):
+        return torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+
+    return dict(session.get_modelmeta().custom_metadata_map), call
+
+
+@pytest.mark.parametrize("folds", [False, True])
+@pytest.mark.parametrize("form", ["pt2", "onnx"])
+def test_a_graph_says_how_its_input_is_prepared(digits_record, tmp_path, form, folds):
+    """From the metadata alone, raw pixels reach the recorded accuracy."""
+    if form == "onnx":
+        pytest.importorskip("onnxscript")
+    path = tmp_path / "new folder" / f"net.{form}"
+    export.export(digits_record, form, path, folds)
+    said, call = metadata_of(path)
+    assert said["tbn_bench.run"] == f"single/{digits_record.run_id}"
+    assert said["tbn_bench.normalisation"] == ("in the graph" if folds else "before the graph")
+    assert json.loads(said["tbn_bench.input_size"]) == [1, 8, 8]
+    assert json.loads(said["tbn_bench.classes"]) == [str(digit) for digit in range(10)]
+    data = catalog.build("data", said["tbn_bench.data"])
+    data.setup()
+    x, y = data.splits["test"]
+    pixels = x.float() / 255 if x.dtype == torch.uint8 else x
+    if not folds:
+        mean, std = (json.loads(said[f"tbn_bench.{name}"])[0] for name in ("mean", "std"))
+        pixels = (pixels - mean) / std
+    with torch.no_grad():
+        top1 = float((call(pixels).argmax(1) == y).float().mean())
+    assert top1 == pytest.approx(json.loads(said["tbn_bench.score_value"]), abs=0.002)
+
+
+@pytest.fixture(scope="module")
+def digits_record(tmp_path_factory):
+    config = {"data": "digits", "model": "mlp(hidden=[32])", "binarizer": "bwn", "epochs": 3}
+    root = tmp_path_factory.mktemp("results")
+    return train.run(make(config), train.RunOptions(root, wandb="off"))
 
 
 # Runs in bfloat16
@@ -218,7 +269,7 @@ def test_an_older_file_stays_where_an_export_fails(record, tmp_path, monkeypatch
     """Half an export must not replace a good file, and none is left where there was none."""
     (tmp_path / "net.pt2").write_text("older")
     monkeypatch.setattr(
-        torch.export, "save", lambda program, path: (_ for _ in ()).throw(OSError("disk full"))
+        torch.export, "save", lambda *args, **kw: (_ for _ in ()).throw(OSError("disk full"))
     )
     with pytest.raises(OSError, match="disk full"):
         export.export(record, "pt2", tmp_path / "net.pt2")
