@@ -32,13 +32,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="published numbers beside ours, with a verdict and a command each: "
         "OUT/paper.md, paper.csv",
     )
+    parser.add_argument(
+        "--figure",
+        metavar="NAME",
+        help="write this figure only, 3.3 and 6.8 inches wide: OUT/NAME/*.svg and *.pdf",
+    )
+    parser.add_argument(
+        "--panel", metavar="WORDS", help="with --figure: panels with these words in their title"
+    )
+    parser.add_argument(
+        "--methods",
+        metavar="PATTERNS",
+        help='with --figure: methods by name or call, such as "tbn*,bwn"',
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.every is not None and not args.watch:
         raise ValueError("--every needs --watch")
-    if args.watch and args.paper:
-        raise ValueError("--watch builds the page, --paper another file; give one of them")
+    chosen = [name for name in ("watch", "paper", "figure") if getattr(args, name)]
+    if len(chosen) > 1:
+        raise ValueError(f"give one of --{' and --'.join(chosen)}: each writes other files")
+    if not args.figure and (args.panel or args.methods):
+        raise ValueError("--panel and --methods need --figure")
     if args.watch:
         from tbn_bench.reporting import watch
 
@@ -50,4 +66,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return paper.of_folder(args.results, args.out)
     from tbn_bench.reporting import build
 
+    if args.figure:
+        return build.one_figure(args.results, args.out, args.figure, args.panel, args.methods)
     return build.report(args.results, args.out)

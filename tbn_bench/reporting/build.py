@@ -11,21 +11,21 @@ import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import altair
 
-from tbn_bench import __version__
+from tbn_bench import __version__, catalog
 from tbn_bench.records.store import RecordError, tell
-from tbn_bench.reporting import figures, protocol, style, tables, write
+from tbn_bench.reporting import figures, panels, protocol, tables, write
 from tbn_bench.reporting.latex import latex
 from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.page import details, render
 from tbn_bench.reporting.table import Table
 
-_FORMATS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
 MANY = 100  # runs
 _MAIN = "comparison"  # one table per track: comparison, comparison_w1a1, ...
 _FIRST = (_MAIN, "accuracy_bits", "accuracy_latency", "training_curves")
@@ -101,24 +101,28 @@ def _write_tables(records: Records, folder: Path) -> dict[str, Table]:
     return out
 
 
+@dataclass(frozen=True)
+class Figures:
+    """The figures of a report.
+
+    drawn: name -> (title, Vega-Lite specification) of those that the page draws. empty: (title,
+    what it needs) of those that the records have no data for.
+    """
+
+    drawn: dict[str, render.Drawn]
+    empty: list[tuple[str, str]]
+
+
 def _write_figure(name: str, records: Records, folder: Path) -> render.Drawn | None:
     """Writes its files. Returns (title, Vega-Lite specification), None if there is no data."""
     module = importlib.import_module(f"{figures.__name__}.{name}")
-    for old in folder.glob(f"{name}.*"):
-        old.unlink()
-    with style.printing():
-        drawn = module.print_figure(records)
-        if drawn is None:
-            return None
-        style.take_literally(drawn)
-        drawn.draw_without_rendering()
-        drawn.set_layout_engine("none")  # laid out once, not once for each format
-        for end, metadata in _FORMATS.items():
-            drawn.savefig(folder / f"{name}.{end}", metadata=metadata, dpi=200)
     frame = module.frame(records)
+    panels.write(module, frame, folder / name)
+    if frame.empty:
+        return None
     run_ids, sources = protocol.origins(frame, records)
-    _sidecar(folder / f"{name}.json", records, run_ids, frame.attrs.get("commands", []), sources)
-
+    commands = frame.attrs.get("commands", [])
+    _sidecar(folder / f"{name}.json", records, run_ids, commands, sources)
     spec = specification(module, records)
     if spec is None:
         return None
@@ -137,28 +141,31 @@ def _write_given(name: str) -> render.Drawn | None:
 
 
 @contextlib.contextmanager
-def _drawing(records: Records, folder: Path) -> Iterator[Callable[[], dict[str, render.Drawn]]]:
-    """Yields a function that waits for all figures and returns name -> figure.
+def _drawing(records: Records, folder: Path) -> Iterator[Callable[[], Figures]]:
+    """Yields a function that waits for all figures.
 
     The figures of many runs are drawn meanwhile, by processes that take two seconds to start.
     """
     names = [name for name, _ in entries(figures)]
     if len(records.runs) < MANY:
-        yield lambda: _present(names, [_write_figure(name, records, folder) for name in names])
+        yield lambda: _figures(names, [_write_figure(name, records, folder) for name in names])
         return
     workers = max(1, min(4, os.cpu_count() or 1))
     with ProcessPoolExecutor(workers, get_context("spawn"), _take, (records, folder)) as others:
         made = others.map(_write_given, names)
-        yield lambda: _present(names, made)
+        yield lambda: _figures(names, made)
 
 
-def _present(names: Iterable[str], made: Iterable[render.Drawn | None]) -> dict[str, render.Drawn]:
-    """name -> figure, without those that have no data."""
+def _figures(names: Iterable[str], made: Iterable[render.Drawn | None]) -> Figures:
     drawn = {}
+    empty = []
     for name, figure in zip(names, made, strict=True):
         if figure is not None:
             drawn[name] = figure
-    return drawn
+            continue
+        module = importlib.import_module(f"{figures.__name__}.{name}")
+        empty.append((module.TITLE, module.NEEDS))
+    return Figures(drawn, empty)
 
 
 def specification(module: Any, records: Records) -> dict[str, Any] | None:
@@ -168,6 +175,33 @@ def specification(module: Any, records: Records) -> dict[str, Any] | None:
         warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")
         chart = module.chart(records)
         return None if chart is None else chart.to_dict()
+
+
+def one_figure(
+    results: Path, out: Path, name: str, panel: str | None = None, methods: str | None = None
+) -> dict[str, Any]:
+    """Writes out/NAME/*.svg and *.pdf of one figure, each panel in both print widths.
+
+    panel, methods: as of panels.chosen. Raises ValueError for an unknown figure, or where no panel
+    or method fits.
+    """
+    known = [figure for figure, _ in entries(figures)]
+    if name not in known:
+        raise ValueError(f"unknown figure {name!r}{catalog.did_you_mean(name, known)}")
+    module = importlib.import_module(f"{figures.__name__}.{name}")
+    frame = module.frame(load(results))
+    if frame.empty:
+        raise ValueError(f"{results} has no data for {name}: it needs {module.NEEDS}")
+    frame = panels.chosen(frame, panel, methods)
+    try:
+        written = panels.write(module, frame, out / name, panels.BOTH)
+    except OSError as error:
+        raise RecordError(
+            f"cannot write to {out}: {error.strerror}; choose another folder with --out"
+        ) from error
+    for path in written:
+        tell(str(path))
+    return {"figure": name, "files": [str(path) for path in written]}
 
 
 def report(results: Path, out: Path, watch_s: float | None = None) -> dict[str, Any]:
@@ -183,9 +217,11 @@ def report(results: Path, out: Path, watch_s: float | None = None) -> dict[str, 
         with _drawing(records, out / "figures") as figures_of:
             built = _write_tables(records, out / "tables")
             book = details.book(results, records.curves)
-            drawn = figures_of()
+            made = figures_of()
         command = f"tbn-bench report --results {results} --out {out}"
-        text = render.page(records, built, drawn, book, results, command, _MAIN, watch_s)
+        text = render.page(
+            records, built, made.drawn, made.empty, book, results, command, _MAIN, watch_s
+        )
         page = render.write(out, text, book)
     except OSError as error:
         raise RecordError(

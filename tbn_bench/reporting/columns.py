@@ -4,9 +4,12 @@ from tbn_bench.scores import SCORES
 
 SUMMARY = (
     *(f"test/{name}" for name in SCORES),
+    "test/top1_tta",
     "best_epoch",
     "test_samples",
     "seconds",
+    "cpu_seconds",
+    "train_pflop",
     "weights",
     "stored_bits",
     "stored_bytes",
@@ -41,6 +44,7 @@ RUN = (
     "commit",
     "dirty",
     "cpu",
+    "started",
     "score",
     *SUMMARY,
 )

@@ -1,13 +1,14 @@
 """Runs that differ only in seed, as one row: the unit that tables and figures compare."""
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tbn_bench.reporting import style, tracks
+from tbn_bench.reporting import names, style, tracks
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import Interval, t_interval
 from tbn_bench.scores import SCORES
@@ -19,6 +20,7 @@ Panel = tuple[str, str, str]  # sweep, data, model
 class Group:
     """Runs of one configuration over seeds.
 
+    label: display name of the method, different from those of other methods of the panel.
     results: every score of the test set by name. result: the score that the runs are judged by,
     None if no run has finished. by_seed: the values of that score.
     """
@@ -28,6 +30,7 @@ class Group:
     data: str
     model: str
     binarizer: str
+    label: str
     track: str
     score: str
     results: dict[str, Interval]
@@ -54,6 +57,7 @@ def groups(records: Records) -> list[Group]:
     """
     runs = records.runs
     columns = _columns(runs)
+    labels = _labels(runs)
     found = []
     for (sweep, group_id), rows in runs.groupby(["sweep", "group_id"]).indices.items():
         is_done = columns.finished[rows]
@@ -65,6 +69,7 @@ def groups(records: Records) -> list[Group]:
             data=first["data"],
             model=first["model"],
             binarizer=first["binarizer"],
+            label=labels[str(sweep), first["data"], first["model"]][first["binarizer"]],
             track=first["track"],
             score=first["score"],
             results=columns.results(done),
@@ -82,6 +87,14 @@ def groups(records: Records) -> list[Group]:
         return g.sweep, g.data, g.model, method, g.group_id
 
     return sorted(found, key=place)
+
+
+def _labels(runs: pd.DataFrame) -> dict[Panel, dict[str, str]]:
+    """Panel -> spec -> display name."""
+    found = {}
+    for panel, specs in runs.groupby(["sweep", "data", "model"])["binarizer"].unique().items():
+        found[panel] = names.methods(sorted(specs))
+    return found
 
 
 @dataclass(frozen=True)
@@ -171,7 +184,7 @@ def panels(found: list[Group]) -> list[tuple[str, list[Group]]]:
     No title occurs twice.
     """
     split = by_track(found)
-    all_panels = {g.panel for g in found}
+    titles = panel_titles({g.panel for g in found})
     out = []
     for track, members in split.items():
         by_panel: dict[Panel, list[Group]] = {}
@@ -179,18 +192,39 @@ def panels(found: list[Group]) -> list[tuple[str, list[Group]]]:
             by_panel.setdefault(g.panel, []).append(g)
 
         for panel, own in by_panel.items():
-            title = _title(panel, all_panels)
-            if list(split) != [tracks.WEIGHTS_ONLY]:
-                title += f", {tracks.title(track)}"
+            title = titles[panel]
+            if track != tracks.WEIGHTS_ONLY:
+                title += f", {track}"
             out.append((title, own))
     return out
 
 
-def _title(panel: Panel, others: set[Panel]) -> str:
-    """With the sweep, if another sweep has the same data set and model."""
-    sweep, data, model = panel
-    title = f"{data}, {model}"
-    for other in others:
-        if other != panel and other[1:] == panel[1:]:
-            return f"{title}, sweep {sweep}"
-    return title
+def panel_titles(found: Iterable[Panel]) -> dict[Panel, str]:
+    """Panel -> data set and network by their display names, such as CIFAR-10, ResNet-18.
+
+    Panels that would have one title show their sweep, and what else differs.
+    """
+    panels = sorted(set(found))
+    by_title: dict[str, list[Panel]] = {}
+    for panel in panels:
+        _, data, model = panel
+        title = f"{names.data_set(data)}, {names.network(model)}"
+        by_title.setdefault(title, []).append(panel)
+
+    titles = {}
+    for title, members in by_title.items():
+        for panel, text in zip(members, _told_apart(title, members), strict=True):
+            titles[panel] = text
+    return titles
+
+
+def _told_apart(title: str, members: list[Panel]) -> list[str]:
+    """A text for each panel of one title."""
+    if len(members) == 1:
+        return [title]
+    sweeps = [sweep for sweep, _, _ in members]
+    if len(set(sweeps)) == len(members):
+        return [f"{title}, sweep {sweep}" for sweep in sweeps]
+    data = names.distinct([data for _, data, _ in members], names.data_set)
+    models = names.distinct([model for _, _, model in members], names.network)
+    return [f"{data[d]}, {models[m]}, sweep {sweep}" for sweep, d, m in members]

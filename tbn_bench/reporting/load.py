@@ -38,6 +38,12 @@ class Records:
     plans: dict[tuple[str, str], list[dict[str, Any]]]
 
     @property
+    def newest(self) -> str | None:
+        """The day on which the newest run was started, YYYY-MM-DD."""
+        started = self.runs["started"].dropna()
+        return str(max(started))[:10] if len(started) else None
+
+    @property
     def finished(self) -> pd.DataFrame:
         return self.runs[self.runs["status"] == "finished"]
 
@@ -140,6 +146,7 @@ def _run_row(run: RunRecord, config: RunConfig) -> dict[str, Any]:
         "commit": source.get("commit"),
         "dirty": source.get("dirty"),
         "cpu": source.get("hardware", {}).get("cpu"),
+        "started": source.get("started"),
         "score": score_of(summary),
     }
     for key in columns.SUMMARY:

@@ -134,8 +134,12 @@ def separated(a: Mapping[int, float], b: Mapping[int, float]) -> bool:
     interval = paired_interval(paired_differences(a, b))
     if interval is None or interval.half is None:
         return False
-    is_spread = interval.half > _EQUAL * abs(interval.mean)
-    return is_spread and interval.mean > interval.half
+    return is_spread(interval.mean, interval.half) and interval.mean > interval.half
+
+
+def is_spread(mean: float, half: float) -> bool:
+    """Whether differences vary by more than rounding."""
+    return half > _EQUAL * abs(mean)
 
 
 def leaders(scores: Sequence[Mapping[int, float]]) -> list[int]:

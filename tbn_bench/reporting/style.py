@@ -1,6 +1,7 @@
 """The look of figures and tables: colours, markers, print sizes, and the text of numbers.
 
-A family of methods has one colour and a variant one marker, the same in every figure.
+A method has one colour and one marker in every figure: the colour of its family, shaded by p, and
+the marker of its layout.
 """
 
 import math
@@ -9,7 +10,6 @@ import textwrap
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -18,7 +18,8 @@ from tbn_bench import catalog
 
 DASH = "—"
 _MOST = 2.0**63  # of an option that is a count
-COLUMN_INCHES = 3.3
+COLUMN_INCHES = 3.3  # of a paper with two columns
+PAGE_INCHES = 6.8
 _FIRST = ("full_precision", "bwn", "tbn", "sign")
 # Okabe and Ito's palette, which colour-blind readers can distinguish (jfly.uni-koeln.de/color),
 # then brown, grey and purple.
@@ -34,6 +35,9 @@ _PALETTE = (
     "#9467BD",
 )
 _BLACK = "#000000"
+_SHADE = 0.22  # of the way to white or black for each doubling of p
+# Layouts of copies, in the order of the markers.
+_LAYOUTS = ("aligned", "hadamard", "rotated", "permuted", "shifted", "columns")
 # A family never changes its colour or its set of markers. The two lists share the palette, so they
 # must not share a marker. Families in neither list (new ones) come third. New names go to the end
 # of a list.
@@ -131,48 +135,6 @@ def methods(specs: Any) -> list[str]:
     return sorted(set(specs), key=place)
 
 
-_IDENTITY = ("p", "tile_length", "per_layer")
-
-
-def labels(specs: Any) -> dict[str, str]:
-    """spec -> its label: the spec without the options that all specs of its family share.
-
-    p, tile_length and per_layer are always shown.
-    """
-    parsed = {}
-    for spec in methods(specs):
-        parsed[spec] = catalog.parse(spec)
-
-    found = {}
-    for spec, (name, options) in parsed.items():
-        family = [others for other, others in parsed.values() if other == name]
-        found[spec] = _label(name, options, family)
-    return found
-
-
-def _label(name: str, options: dict[str, Any], family: list[dict[str, Any]]) -> str:
-    """family: the options of each spec of this name."""
-    identity = []
-    others = []
-    for key, value in sorted(options.items()):
-        part = f"{key}={_short(value)}"
-        if key in _IDENTITY:
-            identity.append(part)
-        elif any(member.get(key, ...) != value for member in family):
-            others.append(part)
-    parts = identity + others
-    if not parts:
-        return name
-    return f"{name}({', '.join(parts)})"
-
-
-def _short(value: Any) -> str:
-    """A long per-layer list by its largest p and its length."""
-    if isinstance(value, list) and len(value) > 4 and largest(value) is not None:
-        return f"[max {max(value)}, {len(value)} layers]"
-    return repr(value)
-
-
 def _place(name: str) -> tuple[int, int]:
     """(list, position in it) of a family."""
     for i, listed in enumerate(_FAMILIES):
@@ -186,11 +148,27 @@ def _place(name: str) -> tuple[int, int]:
 
 
 def colour(spec: str) -> str:
-    name = catalog.parse(spec)[0]
+    """The colour of a method: that of its family, lighter for a larger p."""
+    name, options = catalog.parse(spec)
     if name == "full_precision":
         return _BLACK
-    _, place = _place(name)
-    return nth_colour(place)
+    listed, place = _place(name)
+    if listed == len(_FAMILIES):
+        place += 2  # not the colours of BWN and TBN, which are in every figure
+    p = largest(options.get("p")) or largest(options.get("per_layer"))
+    return _shaded(nth_colour(place), p) if p else nth_colour(place)
+
+
+def _shaded(colour: str, p: float) -> str:
+    """The colour itself at p = 4, darker below and lighter above, up to p = 16."""
+    share = _SHADE * (math.log2(p) - 2)
+    share = max(-0.45, min(0.45, share))
+    target = 255 if share > 0 else 0
+    mixed = []
+    for start in (1, 3, 5):
+        value = int(colour[start : start + 2], 16)
+        mixed.append(round(value + abs(share) * (target - value)))
+    return "#{:02X}{:02X}{:02X}".format(*mixed)
 
 
 def nth_colour(place: int) -> str:
@@ -198,34 +176,32 @@ def nth_colour(place: int) -> str:
     return _PALETTE[place % len(_PALETTE)]
 
 
-def _variant(spec: str, specs: Any) -> tuple[str, str, list[int]]:
-    name, _ = catalog.parse(spec)
-    family = []
-    for other in methods(specs):
-        other_name, _ = catalog.parse(other)
-        if other_name == name:
-            family.append(other)
-
+def _variant(spec: str) -> tuple[str, str, list[int]]:
+    """The marker, shape and line pattern: by the layout of copies, or else by the activations."""
+    name, options = catalog.parse(spec)
     listed = 0
     if name != "full_precision":
         listed, _ = _place(name)
     variants = _VARIANTS[listed]
-    place = family.index(spec)
+    layout = options.get("copies", _LAYOUTS[0])
+    place = _LAYOUTS.index(layout) if layout in _LAYOUTS else len(_LAYOUTS)
+    if options.get("activations") is True:
+        place += 1
     return variants[place % len(variants)]
 
 
-def marker(spec: str, specs: Any) -> str:
-    return _variant(spec, specs)[0]
+def marker(spec: str) -> str:
+    return _variant(spec)[0]
 
 
-def shape(spec: str, specs: Any) -> str:
+def shape(spec: str) -> str:
     """marker's counterpart in Vega-Lite."""
-    return _variant(spec, specs)[1]
+    return _variant(spec)[1]
 
 
-def dash(spec: str, specs: Any) -> list[int]:
+def dash(spec: str) -> list[int]:
     """The line pattern that goes with marker."""
-    return _variant(spec, specs)[2]
+    return _variant(spec)[2]
 
 
 # Options of the page's legends: every method by its whole name, in full colour even if its marks
@@ -241,27 +217,22 @@ def wrapped(title: str) -> list[str]:
     return textwrap.wrap(unbreakable, _TITLE_LETTERS)
 
 
-def print_grid(panels: int, panel_inches: float) -> tuple[Figure, list[Axes]]:
-    """A figure with two panels side by side, each panel_inches high."""
-    across = min(2, panels)
-    down = math.ceil(panels / across)
-    width = COLUMN_INCHES * across
-    height = panel_inches * down
-    figure = Figure(figsize=(width, height))
-    axes = []
-    for place in range(panels):
-        axes.append(figure.add_subplot(down, across, place + 1))
-    return figure, axes
+def title_text(title: str, width: float) -> str:
+    """A panel's title in lines that fit a figure of this width in inches."""
+    letters = int(width / 0.066)
+    return "\n".join(textwrap.wrap(title, letters))
 
 
 def legend(figure: Figure, labels: list[str]) -> None:
-    """One legend below all panels, in the order of `labels`; the figure grows by its height."""
+    """One legend below the axes, in the order of `labels`; the figure grows by its height."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         marks, named = axes.get_legend_handles_labels()
         for label, mark in zip(named, marks, strict=True):
             handles[label] = mark[0] if isinstance(mark, ErrorbarContainer) else mark
     shown = [label for label in labels if label in handles]
+    if not shown:
+        return
 
     longest = max(map(len, shown))
     entry_inches = 0.45 + _LETTER_INCHES * longest

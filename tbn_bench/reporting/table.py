@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tbn_bench.records.store import printable
-from tbn_bench.reporting.style import labels, text
+from tbn_bench.reporting import names
+from tbn_bench.reporting.style import text
 
 # the raw values of a table's row, by key; missing values are None
 Row = dict[str, Any]
@@ -77,10 +78,10 @@ def text_column(key: str, header: str) -> Column:
 
 def method_column(specs: Iterable[str], key: str = "binarizer", header: str = "method") -> Column:
     """The method of each row by its label. specs: all methods that the labels must tell apart."""
-    names = labels(specs)
+    labels = names.methods(specs)
 
     def show(row: Row) -> str:
-        return names[row[key]]
+        return labels[row[key]]
 
     return Column(key, header, show, numeric=False)
 

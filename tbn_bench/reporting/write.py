@@ -12,20 +12,32 @@ _MARKDOWN = str.maketrans({"\ue000": "**", "\ue001": "**", "\ue002": "*", "\ue00
 
 
 def markdown(table: Table) -> str:
-    title = _plain(one_line(table.title))
+    """A heading, the table or its parts under headings of their own, and the footnotes."""
+    lines = [f"### {_plain(one_line(table.title))}"]
+    for part in table.parts:
+        lines += ["", f"#### {_plain(one_line(part.title))}", "", *_grid(part), *_footnotes(part)]
+    if not table.parts:
+        lines += ["", *_grid(table)]
+    lines += _footnotes(table)
+    return "\n".join(lines) + "\n"
+
+
+def _grid(table: Table) -> list[str]:
+    """The lines of a table, its head included."""
     headers = [one_line(c.header) for c in table.columns]
     rule = ["---:" if c.numeric else "---" for c in table.columns]
-
-    lines = [
-        f"### {title}",
-        "",
+    return [
         _markdown_row(headers),
         _markdown_row(rule),
         *map(_markdown_row, marked_cells(table)),
     ]
+
+
+def _footnotes(table: Table) -> list[str]:
+    lines = []
     for footnote in table.footnotes:
         lines += ["", _plain(footnote)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _markdown_row(values: list[str]) -> str:

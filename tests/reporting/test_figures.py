@@ -166,7 +166,9 @@ def modules():
 def svg(module, records) -> bytes:
     out = io.BytesIO()
     with style.printing():
-        module.print_figure(records).savefig(out, format="svg", metadata={"Date": None})
+        for _, panel in module.frame(records).groupby("panel", sort=False):
+            figure = module.print_panel(panel, style.COLUMN_INCHES)
+            figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
 
 
@@ -206,7 +208,7 @@ def test_published_values_stand_hollow_beside_ours(records):
     hollow = data[data["published"]]
     assert sorted(set(hollow["y"])) == pytest.approx([70, 80, 90])
     assert set(hollow["panel"]) <= set(data[~data["published"]]["panel"])
-    assert all(method.endswith(", published") for method in hollow["method"])
+    assert all(label.endswith(", published") for label in hollow["label"])
 
 
 def test_p_of_a_method():
@@ -234,9 +236,9 @@ def test_accuracy_against_p_runs_from_binary_to_tiles(records):
     """
     data = accuracy_p.frame(records)
     ours = data[~data["published"]]
-    assert sorted(ours[ours["method"] == "tbn"]["x"]) == [4, 8]
-    assert sorted(ours[ours["method"] == "full_precision"]["x"]) == [1, 8]
-    assert list(ours[ours["method"] == "bwn"]["x"]) == [1]
+    assert sorted(ours[ours["method"] == "TBN"]["x"]) == [4, 8]
+    assert sorted(ours[ours["method"] == "FP32"]["x"]) == [1, 8]
+    assert list(ours[ours["method"] == "BWN"]["x"]) == [1]
     assert sorted(data[data["published"]]["y"]) == pytest.approx([80, 90])
 
 
@@ -273,8 +275,8 @@ def test_parameters_by_type_of_layer(records):
 
     Of 2212 stored bits 2048 are those of the layer that was kept.
     """
-    data = parameter_share.frame(records).set_index(["panel", "type"])["percent"]
-    weights, stored = parameter_share._PANELS
+    data = parameter_share.frame(records).set_index(["share", "type"])["percent"]
+    weights, stored = parameter_share._SHARES
     assert [data[weights, kind] for kind in parameter_share.TYPES] == pytest.approx(
         [80, 100 * 64 / 720, 100 * 80 / 720]
     )

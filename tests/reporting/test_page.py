@@ -17,7 +17,7 @@ from generated_runs import provenance, rows, summary
 from tbn_bench import cli
 from tbn_bench.config import make
 from tbn_bench.records.store import LatencyRecord, RunStore
-from tbn_bench.reporting import build, groups, style, watch
+from tbn_bench.reporting import build, style, watch
 from tbn_bench.reporting.figures import accuracy_bits, training_curves
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.page import details, packing, render
@@ -106,7 +106,7 @@ def _write(results, out, watch_s=None):
     return render.write(
         out,
         render.page(
-            records, tables, drawn, book, results, "tbn-bench report", "comparison", watch_s
+            records, tables, drawn, [], book, results, "tbn-bench report", "comparison", watch_s
         ),
         book,
     )
@@ -246,7 +246,7 @@ def test_a_filter_counts_what_it_leaves_and_works_by_keys(browser, page):
 def test_hover_names_the_runs(browser, page):
     """Over a point: the ids of its runs."""
     browser.open(page)
-    x, y = browser.run(_middle_of("bwn"))
+    x, y = browser.run(_middle_of("BWN"))
     browser.mouse("mouseMoved", x - 3, y)
     browser.mouse("mouseMoved", x, y)
     browser.until("document.getElementById('vg-tooltip-element')?.classList.contains('visible')")
@@ -259,19 +259,19 @@ def test_the_legend_singles_a_method_out_in_every_chart(browser, page):
     """One click, all charts; another choice of panel keeps it; again is back."""
     browser.open(page)
     assert set(_opacities(browser, "accuracy_bits").values()) == {1}
-    browser.run("document.querySelector('#legend [data-method=bwn]').click()")
+    browser.run("document.querySelector('#legend [data-method=BWN]').click()")
     browser.until(
-        "document.querySelector('#legend [data-method=bwn]').getAttribute('aria-pressed') === 'true'"
+        "document.querySelector('#legend [data-method=BWN]').getAttribute('aria-pressed') === 'true'"
     )
     seen = _opacities(browser, "accuracy_bits")
-    assert seen["bwn"] == 1
-    assert max(v for k, v in seen.items() if k != "bwn") < 0.2
+    assert seen["BWN"] == 1
+    assert max(v for k, v in seen.items() if k != "BWN") < 0.2
     assert sorted(v == 1 for v in _line_opacities(browser)) == [False] * 3 + [True]
     browser.run(
         "(() => { const s = document.getElementById('panel'); s.selectedIndex = 1; s.dispatchEvent(new Event('change')); })()"
     )
-    browser.until("plots.views.size === 2 && plots.panel.includes('hidden')")
-    assert _opacities(browser, "accuracy_bits")["bwn"] == 1
+    browser.until("plots.views.size === 2 && plots.panel.includes('8')")
+    assert _opacities(browser, "accuracy_bits")["BWN"] == 1
     browser.run("document.querySelector('#selection button').click()")
     browser.until("!plots.picked.size")
     assert set(_opacities(browser, "accuracy_bits").values()) == {1}
@@ -281,7 +281,7 @@ def test_the_legend_singles_a_method_out_in_every_chart(browser, page):
 def test_a_brush_marks_the_same_runs_in_the_other_charts(browser, page):
     """Dragged over the 1-bit point: its runs alone stay in colour, and are named with links."""
     browser.open(page)
-    x, y = browser.run(_middle_of("bwn"))
+    x, y = browser.run(_middle_of("BWN"))
     browser.mouse("mouseMoved", x - 14, y - 14)
     browser.mouse("mousePressed", x - 14, y - 14, True)
     browser.mouse("mouseMoved", x, y, True)
@@ -300,7 +300,7 @@ def test_a_finger_scrolls_over_charts_and_marks_by_touching_a_point(browser, pag
     browser.call("Emulation.setTouchEmulationEnabled", enabled=True)
     try:
         browser.open(page, width=390)
-        x, y = browser.run(_middle_of("bwn"))
+        x, y = browser.run(_middle_of("BWN"))
         browser.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
         browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
         browser.until("plots.marked.size === 3")
@@ -393,7 +393,7 @@ def test_what_is_missing_is_on_the_page_with_its_command(browser, page, results)
     rows = browser.run(
         "[...document.querySelectorAll('[data-name=missing_seeds] tbody tr')].map(r => [...r.cells].map(c => c.textContent).slice(1, 6))"
     )
-    assert ["digits", "mlp", "tbn(p=8)", "1", "1, 2"] in rows
+    assert ["Digits", "MLP", "TBN-8", "1", "1, 2"] in rows
 
 
 @needs_chromium
@@ -443,13 +443,13 @@ def test_a_watched_page_follows_and_stays_where_the_reader_was(browser, results,
     stamp.write_text('reportStamp("1");\n')
     browser.open(page)
     browser.run(
-        "(async () => { tables.find(t => t.name === 'latency').words.value = 'kernel1'; await tables.find(t => t.name === 'latency').show(); plots.pick('bwn'); scrollTo({top: 700, behavior: 'instant'}); window.old = true; })()"
+        "(async () => { tables.find(t => t.name === 'latency').words.value = 'kernel1'; await tables.find(t => t.name === 'latency').show(); plots.pick('BWN'); scrollTo({top: 700, behavior: 'instant'}); window.old = true; })()"
     )
     time.sleep(0.6)
     assert browser.run("window.old")
     stamp.write_text('reportStamp("2");\n')
     browser.until(
-        "window.old === undefined && typeof plots === 'object' && plots.picked.has('bwn') && Math.abs(scrollY - 700) < 5"
+        "window.old === undefined && typeof plots === 'object' && plots.picked.has('BWN') && Math.abs(scrollY - 700) < 5"
     )
     assert (
         browser.run("document.querySelector('[data-name=latency] output').textContent")
@@ -468,68 +468,13 @@ def test_the_page_is_small_and_rows_are_there_once(results, page):
     assert "DATASETS" not in json.dumps(spec)
 
 
-def test_the_headline_compares_the_smallest_with_full_precision(results):
-    """A row per panel, the numbers of the groups."""
-    from tbn_bench.reporting.page import headline
-
-    records = load(results)
-    found = headline.rows(records)
-    assert [row["small_method"] for row in found] == ["tbn(p=8)"] * 2
-    assert found[0]["small_times"] == 256
-    assert {row["panel"] for row in found} == {
-        title for title, _ in groups.panels(groups.groups(records))
-    }
-    assert "256 to 256" not in headline.lead(found)
-
-
-@pytest.mark.parametrize(
-    ("score", "values", "close"),
-    [
-        (
-            "top1",
-            {"full_precision": 0.98, "bwn": 0.97, "tbn(p=4)": 0.962, "tbn(p=8)": 0.677},
-            "tbn(p=4)",
-        ),
-        ("top1", {"full_precision": 0.98, "bwn": 0.95, "tbn(p=4)": 0.90, "tbn(p=8)": 0.85}, None),
-        ("mse", {"full_precision": 0.100, "bwn": 0.109, "tbn(p=4)": 0.12, "tbn(p=8)": 0.2}, "bwn"),
-        (
-            "mse",
-            {"full_precision": 0.100, "bwn": 0.2, "tbn(p=4)": 0.2, "tbn(p=8)": 0.09},
-            "tbn(p=8)",
-        ),
-    ],
-)
-def test_a_network_that_failed_is_no_headline(monkeypatch, score, values, close):
-    """The row names the smallest network, and the smallest one close to full precision.
-
-    An em dash stands for a close one that does not exist.
-    """
-    from types import SimpleNamespace as Some
-
-    from tbn_bench.reporting.page import headline
-    from tbn_bench.reporting.table import cells
-
-    bits = {"full_precision": 32, "bwn": 1, "tbn(p=4)": 0.25, "tbn(p=8)": 0.125}
-    gs = [
-        Some(
-            binarizer=spec,
-            score=score,
-            first={"bits_per_weight": bits[spec], "stored_bytes": 100 * bits[spec]},
-            result=Some(mean=v, n=3),
-        )
-        for spec, v in values.items()
-    ]
-    monkeypatch.setattr(headline.groups, "groups", lambda records: gs)
-    monkeypatch.setattr(headline.groups, "panels", lambda gs: [("digits", list(gs))])
-    found = headline.rows(Some(runs={"binarizer": list(values)}))
-    (row,) = found
-    assert row["small_method"] == "tbn(p=8)"
-    assert row["small_times"] == 256
-    assert row.get("close_method") == close
-    assert ("No smaller network is within" in headline.lead(found)) == (close is None)
-    assert cells(headline.table(found))[0][2:5] == (
-        ["—"] * 3 if close is None else [close, row["close_score"], f"{32 / bits[close]:.0f}\u00d7"]
-    )
+def test_the_top_of_the_page_has_a_sentence_and_a_row_per_method(page):
+    """Per data set and reference; the plots are in the markup, without a script."""
+    text = page.read_text()
+    assert "compared with full precision" in text
+    assert "compared with BWN" in text
+    assert text.count('<table class="forest">') == 4
+    assert "<circle" in text
 
 
 def test_every_shape_of_a_method_has_an_outline(results):

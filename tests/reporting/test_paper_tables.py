@@ -121,8 +121,8 @@ def test_theirs_and_ours_stand_in_one_row_with_n_and_source(root):
     )
     table = cnn(load.load(root))
     first, second = _cells(table, "binarizer", "reported", "value", "n", "epochs")
-    assert first == ("tbn(p=4)", "93.1 [1]", "93.00 ± 2.48", "3", "3")
-    assert second == ("tbn(p=8)", "92.4 [2]", "—", "—", "—")
+    assert first == ("TBN-4", "93.1 [1]", "93.00 ± 2.48", "3", "3")
+    assert second == ("TBN-8", "92.4 [2]", "—", "—", "—")
     assert table.sources == ["paper A", "log B"]
     assert len(table.run_ids) == 3
 
@@ -280,8 +280,8 @@ def test_the_microcontroller_table_says_what_is_unknown(tmp_path):
     _run(tmp_path, "bwn", data="mnist", model="mlp(bias=False, hidden=[128])", top1=0.95)
     table = microcontroller(load.load(tmp_path))
     assert _cells(table, "binarizer", "reported", "value", "stored_bytes", "frames_per_s") == [
-        ("bwn", "—", "95.00", "300", "—"),
-        ("tbn(p=4)", "—", "—", "—", "—"),
+        ("BWN", "—", "95.00", "300", "—"),
+        ("TBN-4", "—", "—", "—", "—"),
     ]
 
 
@@ -353,7 +353,7 @@ def test_gpu_memory_of_ours_is_that_of_the_smallest_implementation(root):
     )
     table = gpu_memory(load.load(root))
     assert "not run" not in table.note
-    assert ("tbn(p=4)", "3.00", "1.00", "triton") in _cells(
+    assert ("TBN-4", "3.00", "1.00", "triton") in _cells(
         table, "binarizer", "ours", "ours_resting", "implementation"
     )
 

@@ -165,7 +165,7 @@ def test_comparison_holds_the_recorded_numbers(results):
     assert (by_method["tbn(p=4)"]["n"], by_method["tbn(p=8)"]["n"]) == (2, 1)
     assert by_method["tbn(p=4)"]["time_ms_p50_b1"] == 2.0
     text = write.markdown(table)
-    row = next(line for line in text.splitlines() if "tbn(p=8)" in line)
+    row = next(line for line in text.splitlines() if "TBN-8" in line)
     assert "90.00 (1 seed) |" in row
     assert "±" not in row
     assert (
@@ -191,12 +191,9 @@ def test_the_page_is_whole_and_asks_for_nothing(results, tmp_path):
         assert make({"binarizer": spec}).run_id in page
     assert "DivergedError: loss became nan" in page
     assert "no compiler" in page
-    assert {p.suffix for p in (out / "figures").glob("accuracy_bits.*")} == {
-        ".svg",
-        ".pdf",
-        ".png",
-        ".json",
-    }
+    drawn = {path.name for path in (out / "figures" / "accuracy_bits").iterdir()}
+    assert drawn == {"digits-mlp.svg", "digits-mlp.pdf", "drawn_from.json"}
+    assert (out / "figures" / "accuracy_bits.json").exists()
     side = json.loads((out / "tables" / "comparison.json").read_text())
     assert side["commits"] == ["c0ffee"]
     assert len(side["run_ids"]) == 5
@@ -206,8 +203,11 @@ def test_figures_are_byte_identical_twice(results, tmp_path):
     """The same records give the same files."""
     build.report(results, tmp_path / "a")
     build.report(results, tmp_path / "b")
-    for a in sorted((tmp_path / "a" / "figures").iterdir()):
-        assert a.read_bytes() == (tmp_path / "b" / "figures" / a.name).read_bytes(), a.name
+    written = sorted((tmp_path / "a" / "figures").rglob("*.*"))
+    assert len(written) > 5
+    for path in written:
+        other = tmp_path / "b" / path.relative_to(tmp_path / "a")
+        assert path.read_bytes() == other.read_bytes(), path.name
 
 
 def test_damaged_records_are_named_and_the_rest_is_shown(results, tmp_path, capsys):
@@ -222,14 +222,6 @@ def test_damaged_records_are_named_and_the_rest_is_shown(results, tmp_path, caps
 def test_no_records_is_an_error_that_says_what_to_run(tmp_path):
     with pytest.raises(ValueError, match="tbn-bench sweep"):
         load.load(tmp_path)
-
-
-def test_labels_drop_only_what_all_variants_share():
-    """Two methods never get one label; p is always shown."""
-    shared = style.labels(["tbn(min_layer_size=10, p=4)", "tbn(min_layer_size=10, p=8)", "bwn"])
-    assert list(shared.values()) == ["bwn", "tbn(p=4)", "tbn(p=8)"]
-    mixed = style.labels(["tbn(min_layer_size=10, p=4)", "tbn(p=4)"])
-    assert len(set(mixed.values())) == 2
 
 
 def test_reports_need_no_torch():
@@ -330,10 +322,10 @@ def test_each_track_has_its_table_and_full_precision_is_in_both(two_tracks, tmp_
             panel: set(part["binarizer"]) for panel, part in figure.frame(records).groupby("panel")
         }
         assert list(drawn.values()) == [
-            {"full_precision", "irnet(activations=True)", "xnor"},
             {"full_precision", "irnet"},
+            {"full_precision", "irnet(activations=True)", "xnor"},
         ]
-        assert all("W1A" in panel for panel in drawn)
+        assert [panel.endswith(", W1A1") for panel in drawn] == [False, True]
 
 
 def test_a_store_of_one_other_track_has_only_its_table(tmp_path):
@@ -370,7 +362,7 @@ def test_old_records_have_the_track_they_were_run_in(tmp_path):
     }
     assert _methods(comparison(records)) == ["full_precision", "bwn"]
     assert comparison_w1a1(records) is None
-    assert set(accuracy_bits.frame(records)["panel"]) == {"cifar10, resnet_cifar(depth=20)"}
+    assert set(accuracy_bits.frame(records)["panel"]) == {"CIFAR-10, ResNet-20"}
 
 
 def test_an_unfinished_run_stands_in_the_track_of_its_method(two_tracks):
@@ -414,7 +406,7 @@ def test_reported_numbers_stand_beside_ours(two_tracks, capsys, tmp_path):
     _ledger(two_tracks, "irnet,irnet,cifar10,resnet_cifar(depth=20),1,32,top1,0.908,true,README,")
     table = comparison(load.load(two_tracks))
     assert [row["top1"] for row in table.rows] == before
-    full, irnet = write.markdown(table).splitlines()[4:6]
+    full, irnet = write.markdown(table).splitlines()[6:8]
     assert "| 90.00 (1 seed) | — |" in full
     assert "| 90.00 (1 seed) | 90.8† |" in irnet
     assert "† Second-hand" in table.note
@@ -471,24 +463,28 @@ def test_no_two_families_look_alike(monkeypatch):
     for mark in (style.marker, style.shape, style.dash):
         owners: dict[tuple[str, str], set[str]] = {}
         for spec in specs:
-            owners.setdefault((style.colour(spec), str(mark(spec, specs))), set()).add(
+            owners.setdefault((style.colour(spec), str(mark(spec))), set()).add(
                 catalog.parse(spec)[0]
             )
         assert all(len(families) == 1 for families in owners.values()), mark.__name__
 
 
-def test_the_legend_names_every_method_once_and_outside_the_axes(tmp_path):
-    """Fifteen methods in one panel: the legend overlaps neither data nor itself."""
-    for spec in [*FAMILIES[:14], "tbn(p=4)", "tbn(gradient='tile', min_layer_size=64000, p=16)"]:
+def test_every_method_is_named_once_and_no_name_covers_another(tmp_path):
+    """Sixteen methods in one panel: at their marks, or in a legend below the axes."""
+    specs = [*FAMILIES[:14], "tbn(p=4)", "tbn(gradient='tile', min_layer_size=64000, p=16)"]
+    for spec in specs:
         _run(tmp_path, spec, None)
     with style.printing():
-        figure = accuracy_bits.print_figure(load.load(tmp_path))
+        frame = accuracy_bits.frame(load.load(tmp_path))
+        figure = accuracy_bits.print_panel(frame, style.COLUMN_INCHES)
         figure.draw_without_rendering()
-    (legend,) = figure.legends
-    boxes = [text.get_window_extent() for text in legend.get_texts()]
-    assert len({text.get_text() for text in legend.get_texts()}) == len(boxes) == 16
+    (axes,) = figure.axes
+    beside = [text for text in axes.texts if text.get_text()]
+    below = figure.legends[0].get_texts() if figure.legends else []
+    named = [text.get_text() for text in (*beside, *below)]
+    assert sorted(named) == sorted(set(frame["label"]))
+    boxes = [text.get_window_extent() for text in (*beside, *below)]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-    assert max(box.y1 for box in boxes) < figure.axes[0].get_tightbbox().y0
     assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
 
 
@@ -526,7 +522,7 @@ def test_forecasts_have_a_table_and_figures_of_their_own(results, tmp_path):
             }
         )
     records = load.load(results)
-    assert {row["data"] for row in comparison(records).rows} == {"digits"}
+    assert {row["data"] for row in comparison(records).rows} == {"Digits"}
     table = forecasting(records)
     assert [c.header for c in table.columns[3:5]] == ["MSE (95 % interval)", "MAE (95 % interval)"]
     assert cells(table)[1][3:5] == [

@@ -1,8 +1,9 @@
-"""Panels of points and lines, drawn once for print and once for the page from the same tidy frame.
+"""Tidy frames of figures that have points or lines: what is drawn, a row per mark.
 
-A frame has a row per mark: panel (title), method (its name in the legend), binarizer (its spec: it
-decides colour, marker and dash), x, y, low, high, axis (y's title), seeds, runs (ids or, for a
-published number, its source), published (hollow), and optionally line (its rows are joined).
+A frame has a row per mark: panel (title), method (display name: it has one colour and one marker
+in every figure), label (the method's name among those of the panel), binarizer (its spec), x, y,
+low, high, axis (y's title), seeds, runs (ids or, for a published number, its source), published
+(hollow), and line (its rows are joined). _print.py and _chart.py draw it.
 """
 
 import math
@@ -10,12 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import altair as alt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from tbn_bench.reporting import style
+from tbn_bench.reporting import names, style
 from tbn_bench.reporting.groups import Group, groups, panels
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import half_widths
@@ -24,6 +22,7 @@ from tbn_bench.scores import SCORES
 COLUMNS = (
     "panel",
     "method",
+    "label",
     "binarizer",
     "x",
     "y",
@@ -35,30 +34,37 @@ COLUMNS = (
     "published",
     "line",
 )
-MOST = 40  # groups in a panel: nobody reads a longer legend
-SIZE = {"width": 330, "height": 240}  # of a panel on the page
-_PAGE_POINTS = 15  # of one curve on the page; print draws all
+MOST = 40  # groups in a panel: nobody reads more marks
 
+# (rows of a panel, without failed controls) -> limits of y
 Limits = Callable[[pd.DataFrame], tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """x: the axis' title. log: base of a logarithmic x axis. joined: rows of one line are joined.
+    """How a panel is drawn.
 
-    variants: each spec has a colour of its own, where all are of one family. limits: of the y axis,
-    from a panel's rows. thin: lines are curves over epochs; the page draws some of their points.
+    x: the title of its axis. log: base of a logarithmic x axis. joined: rows of one line are
+    joined. front: draws the Pareto front, on which no other mark has a smaller x and a better y.
+    variants: each spec has a colour of its own, because all are of one family. limits: of the y
+    axis. thin: lines are curves over epochs; the page draws some of their points.
     """
 
     x: str
     log: float | None = None
     joined: bool = False
+    front: bool = False
     variants: bool = False
     limits: Limits | None = None
     thin: bool = False
 
-    def colour(self, spec: str, specs: list[str]) -> str:
-        return style.nth_colour(specs.index(spec)) if self.variants else style.colour(spec)
+    def colours(self, panel: pd.DataFrame) -> dict[str, str]:
+        """method -> colour."""
+        specs = panel.drop_duplicates("method").set_index("method")["binarizer"]
+        if not self.variants:
+            return {str(method): style.colour(spec) for method, spec in specs.items()}
+        places = {method: place for place, method in enumerate(sorted(specs.index))}
+        return {method: style.nth_colour(place) for method, place in places.items()}
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
         "published": False,
         "seeds": 0,
         "line": data["binarizer"],
+        "label": data["method"],
     }
     for name, value in defaults.items():
         data[name] = data[name].where(data[name].notna(), value)
@@ -153,14 +160,22 @@ def _of_groups(curves: pd.DataFrame, chosen: list[Group]) -> pd.DataFrame:
     return curves[in_sweep & in_group]
 
 
+def named(g: Group) -> dict[str, Any]:
+    """method, label and binarizer of a group's marks."""
+    return {
+        "method": names.method(g.binarizer),
+        "label": g.label,
+        "binarizer": g.binarizer,
+    }
+
+
 def scored(g: Group) -> dict[str, Any]:
-    """y, low, high, axis, seeds, runs and binarizer of a group that has a result."""
+    """Names, y, low, high, axis, seeds and runs of a group that has a result."""
     score = SCORES[g.score]
     assert g.result is not None
     mean = score.factor * g.result.mean
     half = score.factor * (g.result.half or 0.0)
-    return {
-        "binarizer": g.binarizer,
+    return named(g) | {
         "y": mean,
         "low": mean - half,
         "high": mean + half,
@@ -170,176 +185,39 @@ def scored(g: Group) -> dict[str, Any]:
     }
 
 
-def print_panels(data: pd.DataFrame, specs: list[str], layout: Layout) -> Figure | None:
-    """None without rows.
+def is_better_higher(panel: pd.DataFrame) -> bool:
+    """Whether a larger y is better, as the axis says."""
+    return "lower is better" not in str(panel["axis"].iloc[0])
 
-    specs: every binarizer of the report, so that a method looks the same in all figures.
+
+def front(panel: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ours that no other row of ours beats: smaller or equal x and better y.
+
+    By growing x; published rows are left out.
     """
-    if data.empty:
-        return None
-    titles = list(dict.fromkeys(data["panel"]))
-    figure, all_axes = style.print_grid(len(titles), 2.3)
-    for axes, title in zip(all_axes, titles, strict=True):
-        panel = data[data["panel"] == title]
-        for _, line in panel.groupby(["line", "method", "published"], sort=False):
-            _draw(axes, line.sort_values("x"), specs, layout)
-        if layout.limits:
-            axes.set_ylim(*layout.limits(panel))
-        if layout.log:
-            _set_log_x(axes, layout.log)
-        heading = "\n".join(style.wrapped(title))
-        axes.set(title=heading, xlabel=layout.x, ylabel=panel["axis"].iloc[0])
-    style.legend(figure, _legend_order(set(data["method"]), specs))
-    return figure
+    own = panel[~panel["published"].astype(bool)]
+    sign = 1 if is_better_higher(panel) else -1
+    in_order = own.assign(good=sign * own["y"]).sort_values(["x", "good"], ascending=[True, False])
+    best = in_order["good"].cummax()
+    is_new = best > best.shift(fill_value=-math.inf)
+    return in_order[is_new].drop(columns="good")
 
 
-def _set_log_x(axes: Axes, base: float) -> None:
-    axes.set_xscale("log", base=base)
-    axes.xaxis.set_major_formatter(_plain_number)
-    axes.xaxis.set_minor_formatter(_plain_number)
-    axes.tick_params(axis="x", which="minor", labelsize=5)
+def near(panel: pd.DataFrame) -> pd.Series:
+    """Whether a row may set the limits of y: not a control that is far below all methods."""
+    is_control = panel["binarizer"].map(_is_control)
+    methods = panel[~is_control]
+    if methods.empty:
+        return pd.Series(True, index=panel.index)
+    span = (methods["high"].max() - methods["low"].min()) or 1.0
+    low = methods["low"].min() - span / 2
+    high = methods["high"].max() + span / 2
+    inside = panel["y"].between(low, high)
+    return ~is_control | inside
 
 
-def _plain_number(value: float, _: Any) -> str:
-    return f"{value:g}"
-
-
-def _legend_order(methods: set[str], specs: list[str]) -> list[str]:
-    """Methods of the report in reading order, then the others by name."""
-    names = list(style.labels(specs).values())
-
-    def place(method: str) -> tuple[int, str]:
-        if method in names:
-            return names.index(method), method
-        return len(names), method
-
-    return sorted(methods, key=place)
-
-
-def _draw(axes: Axes, line: pd.DataFrame, specs: list[str], layout: Layout) -> None:
-    """line: rows of one line and method in the order of x."""
-    first = line.iloc[0]
-    spec = first["binarizer"]
-    look = {
-        "color": layout.colour(spec, specs),
-        "marker": style.marker(spec, specs),
-        "label": first["method"],
-    }
-    if layout.joined and len(line) > 12:
-        _draw_curve(axes, line, look)
-        return
-    has_interval = (line["high"] > line["low"]).any()
-    error = [line["y"] - line["low"], line["high"] - line["y"]] if has_interval else None
-    hollow = bool(first["published"])
-    dash = ":" if hollow else "-"
-    axes.errorbar(
-        line["x"],
-        line["y"],
-        yerr=error,
-        capsize=1.5,
-        elinewidth=0.7,
-        linestyle=dash if layout.joined else "none",
-        linewidth=0.8,
-        markerfacecolor="none" if hollow else look["color"],
-        **look,
-    )
-
-
-def _draw_curve(axes: Axes, line: pd.DataFrame, look: dict[str, Any]) -> None:
-    """A band and few marks."""
-    axes.fill_between(
-        line["x"],
-        line["low"],
-        line["high"],
-        color=look["color"],
-        alpha=0.15,
-        linewidth=0,
-    )
-    axes.plot(
-        line["x"],
-        line["y"],
-        markevery=max(1, len(line) // 8),
-        linewidth=1,
-        **look,
-    )
-
-
-def _thinned(data: pd.DataFrame) -> pd.DataFrame:
-    """Every n-th point of long curves, and the last one: the page stays small."""
-    curves = data.groupby(["panel", "line", "published"])
-    places = curves.cumcount()
-    lengths = curves["x"].transform("size")
-    step = 1 + lengths // _PAGE_POINTS
-    return data[(places % step == 0) | (places == lengths - 1)]
-
-
-def _rounded(data: pd.DataFrame) -> pd.DataFrame:
-    """Five digits are more than anyone reads."""
-    digits = {}
-    for name in ("x", "y", "low", "high"):
-        digits[name] = [float(f"{value:.5g}") for value in data[name]]
-    return data.assign(**digits)
-
-
-def by_legend() -> alt.Parameter:
-    """The methods that the reader picks in the legend."""
-    return alt.selection_point(name="chosen", fields=["method"], bind="legend")
-
-
-def faint_unless(chosen: alt.Parameter) -> Any:
-    """Opacity: full where the mark's method is chosen."""
-    return alt.condition(chosen, alt.value(1.0), alt.value(0.12))
-
-
-def chart_panels(data: pd.DataFrame, specs: list[str], layout: Layout) -> Any:
-    """As print_panels, with the legend as a filter and the runs of each mark under the pointer."""
-    if data.empty:
-        return None
-    looks = data.drop_duplicates("method")
-    data = _rounded(_thinned(data) if layout.thin else data)
-    methods = list(looks["method"])
-    used = [layout.colour(spec, specs) for spec in looks["binarizer"]]
-    markers = [style.shape(spec, specs) for spec in looks["binarizer"]]
-    in_colour = alt.Scale(domain=methods, range=used)
-    colours = alt.Color("method:N", scale=in_colour, legend=style.CHART_LEGEND)
-    shapes = alt.Shape("method:N", scale=alt.Scale(domain=methods, range=markers))
-    chosen = by_legend()
-    charts = []
-    for panel, part in data.groupby("panel", sort=False):
-        base = alt.Chart(part.drop(columns=["panel", "axis", "binarizer"])).encode(
-            x=alt.X("x:Q", scale=_x_scale(layout), title=layout.x),
-            color=colours,
-            opacity=faint_unless(chosen),
-        )
-        y = alt.Y("y:Q", scale=_y_scale(layout, part), title=str(part["axis"].iloc[0]))
-        layers = _layers(base, y, layout, colours, shapes)
-        charts.append(alt.layer(*layers).properties(title=style.wrapped(str(panel)), **SIZE))
-    return alt.concat(*charts, columns=2).add_params(chosen)
-
-
-def _x_scale(layout: Layout) -> alt.Scale:
-    if layout.log:
-        return alt.Scale(type="log", base=layout.log, padding=18)
-    return alt.Scale(padding=6 if layout.joined else 18, zero=False, nice=False)
-
-
-def _y_scale(layout: Layout, panel: pd.DataFrame) -> alt.Scale:
-    if layout.limits:
-        return alt.Scale(domain=list(layout.limits(panel)), clamp=True)
-    return alt.Scale(zero=False)
-
-
-def _layers(base: Any, y: Any, layout: Layout, colours: Any, shapes: Any) -> list[Any]:
-    """Lines where rows are joined, intervals, and marks, which are hollow where published."""
-    x_shown = alt.Tooltip("x:Q", title=layout.x)
-    marks = base.mark_point(size=70).encode(
-        y=y,
-        shape=shapes,
-        fill=alt.condition("datum.published", alt.value(None), colours),
-        tooltip=["method", x_shown, "y", "low", "high", "seeds", "runs"],
-    )
-    intervals = base.mark_rule().encode(y="low:Q", y2="high:Q")
-    if not layout.joined:
-        return [intervals, marks]
-    lines = base.mark_line(strokeWidth=1).encode(y=y, detail=["line:N", "published:N"])
-    return [lines, intervals, marks]
+def _is_control(spec: Any) -> bool:
+    try:
+        return names.is_control(str(spec))
+    except ValueError:
+        return False

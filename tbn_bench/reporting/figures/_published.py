@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from tbn_bench import catalog
-from tbn_bench.reporting import style, tracks
+from tbn_bench.reporting import names, tracks
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.published import is_same
@@ -73,23 +73,16 @@ def _is_free(model: Any) -> bool:
 
 
 def mark(row: dict[str, Any]) -> dict[str, Any]:
-    """A line as a row for _panels.frame, without panel, method and x."""
+    """A line as a row for _panels.frame, without panel and x."""
     score = SCORES[METRIC]
     hand = ", second-hand" if row["second_hand"] else ""
+    method = names.method(row["spec"])
     return {
+        "method": method,
+        "label": f"{method}, published",
         "binarizer": row["spec"],
         "y": score.factor * row["value"],
         "axis": score.axis,
         "published": True,
         "runs": f"{row['source']}{hand}",
     }
-
-
-def named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with their method: the label of the spec, and whether it was published."""
-    names = style.labels({row["binarizer"] for row in rows})
-    out = []
-    for row in rows:
-        suffix = ", published" if row.get("published") else ""
-        out.append(row | {"method": f"{names[row['binarizer']]}{suffix}"})
-    return out

@@ -10,13 +10,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tbn_bench import catalog
-from tbn_bench.reporting import style
-from tbn_bench.reporting.figures import _panels, _published
+from tbn_bench.reporting import names
+from tbn_bench.reporting.figures import _chart, _panels, _print, _published
 from tbn_bench.reporting.figures.accuracy_p import apart, family, p_of
 from tbn_bench.reporting.load import Records
 
 TITLE = "Ablations: variants of the tile"
 _METHOD = "tbn"
+NEEDS = "two variants of the tile on one data set and network"
 _LAYOUT = _panels.Layout("p: weights per stored sign", log=2, joined=True, variants=True)
 
 
@@ -37,9 +38,13 @@ def _rows(title: str, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if len({variant for variant, _, _ in best}) < 2:
         return []
     rows = []
+    labels = names.methods(sorted({variant for variant, _, _ in best}))
     for (variant, p, _), mark in best.items():
+        label = labels[variant]
+        suffix = ", published" if mark.get("published") else ""
+        name = {"method": label, "label": f"{label}{suffix}"}
         place = {"panel": title, "x": p, "binarizer": variant, "line": variant}
-        rows.append(mark | place)
+        rows.append(mark | place | name)
     return apart(rows)
 
 
@@ -49,17 +54,15 @@ def frame(records: Records) -> pd.DataFrame:
         marks = [_panels.scored(g) for g in gs]
         rows += _rows(title, marks)
     for data, model, lines in _published.others(records, []):
-        title = f"{data}, {model}, published"
+        title = f"{names.data_set(data)}, {names.network(model)}, published"
         marks = [_published.mark(line) for line in lines]
         rows += _rows(title, marks)
-    return _panels.frame(_published.named(rows))
+    return _panels.frame(rows)
 
 
-def print_figure(records: Records) -> Figure | None:
-    data = frame(records)
-    return _panels.print_panels(data, style.methods(data["binarizer"]), _LAYOUT)
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    return _print.panel_figure(panel, width, _LAYOUT)
 
 
 def chart(records: Records) -> Any:
-    data = frame(records)
-    return _panels.chart_panels(data, style.methods(data["binarizer"]), _LAYOUT)
+    return _chart.chart_panels(frame(records), _LAYOUT)

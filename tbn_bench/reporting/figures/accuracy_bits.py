@@ -9,34 +9,33 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tbn_bench.reporting import style
-from tbn_bench.reporting.figures import _panels, _published
+from tbn_bench.reporting import names, style
+from tbn_bench.reporting.figures import _chart, _panels, _print, _published
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 
 TITLE = "Accuracy against bits per weight"
-_LAYOUT = _panels.Layout("bits per weight, lower is better", log=2)
+NEEDS = "two methods on one data set and network"
+_LAYOUT = _panels.Layout("bits per weight, lower is better", log=2, front=True)
 
 
 def frame(records: Records) -> pd.DataFrame:
-    names = style.labels(_specs(records))
     rows: list[dict[str, Any]] = []
     taken = []
     for title, gs in _panels.drawn(records):
         taken.append((gs[0].data, gs[0].model))
-        own = [_mark(title, g, names) for g in gs]
+        own = [_mark(title, g) for g in gs]
         published = _published.of_panel(records, gs)
-        rows += _compared(own + _hollow(title, published, names))
+        rows += _compared(own + _hollow(title, published))
     for data, model, lines in _published.others(records, taken):
-        title = f"{data}, {model}, published"
-        rows += _compared(_hollow(title, lines, names))
+        title = f"{names.data_set(data)}, {names.network(model)}, published"
+        rows += _compared(_hollow(title, lines))
     return _panels.frame(rows)
 
 
-def _mark(panel: str, g: Group, names: dict[str, str]) -> dict[str, Any]:
+def _mark(panel: str, g: Group) -> dict[str, Any]:
     return _panels.scored(g) | {
         "panel": panel,
-        "method": names[g.binarizer],
         "x": g.first["bits_per_weight"],
     }
 
@@ -47,25 +46,18 @@ def _compared(marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return marks if len(places) > 1 else []
 
 
-def _hollow(panel: str, lines: list[dict[str, Any]], names: dict[str, str]) -> list[dict[str, Any]]:
+def _hollow(panel: str, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     marks = []
     for line in lines:
         if style.missing(line["weight_bits"]):
             continue
-        method = f"{names[line['spec']]}, published"
-        place = {"panel": panel, "method": method, "x": line["weight_bits"]}
-        marks.append(_published.mark(line) | place)
+        marks.append(_published.mark(line) | {"panel": panel, "x": line["weight_bits"]})
     return marks
 
 
-def _specs(records: Records) -> list[str]:
-    published = _published.lines(records)["spec"]
-    return style.methods([*records.runs["binarizer"], *published])
-
-
-def print_figure(records: Records) -> Figure | None:
-    return _panels.print_panels(frame(records), _specs(records), _LAYOUT)
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    return _print.panel_figure(panel, width, _LAYOUT)
 
 
 def chart(records: Records) -> Any:
-    return _panels.chart_panels(frame(records), _specs(records), _LAYOUT)
+    return _chart.chart_panels(frame(records), _LAYOUT)

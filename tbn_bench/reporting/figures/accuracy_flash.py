@@ -10,32 +10,31 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tbn_bench.reporting import style
-from tbn_bench.reporting.figures import _panels, _published
+from tbn_bench.reporting import names
+from tbn_bench.reporting.figures import _chart, _panels, _print
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.published import FLASH, networks
 from tbn_bench.scores import FIRST, SCORES
 
 TITLE = "Accuracy against bytes on microcontrollers"
-_LAYOUT = _panels.Layout("KiB of weights and scales, lower is better", log=2)
+NEEDS = "microcontroller measurements: tbn-bench mcu"
+_LAYOUT = _panels.Layout("KiB of weights and scales, lower is better", log=2, front=True)
 _WIDTHS = {"u8": 8, "f32": 32}  # bits
 
 
 def frame(records: Records) -> pd.DataFrame:
     """A row per network of ours, once for all cores with the same tables, and per published one."""
-    names = style.labels([*records.runs["binarizer"], *records.mcu["binarizer"]])
     own = _simulated(records)
     rows: list[dict[str, Any]] = []
     for (data, model, activations), found in _panels_of(own):
         marks = []
         for row in found:
-            method = names[row["binarizer"]]
-            marks.append(_mark(row) | {"method": method})
+            marks.append(_mark(row))
         width = _WIDTHS.get(activations)
         for network in networks(records.published, data, width):
             marks.append(_hollow(network))
         place = {
-            "panel": f"{model}, {data}, {activations} activations",
+            "panel": f"{names.data_set(data)}, {names.network(model)}, {activations} activations",
             "axis": SCORES[FIRST].axis,
         }
         rows += [mark | place for mark in marks]
@@ -90,6 +89,7 @@ def _mark(row: dict[str, Any]) -> dict[str, Any]:
     if row["flash_bytes"]:
         flash = f"; {row['flash_bytes']:,} B of flash with code ({row['device']})"
     return {
+        "method": names.method(row["binarizer"]),
         "binarizer": row["binarizer"],
         "x": row["table_bytes"] / 1024,
         "y": SCORES[FIRST].factor * row["top1_c"],
@@ -103,7 +103,8 @@ def _hollow(network: dict[str, Any]) -> dict[str, Any]:
     kind = network["model"].split()[0]
     return {
         "binarizer": f"{network['method']}(network={kind!r})",
-        "method": f"{network['method']} {kind}, published",
+        "method": f"{network['method']} {kind}",
+        "label": f"{network['method']} {kind}, published",
         "x": network[FLASH],
         "y": SCORES[FIRST].factor * network[FIRST],
         "published": True,
@@ -111,27 +112,9 @@ def _hollow(network: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _specs(records: Records, data: pd.DataFrame) -> list[str]:
-    """Those of accuracy_bits, so that a method looks the same in both figures.
-
-    Where two methods drawn here would look the same, only the specs drawn here.
-    """
-    own = style.methods(data["binarizer"])
-    published = _published.lines(records)["spec"]
-    specs = style.methods([*records.runs["binarizer"], *published, *own])
-    looks = set()
-    for spec in own:
-        colour = style.colour(spec)
-        marker = style.marker(spec, specs)
-        looks.add((colour, marker))
-    return specs if len(looks) == len(own) else own
-
-
-def print_figure(records: Records) -> Figure | None:
-    data = frame(records)
-    return _panels.print_panels(data, _specs(records, data), _LAYOUT)
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    return _print.panel_figure(panel, width, _LAYOUT)
 
 
 def chart(records: Records) -> Any:
-    data = frame(records)
-    return _panels.chart_panels(data, _specs(records, data), _LAYOUT)
+    return _chart.chart_panels(frame(records), _LAYOUT)

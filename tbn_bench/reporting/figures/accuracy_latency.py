@@ -9,17 +9,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tbn_bench.reporting import style
-from tbn_bench.reporting.figures import _panels
+from tbn_bench.reporting.figures import _chart, _panels, _print
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.tables.comparison import fastest
 
 TITLE = "Accuracy against measured latency"
-_LAYOUT = _panels.Layout("ms per call, lower is better", log=10)
+NEEDS = "timings of trained networks: tbn-bench latency"
+_LAYOUT = _panels.Layout("ms per call, lower is better", log=10, front=True)
 
 
 def frame(records: Records) -> pd.DataFrame:
-    names = style.labels(records.runs["binarizer"])
     rows: list[dict[str, Any]] = []
     for title, gs in _panels.drawn(records):
         for device, batch in _timed_on(records, gs):
@@ -27,8 +27,7 @@ def frame(records: Records) -> pd.DataFrame:
             for g in gs:
                 best = fastest(records, g, batch, device)
                 if best:
-                    place = {"panel": panel, "method": names[g.binarizer]}
-                    rows.append(_mark(g, best) | place)
+                    rows.append(_mark(g, best) | {"panel": panel})
     return _panels.frame(rows)
 
 
@@ -52,11 +51,9 @@ def _mark(g: Group, best: Any) -> dict[str, Any]:
     return mark
 
 
-def print_figure(records: Records) -> Figure | None:
-    specs = style.methods(records.runs["binarizer"])
-    return _panels.print_panels(frame(records), specs, _LAYOUT)
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    return _print.panel_figure(panel, width, _LAYOUT)
 
 
 def chart(records: Records) -> Any:
-    specs = style.methods(records.runs["binarizer"])
-    return _panels.chart_panels(frame(records), specs, _LAYOUT)
+    return _chart.chart_panels(frame(records), _LAYOUT)

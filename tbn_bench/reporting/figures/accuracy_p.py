@@ -12,13 +12,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tbn_bench import catalog
-from tbn_bench.reporting import style
-from tbn_bench.reporting.figures import _panels, _published
+from tbn_bench.reporting import names, style
+from tbn_bench.reporting.figures import _chart, _panels, _print, _published
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 
 TITLE = "Accuracy against p"
 P_TITLE = "p: weights per stored sign (1: binary weights)"
+NEEDS = "two values of p on one data set and network"
 _LAYOUT = _panels.Layout(P_TITLE, log=2, joined=True)
 _LEVEL = "full_precision"  # drawn over the whole width
 _ONE = "bwn"  # p = 1
@@ -62,7 +63,11 @@ def _rows(title: str, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         line = f"published {i}" if mark.get("published") else spec
         for x in ends if spec == _LEVEL else (p,):
             if x is not None:
-                rows.append({**mark, "panel": title, "x": x, "binarizer": spec, "line": line})
+                label = names.method(spec)
+                if mark.get("published"):
+                    label = f"{label}, published"
+                own = {"panel": title, "x": x, "binarizer": spec, "line": line}
+                rows.append(mark | own | {"method": names.method(spec), "label": label})
     return apart(rows)
 
 
@@ -110,15 +115,14 @@ def frame(records: Records) -> pd.DataFrame:
         published = _published.of_panel(records, gs)
         rows += _rows(title, own + _published_marks(published))
     for data, model, lines in _published.others(records, taken):
-        rows += _rows(f"{data}, {model}, published", _published_marks(lines))
-    return _panels.frame(_published.named(rows))
+        title = f"{names.data_set(data)}, {names.network(model)}, published"
+        rows += _rows(title, _published_marks(lines))
+    return _panels.frame(rows)
 
 
-def print_figure(records: Records) -> Figure | None:
-    data = frame(records)
-    return _panels.print_panels(data, style.methods(data["binarizer"]), _LAYOUT)
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    return _print.panel_figure(panel, width, _LAYOUT)
 
 
 def chart(records: Records) -> Any:
-    data = frame(records)
-    return _panels.chart_panels(data, style.methods(data["binarizer"]), _LAYOUT)
+    return _chart.chart_panels(frame(records), _LAYOUT)

@@ -11,13 +11,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tbn_bench.reporting import style
-from tbn_bench.reporting.figures import _panels
+from tbn_bench.reporting import names, style
+from tbn_bench.reporting.figures import _chart
 from tbn_bench.reporting.figures.accuracy_p import P_TITLE, family, p_of
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.tables.comparison import EXACT
 
 TITLE = "Latency against p, with its ceilings"
+NEEDS = "timings of networks at two values of p: tbn-bench latency"
 _Y = "ms per call, lower is better"
 _CEILINGS = {"arithmetic at the measured peak": "gmacs", "weights at memory bandwidth": "read_gb_s"}
 _GREYS = dict(zip(_CEILINGS, ("#6E6E6E", "#B8B8B8"), strict=True))
@@ -106,7 +107,7 @@ def _rows(device: str, part: pd.DataFrame) -> list[dict[str, Any]]:
 def _panel(device: str, row: pd.Series) -> str:
     threads = row["threads"]
     unit = "thread" if threads == 1 else "threads"
-    return f"{row['model']}, batch {row['batch']}, {threads} {unit}, {device}"
+    return f"{names.network(row['model'])}, batch {row['batch']}, {threads} {unit}, {device}"
 
 
 def _tiled_marks(panel: str, suffix: str, row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -160,21 +161,21 @@ def _looks(data: pd.DataFrame) -> dict[str, str]:
     return looks
 
 
-def print_figure(records: Records) -> Figure | None:
-    data = frame(records)
-    if data.empty:
-        return None
-    figure, all_axes = style.print_grid(data["panel"].nunique(), 2.5)
-    looks = _looks(data)
-    for axes, (panel, part) in zip(all_axes, data.groupby("panel", sort=False), strict=True):
-        for line, own in part.groupby("method", sort=False):
-            _draw(axes, str(line), own.sort_values("p"), looks[line])
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set(title="\n".join(style.wrapped(str(panel))), xlabel=P_TITLE, ylabel=_Y)
-    measured = data[data["kind"] == "measured"]["method"].unique()
-    ceilings = data[data["kind"] == "ceiling"]["method"].unique()
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    figure = Figure(figsize=(width, 2.5))
+    axes = figure.add_subplot()
+    looks = _looks(panel)
+    for line, own in panel.groupby("method", sort=False):
+        _draw(axes, str(line), own.sort_values("p"), looks[line])
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter("")
+    axes.set(xlabel=P_TITLE, ylabel=_Y)
+    axes.set_title(style.title_text(str(panel["panel"].iloc[0]), width), loc="left")
+    measured = panel[panel["kind"] == "measured"]["method"].unique()
+    ceilings = panel[panel["kind"] == "ceiling"]["method"].unique()
     style.legend(figure, [*sorted(measured), _BEST_DENSE, *sorted(ceilings)])
     return figure
 
@@ -208,19 +209,19 @@ def chart(records: Records) -> Any:
     by_kind = alt.Scale(domain=["measured", "level", "ceiling"], range=[[1, 0], [6, 3], [2, 3]])
     dashes = alt.StrokeDash("kind:N", scale=by_kind)
     ms = alt.Tooltip("y:Q", title="ms")
-    chosen = _panels.by_legend()
+    chosen = _chart.by_legend()
     charts = []
     for panel, part in data.groupby("panel", sort=False):
         base = alt.Chart(part.drop(columns="panel")).encode(
             x=alt.X("p:Q", scale=alt.Scale(type="log", base=2, padding=18), title=P_TITLE),
             y=alt.Y("y:Q", scale=alt.Scale(type="log"), title=_Y),
             color=colours,
-            opacity=_panels.faint_unless(chosen),
+            opacity=_chart.faint_unless(chosen),
         )
         lines = base.mark_line().encode(strokeDash=dashes)
         marks = base.mark_point(size=50, filled=True).encode(
             tooltip=["method", "p", ms, "low", "high", "n", "weight bytes", "runs"]
         )
         title = style.wrapped(str(panel))
-        charts.append((lines + marks).properties(title=title, **_panels.SIZE))
+        charts.append((lines + marks).properties(title=title, **_chart.SIZE))
     return alt.concat(*charts, columns=2).add_params(chosen)

@@ -11,13 +11,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tbn_bench.reporting import style
-from tbn_bench.reporting.figures import _panels
+from tbn_bench.reporting import names, style
+from tbn_bench.reporting.figures import _chart
 from tbn_bench.reporting.load import Records
 
 TITLE = "Memory of weights and of the process"
 _WEIGHTS = "weights"
 _PROCESS = "process, peak"
+NEEDS = "timings with memory: tbn-bench latency"
 _PARTS = {"weight_bytes": _WEIGHTS, "memory_peak": _PROCESS}
 _COLUMNS = ["panel", "binarizer", "method", "bar", "part", "mb", "runs"]
 _FAINT = 0.4  # opacity of the process beside its weights
@@ -29,7 +30,6 @@ def frame(records: Records) -> pd.DataFrame:
 
     Where a method was timed in several runs, the least.
     """
-    names = style.labels(records.runs["binarizer"])
     timed = records.latency
     is_measured = timed["memory_peak"].notna() & timed["time_ms_p50"].notna()
     timed = timed[is_measured]
@@ -38,8 +38,7 @@ def frame(records: Records) -> pd.DataFrame:
     timed = timed[is_hot & is_single]
     rows: list[dict[str, Any]] = []
     for row in timed.to_dict("records"):
-        method = names.get(row["binarizer"], row["binarizer"])
-        rows += _bars(row, method)
+        rows += _bars(row, names.method(row["binarizer"]))
     data = pd.DataFrame(rows, columns=_COLUMNS)
     least = data.sort_values("mb").drop_duplicates(["panel", "bar", "part"])
     return least.sort_index()
@@ -50,7 +49,7 @@ def _bars(row: dict[str, Any], method: str) -> list[dict[str, Any]]:
     known = [key for key in _PARTS if not style.missing(row[key])]
     return [
         {
-            "panel": f"{row['model']}, batch {row['batch']}, {row['device']}",
+            "panel": f"{names.network(row['model'])}, batch {row['batch']}, {row['device']}",
             "binarizer": row["binarizer"],
             "method": method,
             "bar": f"{method}: {row['implementation']}",
@@ -62,18 +61,13 @@ def _bars(row: dict[str, Any], method: str) -> list[dict[str, Any]]:
     ]
 
 
-def print_figure(records: Records) -> Figure | None:
-    data = frame(records)
-    if data.empty:
-        return None
-    bars = data.groupby("panel")["bar"].nunique().max()
-    titles = list(dict.fromkeys(data["panel"]))
-    height = (0.7 + 0.13 * bars) * len(titles)
-    figure = Figure(figsize=(2 * style.COLUMN_INCHES, height))
-    for place, title in enumerate(titles):
-        axes = figure.add_subplot(len(titles), 1, place + 1)
-        _draw(axes, data[data["panel"] == title])
-        axes.set(title=title, xlabel=f"{_Y} (full: weights, faint: peak growth of a fresh process)")
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    bars = panel["bar"].nunique()
+    figure = Figure(figsize=(width, 0.8 + 0.17 * bars))
+    axes = figure.add_subplot()
+    _draw(axes, panel)
+    axes.set(xlabel=f"{_Y}\n(full: weights; faint: peak growth of a fresh process)")
+    axes.set_title(style.title_text(str(panel["panel"].iloc[0]), width), loc="left")
     return figure
 
 
@@ -91,7 +85,7 @@ def _draw(axes: Axes, panel: pd.DataFrame) -> None:
             label=part,
             color=colours,
         )
-    axes.set_yticks(range(len(bars)), bars, fontsize=6)
+    axes.set_yticks(range(len(bars)), bars)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -101,11 +95,11 @@ def chart(records: Records) -> Any:
     data = frame(records)
     if data.empty:
         return None
-    specs = dict.fromkeys(data["binarizer"])
-    names = list(dict.fromkeys(data["method"]))
-    in_colour = alt.Scale(domain=names, range=[style.colour(spec) for spec in specs])
+    looks = data.drop_duplicates("method")
+    colours_of = [style.colour(spec) for spec in looks["binarizer"]]
+    in_colour = alt.Scale(domain=list(looks["method"]), range=colours_of)
     colours = alt.Color("method:N", scale=in_colour, legend=style.CHART_LEGEND)
-    chosen = _panels.by_legend()
+    chosen = _chart.by_legend()
     is_weights = alt.datum.part == _WEIGHTS
     charts = []
     for panel, part in data.groupby("panel", sort=False):
@@ -117,7 +111,7 @@ def chart(records: Records) -> Any:
             x=alt.X("mb:Q", scale=alt.Scale(type="log"), title=_Y),
             color=colours,
             fillOpacity=alt.condition(is_weights, alt.value(1.0), alt.value(_FAINT)),
-            opacity=_panels.faint_unless(chosen),
+            opacity=_chart.faint_unless(chosen),
             tooltip=["method", "bar", "part", "mb", "runs"],
         )
         charts.append(bars.properties(title=style.wrapped(str(panel)), width=330))

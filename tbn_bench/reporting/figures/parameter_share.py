@@ -9,15 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tbn_bench import catalog
-from tbn_bench.reporting import style
+from tbn_bench.reporting import names, style
 from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
 
 TITLE = "Parameters and stored bits by type of layer"
 TYPES = ("convolution", "1x1 convolution", "linear")
 KEPT = "kept in full precision"
-_PANELS = ("weights, %", "stored bits of the weights, smallest tiled version, %")
-_COLUMNS = ["panel", "network", "method", "type", "percent", "total", "runs"]
+NEEDS = "a trained tiled network"
+_SHARES = ("weights, %", "stored bits of the weights, smallest tiled version, %")
+_COLUMNS = ["panel", "share", "network", "method", "type", "percent", "total", "runs"]
 
 
 def layer_type(row: dict[str, Any]) -> str:
@@ -57,19 +58,20 @@ def frame(records: Records) -> pd.DataFrame:
             kind = layer_type(row)
             weights[kind] += row["numel"]
             stored[kind if row["binarized"] else KEPT] += row["stored_bits"]
-        for panel, parts in zip(_PANELS, (weights, stored), strict=True):
-            rows += _shares(panel, g, parts)
+        for share, parts in zip(_SHARES, (weights, stored), strict=True):
+            rows += _shares(share, g, parts)
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def _shares(panel: str, g: Group, parts: dict[str, int]) -> list[dict[str, Any]]:
+def _shares(share: str, g: Group, parts: dict[str, int]) -> list[dict[str, Any]]:
     """parts: type -> weights or bits."""
     total = sum(parts.values()) or 1
     return [
         {
-            "panel": panel,
-            "network": f"{g.model}, {g.data}",
-            "method": g.binarizer,
+            "panel": "All networks",
+            "share": share,
+            "network": f"{names.data_set(g.data)}, {names.network(g.model)}",
+            "method": g.label,
             "type": kind,
             "percent": 100 * n / total,
             "total": total,
@@ -83,19 +85,17 @@ def _colours() -> dict[str, str]:
     return {kind: style.nth_colour(i) for i, kind in enumerate((*TYPES, KEPT))}
 
 
-def print_figure(records: Records) -> Figure | None:
-    data = frame(records)
-    if data.empty:
-        return None
-    networks = data["network"].nunique()
-    figure = Figure(figsize=(2 * style.COLUMN_INCHES, 0.7 + 0.22 * networks))
-    first = None
-    for place, panel in enumerate(_PANELS):
-        first = axes = figure.add_subplot(1, 2, place + 1, sharey=first)
-        _draw(axes, data[data["panel"] == panel])
-        axes.tick_params(axis="y", labelleft=place == 0)
-        axes.set(xlabel=panel, xlim=(0, 100))
-    axes.invert_yaxis()
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    networks = panel["network"].nunique()
+    across = 2 if width > style.COLUMN_INCHES else 1
+    down = len(_SHARES) // across
+    figure = Figure(figsize=(width, down * (0.7 + 0.19 * networks)))
+    for place, share in enumerate(_SHARES):
+        axes = figure.add_subplot(down, across, place + 1)
+        _draw(axes, panel[panel["share"] == share])
+        axes.tick_params(axis="y", labelleft=place % across == 0)
+        axes.set(xlabel=share, xlim=(0, 100))
+        axes.invert_yaxis()
     style.legend(figure, list(_colours()))
     return figure
 
@@ -115,8 +115,7 @@ def _draw(axes: Axes, panel: pd.DataFrame) -> None:
             height=0.75,
         )
         left += table[kind]
-    names = ["\n".join(style.wrapped(name)) for name in table.index]
-    axes.set_yticks(places, names, fontsize=5.5)
+    axes.set_yticks(places, list(table.index))
 
 
 def chart(records: Records) -> Any:
@@ -127,12 +126,12 @@ def chart(records: Records) -> Any:
     colours = alt.Color("type:N", scale=by_type)
     total = alt.Tooltip("total:Q", format=",")
     charts = []
-    for panel, part in data.groupby("panel", sort=False):
-        shown = part[part["percent"] > 0].drop(columns="panel").round({"percent": 2})
+    for share, part in data.groupby("share", sort=False):
+        shown = part[part["percent"] > 0].drop(columns=["panel", "share"]).round({"percent": 2})
         bars = alt.Chart(shown).mark_bar()
         bars = bars.encode(
             y=alt.Y("network:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),
-            x=alt.X("percent:Q", title=str(panel), scale=alt.Scale(domain=[0, 100])),
+            x=alt.X("percent:Q", title=str(share), scale=alt.Scale(domain=[0, 100])),
             color=colours,
             tooltip=["network", "method", "type", "percent", total, "runs"],
         )

@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tbn_bench.reporting import style, tracks
-from tbn_bench.reporting.figures import _panels
+from tbn_bench.reporting import names, style, tracks
+from tbn_bench.reporting.figures import _chart
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.spread import performance_profile
 from tbn_bench.reporting.task_sets import TaskSet, task_sets
 
 TITLE = "Performance profiles across tasks"
+NEEDS = "methods that ran on the same two tasks, with full precision"
 _X = "score, % of full precision in the same task"
 _Y = "% of runs above, higher is better"
 _STROKES = {"symbolType": "stroke", "symbolSize": 600, "symbolStrokeWidth": 2}  # of the legend
@@ -40,15 +41,16 @@ def frame(records: Records) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     run_ids: set[str] = set()
-    names = style.labels(records.runs["binarizer"])
     for number, group in enumerate(task_sets(records), 1):
         run_ids |= set(group.run_ids)
         panel = f"Task set {number}, {tracks.title(group.track)}, {len(group.tasks)} tasks"
         steps = _steps(group)
+        labels = names.methods(group.scores)
         for spec, scores in group.scores.items():
             same = {
                 "panel": panel,
-                "method": names[spec],
+                "method": names.method(spec),
+                "label": labels[spec],
                 "binarizer": spec,
                 "tasks": group.names,
                 "runs": sum(map(len, scores)),
@@ -61,27 +63,21 @@ def frame(records: Records) -> pd.DataFrame:
     return data
 
 
-def print_figure(records: Records) -> Figure | None:
-    data = frame(records)
-    if data.empty:
-        return None
-    specs = style.methods(records.runs["binarizer"])
-    names = style.labels(specs)
-    titles = list(dict.fromkeys(data["panel"]))
-    figure, all_axes = style.print_grid(len(titles), 2.5)
-    for axes, title in zip(all_axes, titles, strict=True):
-        panel = data[data["panel"] == title]
-        for spec, line in panel.groupby("binarizer", sort=False):
-            axes.plot(
-                line["score"],
-                line["share"],
-                color=style.colour(spec),
-                linestyle=_pattern(style.dash(spec, specs)),
-                drawstyle="steps-post",
-                label=names[spec],
-            )
-        axes.set(title="\n".join(style.wrapped(title)), xlabel=_X, ylabel=_Y, ylim=(-3, 103))
-    style.legend(figure, list(names.values()))
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    figure = Figure(figsize=(width, 2.5))
+    axes = figure.add_subplot()
+    for spec, line in panel.groupby("binarizer", sort=False):
+        axes.plot(
+            line["score"],
+            line["share"],
+            color=style.colour(str(spec)),
+            linestyle=_pattern(style.dash(str(spec))),
+            drawstyle="steps-post",
+            label=line["label"].iloc[0],
+        )
+    axes.set(xlabel=_X, ylabel=_Y, ylim=(-3, 103))
+    axes.set_title(style.title_text(str(panel["panel"].iloc[0]), width), loc="left")
+    style.legend(figure, list(dict.fromkeys(panel["label"])))
     return figure
 
 
@@ -93,17 +89,15 @@ def chart(records: Records) -> Any:
     data = frame(records)
     if data.empty:
         return None
-    specs = style.methods(records.runs["binarizer"])
-    names = style.labels(specs)
-    found = set(data["binarizer"])
-    drawn = [spec for spec in specs if spec in found]
-    methods = [names[spec] for spec in drawn]
-    in_colour = alt.Scale(domain=methods, range=[style.colour(spec) for spec in drawn])
-    dashes = alt.Scale(domain=methods, range=[style.dash(spec, specs) for spec in drawn])
+    looks = data.drop_duplicates("method")
+    methods = list(looks["method"])
+    specs = list(looks["binarizer"])
+    in_colour = alt.Scale(domain=methods, range=[style.colour(spec) for spec in specs])
+    dashes = alt.Scale(domain=methods, range=[style.dash(spec) for spec in specs])
     legend = style.CHART_LEGEND | _STROKES
     colours = alt.Color("method:N", scale=in_colour, legend=legend)
     strokes = alt.StrokeDash("method:N", scale=dashes)
-    chosen = _panels.by_legend()
+    chosen = _chart.by_legend()
     charts = []
     for panel, part in data.groupby("panel", sort=False):
         base = alt.Chart(part).encode(
@@ -111,12 +105,13 @@ def chart(records: Records) -> Any:
             y=alt.Y("share:Q", title=_Y),
             color=colours,
         )
-        faded = _panels.faint_unless(chosen)
-        lines = base.mark_line(interpolate="step-after").encode(strokeDash=strokes, opacity=faded)
+        faded = _chart.faint_unless(chosen)
+        lines = base.mark_line(interpolate="step-after")
+        lines = lines.encode(strokeDash=strokes, opacity=faded, detail="label:N")
         # a line's own tooltip would always be that of its first point
         hover = base.mark_point(filled=True, size=70).encode(
-            opacity=alt.value(0.0), tooltip=["method", "score", "share", "tasks", "runs"]
+            opacity=alt.value(0.0), tooltip=["label", "score", "share", "tasks", "runs"]
         )
         title = style.wrapped(str(panel))
-        charts.append((lines + hover).properties(title=title, **_panels.SIZE))
+        charts.append((lines + hover).properties(title=title, **_chart.SIZE))
     return alt.concat(*charts, columns=2).add_params(chosen)

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 
 from tbn_bench.reporting import style
-from tbn_bench.reporting.figures import _panels, _searched
+from tbn_bench.reporting.figures import _chart, _searched
 from tbn_bench.reporting.load import Records
 from tbn_bench.scores import Score
 
 TITLE = "Sweeps: score over two parameters"
+NEEDS = "a sweep of 8 runs or more that varied two numbers"
 _MAP = "viridis"
 
 
@@ -74,17 +75,12 @@ def _scale(first: pd.Series, axis: str) -> str:
     return "log" if first[f"{axis} log"] else "linear"
 
 
-def print_figure(records: Records) -> Figure | None:
-    data = frame(records)
-    if data.empty:
-        return None
-    titles = list(dict.fromkeys(data["panel"]))
-    figure, all_axes = style.print_grid(len(titles), 2.5)
-    for axes, title in zip(all_axes, titles, strict=True):
-        panel = data[data["panel"] == title]
-        drawn = _draw(axes, panel)
-        axes.set_title("\n".join(style.wrapped(title)))
-        figure.colorbar(drawn, ax=axes, label=panel["axis"].iloc[0])
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    figure = Figure(figsize=(width, 2.5))
+    axes = figure.add_subplot()
+    points = _draw(axes, panel)
+    axes.set_title(style.title_text(str(panel["panel"].iloc[0]), width), loc="left")
+    figure.colorbar(points, ax=axes, label=panel["axis"].iloc[0])
     return figure
 
 
@@ -135,5 +131,5 @@ def chart(records: Records) -> Any:
             color=alt.Color("score:Q", scale=alt.Scale(scheme=_MAP), title=first["axis"]),
             tooltip=["run", "x", "y", "score"],
         )
-        charts.append(points.properties(title=style.wrapped(str(panel)), **_panels.SIZE))
+        charts.append(points.properties(title=style.wrapped(str(panel)), **_chart.SIZE))
     return alt.concat(*charts, columns=2).resolve_scale(color="independent")

@@ -14,6 +14,7 @@ from tbn_bench.reporting.figures import _searched
 from tbn_bench.reporting.load import Records
 
 TITLE = "Sweeps: importance of parameters"
+NEEDS = "a sweep of 8 runs or more that varied two parameters"
 _X = "variance of the score explained alone, %"
 
 
@@ -38,18 +39,14 @@ def frame(records: Records) -> pd.DataFrame:
     return data
 
 
-def print_figure(records: Records) -> Figure | None:
-    data = frame(records)
-    if data.empty:
-        return None
-    titles = list(dict.fromkeys(data["panel"]))
-    figure, all_axes = style.print_grid(len(titles), 1.6)
-    for axes, title in zip(all_axes, titles, strict=True):
-        part = data[data["panel"] == title]
-        axes.barh(part["parameter"], part["percent"], color=style.nth_colour(0))
-        axes.invert_yaxis()
-        heading = style.wrapped(f"{title}, {part['runs'].iloc[0]} runs")
-        axes.set(title="\n".join(heading), xlabel=_X, xlim=(0, 100))
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    figure = Figure(figsize=(width, 0.9 + 0.2 * len(panel)))
+    axes = figure.add_subplot()
+    axes.barh(panel["parameter"], panel["percent"], color=style.nth_colour(0))
+    axes.invert_yaxis()
+    axes.set(xlabel=_X, xlim=(0, 100))
+    title = f"{panel['panel'].iloc[0]}, {panel['runs'].iloc[0]} runs"
+    axes.set_title(style.title_text(title, width), loc="left")
     return figure
 
 

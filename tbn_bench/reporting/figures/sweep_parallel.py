@@ -18,6 +18,7 @@ from tbn_bench.reporting.load import Records
 from tbn_bench.scores import Score
 
 TITLE = "Sweeps: parallel coordinates"
+NEEDS = "a sweep of 8 runs or more that varied two parameters"
 _MAP = "viridis"
 _MOST = 300  # runs: of more, a share that is spread evenly over the scores
 
@@ -63,20 +64,14 @@ def _shown(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def print_figure(records: Records) -> Figure | None:
-    data = frame(records)
-    if data.empty:
-        return None
-    titles = list(dict.fromkeys(data["panel"]))
-    figure = Figure(figsize=(2 * style.COLUMN_INCHES, 2.4 * len(titles)))
-    for i, title in enumerate(titles):
-        axes = figure.add_subplot(len(titles), 1, i + 1)
-        panel = data[data["panel"] == title]
-        scale = mpl.colors.Normalize(panel["score"].min(), panel["score"].max())
-        _draw(axes, panel, scale)
-        axes.set_title(title + "\n")
-        colours = mpl.cm.ScalarMappable(scale, _MAP)
-        figure.colorbar(colours, ax=axes, label=panel["axis"].iloc[0])
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    figure = Figure(figsize=(width, 2.6))
+    axes = figure.add_subplot()
+    scale = mpl.colors.Normalize(panel["score"].min(), panel["score"].max())
+    _draw(axes, panel, scale)
+    axes.set_title(style.title_text(str(panel["panel"].iloc[0]), width), loc="left", pad=16)
+    colours = mpl.cm.ScalarMappable(scale, _MAP)
+    figure.colorbar(colours, ax=axes, label=panel["axis"].iloc[0])
     return figure
 
 
@@ -90,10 +85,10 @@ def _draw(axes: Axes, panel: pd.DataFrame, scale: mpl.colors.Normalize) -> None:
     for k, name in enumerate(names):
         own = panel[panel["parameter"] == name]
         values = own.sort_values("place")["value"]
-        low = style.short(values.iloc[0])
-        high = style.short(values.iloc[-1])
-        axes.text(k, -0.06, low, ha="center", va="top", fontsize=4.5)
-        axes.text(k, 1.04, high, ha="center", va="bottom", fontsize=4.5)
+        low = style.short(values.iloc[0], 12)
+        high = style.short(values.iloc[-1], 12)
+        axes.text(k, -0.06, low, ha="center", va="top", fontsize=7)
+        axes.text(k, 1.04, high, ha="center", va="bottom", fontsize=7)
     axes.set(xticks=range(len(names)), yticks=[], ylim=(-0.2, 1.15))
     axes.set_xticklabels(names)
 

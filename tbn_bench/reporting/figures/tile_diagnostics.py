@@ -11,12 +11,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tbn_bench import catalog
-from tbn_bench.reporting import style
-from tbn_bench.reporting.figures import _panels
+from tbn_bench.reporting.figures import _chart, _panels, _print
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 
 TITLE = "Tile diagnostics"
+NEEDS = "methods with tiles, trained for several epochs"
 _LAYOUT = _panels.Layout("epoch", joined=True, thin=True)
 _METHODS = (  # with a tile; bwn is a tile of p = 1
     "tbn",
@@ -37,16 +37,13 @@ def _tiled(records: Records) -> list[tuple[str, Group]]:
 
 @functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
-    names = style.labels(records.runs["binarizer"])
     tiled = _tiled(records)
     rows: list[dict[str, Any]] = []
     for key, axis in _SHOWN.items():
         curves = _panels.by_epoch(records, key, [g for _, g in tiled])
         for title, g in tiled:
-            same = {
+            same = _panels.named(g) | {
                 "panel": f"{title}: {axis.removesuffix(', %')}",
-                "method": names[g.binarizer],
-                "binarizer": g.binarizer,
                 "line": g.group_id,
                 "axis": axis,
                 "runs": f"{g.sweep}/{g.group_id}",
@@ -56,11 +53,9 @@ def frame(records: Records) -> pd.DataFrame:
     return _panels.frame(rows)
 
 
-def print_figure(records: Records) -> Figure | None:
-    specs = style.methods(records.runs["binarizer"])
-    return _panels.print_panels(frame(records), specs, _LAYOUT)
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    return _print.panel_figure(panel, width, _LAYOUT)
 
 
 def chart(records: Records) -> Any:
-    specs = style.methods(records.runs["binarizer"])
-    return _panels.chart_panels(frame(records), specs, _LAYOUT)
+    return _chart.chart_panels(frame(records), _LAYOUT)

@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tbn_bench.reporting import style
-from tbn_bench.reporting.figures import _panels
+from tbn_bench.reporting.figures import _chart, _panels, _print
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 from tbn_bench.scores import SCORES
@@ -32,16 +31,13 @@ def frame(records: Records) -> pd.DataFrame:
 
     Runs without a result are drawn too.
     """
-    names = style.labels(records.runs["binarizer"])
     drawn = _drawn(records)
     curves = _panels.by_epoch(records, "val/score", [g for _, g in drawn])
     rows: list[dict[str, Any]] = []
     for title, g in drawn:
         score = SCORES[g.score]
-        same = {
+        same = _panels.named(g) | {
             "panel": title,
-            "method": names[g.binarizer],
-            "binarizer": g.binarizer,
             "line": g.group_id,
             "axis": f"held-out {score.axis}",
             "runs": f"{g.sweep}/{g.group_id}",
@@ -67,14 +63,13 @@ def limits(panel: pd.DataFrame) -> tuple[float, float]:
     return max(0.0, low - margin), high + margin
 
 
+NEEDS = "an epoch"
 _LAYOUT = _panels.Layout("epoch", joined=True, limits=limits, thin=True)
 
 
-def print_figure(records: Records) -> Figure | None:
-    specs = style.methods(records.runs["binarizer"])
-    return _panels.print_panels(frame(records), specs, _LAYOUT)
+def print_panel(panel: pd.DataFrame, width: float) -> Figure:
+    return _print.panel_figure(panel, width, _LAYOUT)
 
 
 def chart(records: Records) -> Any:
-    specs = style.methods(records.runs["binarizer"])
-    return _panels.chart_panels(frame(records), specs, _LAYOUT)
+    return _chart.chart_panels(frame(records), _LAYOUT)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from tbn_bench.reporting import style
+from tbn_bench.reporting import names, style
 
 _JOINS = ("concat", "hconcat", "vconcat")
 # Vega's named shapes as paths within a unit square; its other shapes are paths already.
@@ -88,17 +88,18 @@ def _joined(run_ids: pd.Series) -> str:
 
 
 def methods(binarizers: Any) -> list[dict[str, Any]]:
-    """Label, colour, outline of the marker and line pattern of every method, in reading order."""
-    specs = style.methods(binarizers)
-    names = style.labels(specs)
+    """Display name, colour, outline of the marker and line pattern of each method."""
+    by_name: dict[str, str] = {}
+    for spec in style.methods(binarizers):
+        by_name.setdefault(names.method(spec), spec)
     found = []
-    for spec in specs:
-        shape = style.shape(spec, specs)
+    for name, spec in by_name.items():
+        shape = style.shape(spec)
         look = {
-            "label": names[spec],
+            "label": name,
             "colour": style.colour(spec),
             "path": _PATHS.get(shape, shape),
-            "dash": style.dash(spec, specs),
+            "dash": style.dash(spec),
         }
         found.append(look)
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 from tbn_bench.config import make
 from tbn_bench.records.store import RunStore
-from tbn_bench.reporting import style
+from tbn_bench.reporting import names
 from tbn_bench.reporting.groups import groups
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.table import Column, Table, column
@@ -41,22 +41,17 @@ def _table(title: str, note: str, rows: list[dict[str, Any]], own: list[Column])
     return Table(title, [*same, *own, command], rows, note)
 
 
-def _row(group: seeds.SeedGroup, names: dict[str, str]) -> dict[str, Any]:
+def _row(group: seeds.SeedGroup) -> dict[str, Any]:
     config = group.config
     return {
         "sweep": config["sweep"],
-        "data": config["data"],
-        "model": config["model"],
-        "method": names[config["binarizer"]],
+        "data": names.data_set(config["data"]),
+        "model": names.network(config["model"]),
+        "method": names.method(config["binarizer"]),
     }
 
 
-def _labels(found: list[seeds.SeedGroup]) -> dict[str, str]:
-    return style.labels(group.config["binarizer"] for group in found)
-
-
 def _missing_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
-    names = _labels(found)
     rows = []
     for group in found:
         if not group.missing:
@@ -67,7 +62,7 @@ def _missing_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
             "missing": ", ".join(map(str, group.missing)),
             "command": f"tbn-bench sweep --fill {sweep}{_in(results)}",
         }
-        rows.append(_row(group, names) | gap)
+        rows.append(_row(group) | gap)
     own = [
         column("finished", "seeds done", "d"),
         column("missing", "seeds missing", numeric=False),
@@ -83,7 +78,6 @@ def _missing_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
 
 def _single_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
     """Groups of one seed whose sweep has no other: without an interval."""
-    names = _labels(found)
     rows = []
     for group in found:
         if len(group.finished) != 1 or group.missing:
@@ -92,7 +86,7 @@ def _single_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
             "seed": group.finished[0],
             "command": f"{_next(group)}{_in(results)}",
         }
-        rows.append(_row(group, names) | gap)
+        rows.append(_row(group) | gap)
     note = "One seed gives no interval. The command trains the next one."
     return _table("Rows of a single seed", note, rows, [column("seed", "seed", "d")])
 
@@ -107,13 +101,12 @@ def _next(group: seeds.SeedGroup) -> str:
 def _missing_latency(records: Records, results: Path) -> Table:
     """A row per sweep, data set and model with finished groups of which no run was timed."""
     timed = set(records.latency["run_id"].dropna())
-    names = style.labels(records.runs["binarizer"])
     panels: dict[tuple[str, str, str], dict[str, bool]] = {}
     for g in groups(records):
         if g.result is None:
             continue
         panel = panels.setdefault(g.panel, {})
-        panel[names[g.binarizer]] = bool(timed & set(g.run_ids))
+        panel[g.label] = bool(timed & set(g.run_ids))
     rows = []
     for (sweep, data, model), found in panels.items():
         if all(found.values()):
@@ -121,8 +114,8 @@ def _missing_latency(records: Records, results: Path) -> Table:
         suite = shlex.quote(sweep)
         row = {
             "sweep": sweep,
-            "data": data,
-            "model": model,
+            "data": names.data_set(data),
+            "model": names.network(model),
             "method": _said(found),
             "command": f"tbn-bench latency --suite {suite} --skip-done{_in(results)}",
         }

@@ -16,15 +16,16 @@ from markupsafe import Markup
 
 from tbn_bench import __version__
 from tbn_bench.records.store import replace
-from tbn_bench.reporting import protocol
+from tbn_bench.reporting import findings, protocol
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.markup import markup
-from tbn_bench.reporting.page import charts, details, headline, missing, runs
+from tbn_bench.reporting.page import answers, charts, details, missing, runs
 from tbn_bench.reporting.page.packing import compact, inert, packed
 from tbn_bench.reporting.table import Table
 
 Drawn = tuple[str, dict[str, Any]]  # title, Vega-Lite specification
 
+TITLE = "What sub-bit weights cost and what they buy"
 SHOWN_ROWS = 30  # of a table; the others are packed until the reader asks for them
 _SCRIPTS = ("base.js", "tables.js", "charts.js", "runs.js", "watch.js")
 _NOT_FINISHED = "not_finished"
@@ -71,29 +72,41 @@ def block(name: str, table: Table, run_ids: set[str]) -> dict[str, Any]:
     }
 
 
+def blocks_of(name: str, table: Table, run_ids: set[str]) -> dict[str, Any]:
+    """A table for the page; a table of parts as its notes and a block per part."""
+    if not table.parts:
+        return block(name, table, run_ids)
+    parts = []
+    for number, part in enumerate(table.parts, 1):
+        own = block(f"{name}-{number}", part, run_ids)
+        parts.append(own | {"pinned": True})
+    return {"name": name, "title": table.title, "notes": table.footnotes, "parts": parts}
+
+
 def page(
     records: Records,
     tables: dict[str, Table],
     drawn: dict[str, Drawn],
+    not_drawn: list[tuple[str, str]],
     book: dict[str, Any],
     results: Path,
     command: str,
     main: str,
     watch_s: float | None = None,
 ) -> str:
-    """tables, drawn: by name, as built. book: details.book. main: how the names of the tables that
+    """tables, drawn: by name, as built. not_drawn: (title, what it needs) of the figures without
+    data. book: details.book. main: how the names of the tables that
     come first begin.
 
     watch_s: seconds after which the page looks whether it was written again.
     """
     ids = set(records.runs["run_id"])
-    blocks = [block(name, table, ids) for name, table in tables.items()]
+    blocks = [blocks_of(name, table, ids) for name, table in tables.items()]
     main_tables = [b for b in blocks if b["name"].startswith(main)]
     not_finished = [b for b in blocks if b["name"] == _NOT_FINISHED]
     placed = {b["name"] for b in main_tables + not_finished}
     gaps = missing.gaps(records, results)
     figures = [charts.figure(name, title, spec) for name, (title, spec) in drawn.items()]
-    glance = headline.rows(records)
     index = {
         "firsts": book["firsts"],
         "files": book["files"],
@@ -107,13 +120,16 @@ def page(
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_asset("index.html.j2"))
     return template.render(
-        lead=headline.lead(glance),
-        glance=block("glance", headline.table(glance), ids) if glance else None,
+        answers=answers.answers(records),
+        margin=f"{100 * findings.POINTS:.0f}",
         main_tables=main_tables,
         other_tables=[b for b in blocks if b["name"] not in placed],
         gaps=not_finished + [block(name, table, ids) for name, table in gaps.items()],
         runs=block("runs", runs.table(records), ids),
         figures=figures,
+        not_drawn=not_drawn,
+        title=TITLE,
+        **_origin(records),
         drawing=packed(compact(charts.drawing(figures, records.runs))),
         bundle=_bundle() if figures else "",
         book=Markup(inert(compact(index))),
@@ -128,6 +144,18 @@ def page(
         css=Markup(_asset("style.css")),
         scripts=Markup("\n".join(scripts)),
     )
+
+
+def _origin(records: Records) -> dict[str, str]:
+    """date, commits and devices of the records."""
+    commits = sorted({str(commit)[:7] for commit in records.runs["commit"].dropna()})
+    devices = sorted(set(records.latency["device"].dropna()))
+    shown = f"{len(commits)} commits" if len(commits) > 3 else ", ".join(commits)
+    return {
+        "date": records.newest or "without a date",
+        "commits": shown,
+        "devices": ", ".join(devices),
+    }
 
 
 def write(out: Path, text: str, book: dict[str, Any]) -> Path:

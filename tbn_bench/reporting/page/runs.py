@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tbn_bench.reporting import style
+from tbn_bench.reporting import names, style
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.table import Column, Table, column
 from tbn_bench.scores import shown
@@ -11,20 +11,25 @@ from tbn_bench.scores import shown
 def table(records: Records) -> Table:
     known = records.runs.notna()
     plain = records.runs.astype(object).where(known, None)
-    names = style.labels(records.runs["binarizer"])
 
     def result(row: dict[str, Any]) -> str:
         return shown(row) if row["status"] == "finished" else style.DASH
 
     def method(row: dict[str, Any]) -> str:
-        return names[row["binarizer"]]
+        return names.method(row["binarizer"])
+
+    def data(row: dict[str, Any]) -> str:
+        return names.data_set(row["data"])
+
+    def network(row: dict[str, Any]) -> str:
+        return names.network(row["model"])
 
     columns = [
         column("run_id", "run", numeric=False),
         Column("status", "status", _status, numeric=False),
         Column("result", "test score", result, numeric=False),
-        column("data", "data", numeric=False),
-        column("model", "model", numeric=False),
+        Column("data", "data", data, numeric=False),
+        Column("model", "network", network, numeric=False),
         Column("binarizer", "method", method, numeric=False),
         column("seed", "seed", "d"),
         column("epochs", "epochs", "d"),

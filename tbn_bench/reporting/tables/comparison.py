@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from tbn_bench.reporting import published, style, tracks
-from tbn_bench.reporting.groups import Group, by_track, groups
+from tbn_bench.reporting import names, published, style, tracks
+from tbn_bench.reporting.groups import Group, Panel, by_track, groups, panel_titles
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.settings import settings
 from tbn_bench.reporting.stats import leaders
-from tbn_bench.reporting.table import Column, Row, Table, column, method_column, text_column
+from tbn_bench.reporting.table import Column, Row, Table, column, text_column
 from tbn_bench.scores import FIRST, SCORES
 
 # Relative error of float32 implementations. Lossy peers (bf16, int8) are in the latency table only.
@@ -141,34 +142,25 @@ def of_scores(
 def of_groups(
     records: Records, found: list[Group], results: tuple[str, ...], title: str
 ) -> Table | None:
-    """A row per group, a column per score that any of them has; None if there is no group."""
+    """A part per sweep, data set and network, with a row per group; None if there is no group."""
     if not found:
         return None
     ids = sorted(set[str]().union(*(g.run_ids for g in found)))
     timings = _timings(records, ids)
     marks = _marks(found)
-    rows = []
+    titles = panel_titles(g.panel for g in found)
+    panels: dict[Panel, list[Group]] = {}
     for g in found:
-        mark = marks.get((g.sweep, g.group_id))
-        rows.append(_row(records, g, timings) | {f"{g.score}_mark": mark})
+        panels.setdefault(g.panel, []).append(g)
 
-    columns = [
-        text_column("data", "data"),
-        text_column("model", "model"),
-        *_track_columns(found),
-        method_column(records.runs["binarizer"]),
-        *_result_columns(rows, results),
-        column("n", "seeds", "d"),
-        column("bits_per_weight", "bits per weight", ".3f"),
-        column("tile_bits", "binary bits", ",d"),
-        column("stored_bytes", "stored bytes", ",d"),
-        *_if_any(rows, column("file_bytes", "file bytes", ",d")),
-        column("distinct_macs", "distinct MACs", ",d"),
-        *_if_any(rows, column("additions", "additions", ",d")),
-        *_latency_columns(timings),
-    ]
+    parts = []
+    rows = []
+    for panel, members in panels.items():
+        part = _part(records, members, results, titles[panel], timings, marks)
+        parts.append(part)
+        rows += part.rows
+    columns = _all_columns(parts)
     commands = records.runs[records.runs["run_id"].isin(ids)]["command"]
-
     return Table(
         title,
         columns,
@@ -177,7 +169,72 @@ def of_groups(
         ids,
         sorted(timings.commands.union(commands)),
         raw=_raw_keys(columns),
+        parts=tuple(parts),
     )
+
+
+def _part(
+    records: Records,
+    found: list[Group],
+    results: tuple[str, ...],
+    title: str,
+    timings: _Timings,
+    marks: dict[tuple[str, str], str],
+) -> Table:
+    """The table of one sweep, data set and network.
+
+    Settings that the sweep varied have columns; the others are in the heading. A column without a
+    value is left out.
+    """
+    shared = settings(records, found)
+    rows = []
+    for g in found:
+        row = _row(records, g, timings)
+        row[f"{g.score}_mark"] = marks.get((g.sweep, g.group_id))
+        for name, values in shared.varied.items():
+            row[name] = values[g.group_id]
+        rows.append(row)
+    columns = [
+        *_track_columns(found),
+        text_column("method", "method"),
+        *(column(name, name, numeric=False) for name in shared.varied),
+        *_result_columns(rows, results),
+        column("n", "seeds", "d"),
+        column("bits_per_weight", "bits per weight", ".3f"),
+        column("tile_bits", "binary bits", ",d"),
+        column("stored_bytes", "stored bytes", ",d"),
+        *_if_any(rows, column("file_bytes", "file bytes", ",d")),
+        column("distinct_macs", "distinct MACs", ",d"),
+        *_if_any(rows, column("additions", "additions", ",d")),
+        *_if_any(rows, column("train_pflop", "training PFLOP", ".3f")),
+        *_if_any(rows, column("cpu_seconds", "training CPU s", ",.0f")),
+        *_latency_columns(rows, timings),
+    ]
+    run_ids = sorted(set[str]().union(*(g.run_ids for g in found)))
+    note = f"Sweep {found[0].sweep}: {shared.heading}{_commits(records, run_ids)}."
+    return Table(title, columns, rows, note, run_ids)
+
+
+def _commits(records: Records, run_ids: list[str]) -> str:
+    """The commits that the runs were made at."""
+    runs = records.runs
+    found = runs[runs["run_id"].isin(run_ids)]["commit"].dropna()
+    short = sorted({str(commit)[:7] for commit in found})
+    if not short:
+        return ""
+    return f"; commit{'s' if len(short) > 1 else ''} {', '.join(short)}"
+
+
+def _all_columns(parts: list[Table]) -> list[Column]:
+    """The columns of all parts, after the names of their data set and network."""
+    columns = {
+        "data": text_column("data", "data"),
+        "model": text_column("model", "network"),
+    }
+    for part in parts:
+        for c in part.columns:
+            columns.setdefault(c.key, c)
+    return list(columns.values())
 
 
 def _track_columns(found: list[Group]) -> list[Column]:
@@ -204,18 +261,20 @@ def _if_any(rows: list[Row], wanted: Column) -> list[Column]:
 
 
 def _any(rows: list[Row], key: str) -> bool:
-    return any(row[key] for row in rows)
+    return any(row.get(key) for row in rows)
 
 
-def _latency_columns(timings: _Timings) -> Iterator[Column]:
+def _latency_columns(rows: list[Row], timings: _Timings) -> Iterator[Column]:
     for batch in timings.batches:
-        yield column(f"time_ms_p50_b{batch}", f"ms, batch {batch}", ".3f")
-        yield column(f"ratio_b{batch}", f"× dense, batch {batch}", ".2f")
+        time = f"time_ms_p50_b{batch}"
+        if _any(rows, time):
+            yield column(time, f"ms, batch {batch}", ".3f")
+            yield column(f"ratio_b{batch}", f"× dense, batch {batch}", ".2f")
 
 
 def _raw_keys(columns: list[Column]) -> tuple[str, ...]:
     """The keys of the CSV: those of the columns, and the half of each score's interval."""
-    keys = ["sweep"]
+    keys = ["sweep", "group_id", "binarizer"]
     for c in columns:
         keys.append(c.key)
         if c.key in SCORES:
@@ -262,8 +321,9 @@ def _row(records: Records, g: Group, timings: _Timings) -> Row:
     row: Row = {
         "sweep": g.sweep,
         "group_id": g.group_id,
-        "data": g.data,
-        "model": g.model,
+        "data": names.data_set(g.data),
+        "model": names.network(g.model),
+        "method": g.label,
         "binarizer": g.binarizer,
         "track": g.track,
         "n": g.result.n if g.result else 0,
@@ -273,6 +333,8 @@ def _row(records: Records, g: Group, timings: _Timings) -> Row:
         "additions": style.whole(first["additions"]),
         "tile_bits": style.whole(first["tile_bits"]),
         "file_bytes": style.whole(first["file_bytes"]),
+        "train_pflop": first["train_pflop"],
+        "cpu_seconds": first["cpu_seconds"],
         "reported_top1_percent": _reported(records.published, g),
         "run_ids": g.run_ids,
     }

@@ -1,0 +1,261 @@
+"""Panels of points and lines for print: one figure per panel, with labels at the marks."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+
+from tbn_bench.reporting import style
+from tbn_bench.reporting.figures import _panels
+from tbn_bench.reporting.figures._panels import Layout
+
+HEIGHT = 2.5  # inches
+_LABEL_SIZE = 7
+_MOST_CURVES = 10  # with a name at their ends
+_MOST_BANDS = 5  # of curves; more hide each other
+_GREY = "#9A9A9A"
+# (x, y) in points from a mark to its label, and how the label is aligned there
+_PLACES = (
+    (5, 3, "left", "bottom"),
+    (5, -3, "left", "top"),
+    (-5, 3, "right", "bottom"),
+    (-5, -3, "right", "top"),
+    (0, 6, "center", "bottom"),
+    (0, -6, "center", "top"),
+    (7, 0, "left", "center"),
+    (-7, 0, "right", "center"),
+    (0, 14, "center", "bottom"),
+    (0, -14, "center", "top"),
+    (9, 12, "left", "bottom"),
+    (9, -12, "left", "top"),
+    (-9, 12, "right", "bottom"),
+    (-9, -12, "right", "top"),
+)
+
+
+@dataclass(frozen=True)
+class _Look:
+    colour: str
+    marker: str
+    hollow: bool
+    label: str
+
+    @property
+    def face(self) -> str:
+        return "none" if self.hollow else self.colour
+
+
+def panel_figure(panel: pd.DataFrame, width: float, layout: Layout) -> Figure:
+    """One panel. panel: rows of _panels.frame with one title; width in inches."""
+    figure = Figure(figsize=(width, HEIGHT))
+    axes = figure.add_subplot()
+    title = str(panel["panel"].iloc[0])
+    if layout.joined:
+        title, panel = _few(title, panel)
+    shown = panel[_panels.near(panel)]
+    colours = layout.colours(panel)
+    if layout.front:
+        _draw_front(axes, shown)
+    looks = []
+    for (_, _, hollow), line in shown.groupby(["line", "label", "published"], sort=False):
+        first = line.iloc[0]
+        look = _Look(
+            colours[first["method"]], style.marker(first["binarizer"]), hollow, first["label"]
+        )
+        looks.append((look, line.sort_values("x")))
+    for look, line in looks:
+        _draw(axes, line, look, layout, has_band=len(looks) <= _MOST_BANDS)
+
+    if layout.log:
+        _set_log_x(axes, layout.log)
+    if layout.limits:
+        axes.set_ylim(*layout.limits(shown))
+    if not layout.limits:
+        axes.margins(y=0.1)
+    axes.set(xlabel=layout.x, ylabel=panel["axis"].iloc[0])
+    axes.set_title(style.title_text(title, width), loc="left")
+    _say_left_out(axes, panel.drop(shown.index))
+    unnamed = _name(figure, axes, looks, layout)
+    style.legend(figure, unnamed)
+    return figure
+
+
+def _few(title: str, panel: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """At most _MOST_CURVES lines, the first in reading order; the title says how many."""
+    lines = panel.drop_duplicates(["line", "label", "published"])
+    specs = style.methods(lines["binarizer"])
+    order = lines["binarizer"].map(specs.index)
+    kept = lines.loc[order.sort_values(kind="stable").index[:_MOST_CURVES]]
+    if len(kept) == len(lines):
+        return title, panel
+    keys = set(zip(kept["line"], kept["label"], strict=True))
+    is_kept = [key in keys for key in zip(panel["line"], panel["label"], strict=True)]
+    return f"{title}, {len(kept)} of {len(lines)} methods", panel[is_kept]
+
+
+def _draw_front(axes: Axes, panel: pd.DataFrame) -> None:
+    best = _panels.front(panel)
+    if len(best) > 1:
+        axes.plot(best["x"], best["y"], color=_GREY, linewidth=0.8, zorder=0)
+
+
+def _draw(axes: Axes, line: pd.DataFrame, look: _Look, layout: Layout, has_band: bool) -> None:
+    if layout.joined and len(line) > 12:
+        _draw_curve(axes, line, look, has_band)
+        return
+    has_interval = (line["high"] > line["low"]).any()
+    error = [line["y"] - line["low"], line["high"] - line["y"]] if has_interval else None
+    dash = ":" if look.hollow else "-"
+    axes.errorbar(
+        line["x"],
+        line["y"],
+        yerr=error,
+        capsize=1.5,
+        elinewidth=0.7,
+        linestyle=dash if layout.joined else "none",
+        linewidth=0.8,
+        color=look.colour,
+        marker=look.marker,
+        markerfacecolor=look.face,
+        label=look.label,
+    )
+
+
+def _draw_curve(axes: Axes, line: pd.DataFrame, look: _Look, has_band: bool) -> None:
+    """A line with few marks, and the band of its intervals."""
+    if has_band:
+        axes.fill_between(
+            line["x"],
+            line["low"],
+            line["high"],
+            color=look.colour,
+            alpha=0.15,
+            linewidth=0,
+        )
+    axes.plot(
+        line["x"],
+        line["y"],
+        markevery=max(1, len(line) // 8),
+        linewidth=1,
+        color=look.colour,
+        marker=look.marker,
+        markerfacecolor=look.face,
+        label=look.label,
+    )
+
+
+def _set_log_x(axes: Axes, base: float) -> None:
+    axes.set_xscale("log", base=base)
+    axes.margins(x=0.12)
+    axes.xaxis.set_major_formatter(_plain_number)
+    axes.xaxis.set_minor_formatter("")
+
+
+def _plain_number(value: float, _: Any) -> str:
+    if 0 < value < 1 and math.log2(value).is_integer():
+        return f"1/{round(1 / value)}"
+    return f"{value:g}"
+
+
+def _say_left_out(axes: Axes, rows: pd.DataFrame) -> None:
+    """Names the controls that are outside the axes."""
+    if rows.empty:
+        return
+    said = [f"{row['label']} {row['y']:.3g}" for _, row in rows.iterrows()]
+    axes.text(
+        0.01,
+        0.01,
+        "outside: " + ", ".join(said),
+        transform=axes.transAxes,
+        fontsize=_LABEL_SIZE,
+        color="#555555",
+    )
+
+
+def _name(
+    figure: Figure, axes: Axes, looks: list[tuple[_Look, pd.DataFrame]], layout: Layout
+) -> list[str]:
+    """Writes the names at the marks. Returns those that have no place there."""
+    if layout.joined:
+        return _name_ends(axes, looks)
+    return _name_marks(figure, axes, looks)
+
+
+def _name_ends(axes: Axes, looks: list[tuple[_Look, pd.DataFrame]]) -> list[str]:
+    """Names at the right ends of the lines, moved apart so that none covers another."""
+    low, high = axes.get_ylim()
+    gap = (high - low) * 0.062
+    ends = []
+    for look, line in looks:
+        last = line.iloc[-1]
+        ends.append((min(max(last["y"], low), high), look, last["x"]))
+    ends.sort(key=lambda end: end[0])
+    at = low - gap
+    for y, look, x in ends:
+        at = max(y, at + gap)
+        axes.annotate(
+            look.label,
+            (x, y),
+            xytext=(1.015, (at - low) / (high - low)),
+            textcoords=("axes fraction", "axes fraction"),
+            fontsize=_LABEL_SIZE,
+            color=look.colour,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": look.colour, "linewidth": 0.4},
+        )
+    return []
+
+
+def _name_marks(figure: Figure, axes: Axes, looks: list[tuple[_Look, pd.DataFrame]]) -> list[str]:
+    """Names beside the marks, the best first, where they cover neither marks nor other names."""
+    figure.draw_without_rendering()
+    frame = axes.get_window_extent()
+    marks = [_box_of_mark(axes, line) for _, line in looks]
+    taken = [box for boxes in marks for box in boxes]
+    unnamed = []
+    in_order = sorted(looks, key=lambda named: -named[1]["y"].iloc[0])
+    for look, line in in_order:
+        label = _placed(axes, look, line.iloc[0], taken, frame)
+        if label is None:
+            unnamed.append(look.label)
+        else:
+            taken.append(label.get_window_extent())
+    return unnamed
+
+
+def _box_of_mark(axes: Axes, line: pd.DataFrame) -> list[Bbox]:
+    boxes = []
+    for x, y in zip(line["x"], line["y"], strict=True):
+        at_x, at_y = axes.transData.transform((x, y))
+        boxes.append(Bbox.from_bounds(at_x - 3, at_y - 3, 6, 6))
+    return boxes
+
+
+def _placed(
+    axes: Axes, look: _Look, row: pd.Series, taken: list[Bbox], frame: Bbox
+) -> Annotation | None:
+    """The label at the first free place around its mark; None if there is none."""
+    label = axes.annotate(
+        look.label,
+        (row["x"], row["y"]),
+        xytext=(0, 0),
+        textcoords="offset points",
+        fontsize=_LABEL_SIZE,
+        color=look.colour,
+    )
+    for dx, dy, across, along in _PLACES:
+        label.set_position((dx, dy))
+        label.set_horizontalalignment(across)
+        label.set_verticalalignment(along)
+        box = label.get_window_extent()
+        is_inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 + 8 and frame.y0 <= box.y0
+        if is_inside and box.y1 <= frame.y1 and not box.count_overlaps(taken):
+            return label
+    label.remove()
+    return None

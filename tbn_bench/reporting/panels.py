@@ -1,0 +1,143 @@
+"""Print files of a figure: one per panel, in the widths of one column and of a whole page."""
+
+import fnmatch
+import hashlib
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tbn_bench import __version__
+from tbn_bench.reporting import style
+
+COLUMN = {"": style.COLUMN_INCHES}
+BOTH = {"": style.COLUMN_INCHES, "-wide": style.PAGE_INCHES}
+FORMATS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+_DRAWN_FROM = "drawn_from.json"  # file -> hash of the data that it shows
+
+
+def slug(title: str) -> str:
+    """A file's name for a panel: its words in small letters; long ones end in a hash."""
+    text = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "panel"
+    if len(text) <= 80 and text.replace("-", "").isascii():
+        return text
+    digest = hashlib.sha256(title.encode()).hexdigest()[:8]
+    return f"{text[:70]}-{digest}"
+
+
+def sheets(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(file name without its end, rows) per panel; no name occurs twice."""
+    if frame.empty:
+        return
+    taken: set[str] = set()
+    for title, panel in frame.groupby("panel", sort=False):
+        name = slug(str(title))
+        while name in taken:
+            name += "-2"
+        taken.add(name)
+        yield name, panel
+
+
+def write(
+    module: Any, frame: pd.DataFrame, folder: Path, widths: dict[str, float] = COLUMN
+) -> list[Path]:
+    """Writes the panels of a figure's frame into its folder, and removes those of other panels.
+
+    Files that show the same data already are kept. widths: end of a file's name -> inches.
+    Returns all files.
+    """
+    before = _drawn_from(folder)
+    drawn_from = {}
+    written = []
+    for name, panel in sheets(frame):
+        content = _content(panel)
+        for suffix, width in widths.items():
+            paths = [folder / f"{name}{suffix}.{end}" for end in FORMATS]
+            is_new = before.get(f"{name}{suffix}") != content
+            if is_new or not all(path.exists() for path in paths):
+                folder.mkdir(parents=True, exist_ok=True)
+                save(module.print_panel, panel, width, paths)
+            drawn_from[f"{name}{suffix}"] = content
+            written += paths
+    _remove_others(folder, written)
+    if written:
+        text = json.dumps(drawn_from, indent=1)
+        (folder / _DRAWN_FROM).write_text(f"{text}\n", encoding="utf-8")
+    return written
+
+
+def save(print_panel: Any, panel: pd.DataFrame, width: float, paths: list[Path]) -> None:
+    """Draws one panel and saves it in the formats of the paths."""
+    with style.printing():
+        figure: Figure = print_panel(panel, width)
+        style.take_literally(figure)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, not once for each format
+        for path in paths:
+            metadata = FORMATS[path.suffix.removeprefix(".")]
+            figure.savefig(path, metadata=metadata)
+
+
+def chosen(frame: pd.DataFrame, panel: str | None, methods: str | None) -> pd.DataFrame:
+    """The rows of the panels that have all words of `panel`, and of the methods that fit.
+
+    methods: patterns such as "tbn*,bwn", of display names or calls, in any case.
+    Raises ValueError where nothing fits, with what there is.
+    """
+    found = frame
+    if panel is not None and not frame.empty:
+        wanted = _plain(panel).split()
+        fits = [all(word in _plain(title) for word in wanted) for title in frame["panel"]]
+        found = frame[fits]
+        if found.empty:
+            known = "; ".join(map(str, frame["panel"].unique()))
+            raise ValueError(f"no panel has the words {panel!r}; there are: {known}")
+    if methods is not None and "method" in found:
+        patterns = [pattern.strip().lower() for pattern in methods.split(",")]
+        fits = [_fits(row, patterns) for _, row in found.iterrows()]
+        known = ", ".join(map(str, found["method"].unique()))
+        found = found[fits]
+        if found.empty:
+            raise ValueError(f"no method fits {methods!r}; there are: {known}")
+    return found
+
+
+def _plain(text: Any) -> str:
+    """Small letters, without hyphens: CIFAR-10 fits cifar10."""
+    return str(text).lower().replace("-", "")
+
+
+def _fits(row: pd.Series, patterns: list[str]) -> bool:
+    texts = [str(row[key]).lower() for key in ("method", "label", "binarizer") if key in row]
+    return any(fnmatch.fnmatch(t, pattern) for t, pattern in itertools.product(texts, patterns))
+
+
+def _content(panel: pd.DataFrame) -> str:
+    """A hash of what a panel shows and of the versions that draw it."""
+    text = panel.to_csv(index=False)
+    versions = f"{__version__} {version('matplotlib')}"
+    return hashlib.sha256(f"{versions}\n{text}".encode()).hexdigest()[:16]
+
+
+def _drawn_from(folder: Path) -> dict[str, str]:
+    try:
+        value = json.loads((folder / _DRAWN_FROM).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _remove_others(folder: Path, kept: list[Path]) -> None:
+    if not kept:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.iterdir():
+        if path not in kept and path.suffix.removeprefix(".") in FORMATS:
+            path.unlink()
