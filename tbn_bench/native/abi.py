@@ -1,30 +1,53 @@
-"""The binary interface of libtbn_bench: kinds of ops and structures, as in plan.cpp and tbn.h."""
+"""The binary interface of libtbn_bench: names of ops, and structures as in plan.cpp and tbn.h."""
 
 import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-# kinds of an op, OpKind of plan.cpp
-CONV = 0
-ADD = 1
-RELU = 2
-MAX_POOL = 3
-AVG_POOL = 4
-MEAN = 5
-AFFINE = 6
-PAD_CHANNELS = 7
-CHW = 8
-LAYER_NORM = 9
-COPY = 10
-EXTREMES = 11
-GATHER = 12
-CLAMP = 13
-GELU = 14
-ATTENTION = 15
-PATCHES = 16
-TOKENS = 17
-SELECT = 18
-GROUP_SUM = 19
+# The kinds of ops that Python makes, by their names in ops.inc; library.py asks for the numbers.
+CONV = "conv"
+ADD = "add"
+RELU = "relu"
+MAX_POOL = "max_pool"
+AVG_POOL = "avg_pool"
+MEAN = "mean"
+AFFINE = "affine"
+PAD_CHANNELS = "pad_channels"
+CHW = "chw"
+LAYER_NORM = "layer_norm"
+COPY = "copy"
+EXTREMES = "extremes"
+GATHER = "gather"
+CLAMP = "clamp"
+GELU = "gelu"
+ATTENTION = "attention"
+PATCHES = "patches"
+TOKENS = "tokens"
+SELECT = "select"
+GROUP_SUM = "group_sum"
+
+KINDS = (
+    CONV,
+    ADD,
+    RELU,
+    MAX_POOL,
+    AVG_POOL,
+    MEAN,
+    AFFINE,
+    PAD_CHANNELS,
+    CHW,
+    LAYER_NORM,
+    COPY,
+    EXTREMES,
+    GATHER,
+    CLAMP,
+    GELU,
+    ATTENTION,
+    PATCHES,
+    TOKENS,
+    SELECT,
+    GROUP_SUM,
+)
 
 INT = ctypes.c_int32
 LONG = ctypes.c_int64

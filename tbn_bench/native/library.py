@@ -6,7 +6,7 @@ import os
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-from tbn_bench.native.abi import GROUP_SUM, OpStruct, ProgramStruct, ValueStruct
+from tbn_bench.native.abi import KINDS, OpStruct, ProgramStruct, ValueStruct
 
 LIBRARY_VARIABLE = "TBN_BENCH_LIBRARY"  # path of another build, e.g. one with sanitizers
 _NAMES = ("libtbn_bench.so", "libtbn_bench.dylib")
@@ -61,9 +61,24 @@ def load() -> ctypes.CDLL:
     return lib
 
 
+@functools.cache
+def kind_numbers() -> dict[str, int]:
+    """Name of each kind of op -> its number in the library. Raises NativeUnavailable."""
+    return {name: number for number, name in enumerate(_op_names(load()))}
+
+
+def _op_names(lib: ctypes.CDLL) -> list[str]:
+    lib.tbn_op_name.restype = ctypes.c_char_p
+    count = lib.tbn_op_kinds()
+    return [lib.tbn_op_name(number).decode() for number in range(count)]
+
+
 def _is_ours(lib: ctypes.CDLL) -> bool:
     """True where the library has this version's kinds and structures."""
-    if not hasattr(lib, "tbn_op_kinds") or lib.tbn_op_kinds() != GROUP_SUM + 1:
+    if not hasattr(lib, "tbn_op_name"):
+        return False
+    unknown = set(KINDS) - set(_op_names(lib))
+    if unknown:
         return False
     structures = {"op": OpStruct, "value": ValueStruct, "plan": ProgramStruct}
     for name, structure in structures.items():

@@ -24,7 +24,7 @@ from tbn_bench.native.abi import (
 )
 from tbn_bench.native.levels import index_of, planes_of
 from tbn_bench.native.levels import level as chosen_level
-from tbn_bench.native.library import load
+from tbn_bench.native.library import kind_numbers, load
 from tbn_bench.native.weights import Weights
 
 
@@ -45,7 +45,7 @@ class Op:
     the scale eps; SELECT takes position `rows`; GROUP_SUM sums every p neighbouring channels.
     """
 
-    kind: int
+    kind: str
     input: int
     output: int
     residual: int = -1
@@ -144,7 +144,7 @@ class Program:
         self._check(op)
         self._keep += [scale, shift, *op.weights]
         return OpStruct(
-            op.kind,
+            kind_numbers()[op.kind],
             op.input,
             op.residual,
             op.output,

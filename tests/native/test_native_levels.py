@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from tbn_bench import native
 from tbn_bench.format import bits
-from tbn_bench.native import Op, Program, library
+from tbn_bench.native import Op, Program, abi, library
 from tbn_bench.native import levels as level_choice
 
 try:
@@ -568,3 +568,11 @@ def test_without_the_library_the_reason_is_said(monkeypatch):
     monkeypatch.delenv(native.LIBRARY_VARIABLE, raising=False)
     with pytest.raises(native.NativeUnavailable, match="C\\+\\+17 compiler"):
         native.library_path()
+
+
+def test_the_library_names_the_ops_that_python_makes():
+    """Each name has one number, and the library knows the kinds of abi.py."""
+    numbers = library.kind_numbers()
+    names = set(numbers)
+    assert sorted(numbers.values()) == list(range(len(names)))
+    assert set(abi.KINDS) <= names

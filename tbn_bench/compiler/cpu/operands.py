@@ -82,7 +82,7 @@ class Builder:
             region.inputs[node, last] = region.new((height, width, channels), example.dim(), last)
         return region.inputs[node, last]
 
-    def foldable(self, node: Any, kinds: tuple[int, ...]) -> Op | None:
+    def foldable(self, node: Any, kinds: tuple[str, ...]) -> Op | None:
         """The op that makes a node's value, if that is read here only and can still be changed."""
         if not isinstance(node, fx.Node) or node not in self.region.of_node:
             return None
@@ -92,7 +92,7 @@ class Builder:
             return None
         return op if self.region.is_read_once(index) else None
 
-    def foldable_before_max(self, node: Any, kinds: tuple[int, ...]) -> Op | None:
+    def foldable_before_max(self, node: Any, kinds: tuple[str, ...]) -> Op | None:
         """`foldable`, also of the op before a max pooling that nothing else reads.
 
         Increasing functions give the same before and after a maximum.
@@ -105,7 +105,7 @@ class Builder:
             return None
         return op if self.region.is_read_once(pool.input) else None
 
-    def elementwise(self, kind: int, x: Any, eps: float = 0.0, high: float = 0.0) -> int:
+    def elementwise(self, kind: str, x: Any, eps: float = 0.0, high: float = 0.0) -> int:
         """An op of one operand, whose output has the shape and layout of the operand."""
         index = self.operand(x)
         out = self.region.like(index)

@@ -81,7 +81,7 @@ struct Input {
   long positions;
 };
 
-void* slot(const Conv* c, int n, long bytes) { return c->scratch->get(c->scratch, n, bytes); }
+void* scratch(const Conv* c, Slot slot, long bytes) { return c->scratch->get(c->scratch, slot, bytes); }
 
 inline __m512 some(const float* x, long left) {
   return left >= 16 ? _mm512_loadu_ps(x) : _mm512_maskz_loadu_ps(left > 0 ? (__mmask16)((1u << left) - 1) : 0, x);
@@ -129,7 +129,7 @@ struct Form<INT8> {
 // 14-bit activations have a step per pixel where pixels are on their own, else one per image: (inverse, step) of every such unit, [2][units].
 float* steps_of(const Conv* c) {
   long n = on_their_own(c) ? (long)c->G * c->H * c->W : c->G, pixels = on_their_own(c) ? 1 : (long)c->H * c->W, C = c->weights->C;
-  float* inverse = (float*)slot(c, 5, 2 * n * 4 + 64);
+  float* inverse = (float*)scratch(c, SLOT_UNITS, 2 * n * 4 + 64);
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);  // as integers, magnitudes are in order, and NaN is the largest
   for (long u = 0; u < n; u++) {
     __m512i top = _mm512_setzero_si512();
@@ -153,14 +153,14 @@ const float* begin(const Conv* c, Input* in, long size, long positions) {
   long rows = round_up(positions, 64), planes = Form<FORM>::planes, unit = Form<FORM>::unit;
   in->row = 64 * planes;
   in->group = (size * planes | 1) * 64;  // an odd number of lines, so that groups meet different sets of the cache
-  in->rows = (char*)slot(c, 0, in->group * ((c->weights->C + unit - 1) / unit));
+  in->rows = (char*)scratch(c, SLOT_INPUT, in->group * ((c->weights->C + unit - 1) / unit));
   in->positions = positions;
-  in->map = (int32_t*)slot(c, 1, rows * 4);
+  in->map = (int32_t*)scratch(c, SLOT_MAP, rows * 4);
   in->count = 0;
   in->step = 0;
   for (long i = 0; i < rows; i++) in->map[i] = -1;
   if (FORM != INT8) return 0;
-  in->step = (float*)slot(c, 6, rows * 4);
+  in->step = (float*)scratch(c, SLOT_STEPS, rows * 4);
   return steps_of(c);
 }
 
@@ -183,7 +183,7 @@ template <int FORM>
 void walk(const Conv* c, Input* in, long pitch, long right, long phase) {
   const Weights* w = c->weights;
   long taps = (long)w->kh * w->kw, unit = Form<FORM>::unit, groups = (w->C + unit - 1) / unit, chunks = (w->C + 31) / 32;
-  in->steps = (Step*)slot(c, 4, taps * groups * sizeof(Step));
+  in->steps = (Step*)scratch(c, SLOT_TAPS, taps * groups * sizeof(Step));
   for (long n = 0; n < groups; n++)
     for (long t = 0; t < taps; t++) {
       long y = t / w->kw * c->dh, at = y % c->sh * phase + y / c->sh * pitch + t % w->kw * right;
@@ -346,7 +346,7 @@ void multiply(const Conv* c, const Input& in) {
   b.panel = panel;
   b.pitch = blocks * 64;
   b.low = (FORM == INT8 ? 2 : tallest) * 16 * b.pitch;  // the last row block of int8 takes two tiles
-  char* sums = (char*)slot(c, 2, (FORM == INT8 ? 2 : 1) * b.low);
+  char* sums = (char*)scratch(c, SLOT_SUMS, (FORM == INT8 ? 2 : 1) * b.low);
   for (long m = 0; m < tiles;) {
     int tall = tiles - m >= tallest || FORM == INT8 ? tallest : 1;  // of an int8 block the second tile may be of no use
     b.rows = in.rows + m * 16 * in.row;

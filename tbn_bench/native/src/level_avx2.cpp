@@ -27,7 +27,7 @@ void half_tables(const float* x, long n, float* to) {
 void conv_pixel(const Conv* c, const float* x, long pixel) {
   const Weights* w = c->weights;
   long chunks = (w->C + 31) / 32, groups = (w->C + 3) / 4;
-  float* tables = (float*)c->scratch->get(c->scratch, 0, groups * 32 + 64);
+  float* tables = (float*)c->scratch->get(c->scratch, SLOT_INPUT, groups * 32 + 64);
   half_tables(x, w->C, tables);
   const __m256i top = _mm256_set1_epi32((int)0x80000000);
   for (long row = 0; row < w->R; row += 16) {

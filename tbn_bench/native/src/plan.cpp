@@ -4,8 +4,10 @@
 #include <math.h>
 #include <atomic>
 #include <condition_variable>
+#include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <thread>
 #include <vector>
 #include "tbn.h"
@@ -20,21 +22,37 @@ const Level* const kLevels[] = {
 #endif
     &tbn_level_generic};
 
+struct Free {
+  void operator()(void* data) const { free(data); }
+};
+
+// `bytes` of zeros at a multiple of 64. Throws std::bad_alloc.
+std::unique_ptr<void, Free> zeros(long bytes) {
+  void* data = nullptr;
+  if (posix_memalign(&data, 64, bytes)) throw std::bad_alloc();
+  memset(data, 0, bytes);
+  return std::unique_ptr<void, Free>(data);
+}
+
 struct Arena : Scratch {
-  struct Part { void* data = nullptr; long bytes = 0; };
-  Part parts[9];
-  static void* grow(Scratch* self, int slot, long bytes) {
+  struct Part {
+    std::unique_ptr<void, Free> data;
+    long bytes = 0;
+  };
+  Part parts[SLOTS];
+
+  static void* grow(Scratch* self, Slot slot, long bytes) {
     Part& part = static_cast<Arena*>(self)->parts[slot];
     if (part.bytes < bytes) {
-      free(part.data);
-      part.bytes = bytes + bytes / 8;
-      if (posix_memalign(&part.data, 64, part.bytes + 4096)) throw std::bad_alloc();
-      memset(part.data, 0, part.bytes + 4096);
+      part.data.reset();  // before it is made anew: both at once may not fit
+      part.bytes = 0;
+      long roomy = bytes + bytes / 8;
+      part.data = zeros(roomy + 4096);
+      part.bytes = roomy;
     }
-    return part.data;
+    return part.data.get();
   }
   Arena() { get = grow; }
-  ~Arena() { for (Part& p : parts) free(p.data); }
 };
 
 }  // namespace
@@ -45,11 +63,7 @@ namespace {
 long size_of(const Value& v) { return (long)v.H * v.W * v.C; }
 }
 
-// Op kinds of a plan; values are (G, H, W, C) float32 at `offset` floats per image into the arena.
-enum OpKind { OP_CONV = 0, OP_ADD = 1, OP_RELU = 2, OP_MAX_POOL = 3, OP_AVG_POOL = 4, OP_MEAN = 5, OP_AFFINE = 6, OP_PAD_CHANNELS = 7,
-              OP_CHW = 8, OP_LAYER_NORM = 9, OP_COPY = 10, OP_EXTREMES = 11, OP_GATHER = 12, OP_CLAMP = 13, OP_GELU = 14,
-              OP_ATTENTION = 15, OP_PATCHES = 16, OP_TOKENS = 17, OP_SELECT = 18, OP_GROUP_SUM = 19, OP_KINDS };
-
+// Values are (G, H, W, C) float32 at `offset` floats per image into the arena. kind: a row of kKinds (ops.inc).
 struct Op {
   int32_t kind, in, in2, out;              // value ids; in2 = -1 where there is none
   int32_t kh, kw, sh, sw, ph, pw, dh, dw;  // geometry of convolutions and pools; for PAD_CHANNELS sh, sw = subsampling, ph = channels in front
@@ -84,8 +98,16 @@ API int tbn_planes_available(int level, int planes) {
   return planes == 3;
 }
 
+namespace {
+// Weights with the memory that a level laid them out in.
+struct OwnedWeights : Weights {
+  OwnedWeights() : Weights() {}
+  ~OwnedWeights() { free(data); }
+};
+}  // namespace
+
 API void* tbn_prepare(int level, int kind, int R, int C, int kh, int kw, const uint8_t* bits, const float* dense) {
-  Weights* w = (Weights*)calloc(1, sizeof(Weights));
+  std::unique_ptr<OwnedWeights> w(new (std::nothrow) OwnedWeights);
   if (!w) return nullptr;
   w->kind = kind;
   w->R = R;
@@ -93,21 +115,13 @@ API void* tbn_prepare(int level, int kind, int R, int C, int kh, int kw, const u
   w->kh = kh;
   w->kw = kw;
   w->K = (long)C * kh * kw;
-  if (kLevels[level]->prepare(w, bits, dense)) {
-    free(w);
-    return nullptr;
-  }
-  return w;
+  if (kLevels[level]->prepare(w.get(), bits, dense)) return nullptr;
+  return static_cast<Weights*>(w.release());
 }
 
 API int64_t tbn_weight_bytes(const void* weights) { return weights ? ((const Weights*)weights)->bytes : 0; }
 
-API void tbn_free(void* weights) {
-  Weights* w = (Weights*)weights;
-  if (!w) return;
-  free(w->data);
-  free(w);
-}
+API void tbn_free(void* weights) { std::unique_ptr<OwnedWeights> freed(static_cast<OwnedWeights*>((Weights*)weights)); }
 
 #include "ops.inc"
 
@@ -136,8 +150,8 @@ struct Call {
 
   // Where every value of these images lies: outside, or in the arena.
   float** places(int64_t i, int G, Arena* arena) const {
-    float* base = (float*)arena->get(arena, 7, plan->floats * plan->group * 4);
-    float** at = (float**)arena->get(arena, 8, plan->values * sizeof(float*));
+    float* base = (float*)arena->get(arena, SLOT_VALUES, plan->floats * plan->group * 4);
+    float** at = (float**)arena->get(arena, SLOT_PLACES, plan->values * sizeof(float*));
     for (int v = 0; v < plan->values; v++) at[v] = base + plan->value[v].offset * G;
     for (int k = plan->outputs - 1; k >= 0 && apart; k--)
       if (same(plan->output[k], plan->output_is_nhwc[k])) at[plan->output[k]] = out[k] + i * size_of(plan->value[plan->output[k]]);
@@ -180,38 +194,67 @@ void run_images(const Call& call, int64_t from, int64_t to, Arena* arena) {
     int G = (int)(to - i < plan->group ? to - i : plan->group);
     float* const* at = call.places(i, G, arena);
     call.copy_in(i, G, at);
-    for (int k = 0; k < plan->ops; k++) run_op(plan, plan->op[k], at, G, arena);
+    for (int k = 0; k < plan->ops; k++) {
+      const Op& op = plan->op[k];
+      kKinds[op.kind].run(plan, op, at, G, {arena, 0, 1});
+    }
     call.copy_out(i, G, at);
   }
 }
 
 // Arenas wait here between calls: one per call in progress, so calls from several threads do not share any.
-std::mutex g_lock;
-std::vector<Arena*> g_free;
+struct Waiting {
+  std::mutex lock;
+  std::vector<std::unique_ptr<Arena>> arenas;
+};
 
-Arena* take() {
-  std::lock_guard<std::mutex> hold(g_lock);
-  if (g_free.empty()) return new Arena;
-  Arena* a = g_free.back();
-  g_free.pop_back();
-  return a;
+Waiting& waiting() {
+  static Waiting& made = *std::make_unique<Waiting>().release();  // never destroyed: workers may outlive main's statics
+  return made;
 }
 
-void give(Arena* a) {
-  std::lock_guard<std::mutex> hold(g_lock);
-  g_free.push_back(a);
-}
+// An arena for as long as a thread needs one. Throws std::bad_alloc.
+class Borrowed {
+ public:
+  Borrowed() {
+    Waiting& all = waiting();
+    std::lock_guard<std::mutex> hold(all.lock);
+    if (all.arenas.empty()) {
+      arena = std::make_unique<Arena>();
+      return;
+    }
+    arena = std::move(all.arenas.back());
+    all.arenas.pop_back();
+  }
+  ~Borrowed() {
+    if (!arena) return;
+    Waiting& all = waiting();
+    std::lock_guard<std::mutex> hold(all.lock);
+    try {
+      all.arenas.push_back(std::move(arena));
+    } catch (const std::bad_alloc&) {  // no room in the list: this arena is freed
+    }
+  }
+  Borrowed(const Borrowed&) = delete;
+  Borrowed& operator=(const Borrowed&) = delete;
 
+  Arena* get() const { return arena.get(); }
+  void free_it() { arena.reset(); }  // where memory is short
+
+ private:
+  std::unique_ptr<Arena> arena;
+};
+
+// Returns 0, or 1 when out of memory.
 int guarded(const Call& call, int64_t from, int64_t to) {
   try {
-    Arena* a = take();
+    Borrowed arena;
     try {
-      run_images(call, from, to, a);
+      run_images(call, from, to, arena.get());
     } catch (...) {
-      delete a;
+      arena.free_it();
       throw;
     }
-    give(a);
     return 0;
   } catch (const std::bad_alloc&) {
     return 1;
@@ -276,8 +319,8 @@ struct Pool {
   }
 };
 
-Pool* pool_of() {
-  static Pool* made = new Pool;  // never destroyed: workers may outlive main's statics
+Pool& pool_of() {
+  static Pool& made = *std::make_unique<Pool>().release();  // never destroyed: workers may outlive main's statics
   return made;
 }
 
@@ -313,45 +356,46 @@ struct Team {
   }
 };
 
+// One op by thread i, in an arena of its own.
+void team_op(Team* t, const Op& op, Arena* arena, int i) {
+  const Kind& kind = kKinds[op.kind];
+  if (kind.divided) kind.run(t->plan, op, t->at, 1, {arena, i, t->parts});
+  else if (i == 0) kind.run(t->plan, op, t->at, 1, {arena, 0, 1});
+}
+
 void team_part(void* arg, int i) {
   Team* t = (Team*)arg;
-  Arena* arena = nullptr;
+  std::optional<Borrowed> arena;
   try {
-    arena = take();
+    arena.emplace();
   } catch (const std::bad_alloc&) {
     t->failed = 1;
   }
   for (int k = 0; k < t->plan->ops; k++) {
-    const Op& op = t->plan->op[k];
     try {
-      if (arena && op.kind == OP_CONV) conv(t->plan, op, t->at, 1, arena, i, t->parts);
-      else if (arena && op.kind == OP_GROUP_SUM) group_sum(t->plan, op, t->at, 1, i, t->parts);
-      else if (arena && i == 0) run_op(t->plan, op, t->at, 1, arena);
+      if (arena) team_op(t, t->plan->op[k], arena->get(), i);
     } catch (const std::bad_alloc&) {
       t->failed = 1;  // the others still count on this thread at every step
     }
     t->wait();
   }
-  if (arena) give(arena);
 }
 
 int run_team(const Call& call, int64_t n, int threads) {
-  Arena* own = nullptr;
   int failed = 0;
   try {
-    own = take();
+    Borrowed own;
     for (int64_t i = 0; i < n && !failed; i++) {
-      float* const* at = call.places(i, 1, own);
+      float* const* at = call.places(i, 1, own.get());
       call.copy_in(i, 1, at);
       Team team(call.plan, at, threads);
-      pool_of()->run(threads, team_part, &team);
+      pool_of().run(threads, team_part, &team);
       failed = team.failed;
       call.copy_out(i, 1, at);
     }
   } catch (const std::bad_alloc&) {
     failed = 1;
   }
-  if (own) give(own);
   return failed;
 }
 
@@ -363,7 +407,7 @@ API int tbn_run(const Plan* plan, const float* const* in, float* const* out, int
   if (threads <= 1 || n < 1) return guarded(call, 0, n);
   if (n < threads) return run_team(call, n, threads);
   Share s{call, n, threads, {0}};
-  pool_of()->run(s.parts, part, &s);
+  pool_of().run(s.parts, part, &s);
   return s.failed;
 }
 
@@ -380,7 +424,10 @@ API double tbn_read(const double* x, int64_t n, int64_t times) {
   return sum;
 }
 
-API int tbn_op_kinds() { return OP_KINDS; }
+// The kinds of ops by number, in which an Op names its kind.
+API int tbn_op_kinds() { return (int)(sizeof kKinds / sizeof *kKinds); }
+API const char* tbn_op_name(int i) { return kKinds[i].name; }
+
 API long tbn_sizeof_op() { return sizeof(Op); }
 API long tbn_sizeof_value() { return sizeof(Value); }
 API long tbn_sizeof_plan() { return sizeof(Plan); }

@@ -15,8 +15,29 @@ struct Weights {       // made by prepare(); owned by the plan
   long bytes;          // of data
 };
 
+// Scratch memory by what it holds.
+enum Slot {
+  SLOT_INPUT,    // of a convolution: its input as the level lays it out, or tables of sums of it
+  SLOT_MAP,      // position -> output pixel, or -1
+  SLOT_SUMS,
+  SLOT_PLANES,   // of lut.inc: the input, four channels at a time
+  SLOT_TAPS,     // where each tap of the kernel begins
+  SLOT_ENTRIES,  // of lut.inc: where the table entries of each row begin
+  SLOT_UNITS,    // of 14-bit activations: inverse and step of each image, or of each pixel
+  SLOT_STEPS,    // of 14-bit activations: the step of each position
+  SLOT_VALUES,   // of a program: all values of the images that go through together
+  SLOT_PLACES,   // of a program: where each value lies
+  SLOTS,
+  // attention runs after a convolution or before it, and shares its memory
+  SLOT_KEY = SLOT_INPUT,
+  SLOT_VALUE = SLOT_MAP,
+  SLOT_QUERY = SLOT_SUMS,
+  SLOT_SCORES = SLOT_PLANES,
+  SLOT_ROWS = SLOT_TAPS,
+};
+
 struct Scratch {       // per thread; grows, never shrinks
-  void* (*get)(Scratch* self, int slot, long bytes);
+  void* (*get)(Scratch* self, Slot slot, long bytes);
 };
 
 struct Conv {
