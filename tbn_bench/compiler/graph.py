@@ -46,8 +46,11 @@ class Relu(Operation):
     in_place: bool = False
 
 
-class Gelu(Operation):
-    """y = x * Phi(x), exactly."""
+@dataclass(frozen=True)
+class Elementwise(Operation):
+    """y = f(x), number by number. name: of the row of functions.py that says what f is."""
+
+    name: str
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from tbn_bench import native
+from tbn_bench.compiler.functions import FUNCTIONS
 from tbn_bench.format import bits
 from tbn_bench.native import Op, Program, abi, library
 from tbn_bench.native import levels as level_choice
@@ -571,8 +572,21 @@ def test_without_the_library_the_reason_is_said(monkeypatch):
 
 
 def test_the_library_names_the_ops_that_python_makes():
-    """Each name has one number, and the library knows the kinds of abi.py."""
+    """Each name has one number, and the library knows the kinds of abi.py and functions.py."""
     numbers = library.kind_numbers()
     names = set(numbers)
     assert sorted(numbers.values()) == list(range(len(names)))
     assert set(abi.KINDS) <= names
+    assert {function.name for function in FUNCTIONS} <= names
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.name)
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_function_of_the_table_is_its_formula(function, level):
+    """In float64, to a few roundings; a NaN stays, and ends of vectors are computed."""
+    x = np.linspace(-12, 12, 1003, dtype=np.float32)[None, None, None]
+    x[..., -1] = np.nan
+    op = native.Op(function.name, input=0, output=1)
+    found = native.Program([op], [(1, 1003, 1), (1, 1003, 1)], level=level)(x)
+    expected = function.formula(torch.from_numpy(x).double()).numpy()
+    np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=0, atol=3e-6)

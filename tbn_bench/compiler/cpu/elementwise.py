@@ -9,7 +9,7 @@ from tbn_bench.compiler.graph import (
     Add,
     BatchNorm,
     Clamp,
-    Gelu,
+    Elementwise,
     LayerNorm,
     Relu,
     Same,
@@ -35,8 +35,8 @@ def relu(operation: Relu, build: Builder) -> int:
     return build.operand(operation.x)
 
 
-def gelu(operation: Gelu, build: Builder) -> int:
-    return build.elementwise(native.GELU, operation.x)
+def elementwise(operation: Elementwise, build: Builder) -> int:
+    return build.elementwise(operation.name, operation.x)
 
 
 def clamp(operation: Clamp, build: Builder) -> int:

@@ -3,9 +3,11 @@
 from tbn_bench import native
 from tbn_bench.compiler.arena import Buffer, Life, lifetimes, place
 from tbn_bench.compiler.cpu.region import Region
+from tbn_bench.compiler.functions import FUNCTIONS
 from tbn_bench.native import Op
 
-_IN_PLACE = (native.ADD, native.RELU, native.AFFINE, native.COPY, native.CLAMP, native.GELU)
+_NAMES = [function.name for function in FUNCTIONS]
+_IN_PLACE = (native.ADD, native.RELU, native.AFFINE, native.COPY, native.CLAMP, *_NAMES)
 
 
 def offsets(region: Region, kept: set[int]) -> list[int]:

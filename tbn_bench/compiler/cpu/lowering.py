@@ -24,7 +24,7 @@ from tbn_bench.compiler.rules import operation_of
 _OPS: dict[type[Operation], Callable[[Any, Builder], int]] = {
     graph.Same: elementwise.same,
     graph.Relu: elementwise.relu,
-    graph.Gelu: elementwise.gelu,
+    graph.Elementwise: elementwise.elementwise,
     graph.Clamp: elementwise.clamp,
     graph.Add: elementwise.add,
     graph.BatchNorm: elementwise.batch_norm,

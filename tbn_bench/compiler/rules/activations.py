@@ -1,11 +1,15 @@
-"""Functions of single values: ReLU, GELU, clamps. docs/kernels.md: how to add one."""
+"""Functions of single values: ReLU, clamps, and those of functions.py.
+
+docs/kernels.md: how to add one.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tbn_bench.compiler.graph import Clamp, Gelu, NoRule, Operation, Relu, Same
-from tbn_bench.compiler.names import Call, lowers
+from tbn_bench.compiler.functions import FUNCTIONS, Function
+from tbn_bench.compiler.graph import Clamp, Elementwise, NoRule, Operation, Relu, Same
+from tbn_bench.compiler.names import Call, Rule, lowers
 
 
 @lowers(
@@ -22,15 +26,21 @@ def relu(call: Call) -> Operation:
     return Relu(call.x, bool(in_place))
 
 
-@lowers(nn.GELU, F.gelu, torch.ops.aten.gelu.default)
-def gelu(call: Call) -> Operation:
-    if call.module is not None:
-        approximate = call.module.approximate
-    else:
-        (approximate,) = call.arguments(approximate="none")
-    if approximate != "none":
-        raise NoRule("GELU by an approximation")
-    return Gelu(call.x)
+def _rule_of(function: Function) -> Rule:
+    def rule(call: Call) -> Operation:
+        if call.module is not None:
+            given = [getattr(call.module, option) for option in function.options]
+        else:
+            given = call.arguments(**function.options)
+        if given != list(function.options.values()):
+            raise NoRule(function.otherwise)
+        return Elementwise(call.x, function.name)
+
+    return rule
+
+
+for _function in FUNCTIONS:
+    lowers(*_function.torch)(_rule_of(_function))
 
 
 @lowers(nn.Hardtanh, F.hardtanh, torch.ops.aten.hardtanh.default)
