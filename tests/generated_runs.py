@@ -48,6 +48,15 @@ def summary(config: RunConfig) -> dict:
     }  # fmt: skip
 
 
+def finished_run(store, held_out: float, top1: float, **values) -> str:
+    """A finished run of one epoch of tbn(p=4) on digits; returns its id."""
+    config = make({"data": "digits", "binarizer": "tbn(p=4)", "epochs": 1, **values})
+    run = store.claim("s", config.run_id, config.model_dump(mode="json"), provenance(config))
+    run.log({"epoch": 0, "val/top1": held_out})
+    run.finish(summary(config) | {"best_epoch": 0, "test/top1": top1})
+    return config.run_id
+
+
 def write(root: Path, config: RunConfig, sweep: str) -> None:
     """As RunStore does, without its fsyncs."""
     path = root / "runs" / sweep / config.run_id

@@ -22,7 +22,8 @@ class Group:
 
     label: display name of the method, different from those of other methods of the panel.
     results: every score of the test set by name. result: the score that the runs are judged by,
-    None if no run has finished. by_seed: the values of that score.
+    None if no run has finished. by_seed: the values of that score. held_out: its mean over runs on
+    held-out data, at the epoch whose network was tested; None if it was not logged.
     """
 
     sweep: str
@@ -38,6 +39,7 @@ class Group:
     unfinished: list[str]
     first: dict[str, Any]
     by_seed: dict[int, float] = field(default_factory=dict)
+    held_out: float | None = None
 
     @property
     def result(self) -> Interval | None:
@@ -56,7 +58,7 @@ def groups(records: Records) -> list[Group]:
     The list is cached and every table and figure reads it: do not change it.
     """
     runs = records.runs
-    columns = _columns(runs)
+    columns = _columns(records)
     labels = _labels(runs)
     found = []
     for (sweep, group_id), rows in runs.groupby(["sweep", "group_id"]).indices.items():
@@ -77,6 +79,7 @@ def groups(records: Records) -> list[Group]:
             unfinished=sorted(columns.run_ids[rows[~is_done]]),
             first=first,
             by_seed=columns.by_seed(done, first["score"]),
+            held_out=columns.mean_held_out(done),
         )
         found.append(group)
 
@@ -108,6 +111,12 @@ class _Columns:
     run_ids: np.ndarray
     seeds: np.ndarray
     scores: dict[str, np.ndarray]
+    held_out: np.ndarray
+
+    def mean_held_out(self, rows: np.ndarray) -> float | None:
+        values = self.held_out[rows]
+        known = values[~np.isnan(values)]
+        return float(known.mean()) if known.size else None
 
     def results(self, rows: np.ndarray) -> dict[str, Interval]:
         """The interval of each score that some of the rows have."""
@@ -131,7 +140,8 @@ class _Columns:
         return found
 
 
-def _columns(runs: pd.DataFrame) -> _Columns:
+def _columns(records: Records) -> _Columns:
+    runs = records.runs
     scores = {}
     for name in SCORES:
         scores[name] = runs[f"test/{name}"].to_numpy(dtype=float)
@@ -141,7 +151,22 @@ def _columns(runs: pd.DataFrame) -> _Columns:
         run_ids=runs["run_id"].to_numpy(),
         seeds=runs["seed"].to_numpy(),
         scores=scores,
+        held_out=_held_out(records),
     )
+
+
+def _held_out(records: Records) -> np.ndarray:
+    """(runs,) the held-out score of each run at its best epoch; NaN where it was not logged."""
+    runs = records.runs
+    keys = ["sweep", "run_id"]
+    tested = runs[[*keys, "best_epoch"]].rename(columns={"best_epoch": "epoch"})
+    tested = tested.assign(place=np.arange(len(runs))).dropna(subset=["epoch"])
+    curves = records.curves[[*keys, "epoch", "val/score"]]
+    typed = {"sweep": str, "run_id": str, "epoch": float}
+    found = curves.astype(typed).merge(tested.astype(typed), on=[*keys, "epoch"])
+    values = np.full(len(runs), np.nan)
+    values[found["place"]] = pd.to_numeric(found["val/score"], errors="coerce")
+    return values
 
 
 def _first(runs: pd.DataFrame, rows: np.ndarray) -> dict[str, Any]:

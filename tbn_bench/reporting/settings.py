@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from tbn_bench.config import RunConfig
+from tbn_bench.reporting import style
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 
@@ -18,8 +19,11 @@ _HEADING = ("epochs", "batch_size", "optimizer", "lr", "schedule", "precision")
 
 @dataclass(frozen=True)
 class Settings:
-    """varied: setting -> (group id -> value). same: setting -> the value of all groups."""
+    """methods: in reading order. varied: setting -> (group id -> value). same: setting -> the value
+    of all groups.
+    """
 
+    methods: list[str]
     varied: dict[str, dict[str, Any]]
     same: dict[str, Any]
 
@@ -31,8 +35,25 @@ class Settings:
             value = self.same.get(name)
             if value is None:
                 continue
-            said.append(f"{value} epochs" if name == "epochs" else f"{name} {value}")
+            said.append(_epochs(value) if name == "epochs" else f"{name} {value}")
         return ", ".join(said)
+
+    def place(self, g: Group) -> tuple[int, list[tuple[bool, float, str]]]:
+        """Where a group comes: by its method, then by its settings, numbers by size."""
+        keys = []
+        for values in self.varied.values():
+            value = values[g.group_id]
+            is_number = isinstance(value, int | float)
+            keys.append((not is_number, float(value) if is_number else 0.0, str(value)))
+        return self.methods.index(g.binarizer), keys
+
+    def of(self, g: Group) -> str:
+        """The varied settings of one group: lr=0.12, batch_size=64."""
+        said = []
+        for name, values in self.varied.items():
+            if values[g.group_id] is not None:
+                said.append(f"{name}={values[g.group_id]}")
+        return ", ".join(said) or "the only settings"
 
 
 @functools.lru_cache(maxsize=2)
@@ -56,7 +77,11 @@ def settings(records: Records, found: list[Group]) -> Settings:
             varied[name] = {g.group_id: _plain(v) for g, v in zip(found, values, strict=True)}
         else:
             same[name] = _plain(values.iloc[0])
-    return Settings(varied, same)
+    return Settings(style.methods(g.binarizer for g in found), varied, same)
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
 
 
 def _plain(value: Any) -> Any:

@@ -222,7 +222,14 @@ def test_performance_profile_by_hand():
 
 
 FULL, SUB = "full_precision", "tbn(p=4)"
-JITTER = (0.0, 0.01, -0.005)  # of a method's seeds, so that differences are not all alike
+JITTER = (
+    0.0,
+    0.01,
+    -0.005,
+    0.002,
+    0.004,
+    -0.001,
+)  # of a method's seeds, so that differences are not all alike
 
 
 def _write(
@@ -261,28 +268,37 @@ def _write(
 def test_differences_are_paired_and_corrected_within_the_panel(tmp_path):
     """bwn against full precision; tbn against both; the shift by the seed cancels.
 
-    Three pairs give 0.25 at best, 0.75 after Holm.
+    Six pairs give 1/32 at best, 3/32 after Holm.
     """
-    _write(tmp_path, "digits", {FULL: 0.6, "bwn": 0.5, SUB: 0.4})
+    _write(tmp_path, "digits", {FULL: 0.6, "bwn": 0.5, SUB: 0.4}, seeds=6)
     table = differences(load.load(tmp_path))
     assert [(r["binarizer"], r["baseline"], r["n"]) for r in table.rows] == [
-        ("bwn", FULL, 3),
-        (SUB, FULL, 3),
-        (SUB, "bwn", 3),
+        ("bwn", FULL, 6),
+        (SUB, FULL, 6),
+        (SUB, "bwn", 6),
     ]
-    assert [r["p"] for r in table.rows] == [0.25] * 3
-    assert [r["p_holm"] for r in table.rows] == [0.75] * 3
+    assert [r["p"] for r in table.rows] == [1 / 32] * 3
+    assert [r["p_holm"] for r in table.rows] == [3 / 32] * 3
     assert table.rows[0]["difference"] == pytest.approx(-0.1 + np.mean(JITTER))
     wanted = 100 * stats.t_interval(JITTER).half
-    assert cells(table)[0][-4:] == [f"\u22129.83 ± {wanted:.2f}", "3", "0.25", "0.75"]
-    assert "with 3 pairs never under 0.25" in table.note
+    assert cells(table)[0][-4:] == [f"\u22129.83 ± {wanted:.2f}", "6", "0.0312", "0.0938"]
+
+
+def test_few_pairs_have_no_p_but_the_difference_that_they_can_separate(tmp_path):
+    _write(tmp_path, "digits", {FULL: 0.6, "bwn": 0.5})
+    table = differences(load.load(tmp_path))
+    assert [row["p"] for row in table.rows] == [None]
+    assert "p" not in {c.key for c in table.columns}
+    wanted = 100 * stats.t_interval(JITTER[:3]).half
+    assert f"3 seeds can separate about {wanted:.1f} points" in table.note
 
 
 def test_holm_counts_the_rows_of_one_panel_alone(tmp_path):
     """Another data set is another family."""
-    _write(tmp_path, "digits", {FULL: 0.6, "bwn": 0.5})
-    _write(tmp_path, "cifar10", {FULL: 0.6, "bwn": 0.5, SUB: 0.4})
-    assert [r["p_holm"] for r in differences(load.load(tmp_path)).rows] == [0.75, 0.75, 0.75, 0.25]
+    _write(tmp_path, "digits", {FULL: 0.6, "bwn": 0.5}, seeds=6)
+    _write(tmp_path, "cifar10", {FULL: 0.6, "bwn": 0.5, SUB: 0.4}, seeds=6)
+    adjusted = [row["p_holm"] for row in differences(load.load(tmp_path)).rows]
+    assert adjusted == [3 / 32, 3 / 32, 3 / 32, 1 / 32]
 
 
 def test_one_seed_makes_no_difference(tmp_path):

@@ -16,10 +16,12 @@ from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.settings import settings
 from tbn_bench.reporting.stats import leaders
 from tbn_bench.reporting.table import Column, Row, Table, column, text_column
+from tbn_bench.reporting.tables.best_configurations import best_first
 from tbn_bench.scores import FIRST, SCORES
 
 # Relative error of float32 implementations. Lossy peers (bf16, int8) are in the latency table only.
 EXACT = 1e-5
+MOST = 40  # configurations of one sweep, data set and network
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,9 @@ def of_groups(
     parts = []
     rows = []
     for panel, members in panels.items():
-        part = _part(records, members, results, titles[panel], timings, marks)
-        parts.append(part)
-        rows += part.rows
+        own = _rows(records, members, timings, marks)
+        parts.append(_part(records, members, own, results, titles[panel]))
+        rows += own
     columns = _all_columns(parts)
     commands = records.runs[records.runs["run_id"].isin(ids)]["command"]
     return Table(
@@ -173,27 +175,45 @@ def of_groups(
     )
 
 
+def _rows(
+    records: Records, found: list[Group], timings: _Timings, marks: dict[tuple[str, str], str]
+) -> list[Row]:
+    """A row per group of one panel: by method, then by the settings that vary."""
+    shared = settings(records, found)
+    full = [g for g in found if g.binarizer == "full_precision"]
+    rows = []
+    for g in sorted(found, key=shared.place):
+        row = _row(records, g, timings)
+        row[f"{g.score}_mark"] = marks.get((g.sweep, g.group_id))
+        for batch in timings.batches:
+            dense = [fastest(records, each, batch, timings.device) for each in full]
+            row[f"ratio_b{batch}"] = _ratio(dense, row[f"time_ms_p50_b{batch}"])
+        for name, values in shared.varied.items():
+            row[name] = values[g.group_id]
+        rows.append(row)
+    return rows
+
+
+def _ratio(dense: list[Row], time_ms: float | None) -> float | None:
+    """How many times as fast as the fastest float32 implementation of full precision."""
+    times = [row["time_ms_p50"] for row in dense if row]
+    if not times or not time_ms:
+        return None
+    return float(min(times)) / time_ms
+
+
 def _part(
-    records: Records,
-    found: list[Group],
-    results: tuple[str, ...],
-    title: str,
-    timings: _Timings,
-    marks: dict[tuple[str, str], str],
+    records: Records, found: list[Group], rows: list[Row], results: tuple[str, ...], title: str
 ) -> Table:
     """The table of one sweep, data set and network.
 
     Settings that the sweep varied have columns; the others are in the heading. A column without a
-    value is left out.
+    value is left out, and of a long search all but the best rows.
     """
     shared = settings(records, found)
-    rows = []
-    for g in found:
-        row = _row(records, g, timings)
-        row[f"{g.score}_mark"] = marks.get((g.sweep, g.group_id))
-        for name, values in shared.varied.items():
-            row[name] = values[g.group_id]
-        rows.append(row)
+    kept = {g.group_id for g in _best(found)}
+    total = len(rows)
+    rows = [row for row in rows if row["group_id"] in kept]
     columns = [
         *_track_columns(found),
         text_column("method", "method"),
@@ -208,11 +228,22 @@ def _part(
         *_if_any(rows, column("additions", "additions", ",d")),
         *_if_any(rows, column("train_pflop", "training PFLOP", ".3f")),
         *_if_any(rows, column("cpu_seconds", "training CPU s", ",.0f")),
-        *_latency_columns(rows, timings),
+        *_latency_columns(rows),
     ]
     run_ids = sorted(set[str]().union(*(g.run_ids for g in found)))
     note = f"Sweep {found[0].sweep}: {shared.heading}{_commits(records, run_ids)}."
+    if len(rows) < total:
+        note += f" The best {len(rows)} of {total} configurations on held-out data."
     return Table(title, columns, rows, note, run_ids)
+
+
+def _best(found: list[Group]) -> list[Group]:
+    """All groups, or of a long search the best on held-out data."""
+    judged = [g for g in found if g.held_out is not None]
+    if len(found) <= MOST or not judged:
+        return found
+    kept = {id(g) for g in best_first(judged)[:MOST]}
+    return [g for g in found if id(g) in kept]
 
 
 def _commits(records: Records, run_ids: list[str]) -> str:
@@ -264,11 +295,11 @@ def _any(rows: list[Row], key: str) -> bool:
     return any(row.get(key) for row in rows)
 
 
-def _latency_columns(rows: list[Row], timings: _Timings) -> Iterator[Column]:
-    for batch in timings.batches:
-        time = f"time_ms_p50_b{batch}"
-        if _any(rows, time):
-            yield column(time, f"ms, batch {batch}", ".3f")
+def _latency_columns(rows: list[Row]) -> Iterator[Column]:
+    for key in rows[0]:
+        if key.startswith("time_ms_p50_b") and _any(rows, key):
+            batch = key.removeprefix("time_ms_p50_b")
+            yield column(key, f"CPU ms, batch {batch}", ".3f")
             yield column(f"ratio_b{batch}", f"× dense, batch {batch}", ".2f")
 
 
@@ -309,9 +340,11 @@ def _note(rows: list[Row], device: str | None) -> str:
         note += f" {legend}"
     if device:
         note += (
-            f" Latency on {device}: the fastest float32 implementation of each method, one thread, "
-            "after its parity check (bf16 and int8 are under Latency). × dense: compared with full "
-            "precision in eager torch."
+            f" Latency on {device}: the fastest float32 implementation of each method after its "
+            "parity check, in CPU time of one thread per call (bf16 and int8 are under Latency). "
+            "× dense: compared with the fastest float32 implementation of full precision. Distinct "
+            "MACs: multiply-adds with weights, after equal dot products are computed once. Products "
+            "of activations with each other (in attention) do not count."
         )
     return note
 
@@ -344,7 +377,6 @@ def _row(records: Records, g: Group, timings: _Timings) -> Row:
     for batch in timings.batches:
         best = fastest(records, g, batch, timings.device)
         row[f"time_ms_p50_b{batch}"] = best.get("time_ms_p50")
-        row[f"ratio_b{batch}"] = best.get("ratio")
     return row
 
 

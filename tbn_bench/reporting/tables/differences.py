@@ -3,28 +3,28 @@
 Mean difference with its interval, an exact test, and its correction within the panel.
 """
 
-from tbn_bench.reporting import tracks
-from tbn_bench.reporting.groups import Group, groups
+import statistics
+
+from tbn_bench.reporting import names, tracks
+from tbn_bench.reporting.groups import Group, groups, panel_titles
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import (
-    MAX_PAIRS,
     holm,
     paired_differences,
     paired_interval,
     sign_flip_p,
-    smallest_p,
 )
 from tbn_bench.reporting.table import (
     Column,
     Row,
     Table,
     column,
-    method_column,
     run_ids,
     text_column,
 )
 from tbn_bench.scores import SCORES
 
+LEAST_PAIRS = 6  # of fewer, no p can be under 0.05
 _RAW = (
     "sweep",
     "data",
@@ -46,30 +46,28 @@ def differences(records: Records) -> Table | None:
     panels: dict[tuple[str, str, str], list[Group]] = {}
     for g in groups(records):
         panels.setdefault(g.panel, []).append(g)
+    titles = panel_titles(panels)
     rows: list[Row] = []
     few = 0
-    for found in panels.values():
-        compared = _compared(found)
+    for panel, found in panels.items():
+        compared = [row | {"panel": titles[panel]} for row in _compared(found)]
         kept = [row for row in compared if row["n"] > 1]
         few += len(compared) - len(kept)
         _correct(kept)
         rows += kept
     if not rows:
         return None
-    specs = records.runs["binarizer"]
-
     columns = [
-        text_column("data", "data"),
-        text_column("model", "model"),
+        text_column("panel", "data and network"),
         *_track_columns(rows),
-        method_column(specs),
-        method_column(specs, "baseline", "baseline"),
+        text_column("method", "method"),
+        Column("baseline", "baseline", _baseline, numeric=False),
         Column("score", "score", _label, numeric=False),
         Column("difference", "difference (95 % interval)", _difference),
         column("n", "pairs", "d"),
-        column("p", "exact p", ".3g"),
-        column("p_holm", "p, Holm", ".3g"),
     ]
+    if any(row["p"] is not None for row in rows):
+        columns += [column("p", "exact p", ".3g"), column("p_holm", "p, Holm", ".3g")]
 
     return Table(
         "Differences from the baselines, paired by seed",
@@ -136,16 +134,21 @@ def _row(g: Group, base: Group) -> Row:
         "data": g.data,
         "model": g.model,
         "track": g.track,
+        "method": g.label,
         "binarizer": g.binarizer,
         "baseline": base.binarizer,
         "score": g.score,
         "difference": interval and interval.mean,
         "difference_half": interval and interval.half,
         "n": len(paired),
-        "p": sign_flip_p(paired),
+        "p": sign_flip_p(paired) if len(paired) >= LEAST_PAIRS else None,
         "p_holm": None,
         "run_ids": g.run_ids + base.run_ids,
     }
+
+
+def _baseline(row: Row) -> str:
+    return names.method(row["baseline"])
 
 
 def _label(row: Row) -> str:
@@ -165,19 +168,31 @@ def _difference(row: Row) -> str:
 
 
 def _note(rows: list[Row], few: int) -> str:
-    limits = []
-    for n in sorted({row["n"] for row in rows}):
-        if n <= MAX_PAIRS:
-            limits.append(f"with {n} pairs never under {smallest_p(n):.3g}")
     note = (
         "Method minus baseline over the seeds that both have, with Student's 95 % interval. "
         "Accuracies and overlaps differ in percentage points, and above 0 is better; for MSE, "
-        "below 0 is better. Baselines: full precision of the same sweep, data and model; also bwn "
+        "below 0 is better. Baselines: full precision of the same sweep, data and model; also BWN "
         "(one bit per weight and a scale) for methods with less than one bit per binarized weight. "
-        f"Exact p: two-sided, over all 2^n flips of sign; {'; '.join(limits)}; a p under 0.05 "
-        "needs 6 pairs. Holm: corrected for all rows of the same sweep, data and model. An "
-        "interval over few seeds assumes normally distributed differences."
+        "An interval over few seeds assumes normally distributed differences."
     )
+    note += _resolution(rows)
+    if any(row["p"] is not None for row in rows):
+        note += (
+            " Exact p: two-sided, over all 2^n flips of sign, from 6 pairs on. Holm: corrected for "
+            "all rows of the same sweep, data and model."
+        )
     if few:
         note += f" Left out: {few} comparisons with fewer than two seeds in common."
     return note
+
+
+def _resolution(rows: list[Row]) -> str:
+    """How small a difference the seeds can separate: the median half width per number of pairs."""
+    by_pairs: dict[int, list[float]] = {}
+    for row in rows:
+        if SCORES[row["score"]].factor == 100:
+            by_pairs.setdefault(row["n"], []).append(100 * row["difference_half"])
+    said = ""
+    for n, halves in sorted(by_pairs.items()):
+        said += f" {n} seeds can separate about {statistics.median(halves):.1f} points."
+    return said
