@@ -343,8 +343,8 @@ def _note(rows: list[Row], device: str | None) -> str:
             f" Latency on {device}: the fastest float32 implementation of each method after its "
             "parity check, in CPU time of one thread per call (bf16 and int8 are under Latency). "
             "× dense: compared with the fastest float32 implementation of full precision. Distinct "
-            "MACs: multiply-adds with weights, after equal dot products are computed once. Products "
-            "of activations with each other (in attention) do not count."
+            "MACs: multiply-adds with weights, after equal dot products are computed once. "
+            "Products of activations with each other (in attention) do not count."
         )
     return note
 
