@@ -10,6 +10,7 @@ module's entry is the callable with the file's name; letter case and underscores
 import ast
 import difflib
 import importlib
+import importlib.util
 import inspect
 import math
 import pkgutil
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+
+from tbn_bench import plugged
 
 PACKAGES = ("binarizers", "models", "data", "tasks", "optimizers", "kernels")
 LIMIT_LETTERS = 20_000  # of a call
@@ -52,42 +55,62 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def names(package: str) -> list[str]:
-    """Sorted names of all entries of an open folder, e.g. names("binarizers")."""
+    """Sorted names of all entries of an open folder and of plugins, e.g. names("binarizers")."""
     if package not in PACKAGES:
         raise ValueError(f"unknown package {package!r}{did_you_mean(package, PACKAGES)}")
+    return sorted({*own_names(package), *plugged.names(package)})
+
+
+def own_names(package: str) -> list[str]:
+    """Names of the entries of this package alone, without plugins."""
     folder = importlib.import_module(f"tbn_bench.{package}")
     found = []
     for module in pkgutil.iter_modules(folder.__path__):
         is_shared = package == "kernels" and not module.ispkg  # its entries are folders
         if not is_shared and not module.name.startswith("_"):
             found.append(module.name)
-    return sorted(found)
+    return found
 
 
 def load(package: str, name: str) -> Callable[..., Any]:
     """The callable of entry `name`. For an unknown name, raises ValueError that lists all names."""
     _check_known(package, name)
+    outside = plugged.load(package, name)
+    if outside is not None:
+        return outside
     module = importlib.import_module(f"tbn_bench.{package}.{name}")
-    wanted = name.replace("_", "")
     for attribute, value in vars(module).items():
         own = getattr(value, "__module__", None) == module.__name__
-        is_named = attribute.replace("_", "").lower() == wanted
-        if own and is_named and callable(value):
+        if own and is_named(attribute, name) and callable(value):
             found: Callable[..., Any] = value
             return found
     raise TypeError(f"tbn_bench/{package}/{name}.py defines no callable of the file's name")
 
 
+def is_named(attribute: str, name: str) -> bool:
+    """Whether a class or function is that of entry `name`: case and underscores do not count."""
+    return attribute.replace("_", "").lower() == name.replace("_", "").lower()
+
+
 def source(package: str, name: str) -> Path:
-    """The file of entry `name`. Raises ValueError for an unknown name."""
+    """The file of entry `name`; it is not imported. Raises ValueError for an unknown name."""
     _check_known(package, name)
-    return Path(__file__).parent / package / f"{name}.py"
+    outside = plugged.source(package, name)
+    if outside is not None:
+        return outside
+    spec = importlib.util.find_spec(f"tbn_bench.{package}.{name}")
+    if spec is None or spec.origin is None:
+        raise ValueError(f"{name} in {package} has no source file")
+    return Path(spec.origin)
 
 
 def _check_known(package: str, name: str) -> None:
     known = names(package)
     if name not in known:
-        raise ValueError(f"unknown name {short(name)} in {package}{did_you_mean(name, known)}")
+        raise ValueError(
+            f"unknown name {short(name)} in {package}{did_you_mean(name, known)}; "
+            "--plugin FILE adds entries of your own"
+        )
 
 
 def parse(call: str) -> tuple[str, dict[str, Any]]:

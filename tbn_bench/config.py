@@ -96,16 +96,6 @@ class RunConfig(BaseModel):
     def _one_spelling(cls, value: str) -> str:
         return catalog.canonical(value)
 
-    @field_validator("optimizer")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        name, _ = catalog.parse(value)
-        known = catalog.names("optimizers")
-        if name not in known:
-            hint = catalog.did_you_mean(name, known)
-            raise ValueError(f"unknown name {catalog.short(name)} in optimizers{hint}")
-        return value
-
     @field_validator(
         "lr",
         "momentum",

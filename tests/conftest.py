@@ -16,6 +16,8 @@ import pytest
 import torch
 from filelock import FileLock
 
+from tbn_bench import plugged
+
 DURATIONS = Path(__file__).parent / "durations.json"
 SLOW_SECONDS = 0.5
 
@@ -24,6 +26,15 @@ SLOW_SECONDS = 0.5
 def _seed():
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_plugins(monkeypatch):
+    """Plugins are loaded for one test alone."""
+    monkeypatch.setenv(plugged.VARIABLE, "")
+    yield
+    for plugin in list(plugged.PLUGINS):
+        plugged.remove(plugin)
 
 
 def pytest_addoption(parser):

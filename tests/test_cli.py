@@ -17,7 +17,19 @@ from tbn_bench.records.store import RunStore
 from tbn_bench.sweep.local import BUSY
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("train", "plan", "sweep", "latency", "bench", "export", "mcu", "report", "runs")
+COMMANDS = (
+    "train",
+    "plan",
+    "sweep",
+    "latency",
+    "bench",
+    "export",
+    "mcu",
+    "report",
+    "runs",
+    "list",
+    "check",
+)
 HEAVY = ("torch", "pytorch_lightning", "wandb", "timm", "pandas", "matplotlib", "scipy")
 TINY = ("--data", "digits", "--model", "mlp(hidden=[30])")  # 64-30-10: weights of 1920 and 300
 

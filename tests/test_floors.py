@@ -20,10 +20,20 @@ GROUND = {
     "catalog",
     "scores",
     "fingerprint",
+    "plugged",
     "yaml_file",
 }
 # What the command line and the report may see before a command is chosen: no torch behind any of it.
-LIGHT = {"atomic", "config", "fingerprint", "records", "scores", "catalog", "yaml_file"}
+LIGHT = {
+    "atomic",
+    "catalog",
+    "config",
+    "fingerprint",
+    "plugged",
+    "records",
+    "scores",
+    "yaml_file",
+}
 SHELVES = {"binarizers", "models", "kernels", "native"}
 NETWORK = GROUND | SHELVES | {"layers", "convert"}
 LEARNING = NETWORK | {"optimizers", "tasks", "data"}
@@ -33,12 +43,15 @@ ALLOWED: dict[str, set[str]] = {
     "atomic": set(),
     "format": {"atomic"},
     "records": {"atomic", "catalog", "scores"},  # the words and ranges of what a record holds
-    "catalog": set(),
+    "catalog": {"plugged"},
+    "plugged": set(),
     "scores": set(),
     "yaml_file": set(),
     "derived": set(),
     "tiling": {"format"},
     "fingerprint": {"catalog", "config"},
+    "extend": LEARNING,  # names what is below, and loads it when it is used
+    "plugins": LEARNING | {"experiment"},
     "config": {"catalog"},  # the one spelling of an entry belongs to the identity of a run
     "binarizers": GROUND,
     "models": GROUND,
@@ -54,7 +67,7 @@ ALLOWED: dict[str, set[str]] = {
     "experiment": LEARNING | {"tracking", "compiler", "runs"},  # of `runs` the words alone
     "latency": LEARNING | {"experiment", "compiler"},
     "mcu": LEARNING | {"experiment", "compiler"},
-    "sweep": LEARNING | {"experiment"},
+    "sweep": LEARNING | {"experiment", "plugins"},
     "runs": LIGHT,
     "reporting": LIGHT | {"runs"},  # what a run is, which seeds are missing: said once
 }
@@ -102,6 +115,7 @@ NO_TORCH = {
     "catalog",
     "config",
     "fingerprint",
+    "plugged",
     "scores",
     "yaml_file",
     "cli",

@@ -1,4 +1,4 @@
-"""tbn-bench train | plan | sweep | latency | bench | export | mcu | report | runs.
+"""tbn-bench train | plan | sweep | latency | bench | export | mcu | list | check | report | runs.
 
 Each command is a file of this folder with HELP, add_arguments(parser) and run(args). It imports
 torch and other large libraries inside run, so that --help needs none of them.
@@ -6,6 +6,7 @@ torch and other large libraries inside run, so that --help needs none of them.
 
 import sys
 
+from tbn_bench.cli.flags import load_plugins
 from tbn_bench.cli.parser import make_parser
 from tbn_bench.records.files import RecordError, emit
 from tbn_bench.records.run import RunBusy
@@ -25,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     program = f"tbn-bench {args.command}"
     try:
+        load_plugins(args)
         result = args.call(args)
     except MemoryError:
         said = "not enough memory; use a smaller network or batch"

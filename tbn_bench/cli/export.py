@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run", help="run id or its beginning, also as SWEEP/RUN (see: tbn-bench runs)"
     )
     flags.add_results(parser)
+    flags.add_plugin(parser)
     parser.add_argument(
         "--format",
         default="safetensors",

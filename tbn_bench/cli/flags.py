@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tbn_bench import yaml_file
+from tbn_bench import catalog, plugged, yaml_file
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records.names import is_path
 from tbn_bench.records.text import tell
@@ -18,6 +18,7 @@ CALLS = ("--data", "--model", "--binarizer", "--task", "--optimizer")
 def add_config(parser: Any) -> None:
     """A flag for every field of RunConfig, and --config. parser: a cli.parser.Parser."""
     parser.calls = CALLS
+    add_plugin(parser)
     parser.add_argument("--config", type=Path, help="YAML preset; flags override it")
     for name, field in RunConfig.model_fields.items():
         default = field.default
@@ -27,13 +28,40 @@ def add_config(parser: Any) -> None:
         parser.add_argument(f"--{name}", default=None, help=text.replace("%", "%%"))
 
 
+def add_plugin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file with methods, models, data sets, tasks or optimizers of your own "
+        "(docs/guides/plugins.md); repeatable, also by TBN_BENCH_PLUGINS",
+    )
+
+
+def load_plugins(args: argparse.Namespace) -> None:
+    """Loads the plugins of a command that takes some, and those of the environment.
+
+    Raises ValueError for one that cannot be loaded.
+    """
+    given = getattr(args, "plugin", None)
+    if given is None:
+        return
+    if given or os.environ.get(plugged.VARIABLE):
+        from tbn_bench.plugins import load
+
+        load.load(given)
+
+
 def config_of(args: argparse.Namespace) -> RunConfig:
     """The config that the flags of add_config make. Raises ValueError, one line per fault."""
     from tbn_bench.sweep import dotted
 
     preset: dict[str, Any] = {}
     if args.config:
-        preset = dotted.fold(read_preset(args.config))
+        written = read_preset(args.config)
+        load_named(written.pop("plugins", None), args.config)
+        preset = dotted.fold(written)
     given = {}
     for name, value in vars(args).items():
         if value is not None and (name in RunConfig.model_fields or "." in name):
@@ -42,7 +70,21 @@ def config_of(args: argparse.Namespace) -> RunConfig:
     if is_agents_run():  # W&B's agent passes every parameter of the sweep to every run
         flags, left_out = dotted.fitting(flags, preset)
         warn("; ".join(_left_out(name) for name in left_out))
-    return make(preset | dotted.fold(flags, preset))
+    config = make(preset | dotted.fold(flags, preset))
+    _check_optimizer(config)
+    return config
+
+
+def _check_optimizer(config: RunConfig) -> None:
+    """Raises ValueError for an unknown optimizer.
+
+    RunConfig does not: records of a plugin's optimizer are read without the plugin.
+    """
+    name, _ = catalog.parse(config.optimizer)
+    known = catalog.names("optimizers")
+    if name not in known:
+        hint = catalog.did_you_mean(name, known)
+        raise ValueError(f"optimizer: unknown name {catalog.short(name)} in optimizers{hint}")
 
 
 def read_preset(path: Path) -> dict[str, Any]:
@@ -50,6 +92,15 @@ def read_preset(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a mapping of parameters, got {type(value).__name__}")
     return value
+
+
+def load_named(named: Any, file: Path) -> None:
+    """Loads what `plugins:` of a preset names. Raises ValueError unless it is a list of paths."""
+    if named is None:
+        return
+    from tbn_bench.plugins import load
+
+    load.load(load.named(named, file), file.parent)
 
 
 def _left_out(name: str) -> str:

@@ -7,7 +7,19 @@ from typing import Any, NoReturn
 
 from tbn_bench import __version__
 from tbn_bench.catalog import did_you_mean
-from tbn_bench.cli import bench, export, latency, mcu, plan, report, runs, sweep, train
+from tbn_bench.cli import (
+    bench,
+    check,
+    export,
+    latency,
+    mcu,
+    plan,
+    report,
+    runs,
+    shelves,
+    sweep,
+    train,
+)
 from tbn_bench.records.text import tell
 
 COMMANDS = {
@@ -18,6 +30,8 @@ COMMANDS = {
     "bench": bench,
     "export": export,
     "mcu": mcu,
+    "list": shelves,
+    "check": check,
     "report": report,
     "runs": runs,
 }

@@ -20,6 +20,7 @@ HELP = "run every configuration of a sweep file (W&B's format)"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_what(parser)
+    flags.add_plugin(parser)
     flags.add_execution(parser, "off")
     _add_limits(parser)
     _add_engine(parser)

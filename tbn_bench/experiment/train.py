@@ -104,13 +104,16 @@ def _prepare(experiment: Experiment, store: RunStore) -> nn.Module | None:
 
 def _provenance(experiment: Experiment, options: RunOptions) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if options.device == "cuda" else None
-    source = provenance(experiment.config.command, device, torch.get_num_threads())
+    plugins = experiment.plugins
+    command = " ".join([experiment.config.command, *(f"--plugin={p.name}" for p in plugins)])
+    source = provenance(command, device, torch.get_num_threads())
     return source | {
         "track": experiment.plan.track,
         "channels_last": options.channels_last,
         "compile": options.compile,
         "devices": options.devices,
         "trial": options.trial,
+        "plugins": [plugin.record for plugin in plugins],
         "fingerprint": fingerprint.of(experiment.config),
     }
 

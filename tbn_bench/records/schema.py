@@ -146,6 +146,7 @@ class Provenance(_Object):
     devices: Count | None = None
     channels_last: bool | None = None
     compile: bool | None = None
+    plugins: list[dict[str, str]] | None = None  # name and hash of each file behind an entry
     fingerprint: dict[str, str] | None = None  # part -> hash of its code (fingerprint.py)
 
 

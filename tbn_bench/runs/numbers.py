@@ -57,7 +57,7 @@ def config_of(command: Any) -> RunConfig:
         key, equals, value = word.removeprefix("--").partition("=")
         if not equals or not word.startswith("--"):
             raise ValueError(f"expected --key=value, got {word!r}")
-        if key != "sweep":
+        if key not in ("sweep", "plugin"):
             values[key] = value
     return make(values)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tbn_bench.plugins import carry
 from tbn_bench.records.files import RecordError
 from tbn_bench.records.store import RunStore
 from tbn_bench.records.text import tell
@@ -66,6 +67,7 @@ def run(
         "threads": resources.cpus,
         "options": asdict(options),
         "cwd": str(Path.cwd()),
+        "plugins": carry.packed(),
         "metric": spec.metrics[0].name if spec.metrics else "",
     }
     launch = ClusterLaunch(spec, store, options, sampler, order=order)

@@ -176,6 +176,7 @@ class File(_Part):
     scheduler: Scheduler = Field(default=None)  # type: ignore[assignment]
     controller: Controller = Field(default=None)  # type: ignore[assignment]
     command: Annotated[list[Any], AfterValidator(_known_macros)] = Field(default_factory=list)
+    plugins: list[str] = Field(default_factory=list)  # not W&B's: its agent needs TBN_BENCH_PLUGINS
     kind: Literal["sweep"] = "sweep"
     apiVersion: str = ""
     name: str = ""

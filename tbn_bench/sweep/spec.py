@@ -18,6 +18,7 @@ from typing import Any
 from tbn_bench import yaml_file
 from tbn_bench.catalog import short
 from tbn_bench.config import RunConfig, make
+from tbn_bench.plugins import load as plugins
 from tbn_bench.records.names import folder
 from tbn_bench.sweep import dotted, refusals
 from tbn_bench.sweep.schema import Hyperband, Metric, read
@@ -78,6 +79,8 @@ class SweepSpec:
 def load(path: Path) -> SweepSpec:
     """Reads and expands a sweep file. Raises ValueError that names the file and the key."""
     value = yaml_file.read(path)
+    if isinstance(value, dict) and value.get("plugins"):
+        plugins.load(plugins.named(value["plugins"], path), path.parent)
     try:
         spec = expand(value, path.stem)
     except ValueError as error:

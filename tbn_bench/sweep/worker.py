@@ -108,7 +108,9 @@ def _train_when_free(given: dict[str, Any], options: ExecutionOptions) -> None:
     """Waits for a run that a worker given up by Ray, or another launcher, still holds."""
     from tbn_bench.experiment.options import RunOptions
     from tbn_bench.experiment.train import run
+    from tbn_bench.plugins import carry
 
+    carry.unpack(given["plugins"])
     run_options = RunOptions(
         results=Path(given["results"]),
         sweep=given["sweep"],

@@ -11,13 +11,12 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.utils import parametrize
 
-from tbn_bench import catalog, convert
+from tbn_bench import catalog
 from tbn_bench.binarizers._base import ActivationBinarizer, Target, WeightBinarizer
 from tbn_bench.config import make
 from tbn_bench.convert.advance import advance_, begin_step_
-from tbn_bench.convert.binarize import binarize_, binarize_inputs_
-from tbn_bench.convert.cost import cost
-from tbn_bench.format import packed_file
+from tbn_bench.convert.binarize import binarize_
+from tbn_bench.plugins.contracts import binarizers as contracts
 from tbn_bench.tasks.image_classification import ImageClassification
 
 MATRIX_METHODS = [  # tried on matrices behind ReLU
@@ -696,33 +695,15 @@ def test_kernel_methods_learn_a_small_batch(spec):
     pytest.fail("ten epochs were not enough")
 
 
-@pytest.mark.parametrize(
-    ("model", "shape"),
-    [("mlp(hidden=[24, 40])", (1, 6, 6)), ("resnet_cifar(depth=8, width=4)", (3, 8, 8))],
-)
+@pytest.mark.parametrize("rule", contracts.RULES, ids=lambda rule: rule.check.__name__)
 @pytest.mark.parametrize("spec", METHODS)
-def test_packs_to_what_was_counted_and_comes_back(tmp_path, model, shape, spec):
-    """Packed bytes are cost.stored_bytes.
+def test_contract(spec, rule):
+    """What `tbn-bench check` asks of a method from outside, every method here does.
 
-    The packed network, and the one read from its file, give the trained network's outputs.
+    Packed bytes are cost.stored_bytes. The packed network, and the one read from its file, give the
+    trained network's outputs.
     """
-    net = catalog.build("models", model, num_classes=8, in_shape=shape)
-    plan, x = binarize_(net, spec), torch.randn(8, *shape)
-    net.train()(x).square().mean().backward()
-    with torch.no_grad():
-        expected, total = net.eval()(x), cost(net, plan, shape)
-    weights = {name: p.numpy() for name, p in convert.dense(net).state_dict().items()}
-    convert.pack_(net)
-    convert.save(net.eval(), tmp_path / "net.safetensors")
-    content = packed_file.read(tmp_path / "net.safetensors")
-    assert content.payload_bytes == total.stored_bytes
-    assert all((weights[name] == value).all() for name, value in content.dense().items())
-    blank = catalog.build("models", model, num_classes=8, in_shape=shape)
-    binarize_inputs_(blank, spec)
-    loaded = convert.load_(blank, tmp_path / "net.safetensors")
-    with torch.no_grad():
-        torch.testing.assert_close(net(x), expected, rtol=1e-5, atol=1e-5)
-        assert torch.equal(loaded(x), net(x))
+    rule.check(spec)
 
 
 def test_sizes_by_hand():

@@ -1,0 +1,25 @@
+"""tbn-bench check: does a file of your own keep the contracts of its shelves?"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+HELP = "run every contract of the shelf on the entries of a plugin file"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="plugin files")
+    parser.add_argument(
+        "--call",
+        dest="calls",
+        action="append",
+        default=[],
+        metavar="CALL",
+        help="an entry with options, e.g. 'my_method(p=4)', in place of its defaults; repeatable",
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from tbn_bench.plugins import check
+
+    return check.run(args.files, args.calls)
