@@ -20,7 +20,7 @@ import altair
 
 from tbn_bench import __version__, catalog
 from tbn_bench.records.store import RecordError, tell
-from tbn_bench.reporting import figures, panels, protocol, tables, write
+from tbn_bench.reporting import figures, panels, protocol, summary, tables, write
 from tbn_bench.reporting.latex import latex
 from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.page import details, render
@@ -217,6 +217,7 @@ def report(results: Path, out: Path, watch_s: float | None = None) -> dict[str, 
         with _drawing(records, out / "figures") as figures_of:
             built = _write_tables(records, out / "tables")
             book = details.book(results, records.curves)
+            summary.write_summary(records, out)
             made = figures_of()
         command = f"tbn-bench report --results {results} --out {out}"
         text = render.page(

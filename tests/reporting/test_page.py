@@ -233,13 +233,42 @@ def test_a_filter_counts_what_it_leaves_and_works_by_keys(browser, page):
         )
         == "polite"
     )
-    for _ in range(2):  # past the box that scrolls, to its first head
+    for _ in range(3):  # past the menu and the box that scrolls, to its first head
         browser.key("Tab", 9)
     assert browser.run("document.activeElement.closest('th')?.textContent") == "device"
     browser.key("Enter", 13, "\r")
     browser.until("document.activeElement.closest('th').getAttribute('aria-sort') === 'ascending'")
     browser.run("document.querySelector('[data-name=latency] .more').click()")
     assert browser.errors == []
+
+
+@needs_chromium
+def test_a_table_is_taken_away_in_three_formats(browser, page):
+    """Each has the heads and the rows that the filter leaves, those that wait included."""
+    browser.open(page)
+    browser.run("tables.find(t => t.name === 'latency').words.value = 'kernel1'")
+    script = (
+        "(async () => { const rows = await textOf(tables.find(t => t.name === 'latency'));"
+        " return Object.fromEntries(Object.entries(FORMATS).map(([k, f]) => [k, f(rows)])); })()"
+    )
+    taken = browser.run(script)
+    assert len(taken["csv"].splitlines()) == 11
+    assert taken["csv"].startswith("device,")
+    assert taken["markdown"].splitlines()[1].startswith("| --- |")
+    assert taken["latex"].count(r"\\") == 11
+
+
+@needs_chromium
+def test_the_address_keeps_what_the_reader_chose(browser, page):
+    browser.open(page)
+    browser.run("plots.pick('BWN')")
+    browser.until("location.search.includes('methods=BWN')")
+    browser.run("document.getElementById('by-bwn').click()")
+    address = browser.run("location.href")
+    assert "reference=bwn" in address
+    browser.open(page, address.removeprefix(page.resolve().as_uri()))
+    browser.until("typeof plots === 'object' && plots.picked.has('BWN')")
+    assert browser.run("document.getElementById('by-bwn').checked")
 
 
 @needs_chromium

@@ -192,6 +192,7 @@ class Plots {
     }
     if (parts.length) parts.push(make("button", { type: "button", textContent: "Show all again", onclick: () => this.clear() }));
     line.replaceChildren(...parts);
+    this.changed?.();
   }
 
   #legend(labels) {

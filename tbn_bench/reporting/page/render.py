@@ -27,7 +27,7 @@ Drawn = tuple[str, dict[str, Any]]  # title, Vega-Lite specification
 
 TITLE = "What sub-bit weights cost and what they buy"
 SHOWN_ROWS = 30  # of a table; the others are packed until the reader asks for them
-_SCRIPTS = ("base.js", "tables.js", "charts.js", "runs.js", "watch.js")
+_SCRIPTS = ("base.js", "tables.js", "charts.js", "runs.js", "watch.js", "take.js")
 _NOT_FINISHED = "not_finished"
 _ROW = re.compile(r"<tr\b.*?</tr>", re.S)
 _RUN_CELL = re.compile(r"(<td[^>]*>)([0-9a-f]{12})</td>")

@@ -10,7 +10,16 @@ class ReportTable {
     this.rows = [...this.body.rows];
     this.sorted = null; // { index, up }
     this.#heads();
+    this.pinned = "pinned" in block.dataset;
+    this.#label(this.rows);
     this.#bar(block);
+  }
+
+  /** Each cell of a comparison knows its head: on a phone a row is a card. */
+  #label(rows) {
+    if (!this.pinned) return;
+    const heads = [...this.table.tHead.rows[0].cells].map(head => head.textContent);
+    for (const row of rows) [...row.cells].forEach((cell, i) => { cell.dataset.head = heads[i]; });
   }
 
   /** All rows, unpacked at the first need. */
@@ -36,6 +45,7 @@ class ReportTable {
     const total = words.length ? found.length : this.count;
     const drawn = this.all ? found : found.slice(0, this.shown);
     this.body.replaceChildren(...drawn);
+    this.#label(drawn);
     this.said.textContent = words.length ? `${total} of ${this.count} rows` : `${this.count} rows`;
     this.more.hidden = this.all || total <= drawn.length;
     this.more.textContent = `Show all ${total} rows`;
@@ -83,7 +93,8 @@ class ReportTable {
     scroll.tabIndex = 0; // a box that scrolls must be reachable without a mouse
     scroll.setAttribute("role", "region");
     scroll.setAttribute("aria-label", this.table.caption?.textContent ?? this.name);
-    if (this.name !== "glance") scroll.before(make("div", { className: "bar" }, make("label", { htmlFor: id, textContent: "Filter rows" }), this.words, this.said));
+    const filter = make("span", { className: "filter", hidden: this.count < 10 }, make("label", { htmlFor: id, textContent: "Filter rows" }), " ", this.words, " ", this.said); // a few rows need none
+    scroll.before(make("div", { className: "bar" }, filter));
     scroll.after(this.more);
     this.more.hidden = !this.others;
     this.more.textContent = `Show all ${this.count} rows`;

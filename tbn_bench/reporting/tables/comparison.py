@@ -154,10 +154,11 @@ def of_groups(
     panels: dict[Panel, list[Group]] = {}
     for g in found:
         panels.setdefault(g.panel, []).append(g)
+    in_order = sorted(panels.items(), key=_largest_test_set_first)
 
     parts = []
     rows = []
-    for panel, members in panels.items():
+    for panel, members in in_order:
         own = _rows(records, members, timings, marks)
         parts.append(_part(records, members, own, results, titles[panel]))
         rows += own
@@ -173,6 +174,11 @@ def of_groups(
         raw=_raw_keys(columns),
         parts=tuple(parts),
     )
+
+
+def _largest_test_set_first(panel: tuple[Panel, list[Group]]) -> float:
+    _, members = panel
+    return -max(g.first["test_samples"] or 0 for g in members)
 
 
 def _rows(

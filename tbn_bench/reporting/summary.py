@@ -1,0 +1,89 @@
+"""The answer in short: one figure, one table and a sentence per data set, for a README.
+
+They are about the data set with the largest test set among those that have a fair comparison with
+full precision.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tbn_bench.reporting import findings, panels, style, write
+from tbn_bench.reporting.figures import accuracy_bits
+from tbn_bench.reporting.findings import Compared
+from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.table import Column, Row, Table, column, text_column
+from tbn_bench.scores import SCORES
+
+FILES = ("summary.md", "summary.svg")
+
+
+def write_summary(records: Records, out: Path) -> None:
+    """Writes out/summary.md and out/summary.svg; removes old ones if there is no comparison."""
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)
+    by_data = findings.by_data(findings.compared(records))
+    if not by_data:
+        return
+    first = next(iter(by_data.values()))[0]
+    text = _sentences(by_data) + "\n" + write.markdown(table(first))
+    (out / "summary.md").write_text(text, encoding="utf-8")
+    frame = accuracy_bits.frame(records)
+    panel = frame[frame["panel"] == first.title]
+    if not panel.empty:
+        path = out / "summary.svg"
+        panels.save(accuracy_bits.print_panel, panel, style.PAGE_INCHES, [path])
+
+
+def _sentences(by_data: dict[str, list[Compared]]) -> str:
+    lines = [f"- **{data}**: {findings.sentence(found)}" for data, found in by_data.items()]
+    return "\n".join(lines) + "\n"
+
+
+def table(found: Compared) -> Table:
+    """The reference, then each method from the most to the fewest bytes."""
+    base = found.reference
+    assert base.result is not None
+    rows = [_row(base) | {"difference": style.DASH, "verdict": "reference"}]
+    for finding in sorted(found.findings, key=lambda f: -f.bytes_share):
+        verdict = f"{finding.tag}, control" if finding.is_control else finding.tag
+        rows.append(_row(finding.group) | {"difference": finding.text, "verdict": verdict})
+    score = SCORES[base.score]
+    columns = [
+        text_column("method", "method"),
+        Column("score", score.label, _score),
+        column("difference", f"difference, {found.unit}"),
+        column("n", "seeds", "d"),
+        column("bits_per_weight", "bits per weight", ".3f"),
+        column("stored_bytes", "stored bytes", ",d"),
+        column("distinct_macs", "distinct MACs, M", ".1f"),
+        column("train_pflop", "training PFLOP", ".3f"),
+        text_column("verdict", "verdict"),
+    ]
+    note = (
+        f"Difference from full precision, paired by seed, with its 95 % interval. Within the "
+        f"margin: the whole interval is above −{found.margin:g} {found.unit}."
+    )
+    return Table(found.title, columns, rows, note)
+
+
+def _row(g: Any) -> Row:
+    first = g.first
+    macs = first["distinct_macs"]
+    return {
+        "method": g.label,
+        "name": g.score,
+        "score": g.result.mean,
+        "half": g.result.half,
+        "n": g.result.n,
+        "bits_per_weight": first["bits_per_weight"],
+        "stored_bytes": style.whole(first["stored_bytes"]),
+        "distinct_macs": None if macs is None else macs / 1e6,
+        "train_pflop": first["train_pflop"],
+    }
+
+
+def _score(row: Row) -> str:
+    score = SCORES[row["name"]]
+    if row["half"] is None:
+        return score.text(row["score"], False)
+    return f"{score.text(row['score'], False)} ± {score.text(row['half'], False)}"
