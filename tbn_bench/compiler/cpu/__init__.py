@@ -1,1 +1,1 @@
-"""The CPU back end: operations become steps of native plans; what has no step stays in torch."""
+"""The CPU back end: operations become steps of native programs; what has no step stays in torch."""

@@ -1,4 +1,4 @@
-"""Regions as native plans, and their calls."""
+"""Regions as native programs, and their calls."""
 
 from collections.abc import Sequence
 from typing import Any

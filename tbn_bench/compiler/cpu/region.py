@@ -1,4 +1,4 @@
-"""A region: layers of a network that become one native plan, and the values between them."""
+"""A region: layers of a network that become one native program, and the values between them."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The patterns of transformers as ops of a native plan."""
+"""The patterns of transformers as ops of a native program."""
 
 import torch
 

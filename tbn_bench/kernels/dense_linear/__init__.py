@@ -3,7 +3,7 @@
 x: (..., K) floating point, weight: (rows, K) of x's type, bias: (rows,) or None -> (..., rows).
 
 Implementations: reference (sums written out; any type, float64 included), torch (the vendor's
-product, any device), cpu (the native plan's own float32 layer, which stem and classifier of a
+product, any device), cpu (the native program's own float32 layer, which stem and classifier of a
 packed network use). One that is asked for and cannot run raises.
 """
 

@@ -96,7 +96,7 @@ struct Form {
     alignas(64) static const uint16_t odd[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                                                  33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
     const __m512i pick = _mm512_load_si512(odd);  // the upper half of each of 32 float32
-    for (long k = 0; k < n; k += 32, to += group) {
+    for (long k = 0; k < n; k += 32) {
       __m512 a = some(x + k, n - k), b = some(x + k + 16, n - k - 16);
 #pragma GCC unroll 3
       for (int q = 0; q < PLANES; q++) {
@@ -105,6 +105,7 @@ struct Form {
         a = _mm512_sub_ps(a, _mm512_castsi512_ps(_mm512_and_si512(ia, high)));
         b = _mm512_sub_ps(b, _mm512_castsi512_ps(_mm512_and_si512(ib, high)));
       }
+      to += group;
     }
   }
 };
@@ -116,13 +117,15 @@ struct Form<INT8> {
   static inline void put(const float* x, long n, float inverse, char* to, long group) {
     const __m512 scale = _mm512_set1_ps(inverse);
     const __m512i low = _mm512_set1_epi32(127);
-    for (long k = 0; k < n; k += 64, to += group)
+    for (long k = 0; k < n; k += 64) {
 #pragma GCC unroll 4
       for (int i = 0; i < 4; i++) {
         __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(some(x + k + 16 * i, n - k - 16 * i), scale));
         _mm_store_si128((__m128i*)(to + 16 * i), _mm512_cvtepi32_epi8(_mm512_srai_epi32(q, 7)));
         _mm_store_si128((__m128i*)(to + 64 + 16 * i), _mm512_cvtepi32_epi8(_mm512_and_si512(q, low)));
       }
+      to += group;
+    }
   }
 };
 
@@ -204,8 +207,11 @@ Input columns(const Conv* c) {
     for (int g = 0; g < c->G; g++)
       for (int y = 0; y < c->Ho; y++) {
         const float* from = c->in + ((long)g * c->H + (long)y * c->sh) * c->W * c->in_stride + k;
-        for (int x = 0; x < c->Wo; x++, i++, from += (long)c->sw * c->in_stride)
+        for (int x = 0; x < c->Wo; x++) {
           Form<FORM>::put(from, count, inverse ? inverse[own ? i : g] : 0.f, in.rows + k / unit * in.group + i * in.row, in.group);
+          from += (long)c->sw * c->in_stride;
+          i++;
+        }
       }
   }
   walk<FORM>(c, &in, 0, 0, 0);
@@ -244,13 +250,15 @@ Input spread(const Conv* c) {
   long unit = Form<FORM>::unit, groups = (w->C + unit - 1) / unit;
   long height = (c->H + 2 * c->ph + c->sh - 1) / c->sh, need = c->Ho + (long)(w->kh - 1) * c->dh / c->sh;
   if (height < need) height = need;
-  long phase = c->G * height * c->Wo, at = 0;
+  long phase = c->G * height * c->Wo, next = 0;
   Input in;
   const float* inverse = begin<FORM>(c, &in, w->kw * c->sh * phase + 64, (c->G - 1) * height * c->Wo + (long)c->Ho * c->Wo);
   for (int kx = 0; kx < w->kw; kx++)
     for (int sy = 0; sy < c->sh; sy++)
       for (int g = 0; g < c->G; g++)
-        for (int row = 0; row < height; row++, at += c->Wo) {
+        for (int row = 0; row < height; row++) {
+          const long at = next;
+          next += c->Wo;
           long y = (long)row * c->sh + sy - c->ph;
           if (y < 0 || y >= c->H) {
             zero(in, groups, at, c->Wo);
@@ -326,9 +334,11 @@ void finish(const Conv* c, const Input& in, const char* sums, long pitch, long l
   for (long m = 0; m < count; m++) {
     if (map[m] < 0) continue;
     long at = (long)map[m] * stride;
-    for (long i = 0; i < p; i++, at += R)
+    for (long i = 0; i < p; i++) {
       for (long r = 0; r < R; r += 16)
         put(sum_at<FORM>(sums + m * pitch + r * 4, low, FORM == INT8 ? in.step[first + m] : 0.f), i * R + r, at + r, mask_of(r));
+      at += R;
+    }
   }
 }
 
