@@ -95,8 +95,10 @@ def columns(rows: list[Row]) -> list[str]:
     return [*known, *sorted(found - set(known))]
 
 
-def rows(store: RunStore, problems: list[str] | None = None) -> list[Row]:
+def rows(store: RunStore, problems: list[str] | None = None, keep_cache: bool = True) -> list[Row]:
     """A row per readable run, by sweep and run id. A column without a value is None or absent.
+
+    keep_cache: new rows are written into the cache.
 
     status is "dead" for a run that says "running" and is held by no process. Problems as in
     RunStore.runs.
@@ -119,7 +121,7 @@ def rows(store: RunStore, problems: list[str] | None = None) -> list[Row]:
                 raise
             problems.append(str(error))
     changed = any(old.get(key) is not entry for key, entry in new.items())
-    if changed or len(new) != len(old):
+    if keep_cache and (changed or len(new) != len(old)):
         _save(path, new)
     return [_whole(store, key, row) for key, (_, row) in new.items()]
 

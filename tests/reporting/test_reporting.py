@@ -199,6 +199,12 @@ def test_the_page_is_whole_and_asks_for_nothing(results, tmp_path):
     assert len(side["run_ids"]) == 5
 
 
+def test_a_report_writes_nothing_outside_its_folder(results, tmp_path):
+    before = sorted(results.rglob("*"))
+    build.report(results, tmp_path / "out")
+    assert sorted(results.rglob("*")) == before
+
+
 def test_figures_are_byte_identical_twice(results, tmp_path):
     """The same records give the same files."""
     build.report(results, tmp_path / "a")

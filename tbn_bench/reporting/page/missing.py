@@ -19,7 +19,7 @@ from tbn_bench.runs.index import FIELDS
 
 def gaps(records: Records, results: Path) -> dict[str, Table]:
     """Tables of the gaps by name; one without rows is left out."""
-    found = seeds.groups(index.rows(RunStore(results), []))
+    found = seeds.groups(index.rows(RunStore(results), [], keep_cache=False))
     tables = {
         "missing_seeds": _missing_seeds(found, results),
         "single_seeds": _single_seeds(found, results),
