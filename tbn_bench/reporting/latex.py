@@ -1,162 +1,217 @@
-"""A table as LaTeX, with the packages booktabs and graphicx."""
+"""A table as LaTeX floats, with the packages booktabs and siunitx.
 
-import math
-import re
+A float has one data set and network, at most seven columns and at most a page of rows. What does
+not fit goes into a further float with the same row labels. tex.py writes single cells.
+"""
 
-from tbn_bench.reporting.table import Column, Table, marked_cells, one_line
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "—": "---",
-    "–": "--",
-    "†": r"$^\dagger$",
-    "‡": r"$^\ddagger$",
-    "<": "$<$",
-    ">": "$>$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "−": "$-$",
-    "[": "{[}",
-    "\ue000": r"\textbf{",
-    "\ue001": "}",
-    "\ue002": r"\underline{",
-    "\ue003": "}",
-}
-_ESCAPES = str.maketrans(_LATEX)
-_BREAK = r"\allowbreak{}"
-_FITS = r"\ifdim\width>\linewidth\linewidth\else\width\fi"
-_RAGGED = r"\raggedright\let\\\tabularnewline "
-_HEAD = 10  # characters; a longer head breaks after its commas
-_CELL = 40  # characters; a column with a longer text cell wraps
-_CELL_CM = 7  # width of a column that wraps
-_PAGE_LINES = 40  # of one tabular, which cannot break over pages
+from tbn_bench.reporting import names, tex
+from tbn_bench.reporting.style import DASH
+from tbn_bench.reporting.table import Column, Row, Table, marked, one_line
 
-
-def _escape(value: str) -> str:
-    return value.translate(_ESCAPES)
-
-
-def _breakable(value: str) -> str:
-    """The value in LaTeX. Words longer than a line, which are addresses, may break over lines."""
-    long_word = rf"\S{{{_CELL},}}"
-    marked = re.sub(long_word, _with_breaks, value)
-    escaped = _escape(marked)
-    return escaped.replace("\0", _BREAK)
-
-
-def _with_breaks(word: re.Match[str]) -> str:
-    """A word with a zero byte after each / , _ and =, and within each hash."""
-    text = word.group()
-    text = re.sub(r"[0-9a-f]{40}", _hash_with_breaks, text)
-    return re.sub(r"(?<=[/,=_])(?=.)|\0", "\0", text)
-
-
-def _hash_with_breaks(digits: re.Match[str]) -> str:
-    text = digits.group()
-    parts = re.findall(r".{8}", text)
-    return "\0".join(parts)
+_MOST_ROWS = 500  # of a table that is typeset; a longer one is data, not a table for a paper
+_MOST_COLUMNS = 7
+_PAGE_LINES = 38
+_SOURCE_LINES = 2  # that a source takes below its table
+_CLEAR = 12  # floats after which pending ones are printed, because LaTeX holds only a few
+# Columns whose values go into the caption.
+_HEADINGS = ("sweep", "device", "data", "dataset", "data_name", "model", "network")
 
 
 def latex(table: Table) -> str:
-    """A booktabs tabular and its footnotes.
+    """The floats of a table and the notes that belong to all of them.
 
-    The tabular is scaled to the line where it is wider, and split where it is longer than a page.
-    Needs the packages booktabs and graphicx.
+    A table of more than 500 rows is not typeset; the text says so.
     """
-    rows = marked_cells(table)
-    wraps = _wraps(table.columns, rows)
-    spec = "".join(map(_alignment, table.columns, wraps))
-    heads = map(_head, table.columns)
-    head = " & ".join(heads) + r" \\"
-
-    out = [f"% {one_line(table.title)}. {one_line(table.note)}"]
-    for part in _pages(rows, wraps):
-        out += [
-            rf"\noindent\resizebox{{{_FITS}}}{{!}}{{%",
-            rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *(_latex_row(row, wraps) for row in part),
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\par\medskip",
-        ]
-    for footnote in table.footnotes:
-        out.append(rf"{{\footnotesize\raggedright\noindent {_breakable(footnote)}\par}}")
+    title = one_line(table.title)
+    if len(table.rows) > _MOST_ROWS:
+        return (
+            f"% {title}: {len(table.rows)} rows are not typeset; the CSV file beside this one has "
+            "them.\n"
+        )
+    out = [rf"% {title}. Needs \usepackage{{booktabs,siunitx}}."]
+    labels: set[str] = set()
+    written = 0
+    for part in _parts(table):
+        for piece in _pieces(part):
+            out += _float(piece, part.sources or table.sources, labels)
+            written += 1
+            if written % _CLEAR == 0:
+                out.append(r"\clearpage")
+    if table.note:
+        out.append(_paragraph(table.note))
     return "\n".join([*out, ""])
 
 
-def _wraps(columns: list[Column], rows: list[list[str]]) -> list[bool]:
-    """Whether each column wraps: it is of text and has a cell longer than a line."""
-    wraps = []
-    for i, c in enumerate(columns):
-        longest = max((len(row[i]) for row in rows), default=0)
-        is_long = longest > _CELL
-        wraps.append(is_long and not c.numeric)
-    return wraps
+@dataclass(frozen=True)
+class _Piece:
+    """One float. cells: the text of each row. place: its number of how many."""
+
+    title: str
+    note: str
+    columns: list[Column]
+    cells: list[list[str]]
+    place: tuple[int, int] = (1, 1)
+
+    @property
+    def caption(self) -> str:
+        number, count = self.place
+        return f"{self.title} ({number} of {count})" if count > 1 else self.title
 
 
-def _alignment(c: Column, wraps: bool) -> str:
-    if c.numeric:
-        return "r"
-    return f"p{{{_CELL_CM}cm}}" if wraps else "l"
+def _parts(table: Table) -> list[Table]:
+    """One table per data set and network, whose names are in its title."""
+    if table.parts:
+        return [replace(part, title=f"{table.title}: {part.title}") for part in table.parts]
+    headings = [c for c in table.columns if c.key in _HEADINGS]
+    if not headings:
+        return [replace(table, note="")]
+
+    rest = [c for c in table.columns if c not in headings]
+    groups: dict[str, list[Row]] = {}
+    for row in table.rows:
+        shown = [_heading(c, row) for c in headings]
+        groups.setdefault(", ".join(shown), []).append(row)
+    parts = []
+    for name, rows in groups.items():
+        title = f"{table.title}: {name}"
+        parts.append(replace(table, title=title, columns=rest, rows=rows, note=""))
+    return parts
 
 
-def _latex_row(row: list[str], wraps: list[bool]) -> str:
-    shown = []
-    for value, wrap in zip(row, wraps, strict=True):
-        if wrap:
-            shown.append(_RAGGED + _breakable(value))
-        else:
-            shown.append(_escape(value))
-    return " & ".join(shown) + r" \\"
+def _heading(c: Column, row: Row) -> str:
+    """The value of a heading column, by its display name."""
+    text = c.show(row)
+    if c.key in ("model", "network"):
+        return names.network(text)
+    return names.data_set(text)
 
 
-def _head(c: Column) -> str:
-    """The head, broken after its commas so that it does not widen a column of numbers."""
-    header = one_line(c.header)
-    if len(header) <= _HEAD or ", " not in header:
-        return _escape(header)
-    lines = header.split(", ")
-    escaped = map(_escape, lines)
-    text = r",\\ ".join(escaped)
-    side = "r" if c.numeric else "l"
-    return rf"\shortstack[{side}]{{{text}}}"
+def _pieces(part: Table) -> list[_Piece]:
+    """The floats of a part: a few columns and a page of rows each."""
+    columns = _shown(part)
+    found = []
+    for chosen in _chunks(columns, part.rows):
+        cells = [_marked(row, chosen) for row in part.rows]
+        for page in _pages(chosen, cells):
+            found.append(_Piece(one_line(part.title), part.note, chosen, page))
+    count = len(found)
+    return [replace(piece, place=(i, count)) for i, piece in enumerate(found, 1)]
 
 
-def _pages(rows: list[list[str]], wraps: list[bool]) -> list[list[list[str]]]:
+def _marked(row: Row, columns: list[Column]) -> list[str]:
+    return [marked(row, c) for c in columns]
+
+
+def _shown(part: Table) -> list[Column]:
+    """The columns of a part in which a row has something."""
+    columns = []
+    for c in part.columns:
+        if {c.show(row) for row in part.rows} != {DASH}:
+            columns.append(c)
+    return columns or part.columns[:1]
+
+
+def _chunks(columns: list[Column], rows: list[Row]) -> Iterator[list[Column]]:
+    """The columns in groups that fit on a page, each after the label columns."""
+    labels = _labels(columns)
+    rest = [c for c in columns if c not in labels]
+    own = sum(_width(c, rows) for c in labels)
+    chosen: list[Column] = []
+    width = own
+    for c in rest:
+        is_full = len(labels) + len(chosen) == _MOST_COLUMNS
+        is_wide = width + _width(c, rows) > tex.LINE_CM
+        if chosen and (is_full or is_wide):
+            yield labels + chosen
+            chosen = []
+            width = own
+        chosen.append(c)
+        width += _width(c, rows)
+    if chosen or labels:
+        yield labels + chosen
+
+
+def _labels(columns: list[Column]) -> list[Column]:
+    """The columns that name a row: the text columns among the first three."""
+    labels = [c for c in columns[:3] if not c.numeric]
+    return labels or columns[:1]
+
+
+def _width(c: Column, rows: list[Row]) -> float:
+    cells = [one_line(c.show(row)) for row in rows]
+    return tex.width_cm(one_line(c.header), cells, c.numeric)
+
+
+def _pages(columns: list[Column], cells: list[list[str]]) -> list[list[list[str]]]:
     """The rows in parts of at most a page; one empty part if there are no rows."""
+    is_text = [not c.numeric for c in columns]
     parts: list[list[list[str]]] = [[]]
     lines = 0
-    for row in rows:
-        height = _height(row, wraps)
+    cited: set[int] = set()
+    for row in cells:
+        sources = set(tex.citations([row]))
+        height = tex.height(row, is_text) + _SOURCE_LINES * len(sources - cited)
         page = parts[-1]
         if page and lines + height > _PAGE_LINES:
             page = []
             parts.append(page)
             lines = 0
+            cited = set()
         page.append(row)
         lines += height
+        cited |= sources
     return parts
 
 
-def _height(row: list[str], wraps: list[bool]) -> int:
-    """The lines that a row takes in print."""
-    height = 1
-    for value, wrap in zip(row, wraps, strict=True):
-        if wrap:
-            lines = math.ceil(len(value) / _CELL)
-            height = max(height, lines)
-    return height
+def _float(piece: _Piece, sources: list[str], labels: set[str]) -> list[str]:
+    """labels: those of earlier floats; the new one is added."""
+    by_column = list(zip(*piece.cells, strict=True)) or [()] * len(piece.columns)
+    kinds = []
+    for c, cells in zip(piece.columns, by_column, strict=True):
+        kinds.append(tex.kind_of(one_line(c.header), list(cells), c.numeric))
+    heads = [tex.head(one_line(c.header), c.numeric) for c in piece.columns]
+    spec = "".join(kind.spec for kind in kinds)
+    out = [
+        r"\begin{table}[htbp]",
+        r"\centering\small\setlength{\tabcolsep}{4pt}",
+        rf"\sisetup{{{tex.SETUP}}}",
+        rf"\caption{{{tex.breakable(piece.caption)}}}",
+        rf"\label{{{_label(piece.caption, labels)}}}",
+        rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
+        r"\toprule",
+        f"{' & '.join(heads)} \\\\",
+        r"\midrule",
+    ]
+    for row in piece.cells:
+        shown = [kind.cell(text) for kind, text in zip(kinds, row, strict=True)]
+        out.append(f"{' & '.join(shown)} \\\\")
+    out += [r"\bottomrule", r"\end{tabular}"]
+    out += _footnotes(piece, sources)
+    return [*out, r"\end{table}"]
+
+
+def _label(caption: str, labels: set[str]) -> str:
+    """A label that no earlier float has."""
+    label = f"tab:{tex.slug(caption)}"
+    number = 2
+    while label in labels:
+        label = f"tab:{tex.slug(caption)}-{number}"
+        number += 1
+    labels.add(label)
+    return label
+
+
+def _footnotes(piece: _Piece, sources: list[str]) -> list[str]:
+    """The part's note and the sources that its cells cite."""
+    notes = [piece.note] if piece.note and piece.place[0] == 1 else []
+    for number in tex.citations(piece.cells):
+        if number <= len(sources):
+            notes.append(f"[{number}] {sources[number - 1]}")
+    return [_paragraph(note) for note in notes]
+
+
+def _paragraph(note: str) -> str:
+    return rf"\par\smallskip{{\footnotesize\raggedright {tex.breakable(one_line(note))}\par}}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.records.store import RecordError, replace, tell
-from tbn_bench.reporting import groups, write
+from tbn_bench.reporting import groups, published, write
 from tbn_bench.reporting.commands import settings_of
 from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.reproduction import cells, page, sizes, tables, teaser
@@ -72,7 +72,7 @@ def _write(texts: dict[str, str], out: Path) -> None:
 
 
 def _markdown(found: Found, built: Tables) -> str:
-    rules = "\n\n".join((cells.RULE, page.TOLERANCE, sizes.RULE))
+    rules = "\n\n".join((published.RULE, page.TOLERANCE, sizes.RULE))
     head = (
         f"# The paper's tables and ours\n\n{rules}\n\n"
         f"Cells: {_said(found.kinds)}. Lines of the ledger in no table: {_said(found.left)}.\n"

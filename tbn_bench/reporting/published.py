@@ -47,6 +47,13 @@ COLUMNS = (
     "source",
     "note",
 )
+RULE = (
+    "One value per cell is the target: a value read in its source before one that is quoted by "
+    "others; of those, the logs and scripts of the authors of TBN before other repositories; of "
+    "several runs of one source, the best. All other values that we know are beside it."
+)
+# The repositories of the authors whose tables these are.
+_AUTHORS = "https://github.com/mattgorb/"
 ACTIVATION_BITS = (1, 8, 32)
 DAGGER = "†"
 INFERRED = "‡"
@@ -272,6 +279,28 @@ def reported(
     return _cell([shown(metric, value) + marks_of[value] for value in sorted(marks_of)])
 
 
+def by_authority(lines: Iterable[Line]) -> list[Line]:
+    """The lines of one cell, the one that ours is compared with first. RULE says it in words."""
+
+    def place(line: Line) -> tuple[bool, bool, float]:
+        is_authors = line["source"].startswith(_AUTHORS)
+        score = SCORES.get(line["metric"])
+        signed = score.signed(line["value"]) if score else line["value"]
+        return line["second_hand"], not is_authors, -signed
+
+    return sorted(lines, key=place)
+
+
+def of_target(lines: list[Line]) -> tuple[list[Line], list[Line]]:
+    """(the lines that have the target's value, the others). lines: as by_authority orders them."""
+    same = []
+    others = []
+    for line in lines:
+        found = same if line["value"] == lines[0]["value"] else others
+        found.append(line)
+    return same, others
+
+
 def _options(call: str) -> tuple[str, dict[str, Any]]:
     """Name and options. A p per layer counts as its largest p, as in the names of TBN's authors."""
     name, options = catalog.parse(call)
@@ -316,7 +345,7 @@ def shown(metric: str, value: float) -> str:
     """As its source prints it; fractions in percent."""
     if is_fraction(metric):
         return percent(value)
-    return f"{value:g}"
+    return f"{value:.10g}"
 
 
 def _cell(values: list[str]) -> str:

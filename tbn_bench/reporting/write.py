@@ -4,6 +4,7 @@ import csv
 import io
 import re
 
+from tbn_bench.reporting import units
 from tbn_bench.reporting.style import text
 from tbn_bench.reporting.table import Table, marked_cells, one_line
 from tbn_bench.runs.text import csv_cell
@@ -56,15 +57,18 @@ def _plain(value: str) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """Raw values, one column per key, cells as by csv_cell; read it with na_values='—'."""
+    """Numbers without marks, one unit per column; read it with na_values='—'.
+
+    units.py names the columns. Cells are as by csv_cell.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    keys = table.raw or [c.key for c in table.columns]
-    writer.writerow(map(csv_cell, keys))
+    columns = units.named(table)
+    writer.writerow([csv_cell(column.name) for column in columns])
     for row in table.rows:
         values = []
-        for key in keys:
-            value = text(row.get(key))
+        for column in columns:
+            value = text(column.value(row))
             values.append(csv_cell(value))
         writer.writerow(values)
     return out.getvalue()

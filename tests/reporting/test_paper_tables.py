@@ -2,15 +2,13 @@
 
 import csv
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tbn_bench.config import make
 from tbn_bench.records.store import LatencyRecord, RunStore
-from tbn_bench.reporting import build, load, published, tables, write
+from tbn_bench.reporting import load, published, write
 from tbn_bench.reporting.latex import latex
 from tbn_bench.reporting.markup import markup
 from tbn_bench.reporting.tables.ablations import ablations
@@ -198,26 +196,24 @@ def test_ablations_stand_in_their_own_table(root):
     assert [row["binarizer"] for row in cnn(records).rows] == ["tbn(p=4)"]
 
 
-def test_the_csv_has_timms_columns_first(root):
-    """model, img_size, top1, top1_err, param_count, in timm's units.
-
-    Then ours, and the sources as text.
-    """
-    _ledger(root, {"source": "A"})
+def test_the_csv_has_units_and_the_source_apart(root):
+    """timm's columns come first, with their units in their names; then ours."""
+    _ledger(root, {"source": "A", "second_hand": "true"})
     text = write.comma_separated(cnn(load.load(root)))
-    assert text.startswith("model,img_size,top1,top1_err,param_count,data,")
+    assert text.startswith(
+        "model,img_size_pixels,top1_percent,top1_err_percent,param_count_million,"
+    )
     (row,) = csv.DictReader(text.splitlines())
-    assert (row["img_size"], row["top1"], row["top1_err"], row["param_count"]) == (
+    first = ("img_size_pixels", "top1_percent", "top1_err_percent", "param_count_million")
+    assert tuple(row[key] for key in first) == (
         "32",
         "93.0",
         "7.0",
         "0.01",
     )
-    assert (row["reported_sources"], float(row["value"]), row["n"]) == (
-        "A",
-        pytest.approx(0.93),
-        "3",
-    )
+    assert (row["reported_percent"], row["reported_source"]) == ("93.0", "A")
+    assert (float(row["value_percent"]), row["n"]) == (pytest.approx(93), "3")
+    assert len(row["group_id"]) == 12
 
 
 def test_timings_have_timms_names_and_units(committed):
@@ -226,11 +222,11 @@ def test_timings_have_timms_names_and_units(committed):
     assert list(rows[0])[:4] == [
         "model",
         "infer_samples_per_sec",
-        "infer_step_time",
+        "infer_step_time_ms",
         "infer_batch_size",
     ]
     for row in rows:
-        rate = 1000 * int(row["infer_batch_size"]) / float(row["infer_step_time"])
+        rate = 1000 * int(row["infer_batch_size"]) / float(row["infer_step_time_ms"])
         assert float(row["infer_samples_per_sec"]) == pytest.approx(rate, abs=0.01)
 
 
@@ -380,7 +376,13 @@ def test_no_number_without_a_run_or_a_source(committed, table):
     assert set(built.run_ids) <= runs
     for row in built.rows:
         assert row.get("value") is None or set(row["run_ids"]) & runs
-    keys = ("reported", "reported_bits_per_weight", "gpu_peak_MiB", "gpu_resting_MiB")
+    keys = (
+        "reported",
+        "also_reported",
+        "reported_bits_per_weight",
+        "gpu_peak_MiB",
+        "gpu_resting_MiB",
+    )
     cells = [
         row[key] for row in built.rows for key in keys if row.get(key) not in (None, "1", "2", "32")
     ]  # whole bit widths are definitions
@@ -398,50 +400,3 @@ def test_nothing_remembered_is_in_the_ledger(committed):
         for line in lines
         if re.search("remember|from memory", f"{line['source']} {line['note']}", re.I)
     ]
-
-
-# LaTeX
-
-
-@pytest.fixture(scope="module")
-def built(committed):
-    """Name -> table, of all that the committed records have."""
-    return {
-        name: table
-        for name, module in build.entries(tables)
-        if (table := getattr(module, name)(committed)) is not None
-    }
-
-
-def test_latex_is_well_formed_without_a_compiler(built):
-    """Braces close, every row has as many cells as the tabular has columns, nothing is left that
-    plain LaTeX does not print.
-    """
-    for name, table in built.items():
-        text = "\n".join(latex(table).splitlines()[1:])  # the first line is a comment
-        bare = re.sub(r"\\[{}\\&%$#_]", "", text)
-        assert bare.count("{") == bare.count("}"), name
-        assert text.isascii(), (name, sorted({c for c in text if not c.isascii()}))
-        rows = [line for line in text.splitlines() if " & " in line]
-        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(table.columns) - 1}, name
-        assert not re.search(r"(?<!\\)[%#]", re.sub(r"\{%\n", "", text)), name
-
-
-@pytest.mark.skipif(
-    shutil.which("pdflatex") is None, reason="no pdflatex on PATH: the tables are not compiled here"
-)
-def test_all_tables_compile(built, tmp_path):
-    """With booktabs and graphicx alone, and none is wider than the line."""
-    for name, table in built.items():
-        (tmp_path / f"{name}.tex").write_text(latex(table))
-    inputs = "".join(
-        rf"\noindent\input{{{p.name}}}\clearpage" + "\n" for p in sorted(tmp_path.glob("*.tex"))
-    )
-    head = "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage[margin=2cm]{geometry}\n\\usepackage{booktabs,graphicx}\n"
-    (tmp_path / "all.tex").write_text(f"{head}\\begin{{document}}\n{inputs}\\end{{document}}\n")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=300
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull \\hbox" not in done.stdout

@@ -416,7 +416,7 @@ def test_reported_numbers_stand_beside_ours(two_tracks, capsys, tmp_path):
     assert "| 90.00 (1 seed) | — |" in full
     assert "| 90.00 (1 seed) | 90.8† |" in irnet
     assert "† Second-hand" in table.note
-    assert r"90.8$^\dagger$" in latex(table)
+    assert r"90.8{\,$^\dagger$}" in latex(table)
     assert "reported" not in write.markdown(comparison_w1a1(load.load(two_tracks)))
     build.report(two_tracks, tmp_path / "out")
     assert "90.8† %" in (tmp_path / "out" / "tables" / "published.md").read_text()

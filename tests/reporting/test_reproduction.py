@@ -13,7 +13,7 @@ from tbn_bench.config import make
 from tbn_bench.records.store import RunStore
 from tbn_bench.reporting import load, paper, published
 from tbn_bench.reporting.commands import settings_of
-from tbn_bench.reporting.reproduction import cells, sizes, teaser
+from tbn_bench.reporting.reproduction import sizes, teaser
 from tbn_bench.reporting.reproduction.verdict import judged
 from tbn_bench.reporting.stats import Interval
 
@@ -76,11 +76,11 @@ def committed():
     ids=["read before quoted", "authors first", "best of several", "best error is the least"],
 )
 def test_one_value_is_the_target(first, second):
-    """As cells.RULE says, in whatever order the ledger has them."""
+    """As published.RULE says, in whatever order the ledger has them."""
     line = {"second_hand": False, "source": "https://b", "value": 0.9, "metric": "top1"}
     one, other = line | first, line | second
-    assert cells.by_authority([other, one])[0] == one
-    assert cells.by_authority([one, other])[0] == one
+    assert published.by_authority([other, one])[0] == one
+    assert published.by_authority([one, other])[0] == one
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
 """The cells of the paper's tables: for each, one published value and our runs of the same setting.
 
-Several sources often give a value for one cell. `target` chooses the one that ours is compared
-with; the others are shown beside it.
+Several sources often give a value for one cell. published.by_authority chooses the one
+that ours is compared with; the others are shown beside it.
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ from tbn_bench import catalog
 from tbn_bench.reporting import style
 from tbn_bench.reporting.commands import Setting, command_of
 from tbn_bench.reporting.groups import Group
-from tbn_bench.reporting.published import Line
+from tbn_bench.reporting.published import Line, by_authority
 from tbn_bench.reporting.reproduction.verdict import NOT_RUN, Verdict, judged
 from tbn_bench.reporting.tables import ablations, cnn, pointnet, time_series, transformers_mlps
 from tbn_bench.reporting.tables._paper import (
@@ -28,13 +27,6 @@ from tbn_bench.scores import SCORES
 
 SCOPES = (cnn.SCOPE, transformers_mlps.SCOPE, pointnet.SCOPE, time_series.SCOPE, ablations.SCOPE)
 REST = "Baselines with binary activations, and further scores"
-RULE = (
-    "One value per cell is the target: a value read in its source before one that is quoted by "
-    "others; of those, the logs and scripts of the authors of TBN before other repositories; of "
-    "several runs of one source, the best. All values that we know are in the tables below."
-)
-# The repositories of the authors whose tables these are.
-_AUTHORS = "https://github.com/mattgorb/"
 _CELL = ("dataset", "model", "spec", "activation_bits", "metric")
 
 
@@ -121,17 +113,6 @@ def find(ledger: list[Line], groups: list[Group], settings: list[Setting]) -> Fo
         command = command_of(ordered[0], settings)
         cells.append(Cell(section, ordered, _groups(ordered[0], groups), command))
     return Found(_sorted(cells), left)
-
-
-def by_authority(lines: Iterable[Line]) -> list[Line]:
-    """The lines of one cell, the one that ours is compared with first. RULE says it in words."""
-
-    def place(line: Line) -> tuple[bool, bool, float]:
-        is_authors = line["source"].startswith(_AUTHORS)
-        signed = SCORES[line["metric"]].signed(line["value"])
-        return line["second_hand"], not is_authors, -signed
-
-    return sorted(lines, key=place)
 
 
 def is_ours(line: Line) -> bool:

@@ -8,7 +8,8 @@ from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from tbn_bench import __version__
-from tbn_bench.reporting.reproduction import cells, sizes, teaser, verdict
+from tbn_bench.reporting import published
+from tbn_bench.reporting.reproduction import sizes, teaser, verdict
 from tbn_bench.reporting.reproduction.cells import Found
 from tbn_bench.reporting.reproduction.matrix import Matrix
 from tbn_bench.reporting.reproduction.tables import Tables
@@ -59,7 +60,7 @@ def page(
         has_own=any(point.is_ours for point in points),
         blocks=[_block(table) for table in built.tables],
         sources=[_linked(source) for source in built.sources],
-        rules=(cells.RULE, TOLERANCE, sizes.RULE),
+        rules=(published.RULE, TOLERANCE, sizes.RULE),
         command=command,
         version=__version__,
     )

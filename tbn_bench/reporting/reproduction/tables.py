@@ -85,7 +85,8 @@ def _cells(row: Row) -> dict[str, list[published.Line]]:
     """The cells of a row that cite their sources."""
     if "others" not in row:
         return {"cited": row["lines"]}
-    return {"target": row["lines"][:1], "others": row["lines"][1:]}
+    same, others = published.of_target(row["lines"])
+    return {"target": same, "others": others}
 
 
 def flat(found: list[Table]) -> Table:

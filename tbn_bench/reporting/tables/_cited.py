@@ -14,7 +14,9 @@ Cells = Callable[[Row], dict[str, list[Line]]]
 def cite(rows: list[Row], cells: Cells) -> list[str]:
     """Writes the cells of published lines into the rows; returns the footnotes.
 
-    cells: a key that ends in bits_per_weight shows the lines' width, others their value.
+    cells: a key that ends in bits_per_weight shows the lines' width, others their value. For the
+    CSV, the first line also gives the row a number without marks, under the key with _value, and
+    its source, under the key with _source.
     """
     numbers = numbered(rows, cells)
     said: dict[str, list[Line]] = {}
@@ -24,7 +26,17 @@ def cite(rows: list[Row], cells: Cells) -> list[str]:
                 said.setdefault(line["source"], []).append(line)
             shown = _width if key.endswith("bits_per_weight") else _value
             row[key] = _cell(lines, numbers, shown)
+            row |= _bare(key, lines)
     return [f"{source}{_common(said[source])}" for source in numbers]
+
+
+def _bare(key: str, lines: list[Line]) -> Row:
+    """The number and the source of the first line of a cell; nothing if there is none."""
+    if not lines:
+        return {}
+    line = lines[0]
+    value = line["weight_bits"] if key.endswith("bits_per_weight") else line["value"]
+    return {f"{key}_value": value, f"{key}_source": line["source"]}
 
 
 def numbered(rows: list[Row], cells: Cells) -> dict[str, int]:

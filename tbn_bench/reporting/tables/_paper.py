@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tbn_bench import catalog
-from tbn_bench.reporting import groups, published, style, tracks
+from tbn_bench.reporting import groups, names, published, style, tracks
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.published import Line
@@ -18,7 +18,6 @@ from tbn_bench.reporting.table import (
     Row,
     Table,
     column,
-    method_column,
     run_ids,
     text_column,
 )
@@ -37,7 +36,7 @@ _PIXELS = {
     "digits": 8,
     "imagenet": 224,
 }
-TIMM = ("model", "img_size", "top1", "top1_err", "param_count")
+TIMM = ("model", "img_size_pixels", "top1_percent", "top1_err_percent", "param_count_million")
 _OWN = (
     "data",
     "binarizer",
@@ -48,14 +47,17 @@ _OWN = (
     "epochs",
     "bits_per_weight",
     "mbit",
-    "reported",
-    "reported_bits_per_weight",
-    "reported_sources",
+    "reported_value",
+    "reported_source",
+    "reported_bits_per_weight_value",
+    "reported_bits_per_weight_source",
+    "other_sources",
     "sweep",
     "group_id",
 )
 NOTE = (
-    "Reported: numbers of other authors with their own recipes, mostly at the best test epoch. The "
+    "Reported: the number of other authors, with their own recipe, that the paper report compares "
+    "with; also reported: others that we know. Most are of the best test epoch. The "
     "paper's printed tables could not be read; values known only from memory are left out. Ours: "
     "on the test set, at the epoch chosen on held-out data, mean over n seeds with Student's 95 % "
     "interval (none for one seed), after the number of epochs in the table. Few epochs are no "
@@ -132,36 +134,62 @@ def of(records: Records, scope: Scope, apart: Iterable[Line] = ()) -> Table | No
     if not rows:
         return None
     sources = cite(rows, _cells)
+    networks = _networks(rows)
     for row in rows:
         _complete_reported(row)
+        row["network"] = networks[row["data"]][row["model"]]
 
+    columns = _columns(rows, scope)
     return Table(
         scope.title,
-        _columns(rows, scope),
+        columns,
         rows,
         _note(rows, scope),
         run_ids(rows),
         sources=sources,
         raw=(*TIMM, *_OWN),
+        parts=_parts(rows, columns),
     )
 
 
+def _networks(rows: list[Row]) -> dict[str, dict[str, str]]:
+    """data set -> model -> its display name, which no other model on the same data has."""
+    models: dict[str, list[str]] = {}
+    for row in rows:
+        models.setdefault(row["data"], []).append(row["model"])
+    return {data: names.distinct(own, names.network) for data, own in models.items()}
+
+
 def _complete_reported(row: Row) -> None:
-    """Adds the width that needs no source, and the sources for the CSV."""
+    """Adds the width that needs no source, and the other sources for the CSV."""
     lines = row["lines"]
     if row["reported_bits_per_weight"] is None:
         row["reported_bits_per_weight"] = plain_width(lines)
-    sources = []
-    for line in lines:
-        if line["source"] not in sources:
-            sources.append(line["source"])
-    row["reported_sources"] = "; ".join(sources) or None
+    others = [line["source"] for line in lines[1:]]
+    row["other_sources"] = "; ".join(dict.fromkeys(others)) or None
+
+
+def _parts(rows: list[Row], columns: list[Column]) -> tuple[Table, ...]:
+    """A table per data set and network, without the columns that a paper has no room for."""
+    left_out = {"data", "network", "mbit", "also_reported"}
+    if any(c.key == "score" for c in columns):
+        left_out.add("reported_bits_per_weight")
+    kept = [c for c in columns if c.key not in left_out]
+    groups_of: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups_of.setdefault((row["data"], row["model"]), []).append(row)
+    parts = []
+    for own in groups_of.values():
+        title = f"{_data_set(own[0])}, {own[0]['network']}"
+        parts.append(Table(title, kept, own, run_ids=run_ids(own)))
+    return tuple(parts)
 
 
 def _note(rows: list[Row], scope: Scope) -> str:
     cells = []
     for row in rows:
         cells.append(row["reported"])
+        cells.append(row["also_reported"])
         cells.append(row["reported_bits_per_weight"])
     legend = published.legend(cells)
     parts = (scope.note, NOTE, legend)
@@ -207,7 +235,7 @@ def _own_row(g: Group, score: str, lines: list[Line]) -> Row:
         "epochs": g.first["epochs"],
         "bits_per_weight": g.first["bits_per_weight"],
         "mbit": _mbit(g),
-        "param_count": param_count(g),
+        "param_count_million": param_count(g),
         "sweep": g.sweep,
         "group_id": g.group_id,
         "run_ids": g.run_ids,
@@ -223,11 +251,11 @@ def _mbit(g: Group) -> float | None:
 
 
 def timm(top1: float) -> dict[str, float]:
-    """TIMM's accuracies: in percent as in timm's results. Other accuracies are fractions."""
+    """TIMM's accuracies, in percent as in timm's results."""
     percent = 100 * top1
     return {
-        "top1": round(percent, 3),
-        "top1_err": round(100 - percent, 3),
+        "top1_percent": round(percent, 3),
+        "top1_err_percent": round(100 - percent, 3),
     }
 
 
@@ -246,9 +274,9 @@ def _row(data: str, model: str, spec: str, score: str, lines: list[Line]) -> Row
         "model": model,
         "binarizer": spec,
         "score": score,
-        "img_size": _image_size(data),
+        "img_size_pixels": _image_size(data),
         "run_ids": [],
-        "lines": lines,
+        "lines": published.by_authority(lines),
     }
 
 
@@ -322,17 +350,19 @@ def _cells(row: Row) -> dict[str, list[Line]]:
     lines = row["lines"]
     widths = [line for line in lines if line["weight_bits"] is not None]
     needs_source = plain_width(widths) is None
+    same, others = published.of_target(lines)
     return {
-        "reported": lines,
+        "reported": same,
+        "also_reported": others,
         "reported_bits_per_weight": widths if needs_source else [],
     }
 
 
 def _columns(rows: list[Row], scope: Scope) -> list[Column]:
     columns = [
-        text_column("data", "data"),
-        text_column("model", "model"),
-        method_column(row["binarizer"] for row in rows),
+        Column("data", "data", _data_set, numeric=False),
+        text_column("network", "network"),
+        _method_column(rows),
     ]
     label = "score"
     if len(scope.scores) == 1:
@@ -346,10 +376,31 @@ def _columns(rows: list[Row], scope: Scope) -> list[Column]:
         column("bits_per_weight", "bits/weight, ours", ".3f"),
         column("mbit", "Mbit, ours", ".3f"),
         column("reported", f"{label}, reported"),
+        *_also_reported(rows),
         Column("value", f"{label}, ours", ours),
         column("n", "n", "d"),
         column("epochs", "epochs", "d"),
     ]
+
+
+def _data_set(row: Row) -> str:
+    return names.data_set(row["data"])
+
+
+def _method_column(rows: list[Row]) -> Column:
+    """The display name of each method. A published method without a spec has its own name."""
+    labels = names.methods(row["binarizer"] for row in rows)
+
+    def show(row: Row) -> str:
+        return labels[row["binarizer"]]
+
+    return Column("binarizer", "method", show, numeric=False)
+
+
+def _also_reported(rows: list[Row]) -> list[Column]:
+    if any(row["also_reported"] for row in rows):
+        return [column("also_reported", "also reported")]
+    return []
 
 
 def score_column() -> Column:

@@ -18,7 +18,7 @@ from tbn_bench.reporting.tables._paper import param_count
 
 _RAW = (
     "model",
-    "param_count",
+    "param_count_million",
     "data",
     "binarizer",
     "tile_bits",
@@ -109,7 +109,7 @@ def _row(g: Group, plan: list[Row]) -> Row:
         "data": g.data,
         "model": g.model,
         "binarizer": g.binarizer,
-        "param_count": param_count(g),
+        "param_count_million": param_count(g),
         "tile_bits": style.whole(first.get("tile_bits")),
         "alpha_bits": _sum(plan, "alpha_bits"),
         "codebook_bits": _sum(plan, "codebook_bits"),

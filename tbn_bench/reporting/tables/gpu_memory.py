@@ -16,6 +16,18 @@ _RESTING = "gpu_resting_MiB"
 _MIB = 2**20  # bytes
 
 _Key = tuple[str, str, str]
+_RAW = (
+    "data",
+    "model",
+    "binarizer",
+    f"{_PEAK}_value",
+    f"{_PEAK}_source",
+    f"{_RESTING}_value",
+    f"{_RESTING}_source",
+    "ours",
+    "ours_resting",
+    "implementation",
+)
 
 
 def gpu_memory(records: Records) -> Table | None:
@@ -55,7 +67,7 @@ def gpu_memory(records: Records) -> Table | None:
         text_column("implementation", "implementation, ours"),
     ]
     note = _note(rows, bool(measured))
-    return Table("GPU memory, published and ours", columns, rows, note, sources=sources)
+    return Table("GPU memory, published and ours", columns, rows, note, sources=sources, raw=_RAW)
 
 
 def _lines(ledger: pd.DataFrame) -> dict[_Key, dict[str, list[Line]]]:

@@ -48,8 +48,10 @@ _OWN = (
     "frames_per_s",
     "device",
     "measured_run",
+    "group_id",
 )
-_RAW = (*TIMM, "data", "binarizer", *_REPORTED.values(), *_OWN)
+_CITED = [f"{key}_{part}" for key in _REPORTED.values() for part in ("value", "source")]
+_RAW = (*TIMM, "data", "binarizer", *_CITED, *_OWN)
 
 
 def microcontroller(records: Records) -> Table | None:
@@ -193,12 +195,12 @@ def _theirs(lines: list[Line]) -> list[Row]:
 def _blank(data: str, model: str, spec: str) -> Row:
     """A row in which all numbers are None."""
     options = catalog.parse(data)[1]
-    return dict.fromkeys((*_RAW, "measured")) | {
+    return dict.fromkeys((*_RAW, *_REPORTED.values(), "measured")) | {
         "data": data,
         "model": model,
         "binarizer": spec,
         "score": FIRST,
-        "img_size": options.get("size", 28),
+        "img_size_pixels": options.get("size", 28),
         "run_ids": [],
         "lines": {},
     }
@@ -225,7 +227,8 @@ def _own(g: Group, measured: list[Row]) -> Row:
     if result is not None:
         row |= timm(result.mean)
         row |= {
-            "param_count": param_count(g),
+            "param_count_million": param_count(g),
+            "group_id": g.group_id,
             "value": result.mean,
             "half": result.half,
             "n": result.n,

@@ -1,8 +1,25 @@
 """The whole ledger of published numbers with their sources, for comparison with ours."""
 
+from tbn_bench.reporting import names
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.published import is_fraction, legend, marks, shown
 from tbn_bench.reporting.table import Column, Row, Table, column, text_column
+from tbn_bench.reporting.tables._cited import cite
+
+_RAW = (
+    "method",
+    "spec",
+    "dataset",
+    "model",
+    "weight_bits",
+    "activation_bits",
+    "metric",
+    "value_percent",
+    "value_in_metric",
+    "second_hand",
+    "source",
+    "note",
+)
 
 
 def published(records: Records) -> Table | None:
@@ -26,7 +43,50 @@ def published(records: Records) -> Table | None:
     rows = ledger.to_dict("records")
     note = "Numbers of other authors, with their own recipes. Our tables never include them. "
     note += legend(map(marks, rows))
-    return Table("Published numbers", columns, rows, note.strip())
+    shown_rows = [row | _numbers(row) for row in rows]
+    return Table(
+        "Published numbers",
+        columns,
+        shown_rows,
+        note.strip(),
+        raw=_RAW,
+        parts=_parts(shown_rows, cite(shown_rows, _cells)),
+    )
+
+
+def _numbers(row: Row) -> Row:
+    """The value by its unit: percent, or that of the metric's name."""
+    is_percent = is_fraction(row["metric"])
+    value = row["value"]
+    return {
+        "value_percent": round(100 * value, 6) if is_percent else None,
+        "value_in_metric": None if is_percent else value,
+    }
+
+
+def _cells(row: Row) -> dict[str, list[Row]]:
+    return {"cited": [row]}
+
+
+def _parts(rows: list[Row], sources: list[str]) -> tuple[Table, ...]:
+    """A table per data set and network, with the sources as numbers."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        data = names.data_set(row["dataset"] or "any data")
+        network = names.network(row["model"] or "any network")
+        groups.setdefault(f"{data}, {network}", []).append(row)
+    columns = [
+        Column("method", "method", _method, numeric=False),
+        column("weight_bits", "weight bits", "g"),
+        column("activation_bits", "activation bits", "d"),
+        text_column("metric", "metric"),
+        column("cited", "value"),
+    ]
+    return tuple(Table(title, columns, own, sources=sources) for title, own in groups.items())
+
+
+def _method(row: Row) -> str:
+    return names.method(row["spec"] or row["method"])
 
 
 def _value(row: Row) -> str:
