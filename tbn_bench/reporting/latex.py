@@ -18,6 +18,8 @@ _SOURCE_LINES = 2  # that a source takes below its table
 _CLEAR = 12  # floats after which pending ones are printed, because LaTeX holds only a few
 # Columns whose values go into the caption.
 _HEADINGS = ("sweep", "device", "data", "dataset", "data_name", "model", "network")
+# Columns that a paper has no room for; the page and the CSV have them.
+_NOT_PRINTED = ("mbit", "also_reported", "note", "spec", "second_hand")
 
 
 def latex(table: Table) -> str:
@@ -106,10 +108,10 @@ def _marked(row: Row, columns: list[Column]) -> list[str]:
 
 
 def _shown(part: Table) -> list[Column]:
-    """The columns of a part in which a row has something."""
+    """The columns of a part that are printed and in which a row has something."""
     columns = []
     for c in part.columns:
-        if {c.show(row) for row in part.rows} != {DASH}:
+        if c.key not in _NOT_PRINTED and {c.show(row) for row in part.rows} != {DASH}:
             columns.append(c)
     return columns or part.columns[:1]
 

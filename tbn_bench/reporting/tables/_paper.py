@@ -170,11 +170,8 @@ def _complete_reported(row: Row) -> None:
 
 
 def _parts(rows: list[Row], columns: list[Column]) -> tuple[Table, ...]:
-    """A table per data set and network, without the columns that a paper has no room for."""
-    left_out = {"data", "network", "mbit", "also_reported"}
-    if any(c.key == "score" for c in columns):
-        left_out.add("reported_bits_per_weight")
-    kept = [c for c in columns if c.key not in left_out]
+    """A table per data set and network."""
+    kept = [c for c in columns if c.key not in ("data", "network")]
     groups_of: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups_of.setdefault((row["data"], row["model"]), []).append(row)

@@ -1,10 +1,8 @@
 """The whole ledger of published numbers with their sources, for comparison with ours."""
 
-from tbn_bench.reporting import names
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.published import is_fraction, legend, marks, shown
 from tbn_bench.reporting.table import Column, Row, Table, column, text_column
-from tbn_bench.reporting.tables._cited import cite
 
 _RAW = (
     "method",
@@ -50,7 +48,6 @@ def published(records: Records) -> Table | None:
         shown_rows,
         note.strip(),
         raw=_RAW,
-        parts=_parts(shown_rows, cite(shown_rows, _cells)),
     )
 
 
@@ -62,31 +59,6 @@ def _numbers(row: Row) -> Row:
         "value_percent": round(100 * value, 6) if is_percent else None,
         "value_in_metric": None if is_percent else value,
     }
-
-
-def _cells(row: Row) -> dict[str, list[Row]]:
-    return {"cited": [row]}
-
-
-def _parts(rows: list[Row], sources: list[str]) -> tuple[Table, ...]:
-    """A table per data set and network, with the sources as numbers."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        data = names.data_set(row["dataset"] or "any data")
-        network = names.network(row["model"] or "any network")
-        groups.setdefault(f"{data}, {network}", []).append(row)
-    columns = [
-        Column("method", "method", _method, numeric=False),
-        column("weight_bits", "weight bits", "g"),
-        column("activation_bits", "activation bits", "d"),
-        text_column("metric", "metric"),
-        column("cited", "value"),
-    ]
-    return tuple(Table(title, columns, own, sources=sources) for title, own in groups.items())
-
-
-def _method(row: Row) -> str:
-    return names.method(row["spec"] or row["method"])
 
 
 def _value(row: Row) -> str:
