@@ -24,6 +24,25 @@ from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from tbn_bench import plugged
 
 PACKAGES = ("binarizers", "models", "data", "tasks", "optimizers", "kernels")
+_SYNONYMS = {  # words of other tools -> fields of RunConfig
+    "learning_rate": "lr",
+    "wd": "weight_decay",
+    "decay": "weight_decay",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "dataset": "data",
+    "arch": "model",
+    "network": "model",
+    "method": "binarizer",
+    "quantizer": "binarizer",
+    "optim": "optimizer",
+    "opt": "optimizer",
+    "scheduler": "schedule",
+    "lr_schedule": "schedule",
+    "random_seed": "seed",
+}
 LIMIT_LETTERS = 20_000  # of a call
 _SHOWN = 200  # letters of a value in a message
 _SAID = 1000  # letters of what an entry says
@@ -48,10 +67,19 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     listed = ", ".join(known)
     near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    best = max(near, key=lambda k: _likeness(word, k), default=None)
+    best = _synonym(word, known) or max(near, key=lambda k: _likeness(word, k), default=None)
     if best:
         return f", did you mean {best!r}? Known: {listed}"
     return f"; known: {listed}"
+
+
+def _synonym(word: str, known: Iterable[str]) -> str | None:
+    """The known word for another one of the field; also of flags: --learning-rate -> --lr."""
+    bare = word.lstrip("-")
+    dashes = word[: len(word) - len(bare)]
+    meant = _SYNONYMS.get(bare.replace("-", "_").lower(), "")
+    found = f"{dashes}{meant}"
+    return found if meant and found in known else None
 
 
 def names(package: str) -> list[str]:

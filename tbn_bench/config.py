@@ -31,7 +31,7 @@ class RunConfig(BaseModel):
     binarizer: str = Field("full_precision", description="binarizer, e.g. 'tbn(p=4)'")
     task: str = Field("image_classification", description="task")
     keep: tuple[str, ...] = Field(
-        (), description="patterns of weights that stay full precision, e.g. 'fc'"
+        (), description="patterns of weights that stay full precision, e.g. conv1 fc"
     )
     seed: int = Field(
         0,

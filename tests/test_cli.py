@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tbn_bench import __version__, cli
+from tbn_bench.cli.flags import config_of
 from tbn_bench.cli.parser import make_parser
 from tbn_bench.config import make
 from tbn_bench.records.store import RunStore
@@ -442,3 +443,36 @@ def test_options_that_cannot_be_are_one_line(call, flags):
     code, out, err = call("plan", *flags)
     assert (code, out) == (1, "")
     assert only_line(err, "plan")
+
+
+def config(*flags):
+    return config_of(make_parser().parse_args(["train", *flags]))
+
+
+def test_flags_have_both_spellings():
+    """An underscore and a dash mean the same, for settings and for flags of execution."""
+    assert config("--batch-size", "32") == config("--batch_size=32") == make({"batch_size": 32})
+    parse = make_parser().parse_args
+    assert parse(["sweep", "x.yaml", "--per_gpu", "2"]).per_gpu == 2
+
+
+def test_keep_takes_several_patterns():
+    """Separated by spaces or by commas."""
+    expected = make({"keep": ("conv1", "fc")})
+    assert config("--keep", "conv1", "fc") == config("--keep=conv1,fc") == expected
+
+
+def test_words_of_other_tools_are_understood(capsys):
+    """They are no flags here, and the error names the one that is meant."""
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["train", "--learning_rate=0.1"])
+    assert "did you mean '--lr'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="unknown parameter 'learning_rate', did you mean 'lr'"):
+        make({"learning_rate": 0.1})
+
+
+def test_runs_of_no_folder_are_an_error(tmp_path, capsys):
+    """A wrong --results is not an empty list."""
+    for action in ([], ["list"], ["verify"]):
+        assert cli.main(["runs", *action, f"--results={tmp_path / 'no'}"]) == 1
+        assert "no folder" in capsys.readouterr().err

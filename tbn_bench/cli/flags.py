@@ -25,7 +25,8 @@ def add_config(parser: Any) -> None:
         if isinstance(default, tuple):
             default = ",".join(default)
         text = f"{field.description} (default: {default})"
-        parser.add_argument(f"--{name}", default=None, help=text.replace("%", "%%"))
+        several = {"nargs": "+"} if name == "keep" else {}
+        parser.add_argument(f"--{name}", default=None, help=text.replace("%", "%%"), **several)
 
 
 def add_plugin(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +66,7 @@ def config_of(args: argparse.Namespace) -> RunConfig:
     given = {}
     for name, value in vars(args).items():
         if value is not None and (name in RunConfig.model_fields or "." in name):
-            given[name] = value
+            given[name] = ",".join(value) if isinstance(value, list) else value
     flags = dotted.from_flags(given)
     if is_agents_run():  # W&B's agent passes every parameter of the sweep to every run
         flags, left_out = dotted.fitting(flags, preset)

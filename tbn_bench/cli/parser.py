@@ -76,13 +76,26 @@ class Parser(argparse.ArgumentParser):
         args: Sequence[str] | None = None,
         namespace: argparse.Namespace | None = None,
     ) -> tuple[argparse.Namespace, list[str]]:
-        for word in args or ():
+        words = None if args is None else [self._respelled(word) for word in args]
+        for word in words or ():
             self._allow_dotted(word.split("=")[0])
-        space, rest = super().parse_known_args(args, namespace)
+        space, rest = super().parse_known_args(words, namespace)
         is_subcommand = " " in self.prog
         if rest and is_subcommand:  # only a subcommand knows its own flags
             self.error(f"{_WRONG_FLAGS}{' '.join(rest)}")
         return space, rest
+
+    def _respelled(self, word: str) -> str:
+        """--batch-size for --batch_size, and --per_gpu for --per-gpu: both spellings are right."""
+        flag, equals, value = word.partition("=")
+        known = self._option_string_actions
+        if not flag.startswith("--") or flag in known:
+            return word
+        body = flag.removeprefix("--")
+        for other in (body.replace("-", "_"), body.replace("_", "-")):
+            if f"--{other}" in known:
+                return f"--{other}{equals}{value}"
+        return word
 
     def _allow_dotted(self, flag: str) -> None:
         """Adds --binarizer.p when --binarizer is a flag whose value is a call."""

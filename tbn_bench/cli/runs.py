@@ -15,6 +15,11 @@ add_arguments = runs_flags.add_arguments
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Raises ValueError for flags of `list` before another command."""
+    if args.action != "import" and not args.results.is_dir():
+        raise ValueError(
+            f"no folder {args.results}: give the folder of the records with --results, "
+            "or make one by tbn-bench train or sweep"
+        )
     stray = [name for name in LIST_FLAGS if getattr(args, BARE + name)]
     if args.action is None:
         for name in LIST_FLAGS:

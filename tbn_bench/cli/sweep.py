@@ -35,6 +35,15 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         help="sweep files; several files must have the same `name`",
     )
     parser.add_argument(
+        "--set",
+        dest="sets",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another value of a parameter, for this call: epochs=1, 'seed.values=[0,1]'; "
+        "repeatable",
+    )
+    parser.add_argument(
         "--fill",
         metavar="NAME",
         help="instead of FILE: run the missing seeds of this recorded sweep (see: runs seeds)",
@@ -126,6 +135,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--address, --cpus-per-run and --gpus-per-run need --engine ray")
     if bool(args.files) == bool(args.fill):
         args.parser.error("give sweep files (FILE), or --fill NAME")
+    if args.sets and (args.fill or args.engine == "wandb"):
+        raise ValueError("--set changes the parameters of a sweep file; give FILE alone with it")
     if args.engine == "wandb":
         return _agent(args)
     return _launch(args)
@@ -168,7 +179,7 @@ def _spec(args: argparse.Namespace) -> "SweepSpec":
     """The sweep of the files or of --fill, after its warnings are printed."""
     from tbn_bench.sweep import spec
 
-    sweep = _missing_seeds(args) if args.fill else spec.load_all(args.files)
+    sweep = _missing_seeds(args) if args.fill else spec.load_all(args.files, args.sets)
     if args.scale == "smoke":
         sweep = spec.smoke(sweep)
     for line in sweep.warnings:

@@ -3,8 +3,11 @@
 import sys
 from typing import Any
 
+from tbn_bench.latency.timing import PEERS
 from tbn_bench.records.store import LatencyRecord
 from tbn_bench.records.text import tell
+
+_COLUMNS = {"ratio": "x eager", "ratio_compiled": "x compil", "ratio_ort_int8": "x int8"}
 
 
 def show(record: LatencyRecord) -> None:
@@ -24,7 +27,29 @@ def show(record: LatencyRecord) -> None:
             tell(f"{name:<66}  {row['unavailable']}")
             continue
         tell(f"{name:<66}{_cells(row)}")
+    for line in missing_ratios(record.rows):
+        tell(line)
     sys.stdout.flush()
+
+
+def missing_ratios(rows: list[dict[str, Any]]) -> list[str]:
+    """Why a column of ratios is empty, one line each."""
+    lines = []
+    for key, title in _COLUMNS.items():
+        timed = [row for row in rows if row["unavailable"] is None]
+        if not timed or any(row.get(key) is not None for row in timed):
+            continue
+        peer = PEERS[key]
+        reasons = [row["unavailable"] for row in rows if _is_peer(row, peer)]
+        why = reasons[0] if reasons else "it was not timed here"
+        if not any(row["binarizer"] == "full_precision" for row in rows):
+            why = "no full-precision network was timed; add one, for example its run to the sweep"
+        lines.append(f"no {title}: it needs full_precision [{peer}]: {why}")
+    return lines
+
+
+def _is_peer(row: dict[str, Any], peer: str) -> bool:
+    return bool(row["binarizer"] == "full_precision" and row["implementation"] == peer)
 
 
 def _said(peaks: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ def table(rows: list[Row]) -> str:
 def write(path: Path, content: str) -> None:
     """By a temporary file and a rename. Raises RecordError where that fails."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, content.encode())
     except OSError as error:
         raise RecordError(

@@ -21,6 +21,7 @@ from tbn_bench.config import RunConfig, make
 from tbn_bench.plugins import load as plugins
 from tbn_bench.records.names import folder
 from tbn_bench.sweep import dotted, refusals
+from tbn_bench.sweep.overrides import overridden
 from tbn_bench.sweep.schema import Hyperband, Metric, read
 from tbn_bench.sweep.space import Point, Space, draw, grid, grid_size, point_of
 
@@ -76,25 +77,28 @@ class SweepSpec:
             return None
 
 
-def load(path: Path) -> SweepSpec:
-    """Reads and expands a sweep file. Raises ValueError that names the file and the key."""
+def load(path: Path, sets: Iterable[str] = ()) -> SweepSpec:
+    """Reads and expands a sweep file. Raises ValueError that names the file and the key.
+
+    sets: of overrides.py, e.g. "epochs=1".
+    """
     value = yaml_file.read(path)
     if isinstance(value, dict) and value.get("plugins"):
         plugins.load(plugins.named(value["plugins"], path), path.parent)
     try:
-        spec = expand(value, path.stem)
+        spec = expand(overridden(value, sets), path.stem)
     except ValueError as error:
         lines = [f"{path}: {line}" for line in str(error).splitlines()]
         raise ValueError("\n".join(lines)) from error
     return replace(spec, warnings=tuple(f"{path}: {line}" for line in spec.warnings))
 
 
-def load_all(paths: list[Path]) -> SweepSpec:
+def load_all(paths: list[Path], sets: Iterable[str] = ()) -> SweepSpec:
     """One sweep of several files with one name, for example grids that are no product.
 
     Raises ValueError for files that do not make one sweep.
     """
-    parts = [load(path) for path in paths]
+    parts = [load(path, sets) for path in paths]
     first = parts[0]
     if len(parts) == 1:
         return first

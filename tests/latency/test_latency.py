@@ -10,6 +10,7 @@ from tbn_bench import convert
 from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.latency import agreement, gate, peers, sampling, timing
+from tbn_bench.latency.show import missing_ratios
 from tbn_bench.layers import packed
 
 SPECS = (
@@ -265,3 +266,15 @@ def test_rounded_activations_may_change_one_class_in_500():
     assert not agreement.agrees(1995 / 2000, 2000)
     assert agreement.agrees(0.99, 100)
     assert not agreement.agrees(0.98, 100)
+
+
+def test_a_missing_ratio_says_why():
+    """The peer's own reason, or that there is no full-precision network to compare with."""
+    row = {"binarizer": "sign", "implementation": "tile", "unavailable": None, "ratio": 2.0}
+    peer = {"binarizer": "full_precision", "implementation": "ONNX Runtime int8"}
+    rows = [row | {"ratio_compiled": 1.0}, peer | {"unavailable": "no onnxruntime"}]
+    (line,) = missing_ratios(rows)
+    assert line == "no x int8: it needs full_precision [ONNX Runtime int8]: no onnxruntime"
+    alone = missing_ratios([row | {"ratio": None}])
+    assert len(alone) == 3
+    assert all("no full-precision network was timed" in line for line in alone)

@@ -336,7 +336,7 @@ def test_filters(store, expression, seeds_found):
         (["--columns", "run_id,vale"], "did you mean 'value'"),
         (["--limit", "0"], "--limit must be at least 1, got 0"),
         (["--limit=3", "seeds"], "--limit stands before seeds"),
-        (["export", "--out=no/such/folder.csv"], "cannot write no/such/folder.csv: No such file or directory; give another file with --out"),
+        (["export", "--out=/dev/null/folder.csv"], "cannot write /dev/null/folder.csv: Not a directory; give another file with --out"),
         (["prune", "--status=finnished"], "unknown status 'finnished', did you mean 'finished'?"),
         (["show", "zz"], "0 runs match 'zz'"),
         (["tail", "", "--lines=-1"], "--lines must be at least 0"),
@@ -878,11 +878,13 @@ def test_faults_beside_the_runs(call, store):
     assert call("verify")[2]["kinds"] == {"latency": 1, "leftover": 1}
 
 
-def test_verify_of_nothing_is_refused(call):
-    """A wrong folder must not look intact."""
+def test_verify_of_nothing_is_refused(call, store):
+    """A wrong or empty folder must not look intact."""
     code, _, _, err = call("verify")
-    assert code == 1
-    assert "no runs under" in err
+    assert (code, "no folder" in err) == (1, True)
+    store.root.mkdir()
+    code, _, _, err = call("verify")
+    assert (code, "no runs under" in err) == (1, True)
 
 
 def test_a_run_that_changes_meanwhile_is_looked_at_again(store, monkeypatch):
