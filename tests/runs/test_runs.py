@@ -336,7 +336,7 @@ def test_filters(store, expression, seeds_found):
         (["--columns", "run_id,vale"], "did you mean 'value'"),
         (["--limit", "0"], "--limit must be at least 1, got 0"),
         (["--limit=3", "seeds"], "--limit stands before seeds"),
-        (["export", "--out=/dev/null/folder.csv"], "cannot write /dev/null/folder.csv: Not a directory; give another file with --out"),
+        (["export", "--out=/dev/null/folder.csv"], "cannot write /dev/null/folder.csv: File exists; give another file with --out"),
         (["prune", "--status=finnished"], "unknown status 'finnished', did you mean 'finished'?"),
         (["show", "zz"], "0 runs match 'zz'"),
         (["tail", "", "--lines=-1"], "--lines must be at least 0"),
