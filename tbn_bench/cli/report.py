@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--paper",
         action="store_true",
         help="published numbers beside ours, with a verdict and a command each: "
-        "OUT/paper.md, paper.csv",
+        "OUT/paper.html, paper.md, paper.csv",
     )
     parser.add_argument(
         "--figure",

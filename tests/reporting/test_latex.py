@@ -1,5 +1,6 @@
 """Guards the LaTeX of tables: floats that a paper can take, and that they compile."""
 
+import csv
 import re
 import shutil
 import subprocess
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tbn_bench.reporting import build, load, tables, tex
+from tbn_bench.reporting import build, load, tables, tex, write
 from tbn_bench.reporting.latex import latex
 from tbn_bench.reporting.table import Column, Table, column, text_column
 
@@ -139,6 +140,21 @@ def test_every_table_is_well_formed_without_a_compiler(built):
             assert max(widths, default=1) <= 7, (name, found)
         labels = re.findall(r"\\label\{[^}]+\}", text)
         assert len(labels) == len(set(labels)), name
+
+
+def test_every_csv_has_numbers_without_marks(built):
+    """No dagger, citation or interval in a column of numbers; no column twice."""
+    for name, table in built.items():
+        head, *rows = csv.reader(write.comma_separated(table).splitlines())
+        assert len(head) == len(set(head)), name
+        for column_name, cells in zip(head, zip(*rows, strict=True), strict=True):
+            is_number = re.search("percent|points|_bits|bytes|_ms|_mib|_mbit|error$", column_name)
+            if is_number and not column_name.endswith("_source"):
+                numbers = {cell for cell in cells if cell != "—"}
+                assert all(re.fullmatch(r"-?[\d.]+(e-?\d+)?", cell) for cell in numbers), (
+                    name,
+                    column_name,
+                )
 
 
 @pytest.mark.skipif(
