@@ -5,6 +5,7 @@ Markdown, and the numbers as CSV.
 """
 
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def of_folder(results: Path, out: Path, repository: Path = Path()) -> dict[str, 
     _write(texts, out)
 
     counts = found.kinds
-    verified = [check.is_verified for each in checks.values() for check in each]
+    every = chain.from_iterable(checks.values())
+    verified = [check.is_verified for check in every]
     tell(f"{len(found.cells)} published cells: {_said(counts)}; {_said(found.left)}")
     tell(f"{len(verified)} published sizes: {sum(verified)} verified by a plan")
     tell(f"paper: {out / 'paper.html'}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from tbn_bench.reporting import names, published
@@ -71,7 +72,7 @@ def tables(found: Found, checks: dict[Key, list[Check]], sizes: dict[Key, Size])
         for group in cell.groups:
             rows.append(shared | _own(cell, group))
 
-    every = [row for rows in sections.values() for row in rows]
+    every = list(chain.from_iterable(sections.values()))
     size_rows = _size_rows(checks, sizes)
     numbers = numbered([*every, *size_rows], _cells)
     sources = cite([*every, *size_rows], _cells)

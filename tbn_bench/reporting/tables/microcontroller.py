@@ -50,8 +50,9 @@ _OWN = (
     "measured_run",
     "group_id",
 )
-_CITED = [f"{key}_{part}" for key in _REPORTED.values() for part in ("value", "source")]
-_RAW = (*TIMM, "data", "binarizer", *_CITED, *_OWN)
+_VALUES = [f"{key}_value" for key in _REPORTED.values()]
+_SOURCES = [f"{key}_source" for key in _REPORTED.values()]
+_RAW = (*TIMM, "data", "binarizer", *_VALUES, *_SOURCES, *_OWN)
 
 
 def microcontroller(records: Records) -> Table | None:
