@@ -24,7 +24,9 @@ def run(paths: Iterable[Path], calls: Iterable[str] = ()) -> dict[str, Any]:
     """
     plugins = load(paths)
     given = {catalog.parse(call)[0]: call for call in calls}
-    entries = [key for plugin in plugins for key in plugged.of(plugin)]
+    entries = []
+    for plugin in plugins:
+        entries += plugged.of(plugin)
     unknown = sorted(set(given) - {name for _, name in entries})
     if unknown:
         known = [name for _, name in entries]

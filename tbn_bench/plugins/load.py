@@ -32,14 +32,23 @@ def load(paths: Iterable[str | Path], folder: Path | None = None) -> list[Plugin
     that cannot be loaded, has no entry, or has one that is not what its shelf expects.
     """
     base = Path.cwd() if folder is None else folder
-    given = [base / Path(path).expanduser() for path in paths]
-    inherited = [Path(path) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
-    loaded = []
-    for path in dict.fromkeys(Path(os.path.abspath(path)) for path in [*inherited, *given]):
-        loaded.append(_load(path))
+    wanted: dict[Path, None] = {}
+    for inherited in os.environ.get(VARIABLE, "").split(os.pathsep):
+        if inherited:
+            wanted[_absolute(Path(inherited))] = None
+    for path in paths:
+        written = Path(path).expanduser()
+        wanted[_absolute(base / written)] = None
+    loaded = [_load(path) for path in wanted]
     if loaded:
-        os.environ[VARIABLE] = os.pathsep.join(str(plugin.path) for plugin in plugged.PLUGINS)
+        known = [str(plugin.path) for plugin in plugged.PLUGINS]
+        os.environ[VARIABLE] = os.pathsep.join(known)
     return loaded
+
+
+def _absolute(path: Path) -> Path:
+    """Without resolving links: the name of a file is what its user calls it."""
+    return Path(os.path.abspath(path))
 
 
 def named(value: Any, file: Path) -> list[str]:
@@ -71,7 +80,10 @@ def files_of(path: Path) -> list[Path]:
     """The sources of a plugin with entries. Raises ValueError where there is none."""
     if path.is_file() and path.suffix == ".py":
         return [path]
-    found = [file for shelf in SHELVES for file in sorted(path.glob(f"{shelf}/[!_]*.py"))]
+    found = []
+    for shelf in SHELVES:
+        files = path.glob(f"{shelf}/[!_]*.py")
+        found += sorted(files)
     if found:
         return found
     got = "nothing there"
@@ -86,7 +98,8 @@ def files_of(path: Path) -> list[Path]:
 def _hash(path: Path, files: list[Path]) -> str:
     whole = hashlib.sha256()
     for file in files:
-        whole.update(f"{file.relative_to(path.parent).as_posix()}\n".encode())
+        name = file.relative_to(path.parent).as_posix()
+        whole.update(f"{name}\n".encode())
         whole.update(file.read_bytes())
     return whole.hexdigest()[:_DIGITS]
 

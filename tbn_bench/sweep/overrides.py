@@ -37,7 +37,8 @@ def _parsed(text: str) -> tuple[str, str, Any]:
         raise ValueError(f'--set takes NAME=VALUE or "NAME.values=[...]", got {short(text)}')
     stem, dot, key = name.rpartition(".")
     if not dot or key not in _KEYS:
-        stem, key = name, "value"
+        stem = name
+        key = "value"
     try:
         return stem, key, yaml_file.parse(written)
     except Exception as error:

@@ -35,7 +35,7 @@ VALUES = [
 def calls() -> list[str]:
     """Every entry by its name and with its defaults, and every call in sweeps and presets."""
     found = {}
-    for package in dotted.PACKAGES.values():
+    for package in dotted.SHELF_OF.values():
         for name in catalog.names(package):
             parameters = inspect.signature(catalog.load(package, name)).parameters
             options = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
@@ -80,7 +80,7 @@ def check(text: str) -> str:
     assert catalog.parse(written) == (name, options)
     taken = [
         field
-        for field, package in dotted.PACKAGES.items()
+        for field, package in dotted.SHELF_OF.items()
         if _is_taken(field, package, written, options)
     ]
     return "taken" if taken else "parsed"

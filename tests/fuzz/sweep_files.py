@@ -170,7 +170,7 @@ def run(count: int, seed: int) -> dict[str, Any]:
 
 def _import_all() -> None:
     """What is imported in the middle of a case would be taken for its memory and steps."""
-    for package in dotted.PACKAGES.values():
+    for package in dotted.SHELF_OF.values():
         for name in catalog.names(package):
             catalog.load(package, name)
     first = spec.expand(

@@ -22,6 +22,7 @@ NETWORKS = {
     "resnet_cifar(depth=8, width=4)": (3, 8, 8),
 }
 CLASSES = 8
+SAMPLES = 16
 TOLERANCE = 1e-5
 
 
@@ -44,6 +45,19 @@ def _networks(binarizer: str) -> Iterator[tuple[str, nn.Module, Plan]]:
         raise Broken(f"it refuses every small network; {'; '.join(refused)}")
 
 
+def _batch(model: str) -> Tensor:
+    shape = NETWORKS[model]
+    return torch.randn(SAMPLES, *shape)
+
+
+def _backward(built: nn.Module, x: Tensor) -> None:
+    """Gradients of one batch, in training."""
+    built.train()
+    y = built(x)
+    loss = y.square().mean()
+    torch.autograd.backward([loss])
+
+
 def stored_form(binarizer: str) -> None:
     """Every weight keeps the promises of binarizers/_contract.py."""
     for model, built, _ in _networks(binarizer):
@@ -55,8 +69,7 @@ def stored_form(binarizer: str) -> None:
 def learns(binarizer: str) -> None:
     """After one batch every parameter that learns has a finite gradient."""
     for model, built, _ in _networks(binarizer):
-        x = torch.randn(16, *NETWORKS[model])
-        built.train()(x).square().mean().backward()
+        _backward(built, _batch(model))
         for name, parameter in built.named_parameters():
             if parameter.requires_grad:
                 gradient = parameter.grad
@@ -72,8 +85,8 @@ def learns(binarizer: str) -> None:
 def packs(binarizer: str) -> None:
     """The packed file weighs what the plan counts, and gives the trained network's outputs."""
     for model, built, plan in _networks(binarizer):
-        x = torch.randn(8, *NETWORKS[model])
-        built.train()(x).square().mean().backward()
+        x = _batch(model)
+        _backward(built, x)
         packs_to_what_was_counted(model, binarizer, built, plan, x)
 
 
@@ -112,8 +125,7 @@ def packs_to_what_was_counted(
 def resumes(binarizer: str) -> None:
     """A checkpoint holds all of a method's state: the weights come back bit by bit."""
     for model, built, _ in _networks(binarizer):
-        x = torch.randn(8, *NETWORKS[model])
-        built.train()(x).square().mean().backward()
+        _backward(built, _batch(model))
         state = copy.deepcopy(built.state_dict())
         other, _ = network(model, binarizer)
         other.load_state_dict(state)

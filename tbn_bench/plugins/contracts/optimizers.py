@@ -40,7 +40,7 @@ def moves(call: str) -> None:
     """A step changes every weight that has a gradient, to finite values."""
     model, optimizer = built(call)
     before = copy.deepcopy(model.state_dict())
-    model(torch.randn(16, 1, 4, 4)).square().mean().backward()
+    _backward(model)
     optimizer.step()
     for name, parameter in model.named_parameters():
         finite = bool(parameter.isfinite().all())
@@ -53,10 +53,19 @@ def moves(call: str) -> None:
 def resumes(call: str) -> None:
     """Its state can be kept and loaded, as a checkpoint does."""
     model, optimizer = built(call)
-    model(torch.randn(16, 1, 4, 4)).square().mean().backward()
+    _backward(model)
     optimizer.step()
     _, other = built(call)
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    kept = copy.deepcopy(optimizer.state_dict())
+    other.load_state_dict(kept)
+
+
+def _backward(model: nn.Module) -> None:
+    """Gradients of a random batch."""
+    x = torch.randn(16, 1, 4, 4)
+    y = model(x)
+    loss = y.square().mean()
+    loss.backward()
 
 
 RULES = (

@@ -10,25 +10,32 @@ from tbn_bench.experiment.build import offered
 from tbn_bench.plugins.contracts.rule import Rule, require
 from tbn_bench.scores import SCORES
 
+SAMPLES = 8
+
 
 def built(call: str) -> tuple[Any, torch.Tensor, torch.Tensor]:
     """(task, x, y): on eight training samples of digits."""
     torch.manual_seed(0)
     data = catalog.build("data", "digits", batch_size=8, seed=0)
     data.setup()
-    model = catalog.build("models", "mlp(hidden=[16])", **offered(data))
+    given = offered(data)
+    model = catalog.build("models", "mlp(hidden=[16])", **given)
     config = make({"task": call})
-    task = catalog.build("tasks", call, model=model, config=config, **offered(data))
+    task = catalog.build("tasks", call, model=model, config=config, **given)
     _, labels = data.splits["train"]
-    return task, data.first("train", 8), labels[:8]
+    x = data.first("train", SAMPLES)
+    return task, x, labels[:SAMPLES]
 
 
 def losses(call: str) -> None:
     """Both losses are one finite number; that of training has a gradient."""
     task, x, y = built(call)
+    outputs = task(x)
+    training = task.training_loss(x, y)
+    evaluation = task.evaluation_loss(outputs, y)
     found = {
-        "training_loss(x, y)": task.training_loss(x, y),
-        "evaluation_loss(outputs, y)": task.evaluation_loss(task(x), y),
+        "training_loss(x, y)": training,
+        "evaluation_loss(outputs, y)": evaluation,
     }
     for name, loss in found.items():
         kind = type(loss).__name__
@@ -36,9 +43,9 @@ def losses(call: str) -> None:
         shape = tuple(loss.shape)
         require(shape == (), f"{name} must have shape (), got {shape}; take the mean")
         require(bool(loss.isfinite()), f"{name} must be finite, got {loss.item()}")
-    loss = found["training_loss(x, y)"]
-    require(loss.requires_grad, "training_loss(x, y) has no gradient; compute it by self(x)")
-    loss.backward()
+    has_gradient = training.requires_grad
+    require(has_gradient, "training_loss(x, y) has no gradient; compute it by self(x)")
+    training.backward()
 
 
 def scores(call: str) -> None:
@@ -49,8 +56,9 @@ def scores(call: str) -> None:
     known = ", ".join(SCORES)
     require(not unknown, f"scores() names {', '.join(unknown)}; known: {known} (scores.py)")
     require(task.score in metrics, f"score is {task.score!r}, scores() has {', '.join(metrics)}")
+    outputs = task(x)
     for name, metric in metrics.items():
-        metric.update(task(x), y)
+        metric.update(outputs, y)
         value = float(metric.compute())
         require(value == value, f"score {name} of eight samples is NaN")
 
