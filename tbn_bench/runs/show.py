@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tbn_bench import fingerprint
 from tbn_bench.config import make
 from tbn_bench.records.store import RecordError, RunRecord, RunStore, read_json
 from tbn_bench.records.summary import COSTS
@@ -67,7 +68,21 @@ def _state(record: RunRecord) -> Pairs:
         pairs.append(("error", text.word(record.error)))
     pairs.append(("ended", _ended(record)))
     pairs.append(("again", command(record)))
+    pairs.append(("code", _code(record)))
     return pairs
+
+
+def _code(record: RunRecord) -> str:
+    """Whether the code that decides the run's numbers is that of this version."""
+    try:
+        changed = fingerprint.changed(record.provenance.get("fingerprint"), make(record.config))
+    except ValueError:
+        changed = None
+    if changed is None:
+        return "unknown: the record has no fingerprint, or its code is not here"
+    if changed:
+        return f"stale: {', '.join(changed)} changed since; --restart trains the run again"
+    return "as it is here"
 
 
 def _ended(record: RunRecord) -> str:
@@ -86,7 +101,13 @@ def command(record: RunRecord) -> str:
         own = make(record.config).command
     except ValueError:
         return text.word(record.provenance.get("command"))
-    return f"{own} --sweep={shlex.quote(record.sweep)}"
+    plugins = "".join(f" --plugin={shlex.quote(name)}" for name in plugins_of(record))
+    return f"{own} --sweep={shlex.quote(record.sweep)}{plugins}"
+
+
+def plugins_of(record: RunRecord) -> list[str]:
+    """Names of the files of its user that a run needs."""
+    return [plugin["name"] for plugin in record.provenance.get("plugins") or []]
 
 
 def _config(config: dict[str, Any]) -> Pairs:

@@ -19,7 +19,7 @@ from pathlib import Path
 import generated_runs
 import pytest
 
-from tbn_bench import cli
+from tbn_bench import cli, fingerprint
 from tbn_bench.config import make
 from tbn_bench.records import files
 from tbn_bench.records import store as records
@@ -1253,3 +1253,22 @@ def test_a_live_or_unknown_run_is_not_deleted(call, store):
         code, lines, last, _ = call("delete", run.path.name)
         assert (code, last["failed"], run.path.exists()) == (1, 1, True)
         assert "another process" in lines[0]
+
+
+def test_show_says_whether_the_code_has_changed(call, store):
+    """Known to differ, known not to, and unknown: three answers."""
+    path = finish(store, binarizer="bwn")
+    header = json.loads((path / "run.json").read_text())
+    config = make(header["config"])
+    recorded = fingerprint.of(config)
+    for found, said in (
+        (None, "unknown"),
+        (recorded, "as it is here"),
+        (recorded | {"binarizer": "0" * 12}, "stale: binarizer changed since"),
+    ):
+        header["provenance"]["fingerprint"] = found
+        header["provenance"]["plugins"] = [{"name": "my methods.py", "hash": "1"}]
+        (path / "run.json").write_text(json.dumps(header))
+        page = "\n".join(call("show", path.name)[1])
+        assert re.search(rf"code +{said}", page)
+        assert "--plugin='my methods.py'" in page
