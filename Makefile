@@ -39,6 +39,11 @@ test: .venv/done
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# The committed pages, tables and figures of the committed records; a test compares them.
+reports: .venv/done
+	$(BIN)/tbn-bench report --results results --out reports
+	$(BIN)/tbn-bench report --results results --out reports --paper
+
 # The tests that take less than half a second each: two minutes on two cores.
 test-quick: .venv/done
 	$(BIN)/ruff check .
@@ -72,4 +77,4 @@ gpu: .venv/done
 	$(BIN)/tbn-bench sweep sweeps/cifar10_resnet18.yaml --device cuda --jobs 1 --channels-last
 	$(BIN)/tbn-bench latency --suite cifar10_resnet18 --device cuda
 
-.PHONY: venv locked lock quickstart test test-quick test-all fuzz mcu gpu
+.PHONY: venv locked lock quickstart reports test test-quick test-all fuzz mcu gpu

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from tbn_bench.reporting import style
 COLUMN = {"": style.COLUMN_INCHES}
 BOTH = {"": style.COLUMN_INCHES, "-wide": style.PAGE_INCHES}
 FORMATS = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-_DRAWN_FROM = "drawn_from.json"  # file -> hash of the data that it shows
+DRAWN_FROM = "drawn_from.json"  # file -> hash of the data that it shows
 
 
 def slug(title: str) -> str:
@@ -57,19 +56,19 @@ def write(
     drawn_from = {}
     written = []
     for name, panel in sheets(frame):
-        content = _content(panel)
+        shown = content(panel)
         for suffix, width in widths.items():
             paths = [folder / f"{name}{suffix}.{end}" for end in FORMATS]
-            is_new = before.get(f"{name}{suffix}") != content
+            is_new = before.get(f"{name}{suffix}") != shown
             if is_new or not all(path.exists() for path in paths):
                 folder.mkdir(parents=True, exist_ok=True)
                 save(module.print_panel, panel, width, paths)
-            drawn_from[f"{name}{suffix}"] = content
+            drawn_from[f"{name}{suffix}"] = shown
             written += paths
     _remove_others(folder, written)
     if written:
         text = json.dumps(drawn_from, indent=1)
-        (folder / _DRAWN_FROM).write_text(f"{text}\n", encoding="utf-8")
+        (folder / DRAWN_FROM).write_text(f"{text}\n", encoding="utf-8")
     return written
 
 
@@ -94,7 +93,7 @@ def chosen(frame: pd.DataFrame, panel: str | None, methods: str | None) -> pd.Da
     found = frame
     if panel is not None and not frame.empty:
         wanted = _plain(panel).split()
-        fits = [all(word in _plain(title) for word in wanted) for title in frame["panel"]]
+        fits = [_has_all(_plain(title), wanted) for title in frame["panel"]]
         found = frame[fits]
         if found.empty:
             known = "; ".join(map(str, frame["panel"].unique()))
@@ -109,6 +108,10 @@ def chosen(frame: pd.DataFrame, panel: str | None, methods: str | None) -> pd.Da
     return found
 
 
+def _has_all(title: str, words: list[str]) -> bool:
+    return all(word in title for word in words)
+
+
 def _plain(text: Any) -> str:
     """Small letters, without hyphens: CIFAR-10 fits cifar10."""
     return str(text).lower().replace("-", "")
@@ -119,16 +122,18 @@ def _fits(row: pd.Series, patterns: list[str]) -> bool:
     return any(fnmatch.fnmatch(t, pattern) for t, pattern in itertools.product(texts, patterns))
 
 
-def _content(panel: pd.DataFrame) -> str:
-    """A hash of what a panel shows and of the versions that draw it."""
-    text = panel.to_csv(index=False)
-    versions = f"{__version__} {version('matplotlib')}"
-    return hashlib.sha256(f"{versions}\n{text}".encode()).hexdigest()[:16]
+def content(panel: pd.DataFrame) -> str:
+    """A hash of what a panel shows and of this package's version.
+
+    After a change of a figure's look, or of matplotlib, the files must be removed to be drawn anew.
+    """
+    text = panel.to_csv(index=False, float_format="%.10g")
+    return hashlib.sha256(f"{__version__}\n{text}".encode()).hexdigest()[:16]
 
 
 def _drawn_from(folder: Path) -> dict[str, str]:
     try:
-        value = json.loads((folder / _DRAWN_FROM).read_text(encoding="utf-8"))
+        value = json.loads((folder / DRAWN_FROM).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

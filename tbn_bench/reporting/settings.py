@@ -90,6 +90,7 @@ def _plain(value: Any) -> Any:
         return ", ".join(map(str, value))
     if value is None or value != value:
         return None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+    if isinstance(value, float):
+        rounded = float(f"{value:.6g}")
+        return int(rounded) if rounded.is_integer() else rounded
     return value

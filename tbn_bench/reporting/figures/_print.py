@@ -1,5 +1,6 @@
 """Panels of points and lines for print: one figure per panel, with labels at the marks."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -217,7 +218,7 @@ def _name_marks(figure: Figure, axes: Axes, looks: list[tuple[_Look, pd.DataFram
     figure.draw_without_rendering()
     frame = axes.get_window_extent()
     marks = [_box_of_mark(axes, line) for _, line in looks]
-    taken = [box for boxes in marks for box in boxes]
+    taken = list(itertools.chain.from_iterable(marks))
     unnamed = []
     in_order = sorted(looks, key=lambda named: -named[1]["y"].iloc[0])
     for look, line in in_order:
