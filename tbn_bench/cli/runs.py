@@ -57,6 +57,12 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
     return compare.run(RunStore(args.results), args.run, args.other)
 
 
+def _predictions(args: argparse.Namespace) -> dict[str, Any]:
+    from tbn_bench.runs import predictions
+
+    return predictions.run(RunStore(args.results), args.run, args.other)
+
+
 def _tail(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.runs import tail
 
@@ -115,6 +121,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "list": _list,
     "show": _show,
     "compare": _compare,
+    "predictions": _predictions,
     "tail": _tail,
     "verify": _verify,
     "prune": _prune,

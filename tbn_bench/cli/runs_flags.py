@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_list(actions)
     _add_show(actions)
     _add_compare(actions)
+    _add_predictions(actions)
     _add_tail(actions)
     _add_verify(actions)
     _add_prune(actions)
@@ -85,6 +86,13 @@ def _add_list(actions: Any) -> None:
 def _add_show(actions: Any) -> None:
     about = "all about one run: config, provenance, scores, cost, files, curves"
     _add_run(_action(actions, "show", about), "run")
+
+
+def _add_predictions(actions: Any) -> None:
+    about = "confusion matrix of a run, or the test samples on which two runs differ"
+    parser = _action(actions, "predictions", about)
+    _add_run(parser, "run")
+    parser.add_argument("other", metavar="RUN", nargs="?", help="a second run of the same data")
 
 
 def _add_compare(actions: Any) -> None:

@@ -15,6 +15,7 @@ from tbn_bench.experiment.build import Experiment, build_task
 from tbn_bench.experiment.callbacks import AtomicCheckpoints, Recorder, make_trainer, quiet
 from tbn_bench.experiment.distributed import Follower, check_ranks
 from tbn_bench.experiment.options import RunOptions
+from tbn_bench.records import predictions
 from tbn_bench.records.run import Run
 from tbn_bench.tasks._base import Task
 from tbn_bench.tracking.mirror import Mirrors
@@ -58,12 +59,19 @@ class Training:
             )
         if isinstance(self.run, Follower):
             return {}
+        self._keep_predictions(task)
         return {
             "run_id": config.run_id,
             **{name: float(value) for name, value in results.items()},
             "best_epoch": epoch,
             **self._summary(task, self.run.rows(), time.perf_counter() - started),
         }
+
+    def _keep_predictions(self, task: Task) -> None:
+        """Writes the predicted classes beside the record; several processes saw a part each."""
+        found = task.predictions()
+        if found is not None and self.options.devices == 1:
+            predictions.write(self.run.path, found)
 
     def _task(self) -> Task:
         experiment = self.experiment

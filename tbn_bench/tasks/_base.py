@@ -13,6 +13,7 @@ from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.config import RunConfig
 from tbn_bench.convert.advance import advance_, begin_step_
 from tbn_bench.optimizers._base import optimizer_of
+from tbn_bench.records.predictions import Predictions
 from tbn_bench.tasks._batch_norm import reestimate_
 
 BN_MOMENTUM = 0.1
@@ -200,12 +201,20 @@ class Task(pl.LightningModule):
         outputs = self(x)
         self.seen += len(y)
         loss = self._finite(self.evaluation_loss(outputs, y), split)
+        self.observe(split, outputs, y)
         counted = self.counted(y)
         self.log(f"{split}/loss", loss, batch_size=counted, on_epoch=True, sync_dist=True)
         for key, metric in self.metrics.items():
             if key.startswith(f"{split}_"):
                 metric.update(outputs, y)
                 self.log(key.replace("_", "/", 1), metric, on_step=False, on_epoch=True)
+
+    def observe(self, split: str, outputs: Tensor, y: Tensor) -> None:
+        """Sees the outputs of every evaluated batch."""
+
+    def predictions(self) -> Predictions | None:
+        """Of the last test, in the order of the data; None where the task predicts no class."""
+        return None
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         self._evaluate("val", batch)

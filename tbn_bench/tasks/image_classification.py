@@ -9,6 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from tbn_bench.config import RunConfig
+from tbn_bench.records.predictions import Predictions
 from tbn_bench.tasks._base import Task
 
 
@@ -126,6 +127,18 @@ class ImageClassification(Task):
             on_step=False,
             on_epoch=True,
         )
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self.tested: list[tuple[Tensor, Tensor]] = []
+
+    def observe(self, split: str, outputs: Tensor, y: Tensor) -> None:
+        if split == "test":
+            self.tested.append((y.cpu(), outputs.argmax(1).cpu()))
+
+    def predictions(self) -> Predictions | None:
+        labels, predicted = zip(*self.tested, strict=True)
+        return Predictions(torch.cat(labels).numpy(), torch.cat(predicted).numpy())
 
     def evaluation_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(outputs, y)
