@@ -6,6 +6,7 @@ low, high, axis (y's title), seeds, runs (ids or, for a published number, its so
 (hollow), and line (its rows are joined). _print.py and _chart.py draw it.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pandas as pd
 from tbn_bench.reporting import names, style
 from tbn_bench.reporting.groups import Group, groups, panels
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.settings import settings
 from tbn_bench.reporting.stats import half_widths
 from tbn_bench.scores import SCORES
 
@@ -115,7 +117,8 @@ def drawn(records: Records, unfinished: bool = False) -> list[tuple[str, list[Gr
     """
     shown = [g for g in groups(records) if unfinished or g.result is not None]
     out = []
-    for title, gs in panels(shown):
+    for title, members in panels(shown):
+        gs = _told_apart(records, members)
         if len(gs) <= MOST:
             out.append((title, gs))
             continue
@@ -123,6 +126,20 @@ def drawn(records: Records, unfinished: bool = False) -> list[tuple[str, list[Gr
         kept = {id(g) for g in best}
         in_order = [g for g in gs if id(g) in kept]
         out.append((f"{title}, best {MOST} of {len(gs)}", in_order))
+    return out
+
+
+def _told_apart(records: Records, found: list[Group]) -> list[Group]:
+    """The groups of one panel; those of one method name the settings that vary."""
+    labels = [g.label for g in found]
+    if len(set(labels)) == len(labels):
+        return found
+    shared = settings(records, found)
+    out = []
+    for g in found:
+        is_unique = labels.count(g.label) == 1
+        label = g.label if is_unique else f"{g.label}, {shared.of(g)}"
+        out.append(dataclasses.replace(g, label=label))
     return out
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from tbn_bench.reporting import style
@@ -18,6 +19,9 @@ from tbn_bench.reporting.figures._panels import Layout
 HEIGHT = 2.5  # inches
 _LABEL_SIZE = 7
 _MOST_CURVES = 10  # with a name at their ends
+_MOST_NAME = 0.3  # of a figure's width, for names at the ends of curves
+_LETTER_INCHES = 0.055  # mean width of a letter
+_MOST_LEGEND = 12  # names that have no place at their marks
 _MOST_BANDS = 5  # of curves; more hide each other
 _GREY = "#9A9A9A"
 # (x, y) in points from a mark to its label, and how the label is aligned there
@@ -74,6 +78,8 @@ def panel_figure(panel: pd.DataFrame, width: float, layout: Layout) -> Figure:
 
     if layout.log:
         _set_log_x(axes, layout.log)
+    elif layout.joined:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # epochs
     if layout.limits:
         axes.set_ylim(*layout.limits(shown))
     if not layout.limits:
@@ -82,7 +88,10 @@ def panel_figure(panel: pd.DataFrame, width: float, layout: Layout) -> Figure:
     axes.set_title(style.title_text(title, width), loc="left")
     _say_left_out(axes, panel.drop(shown.index))
     unnamed = _name(figure, axes, looks, layout)
-    style.legend(figure, unnamed)
+    style.legend(figure, unnamed[:_MOST_LEGEND])
+    if len(unnamed) > _MOST_LEGEND:
+        more = len(unnamed) - _MOST_LEGEND
+        figure.supxlabel(f"and {more} more, in the table", fontsize=_LABEL_SIZE)
     return figure
 
 
@@ -189,16 +198,17 @@ def _name(
 
 def _name_ends(axes: Axes, looks: list[tuple[_Look, pd.DataFrame]]) -> list[str]:
     """Names at the right ends of the lines, moved apart so that none covers another."""
+    letters = max(len(look.label) for look, _ in looks)
+    if letters * _LETTER_INCHES > _MOST_NAME * axes.get_figure().get_figwidth():
+        return [look.label for look, _ in looks]
     low, high = axes.get_ylim()
-    gap = (high - low) * 0.062
     ends = []
     for look, line in looks:
         last = line.iloc[-1]
         ends.append((min(max(last["y"], low), high), look, last["x"]))
     ends.sort(key=lambda end: end[0])
-    at = low - gap
-    for y, look, x in ends:
-        at = max(y, at + gap)
+    places = _apart([y for y, _, _ in ends], low, high, gap=(high - low) * 0.062)
+    for at, (y, look, x) in zip(places, ends, strict=True):
         axes.annotate(
             look.label,
             (x, y),
@@ -213,8 +223,26 @@ def _name_ends(axes: Axes, looks: list[tuple[_Look, pd.DataFrame]]) -> list[str]
     return []
 
 
+def _apart(wanted: list[float], low: float, high: float, gap: float) -> list[float]:
+    """Places from low to high at least a gap apart, each near the wanted one.
+
+    wanted: in growing order, as is the result.
+    """
+    places = []
+    at = low - gap
+    for y in wanted:
+        at = max(y, at + gap)
+        places.append(at)
+    limit = high
+    for k in reversed(range(len(places))):
+        places[k] = min(places[k], limit)
+        limit = places[k] - gap
+    return places
+
+
 def _name_marks(figure: Figure, axes: Axes, looks: list[tuple[_Look, pd.DataFrame]]) -> list[str]:
     """Names beside the marks, the best first, where they cover neither marks nor other names."""
+    style.take_literally(figure)
     figure.draw_without_rendering()
     frame = axes.get_window_extent()
     marks = [_box_of_mark(axes, line) for _, line in looks]
@@ -249,6 +277,7 @@ def _placed(
         textcoords="offset points",
         fontsize=_LABEL_SIZE,
         color=look.colour,
+        parse_math=False,
     )
     for dx, dy, across, along in _PLACES:
         label.set_position((dx, dy))

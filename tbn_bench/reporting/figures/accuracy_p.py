@@ -57,13 +57,14 @@ def _rows(title: str, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if len(places - {1.0}) < 2:
         return []
     ends = (min(places), max(places))
+    labels = names.methods(sorted({family(mark["binarizer"]) for mark in marks}))
     rows = []
     for i, (mark, p) in enumerate(zip(marks, all_p, strict=True)):
         spec = family(mark["binarizer"])
         line = f"published {i}" if mark.get("published") else spec
         for x in ends if spec == _LEVEL else (p,):
             if x is not None:
-                label = names.method(spec)
+                label = labels[spec]
                 if mark.get("published"):
                     label = f"{label}, published"
                 own = {"panel": title, "x": x, "binarizer": spec, "line": line}

@@ -66,7 +66,7 @@ def print_panel(panel: pd.DataFrame, width: float) -> Figure:
     figure = Figure(figsize=(width, 0.8 + 0.17 * bars))
     axes = figure.add_subplot()
     _draw(axes, panel)
-    axes.set(xlabel=f"{_Y}\n(full: weights; faint: peak growth of a fresh process)")
+    axes.set(xlabel=f"{_Y}; full: weights,\nfaint: peak growth of a fresh process")
     axes.set_title(style.title_text(str(panel["panel"].iloc[0]), width), loc="left")
     return figure
 

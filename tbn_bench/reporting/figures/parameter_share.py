@@ -17,7 +17,7 @@ TITLE = "Parameters and stored bits by type of layer"
 TYPES = ("convolution", "1x1 convolution", "linear")
 KEPT = "kept in full precision"
 NEEDS = "a trained tiled network"
-_SHARES = ("weights, %", "stored bits of the weights, smallest tiled version, %")
+_SHARES = ("weights, %", "stored bits of the smallest tiled version, %")
 _COLUMNS = ["panel", "share", "network", "method", "type", "percent", "total", "runs"]
 
 
