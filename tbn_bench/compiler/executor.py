@@ -204,11 +204,9 @@ class Executor:
             return f"expected a float32 tensor of shape {expected}, got {fault}"
         if x.device.type != "cpu" or x.dtype != torch.float32:
             return f"expected a float32 tensor on the CPU, got {x.dtype} on {x.device}"
-        if tuple(x.shape[1:]) != self._in_shape:
-            return (
-                f"expected inputs of shape {expected}, got {tuple(x.shape)}; "
-                "make another Executor for it"
-            )
+        shape = tuple(x.shape)
+        if shape[1:] != self._in_shape:
+            return f"expected inputs of shape {expected}, got {shape}; make another Executor for it"
         return ""
 
     def describe(self) -> str:
@@ -271,7 +269,9 @@ def _not_a_batch(x: Any) -> str:
 
 def _is_read(step: Region | fx.Node) -> bool:
     """False for a region whose values nobody reads."""
-    return not isinstance(step, Region) or bool(step.outputs)
+    if not isinstance(step, Region):
+        return True
+    return bool(step.outputs)
 
 
 def _kept(graph: fx.Graph) -> set[fx.Node]:

@@ -69,12 +69,13 @@ def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
     _refuse_hooks(layers)
     exported = _exported(model, image)
     module = exported.module(check_guards=False)
-    for node in list(module.graph.nodes):
+    graph = module.graph
+    for node in list(graph.nodes):
         _restore(node, module, layers)
-    _restore_output(module.graph, exported.call_spec.out_spec)
-    module.graph.set_codegen(fx.graph.CodeGen())
-    module.graph.eliminate_dead_code()
-    patterns.simplify(module.graph, module)
+    _restore_output(graph, exported.call_spec.out_spec)
+    graph.set_codegen(fx.graph.CodeGen())
+    graph.eliminate_dead_code()
+    patterns.simplify(graph, module)
     module.recompile()
     _compare(
         model,
@@ -82,7 +83,7 @@ def by_export(model: nn.Module, image: Tensor) -> tuple[nn.Module, fx.Graph]:
         image,
         list(layers.values()),
     )
-    return module, module.graph
+    return module, graph
 
 
 def _refuse_hooks(layers: dict[str, Any]) -> None:
@@ -139,7 +140,8 @@ def _conv_arguments(layer: Any) -> list[int]:
     if len(layer.shape) == 2:
         return []
     padding = packed.padding_of(layer)
-    if padding is None or getattr(layer, "padding_mode", "zeros") != "zeros":
+    mode = getattr(layer, "padding_mode", "zeros")
+    if padding is None or mode != "zeros":
         raise ValueError(
             f"padding {layer.padding!r} of a packed layer cannot be exported; give it as a number"
         )

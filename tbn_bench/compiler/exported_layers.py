@@ -57,7 +57,8 @@ def _with(layer: nn.Module, **tensors: Tensor | None) -> nn.Module:
         elif name in layer._buffers:
             setattr(layer, name, tensor.detach())
         else:
-            setattr(layer, name, nn.Parameter(tensor.detach(), requires_grad=False))
+            parameter = nn.Parameter(tensor.detach(), requires_grad=False)
+            setattr(layer, name, parameter)
     return layer
 
 

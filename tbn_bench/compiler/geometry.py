@@ -16,9 +16,11 @@ def pair(value: Any, axes: int, missing: int = 1) -> Pair:
     axes: 2 for images, where one number means both; 1 for signals, whose height is `missing`.
     """
     listed = [value] if isinstance(value, int) else list(value)
+    first = int(listed[0])
     if axes == 1:
-        return missing, int(listed[0])
-    return int(listed[0]), int(listed[-1])
+        return missing, first
+    last = int(listed[-1])
+    return first, last
 
 
 def positions(
@@ -53,7 +55,9 @@ class Window:
     def patch(self) -> int:
         """Inputs under the kernel."""
         height, width = self.kernel
-        return height * width * self.shape[2]
+        positions = height * width
+        channels = self.shape[2]
+        return positions * channels
 
 
 def window(

@@ -20,7 +20,9 @@ def is_packed(module: Any) -> bool:
 
 def weight_shape(module: Any) -> tuple[int, ...]:
     """(rows, columns) or (rows, channels / groups, *kernel)."""
-    return tuple(module.shape if is_packed(module) else module.weight.shape)
+    if is_packed(module):
+        return tuple(module.shape)
+    return tuple(module.weight.shape)
 
 
 def float64(tensor: Tensor) -> Array:

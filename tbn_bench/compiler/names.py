@@ -62,7 +62,8 @@ class Call:
             return known
         if isinstance(self.target, torch._ops.OpOverload):
             return str(self.target)
-        return str(getattr(self.target, "__name__", self.target))
+        written = getattr(self.target, "__name__", self.target)
+        return str(written)
 
     def arguments(self, **defaults: Any) -> list[Any]:
         """The arguments behind the first, in the order of `defaults`, by position or keyword.
@@ -108,14 +109,18 @@ def lowers(*targets: Any) -> Callable[[Rule], Rule]:
 
 def node_name(node: fx.Node) -> str:
     """As the network's code names it: a module's path, else the name in the graph."""
-    return str(node.target) if node.op == "call_module" else node.name
+    if node.op == "call_module":
+        return str(node.target)
+    return node.name
 
 
 def word(node: fx.Node) -> str:
     """The word of what a node calls; empty where it has none."""
     if node.op == "call_method":
         return str(node.target)
-    return WORDS.get(node.target, "") if node.op == "call_function" else ""
+    if node.op == "call_function":
+        return WORDS.get(node.target, "")
+    return ""
 
 
 def rule_of(call: Call) -> Rule:

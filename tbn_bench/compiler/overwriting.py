@@ -81,4 +81,6 @@ def _is_new(node: Any, modules: dict[str, nn.Module]) -> bool:
     """True where the node's result is memory of its own, no view of something."""
     if node.op == "call_module":
         return isinstance(modules[str(node.target)], _NEW_MODULES)
-    return node.op == "call_function" and node.target in _NEW_FUNCTIONS
+    if node.op == "call_function":
+        return node.target in _NEW_FUNCTIONS
+    return False

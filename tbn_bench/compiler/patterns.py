@@ -16,6 +16,8 @@ from torch import Tensor, fx, nn
 
 from tbn_bench.compiler.names import word
 
+_WITHOUT_EFFECTS = ("call_function", "call_method", "get_attr")
+
 
 class Pattern:
     """A function that stands for many nodes."""
@@ -116,7 +118,9 @@ def simplify(graph: fx.Graph, root: nn.Module) -> None:
     root: holds the parameters that the graph reads.
     """
     for node in list(graph.nodes):
-        match = _match(node, root) if node.users else None
+        if not node.users:
+            continue
+        match = _match(node, root)
         if match is not None:
             _replace(graph, match)
 
@@ -143,9 +147,10 @@ def _erase(last: fx.Node) -> None:
     doomed = [last]
     while doomed:
         node = doomed.pop()
-        if node.users or node.op not in ("call_function", "call_method", "get_attr"):
+        if node.users or node.op not in _WITHOUT_EFFECTS:
             continue
-        doomed += [other for other in node.all_input_nodes if other not in doomed]
+        new = [other for other in node.all_input_nodes if other not in doomed]
+        doomed += new
         node.graph.erase_node(node)
 
 
@@ -154,8 +159,10 @@ def _erase(last: fx.Node) -> None:
 
 def _flat(values: Any) -> tuple[Any, ...]:
     """f(x, 1, 2) and f(x, [1, 2]) are the same call."""
-    if len(values) == 1 and isinstance(values[0], list | tuple):
-        return tuple(values[0])
+    if len(values) == 1:
+        (only,) = values
+        if isinstance(only, list | tuple):
+            return tuple(only)
     return tuple(values)
 
 
@@ -177,7 +184,8 @@ def _input(node: Any, name: str, *arguments: Any) -> fx.Node:
 
 def _only(node: fx.Node, *readers: fx.Node) -> None:
     """Raises _Other unless exactly these nodes read `node`."""
-    _require(set(node.users) == set(readers))
+    expected = set(readers)
+    _require(set(node.users) == expected)
 
 
 def _reader(node: fx.Node) -> fx.Node:

@@ -28,11 +28,12 @@ def same(operation: Same, build: Builder) -> int:
 
 def relu(operation: Relu, build: Builder) -> int:
     """Part of the op before, where that is read here only, also through a max pooling."""
-    before = build.foldable_before_max(operation.x, _WITH_RELU)
+    x = operation.x
+    before = build.foldable_before_max(x, _WITH_RELU)
     if before is None:
-        return build.elementwise(native.RELU, operation.x)
+        return build.elementwise(native.RELU, x)
     before.relu = True
-    return build.operand(operation.x)
+    return build.operand(x)
 
 
 def elementwise(operation: Elementwise, build: Builder) -> int:
@@ -77,8 +78,9 @@ def layer_norm(operation: LayerNorm, build: Builder) -> int:
     module = operation.module
     index = build.operand(operation.x, last=True)
     channels = build.value(index).shape[2]
-    if tuple(module.normalized_shape) != (channels,):
-        raise Unsupported(f"normalises axes {tuple(module.normalized_shape)}, not the channels")
+    axes = tuple(module.normalized_shape)
+    if axes != (channels,):
+        raise Unsupported(f"normalises axes {axes}, not the channels")
     out = build.region.like(index)
     scale, shift = (_float32(part) for part in (module.weight, module.bias))
     op = Op(
@@ -135,4 +137,6 @@ def _waiting(node: fx.Node, own: int, build: Builder) -> Op | None:
     if build.region.of_node.get(node) != own:
         return None
     conv = build.foldable(node, (native.CONV,))
-    return conv if conv is not None and conv.residual < 0 else None
+    if conv is None or conv.residual >= 0:
+        return None
+    return conv

@@ -78,5 +78,9 @@ def _replaceable(op: Op) -> int:
     if op.residual >= 0:
         # a convolution reads its input around each output
         is_read_around = op.kind == native.CONV and op.residual == op.input
-        return -1 if is_read_around else op.residual
-    return op.input if op.kind in _IN_PLACE else -1
+        if is_read_around:
+            return -1
+        return op.residual
+    if op.kind in _IN_PLACE:
+        return op.input
+    return -1

@@ -115,10 +115,12 @@ class Lowering:
         return True
 
     def _add(self, operation: Operation, region: Region) -> int:
-        add = _OPS.get(type(operation))
+        kind = type(operation)
+        add = _OPS.get(kind)
         if add is None:
-            raise NoRule(type(operation).__name__)
-        value = add(operation, Builder(region, self._examples, self._level))
+            raise NoRule(kind.__name__)
+        build = Builder(region, self._examples, self._level)
+        value = add(operation, build)
         if isinstance(operation, graph.Layer):
             self.native_layers += 1
         return value

@@ -42,17 +42,22 @@ class Builder:
         """Axes of a node's value, as torch sees it; 0 for what is no tensor."""
         if not isinstance(node, fx.Node):
             return 0
-        if node in self.region.of_node:
-            return self.value(self.region.of_node[node]).rank
+        index = self.region.of_node.get(node)
+        if index is not None:
+            return self.value(index).rank
         example = self.examples.of(node)
-        return example.dim() if isinstance(example, Tensor) else 0
+        if isinstance(example, Tensor):
+            return example.dim()
+        return 0
 
     def value(self, index: int) -> Value:
         return self.region.values[index]
 
     def _laid_out(self, index: int, last: bool | None) -> int:
         source = self.value(index)
-        if last is None or source.last == last or source.rank == 2:
+        is_vector = source.rank == 2
+        is_as_asked = last is None or source.last == last
+        if is_vector or is_as_asked:
             return index
         return self._turned(index)
 

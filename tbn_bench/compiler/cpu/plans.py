@@ -20,7 +20,7 @@ def finish(region: Region, level: str, precision: str) -> None:
     Raises NativeUnavailable.
     """
     inside = set(region.nodes)
-    region.outputs = [node for node in region.nodes if any(u not in inside for u in node.users)]
+    region.outputs = [node for node in region.nodes if not inside.issuperset(node.users)]
     if not region.outputs:
         return
     outputs = list(dict.fromkeys(region.of_node[node] for node in region.outputs))
@@ -124,7 +124,9 @@ def _are_channels_last(arrays: list[Tensor], sources: list[Value]) -> bool:
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    if x.is_contiguous():
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _readable(array: Tensor, as_it_is: bool) -> Tensor:

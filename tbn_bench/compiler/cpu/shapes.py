@@ -67,16 +67,18 @@ def select(operation: Select, build: Builder) -> int:
     source = build.value(index)
     _, tokens, channels = source.shape
     position = operation.position
-    is_inside = isinstance(position, int) and -tokens <= position < tokens
+    is_number = isinstance(position, int)
+    is_inside = is_number and -tokens <= position < tokens
     if source.rank != 3 or not is_inside:
         raise Unsupported(f"index {position!r} of a value of {source.rank} axes")
     out = build.region.new((1, 1, channels), 2, False)
+    from_the_front = position % tokens
     return build.region.add(
         Op(
             native.SELECT,
             index,
             out,
-            rows=position % tokens,
+            rows=from_the_front,
         )
     )
 
