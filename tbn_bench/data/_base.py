@@ -90,9 +90,10 @@ class TensorDataModule(pl.LightningDataModule):
         Raises ValueError where nothing would be left to train on.
         """
         held = self.val_size
-        if not 0 <= held < samples:
+        most = samples - 1
+        if not 0 <= held <= most:
             raise ValueError(
-                f"val_size must lie between 0 (train on every sample) and {samples - 1}, got {held}"
+                f"val_size must lie between 0 (train on every sample) and {most}, got {held}"
             )
         generator = seeded(self.split_seed)
         order = torch.randperm(samples, generator=generator)
@@ -152,8 +153,10 @@ class TensorDataModule(pl.LightningDataModule):
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader:
         order = Order(self.size(split), batch_size, seed)
-        named = split == "train" and self.by_position
-        batches = Batches(self.splits[split], named)
+        is_training = split == "train"
+        named = is_training and self.by_position
+        samples = self.splits[split]
+        batches = Batches(samples, named)
         # The loader has its own generator, because it draws a seed whenever it starts, and a
         # resumed run starts it one time less.
         own = torch.Generator()

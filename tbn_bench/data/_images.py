@@ -91,9 +91,11 @@ class ImageDataModule(TensorDataModule):
     @property
     def by_position(self) -> bool:  # type: ignore[override]
         """The newer options draw by position; the older ones keep their random stream."""
+        if not self.augment:
+            return False
         newer_flip = self.flip == "alternating"
         newer_border = self.crop_border != "mean"
-        return self.augment and (newer_flip or newer_border)
+        return newer_flip or newer_border
 
     def prepare_at(self, x: Tensor, positions: Tensor, epoch: int) -> Tensor:
         """x: (B, C, H, W) raw -> normalised, cropped, mirrored.

@@ -80,8 +80,10 @@ def kept(path: Path, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dic
         contextlib.suppress(OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile),
         np.load(path) as file,
     ):
-        if str(file["key"]) == key:
-            return {name: file[name] for name in file.files if name != "key"}
+        stored_key = str(file["key"])
+        if stored_key == key:
+            names = [name for name in file.files if name != "key"]
+            return {name: file[name] for name in names}
     arrays = make()
     with contextlib.suppress(OSError):
         _keep(path, key, arrays)

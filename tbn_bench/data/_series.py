@@ -30,9 +30,10 @@ def text_of(path: Path) -> str:
     """
     try:
         raw = path.read_bytes()
-        if path.suffix == ".xz":
+        packing = path.suffix
+        if packing == ".xz":
             raw = lzma.decompress(raw)
-        elif path.suffix == ".gz":
+        elif packing == ".gz":
             raw = gzip.decompress(raw)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise ValueError(f"{path} is unreadable or truncated ({error}); fetch it again") from error
@@ -162,8 +163,9 @@ class SeriesDataModule(TensorDataModule):
 
     @property
     def in_shape(self) -> tuple[int, int]:
-        channels = 1 if self.features == "S" else self.columns
-        return self.lookback, channels
+        if self.features == "S":
+            return self.lookback, 1
+        return self.lookback, self.columns
 
     @property
     def targets(self) -> int:

@@ -72,8 +72,9 @@ class CIFAR100(CifarDataModule):
                 "fetch it again"
             )
         coarse, fine = labels.unbind(1)
-        y = coarse if self.coarse else fine
-        return x, y
+        if self.coarse:
+            return x, coarse
+        return x, fine
 
     def _labels(self, dataset: Any) -> Tensor:
         """torchvision keeps only the fine labels.

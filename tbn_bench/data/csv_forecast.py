@@ -45,10 +45,11 @@ class CSVForecast(SeriesDataModule):
 
     @staticmethod
     def _found(path: str) -> Path:
-        places = [Path(path), data_root() / path]
+        root = data_root()
+        places = [Path(path), root / path]
         found = find(places)
         if found is None:
-            raise ValueError(f"csv_forecast: {path} found neither here nor under {data_root()}")
+            raise ValueError(f"csv_forecast: {path} found neither here nor under {root}")
         return found
 
     def path(self) -> Path:

@@ -135,7 +135,8 @@ class Files:
         return Files(self.folder, names, self.size, self.resize)
 
     def path(self, position: int) -> Path:
-        name = os.fsdecode(self.names[position])
+        stored = self.names[position]
+        name = os.fsdecode(stored)
         return self.folder / name
 
     def centre(self, position: int) -> np.ndarray:
@@ -213,7 +214,8 @@ def _class_folders(folder: Path, classes: int) -> list[str]:
 
 
 def _is_image(name: str) -> bool:
-    return name.endswith(".JPEG") and not name.startswith(".")
+    is_hidden = name.startswith(".")
+    return name.endswith(".JPEG") and not is_hidden
 
 
 def _listing(folder: Path, classes: int, images: int) -> tuple[list[str], np.ndarray, Tensor]:

@@ -100,10 +100,11 @@ def read_text_cloud(path: Path, points: int) -> np.ndarray:
     Raises ValueError naming the fault.
     """
     rows = table(path, "x y z nx ny nz", _TEXT_AGAIN, delimiter=",", max_rows=points)
-    if len(rows) < points:
+    available = len(rows)
+    if available < points:
         raise ValueError(
-            f"{path} has {len(rows)} points, points={points} were asked for; "
-            f"use modelnet40(points={len(rows)})"
+            f"{path} has {available} points, points={points} were asked for; "
+            f"use modelnet40(points={available})"
         )
     return unit_sphere(rows[:, :3]).T
 
@@ -126,7 +127,8 @@ def read_text_split(folder: Path, name: str, size: int, points: int) -> Split:
 
     def make() -> dict[str, np.ndarray]:
         clouds = [read_text_cloud(file, points) for file in files]
-        return {"x": np.stack(clouds)}
+        stacked = np.stack(clouds)
+        return {"x": stacked}
 
     key = fingerprint(files, _TEXT_AGAIN, 1, points)
     arrays = kept(folder / f"tbn_bench_{name}_{points}.npz", key, make)

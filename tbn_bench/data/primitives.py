@@ -77,7 +77,8 @@ def second_part(u: Tensor) -> Tensor:
 
     u: (..., 3) uniform numbers -> (..., 1).
     """
-    return u[..., :1] < 1 / 3
+    choice = u[..., :1]
+    return choice < 1 / 3
 
 
 def _prism(outline: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -133,8 +134,10 @@ def _parts() -> tuple[tuple[int, ...], ...]:
     label = 0
     for name in SURFACES:
         count = 1 if name in _SINGLE else 2
-        parts.append(tuple(range(label, label + count)))
-        label += count
+        end = label + count
+        labels = range(label, end)
+        parts.append(tuple(labels))
+        label = end
     return tuple(parts)
 
 

@@ -55,8 +55,10 @@ def _labels() -> tuple[tuple[int, ...], ...]:
     labels: list[tuple[int, ...]] = []
     first = 0
     for count in PARTS.values():
-        labels.append(tuple(range(first, first + count)))
-        first += count
+        end = first + count
+        own = range(first, end)
+        labels.append(tuple(own))
+        first = end
     return tuple(labels)
 
 

@@ -69,10 +69,12 @@ def _fingerprint(folder: Path, names: list[str]) -> str:
     """A digest of the list of files in order, with their sizes."""
     lines = []
     for name in names:
-        size = (folder / name).stat().st_size
+        file = folder / name
+        size = file.stat().st_size
         lines.append(f"{name} {size}")
     text = "\n".join(lines)
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(text.encode())
+    return digest.hexdigest()
 
 
 def _cached(path: Path, shape: tuple[int, ...], fingerprint: str) -> Tensor | None:
