@@ -31,7 +31,8 @@ def check(
     rows = shape[0]
     if p < 1 or total % p:
         raise ValueError(f"p must be at least 1 and divide {total} weights, got {p}")
-    size = bits.packed_bytes(total // p)
+    in_tile = total // p
+    size = bits.packed_bytes(in_tile)
     if tile_bits.dtype != torch.uint8 or tile_bits.shape != (size,):
         raise ValueError(
             f"expected uint8 tile_bits of shape ({size},), "
@@ -88,7 +89,9 @@ def aligned(rows: int, p: int, k: int, groups: int = 1) -> bool:
     """
     if p <= 1 or groups != 1:
         return False
-    return rows % p == 0 and rows % max(1, k) == 0
+    if rows % p:
+        return False
+    return rows % max(1, k) == 0
 
 
 def segment(shape: Sequence[int], p: int, k: int) -> int:

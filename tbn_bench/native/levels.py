@@ -33,7 +33,8 @@ def available_levels() -> list[str]:
 def index_of(name: str) -> int:
     known = all_levels()
     if name not in known:
-        raise NativeUnavailable(f"unknown level {name!r}; this build has {', '.join(known)}")
+        built = ", ".join(known)
+        raise NativeUnavailable(f"unknown level {name!r}; this build has {built}")
     available = available_levels()
     if name not in available:
         found = ", ".join(available)
@@ -103,6 +104,7 @@ def planes_of(level: str, precision: str) -> int:
         known = ", ".join(PRECISIONS)
         raise ValueError(f"precision must be one of {known}, got {precision!r}")
     planes = PRECISIONS[precision]
-    if not load().tbn_planes_available(index_of(level), planes):
+    index = index_of(level)
+    if not load().tbn_planes_available(index, planes):
         raise NativeUnavailable(f"level {level} has no precision {precision} on this CPU")
     return planes

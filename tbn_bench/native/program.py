@@ -278,4 +278,6 @@ class Program:
 
 def _float32(values: np.ndarray | None) -> np.ndarray:
     """In float32; None as (0,)."""
-    return np.ascontiguousarray([] if values is None else values, np.float32)
+    if values is None:
+        return np.empty(0, np.float32)
+    return np.ascontiguousarray(values, np.float32)

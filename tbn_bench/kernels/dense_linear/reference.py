@@ -8,4 +8,5 @@ def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     y = products.sum(-1)
     if bias is None:
         return y
-    return y + bias.to(x.dtype)
+    bias = bias.to(x.dtype)
+    return y + bias

@@ -61,9 +61,11 @@ def fitting(configs: list[triton.Config], args: dict, **meta) -> list[triton.Con
     """At most 64 partial sums a thread, so that none of them leaves the registers."""
     found = []
     for c in configs:
-        sums = meta["BM"] * c.kwargs["BN"] * c.kwargs["BK"]
+        block = c.kwargs
+        sums = meta["BM"] * block["BN"] * block["BK"]
         threads = 32 * c.num_warps
-        if sums <= 64 * threads:
+        most = 64 * threads
+        if sums <= most:
             found.append(c)
     return found
 
