@@ -95,4 +95,5 @@ def agrees(agreement: float, samples: int) -> bool:
 
     That is one in 500, or one where there are fewer samples.
     """
-    return agreement >= min(AGREEMENT, 1 - 1.5 / samples)
+    one_changed = 1 - 1.5 / samples
+    return agreement >= min(AGREEMENT, one_changed)

@@ -24,7 +24,10 @@ def footprints(loaded: list[Trained], device: str) -> dict[str, Sizes]:
     found = {}
     for trained in loaded:
         run_id = trained.run.run_id
-        found[run_id] = _footprint(trained) if on_cpu else _gpu_footprint(trained, one)
+        if on_cpu:
+            found[run_id] = _footprint(trained)
+        else:
+            found[run_id] = _gpu_footprint(trained, one)
     return found
 
 
@@ -86,4 +89,6 @@ def _said(sizes: dict[str, Any]) -> str:
 
 
 def _bytes_or_dash(sizes: dict[str, Any], key: str) -> str:
-    return f"{sizes[key]:,}" if key in sizes else "—"
+    if key not in sizes:
+        return "—"
+    return f"{sizes[key]:,}"

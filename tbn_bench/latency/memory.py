@@ -78,9 +78,11 @@ def _dense(path: Path, config: dict[str, Any]) -> Any:
     from tbn_bench.experiment import skeleton
     from tbn_bench.format import packed_file
 
-    model = skeleton.materialised(skeleton.skeleton(config)).eval()
+    empty = skeleton.skeleton(config)
+    model = skeleton.materialised(empty).eval()
     content = packed_file.read(path)
-    arrays = {**content.tensors, **content.dense(_float_bytes(model))}
+    unpacked = content.dense(_float_bytes(model))
+    arrays = {**content.tensors, **unpacked}
     names = model.state_dict().keys()
     dense = {name: torch.from_numpy(array) for name, array in arrays.items() if name in names}
     model.load_state_dict(dense, strict=False, assign=True)

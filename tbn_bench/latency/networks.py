@@ -40,9 +40,11 @@ def _cases(network: str, batches: Iterable[int], threads: int) -> list[_Case]:
     found = []
     for batch in batches:
         name = f"{network}-b{batch}-t{threads}"
-        found.append(_Case(name, batch, cold=False))
+        hot = _Case(name, batch, cold=False)
+        found.append(hot)
         if batch == 1:
-            found.append(_Case(f"{name}-cold", batch, cold=True))
+            cold = _Case(f"{name}-cold", batch, cold=True)
+            found.append(cold)
     return found
 
 
@@ -208,7 +210,8 @@ def case(
     """
     prepare(device, threads)
     store = RunStore(results)
-    configs = [config.model_copy(update={"binarizer": "full_precision"})]
+    full_precision = config.model_copy(update={"binarizer": "full_precision"})
+    configs = [full_precision]
     if config.binarizer != "full_precision":
         configs.append(config)
     built = [build.build(own) for own in configs]
@@ -235,7 +238,8 @@ def case(
             setting = Setting(experiment.config, x, threads, x.cpu(), macs)
             variants += variants_of(experiment.model.eval(), setting)
         name = f"{slug(config.model)}-{slug(config.binarizer)}-untrained-b{batch}-t{threads}"
-        record = time_case(name, variants, x, threads, device, info, f"{command} --batch {batch}")
+        again = f"{command} --batch {batch}"
+        record = time_case(name, variants, x, threads, device, info, again)
         store.write_latency(record)
         show(record)
         cases.append(name)

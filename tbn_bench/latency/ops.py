@@ -44,12 +44,16 @@ Case = tuple[Callable[[], nn.Module], tuple[int, ...]]  # layer, shape of one in
 
 
 def _linear(k: int, n: int) -> Case:
-    return lambda: nn.Linear(k, n), (k,)
+    def layer() -> nn.Module:
+        return nn.Linear(k, n)
+
+    return layer, (k,)
 
 
 def _conv(c: int, o: int, kernel: int, size: int, stride: int = 1) -> Case:
     def layer() -> nn.Module:
-        return nn.Conv2d(c, o, kernel, stride, kernel // 2, bias=False)
+        padding = kernel // 2
+        return nn.Conv2d(c, o, kernel, stride, padding, bias=False)
 
     return layer, (c, size, size)
 
@@ -315,4 +319,5 @@ def _variants(layer: nn.Module, x: Tensor, threads: int) -> list[Variant]:
 
 
 def _is_native(variant: Variant) -> bool:
-    return variant.implementation.startswith("native") and not variant.unavailable
+    is_native = variant.implementation.startswith("native")
+    return is_native and not variant.unavailable

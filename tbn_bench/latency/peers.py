@@ -185,8 +185,10 @@ def _session(path: Path, threads: int) -> Call:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(batch: Tensor) -> Tensor:
-        outputs = session.run(None, {"x": batch.numpy()})
-        return torch.from_numpy(outputs[0])
+        inputs = {"x": batch.numpy()}
+        outputs = session.run(None, inputs)
+        scores = outputs[0]
+        return torch.from_numpy(scores)
 
     return run
 
@@ -253,14 +255,15 @@ def _torchao(model: nn.Module, x: Tensor) -> Call:
 
 def dense_peers(model: nn.Module, reference: nn.Module, setting: Setting) -> list[Variant]:
     """Every engine that runs the full-precision network `model` (eval mode) on the setting's x."""
-    on_cpu = setting.x.device.type == "cpu"
-    makers = _torch_makers(model, setting.x)
-    makers += _onnx_makers(model, setting) if on_cpu else _graph_makers(model, setting.x)
+    x = setting.x
+    on_cpu = x.device.type == "cpu"
+    makers = _torch_makers(model, x)
+    makers += _onnx_makers(model, setting) if on_cpu else _graph_makers(model, x)
     size = weights_read(model)
     makers.append(
         Maker(
             "torchao int8, torch.compile",
-            functools.partial(_torchao, model, setting.x),
+            functools.partial(_torchao, model, x),
             size // 4,
             INT8_TOLERANCE,
             foreign=True,

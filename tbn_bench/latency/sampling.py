@@ -49,9 +49,11 @@ def flush_caches(device: str = "cpu") -> None:
     """Evicts weights and activations from every cache level by walking over a larger array."""
     if device not in _flush:
         if device == "cuda":
-            _flush[device] = torch.zeros(FLUSH_BYTES_CUDA // 4, device=device)
+            floats = FLUSH_BYTES_CUDA // 4
+            _flush[device] = torch.zeros(floats, device=device)
         else:
-            _flush[device] = np.zeros(FLUSH_BYTES // 8)
+            doubles = FLUSH_BYTES // 8
+            _flush[device] = np.zeros(doubles)
     _flush[device] += 1.0
 
 
@@ -64,7 +66,8 @@ def clock_for(device: str, threads: int) -> tuple[str, Callable[..., float]]:
         return "CUDA events", _one_sample_cuda
     if threads == 1:
         return "thread CPU time", functools.partial(_one_sample, time.thread_time)
-    return "wall clock, quiet samples only", functools.partial(_one_sample, time.perf_counter)
+    wall_clock = functools.partial(_one_sample, time.perf_counter)
+    return "wall clock, quiet samples only", wall_clock
 
 
 @dataclass
@@ -100,13 +103,15 @@ def _one_sample_cuda(call: Callable[[], Any], n: int, before: Callable[[], None]
 
     The host's work between calls is not in it while the GPU has work.
     """
-    pairs = [_event_pair() for _ in range(n if before else 1)]
+    intervals = n if before else 1
+    calls = 1 if before else n
+    pairs = [_event_pair() for _ in range(intervals)]
     torch.cuda.synchronize()
     for start, end in pairs:
         if before:
             before()
         start.record()
-        for _ in range(1 if before else n):
+        for _ in range(calls):
             call()
         end.record()
     torch.cuda.synchronize()
@@ -193,4 +198,6 @@ def interleave(
 
 def _repeats(once: float) -> int:
     """Calls of `once` milliseconds that fill a sample."""
-    return max(1, math.ceil(MIN_SAMPLE_MS / max(1e-3, once)))
+    measurable = max(1e-3, once)
+    calls = MIN_SAMPLE_MS / measurable
+    return max(1, math.ceil(calls))

@@ -65,7 +65,8 @@ def statistics_of(samples: list[float], baseline: list[float] | None) -> dict[st
 
 
 def slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    words = re.sub(r"[^a-z0-9]+", "_", text.lower())
+    return words.strip("_")
 
 
 def device_name(device: str) -> str:

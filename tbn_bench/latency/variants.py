@@ -122,7 +122,8 @@ def _triton(small: nn.Module, reference: nn.Module, setting: Setting) -> list[Va
     exact = peers.EXACT["cuda"]
 
     def half() -> peers.Call:
-        return peers.graphed(peers.bf16(network, x, False), x)
+        call = peers.bf16(network, x, False)
+        return peers.graphed(call, x)
 
     makers = [
         Maker("triton", functools.partial(_called, network, x), read, exact),
@@ -146,5 +147,7 @@ def _called(network: nn.Module, x: Tensor) -> nn.Module:
 
 def native_name(run: executor.Executor) -> str:
     """As rows call it: "native avx512", "native avx512 a14"."""
-    suffix = "" if run.precision == "f32" else f" {run.precision}"
-    return f"native {run.level}{suffix}"
+    name = f"native {run.level}"
+    if run.precision == "f32":
+        return name
+    return f"{name} {run.precision}"
