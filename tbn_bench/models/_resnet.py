@@ -155,13 +155,16 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(c_in, c_out, stride, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn1(self.conv1(x))
+        out = self.conv1(x)
+        out = self.bn1(out)
         out = F.relu(out)
 
-        out = self.bn2(self.conv2(out))
+        out = self.conv2(out)
+        out = self.bn2(out)
         out = F.relu(out)
 
-        out = self.bn3(self.conv3(out))
+        out = self.conv3(out)
+        out = self.bn3(out)
         out = out + self.shortcut(x)
         return F.relu(out)
 

@@ -143,8 +143,9 @@ class Airbench(nn.Module):
 
 
 def _is_count(value: object) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and value >= 1
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) and value >= 1
 
 
 def _check(in_shape: Sequence[int], widths: Sequence[int]) -> None:

@@ -71,8 +71,10 @@ def _suggestion(name: str, known: list[str]) -> str:
 def _check(name: str) -> None:
     import timm
 
-    if not isinstance(name, str) or not timm.is_model(name):
-        suggestion = _suggestion(str(name), timm.list_models())
+    is_known = isinstance(name, str) and timm.is_model(name)
+    if not is_known:
+        known = timm.list_models()
+        suggestion = _suggestion(str(name), known)
         raise ValueError(f"timm has no model {name!r}{suggestion}")
 
 
