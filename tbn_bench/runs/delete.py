@@ -28,5 +28,7 @@ def run(store: RunStore, names: Sequence[str]) -> dict[str, Any]:
     for path, new in moved.items():
         tell(f"{path} is now {new}")
     if moved:
-        tell(f"remove {store.root / FOLDER} to free its space")
-    return {"set_aside": [str(new) for new in moved.values()], "failed": failed}
+        trash = store.root / FOLDER
+        tell(f"remove {trash} to free its space")
+    places = [str(new) for new in moved.values()]
+    return {"set_aside": places, "failed": failed}

@@ -51,11 +51,12 @@ class Read:
 
 def faults(path: Path) -> list[Fault]:
     """Of the run in folder `path`. Looks again where the run has changed meanwhile."""
+    folder = str(path)
     found: list[Fault] = []
     for _ in range(_LOOKS):
-        stamp = index.stamp(str(path))
+        stamp = index.stamp(folder)
         found = list(look(path))
-        if not found or index.stamp(str(path)) == stamp:
+        if not found or index.stamp(folder) == stamp:
             break
     return found
 
@@ -86,8 +87,9 @@ def look(path: Path) -> Iterator[Fault]:
 def _read(path: Path, live: bool) -> Read:
     header = read_json(path / "run.json")
     summary = None
-    if os.path.lexists(path / "summary.json"):
-        summary = read_json(path / "summary.json")
+    file = path / "summary.json"
+    if os.path.lexists(file):
+        summary = read_json(file)
     return Read(path, header, summary, live)
 
 

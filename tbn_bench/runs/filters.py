@@ -39,7 +39,9 @@ class Filter:
     def _ordered(self, value: Any) -> bool:
         compare = _ORDER[self.relation]
         if self.column in _DATES:
-            return value is not None and compare(str(value), self.wanted)
+            if value is None:
+                return False
+            return compare(str(value), self.wanted)
         known = number(value)
         if known is None:
             return False
@@ -51,15 +53,16 @@ class Filter:
         return self.wanted.lower() in str(value).lower()
 
     def _equal(self, value: Any) -> bool:
+        wanted = self.wanted
         if value is None or value == "":
-            return self.wanted == ""
+            return wanted == ""
         known = number(value)
         if known is not None:
-            return known == number_in(self.wanted)
+            return known == number_in(wanted)
         word = str(value)
         if isinstance(value, bool):
-            return word.lower() == self.wanted.lower()
-        return word == self.wanted
+            return word.lower() == wanted.lower()
+        return word == wanted
 
 
 def number(value: Any) -> float | int | None:

@@ -153,7 +153,9 @@ def _is_not_finite(value: Any) -> bool:
 
 def _number(value: Any) -> bool:
     """Integers beyond a float do not count: they cannot be divided."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool):
+        return False
+    if not isinstance(value, int | float):
         return False
     return not abs(value) > _MOST
 

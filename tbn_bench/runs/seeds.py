@@ -138,8 +138,10 @@ def _changes(config: Row) -> str:
     """'lr=0.05' for each further field that is not at its default."""
     found = []
     for name, default in FIELDS.items():
+        if name in _SHOWN or name == "seed":
+            continue
         value = config[name]
-        if name in _SHOWN or name == "seed" or value == default:
+        if value == default:
             continue
         word = text.word(value)
         found.append(f"{name}={word}")

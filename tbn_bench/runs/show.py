@@ -144,11 +144,13 @@ def _curves(record: RunRecord) -> Pairs:
     except RecordError as error:
         return [("damaged", str(error))]
     epochs = record.config.get("epochs", text.UNKNOWN)
-    pairs = [("epochs", f"{len(rows)} of {epochs}")]
+    done = f"{len(rows)} of {epochs}"
+    pairs = [("epochs", done)]
     for name in _curve_names(record, rows):
         points = _points(name, rows)
         if points:
-            pairs.append((name, _curve(name, points)))
+            curve = _curve(name, points)
+            pairs.append((name, curve))
     return pairs
 
 
@@ -180,7 +182,9 @@ def _is_logged(name: str, rows: list[dict[str, Any]]) -> bool:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    if isinstance(value, int | float):
+        return math.isfinite(value)
+    return False
 
 
 def _curve(name: str, points: list[tuple[Any, float]]) -> str:

@@ -30,14 +30,16 @@ class Lines:
     def new(self, rest: bool = False) -> list[str]:
         """Lines that were not there at the last call. rest: also a last one without newline."""
         try:
-            parts = read_file(self.path).split(b"\n")
+            content = read_file(self.path)
+            parts = content.split(b"\n")
         except RecordError:
             return []
         *whole, last = parts
         lines = parts if rest and last else whole
         kept = _common(self.seen, lines)
         self.seen = lines
-        return [line.decode(errors="replace") for line in lines[kept:]]
+        new = lines[kept:]
+        return [line.decode(errors="replace") for line in new]
 
 
 def _common(old: list[bytes], new: list[bytes]) -> int:

@@ -24,7 +24,8 @@ def word(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        return ",".join(map(word, value))
+        parts = map(word, value)
+        return ",".join(parts)
     one_line = " ".join(str(value).split())
     return printable(one_line)
 

@@ -99,7 +99,9 @@ def _measurements(store: RunStore) -> Iterator[Fault]:
 
 def _old_leftovers(store: RunStore) -> Iterator[Fault]:
     """Of writes beside the runs that cannot still be going on."""
-    for folder in (store.root, *sorted(store.root.glob("latency/*/"))):
+    root = store.root
+    cases = sorted(root.glob("latency/*/"))
+    for folder in (root, *cases):
         for fault in leftovers(folder):
             if _age_s(fault.path) > _OLD_S:
                 yield fault

@@ -70,15 +70,16 @@ class TensorBoardMirror(Mirror):
 
 def _add_histogram(writer: Any, name: str, h: Histogram, epoch: int) -> None:
     """TensorBoard takes counts with upper limits, and moments: here those of the bins' middles."""
-    lower = h.edges[:-1]
-    upper = h.edges[1:]
+    edges = h.edges
+    lower = edges[:-1]
+    upper = edges[1:]
     middles = (upper + lower) / 2
     total = np.dot(h.counts, middles)
     squares = np.dot(h.counts, middles**2)
     writer.add_histogram_raw(
         name,
-        min=float(h.edges[0]),
-        max=float(h.edges[-1]),
+        min=float(edges[0]),
+        max=float(edges[-1]),
         num=int(h.counts.sum()),
         sum=float(total),
         sum_squares=float(squares),

@@ -203,7 +203,9 @@ def records(data: bytes) -> Iterator[bytes]:
 
 
 def _checksum(kind: int, chunk: bytes) -> int:
-    return zlib.crc32(chunk, zlib.crc32(bytes([kind])))
+    first_byte = bytes([kind])
+    begun = zlib.crc32(first_byte)
+    return zlib.crc32(chunk, begun)
 
 
 def _from_record(record: Any) -> Event:
@@ -239,7 +241,8 @@ def _value(item: Any) -> Any:
     typed = None
     if "value_type" in item.DESCRIPTOR.oneofs_by_name:
         typed = item.WhichOneof("value_type")
-    value = getattr(item, typed or "value_json")
+    field = typed or "value_json"
+    value = getattr(item, field)
     if typed in (None, "json"):
         value = json.loads(value)
     return json.loads(to_json(value))
