@@ -67,9 +67,10 @@ def _columns(given: str | None, rows: list[Row]) -> list[str]:
 
 def cell(column: str, row: Row) -> str:
     """As shown: the score with its unit."""
+    value = row.get(column)
     if column == "value":
-        return text.score(row.get("score"), row.get("value"))
-    return text.word(row.get(column))
+        return text.score(row.get("score"), value)
+    return text.word(value)
 
 
 def table(rows: list[Row], names: list[str], head: bool) -> list[str]:

@@ -21,7 +21,8 @@ def run(store: RunStore, name: str, other: str | None = None) -> dict[str, Any]:
     if other is None:
         return _one(record, found)
     second = store.find(other)
-    return _two(record, found, second, _of(second))
+    theirs = _of(second)
+    return _two(record, found, second, theirs)
 
 
 def _of(record: RunRecord) -> Predictions:
@@ -82,4 +83,6 @@ def _two(a: RunRecord, ours: Predictions, b: RunRecord, theirs: Predictions) -> 
 
 def _list(samples: np.ndarray) -> str:
     shown = ", ".join(map(str, samples[:_SHOWN])) or "none"
-    return f"{shown}, ..." if len(samples) > _SHOWN else shown
+    if len(samples) > _SHOWN:
+        return f"{shown}, ..."
+    return shown

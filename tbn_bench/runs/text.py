@@ -26,7 +26,8 @@ def word(value: Any) -> str:
     if isinstance(value, list | tuple):
         parts = map(word, value)
         return ",".join(parts)
-    one_line = " ".join(str(value).split())
+    words = str(value).split()
+    one_line = " ".join(words)
     return printable(one_line)
 
 
