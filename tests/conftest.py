@@ -16,7 +16,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from tbn_bench import plugged
+from tbn_bench.catalog import plugged
 
 DURATIONS = Path(__file__).parent / "durations.json"
 SLOW_SECONDS = 0.5

@@ -20,7 +20,6 @@ GROUND = {
     "catalog",
     "scores",
     "fingerprint",
-    "plugged",
     "yaml_file",
 }
 # What the command line and the report may see before a command is chosen: no torch behind any of it.
@@ -29,7 +28,6 @@ LIGHT = {
     "catalog",
     "config",
     "fingerprint",
-    "plugged",
     "records",
     "scores",
     "yaml_file",
@@ -43,8 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "atomic": set(),
     "format": {"atomic"},
     "records": {"atomic", "catalog", "scores"},  # the words and ranges of what a record holds
-    "catalog": {"plugged"},
-    "plugged": set(),
+    "catalog": set(),
     "scores": set(),
     "yaml_file": set(),
     "derived": set(),
@@ -115,7 +112,6 @@ NO_TORCH = {
     "catalog",
     "config",
     "fingerprint",
-    "plugged",
     "scores",
     "yaml_file",
     "cli",

@@ -4,7 +4,8 @@ import argparse
 import ast
 from typing import Any
 
-from tbn_bench import catalog, plugged
+from tbn_bench import catalog
+from tbn_bench.catalog import plugged
 from tbn_bench.cli import flags
 from tbn_bench.records.text import tell
 

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from tbn_bench import catalog, plugged
+from tbn_bench import catalog
+from tbn_bench.catalog import plugged
+from tbn_bench.catalog.plugged import Plugin
 from tbn_bench.config import SHELF_OF, RunConfig
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.convert.cost import Cost, cost
 from tbn_bench.convert.plan import Plan
 from tbn_bench.layers.binary_input import constant_signs
 from tbn_bench.optimizers._base import optimizer_of
-from tbn_bench.plugged import Plugin
 
 TRAINING_IMAGES = 5_000  # for a model that starts from the data
 OFFERS = ("num_classes", "in_shape", "parts", "class_weights", "horizon", "targets")

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import TypedDict
 
-from tbn_bench import plugged
+from tbn_bench.catalog import plugged
 from tbn_bench.plugins.load import files_of, load
 
 

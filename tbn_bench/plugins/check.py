@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from tbn_bench import catalog, plugged
+from tbn_bench import catalog
+from tbn_bench.catalog import plugged
 from tbn_bench.plugins.contracts.rule import Rule
 from tbn_bench.plugins.load import load
 from tbn_bench.records.text import tell

@@ -17,9 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tbn_bench import plugged
-from tbn_bench.catalog import own_names, short
-from tbn_bench.plugged import SHELVES, VARIABLE, Entry, Plugin
+from tbn_bench.catalog import own_names, plugged, short
+from tbn_bench.catalog.plugged import SHELVES, VARIABLE, Entry, Plugin
 from tbn_bench.plugins import shelves
 
 _DIGITS = 12

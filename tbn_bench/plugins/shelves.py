@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from tbn_bench.catalog import did_you_mean, is_named
-from tbn_bench.plugged import SHELVES
+from tbn_bench.catalog.plugged import SHELVES
 from tbn_bench.plugins.probe import binarizer_fault
 
 Made = Callable[..., Any]

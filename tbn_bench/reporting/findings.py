@@ -4,9 +4,11 @@ A method is within the margin only if the whole 95 % interval of its differences
 shows nothing.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from tbn_bench import catalog
 from tbn_bench.reporting import names, published
 from tbn_bench.reporting.groups import Group, Panel, groups, panel_titles
 from tbn_bench.reporting.load import Records
@@ -174,7 +176,7 @@ def _short(records: Records, members: list[Group]) -> str:
 def _is_dense(line: dict[str, Any], full: Group) -> bool:
     if line["method"] != "full_precision" or line["metric"] != "top1":
         return False
-    same_data = published.is_same(line["dataset"], full.data, True)
+    same_data = published.is_same(line["dataset"], full.data, False)
     return same_data and published.is_same(line["model"], full.model, True)
 
 
@@ -206,7 +208,9 @@ def nearest(found: list[Compared]) -> tuple[Compared, Finding] | None:
 def sentence(found: list[Compared], reference: str = "full_precision") -> str:
     """One sentence about the panels of one data set."""
     base = REFERENCES[reference]
-    trained = [panel for panel in found if not panel.short] or found
+    trained = [panel for panel in found if not panel.short]
+    if not trained:
+        return f"{found[0].short} No conclusion about smaller networks."
     limit = _said_margin(trained)
     winner = smallest_within(trained)
     if winner is not None:
@@ -221,9 +225,41 @@ def sentence(found: list[Compared], reference: str = "full_precision") -> str:
         return text
     panel, finding = close
     return (
-        f"{text} Nearest: {_subject(panel, finding)}, {_difference(panel, finding)}, with "
-        f"{finding.size} of the bytes."
+        f"{text} Nearest: {_subject(panel, finding)} with {finding.size} of the bytes "
+        f"({_difference(panel, finding)})."
     )
+
+
+def tiling(records: Records) -> str:
+    """One sentence: where tiled networks are within the margin of BWN with fewer bytes.
+
+    Empty if no tiled network was compared with BWN.
+    """
+    won = []
+    lost = []
+    for data, found in by_data(compared(records, "bwn")).items():
+        tiled = [_only_tiled(panel) for panel in found if not panel.short]
+        tiled = [panel for panel in tiled if panel.findings]
+        if not tiled:
+            continue
+        winner = smallest_within(tiled)
+        if winner is None:
+            lost.append(data)
+        else:
+            _, finding = winner
+            won.append(f"{data} ({finding.group.label}, {finding.size} of BWN's bytes)")
+    if not won and not lost:
+        return ""
+    where = f"on {', '.join(won)}" if won else "nowhere"
+    text = f"Compared with BWN, tiling is shown to cost at most the margin {where}"
+    if lost and won:
+        text += f"; not on {', '.join(lost)}"
+    return f"{text}."
+
+
+def _only_tiled(panel: Compared) -> Compared:
+    tiled = [f for f in panel.findings if catalog.parse(f.group.binarizer)[0] == "tbn"]
+    return dataclasses.replace(panel, findings=tiled)
 
 
 def _subject(panel: Compared, finding: Finding) -> str:
@@ -241,7 +277,7 @@ def _said_margin(found: list[Compared]) -> str:
 
 
 def _difference(panel: Compared, finding: Finding) -> str:
-    seeds = "one seed" if finding.n < 2 else f"{finding.n} seeds"
+    seeds = "one seed: undecided" if finding.n < 2 else f"{finding.n} seeds"
     return f"{finding.text} {panel.unit}, {seeds}"
 
 

@@ -47,6 +47,17 @@ class Settings:
             keys.append((not is_number, float(value) if is_number else 0.0, str(value)))
         return self.methods.index(g.binarizer), keys
 
+    def edges(self, g: Group, tried: list[Group]) -> list[str]:
+        """The settings in which a group has the least or greatest of several numbers tried."""
+        found = []
+        for name, values in self.varied.items():
+            numbers = {values[other.group_id] for other in tried}
+            if len(numbers) < 2 or not all(isinstance(n, int | float) for n in numbers):
+                continue
+            if values[g.group_id] in (min(numbers), max(numbers)):
+                found.append(name)
+        return found
+
     def of(self, g: Group) -> str:
         """The varied settings of one group: lr=0.12, batch_size=64."""
         said = []

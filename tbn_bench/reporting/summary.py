@@ -25,7 +25,7 @@ def write_summary(records: Records, out: Path) -> None:
     if not by_data:
         return
     first = next(iter(by_data.values()))[0]
-    text = _sentences(by_data) + "\n" + write.markdown(table(first))
+    text = _sentences(findings.tiling(records), by_data) + "\n" + write.markdown(table(first))
     (out / "summary.md").write_text(text, encoding="utf-8")
     frame = accuracy_bits.frame(records)
     panel = frame[frame["panel"] == first.title]
@@ -34,8 +34,9 @@ def write_summary(records: Records, out: Path) -> None:
         panels.save(accuracy_bits.print_panel, panel, style.PAGE_INCHES, [path])
 
 
-def _sentences(by_data: dict[str, list[Compared]]) -> str:
-    lines = [f"- **{data}**: {findings.sentence(found)}" for data, found in by_data.items()]
+def _sentences(tiling: str, by_data: dict[str, list[Compared]]) -> str:
+    lines = [tiling, ""] if tiling else []
+    lines += [f"- **{data}**: {findings.sentence(found)}" for data, found in by_data.items()]
     return "\n".join(lines) + "\n"
 
 

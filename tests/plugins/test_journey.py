@@ -6,7 +6,7 @@ import sys
 
 import yaml
 
-from tbn_bench import plugged
+from tbn_bench.catalog import plugged
 
 SWEEP = {
     "name": "compare",

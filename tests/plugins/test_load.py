@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tbn_bench import catalog, extend, fingerprint, plugged
+from tbn_bench import catalog, extend, fingerprint
+from tbn_bench.catalog import plugged
 from tbn_bench.config import make
 from tbn_bench.experiment import build
 from tbn_bench.plugins import carry

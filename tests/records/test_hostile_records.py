@@ -399,4 +399,4 @@ def test_a_report_of_strange_names_and_options(tmp_path):
     RunStore(root).write_latency(LatencyRecord("$a$$", "cpu", [TIMED], CASE | {"model": "$m_{$"}))
     done = build.report(root, tmp_path / "out")
     assert (done["unreadable"], done["runs"]) == (0, 12)
-    assert (tmp_path / "out" / "figures" / "accuracy_bits.svg").exists()
+    assert list((tmp_path / "out" / "figures" / "accuracy_bits").glob("*.svg"))

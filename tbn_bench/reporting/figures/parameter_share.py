@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tbn_bench import catalog
-from tbn_bench.reporting import names, style
-from tbn_bench.reporting.groups import Group, groups
+from tbn_bench.reporting import style
+from tbn_bench.reporting.groups import Group, groups, panel_titles
 from tbn_bench.reporting.load import Records
 
 TITLE = "Parameters and stored bits by type of layer"
@@ -48,7 +48,9 @@ def _smallest(records: Records) -> list[Group]:
 def frame(records: Records) -> pd.DataFrame:
     """A row per network, panel and type: percent."""
     rows: list[dict[str, Any]] = []
-    for g in _smallest(records):
+    smallest = _smallest(records)
+    titles = panel_titles(g.panel for g in smallest)
+    for g in smallest:
         plan = records.plans[g.sweep, g.group_id]
         if any(row.get("shape") is None for row in plan):  # a sparse record: its types are unknown
             continue
@@ -59,18 +61,18 @@ def frame(records: Records) -> pd.DataFrame:
             weights[kind] += row["numel"]
             stored[kind if row["binarized"] else KEPT] += row["stored_bits"]
         for share, parts in zip(_SHARES, (weights, stored), strict=True):
-            rows += _shares(share, g, parts)
+            rows += _shares(share, g, titles[g.panel], parts)
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def _shares(share: str, g: Group, parts: dict[str, int]) -> list[dict[str, Any]]:
+def _shares(share: str, g: Group, title: str, parts: dict[str, int]) -> list[dict[str, Any]]:
     """parts: type -> weights or bits."""
     total = sum(parts.values()) or 1
     return [
         {
             "panel": "All networks",
             "share": share,
-            "network": f"{names.data_set(g.data)}, {names.network(g.model)}",
+            "network": title,
             "method": g.label,
             "type": kind,
             "percent": 100 * n / total,

@@ -44,7 +44,7 @@ def answers(records: Records) -> list[dict[str, Any]]:
 
 def _panel(panel: Compared) -> dict[str, Any]:
     scale = _Scale(panel)
-    largest_first = sorted(panel.findings, key=lambda f: -f.bytes_share)
+    smallest_first = sorted(panel.findings, key=lambda f: f.bytes_share)
     base = panel.reference
     return {
         "title": panel.title,
@@ -54,7 +54,7 @@ def _panel(panel: Compared) -> dict[str, Any]:
         "short": panel.short,
         "unit": panel.unit,
         "margin": f"{panel.margin:.{SCORES[base.score].digits}g}",
-        "rows": [_row(finding, scale) for finding in largest_first],
+        "rows": [_row(finding, scale) for finding in smallest_first],
     }
 
 

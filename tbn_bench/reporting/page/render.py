@@ -121,6 +121,7 @@ def page(
     template = environment.from_string(_asset("index.html.j2"))
     return template.render(
         answers=answers.answers(records),
+        tiling=findings.tiling(records),
         margin=f"{100 * findings.POINTS:.0f}",
         main_tables=main_tables,
         other_tables=[b for b in blocks if b["name"] not in placed],

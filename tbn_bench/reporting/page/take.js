@@ -51,7 +51,7 @@ async function copy(text, from) {
 
 for (const table of tables) {
   const as = format => async event => copy(FORMATS[format](await textOf(table)), event.target);
-  table.words.closest(".bar").append(menu("Take away", [
+  table.words.closest(".bar").append(menu("Copy or download", [
     ["CSV", "download as CSV, as shown", async () => download(`${table.name}.csv`, asFile(FORMATS.csv(await textOf(table)), "text/csv"))],
     ["Markdown", "copy as Markdown", as("markdown")],
     ["LaTeX", "copy as LaTeX", as("latex")],
@@ -61,7 +61,7 @@ for (const table of tables) {
 function takePlots() {
   for (const figure of document.querySelectorAll("figure[id^=figure-]")) {
     const name = figure.id.slice("figure-".length), view = () => plots.views.get(name)?.view;
-    figure.append(menu("Take away", [
+    figure.append(menu("Copy or download", [
       ["SVG", "download as SVG", async () => view() && download(`${name}.svg`, asFile(await view().toSVG(), "image/svg+xml"))],
       ["PNG", "download as PNG", async () => view() && download(`${name}.png`, await view().toImageURL("png", 2))],
     ]));

@@ -5,7 +5,7 @@ It is chosen on held-out data and scored on the test set.
 
 from typing import Any
 
-from tbn_bench.reporting import names
+from tbn_bench.reporting import names, style
 from tbn_bench.reporting.groups import Group, Panel, groups, panel_titles
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.settings import Settings, settings
@@ -22,6 +22,7 @@ _RAW = (
     "settings",
     "tried",
     "held_out",
+    "runner_up",
     "test",
     "test_half",
     "n",
@@ -60,7 +61,8 @@ def best_configurations(records: Records) -> Table | None:
     for panel, members in found.items():
         own = _rows(records, members)
         rows += own
-        winners.append(f"{titles[panel]}: {_winner(own[0])}.")
+        said = "; ".join(map(_winner, own))
+        winners.append(f"{titles[panel]}: {said}.")
     if not rows:
         return None
     columns = [
@@ -71,6 +73,7 @@ def best_configurations(records: Records) -> Table | None:
         text_column("settings", "best settings"),
         column("tried", "of configurations", "d"),
         Column("held_out", "held-out score", _held_out),
+        Column("runner_up", "of the second best", _runner_up),
         Column("test", "test score (95 % interval)", _test),
         column("n", "seeds", "d"),
     ]
@@ -85,20 +88,15 @@ def best_configurations(records: Records) -> Table | None:
 def _rows(records: Records, members: list[Group]) -> list[Row]:
     """The best configuration of each method, the best method first."""
     shared = settings(records, members)
-    tried: dict[str, int] = {}
-    for g in members:
-        tried[g.binarizer] = tried.get(g.binarizer, 0) + 1
-    rows = []
-    seen = set()
+    by_method: dict[str, list[Group]] = {}
     for g in best_first(members):
-        if g.binarizer in seen:
-            continue
-        seen.add(g.binarizer)
-        rows.append(_row(g, shared, tried[g.binarizer]))
-    return rows
+        by_method.setdefault(g.binarizer, []).append(g)
+    return [_row(tried, shared) for tried in by_method.values()]
 
 
-def _row(g: Group, shared: Settings, tried: int) -> Row:
+def _row(tried: list[Group], shared: Settings) -> Row:
+    """tried: the configurations of one method, the best first."""
+    g = tried[0]
     assert g.result is not None
     return {
         "sweep": g.sweep,
@@ -108,7 +106,9 @@ def _row(g: Group, shared: Settings, tried: int) -> Row:
         "method": g.label,
         "binarizer": g.binarizer,
         "settings": shared.of(g),
-        "tried": tried,
+        "edge": ", ".join(shared.edges(g, tried)),
+        "tried": len(tried),
+        "runner_up": tried[1].held_out if len(tried) > 1 else None,
         "score": g.score,
         "held_out": g.held_out,
         "test": g.result.mean,
@@ -120,14 +120,19 @@ def _row(g: Group, shared: Settings, tried: int) -> Row:
 
 def _winner(row: Row) -> str:
     seeds = "one seed" if row["n"] == 1 else f"{row['n']} seeds"
+    edge = f"; {row['edge']} is at the edge of the values tried" if row["edge"] else ""
     return (
         f"{row['method']} with {row['settings']} (held-out {_held_out(row)}, test {_test(row)}, "
-        f"{seeds})"
+        f"{seeds}{edge})"
     )
 
 
 def _held_out(row: dict[str, Any]) -> str:
     return SCORES[row["score"]].text(row["held_out"])
+
+
+def _runner_up(row: dict[str, Any]) -> str:
+    return style.DASH if row["runner_up"] is None else SCORES[row["score"]].text(row["runner_up"])
 
 
 def _test(row: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
-from tbn_bench import plugged
+from tbn_bench.catalog import plugged
 
 PACKAGES = ("binarizers", "models", "data", "tasks", "optimizers", "kernels")
 _SYNONYMS = {  # words of other tools -> fields of RunConfig
