@@ -43,6 +43,7 @@ RUN = (
     "command",
     "commit",
     "dirty",
+    "stale",
     "cpu",
     "started",
     "score",

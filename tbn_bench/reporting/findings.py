@@ -251,7 +251,7 @@ def tiling(records: Records) -> str:
     if not won and not lost:
         return ""
     where = f"on {', '.join(won)}" if won else "nowhere"
-    text = f"Compared with BWN, tiling is shown to cost at most the margin {where}"
+    text = f"Tiled networks are shown to stay within the margin of BWN, with fewer bytes, {where}"
     if lost and won:
         text += f"; not on {', '.join(lost)}"
     return f"{text}."

@@ -1,5 +1,6 @@
 """Records on disk -> tidy DataFrames. Every record that cannot be read is named in `problems`."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tbn_bench.config import RunConfig, make
+from tbn_bench import fingerprint
+from tbn_bench.config import SHELF_OF, RunConfig, make
 from tbn_bench.records.store import NETWORK, LatencyRecord, McuRecord, RunRecord, RunStore, shown
 from tbn_bench.reporting import columns, published, tracks
 from tbn_bench.scores import FIRST, SCORES, score_of
@@ -145,6 +147,7 @@ def _run_row(run: RunRecord, config: RunConfig) -> dict[str, Any]:
         "command": f"{config.command} --sweep {run.sweep}",
         "commit": source.get("commit"),
         "dirty": source.get("dirty"),
+        "stale": _changed_parts(source.get("fingerprint"), config),
         "cpu": source.get("hardware", {}).get("cpu"),
         "started": source.get("started"),
         "score": score_of(summary),
@@ -153,6 +156,27 @@ def _run_row(run: RunRecord, config: RunConfig) -> dict[str, Any]:
         row[key] = summary.get(key)
     row["file_bytes"] = summary.get("file_bytes") or _network_bytes(run)
     return row
+
+
+def _changed_parts(recorded: Any, config: RunConfig) -> str | None:
+    """The parts of the code that have changed since a run: "binarizer, equations".
+
+    None if none has, or if the record does not say what its code was.
+    """
+    if not isinstance(recorded, dict):
+        return None
+    entries = tuple(getattr(config, field) for field in SHELF_OF)
+    parts = _changed_since(tuple(sorted(recorded.items())), entries)
+    return ", ".join(parts) or None
+
+
+@functools.lru_cache(maxsize=4096)
+def _changed_since(
+    recorded: tuple[tuple[str, str], ...], entries: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Of many runs most have the same entries, and hashing them takes a millisecond."""
+    config = RunConfig(**dict(zip(SHELF_OF, entries, strict=True)))
+    return tuple(fingerprint.changed(dict(recorded), config) or ())
 
 
 def _network_bytes(run: RunRecord) -> int | None:

@@ -21,6 +21,7 @@ def flags(records: Records) -> tuple[str, ...]:
     return (
         *_mixed(records),
         *_changed(records),
+        *_stale(records),
         *_timed(records),
         *_simulated(records),
     )
@@ -55,6 +56,16 @@ def _changed(records: Records) -> Iterator[str]:
         count = int(frame["dirty"].eq(True).sum())
         if count:
             yield f"{count} of {len(frame)} {what} were made by files that differ from their commit"
+
+
+def _stale(records: Records) -> Iterator[str]:
+    """Runs whose numbers other code would give now."""
+    stale = records.runs[records.runs["stale"].notna()]
+    for (sweep, parts), rows in stale.groupby(["sweep", "stale"], sort=True):
+        yield (
+            f"sweep {sweep}: the code of {parts} has changed since {len(rows)} runs were made; "
+            "tbn-bench sweep FILE --stale rerun trains them again"
+        )
 
 
 def _timed(records: Records) -> Iterator[str]:

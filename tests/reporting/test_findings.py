@@ -114,6 +114,6 @@ def test_tiling_is_compared_with_binary_weights(monkeypatch):
     monkeypatch.setattr(findings, "groups", lambda records: members)
     monkeypatch.setattr(findings, "_short", lambda records, members: "")
     assert findings.tiling(None) == (
-        "Compared with BWN, tiling is shown to cost at most the margin on Digits (TBN-4, 1/4 of "
-        "BWN's bytes); not on MNIST."
+        "Tiled networks are shown to stay within the margin of BWN, with fewer bytes, on Digits "
+        "(TBN-4, 1/4 of BWN's bytes); not on MNIST."
     )

@@ -10,10 +10,20 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from tbn_bench import catalog
+from tbn_bench import catalog, fingerprint
 from tbn_bench.config import make
 from tbn_bench.records.store import LatencyRecord, RunStore
-from tbn_bench.reporting import build, load, published, stats, style, tables, tracks, write
+from tbn_bench.reporting import (
+    build,
+    load,
+    protocol,
+    published,
+    stats,
+    style,
+    tables,
+    tracks,
+    write,
+)
 from tbn_bench.reporting.figures import accuracy_bits, training_curves
 from tbn_bench.reporting.latex import latex
 from tbn_bench.reporting.markup import markup
@@ -203,6 +213,24 @@ def test_a_report_writes_nothing_outside_its_folder(results, tmp_path):
     before = sorted(results.rglob("*"))
     build.report(results, tmp_path / "out")
     assert sorted(results.rglob("*")) == before
+
+
+def test_runs_of_code_that_has_changed_are_marked(tmp_path):
+    """Not those of the same code, nor those that do not say what their code was."""
+    store = RunStore(tmp_path)
+    now = fingerprint.of(make({"binarizer": "bwn"}))
+    for seed, recorded in enumerate((None, now, now | {"binarizer": "0" * 12})):
+        config = make({"binarizer": "bwn", "seed": seed})
+        source = {"commit": "c0ffee", "dirty": False, "track": "W1A32", "fingerprint": recorded}
+        run = store.claim("s", config.run_id, config.model_dump(mode="json"), source)
+        run.log({"epoch": 0, "val/top1": 0.5})
+        run.finish(_summary(0.9, 1.0))
+    records = load.load(tmp_path)
+    stale = records.runs.set_index("seed")["stale"]
+    assert stale[2] == "binarizer"
+    assert stale[[0, 1]].isna().all()
+    (said,) = protocol.flags(records)
+    assert said.startswith("sweep s: the code of binarizer has changed since 1 runs were made")
 
 
 def test_figures_are_byte_identical_twice(results, tmp_path):

@@ -39,6 +39,9 @@ def table(records: Records) -> Table:
 
 
 def _status(row: dict[str, Any]) -> str:
+    said = [str(row["status"])]
     if row["dirty"]:
-        return f"{row['status']}, changed files"
-    return str(row["status"])
+        said.append("changed files")
+    if row["stale"]:
+        said.append(f"code has changed since: {row['stale']}")
+    return ", ".join(said)
