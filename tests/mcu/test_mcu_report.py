@@ -113,10 +113,10 @@ def test_ratios_are_of_the_same_network_core_and_compiler(tmp_path):
         )
     )
     here = ("mnist(normalise=False)", "m4-gcc-O2, qemu")
-    assert found[*here, "tbn(p=4)", "u8"] == ("4.00", "6.00")
-    assert found[*here, "bwn", "u8"] == ("1.00", "1.50")
-    assert found[*here, "full_precision", "f32"] == ("1.33", "1.00")
-    assert found["mnist", "m4-gcc-O2, qemu", "bwn", "u8"] == ("1.00", "—")
+    assert found[*here, "TBN-4", "u8"] == ("4.00", "6.00")
+    assert found[*here, "BWN", "u8"] == ("1.00", "1.50")
+    assert found[*here, "FP32", "f32"] == ("1.33", "1.00")
+    assert found["mnist", "m4-gcc-O2, qemu", "BWN", "u8"] == ("1.00", "—")
     assert "fused multiply-adds" in table.note
 
 
@@ -144,7 +144,7 @@ def test_what_was_not_measured_is_an_em_dash(tmp_path):
         "times_full",
     )
     table = mcu(load(tmp_path))
-    assert cells(table, *keys)[1] == ("tbn(p=4)", "—", "3,380", "—", "—", "—", "—", "—")
+    assert cells(table, *keys)[1] == ("TBN-4", "—", "3,380", "—", "—", "—", "—", "—")
     assert "—" not in " ".join(cells(table, "count", "times_binary")[0])
 
 
@@ -211,7 +211,6 @@ def test_nothing_recorded_is_no_row(tmp_path):
     records = load(tmp_path)
     assert mcu(records) is None
     assert accuracy_flash.frame(records).empty
-    assert accuracy_flash.print_figure(records) is None
     assert accuracy_flash.chart(records) is None
 
 
@@ -225,7 +224,7 @@ def test_published_networks_stand_hollow_with_their_source(tmp_path):
     data = accuracy_flash.frame(records)
     eight = data[data["panel"].str.endswith("u8 activations")]
     (hollow,) = eight[eight["published"]].to_dict("records")
-    assert (hollow["x"], hollow["y"], hollow["method"]) == (
+    assert (hollow["x"], hollow["y"], hollow["label"]) == (
         12.5,
         pytest.approx(99),
         "lib FC, published",
@@ -239,36 +238,9 @@ def test_published_networks_stand_hollow_with_their_source(tmp_path):
     )
     assert wide["runs"].startswith("README of lib: CNN")
     assert protocol.origins(data, records) == (["0" * 12], sorted({hollow["runs"], wide["runs"]}))
-    marks = {
-        line.get_markerfacecolor()
-        for axes in accuracy_flash.print_figure(records).axes
-        for line in axes.lines
-        if line.get_marker() not in ("_", "|")
-    }
-    assert "none" in marks
-
-
-def test_methods_never_share_a_look_in_the_figure(tmp_path):
-    """Also where the report has more variants of a family than there are markers."""
-    for p in range(2, 12):
-        config = make({"binarizer": f"tbn(p={p})", "data": "digits"})
-        run = RunStore(tmp_path).claim(
-            "s", config.run_id, config.model_dump(mode="json"), {"commit": "c0ffee", "dirty": False}
-        )
-        run.finish(
-            {
-                "test/top1": 0.9,
-                "track": "W1A32",
-                "bits_per_weight": 1.0,
-                "stored_bytes": 10,
-                "weights": 80,
-            }
-        )
-    for p in (2, 9):  # seven markers apart
-        add(tmp_path, binarizer=f"tbn(p={p})")
-    records = load(tmp_path)
-    specs = accuracy_flash._specs(records, accuracy_flash.frame(records))
-    assert specs == ["tbn(p=2)", "tbn(p=9)"]
+    figure = accuracy_flash.print_panel(eight, width=3.3)
+    lines = [line for line in figure.axes[0].lines if line.get_marker() not in ("_", "|")]
+    assert "none" in {line.get_markerfacecolor() for line in lines}
 
 
 def test_the_published_table_has_the_device_s_columns(tmp_path):
@@ -317,8 +289,8 @@ def test_the_published_table_has_the_device_s_columns(tmp_path):
         "frames_per_s",
     )
     assert cells(table, *keys) == [
-        ("bwn", "—", "—", "—", "96.00", "95.25", "15,400", "1,300", "650.0"),
-        ("tbn(p=4)", "—", "—", "—", "—", "95.25", "6,188", "1,250", "3,200.0"),
+        ("BWN", "—", "—", "—", "96.00", "95.25", "15,400", "1,300", "650.0"),
+        ("TBN-4", "—", "—", "—", "—", "95.25", "6,188", "1,250", "3,200.0"),
         ("lib", "99 [1]", "12.5 [1]", "11 [1]", "—", "—", "—", "—", "—"),
         ("lib", "98 [1]", "—", "—", "—", "—", "—", "—", "—"),
         ("lib", "90 [1]", "3 [1]", "—", "—", "—", "—", "—", "—"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tbn_bench.reporting import names
+from tbn_bench.reporting import names, style
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,11 @@ def test_no_two_methods_have_one_name():
 def test_networks_of_two_entries_with_one_name_are_told_apart():
     found = names.distinct(["resnet(depth=18)", "resnet_cifar(depth=18)"], names.network)
     assert len(set(found.values())) == 2
+
+
+def test_each_p_of_a_method_has_its_own_colour():
+    """Up to p = 16; the marker is that of the layout."""
+    colours = [style.colour(f"tbn(p={p})") for p in (2, 4, 8, 16)]
+    assert len(set(colours)) == 4
+    assert style.marker("tbn(p=4)") == style.marker("tbn(p=16)")
+    assert style.marker("tbn(p=4)") != style.marker("tbn(copies='hadamard', p=4)")
