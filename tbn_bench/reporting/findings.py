@@ -23,6 +23,7 @@ WITHIN = "within the margin"
 OUTSIDE = "outside the margin"
 NOT_SHOWN = "not shown"
 ONE_SEED = "one seed"
+NO_PAIR = "no common seed"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Finding:
 
     difference, half: in the unit that is shown (percentage points, or the error); more is better.
     half is None for fewer than two pairs. n: pairs. bytes_share: stored bytes over those of the
-    reference. tag: WITHIN, OUTSIDE, NOT_SHOWN or ONE_SEED.
+    reference. tag: WITHIN, OUTSIDE, NOT_SHOWN, ONE_SEED or NO_PAIR.
     """
 
     group: Group
@@ -143,8 +144,9 @@ def _finding(g: Group, base: Group, margin: float) -> Finding:
         return Finding(g, interval.mean, interval.half, interval.n, share, tag)
     assert g.result is not None
     assert base.result is not None
-    difference = float(paired[0]) if len(paired) else sign * (g.result.mean - base.result.mean)
-    return Finding(g, difference, None, len(paired), share, ONE_SEED)
+    if not len(paired):
+        return Finding(g, sign * (g.result.mean - base.result.mean), None, 0, share, NO_PAIR)
+    return Finding(g, float(paired[0]), None, 1, share, ONE_SEED)
 
 
 def _tag(mean: float, half: float, margin: float) -> str:
@@ -277,7 +279,7 @@ def _said_margin(found: list[Compared]) -> str:
 
 
 def _difference(panel: Compared, finding: Finding) -> str:
-    seeds = "one seed: undecided" if finding.n < 2 else f"{finding.n} seeds"
+    seeds = f"{finding.tag}: undecided" if finding.n < 2 else f"{finding.n} seeds"
     return f"{finding.text} {panel.unit}, {seeds}"
 
 

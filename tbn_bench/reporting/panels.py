@@ -1,6 +1,7 @@
 """Print files of a figure: one per panel, in the widths of one column and of a whole page."""
 
 import fnmatch
+import functools
 import hashlib
 import itertools
 import json
@@ -13,8 +14,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tbn_bench import __version__
+from tbn_bench import fingerprint
 from tbn_bench.reporting import style
+from tbn_bench.reporting.figures import _print
 
 COLUMN = {"": style.COLUMN_INCHES}
 BOTH = {"": style.COLUMN_INCHES, "-wide": style.PAGE_INCHES}
@@ -56,7 +58,7 @@ def write(
     drawn_from = {}
     written = []
     for name, panel in sheets(frame):
-        shown = content(panel)
+        shown = content(module, panel)
         for suffix, width in widths.items():
             paths = [folder / f"{name}{suffix}.{end}" for end in FORMATS]
             is_new = before.get(f"{name}{suffix}") != shown
@@ -122,13 +124,21 @@ def _fits(row: pd.Series, patterns: list[str]) -> bool:
     return any(fnmatch.fnmatch(t, pattern) for t, pattern in itertools.product(texts, patterns))
 
 
-def content(panel: pd.DataFrame) -> str:
-    """A hash of what a panel shows and of this package's version.
+def content(module: Any, panel: pd.DataFrame) -> str:
+    """A hash of what a panel shows and of the code that draws it.
 
-    After a change of a figure's look, or of matplotlib, the files must be removed to be drawn anew.
+    module: the figure. The version of matplotlib is not in it.
     """
     text = panel.to_csv(index=False, float_format="%.10g")
-    return hashlib.sha256(f"{__version__}\n{text}".encode()).hexdigest()[:16]
+    drawing = _code_of(module.__file__)
+    return hashlib.sha256(f"{drawing}\n{text}".encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _code_of(figure: str) -> str:
+    """A hash of the code that draws the figure of this file."""
+    files = (figure, _print.__file__, style.__file__)
+    return " ".join(fingerprint.of_file(Path(file)) for file in files)
 
 
 def _drawn_from(folder: Path) -> dict[str, str]:

@@ -63,7 +63,7 @@ def _stale(records: Records) -> Iterator[str]:
     stale = records.runs[records.runs["stale"].notna()]
     for (sweep, parts), rows in stale.groupby(["sweep", "stale"], sort=True):
         yield (
-            f"sweep {sweep}: the code of {parts} has changed since {len(rows)} runs were made; "
+            f"sweep {sweep}: the code of {parts} has changed since (runs: {len(rows)}); "
             "tbn-bench sweep FILE --stale rerun trains them again"
         )
 

@@ -98,14 +98,6 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float | None:
     return float(is_as_extreme.mean())
 
 
-def smallest_p(n: int) -> float:
-    """The smallest p of sign_flip_p with n pairs, reached if all have one sign: 2 / 2^n.
-
-    0.25 for 3 pairs, under 0.05 from 6 pairs on.
-    """
-    return 2.0 / 2**n
-
-
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     """p adjusted for m tests (Holm, Scandinavian Journal of Statistics 6, 1979).
 

@@ -42,7 +42,8 @@ def test_figures(records):
     for name, module in build.entries(figures):
         folder = REPORTS / "figures" / name
         found = {
-            title: panels.content(rows) for title, rows in panels.sheets(module.frame(records))
+            title: panels.content(module, rows)
+            for title, rows in panels.sheets(module.frame(records))
         }
         if not found:
             assert not folder.exists(), STALE

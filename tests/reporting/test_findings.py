@@ -117,3 +117,10 @@ def test_tiling_is_compared_with_binary_weights(monkeypatch):
         "Tiled networks are shown to stay within the margin of BWN, with fewer bytes, on Digits "
         "(TBN-4, 1/4 of BWN's bytes); not on MNIST."
     )
+
+
+def test_without_a_common_seed_nothing_is_paired(compared):
+    other = dataclasses.replace(group("tbn(p=4)", FULL, 100), by_seed={7: 0.98, 8: 0.97})
+    (panel,) = compared(other)
+    (finding,) = panel.findings
+    assert (finding.n, finding.half, finding.tag) == (0, None, findings.NO_PAIR)

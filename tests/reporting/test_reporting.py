@@ -230,7 +230,7 @@ def test_runs_of_code_that_has_changed_are_marked(tmp_path):
     assert stale[2] == "binarizer"
     assert stale[[0, 1]].isna().all()
     (said,) = protocol.flags(records)
-    assert said.startswith("sweep s: the code of binarizer has changed since 1 runs were made")
+    assert said.startswith("sweep s: the code of binarizer has changed since (runs: 1)")
 
 
 def test_figures_are_byte_identical_twice(results, tmp_path):

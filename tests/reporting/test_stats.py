@@ -18,7 +18,7 @@ from tbn_bench.reporting.markup import markup
 from tbn_bench.reporting.table import Table, cells
 from tbn_bench.reporting.tables.aggregate import aggregate
 from tbn_bench.reporting.tables.comparison import comparison
-from tbn_bench.reporting.tables.differences import differences
+from tbn_bench.reporting.tables.differences import LEAST_PAIRS, differences
 from tbn_bench.reporting.tables.forecasting import forecasting
 
 
@@ -71,13 +71,15 @@ def test_no_p_is_smaller_than_stated(n):
 
     Rounding does not make equal sums unequal.
     """
-    assert stats.sign_flip_p(0.1 + 0.01 * np.arange(n)) == stats.smallest_p(n)
-    assert stats.sign_flip_p(np.full(n, -0.1)) == stats.smallest_p(n)
-    assert (stats.smallest_p(3), stats.smallest_p(5) > 0.05, stats.smallest_p(6) < 0.05) == (
-        0.25,
-        True,
-        True,
-    )
+    smallest = 2 / 2**n
+    assert stats.sign_flip_p(0.1 + 0.01 * np.arange(n)) == smallest
+    assert stats.sign_flip_p(np.full(n, -0.1)) == smallest
+
+
+def test_six_pairs_are_the_fewest_with_a_p_under_5_percent():
+    fewer = LEAST_PAIRS - 1
+    assert stats.sign_flip_p(np.full(fewer, 0.1)) > 0.05
+    assert stats.sign_flip_p(np.full(LEAST_PAIRS, 0.1)) < 0.05
 
 
 def test_what_cannot_be_tested_has_no_p():

@@ -19,6 +19,7 @@ _CLASSES = {
     findings.OUTSIDE: "outside",
     findings.NOT_SHOWN: "open",
     findings.ONE_SEED: "open",
+    findings.NO_PAIR: "open",
 }
 
 
