@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.cli import flags
+from tbn_bench.config import RunConfig
 from tbn_bench.records.text import tell
 
 HELP = "time networks, each gated by a parity check"
@@ -33,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not time again a case whose record has the same runs",
     )
+    parser.add_argument(
+        "--against",
+        metavar="REV",
+        help="compare the packed executor with that of a git revision, both timed in one run; "
+        "networks have the weights of their seed, and nothing is trained",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--threads", type=flags.threads, default=1, help="torch threads (default: 1)"
@@ -44,6 +51,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.latency import networks, ops
 
     out = args.out or args.results
+    if args.against:
+        return _against(args, out)
     if args.suite in ops.CASES:
         return ops.suite(args.suite, out, args.threads, args.batch, args.device)
     if args.suite:
@@ -59,6 +68,45 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     config = flags.config_of(args)
     return networks.case(config, args.results, args.device, args.threads, args.batch)
+
+
+def _against(args: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """This version and the revision --against, on the networks of a suite or of the flags."""
+    from tbn_bench.latency import against, ops
+
+    if args.device != "cpu":
+        raise ValueError("--against compares the packed executor of CPUs; use --device cpu")
+    batches = " ".join(map(str, args.batch))
+    options = f"--threads {args.threads} --batch {batches}"
+    command = f"tbn-bench latency --suite {args.suite} {options}"
+    name = args.suite
+    configs = None
+    if not args.suite:
+        config = flags.config_of(args)
+        configs = [config]
+        name = f"{config.model} {config.binarizer}"
+        timed = config.command.replace("tbn-bench train", "tbn-bench latency")
+        command = f"{timed} {options}"
+    elif args.suite not in ops.CASES:
+        configs = _configs(args.suite)
+    return against.against(args.against, name, configs, args.threads, args.batch, out, command)
+
+
+def _configs(suite: str) -> list[RunConfig]:
+    """Of the sweep with that name. Raises ValueError where there is none."""
+    from tbn_bench.sweep import spec
+
+    file = Path("sweeps") / f"{suite}.yaml"
+    if not file.exists():
+        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise ValueError(
+            f"--suite {suite}: there is no {file}; "
+            f"use linear, conv or one of: {known or 'none here, run it where sweeps/ is'}"
+        )
+    found = spec.load(file)
+    if found.is_search:
+        raise ValueError(f"--suite {suite}: {file} is a search, whose networks are not known")
+    return found.configs
 
 
 def _trained_runs(args: argparse.Namespace) -> Path:

@@ -171,7 +171,7 @@ def interleave(
         call()
         once = sample(call, 1, before)
         slowest = max(slowest, once)
-        repeats[name] = 1 if before else _repeats(once)
+        repeats[name] = 1 if before else repeats_of(once)
     if slowest > SLOW_MS:
         rounds = max(min(rounds, 9), rounds // 3)
     names = list(calls)
@@ -196,7 +196,7 @@ def interleave(
     return Samples(times, sampler.rejected / sampler.taken)
 
 
-def _repeats(once: float) -> int:
+def repeats_of(once: float) -> int:
     """Calls of `once` milliseconds that fill a sample."""
     measurable = max(1e-3, once)
     calls = MIN_SAMPLE_MS / measurable

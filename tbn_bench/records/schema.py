@@ -289,6 +289,50 @@ class Latency(_Object):
     provenance: Provenance = Provenance()
 
 
+class VersionRow(_Object):
+    """One network, timed by the packed executors of two versions."""
+
+    model: str
+    binarizer: Call
+    precision: str
+    batch: Some
+    old_ms: Above | None = None
+    new_ms: Above | None = None
+    ratio: Above | None = None
+    ratio_low: Above | None = None
+    ratio_high: Above | None = None
+    n: Count = 0
+    verdict: str | None = None
+    relative_error: Positive | None = None
+    old_level: str | None = None
+    new_level: str | None = None
+    unavailable: str | None = None
+
+
+class VersionsInfo(_Object):
+    """What all rows of a comparison of versions share."""
+
+    suite: str
+    old_commit: str
+    threads: Some
+    clock: str | None = None
+    tolerance: dict[str, Positive] = {}
+    confidence: Fraction | None = None
+    sittings: Some | None = None
+
+
+class Versions(_Object):
+    """latency/<device>/versions/<case>.json."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: int
+    case: str
+    device: str
+    rows: list[VersionRow]
+    case_info: VersionsInfo
+    provenance: Provenance = Provenance()
+
+
 class McuInfo(_Object):
     data: str
     model: str

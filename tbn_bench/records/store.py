@@ -8,6 +8,7 @@
         owner.lock           locked by the process that runs it
         checkpoints/, wandb/ (not committed)
     <root>/latency/<device>/<case>.json    one timed case
+    <root>/latency/<device>/versions/<case>.json    a suite timed by two versions
     <root>/mcu/<device>/<case>.json        one network on a simulated microcontroller
 
 All JSON files and the packed network appear whole or not at all.
@@ -15,10 +16,12 @@ All JSON files and the packed network appear whole or not at all.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from tbn_bench.records import locks, schema
 from tbn_bench.records.files import (
@@ -88,7 +91,24 @@ class McuRecord:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-_Measured = TypeVar("_Measured", LatencyRecord, McuRecord)
+@dataclass
+class VersionsRecord:
+    """A suite, timed by the packed executors of two versions of this repository."""
+
+    case: str
+    device: str
+    rows: list[dict[str, Any]]
+    case_info: dict[str, Any]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+_Record = LatencyRecord | McuRecord | VersionsRecord
+_Measured = TypeVar("_Measured", LatencyRecord, McuRecord, VersionsRecord)
+_MODELS: dict[type[_Record], type[BaseModel]] = {
+    LatencyRecord: schema.Latency,
+    McuRecord: schema.Mcu,
+    VersionsRecord: schema.Versions,
+}
 
 
 class RunStore:
@@ -271,21 +291,30 @@ class RunStore:
         return hits[0]
 
     def write_latency(self, record: LatencyRecord) -> Path:
-        return self._write("latency", record)
+        return self._write("latency", "", record)
 
     def latencies(
         self, problems: list[str] | None = None, strict: bool = False
     ) -> Iterator[LatencyRecord]:
-        return self._measured("latency", LatencyRecord, problems, strict)
+        return self._measured("latency", "", LatencyRecord, problems, strict)
+
+    def write_versions(self, record: VersionsRecord) -> Path:
+        return self._write("latency", "versions", record)
+
+    def versions(
+        self, problems: list[str] | None = None, strict: bool = False
+    ) -> Iterator[VersionsRecord]:
+        return self._measured("latency", "versions", VersionsRecord, problems, strict)
 
     def write_mcu(self, record: McuRecord) -> Path:
-        return self._write("mcu", record)
+        return self._write("mcu", "", record)
 
     def mcus(self, problems: list[str] | None = None, strict: bool = False) -> Iterator[McuRecord]:
-        return self._measured("mcu", McuRecord, problems, strict)
+        return self._measured("mcu", "", McuRecord, problems, strict)
 
-    def _write(self, kind: str, record: LatencyRecord | McuRecord) -> Path:
-        folder = self.root / kind / checked_name(record.device)
+    def _write(self, kind: str, inside: str, record: _Record) -> Path:
+        """inside: a folder of the device's folder, or ""."""
+        folder = self.root / kind / checked_name(record.device) / inside
         path = folder / f"{checked_name(record.case)}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -297,15 +326,20 @@ class RunStore:
         return path
 
     def _measured(
-        self, kind: str, record: Callable[..., _Measured], problems: list[str] | None, strict: bool
+        self,
+        kind: str,
+        inside: str,
+        record: type[_Measured],
+        problems: list[str] | None,
+        strict: bool,
     ) -> Iterator[_Measured]:
         """Every readable record of a kind, sorted by path; problems as in runs()."""
-        model = schema.Latency if kind == "latency" else schema.Mcu
-        folder = self.root / kind
-        for device in subfolders(folder, problems):
-            for name in names_in(folder / device, is_json, problems):
+        top = self.root / kind
+        for device in subfolders(top, problems):
+            folder = top / device / inside
+            for name in names_in(folder, is_json, problems):
                 try:
-                    value = read_record(folder / device / name, model, strict)
+                    value = read_record(folder / name, _MODELS[record], strict)
                 except RecordError as error:
                     note(error, problems)
                     continue

@@ -86,6 +86,8 @@ def _measurements(store: RunStore) -> Iterator[Fault]:
     problems: list[str] = []
     for _ in store.latencies(problems, strict=True):
         pass
+    for _ in store.versions(problems, strict=True):
+        pass
     for problem in problems:
         todo = "delete the file and time it again"
         yield Fault(store.root / "latency", "latency", problem, todo)
