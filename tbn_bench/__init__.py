@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tbn_bench.config import RunConfig as Config
     from tbn_bench.convert import advance_, begin_step_, binarize_, load, pack_, save
     from tbn_bench.experiment.advance_callback import Advance
-    from tbn_bench.experiment.train import run as train
+    from tbn_bench.experiment.given import train
 
 __version__ = "0.2.0"
 __all__ = [
@@ -49,7 +49,7 @@ _FACE = {
     "load": ("tbn_bench.convert", "load"),
     "pack_": ("tbn_bench.convert", "pack_"),
     "save": ("tbn_bench.convert", "save"),
-    "train": ("tbn_bench.experiment.train", "run"),
+    "train": ("tbn_bench.experiment.given", "train"),
 }
 _MOVED = {
     "artifact": "tbn_bench.format.packed_file",

@@ -132,12 +132,36 @@ class RunConfig(BaseModel):
 
     @property
     def command(self) -> str:
-        """The command that makes this run."""
+        """The command that makes this run; Python for one of a given object."""
+        if self.given:
+            return self._python({})
         words = ["tbn-bench", "train"]
         for name, value in self.non_defaults.items():
             text = ",".join(value) if name == "keep" else value
             words.append(f"--{name}={text}")
         return shlex.join(words)
+
+    def command_in(self, sweep: str) -> str:
+        """The command that makes this run as one of a sweep."""
+        if self.given:
+            return self._python({"sweep": sweep})
+        return f"{self.command} --sweep {shlex.quote(sweep)}"
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The fields whose object was given in Python; only its owner can make such a run again."""
+        calls = {field: getattr(self, field) for field in SHELF_OF}
+        return tuple(field for field, call in calls.items() if catalog.is_given(call))
+
+    def _python(self, more: dict[str, Any]) -> str:
+        arguments = []
+        for name, value in {**self.non_defaults, **more}.items():
+            text = repr(value)
+            if name in self.given:
+                _, identity = catalog.parse(value)
+                text = f"<{identity.get('type', 'object')}>"
+            arguments.append(f"{name}={text}")
+        return f"tb.train({', '.join(arguments)})"
 
 
 def make(values: dict[str, Any]) -> RunConfig:

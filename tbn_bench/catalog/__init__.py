@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
-from tbn_bench.catalog import plugged
+from tbn_bench.catalog import given, plugged
 
 PACKAGES = ("binarizers", "models", "data", "tasks", "optimizers", "kernels")
 _SYNONYMS = {  # words of other tools -> fields of RunConfig
@@ -102,6 +102,8 @@ def own_names(package: str) -> list[str]:
 
 def load(package: str, name: str) -> Callable[..., Any]:
     """The callable of entry `name`. For an unknown name, raises ValueError that lists all names."""
+    if name == given.NAME and package in given.SHELVES:
+        return given.entry(package)
     _check_known(package, name)
     outside = plugged.load(package, name)
     if outside is not None:
@@ -139,6 +141,11 @@ def _check_known(package: str, name: str) -> None:
             f"unknown name {short(name)} in {package}{did_you_mean(name, known)}; "
             "--plugin FILE adds entries of your own"
         )
+
+
+def is_given(call: str) -> bool:
+    """Whether a call stands for an object that was given in Python (given.py)."""
+    return parse(call)[0] == given.NAME
 
 
 def parse(call: str) -> tuple[str, dict[str, Any]]:

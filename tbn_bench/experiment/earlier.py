@@ -17,10 +17,11 @@ def finished(store: RunStore, config: RunConfig, options: RunOptions) -> RunReco
     record = store.read(options.sweep, config.run_id)
     changed = fingerprint.changed(record.provenance.get("fingerprint"), config)
     although = f", although the code of {', '.join(changed)} has changed" if changed else ""
+    restart = "resume=False" if config.given else "--restart"
     _say(
         options,
         f"run {config.run_id} is finished already and not trained again{although}; "
-        "--restart trains it again",
+        f"{restart} trains it again",
     )
     return record
 

@@ -144,7 +144,7 @@ def _run_row(run: RunRecord, config: RunConfig) -> dict[str, Any]:
         "track": tracks.checked(track) if track else None,
         "status": run.status,
         "error": run.error,
-        "command": f"{config.command} --sweep {run.sweep}",
+        "command": config.command_in(run.sweep),
         "commit": source.get("commit"),
         "dirty": source.get("dirty"),
         "stale": _changed_parts(source.get("fingerprint"), config),

@@ -93,13 +93,25 @@ def methods(specs: Iterable[str]) -> dict[str, str]:
 
 
 def network(model: str) -> str:
-    """The display name of a model: ResNet-18, airbench 64/256/256."""
-    return _name(model, _MODELS, _MODEL_OPTIONS)
+    """The display name of a model: ResNet-18, airbench 64/256/256, Net (given)."""
+    return _given(model) or _name(model, _MODELS, _MODEL_OPTIONS)
 
 
 def data_set(data: str) -> str:
-    """The display name of a data set: CIFAR-10."""
-    return _name(data, _DATA, _DATA_OPTIONS)
+    """The display name of a data set: CIFAR-10, TensorDataset (given)."""
+    return _given(data) or _name(data, _DATA, _DATA_OPTIONS)
+
+
+def _given(call: str) -> str:
+    """The name of an object that was given in Python, by its type; "" for any other call."""
+    try:
+        if not catalog.is_given(call):
+            return ""
+    except ValueError:
+        return ""
+    _, identity = catalog.parse(call)
+    kind = str(identity.get("type", "object"))
+    return f"{kind.rpartition('.')[2]} (given)"
 
 
 def is_control(spec: str) -> bool:

@@ -98,11 +98,13 @@ def command(record: RunRecord) -> str:
     As recorded where this version refuses the config.
     """
     try:
-        own = make(record.config).command
+        own = make(record.config)
     except ValueError:
         return text.word(record.provenance.get("command"))
+    if own.given:
+        return own.command_in(record.sweep)
     plugins = "".join(f" --plugin={shlex.quote(name)}" for name in plugins_of(record))
-    return f"{own} --sweep={shlex.quote(record.sweep)}{plugins}"
+    return f"{own.command} --sweep={shlex.quote(record.sweep)}{plugins}"
 
 
 def plugins_of(record: RunRecord) -> list[str]:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.config import make
+from tbn_bench.config import RunConfig, make
 from tbn_bench.records.store import RunStore
 from tbn_bench.reporting import names
 from tbn_bench.reporting.groups import groups
@@ -56,11 +56,10 @@ def _missing_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
     for group in found:
         if not group.missing:
             continue
-        sweep = shlex.quote(group.sweep)
         gap = {
             "finished": len(group.finished),
             "missing": ", ".join(map(str, group.missing)),
-            "command": f"tbn-bench sweep --fill {sweep}{_in(results)}",
+            "command": _fill(group, results),
         }
         rows.append(_row(group) | gap)
     own = [
@@ -76,6 +75,15 @@ def _missing_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
     )
 
 
+def _fill(group: seeds.SeedGroup, results: Path) -> str:
+    """The command that runs all missing seeds of a sweep; of a given object, the first one."""
+    config = _with_seed(group, group.missing[0])
+    if config.given:
+        return config.command_in(group.sweep)
+    sweep = shlex.quote(group.sweep)
+    return f"tbn-bench sweep --fill {sweep}{_in(results)}"
+
+
 def _single_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
     """Groups of one seed whose sweep has no other: without an interval."""
     rows = []
@@ -84,18 +92,23 @@ def _single_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
             continue
         gap = {
             "seed": group.finished[0],
-            "command": f"{_next(group)}{_in(results)}",
+            "command": _next(group, results),
         }
         rows.append(_row(group) | gap)
     note = "One seed gives no interval. The command trains the next one."
     return _table("Rows of a single seed", note, rows, [column("seed", "seed", "d")])
 
 
-def _next(group: seeds.SeedGroup) -> str:
+def _next(group: seeds.SeedGroup, results: Path) -> str:
     """The command that trains the next seed."""
+    config = _with_seed(group, group.finished[0] + 1)
+    command = config.command_in(group.sweep)
+    return command if config.given else f"{command}{_in(results)}"
+
+
+def _with_seed(group: seeds.SeedGroup, seed: int) -> RunConfig:
     values = {field: group.config[field] for field in FIELDS}
-    config = make(values | {"seed": group.finished[0] + 1})
-    return f"{config.command} --sweep {shlex.quote(group.sweep)}"
+    return make(values | {"seed": seed})
 
 
 def _missing_latency(records: Records, results: Path) -> Table:
