@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbn_bench.records.store import RunRecord
+from tbn_bench.records.run import RunRecord
 from tbn_bench.scores import score_of
 
 KEY = "tbn_bench."  # before each key in a file's metadata

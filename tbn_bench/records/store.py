@@ -30,41 +30,15 @@ from tbn_bench.records.files import (
     is_json,
     names_in,
     note,
-    read_file,
     read_json,
     read_record,
-    replace,
     subfolders,
     write_atomic,
 )
 from tbn_bench.records.locks import LockError
 from tbn_bench.records.names import checked_name, entry
-from tbn_bench.records.run import NETWORK, OWNER, Run, RunBusy, RunRecord, take_run
-from tbn_bench.records.text import printable, shown, tell
-
-STATUSES = schema.STATUSES
-
-# This file defines LatencyRecord, McuRecord and RunStore. It repeats the other names for reporting/
-# and runs/; all other code imports them from the file that defines them.
-__all__ = [
-    "NETWORK",
-    "OWNER",
-    "SCHEMA_VERSION",
-    "STATUSES",
-    "LatencyRecord",
-    "McuRecord",
-    "RecordError",
-    "RunBusy",
-    "RunRecord",
-    "RunStore",
-    "printable",
-    "read_file",
-    "read_json",
-    "replace",
-    "shown",
-    "tell",
-    "write_atomic",
-]
+from tbn_bench.records.run import OWNER, Run, RunBusy, RunRecord, take_run
+from tbn_bench.records.text import shown
 
 
 @dataclass

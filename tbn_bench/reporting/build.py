@@ -19,7 +19,8 @@ from typing import Any
 import altair
 
 from tbn_bench import __version__, catalog
-from tbn_bench.records.store import RecordError, tell
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.text import tell
 from tbn_bench.reporting import figures, panels, protocol, summary, tables, write
 from tbn_bench.reporting.latex import latex
 from tbn_bench.reporting.load import Records, load

@@ -11,7 +11,9 @@ import pandas as pd
 
 from tbn_bench import fingerprint
 from tbn_bench.config import SHELF_OF, RunConfig, make
-from tbn_bench.records.store import NETWORK, LatencyRecord, McuRecord, RunRecord, RunStore, shown
+from tbn_bench.records.run import NETWORK, RunRecord
+from tbn_bench.records.store import LatencyRecord, McuRecord, RunStore
+from tbn_bench.records.text import shown
 from tbn_bench.reporting import columns, published, tracks
 from tbn_bench.scores import FIRST, SCORES, score_of
 

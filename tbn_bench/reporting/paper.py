@@ -9,7 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records.store import RecordError, replace, tell
+from tbn_bench.records.files import RecordError, replace
+from tbn_bench.records.text import tell
 from tbn_bench.reporting import groups, published, write
 from tbn_bench.reporting.commands import settings_of
 from tbn_bench.reporting.load import Records, load

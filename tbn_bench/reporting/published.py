@@ -26,8 +26,8 @@ from typing import Any
 import pandas as pd
 
 from tbn_bench import catalog
-from tbn_bench.records import store
-from tbn_bench.records.store import read_file
+from tbn_bench.records.files import read_file
+from tbn_bench.records.text import shown as shown_path
 from tbn_bench.reporting import style
 from tbn_bench.scores import FIRST, SCORES
 
@@ -82,7 +82,7 @@ def read(results: Path, problems: list[str]) -> pd.DataFrame:
                 said = "; ".join(faults)
                 problems.append(f"{path}, line {number}: {said}; correct the line")
         except (OSError, ValueError, csv.Error) as error:
-            problems.append(f"{store.shown(path)}: {error}")
+            problems.append(f"{shown_path(path)}: {error}")
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)  # None stays None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tbn_bench.records.store import printable
+from tbn_bench.records.text import printable
 from tbn_bench.reporting import names
 from tbn_bench.reporting.style import text
 

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.records.store import RunStore, replace, tell
+from tbn_bench.records.files import replace
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 from tbn_bench.reporting import build
 from tbn_bench.runs import index
 

@@ -3,7 +3,8 @@
 from typing import Any, NamedTuple
 
 from tbn_bench.config import make
-from tbn_bench.records.store import RunRecord, RunStore
+from tbn_bench.records.run import RunRecord
+from tbn_bench.records.store import RunStore
 from tbn_bench.runs import text
 from tbn_bench.runs.filters import number
 from tbn_bench.runs.show import flat

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tbn_bench.records.run import RunBusy
 from tbn_bench.records.set_aside import FOLDER, set_aside
-from tbn_bench.records.store import RunBusy, RunStore, tell
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 
 
 def run(store: RunStore, names: Sequence[str]) -> dict[str, Any]:

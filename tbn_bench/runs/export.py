@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.atomic import replace_file
-from tbn_bench.records.store import RecordError, RunStore, tell
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 from tbn_bench.runs import index
 from tbn_bench.runs.filters import chosen
 from tbn_bench.runs.index import Row

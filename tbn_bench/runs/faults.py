@@ -8,7 +8,8 @@ from typing import Any
 
 from tbn_bench.config import make
 from tbn_bench.records import schema
-from tbn_bench.records.store import SCHEMA_VERSION, STATUSES, RecordError, read_json
+from tbn_bench.records.files import SCHEMA_VERSION, RecordError, read_json
+from tbn_bench.records.schema import STATUSES
 from tbn_bench.runs import index, numbers
 from tbn_bench.runs.lock import held
 

@@ -16,16 +16,10 @@ from types import NoneType
 from typing import Any
 
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records.schema import parse
-from tbn_bench.records.store import (
-    SCHEMA_VERSION,
-    STATUSES,
-    RecordError,
-    RunRecord,
-    RunStore,
-    read_json,
-    write_atomic,
-)
+from tbn_bench.records.files import SCHEMA_VERSION, RecordError, read_json, write_atomic
+from tbn_bench.records.run import RunRecord
+from tbn_bench.records.schema import STATUSES, parse
+from tbn_bench.records.store import RunStore
 from tbn_bench.records.summary import COSTS
 from tbn_bench.runs.lock import held
 from tbn_bench.scores import FIRST, SCORES

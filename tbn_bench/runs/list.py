@@ -4,7 +4,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tbn_bench.records.store import RunStore, tell
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 from tbn_bench.runs import index, text
 from tbn_bench.runs.filters import check, chosen, number, ordered
 from tbn_bench.runs.index import Row

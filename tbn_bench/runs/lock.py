@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tbn_bench.records import locks
-from tbn_bench.records.store import OWNER, RunRecord
+from tbn_bench.records.run import OWNER, RunRecord
 
 
 def held(path: Path) -> bool:

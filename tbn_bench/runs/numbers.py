@@ -12,9 +12,9 @@ from typing import Any
 
 from tbn_bench import catalog
 from tbn_bench.config import RunConfig, make
+from tbn_bench.records.files import RecordError, read_file
 from tbn_bench.records.schema import parse
 from tbn_bench.records.schema import rows as checked_rows
-from tbn_bench.records.store import RecordError, read_file
 from tbn_bench.records.summary import ALWAYS, FIRST_COSTS
 from tbn_bench.scores import SCORES, score_of
 

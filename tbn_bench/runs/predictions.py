@@ -9,7 +9,8 @@ from tbn_bench.records import predictions
 from tbn_bench.records.files import RecordError
 from tbn_bench.records.predictions import Predictions
 from tbn_bench.records.run import RunRecord
-from tbn_bench.records.store import RunStore, tell
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 
 _SHOWN = 20  # samples on which two networks differ; the JSON has all
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench.catalog import did_you_mean
-from tbn_bench.records.store import STATUSES, RecordError, RunStore, tell
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.schema import STATUSES
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 from tbn_bench.runs import index, text
 from tbn_bench.runs.lock import held, taken
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tbn_bench.config import RunConfig, make
-from tbn_bench.records.store import RunStore, tell
+from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 from tbn_bench.runs import index, text
 from tbn_bench.runs.filters import chosen
 from tbn_bench.runs.index import FIELDS, Row

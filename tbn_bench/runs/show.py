@@ -8,7 +8,9 @@ from typing import Any
 
 from tbn_bench import fingerprint
 from tbn_bench.config import make
-from tbn_bench.records.store import RecordError, RunRecord, RunStore, read_json
+from tbn_bench.records.files import RecordError, read_json
+from tbn_bench.records.run import RunRecord
+from tbn_bench.records.store import RunStore
 from tbn_bench.records.summary import COSTS
 from tbn_bench.runs import text
 from tbn_bench.runs.index import FIELDS

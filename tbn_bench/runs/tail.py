@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tbn_bench.records.files import RecordError, read_file
+from tbn_bench.records.run import RunRecord
 from tbn_bench.records.schema import parse
-from tbn_bench.records.store import RecordError, RunRecord, RunStore, read_file
+from tbn_bench.records.store import RunStore
 from tbn_bench.runs import text
 from tbn_bench.runs.lock import held
 from tbn_bench.runs.show import log_of

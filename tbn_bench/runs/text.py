@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from tbn_bench.records.store import printable, tell
+from tbn_bench.records.text import printable, tell
 from tbn_bench.scores import SCORES
 
 GAP = "  "

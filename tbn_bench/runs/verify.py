@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tbn_bench.records.run import NETWORK, RunBusy
 from tbn_bench.records.set_aside import set_aside as move_aside
-from tbn_bench.records.store import NETWORK, RunBusy, RunStore
+from tbn_bench.records.store import RunStore
 from tbn_bench.runs import text
 from tbn_bench.runs.faults import AGAIN, RESTORE, Fault, faults, leftovers
 

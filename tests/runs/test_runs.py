@@ -22,8 +22,9 @@ import pytest
 from tbn_bench import cli, fingerprint
 from tbn_bench.config import make
 from tbn_bench.records import files
-from tbn_bench.records import store as records
-from tbn_bench.records.store import RecordError, RunStore
+from tbn_bench.records.files import RecordError
+from tbn_bench.records.run import RunBusy
+from tbn_bench.records.store import RunStore
 from tbn_bench.runs import faults, filters, index, lock, prune, seeds, text
 
 ROOT = Path(__file__).parents[2]
@@ -187,9 +188,7 @@ def test_what_changed_is_read_again_and_nothing_else(store, monkeypatch, what):
     if what == "status":
         change(other / "run.json", status="interrupted")
     elif what == "summary":
-        records.write_atomic(
-            other / "summary.json", json.loads((path / "summary.json").read_text())
-        )
+        files.write_atomic(other / "summary.json", json.loads((path / "summary.json").read_text()))
     elif what == "same size":
         time_ns = (other / "run.json").stat().st_mtime_ns
         (other / "run.json").write_text((other / "run.json").read_text().replace('"why"', '"who"'))
@@ -254,7 +253,7 @@ def test_without_a_writable_folder_there_is_no_cache(store, monkeypatch):
     (store.root / "index.json").mkdir()
     assert len(index.rows(store)) == len(index.rows(store)) == 1
     monkeypatch.setattr(
-        records.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
     (store.root / "index.json").rmdir()
     assert len(index.rows(store)) == 1
@@ -896,7 +895,7 @@ def test_a_run_that_changes_meanwhile_is_looked_at_again(store, monkeypatch):
     def between(where):
         looks.append(where)
         if len(looks) == 1:
-            records.write_atomic(path / "run.json", json.loads((path / "run.json").read_text()))
+            files.write_atomic(path / "run.json", json.loads((path / "run.json").read_text()))
             yield faults.Fault(where, "status", "x", "y")
         else:
             yield from look(where)
@@ -1005,7 +1004,7 @@ def test_prune_never_touches_a_held_run(call, store, dry):
     with holding(store) as run:
         with_checkpoints(run.path)
         assert call("prune", "--status=running", "--keep=none", *dry)[2]["held"] == 1
-        records.write_atomic(run.path / "summary.json", {"schema_version": 1, "test/top1": 0.5})
+        files.write_atomic(run.path / "summary.json", {"schema_version": 1, "test/top1": 0.5})
         code, lines, last, _ = call("prune", "--keep=none", *dry)
         assert (code, last["held"], last["files"]) == (0, 1, 0)
         assert "held by a process, left alone" in lines[0]
@@ -1017,7 +1016,7 @@ def test_a_run_that_is_being_pruned_cannot_be_claimed(store):
     path = end(store, "failed")
     with lock.taken(path) as mine:
         assert mine
-        with pytest.raises(records.RunBusy):
+        with pytest.raises(RunBusy):
             store.claim("s", path.name, {}, {})
     assert not lock.held(path)
 
@@ -1070,7 +1069,7 @@ def test_export_is_whole_or_not_there(call, store, tmp_path, monkeypatch):
     before = out.read_text()
     assert len(before.splitlines()) == 2
     monkeypatch.setattr(
-        records.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
     code, _, _, err = call("export", "--out", str(out))
     assert (code, out.read_text()) == (1, before)

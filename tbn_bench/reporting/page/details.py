@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tbn_bench.records.store import RunRecord, RunStore
+from tbn_bench.records.run import RunRecord
+from tbn_bench.records.store import RunStore
 from tbn_bench.reporting.page.packing import compact, packed
 from tbn_bench.runs import show, text
 from tbn_bench.runs.index import COSTS, FIELDS

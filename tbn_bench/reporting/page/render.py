@@ -15,7 +15,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from tbn_bench import __version__
-from tbn_bench.records.store import replace
+from tbn_bench.records.files import replace
 from tbn_bench.reporting import findings, protocol
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.markup import markup

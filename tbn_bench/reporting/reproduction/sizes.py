@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tbn_bench.records.store import read_file, replace, shown
+from tbn_bench.records.files import read_file, replace
+from tbn_bench.records.text import shown
 from tbn_bench.reporting.commands import Setting, setting_of
 from tbn_bench.reporting.published import Line
 from tbn_bench.reporting.reproduction.cells import is_ours
