@@ -44,6 +44,12 @@ reports: .venv/done
 	$(BIN)/tbn-bench report --results results --out reports
 	$(BIN)/tbn-bench report --results results --out reports --paper
 
+# The documentation as a site, in site/. Broken links are errors.
+docs: .venv/done
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "open site/index.html"
+
 # The tests that take less than half a second each: two minutes on two cores.
 test-quick: .venv/done
 	$(BIN)/ruff check .
@@ -77,4 +83,4 @@ gpu: .venv/done
 	$(BIN)/tbn-bench sweep sweeps/cifar10_resnet18.yaml --device cuda --jobs 1 --channels-last
 	$(BIN)/tbn-bench latency --suite cifar10_resnet18 --device cuda
 
-.PHONY: venv locked lock quickstart reports test test-quick test-all fuzz mcu gpu
+.PHONY: venv locked lock quickstart reports docs test test-quick test-all fuzz mcu gpu

@@ -10,7 +10,7 @@
 >>> model(torch.zeros(1, 64)).shape
 torch.Size([1, 10])
 
-Nothing heavy is loaded before it is used.
+torch and other heavy modules are imported only when a name that needs them is first used.
 """
 
 from importlib import import_module
@@ -63,7 +63,7 @@ _MOVED = {
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a name of the face when it is first used. Says where a module of version 0.1 is now."""
+    """Loads a public name on first use. For a module of version 0.1, says where it is now."""
     if name == "catalog":
         return import_module("tbn_bench.catalog")
     if name in _FACE:

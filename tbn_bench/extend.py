@@ -1,4 +1,4 @@
-"""The one place that files outside this package import from. Its names stay.
+"""The only module that code outside this package should import from. Its names are stable.
 
     from tbn_bench.extend import Binarizer, Decision, Target, WeightBinarizer, clip_ste
 
@@ -10,8 +10,8 @@ Tasks        Task, ImageClassification
 Optimizers   Parameters, check_range, decayed
 All          RunConfig
 
-Each name is loaded when it is used, so that a file with a binarizer alone loads torch alone.
-docs/guides/plugins.md has an example of each shelf.
+A name is loaded when it is first used, so a file that only has a binarizer loads nothing heavier
+than torch. docs/guides/plugins.md has an example and links to the guide for each kind of entry.
 """
 
 from importlib import import_module

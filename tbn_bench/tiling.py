@@ -13,13 +13,15 @@ rows of q = N / p:
                                               and without a clipping window
     "tile"         dL/dW*_ij := dL/dt_j / p   every copy gets an equal share of the tile's gradient
 
-The column sums s move identically under both, since sum_i dL/dB_ij = dL/dt_j. So under SGD (with
+Both rules change the column sums s by the same amount, since sum_i dL/dB_ij =
+dL/dt_j. So under SGD (with
 momentum and weight decay), both give the same tiles step by step, if the alphas do not come from W.
 Under Adam they differ.
 
 `copies` (format/layouts.py) places the p copies of the tile in another way; None is the paper's
-layout. Then B = E t with a matrix E of 0 and +-1 that has p entries in each column, s = E^T W, and
-dL/dW := E dL/dt / p under "tile". All of the above holds, because E^T E = p. The p scales still
+layout. With `copies`, B = E t (without the scales), where the matrix E has entries 0 and +-1, p of
+them not 0 in each column. Then s = E^T W, and dL/dW := E dL/dt / p under
+"tile". All of the above holds, because E^T E = p. The p scales still
 cover blocks of N / p consecutive weights.
 """
 
@@ -50,7 +52,7 @@ def _is_positive_integer(value: Any) -> bool:
 def tile_length(n: int, p: int, layer: str = "") -> int:
     """q = n / p.
 
-    Raises ValueError where p does not divide n; it names the layer and the nearest p that do.
+    Raises ValueError if p does not divide n; the message names the layer and the nearest p that do.
     """
     where = f" (layer {layer})" if layer else ""
     if not _is_positive_integer(p):
@@ -66,14 +68,14 @@ def tile_length(n: int, p: int, layer: str = "") -> int:
 
 
 def nearest_p(n: int, q: int) -> int:
-    """The divisor p of n with the tile length n / p that is nearest to q; of two, the smaller p."""
+    """The divisor p of n whose tile length n / p is nearest to q; of two such p, the smaller."""
     if not _is_positive_integer(q):
         raise ValueError(f"tile_length must be a positive integer, got {q!r}")
     return min(divisors(n), key=lambda p: (abs(n // p - q), p))
 
 
 def lay_out(tile: Tensor, copies: Copies) -> Tensor:
-    """The p copies in their places and with their signs. tile: (q,) -> (p, q)."""
+    """The p copies of the tile, each as `copies` places and signs it. tile: (q,) -> (p, q)."""
     p = copies.p
     if copies.kind == "columns":
         groups = tile.reshape(copies.shape[0], copies.shape[1] // p, 1, -1)
@@ -105,7 +107,7 @@ def _signs(copies: Copies) -> Tensor | None:
 
 
 def gather(weight: Tensor, copies: Copies) -> Tensor:
-    """The column sums s, by lay_out's transpose. weight: (N elements) -> (q,)."""
+    """The column sums s: lay_out's transpose, applied to weight. weight: (N elements) -> (q,)."""
     p = copies.p
     if copies.kind == "columns":
         groups = weight.reshape(copies.shape[0], copies.shape[1] // p, p, -1)
@@ -123,7 +125,7 @@ def gather(weight: Tensor, copies: Copies) -> Tensor:
 
 
 def enlarged(weight: Tensor, copies: Copies) -> Tensor:
-    """Shifted copies, each moved by its shift with zeros around it; other weights are unchanged.
+    """Moves each shifted copy by its shift, with zeros around it; leaves other layouts as they are.
 
     weight: copies.shape -> copies.weight_shape.
     """
@@ -192,7 +194,7 @@ class _MeanAbs(torch.autograd.Function):
 
 
 def alphas(source: Tensor, p: int, kind: AlphaKind) -> Tensor:
-    """Scales: mean |source| of each of the p rows, (p,), or of the layer, (1,).
+    """Scales: the mean of |source| over each of the p rows, (p,), or over the layer, (1,).
 
     source: W or A, N elements.
     """
@@ -256,7 +258,7 @@ def tile_ste(weight: Tensor, p: int, copies: Copies | None = None) -> Tensor:
 def tiled_weight(
     weight: Tensor, alphas: Tensor, p: int, gradient: Gradient, copies: Copies | None = None
 ) -> Tensor:
-    """B-hat = alpha * tile, in the shape of weight.
+    """The tiled weight B, alpha times the copies of the tile, in the shape of weight.
 
     It is differentiable in weight (straight through) and in alphas.
     """

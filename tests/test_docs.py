@@ -102,6 +102,13 @@ def test_the_example_of_a_guide_works(page, folder_of):
     exec(check, {})
 
 
+def test_every_page_is_in_the_navigation_of_the_site():
+    listed = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    folder = ROOT / "docs"
+    pages = {page.relative_to(folder).as_posix() for page in folder.glob("**/*.md")}
+    assert pages - {"README.md"} <= listed
+
+
 def test_every_page_is_in_an_index():
     """docs/README.md and docs/guides/README.md have one line for each page."""
     for index in (ROOT / "docs" / "README.md", ROOT / "docs" / "guides" / "README.md"):

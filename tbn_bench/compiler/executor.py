@@ -1,8 +1,9 @@
 """A packed network as native calls.
 
-Each region of layers that libtbn_bench knows is one call (`cpu/`); the rest stays in torch. A
-region runs depth first, a few images at a time, in an arena whose values share memory as their
-lives end.
+Consecutive layers that the native library (libtbn_bench) knows form a region, which is one native
+call (`cpu/`); the rest stays in torch. In a region, a few images at a time go through all layers.
+All values lie in one block of memory, the arena, and a value may take the place of one that is no
+longer needed.
 """
 
 import math
@@ -54,20 +55,24 @@ class _Program:
 class Executor:
     """Runs `model` (packed or dense, in eval mode) with native kernels.
 
-    It takes inputs shaped like `example`, with any batch size. A network whose tensors or modules
-    have changed since is lowered again at the next call, which takes as long as making an Executor.
+    It takes inputs shaped like `example`, with any batch size. If tensors or modules of the network
+    have changed, the next call lowers it (turns it into native calls) again, which takes as long as
+    making an Executor.
     Writes that torch does not count (through .data or a NumPy array) are not noticed: call
     `refresh` after one. Threads may call one Executor at the same time, unless keep_output is set.
-    A copy or a pickle is made of the model and lowered where it is loaded.
+    Copying or pickling an Executor keeps only its model and options; the model is lowered again
+    where it is loaded.
 
-    keep_output: results are written into one buffer, which the next call overwrites.
+    keep_output (an attribute, False at first): if True, results are written into one buffer, which
+    the next call overwrites.
 
-    In precision a14 the activations of an image are rounded by one step, so that a single NaN makes
-    all outputs of its image NaN, also where torch would drop it (a maximum or a clamp, say); those
-    of the other images do not change.
+    With precision="a14", activations are rounded to 14 bits with one step size per image. So a
+    single NaN makes all outputs of its image NaN, even where torch would drop it (for example, in a
+    clamp). The outputs of other images do not change. The default, "f32", does not round.
 
-    Raises NativeUnavailable where the library or the level is missing, ValueError for a model that
-    neither torch.fx nor torch.export can trace, or in which no layer can run natively.
+    level: the instruction set, e.g. "avx2"; None: the best that works here. Raises
+    NativeUnavailable if the native library or the level is missing. Raises ValueError for a model
+    that neither torch.fx nor torch.export can trace, or in which no layer can run natively.
     """
 
     def __init__(
@@ -149,7 +154,7 @@ class Executor:
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Name of what torch runs -> why. Modules have their own names, e.g. blocks.3.act."""
+        """Name of a node that torch runs -> why. Modules keep their names, e.g. blocks.3.act."""
         known = self._program.reasons
         return {node_name(node): known[node] for node in self._program.torch_nodes}
 
@@ -241,7 +246,7 @@ def executor(
 
 
 def _lowered(model: nn.Module, image: Tensor, level: str) -> tuple[nn.Module, fx.Graph, Lowering]:
-    """By the first way of tracing that goes through to the end. Raises ValueError."""
+    """The model, traced and lowered by the first tracer that can. Raises ValueError if none can."""
     reasons = []
     for name, trace in _WAYS.items():
         try:
@@ -258,7 +263,7 @@ def _lowered(model: nn.Module, image: Tensor, level: str) -> tuple[nn.Module, fx
 
 
 def _not_a_batch(x: Any) -> str:
-    """What x is, where it is no dense tensor with a batch axis, or ''."""
+    """Why x is not a dense tensor with a batch axis; '' if it is one."""
     if not isinstance(x, Tensor):
         kind = f"{type(x).__module__}.{type(x).__qualname__}"
         return f"{kind}; convert it with torch.as_tensor"

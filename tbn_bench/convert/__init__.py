@@ -1,4 +1,4 @@
-"""Verbs that change a network: binarize_ (trainable bits), pack_ (deployable bits), save, load.
+"""Functions that convert a network: binarize_ (to train it), pack_ (to deploy it), save, load.
 
 >>> import torch
 >>> from tbn_bench.convert import binarize_, load, pack_, save
