@@ -76,9 +76,7 @@ def _against(args: argparse.Namespace, out: Path) -> dict[str, Any]:
 
     if args.device != "cpu":
         raise ValueError("--against compares the packed executor of CPUs; use --device cpu")
-    batches = " ".join(map(str, args.batch))
-    options = f"--threads {args.threads} --batch {batches}"
-    command = f"tbn-bench latency --suite {args.suite} {options}"
+    command = f"tbn-bench latency --suite {args.suite} --threads {args.threads}"
     name = args.suite
     configs = None
     if not args.suite:
@@ -86,7 +84,7 @@ def _against(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         configs = [config]
         name = f"{config.model} {config.binarizer}"
         timed = config.command.replace("tbn-bench train", "tbn-bench latency")
-        command = f"{timed} {options}"
+        command = f"{timed} --threads {args.threads}"
     elif args.suite not in ops.CASES:
         configs = _configs(args.suite)
     return against.against(args.against, name, configs, args.threads, args.batch, out, command)

@@ -11,7 +11,6 @@ alone may cost a few percent, is averaged too.
 
 import math
 import random
-import shlex
 import statistics
 import tempfile
 from collections.abc import Iterable
@@ -30,7 +29,7 @@ from tbn_bench.latency.gate import ParityError, relative_error
 from tbn_bench.latency.sampling import MAX_WAIT, RETRIES, clock_for, repeats_of
 from tbn_bench.latency.timing import device_name, prepare, slug
 from tbn_bench.latency.variants import PRECISIONS
-from tbn_bench.latency.versions import Version, Worker
+from tbn_bench.latency.versions import Worker
 from tbn_bench.records.provenance import provenance
 from tbn_bench.records.store import RunStore, VersionsRecord
 from tbn_bench.records.text import tell
@@ -289,23 +288,53 @@ def _line(row: Row) -> str:
     )
 
 
-def compare(pair: _Pair, networks: Iterable[Network], batches: Iterable[int]) -> list[Row]:
-    """Times each network at each batch size, and prints each row when it is known."""
-    tell(_HEAD)
+def compare(pair: _Pair, network: Network, batch: int) -> list[Row]:
+    """Times one network at one batch size in each precision. Prints each row when it is known."""
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((batch, *network.in_shape), dtype=np.float32)
+    pair.load(network, x)
     rows = []
-    batches = list(batches)
-    for network in networks:
-        for batch in batches:
-            if batch < 1:
-                raise ValueError(f"--batch must be at least 1, got {batch}")
-            generator = np.random.default_rng(0)
-            x = generator.standard_normal((batch, *network.in_shape), dtype=np.float32)
-            pair.load(network, x)
-            for precision in network.precisions:
-                row = _timed(pair, network, batch, precision)
-                rows.append(row)
-                tell(_line(row))
+    for precision in network.precisions:
+        row = _timed(pair, network, batch, precision)
+        rows.append(row)
+        tell(_line(row))
     return rows
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """What the records of a comparison share, and where they are written.
+
+    command: makes the records again, once the batch is added.
+    """
+
+    suite: str
+    commit: str
+    threads: int
+    command: str
+    out: Path
+
+    def write(self, rows: list[Row], batch: int) -> Path:
+        """The record of one batch size. It replaces one with fewer rows."""
+        clock, _ = clock_for("cpu", self.threads)
+        info = {
+            "suite": self.suite,
+            "old_commit": self.commit,
+            "batch": batch,
+            "threads": self.threads,
+            "clock": clock,
+            "tolerance": PRECISIONS,
+            "confidence": CONFIDENCE,
+            "sittings": SITTINGS,
+        }
+        device = device_name("cpu")
+        short = self.commit[:7]
+        case = f"{slug(self.suite)}-against-{short}-b{batch}-t{self.threads}"
+        command = f"{self.command} --batch {batch} --against {short}"
+        source = provenance(command, device, self.threads)
+        written = [asdict(row) for row in rows]
+        record = VersionsRecord(case, slug(device), written, info, source)
+        return RunStore(self.out).write_versions(record)
 
 
 def against(
@@ -317,37 +346,52 @@ def against(
     out: Path,
     command: str,
 ) -> dict[str, Any]:
-    """Compares this version with a revision of the repository, and writes one record.
+    """Compares this version with a revision of the repository; one record for each batch size.
 
-    configs: the networks of a suite; None for an op-level suite. command: makes the record again.
-    Raises VersionError (a ValueError) for a revision that cannot be had, built or driven, and
-    ParityError where the outputs of the versions differ.
+    A record is written after each network, so that an interruption keeps what is known. configs:
+    the networks of a suite; None for an op-level suite. command: without its batch and revision.
+
+    Raises VersionError (a ValueError) for a revision that cannot be had, built or driven,
+    ValueError for a batch below 1, and ParityError where the outputs of the versions differ.
     """
+    wrong = [batch for batch in batches if batch < 1]
+    if wrong:
+        raise ValueError(f"--batch must be at least 1, got {wrong[0]}")
     commit = versions.commit_of(revision)
     prepare("cpu", threads)
+    comparison = _Comparison(suite, commit, threads, command, out)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         old = versions.check_out(commit, _made(folder / "old"))
         new = versions.copy_own(_made(folder / "new"))
         files = _made(folder / "files")
         networks = of_suite(suite, files) if configs is None else of_configs(configs)
-        rows = _compared(old, new, files, threads, networks, batches)
-    clock, _ = clock_for("cpu", threads)
-    info = {
-        "suite": suite,
-        "old_commit": commit,
-        "threads": threads,
-        "clock": clock,
-        "tolerance": PRECISIONS,
-        "confidence": CONFIDENCE,
-        "sittings": SITTINGS,
+        for version in (old, new):
+            tell(f"building the native library of {version.name}")
+            versions.build(version)
+        with Worker(old, threads) as old_worker, Worker(new, threads) as new_worker:
+            pair = _Pair(old_worker, new_worker, files, threads, random.Random(0))
+            return _all_compared(pair, networks, batches, comparison)
+
+
+def _all_compared(
+    pair: _Pair, networks: list[Network], batches: list[int], comparison: _Comparison
+) -> dict[str, Any]:
+    tell(_HEAD)
+    every: list[Row] = []
+    records = []
+    for batch in batches:
+        rows: list[Row] = []
+        for network in networks:
+            rows += compare(pair, network, batch)
+            path = comparison.write(rows, batch)
+        records.append(str(path))
+        every += rows
+    return _summary(every) | {
+        "suite": comparison.suite,
+        "against": comparison.commit,
+        "records": records,
     }
-    name = device_name("cpu")
-    case = f"{slug(suite)}-against-{commit[:7]}-t{threads}"
-    source = provenance(f"{command} --against {shlex.quote(commit[:7])}", name, threads)
-    record = VersionsRecord(case, slug(name), [asdict(row) for row in rows], info, source)
-    path = RunStore(out).write_versions(record)
-    return _summary(rows, suite, commit, path)
 
 
 def _made(folder: Path) -> Path:
@@ -355,23 +399,7 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _compared(
-    old: Version,
-    new: Version,
-    files: Path,
-    threads: int,
-    networks: list[Network],
-    batches: list[int],
-) -> list[Row]:
-    for version in (old, new):
-        tell(f"building the native library of {version.name}")
-        versions.build(version)
-    with Worker(old, threads) as old_worker, Worker(new, threads) as new_worker:
-        pair = _Pair(old_worker, new_worker, files, threads, random.Random(0))
-        return compare(pair, networks, batches)
-
-
-def _summary(rows: list[Row], suite: str, commit: str, path: Path) -> dict[str, Any]:
+def _summary(rows: list[Row]) -> dict[str, Any]:
     """Prints how many rows have each verdict, and the mean ratio. Returns the same."""
     timed = [row for row in rows if row.ratio is not None]
     verdicts = [row.verdict for row in timed]
@@ -383,11 +411,5 @@ def _summary(rows: list[Row], suite: str, commit: str, path: Path) -> dict[str, 
         said = ", ".join(f"{count} {word}" for word, count in counts.items())
         said += f"; this version runs at {mean:.3f} of the old speed (geometric mean)"
     tell(f"{len(timed)} of {len(rows)} rows timed: {said}")
-    return {
-        "suite": suite,
-        "against": commit,
-        "rows": len(timed),
-        **{word.replace(" ", "_"): count for word, count in counts.items()},
-        "ratio": mean,
-        "record": str(path),
-    }
+    named = {word.replace(" ", "_"): count for word, count in counts.items()}
+    return {"rows": len(timed), "ratio": mean} | named

@@ -314,6 +314,7 @@ class VersionsInfo(_Object):
 
     suite: str
     old_commit: str
+    batch: Some
     threads: Some
     clock: str | None = None
     tolerance: dict[str, Positive] = {}

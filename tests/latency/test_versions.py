@@ -188,7 +188,7 @@ NETWORK = against.Network("net", "tbn(p=4)", (3,), {})
 
 def _compared(tmp_path, old, new, threads=1):
     pair = against._Pair(old, new, tmp_path, threads, random.Random(0))
-    return against.compare(pair, [NETWORK], [2])
+    return against.compare(pair, NETWORK, 2)
 
 
 def test_a_version_of_twice_the_time_is_slower(tmp_path, capsys):
@@ -263,7 +263,7 @@ def test_a_version_compared_with_itself(own_version, tmp_path):
     )
     with versions.Worker(own_version, 1) as old, versions.Worker(own_version, 1) as new:
         pair = against._Pair(old, new, tmp_path, 1, random.Random(0))
-        row = against.compare(pair, [network], [2])[0]
+        row = against.compare(pair, network, 2)[0]
     assert (row.unavailable, row.relative_error, row.n) == (None, 0.0, 25)
     assert 0 < row.old_ms < 1e3
     assert row.ratio_low <= row.ratio <= row.ratio_high
@@ -273,14 +273,29 @@ def test_a_record_is_kept_beside_those_of_latency_and_verified(tmp_path):
     """Timings do not see it, reports neither; verify names a damaged one."""
     store = RunStore(tmp_path)
     row = {"model": "m", "binarizer": "bwn", "precision": "f32", "batch": 1, "n": 25}
-    info = {"suite": "s", "old_commit": "abc", "threads": 1}
-    record = VersionsRecord("s-against-abc-t1", "cpu", [row], info)
+    info = {"suite": "s", "old_commit": "abc", "threads": 1, "batch": 1}
+    record = VersionsRecord("s-against-abc-b1-t1", "cpu", [row], info)
     path = store.write_versions(record)
-    assert path == tmp_path / "latency" / "cpu" / "versions" / "s-against-abc-t1.json"
+    assert path == tmp_path / "latency" / "cpu" / "versions" / "s-against-abc-b1-t1.json"
     assert ([*store.versions()], [*store.latencies()]) == ([record], [])
-    path.write_text(path.read_text().replace('"batch": 1', '"batch": 0'))
+    path.write_text(path.read_text().replace('"batch": 1', '"batch": 0', 1))
     (fault,) = verify._measurements(store)
     assert str(path) in str(fault)
+
+
+def test_an_interruption_keeps_the_rows_of_the_networks_before_it(tmp_path):
+    """A record per batch size, written after each network, with what makes it again."""
+    old, new = FakeWorker("abc", 2.0), FakeWorker("this version", 2.0)
+    pair = against._Pair(old, new, tmp_path, 1, random.Random(0))
+    comparison = against._Comparison("linear", "abcdef012", 1, "tbn-bench latency", tmp_path)
+    broken = against.Network("net", "bwn", (3,), {"never": object()})
+    old.ask = lambda do, _ask=old.ask, **r: json.dumps(r.get("network")) and _ask(do, **r)
+    with pytest.raises(TypeError):
+        against._all_compared(pair, [NETWORK, broken], [2], comparison)
+    (record,) = RunStore(tmp_path).versions()
+    assert record.case == "linear-against-abcdef0-b2-t1"
+    assert [row["precision"] for row in record.rows] == ["f32", "a14"]
+    assert record.provenance["command"].endswith("latency --batch 2 --against abcdef0")
 
 
 def test_against_refuses_a_gpu_and_an_unknown_suite(tmp_path, monkeypatch, capsys):
@@ -299,7 +314,7 @@ def test_the_summary_counts_verdicts(capsys):
         for ratio, said in ((0.5, "slower"), (2.0, "faster"))
     ]
     rows.append(against.Row("m", "bwn", "a14", 1, unavailable="none"))
-    found = against._summary(rows, "s", "abc", "path")
+    found = against._summary(rows)
     counts = (found["slower"], found["faster"], found["no_difference_shown"])
     assert (found["rows"], counts) == (2, (1, 1, 0))
     assert found["ratio"] == pytest.approx(statistics.geometric_mean([0.5, 2.0]))
