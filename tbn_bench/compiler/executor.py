@@ -202,17 +202,23 @@ class Executor:
 
     def _not_an_input(self, x: Any) -> str:
         """Why x cannot be run, or ''."""
-        sizes = ", ".join(map(str, self._in_shape))
-        expected = f"(B, {sizes})"
         fault = _not_a_batch(x)
         if fault:
-            return f"expected a float32 tensor of shape {expected}, got {fault}"
+            return f"expected a float32 tensor of shape {self._expected()}, got {fault}"
         if x.device.type != "cpu" or x.dtype != torch.float32:
             return f"expected a float32 tensor on the CPU, got {x.dtype} on {x.device}"
         shape = tuple(x.shape)
         if shape[1:] != self._in_shape:
-            return f"expected inputs of shape {expected}, got {shape}; make another Executor for it"
+            return (
+                f"expected inputs of shape {self._expected()}, got {shape}; "
+                "make another Executor for it"
+            )
         return ""
+
+    def _expected(self) -> str:
+        """The shape of an input, in words. Only for errors: every call checks its input."""
+        sizes = ", ".join(map(str, self._in_shape))
+        return f"(B, {sizes})"
 
     def describe(self) -> str:
         """One line: what runs where, and why torch runs the rest.

@@ -1055,3 +1055,13 @@ def test_a_nan_stays_in_its_image():
             continue
         assert run(damaged)[1].isnan().all()
         assert torch.equal(run(damaged)[[0, 2]], run(x)[[0, 2]])
+
+
+def test_a_call_makes_no_words_for_errors(monkeypatch):
+    """A small layer takes some 20 us, so words that only an error needs would show."""
+    model = nn.Sequential(nn.Linear(8, 4)).eval()
+    run = Executor(model, torch.zeros(1, 8))
+    monkeypatch.setattr(Executor, "_expected", None)
+    assert run(torch.zeros(3, 8)).shape == (3, 4)
+    with pytest.raises(TypeError):
+        run(torch.zeros(3, 9))

@@ -15,7 +15,7 @@ POINT_GROUP = 64
 
 
 def finish(region: Region, level: str, precision: str) -> None:
-    """Sets the outputs of a region and its plans; none where nobody reads what it makes.
+    """Makes the native programs of a region. A region whose results no node reads gets none.
 
     Raises NativeUnavailable.
     """
@@ -25,6 +25,8 @@ def finish(region: Region, level: str, precision: str) -> None:
         return
     outputs = list(dict.fromkeys(region.of_node[node] for node in region.outputs))
     inputs = list(region.inputs.values())
+    region.sources = [region.values[index] for index in inputs]
+    region.images = [i for i, value in enumerate(region.sources) if _is_image(value)]
     positions = offsets(region, {*outputs, *inputs})
 
     def plan(channels_last: bool) -> native.Program:
@@ -79,13 +81,16 @@ def run(
     Raises RuntimeError where torch gives a tensor of another shape than the region was made for.
     """
     n = batch * region.factor
-    sources = [region.values[index] for index in region.inputs.values()]
     arrays = [env[node].detach() for node, _ in region.inputs]
-    _check(arrays, sources, n)
+    _check(arrays, region.sources, n)
     # the memory format of images is kept, as torch keeps it
-    nhwc = _are_channels_last(arrays, sources)
+    images = [arrays[i] for i in region.images]
+    nhwc = bool(images) and all(map(_is_channels_last, images))
     plan = region.plan_nhwc if nhwc else region.plan
-    arrays = [_readable(a, nhwc and _is_image(v)) for a, v in zip(arrays, sources, strict=True)]
+    kept_as_they_are = region.images if nhwc else ()
+    for i, array in enumerate(arrays):
+        if i not in kept_as_they_are:
+            arrays[i] = array.contiguous()
     outs = _buffers(
         region,
         n,
@@ -116,21 +121,10 @@ def _is_image(value: Value) -> bool:
     return is_map and not value.last
 
 
-def _are_channels_last(arrays: list[Tensor], sources: list[Value]) -> bool:
-    """True where there are images, and all of them are channels last in memory."""
-    pairs = zip(arrays, sources, strict=True)
-    images = [array for array, value in pairs if _is_image(value)]
-    return bool(images) and all(map(_is_channels_last, images))
-
-
 def _is_channels_last(x: Tensor) -> bool:
     if x.is_contiguous():
         return False
     return x.is_contiguous(memory_format=torch.channels_last)
-
-
-def _readable(array: Tensor, as_it_is: bool) -> Tensor:
-    return array if as_it_is else array.contiguous()
 
 
 def _buffers(

@@ -23,9 +23,8 @@ class Value:
 
     def torch_shape(self, batch: int) -> tuple[int, ...]:
         """As torch sees `batch` images."""
-        *positions, channels = self.shape
-        axes = self.rank - 2
-        spatial = positions[2 - axes :]
+        spatial = self.shape[4 - self.rank : 2]
+        channels = self.shape[2]
         if self.last:
             return batch, *spatial, channels
         return batch, channels, *spatial
@@ -54,6 +53,8 @@ class Region:
     inputs: (node, channels last?) -> value. of_node: the value that each lowered node became.
     factor: images of the region to one of the network, more than 1 between windows or patches that
     were put into the batch. plan_nhwc: the same plan for images that are channels last outside.
+    sources: the values of the inputs. images: positions of the inputs that are images. Both are
+    read by every call.
     """
 
     ops: list[Op] = field(default_factory=list)
@@ -65,6 +66,8 @@ class Region:
     plan: Any = None
     plan_nhwc: Any = None
     outputs: list[fx.Node] = field(default_factory=list)
+    sources: list[Value] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
 
     def new(
         self,
