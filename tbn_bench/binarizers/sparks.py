@@ -20,7 +20,6 @@ Stored    as snn: tau / 9 bits per weight, a codebook of 9 * 2^tau bits, one 32-
 """
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from tbn_bench.binarizers._base import ActivationBinarizer, Binarizer, Decision, Target, channels
@@ -60,6 +59,8 @@ class _Harden(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, soft):
+        from scipy.optimize import linear_sum_assignment
+
         row, column = linear_sum_assignment(soft.detach().cpu().numpy(), maximize=True)
         hard = torch.zeros_like(soft)
         hard[torch.from_numpy(row), torch.from_numpy(column)] = 1

@@ -1,1 +1,1 @@
-"""One file per data set: a LightningDataModule."""
+"""One file per data set: a TensorDataModule."""

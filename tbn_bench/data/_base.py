@@ -5,7 +5,6 @@ A seeded split holds samples out, and one index operation makes a whole batch.
 
 from collections.abc import Iterator
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -40,8 +39,11 @@ class Batches(Dataset):
         return inputs, labels, positions
 
 
-class TensorDataModule(pl.LightningDataModule):
+class TensorDataModule:
     """Subclasses give `read()`, `prepare()` and the class attributes.
+
+    Plans ask for shapes and labels, so nothing here needs Lightning; experiment/lightning_data.py
+    gives a data set to its trainer.
 
     split_seed chooses val_size samples of the training set that are held out, unless read() gives a
     validation set of its own. val_size=0 trains on all of them; such a run needs `select: last`.
@@ -65,7 +67,6 @@ class TensorDataModule(pl.LightningDataModule):
         augment: bool = True,
         val_size: int | None = None,
     ):
-        super().__init__()
         self.batch_size = batch_size
         self.seed = seed
         self.split_seed = split_seed
@@ -99,7 +100,8 @@ class TensorDataModule(pl.LightningDataModule):
         order = torch.randperm(samples, generator=generator)
         return order[held:], order[:held]
 
-    def setup(self, stage: str | None = None) -> None:
+    def setup(self) -> None:
+        """Reads the files and divides the samples, once."""
         if self.splits:
             return
         train, *given, test = self.read()
@@ -174,16 +176,17 @@ class TensorDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._loader("test", self.eval_batch_size, None)
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int = 0) -> Split:
+    def prepared(self, batch: tuple[Tensor, ...], epoch: int | None = None) -> Split:
+        """A batch of a loader as the model wants it, on the batch's device.
+
+        epoch: that is trained; None: the batch is evaluated, and nothing is augmented.
+        """
         x, y, *named = batch
-        training = self.trainer is not None and self.trainer.training
-        if not named or not training:
-            prepared = self.prepare(x, training)
-            return prepared, y
+        if not named or epoch is None:
+            is_training = epoch is not None
+            return self.prepare(x, is_training), y
         (positions,) = named
-        epoch = self.trainer.current_epoch
-        prepared = self.prepare_at(x, positions, epoch)
-        return prepared, y
+        return self.prepare_at(x, positions, epoch), y
 
     def prepare_at(self, x: Tensor, positions: Tensor, epoch: int) -> Tensor:
         """x: (B, *in_shape) as read -> augmented for `epoch`.

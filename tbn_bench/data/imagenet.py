@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL.Image import Resampling
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tbn_bench.data._files import opened, rgb
+from tbn_bench.data._files import opened, resized
 from tbn_bench.data._images import ImageDataModule
 from tbn_bench.data._order import LateLoader, Order
 from tbn_bench.data._root import data_root, find
@@ -83,7 +82,7 @@ def random_crop(path: Path, size: int, rng: np.random.Generator) -> np.ndarray:
             _, (_, _, reduced_width, _) = reduced
             factor = width / reduced_width
         reduced_box = tuple(side / factor for side in box)
-        crop = rgb(image).resize((size, size), Resampling.BILINEAR, reduced_box)
+        crop = resized(image, (size, size), reduced_box)
         pixels = np.asarray(crop)
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 
@@ -96,7 +95,7 @@ def centre_crop(path: Path, size: int, resize: int) -> np.ndarray:
     with opened(path, _AGAIN) as image:
         short = min(image.size)
         width, height = (resize * side // short for side in image.size)
-        scaled = rgb(image).resize((width, height), Resampling.BILINEAR)
+        scaled = resized(image, (width, height))
         left = round((width - size) / 2)
         top = round((height - size) / 2)
         right = left + size

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import h5py
 import numpy as np
 import torch
 
@@ -39,6 +38,8 @@ _TEXT_AGAIN = f"fetch {TEXT}.zip again"
 
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(data, label) of one file, as stored."""
+    import h5py
+
     try:
         with h5py.File(path) as file:
             return file["data"][:], file["label"][:]

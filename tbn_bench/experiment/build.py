@@ -86,9 +86,11 @@ def sketch(config: RunConfig) -> Experiment:
 
     If no data set is named, a model that knows its input size and classes (from_timm) takes these,
     and the plan says so. A model that cannot be on the meta device, and one with binarized inputs
-    (whose signs are inspected), is built as by `build`.
+    (whose signs are inspected), is built as by `build`. Of the task only the name is checked: its
+    losses and metrics need Lightning, which a plan does without.
     """
-    data = data_of(config)
+    data = _described(config)
+    _check_labels(config, data)
     own = _own_form(config)
     given = offered(data) | own
     with _refused(config, given["in_shape"]):
@@ -148,9 +150,9 @@ def data_of(config: RunConfig) -> Any:
 
     Raises ValueError if its labels are for another task.
     """
-    data = catalog.build("data", config.data, batch_size=config.batch_size, seed=config.seed)
+    data = _described(config)
     catalog.check("tasks", config.task, ("model", "config", *OFFERS))
-    task = catalog.parse(config.task)[0]
+    task, _ = catalog.parse(config.task)
     entry = catalog.load("tasks", task)
     takes_images = getattr(entry, "images", False) and len(data.in_shape) == 3
     asked = [name for name in ("mixup", "cutmix", "tta") if getattr(config, name)]
@@ -160,12 +162,23 @@ def data_of(config: RunConfig) -> Any:
             f"got {config.task} on samples of shape {tuple(data.in_shape)} of {config.data}; "
             "leave it out"
         )
+    _check_labels(config, data)
+    return data
+
+
+def _described(config: RunConfig) -> Any:
+    """The data module of a config; nothing else is checked."""
+    return catalog.build("data", config.data, batch_size=config.batch_size, seed=config.seed)
+
+
+def _check_labels(config: RunConfig, data: Any) -> None:
+    """Raises ValueError if the labels of the data are for another task."""
+    task, _ = catalog.parse(config.task)
     if task not in data.tasks:
         raise ValueError(
             f"{config.data} is for {' or '.join(data.tasks)}, got task {task}; "
             f"use --task {data.tasks[0]}"
         )
-    return data
 
 
 def offered(data: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ OFFERED = ("num_classes", "in_shape", "parts", "class_weights", "horizon", "targ
 _SHELF_OF_BASE = {  # a base class, by module and name -> shelf
     ("tbn_bench.binarizers._base", "Binarizer"): "binarizers",
     ("tbn_bench.tasks._base", "Task"): "tasks",
-    ("pytorch_lightning.core.datamodule", "LightningDataModule"): "data",
+    ("tbn_bench.data._base", "TensorDataModule"): "data",
 }
 _PARTS = {  # classes of these are parts of an entry, not entries
     ("tbn_bench.binarizers._base", "WeightBinarizer"),

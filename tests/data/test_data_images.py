@@ -22,6 +22,7 @@ from tbn_bench.data import imagenet, tiny_imagenet
 from tbn_bench.data.cifar100 import CIFAR100
 from tbn_bench.data.imagenet import ImageNet
 from tbn_bench.data.tiny_imagenet import CACHE, TinyImageNet
+from tbn_bench.experiment.lightning_data import LightningData
 
 WNIDS = ["n03", "n01", "n02"]  # as in the real wnids.txt, not sorted
 # of Python 3.12 and later in any process with threads; of torch on a machine with fewer cores than
@@ -619,7 +620,7 @@ def shown(folder: Path, epochs: int, workers: int, resume: Path | None = None) -
         num_sanity_val_steps=0,
     )
     module = Watcher()
-    trainer.fit(module, ready(workers=workers), ckpt_path=resume, weights_only=True)
+    trainer.fit(module, LightningData(ready(workers=workers)), ckpt_path=resume, weights_only=True)
     return module.shown
 
 
