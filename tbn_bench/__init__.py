@@ -67,11 +67,23 @@ def __getattr__(name: str) -> Any:
     if name == "catalog":
         return import_module("tbn_bench.catalog")
     if name in _FACE:
-        module, attribute = _FACE[name]
-        return getattr(import_module(module), attribute)
+        return _loaded(name)
     if name in _MOVED:
         raise AttributeError(f"tbn_bench.{name} is now {_MOVED[name]}")
     raise AttributeError(f"module 'tbn_bench' has no attribute {name!r}")
+
+
+def _loaded(name: str) -> Any:
+    """A name of the face. Raises ModuleNotFoundError with the extra to install."""
+    module, attribute = _FACE[name]
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        extras = import_module("tbn_bench.extras")
+        line = extras.install_line(error, f"tbn_bench.{name}")
+        if line is None:
+            raise
+        raise ModuleNotFoundError(line, name=error.name) from error
 
 
 def __dir__() -> list[str]:

@@ -1,11 +1,13 @@
 """tbn-bench train | plan | sweep | latency | bench | export | mcu | list | check | report | runs.
 
-Each command is a file of this folder with HELP, add_arguments(parser) and run(args). It imports
-torch and other large libraries inside run, so that --help needs none of them.
+Each command is a file of this folder with HELP, add_arguments(parser) and run(args), and EXTRA
+where it needs an extra of the package. It imports torch and other large libraries inside run, so
+that --help needs none of them.
 """
 
 import sys
 
+from tbn_bench import extras
 from tbn_bench.cli.flags import load_plugins
 from tbn_bench.cli.parser import make_parser
 from tbn_bench.records.files import RecordError, emit
@@ -31,6 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     except MemoryError:
         said = "not enough memory; use a smaller network or batch"
         tell(f"{program}: error: {said}", file=sys.stderr)
+        return FAILED
+    except ModuleNotFoundError as error:
+        line = extras.install_line(error, program, args.own_extra)
+        if line is None:
+            raise
+        tell(line, file=sys.stderr)
         return FAILED
     except RunBusy as error:
         tell(f"{program}: error: {error}", file=sys.stderr)

@@ -6,6 +6,7 @@ from typing import Any
 from tbn_bench.cli import flags
 
 HELP = "time training steps of ResNet-18's 3x3 convolutions against full precision"
+EXTRA = "train"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

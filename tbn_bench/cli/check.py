@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 HELP = "run every contract of the shelf on the entries of a plugin file"
+EXTRA = "train"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from tbn_bench.cli import flags
 from tbn_bench.records.store import RunStore
 
 HELP = "write a trained run as a file, checked against the trained model"
+EXTRA = "train"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from tbn_bench.config import RunConfig
 from tbn_bench.records.text import tell
 
 HELP = "time networks, each gated by a parity check"
+EXTRA = "peers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from tbn_bench.records.text import tell
 
 HELP = "build, run and measure exported C libraries on simulated microcontrollers"
+EXTRA = "mcu"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

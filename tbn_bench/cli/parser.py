@@ -117,5 +117,6 @@ def make_parser() -> Parser:
     for name, command in COMMANDS.items():
         own: Any = commands.add_parser(name, help=command.HELP, allow_abbrev=False)
         command.add_arguments(own)
-        own.set_defaults(call=command.run, parser=own)
+        extra = getattr(command, "EXTRA", "")
+        own.set_defaults(call=command.run, parser=own, own_extra=extra)
     return parser

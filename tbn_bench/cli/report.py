@@ -7,6 +7,7 @@ from typing import Any
 from tbn_bench.cli import flags
 
 HELP = "records to tables, figures and one page"
+EXTRA = "report"
 _EVERY_S = 10.0
 
 

@@ -9,6 +9,7 @@ from tbn_bench.cli.runs_flags import BARE, LIST_FLAGS
 from tbn_bench.records.store import RunStore
 
 HELP = "list, show, compare, follow, check, prune and export recorded runs"
+EXTRA = "report"
 
 add_arguments = runs_flags.add_arguments
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tbn_bench.sweep.spec import SweepSpec
 
 HELP = "run every configuration of a sweep file (W&B's format)"
+EXTRA = "sweep"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -238,7 +239,9 @@ def _agent(args: argparse.Namespace) -> dict[str, Any]:
     here = str(Path(sys.executable).parent)
     program = shutil.which("wandb") or shutil.which("wandb", path=here)
     if program is None:
-        raise ValueError('--engine wandb needs the command wandb on PATH: pip install "tbn-bench"')
+        raise ValueError(
+            '--engine wandb needs the command wandb on PATH: pip install "tbn-bench[sweep]"'
+        )
     path = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
     environment = {**os.environ, "PATH": path}
     agent = subprocess.run([program, "agent", sweep_id], env=environment, check=False)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tbn_bench.experiment.build import Experiment
 
 HELP = "train one network and record it"
+EXTRA = "train"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

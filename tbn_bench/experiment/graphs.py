@@ -41,14 +41,11 @@ def write_onnx(
 ) -> Call:
     """metadata: kept as the model's metadata_props.
 
-    Raises ValueError without ONNX Runtime, ExportError if the file does not hold the bits."""
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 (torch.onnx needs it)
-    except ImportError as error:
-        raise ValueError(
-            f"ONNX export needs {error.name}; install it: pip install 'tbn-bench[peers]'"
-        ) from error
+    Raises ExportError if the file does not hold the bits.
+    """
+    import onnxruntime
+    import onnxscript  # noqa: F401 (torch.onnx needs it)
+
     program = _onnx_program(model, x)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces of this machine, larger than the weights

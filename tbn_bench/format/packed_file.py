@@ -20,19 +20,17 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from tbn_bench import __version__
 from tbn_bench.atomic import replace_file
-from tbn_bench.format import description, description_v2, strict_json
+from tbn_bench.format import description, description_v2, safetensors_file, strict_json
 from tbn_bench.format.description import Damaged, Weight
 
 VERSION = 3
@@ -264,7 +262,7 @@ def read(path: Path) -> Artifact:
     """
     try:
         data = _bytes(path)
-        metadata, arrays = _parsed(data)
+        metadata, arrays = safetensors_file.parse(data)
         version = metadata.get("tbn_format_version")
         if version not in READABLE:
             raise _refusal(path, version)
@@ -326,25 +324,6 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | without_waiting)
 
 
-def _parsed(data: bytes) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
-    """(metadata, tensors) of a safetensors file. Raises Damaged."""
-    try:
-        entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call] # it has no types
-    except SafetensorError as error:
-        raise Damaged(f"not a whole safetensors file: {error}") from error
-    end = _data_start(data)
-    header = _loads(data[8:end], "the header")
-    metadata = header.get("__metadata__") or {}
-    arrays = {name: _array(name, entry) for name, entry in entries}
-    return metadata, arrays
-
-
-def _data_start(data: bytes) -> int:
-    prefix = data[:8]
-    header_bytes = int.from_bytes(prefix, "little")
-    return 8 + header_bytes
-
-
 def _loads(text: str | bytes, what: str) -> dict[str, Any]:
     """A JSON object. Raises Damaged where it is none, or not strictly JSON."""
     try:
@@ -354,21 +333,6 @@ def _loads(text: str | bytes, what: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Damaged(f"damaged metadata: {what} must be a JSON object")
     return found
-
-
-_BY_CODE = {code: dtype for dtype, code in description.TYPES.items()}
-
-
-def _array(name: str, entry: Mapping[str, Any]) -> NDArray[Any]:
-    code = entry["dtype"]
-    if code not in _BY_CODE:
-        known = ", ".join(_BY_CODE)
-        raise Damaged(f"the tensor {name} has type {code}; a packed file holds {known}")
-    try:
-        values = np.frombuffer(entry["data"], _BY_CODE[code])
-        return values.reshape(entry["shape"])
-    except ValueError as error:
-        raise Damaged(f"the tensor {name} has a shape that numpy cannot hold: {error}") from error
 
 
 def _text(metadata: dict[str, str], key: str) -> str:
@@ -416,7 +380,7 @@ def _read_3(data: bytes, metadata: dict[str, str], arrays: dict[str, NDArray[Any
 
 
 def _check_hash(data: bytes, metadata: dict[str, str]) -> None:
-    start = _data_start(data)
+    start = safetensors_file.data_start(data)
     digest = _text(metadata, "sha256")
     said = _hash_field(digest)
     no_hash = _hash_field(_NO_HASH)

@@ -80,14 +80,9 @@ def run(
 
 
 def library() -> ModuleType:
-    """Ray. Raises ValueError if it is not installed."""
-    try:
-        import ray
-        import ray.tune
-    except ImportError as error:
-        raise ValueError(
-            f'--engine ray needs Ray ({error}): pip install "tbn-bench[ray]"'
-        ) from error
+    import ray
+    import ray.tune
+
     module: ModuleType = ray
     return module
 

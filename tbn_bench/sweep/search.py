@@ -24,13 +24,9 @@ Known = list[tuple[Point, list[float] | None]]
 
 
 def library() -> ModuleType:
-    """Optuna, silent. Raises ValueError if it is not installed."""
-    try:
-        import optuna
-    except ImportError as error:
-        raise ValueError(
-            'methods bayes and custom need Optuna: pip install "tbn-bench[search]"'
-        ) from error
+    """Optuna, silent."""
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     module: ModuleType = optuna
     return module

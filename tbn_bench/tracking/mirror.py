@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import nn
 
 from tbn_bench.config import RunConfig
 from tbn_bench.convert.plan import Plan
+from tbn_bench.extras import require
 from tbn_bench.records.files import to_json
 from tbn_bench.records.text import tell
 from tbn_bench.tracking.diagnostics import Histogram, tile_histograms
@@ -93,15 +93,11 @@ def tidy(trackers: tuple[str, ...], wandb: str) -> tuple[str, ...]:
 def check(trackers: tuple[str, ...], wandb: str) -> tuple[str, ...]:
     """The mirrors of tidy, each of which can start here.
 
-    Raises ValueError naming the package or the key that is missing.
+    Raises ModuleNotFoundError for a missing package, ValueError for a missing key.
     """
     names = tidy(trackers, wandb)
     for name in names:
-        if find_spec(name) is None:
-            raise ValueError(
-                f"--tracker {name} needs the package {name}; "
-                "install it: pip install 'tbn-bench[trackers]'"
-            )
+        require(name)
     if "wandb" in names and wandb == "online":
         from tbn_bench.tracking.account import require_key
 
@@ -128,7 +124,7 @@ class Mirrors:
     """
 
     def __init__(self, trackers: tuple[str, ...] = (), wandb: str = "off"):
-        """Raises ValueError as check does."""
+        """Raises ValueError and ModuleNotFoundError as check does."""
         self.live = {name: _new(name, wandb) for name in check(trackers, wandb)}
         self.began = time.perf_counter()
         self.spent = 0.0  # seconds on histograms so far
