@@ -20,6 +20,7 @@ GROUND = {
     "catalog",
     "extras",
     "scores",
+    "shipped",
     "fingerprint",
     "yaml_file",
 }
@@ -32,6 +33,7 @@ LIGHT = {
     "fingerprint",
     "records",
     "scores",
+    "shipped",
     "yaml_file",
 }
 SHELVES = {"binarizers", "models", "kernels", "native"}
@@ -45,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": {"atomic", "catalog", "scores"},  # the words and ranges of what a record holds
     "catalog": set(),
     "extras": set(),
+    "shipped": {"catalog"},
     "scores": set(),
     "yaml_file": set(),
     "derived": set(),
@@ -117,6 +120,7 @@ NO_TORCH = {
     "extras",
     "fingerprint",
     "scores",
+    "shipped",
     "yaml_file",
     "cli",
     "runs",

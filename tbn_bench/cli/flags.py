@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tbn_bench import catalog, yaml_file
+from tbn_bench import catalog, shipped, yaml_file
 from tbn_bench.catalog import plugged
 from tbn_bench.config import RunConfig, make
 from tbn_bench.records.names import is_path
@@ -20,7 +20,9 @@ def add_config(parser: Any) -> None:
     """A flag for every field of RunConfig, and --config. parser: a cli.parser.Parser."""
     parser.calls = CALLS
     add_plugin(parser)
-    parser.add_argument("--config", type=Path, help="YAML preset; flags override it")
+    parser.add_argument(
+        "--config", type=Path, help="YAML preset, or the name of a recipe; flags override it"
+    )
     for name, field in RunConfig.model_fields.items():
         default = field.default
         if isinstance(default, tuple):
@@ -61,8 +63,9 @@ def config_of(args: argparse.Namespace) -> RunConfig:
 
     preset: dict[str, Any] = {}
     if args.config:
-        written = read_preset(args.config)
-        load_named(written.pop("plugins", None), args.config)
+        preset_file = shipped.find("recipes", args.config)
+        written = read_preset(preset_file)
+        load_named(written.pop("plugins", None), preset_file)
         preset = dotted.fold(written)
     given = {}
     for name, value in vars(args).items():

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from tbn_bench import shipped
 from tbn_bench.cli import flags
 from tbn_bench.config import RunConfig
 from tbn_bench.records.text import tell
@@ -117,16 +118,11 @@ def _trained_runs(args: argparse.Namespace) -> Path:
     from tbn_bench.sweep import local, spec
     from tbn_bench.sweep.execution import ExecutionOptions
 
-    file = Path("sweeps") / f"{args.suite}.yaml"
     own: Path = args.results / "local"
     for folder in (args.results, own):
-        try:
-            trained.usable_runs(args.suite, folder)
-        except ValueError:
-            if folder == own and not file.exists():
-                raise
-        else:
+        if trained.has_runs(args.suite, folder):
             return folder
+    file = shipped.find("sweeps", Path(args.suite))
     tell(
         f"no trained runs of {args.suite} with checkpoints here: training {file} first, into {own}"
     )

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from tbn_bench import shipped
 from tbn_bench.records.text import tell
 
 HELP = "build, run and measure exported C libraries on simulated microcontrollers"
@@ -28,18 +29,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _train_first_seed(args: argparse.Namespace) -> None:
     """Trains the runs of a suite's first seed, into --trained or `local` in --results.
 
-    Raises ValueError where the sweep file of that name does not exist.
+    Raises ValueError where there is no sweep of that name.
     """
     from tbn_bench.sweep import local, spec
     from tbn_bench.sweep.execution import ExecutionOptions
 
-    file = Path("sweeps") / f"{args.suite}.yaml"
     folder = args.trained or args.results / "local"
-    if not file.exists():
-        raise ValueError(
-            f"no finished runs of {args.suite} with checkpoints under {folder}, "
-            f"and no {file} to train them by"
-        )
+    file = shipped.find("sweeps", Path(args.suite))
     sweep = spec.load(file)
     first = min(config.seed for config in sweep.configs)
     tell(

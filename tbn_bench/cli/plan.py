@@ -44,7 +44,7 @@ def _published(results: Path) -> dict[str, Any]:
     from tbn_bench.reporting.reproduction import sizes
 
     problems: list[str] = []
-    ledger = published.read(results, problems).to_dict("records")
+    ledger = published.read(published.home(results), problems).to_dict("records")
     if problems:
         raise ValueError("\n".join(problems))
     settings = commands.settings_of(Path())

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tbn_bench import shipped
 from tbn_bench.catalog import did_you_mean
 from tbn_bench.cli import flags
 from tbn_bench.records.store import RunStore
@@ -33,7 +34,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="*",
         metavar="FILE",
-        help="sweep files; several files must have the same `name`",
+        help="sweep files, or names of sweeps that come with the package; "
+        "several files must have the same `name`",
     )
     parser.add_argument(
         "--set",
@@ -180,7 +182,11 @@ def _spec(args: argparse.Namespace) -> "SweepSpec":
     """The sweep of the files or of --fill, after its warnings are printed."""
     from tbn_bench.sweep import spec
 
-    sweep = _missing_seeds(args) if args.fill else spec.load_all(args.files, args.sets)
+    if args.fill:
+        sweep = _missing_seeds(args)
+    else:
+        files = [shipped.find("sweeps", given) for given in args.files]
+        sweep = spec.load_all(files, args.sets)
     if args.scale == "smoke":
         sweep = spec.smoke(sweep)
     for line in sweep.warnings:

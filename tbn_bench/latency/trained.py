@@ -36,6 +36,15 @@ def load(runs: list[RunRecord]) -> list[Trained]:
     return loaded
 
 
+def has_runs(name: str, results: Path) -> bool:
+    """Whether usable_runs finds some."""
+    try:
+        usable_runs(name, results)
+    except ValueError:
+        return False
+    return True
+
+
 def usable_runs(name: str, results: Path) -> list[RunRecord]:
     """Finished runs of sweep `name` whose checkpoints are here.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbn_bench import yaml_file
+from tbn_bench import shipped, yaml_file
 from tbn_bench.reporting import published
 from tbn_bench.reporting.published import Line
 from tbn_bench.reporting.tables._paper import is_ablation, is_study
@@ -67,16 +67,28 @@ def _wanted(line: Line) -> dict[str, tuple[str, bool]]:
 
 
 def settings_of(repository: Path) -> list[Setting]:
-    """Every sweep, then every recipe. Raises ValueError for a file that is not YAML."""
+    """Every sweep, then every recipe: of the repository, or those that come with the package.
+
+    Raises ValueError for a file that is not YAML.
+    """
     found = []
-    for path in sorted(repository.glob("sweeps/*.yaml")):
-        command = f"tbn-bench sweep {path.relative_to(repository)}"
+    for path, called in _files(repository, "sweeps"):
+        command = f"tbn-bench sweep {called}"
         found.append(Setting(command, _swept(path)))
-    for path in sorted(repository.glob("recipes/*.yaml")):
-        command = f"tbn-bench train --config {path.relative_to(repository)}"
+    for path, called in _files(repository, "recipes"):
+        command = f"tbn-bench train --config {called}"
         values = {key: [value] for key, value in _mapping(path).items()}
         found.append(Setting(command, values))
     return found
+
+
+def _files(repository: Path, kind: str) -> list[tuple[Path, str]]:
+    """(file, what a command calls it): by its path in the repository, else by its name."""
+    own = sorted(repository.glob(f"{kind}/*.yaml"))
+    if own:
+        return [(path, str(path.relative_to(repository))) for path in own]
+    folder = shipped.folder(kind)
+    return [(folder / f"{name}.yaml", name) for name in shipped.names(kind)]
 
 
 def _swept(path: Path) -> dict[str, list[Any]]:

@@ -77,10 +77,11 @@ class _Run:
         return {"sweep": self.record.sweep, "run_id": self.record.run_id, **values}
 
 
-def load(results: Path) -> Records:
+def load(results: Path, ledger: Path | None = None) -> Records:
     """Reads every record, and the published numbers, under `results`.
 
-    Raises ValueError where there is none.
+    ledger: the folder with the published numbers, default `results`.
+    Raises ValueError where there is no record.
     """
     store = RunStore(results)
     problems: list[str] = []
@@ -95,8 +96,7 @@ def load(results: Path) -> Records:
     if not runs and not latency and not mcu:
         what = f"; unreadable: {problems[0]}" if problems else ""
         raise ValueError(
-            f"no records under {results}{what}; "
-            f"run: tbn-bench sweep sweeps/quickstart.yaml --results {results}"
+            f"no records under {results}{what}; run: tbn-bench sweep quickstart --results {results}"
         )
     configs = [run.config_row() for run in runs]
     return Records(
@@ -104,7 +104,7 @@ def load(results: Path) -> Records:
         curves=_curves(runs),
         latency=_frame(latency, columns.LATENCY),
         mcu=pd.DataFrame(mcu, columns=list(columns.MCU), dtype=object),  # None stays None
-        published=published.read(results, problems),
+        published=published.read(ledger or results, problems),
         problems=problems,
         configs=_frame(configs, ("sweep", "run_id", *RunConfig.model_fields)),
         plans=_plans(runs),

@@ -26,10 +26,11 @@ def of_folder(results: Path, out: Path, repository: Path = Path()) -> dict[str, 
     repository: has sweeps/ and recipes/, from which the commands are taken. Raises ValueError if
     there are no records.
     """
-    records = load(results)
+    ledger_folder = published.home(results)
+    records = load(results, ledger_folder)
     found = cells_of(records, repository)
     ledger = records.published.to_dict("records")
-    planned = sizes.read(results)
+    planned = sizes.read(ledger_folder)
     checks = sizes.checks(ledger, planned)
     built = tables.tables(found, checks, planned)
     points = teaser.points(found, groups.groups(records), planned)

@@ -25,7 +25,7 @@ from typing import Any
 
 import pandas as pd
 
-from tbn_bench import catalog
+from tbn_bench import catalog, shipped
 from tbn_bench.records.files import read_file
 from tbn_bench.records.text import shown as shown_path
 from tbn_bench.reporting import style
@@ -63,6 +63,13 @@ LEGEND = {
 }
 FLASH = "stored_kB"  # metric: flash for the weights, in kB as printed
 _FEW = 3  # so many reported values are listed one by one; more are shown as a range
+
+
+def home(results: Path) -> Path:
+    """The folder that has `published`: results, or else that of the package's own ledger."""
+    if (results / "published").is_dir():
+        return results
+    return shipped.folder("published").parent
 
 
 def read(results: Path, problems: list[str]) -> pd.DataFrame:
