@@ -94,7 +94,7 @@ UNIX_ONLY = {
 # library -> the only parts that may import it ("a/b" is one file of part a)
 HOMES: dict[str, set[str]] = {
     "timm": {"models", "optimizers", "tasks/image_classification"},  # mixup and cutmix
-    "pytorch_lightning": {"tasks", "experiment", "tracking/lightning_mirrors"},
+    "pytorch_lightning": {"data/_given", "tasks", "experiment", "tracking/lightning_mirrors"},
     "lightning": {"tasks", "experiment"},
     "wandb": {"tracking"},
     "tensorboard": {"tracking/lightning_mirrors"},

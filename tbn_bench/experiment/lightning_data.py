@@ -8,6 +8,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 
+def for_trainer(data: Any) -> pl.LightningDataModule:
+    """A data set as Trainer takes it; one that is Lightning's already stays as it is."""
+    if isinstance(data, pl.LightningDataModule):
+        return data
+    return LightningData(data)
+
+
 class LightningData(pl.LightningDataModule):
     """Loaders and preparation of a data set (data/_base.py), under Lightning's names."""
 

@@ -14,7 +14,7 @@ from tbn_bench.convert.cost import Cost
 from tbn_bench.experiment.build import Experiment, build_task
 from tbn_bench.experiment.callbacks import AtomicCheckpoints, Recorder, make_trainer, quiet
 from tbn_bench.experiment.distributed import Follower, check_ranks
-from tbn_bench.experiment.lightning_data import LightningData
+from tbn_bench.experiment.lightning_data import for_trainer
 from tbn_bench.experiment.options import RunOptions
 from tbn_bench.records import predictions
 from tbn_bench.records.run import Run
@@ -53,7 +53,7 @@ class Training:
             if self.options.devices > 1:
                 check_ranks(task)
             epoch = self._choose(task)
-            results = trainer.test(task, LightningData(data), verbose=False)[0]
+            results = trainer.test(task, for_trainer(data), verbose=False)[0]
         if task.seen != data.size("test"):
             raise RuntimeError(
                 f"{task.seen} test samples were evaluated, the set has {data.size('test')}"
@@ -93,7 +93,7 @@ class Training:
 
     def _fit(self, trainer: pl.Trainer, task: Task) -> None:
         point = _resume_point(self.run)
-        data = LightningData(self.experiment.data)
+        data = for_trainer(self.experiment.data)
         handler = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(task, data, ckpt_path=point, weights_only=True)

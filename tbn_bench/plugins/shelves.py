@@ -22,6 +22,7 @@ _SHELF_OF_BASE = {  # a base class, by module and name -> shelf
     ("tbn_bench.binarizers._base", "Binarizer"): "binarizers",
     ("tbn_bench.tasks._base", "Task"): "tasks",
     ("tbn_bench.data._base", "TensorDataModule"): "data",
+    ("pytorch_lightning.core.datamodule", "LightningDataModule"): "data",
 }
 _PARTS = {  # classes of these are parts of an entry, not entries
     ("tbn_bench.binarizers._base", "WeightBinarizer"),
