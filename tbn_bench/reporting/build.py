@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import altair
+import pandas as pd
 
 from tbn_bench import __version__, catalog
 from tbn_bench.records.files import RecordError
@@ -27,7 +28,7 @@ from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.page import details, render
 from tbn_bench.reporting.table import Table
 
-MANY = 100  # runs
+MANY = 30  # panels to draw
 _MAIN = "comparison"  # one table per track: comparison, comparison_w1a1, ...
 _FIRST = (_MAIN, "accuracy_bits", "accuracy_latency", "training_curves")
 
@@ -114,68 +115,76 @@ class Figures:
     empty: list[tuple[str, str]]
 
 
-def _write_figure(name: str, records: Records, folder: Path) -> render.Drawn | None:
-    """Writes its files. Returns (title, Vega-Lite specification), None if there is no data."""
-    module = importlib.import_module(f"{figures.__name__}.{name}")
-    frame = module.frame(records)
-    panels.write(module, frame, folder / name)
+def _drawn(module: Any, frame: pd.DataFrame, records: Records, folder: Path) -> render.Drawn | None:
+    """Writes a figure's sidecar. Returns (title, Vega-Lite specification), None without data."""
     if frame.empty:
         return None
     run_ids, sources = protocol.origins(frame, records)
     commands = frame.attrs.get("commands", [])
+    folder.mkdir(parents=True, exist_ok=True)
+    name = module.__name__.rpartition(".")[2]
     _sidecar(folder / f"{name}.json", records, run_ids, commands, sources)
     spec = specification(module, records)
-    if spec is None:
-        return None
-    return module.TITLE, spec
-
-
-_given: list[Any] = []  # records and folder, in a process that draws
-
-
-def _take(*given: Any) -> None:
-    _given[:] = given
-
-
-def _write_given(name: str) -> render.Drawn | None:
-    return _write_figure(name, *_given)
+    return None if spec is None else (module.TITLE, spec)
 
 
 @contextlib.contextmanager
 def _drawing(records: Records, folder: Path) -> Iterator[Callable[[], Figures]]:
     """Yields a function that waits for all figures.
 
-    The figures of many runs are drawn meanwhile, by processes that take two seconds to start.
+    Many print versions are drawn meanwhile, by processes that take two seconds to start.
     """
-    names = [name for name, _ in entries(figures)]
-    if len(records.runs) < MANY:
-        yield lambda: _figures(names, [_write_figure(name, records, folder) for name in names])
+    modules = dict(entries(figures))
+    frames = {name: module.frame(records) for name, module in modules.items()}
+    plans = {}
+    for name, module in modules.items():
+        plans[name] = panels.plan(module, frames[name], folder / name)
+    drawings = [drawing for plan in plans.values() for drawing in plan.drawings]
+
+    def finished(made: Iterable[None]) -> Figures:
+        drawn = {}
+        empty = []
+        for name, module in modules.items():
+            figure = _drawn(module, frames[name], records, folder)
+            if figure is None:
+                empty.append((module.TITLE, module.NEEDS))
+            else:
+                drawn[name] = figure
+        for _ in made:  # waits for the processes
+            pass
+        for plan in plans.values():
+            plan.settle()
+        return Figures(drawn, empty)
+
+    workers = min(4, _cores())
+    if len(drawings) < MANY or workers == 1:
+        yield lambda: finished(map(panels.Drawing.draw, drawings))
         return
-    workers = max(1, min(4, os.cpu_count() or 1))
-    with ProcessPoolExecutor(workers, get_context("spawn"), _take, (records, folder)) as others:
-        made = others.map(_write_given, names)
-        yield lambda: _figures(names, made)
+    with ProcessPoolExecutor(workers, get_context("spawn")) as others:
+        made = others.map(panels.Drawing.draw, drawings)
+        yield lambda: finished(made)
 
 
-def _figures(names: Iterable[str], made: Iterable[render.Drawn | None]) -> Figures:
-    drawn = {}
-    empty = []
-    for name, figure in zip(names, made, strict=True):
-        if figure is not None:
-            drawn[name] = figure
-            continue
-        module = importlib.import_module(f"{figures.__name__}.{name}")
-        empty.append((module.TITLE, module.NEEDS))
-    return Figures(drawn, empty)
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def specification(module: Any, records: Records) -> dict[str, Any] | None:
-    """A figure's chart as Vega-Lite, without a limit on its rows."""
+    """A figure's chart as Vega-Lite, without a limit on its rows.
+
+    module.chart gives the specification itself, or a chart of Altair's.
+    """
     with altair.data_transformers.enable("default", max_rows=None), warnings.catch_warnings():
         # One selection for all panels is intended.
         warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")
         chart = module.chart(records)
-        return None if chart is None else chart.to_dict()
+        if chart is None or isinstance(chart, dict):
+            return chart
+        found: dict[str, Any] = chart.to_dict()
+        return found
 
 
 def one_figure(

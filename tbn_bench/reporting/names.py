@@ -4,6 +4,7 @@ A call such as `tbn(copies='hadamard', min_layer_size=1000, p=8)` reads "TBN-8 h
 that do not decide a name appear only where two calls would have the same name.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
@@ -79,6 +80,7 @@ _DATA_OPTIONS = ("size", "test_area")
 Base = Callable[[str], str]  # a call -> its name
 
 
+@functools.cache
 def method(spec: str) -> str:
     """The display name of a binarizer: FP32, BWN, TBN-4, TBN-8 hadamard, Low rank 1/4."""
     return _name(spec, _METHODS, _METHOD_OPTIONS)
@@ -92,11 +94,13 @@ def methods(specs: Iterable[str]) -> dict[str, str]:
     return distinct(specs, method)
 
 
+@functools.cache
 def network(model: str) -> str:
     """The display name of a model: ResNet-18, airbench 64/256/256, Net (given)."""
     return _given(model) or _name(model, _MODELS, _MODEL_OPTIONS)
 
 
+@functools.cache
 def data_set(data: str) -> str:
     """The display name of a data set: CIFAR-10, TensorDataset (given)."""
     return _given(data) or _name(data, _DATA, _DATA_OPTIONS)

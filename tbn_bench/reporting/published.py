@@ -17,6 +17,7 @@ read in a source; remembered numbers are left out.
 """
 
 import csv
+import functools
 import io
 import math
 from collections.abc import Iterable, Iterator
@@ -222,12 +223,14 @@ def matching(
     A line fits if each option that it names has our value. Options that only we name are ignored,
     except sizes of the data set or model, which make another one.
     """
-    is_wanted = (ledger["metric"] == metric) & (ledger["activation_bits"] == activation_bits)
-    found = []
-    for line in ledger[is_wanted].to_dict("records"):
-        if is_same(line["spec"], binarizer) and is_about(line, data, model):
-            found.append(line)
-    return found
+    named = {spec: is_same(spec, binarizer) for spec in ledger["spec"].unique()}
+    is_wanted = (
+        (ledger["metric"] == metric)
+        & (ledger["activation_bits"] == activation_bits)
+        & ledger["spec"].map(named).astype(bool)
+    )
+    lines = ledger[is_wanted].to_dict("records")
+    return [line for line in lines if is_about(line, data, model)]
 
 
 def is_about(line: Line, data: str, model: str) -> bool:
@@ -308,6 +311,7 @@ def of_target(lines: list[Line]) -> tuple[list[Line], list[Line]]:
     return same, others
 
 
+@functools.lru_cache(maxsize=4096)  # asked for thousands of pairs; nobody changes the options
 def _options(call: str) -> tuple[str, dict[str, Any]]:
     """Name and options. A p per layer counts as its largest p, as in the names of TBN's authors."""
     name, options = catalog.parse(call)

@@ -520,7 +520,7 @@ def test_watch_builds_again_when_a_record_changed_and_ends_with_0(results, tmp_p
     import shutil
 
     shutil.copytree(results, tmp_path / "results")
-    code = "import sys; from tbn_bench.reporting import build; build._write_figure = lambda *a: None; build._write_tables = lambda *a: {}; from tbn_bench.cli import main; sys.exit(main())"
+    code = "import contextlib, sys; from tbn_bench.reporting import build; build._drawing = lambda *a: contextlib.nullcontext(lambda: build.Figures({}, [])); build._write_tables = lambda *a: {}; from tbn_bench.cli import main; sys.exit(main())"
     command = [
         sys.executable,
         "-c",

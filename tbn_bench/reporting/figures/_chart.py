@@ -1,9 +1,11 @@
 """Panels of points and lines for the page, as Vega-Lite charts."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import pandas as pd
+from altair import SCHEMA_URL
 
 from tbn_bench.reporting import style
 from tbn_bench.reporting.figures import _panels
@@ -12,6 +14,8 @@ from tbn_bench.reporting.figures._panels import Layout
 SIZE = {"width": 330, "height": 240}  # of a panel
 _POINTS = 15  # of one curve; print draws all
 _GREY = "#9A9A9A"
+
+Channel = dict[str, Any]  # of Vega-Lite: a field or value, its type and its scale
 
 
 def by_legend() -> alt.Parameter:
@@ -24,34 +28,61 @@ def faint_unless(chosen: alt.Parameter) -> Any:
     return alt.condition(chosen, alt.value(1.0), alt.value(0.12))
 
 
-def chart_panels(data: pd.DataFrame, layout: Layout) -> Any:
-    """The panels of _panels.frame; None without rows. The legend is a filter."""
+def chart_panels(data: pd.DataFrame, layout: Layout) -> dict[str, Any] | None:
+    """The panels of _panels.frame as a Vega-Lite specification; None without rows.
+
+    The page makes the legend. Altair would take ten times as long to build the same.
+    """
     if data.empty:
         return None
-    looks = data.drop_duplicates("method")
-    methods = list(looks["method"])
-    colours_of = layout.colours(data)
-    markers = [style.shape(spec) for spec in looks["binarizer"]]
-    in_colour = alt.Scale(domain=methods, range=[colours_of[method] for method in methods])
-    colours = alt.Color("method:N", scale=in_colour, legend=style.CHART_LEGEND)
-    shapes = alt.Shape("method:N", scale=alt.Scale(domain=methods, range=markers))
-    chosen = by_legend()
-    charts = []
+    method = _by_method(data, layout)
+    datasets = {}
+    panels = []
     for panel, part in data.groupby("panel", sort=False):
         shown = part[_panels.near(part)]
         if layout.front:
             on_front = _panels.front(shown).index
             shown = shown.assign(front=shown.index.isin(on_front))
         shown = _rounded(_thinned(shown) if layout.thin else shown)
-        base = alt.Chart(shown.drop(columns=["panel", "axis", "binarizer"])).encode(
-            x=alt.X("x:Q", scale=_x_scale(layout), title=layout.x),
-            color=colours,
-            opacity=faint_unless(chosen),
-        )
-        y = alt.Y("y:Q", scale=_y_scale(layout, shown), title=str(part["axis"].iloc[0]))
-        layers = _layers(base, y, layout, colours, shapes)
-        charts.append(alt.layer(*layers).properties(title=_title(str(panel), part, shown), **SIZE))
-    return alt.concat(*charts, columns=2).add_params(chosen)
+        rows = shown.drop(columns=["panel", "axis", "binarizer"]).to_dict("records")
+        name = f"rows-{len(panels)}"
+        datasets[name] = rows
+        y = {
+            "field": "y",
+            "type": "quantitative",
+            "scale": _y_scale(layout, shown),
+            "title": str(part["axis"].iloc[0]),
+        }
+        drawn = {
+            "title": _title(str(panel), part, shown),
+            "data": {"name": name},
+            "layer": _layers(layout, method, y),
+            **SIZE,
+        }
+        panels.append(drawn)
+    return {"$schema": SCHEMA_URL, "concat": panels, "columns": 2, "datasets": datasets}
+
+
+@dataclass(frozen=True)
+class _ByMethod:
+    """The channels of a mark's method."""
+
+    colour: Channel
+    shape: Channel
+
+
+def _by_method(data: pd.DataFrame, layout: Layout) -> _ByMethod:
+    looks = data.drop_duplicates("method")
+    methods = list(looks["method"])
+    colours_of = layout.colours(data)
+    colours = [colours_of[method] for method in methods]
+    markers = [style.shape(spec) for spec in looks["binarizer"]]
+    same: Channel = {"field": "method", "type": "nominal"}
+    return _ByMethod(
+        colour=same
+        | {"scale": {"domain": methods, "range": colours}, "legend": dict(style.CHART_LEGEND)},
+        shape=same | {"scale": {"domain": methods, "range": markers}},
+    )
 
 
 def _title(panel: str, part: pd.DataFrame, shown: pd.DataFrame) -> Any:
@@ -62,7 +93,7 @@ def _title(panel: str, part: pd.DataFrame, shown: pd.DataFrame) -> Any:
     if outside.empty:
         return lines
     said = [f"{row['label']} {row['y']:.3g}" for _, row in outside.iterrows()]
-    return alt.TitleParams(lines, subtitle=f"outside the axes: {', '.join(said)}")
+    return {"text": lines, "subtitle": f"outside the axes: {', '.join(said)}"}
 
 
 def _thinned(data: pd.DataFrame) -> pd.DataFrame:
@@ -82,36 +113,72 @@ def _rounded(data: pd.DataFrame) -> pd.DataFrame:
     return data.assign(**digits)
 
 
-def _x_scale(layout: Layout) -> alt.Scale:
+def _x_scale(layout: Layout) -> dict[str, Any]:
     if layout.log:
-        return alt.Scale(type="log", base=layout.log, padding=18)
-    return alt.Scale(padding=6 if layout.joined else 18, zero=False, nice=False)
+        return {"type": "log", "base": layout.log, "padding": 18}
+    return {"padding": 6 if layout.joined else 18, "zero": False, "nice": False}
 
 
-def _y_scale(layout: Layout, panel: pd.DataFrame) -> alt.Scale:
+def _y_scale(layout: Layout, panel: pd.DataFrame) -> dict[str, Any]:
     if layout.limits:
-        return alt.Scale(domain=list(layout.limits(panel)))
-    return alt.Scale(zero=False)
+        return {"domain": list(layout.limits(panel))}
+    return {"zero": False}
 
 
-def _layers(base: Any, y: Any, layout: Layout, colours: Any, shapes: Any) -> list[Any]:
+def _layers(layout: Layout, method: _ByMethod, y: Channel) -> list[dict[str, Any]]:
     """Lines where rows are joined, intervals, and marks, which are hollow where published."""
-    x_shown = alt.Tooltip("x:Q", title=layout.x)
-    marks = base.mark_point(size=70, clip=True).encode(
-        y=y,
-        shape=shapes,
-        fill=alt.condition("datum.published", alt.value(None), colours),
-        tooltip=["label", x_shown, "y", "low", "high", "seeds", "runs"],
-    )
-    intervals = base.mark_rule(clip=True).encode(y="low:Q", y2="high:Q")
+    x = {
+        "field": "x",
+        "type": "quantitative",
+        "scale": _x_scale(layout),
+        "title": layout.x,
+    }
+    same = {"x": x, "color": method.colour}
+    hollow = {"test": "datum.published", "value": None}
+    marks = {
+        "mark": {"type": "point", "size": 70, "clip": True},
+        "encoding": same
+        | {
+            "y": y,
+            "shape": method.shape,
+            "fill": {"condition": hollow, **method.colour},
+            "tooltip": _tooltip(layout),
+        },
+    }
+    intervals = {
+        "mark": {"type": "rule", "clip": True},
+        "encoding": same
+        | {
+            "y": {"field": "low", "type": "quantitative"},
+            "y2": {"field": "high"},
+        },
+    }
     if layout.joined:
-        lines = base.mark_line(strokeWidth=1, clip=True)
-        lines = lines.encode(y=y, detail=["line:N", "published:N"])
+        detail = [_nominal("line"), _nominal("published")]
+        lines = {
+            "mark": {"type": "line", "strokeWidth": 1, "clip": True},
+            "encoding": same | {"y": y, "detail": detail},
+        }
         return [lines, intervals, marks]
     if not layout.front:
         return [intervals, marks]
-    on_front = base.transform_filter("datum.front")
-    line = on_front.mark_line(strokeWidth=1, color=_GREY)
-    line = line.encode(y=y, color=alt.value(_GREY), opacity=alt.value(1.0))
-    label = on_front.mark_text(align="left", dx=7, dy=-6, fontSize=11)
-    return [line, intervals, marks, label.encode(y=y, text="label")]
+    on_front = {"transform": [{"filter": "datum.front"}]}
+    line = on_front | {
+        "mark": {"type": "line", "strokeWidth": 1, "color": _GREY},
+        "encoding": {"x": x, "y": y, "color": {"value": _GREY}},
+    }
+    label = on_front | {
+        "mark": {"type": "text", "align": "left", "dx": 7, "dy": -6, "fontSize": 11},
+        "encoding": same | {"y": y, "text": _nominal("label")},
+    }
+    return [line, intervals, marks, label]
+
+
+def _tooltip(layout: Layout) -> list[Channel]:
+    numbers = [{"field": name, "type": "quantitative"} for name in ("y", "low", "high", "seeds")]
+    x = {"field": "x", "type": "quantitative", "title": layout.x}
+    return [_nominal("label"), x, *numbers, _nominal("runs")]
+
+
+def _nominal(field: str) -> Channel:
+    return {"field": field, "type": "nominal"}
