@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tbn_bench import catalog
 from tbn_bench.reporting import names, style, tracks
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import Interval, t_interval
@@ -20,7 +21,8 @@ Panel = tuple[str, str, str]  # sweep, data, model
 class Group:
     """Runs of one configuration over seeds.
 
-    label: display name of the method, different from those of other methods of the panel.
+    label: display name of the method, different from those of other methods of the panel. shown_as:
+    the call that the network amounts to: that of BWN if a TBN tiled no layer, else the binarizer.
     results: every score of the test set by name. result: the score that the runs are judged by,
     None if no run has finished. by_seed: the values of that score. held_out: its mean over runs on
     held-out data, at the epoch whose network was tested; None if it was not logged.
@@ -40,6 +42,7 @@ class Group:
     first: dict[str, Any]
     by_seed: dict[int, float] = field(default_factory=dict)
     held_out: float | None = None
+    shown_as: str = ""
 
     @property
     def result(self) -> Interval | None:
@@ -65,13 +68,18 @@ def groups(records: Records) -> list[Group]:
         is_done = columns.finished[rows]
         done = rows[is_done]
         first = _first(runs, done if len(done) else rows)
+        label = labels[str(sweep), first["data"], first["model"]][first["binarizer"]]
+        shown_as = first["binarizer"]
+        if _tiles_nothing(shown_as, records.plans.get((str(sweep), str(group_id)), [])):
+            shown_as = "bwn"
+            label = f"BWN ({label} that tiles no layer)"
         group = Group(
             sweep=str(sweep),
             group_id=str(group_id),
             data=first["data"],
             model=first["model"],
             binarizer=first["binarizer"],
-            label=labels[str(sweep), first["data"], first["model"]][first["binarizer"]],
+            label=label,
             track=first["track"],
             score=first["score"],
             results=columns.results(done),
@@ -80,6 +88,7 @@ def groups(records: Records) -> list[Group]:
             first=first,
             by_seed=columns.by_seed(done, first["score"]),
             held_out=columns.mean_held_out(done),
+            shown_as=shown_as,
         )
         found.append(group)
 
@@ -90,6 +99,15 @@ def groups(records: Records) -> list[Group]:
         return g.sweep, g.data, g.model, method, g.group_id
 
     return sorted(found, key=place)
+
+
+def _tiles_nothing(binarizer: str, plan: list[dict[str, Any]]) -> bool:
+    """Whether a TBN has p = 1 in every layer, since all are smaller than min_layer_size."""
+    name, _ = catalog.parse(binarizer)
+    binarized = [row for row in plan if row.get("binarized")]
+    if name != "tbn" or not binarized:
+        return False
+    return all(row.get("p") == 1 for row in binarized)
 
 
 def _labels(runs: pd.DataFrame) -> dict[Panel, dict[str, str]]:

@@ -77,6 +77,8 @@ _METHOD_OPTIONS = ("p", "per_layer", "tau", "tile_length", "bits", "copies", "ac
 _MODEL_OPTIONS = ("name", "depth", "widths", "hidden", "channels", "width", "dim")
 _DATA_OPTIONS = ("size", "test_area")
 
+_WORDS = {"alpha": "alpha per", "alpha_source": "alpha from"}  # options in words
+
 Base = Callable[[str], str]  # a call -> its name
 
 
@@ -154,9 +156,19 @@ def _differing(calls: list[str]) -> list[str]:
         parts = []
         for key, value in sorted(own.items()):
             if any(other.get(key, ...) != value for other in parsed):
-                parts.append(f"{key}={_short(value)}" if key else str(value))
+                parts.append(_said(key, value))
         texts.append(", ".join(parts))
     return texts
+
+
+def _said(key: str, value: Any) -> str:
+    """An option in parentheses: alpha per layer, min_layer_size=0."""
+    if not key:
+        return str(value)
+    word = _WORDS.get(key)
+    if word is not None and isinstance(value, str):
+        return f"{word} {value}"
+    return f"{key}={_short(value)}"
 
 
 def _name(call: str, known: dict[str, str], named: tuple[str, ...]) -> str:

@@ -21,7 +21,7 @@ class Column:
 
     key: the key in the raw row, and the CSV header. header: the head in print. show: raw row ->
     text of the cell. mark: a key of the raw row; the cell stands out where its value is "best" or
-    "second".
+    "second". half: a key of the raw row, half of the value's interval; the page draws it.
     """
 
     key: str
@@ -29,6 +29,7 @@ class Column:
     show: Callable[[Row], str]
     numeric: bool = True
     mark: str = ""
+    half: str = ""
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,9 @@ def test_the_page_opens_from_disk_without_a_request_or_an_error(browser, page):
         "[...document.querySelectorAll('.chart svg')].every(s => s.getAttribute('aria-label') || s.querySelector('[aria-label]'))"
     )
     assert browser.run(
+        "[...document.querySelectorAll('.chart svg [role=graphics-symbol]')].every(e => e.getAttribute('aria-label'))"
+    )
+    assert browser.run(
         "['header','nav','main','footer'].every(tag => document.querySelectorAll('body > ' + tag + ', header > ' + tag).length === 1)"
     )
 

@@ -12,6 +12,8 @@ from tbn_bench.reporting.figures import _panels
 from tbn_bench.reporting.figures._panels import Layout
 
 SIZE = {"width": 330, "height": 240}  # of a panel
+_ENTRY = 15  # height of a configuration in the legend
+_COLOURS = 9  # of configurations; more are shades of one scale
 _POINTS = 15  # of one curve; print draws all
 _GREY = "#9A9A9A"
 
@@ -56,8 +58,9 @@ def chart_panels(data: pd.DataFrame, layout: Layout) -> dict[str, Any] | None:
         drawn = {
             "title": _title(str(panel), part, shown),
             "data": {"name": name},
-            "layer": _layers(layout, method, y),
-            **SIZE,
+            "layer": _layers(layout, _by_settings(part) or method, y),
+            "width": SIZE["width"],
+            "height": SIZE["height"] + _ENTRY * len(_configurations(part)),
         }
         panels.append(drawn)
     return {"$schema": SCHEMA_URL, "concat": panels, "columns": 2, "datasets": datasets}
@@ -85,15 +88,55 @@ def _by_method(data: pd.DataFrame, layout: Layout) -> _ByMethod:
     )
 
 
+def _by_settings(part: pd.DataFrame) -> _ByMethod | None:
+    """Each configuration in a colour of its own where a method has several, as a search does.
+
+    In the order of the settings: colours from dark to light if there are many.
+    """
+    labels = _configurations(part)
+    if not labels:
+        return None
+    own = part[~part["published"].astype(bool)]
+    few = [style.nth_colour(place) for place in range(len(labels))]
+    scale = {"scheme": "viridis"} if len(labels) > _COLOURS else {"range": few}
+    legend = style.CHART_LEGEND | {"title": None, "columns": 1}
+    same = _nominal("label")
+    looks = own.drop_duplicates("method")
+    markers = [style.shape(spec) for spec in looks["binarizer"]]
+    return _ByMethod(
+        colour=same | {"scale": {"domain": labels, **scale}, "legend": legend},
+        shape=_nominal("method")
+        | {"scale": {"domain": list(looks["method"]), "range": markers}, "legend": None},
+    )
+
+
+def _configurations(part: pd.DataFrame) -> list[str]:
+    """The labels of a panel in which one call has several; empty for any other panel."""
+    own = part[~part["published"].astype(bool)]
+    if "control" in own:
+        own = own[~own["control"].astype(bool)]
+    if not own.groupby("binarizer")["label"].nunique().gt(1).any():
+        return []
+    return list(dict.fromkeys(own["label"]))
+
+
 def _title(panel: str, part: pd.DataFrame, shown: pd.DataFrame) -> Any:
-    """The panel's title, and the controls that are outside its axes."""
+    """The panel's title; under it controls that are outside the axes, and narrower networks."""
     outside = part.drop(shown.index, errors="ignore")
     outside = outside[~_panels.near(part).loc[outside.index]]
     lines = style.wrapped(panel)
-    if outside.empty:
-        return lines
-    said = [f"{row['label']} {row['y']:.3g}" for _, row in outside.iterrows()]
-    return {"text": lines, "subtitle": f"outside the axes: {', '.join(said)}"}
+    said = []
+    if not outside.empty:
+        said.append(f"outside the axes: {_named(outside)}")
+    if "control" in shown and shown["control"].any():
+        controls = shown[shown["control"].astype(bool)]
+        said.append(f"controls: {_named(controls)}")
+    return {"text": lines, "subtitle": "; ".join(said)} if said else lines
+
+
+def _named(rows: pd.DataFrame) -> str:
+    said = [f"{row['label']} {row['y']:.3g}" for _, row in rows.iterrows()]
+    return ", ".join(said)
 
 
 def _thinned(data: pd.DataFrame) -> pd.DataFrame:

@@ -94,18 +94,21 @@ Curves = dict[tuple[str, str], list[Epoch]]
 
 def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The rows with every column; low and high are y where there is no interval."""
-    own = rows[0] if rows else {}
-    columns = dict.fromkeys([*COLUMNS, *own])
+    columns = dict.fromkeys(COLUMNS)
+    for row in rows:
+        columns.update(dict.fromkeys(row))
     data = pd.DataFrame(rows, columns=list(columns))
     defaults = {
         "low": data["y"],
         "high": data["y"],
         "published": False,
         "seeds": 0,
+        "control": False,
         "line": data["binarizer"],
         "label": data["method"],
     }
-    for name, value in defaults.items():
+    for name in data.columns.intersection(list(defaults)):
+        value = defaults[name]
         data[name] = data[name].where(data[name].notna(), value)
     return data.infer_objects()
 
@@ -180,9 +183,9 @@ def _of_groups(curves: pd.DataFrame, chosen: list[Group]) -> pd.DataFrame:
 def named(g: Group) -> dict[str, Any]:
     """method, label and binarizer of a group's marks."""
     return {
-        "method": names.method(g.binarizer),
+        "method": names.method(g.shown_as),
         "label": g.label,
-        "binarizer": g.binarizer,
+        "binarizer": g.shown_as,
     }
 
 
@@ -223,6 +226,8 @@ def front(panel: pd.DataFrame) -> pd.DataFrame:
 def near(panel: pd.DataFrame) -> pd.Series:
     """Whether a row may set the limits of y: not a control that is far below all methods."""
     is_control = panel["binarizer"].map(_is_control)
+    if "control" in panel:
+        is_control |= panel["control"].eq(True)
     methods = panel[~is_control]
     if methods.empty:
         return pd.Series(True, index=panel.index)

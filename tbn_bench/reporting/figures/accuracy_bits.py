@@ -1,7 +1,8 @@
 """The score on the test set against bits per weight, a panel per track, data set and model.
 
 Error bars are 95 % intervals over seeds. Published values for the same data set and model, or about
-tiles where we have no run, are hollow.
+tiles where we have no run, are hollow. Narrower binary networks of the same sweep are controls in
+the plot of the whole network: their bits are divided by its weights.
 """
 
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from tbn_bench import catalog
 from tbn_bench.reporting import names, style
 from tbn_bench.reporting.figures import _chart, _panels, _print, _published
-from tbn_bench.reporting.groups import Group
+from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
 
 TITLE = "Accuracy against bits per weight"
@@ -24,7 +26,7 @@ def frame(records: Records) -> pd.DataFrame:
     taken = []
     for title, gs in _panels.drawn(records):
         taken.append((gs[0].data, gs[0].model))
-        own = [_mark(title, g) for g in gs]
+        own = [_mark(title, g) for g in gs] + _narrower(records, title, gs)
         published = _published.of_panel(records, gs)
         rows += _compared(own + _hollow(title, published))
     for data, model, lines in _published.others(records, taken):
@@ -38,6 +40,46 @@ def _mark(panel: str, g: Group) -> dict[str, Any]:
         "panel": panel,
         "x": g.first["bits_per_weight"],
     }
+
+
+def _narrower(records: Records, panel: str, whole: list[Group]) -> list[dict[str, Any]]:
+    """Marks of the binary networks that have the panel's sweep, data and track, but fewer weights.
+
+    None where the whole network itself was not compared with a smaller method.
+    """
+    first = whole[0]
+    weights = max(g.first["weights"] or 0 for g in whole)
+    if len({g.binarizer for g in whole}) < 2 or not weights:
+        return []
+    marks = []
+    tracks = {g.track for g in whole}
+    for g in groups(records):
+        is_same_track = g.result is not None and g.track in tracks
+        if not is_same_track or not _is_narrower(g, first, weights):
+            continue
+        name = f"{g.label} {names.network(g.model)}"
+        marks.append(
+            _mark(panel, g)
+            | {
+                "label": f"{name}, narrower",
+                "x": g.first["stored_bits_weights"] / weights,
+                "control": True,
+                "line": g.group_id,
+            }
+        )
+    return marks
+
+
+def _is_narrower(g: Group, whole: Group, weights: float) -> bool:
+    """Whether a binary network is that of `whole` with fewer than so many weights."""
+    if (g.sweep, g.data, g.score) != (whole.sweep, whole.data, whole.score):
+        return False
+    own_entry, _ = catalog.parse(g.model)
+    entry, _ = catalog.parse(whole.model)
+    if own_entry != entry or names.method(g.binarizer) != "BWN":
+        return False
+    has_size = g.first["weights"] and g.first["stored_bits_weights"]
+    return bool(has_size) and g.first["weights"] < weights
 
 
 def _compared(marks: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,11 +15,14 @@ from matplotlib.figure import Figure
 from tbn_bench.reporting import style
 from tbn_bench.reporting.figures import _searched
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.settings import settings
+from tbn_bench.reporting.tables.best_configurations import best_first, searches
 from tbn_bench.scores import Score
 
 TITLE = "Sweeps: parallel coordinates"
 NEEDS = "a sweep of 8 runs or more that varied two parameters"
 _MAP = "viridis"
+_GAP = 0.08  # between two values that are written at an axis
 _MOST = 300  # runs: of more, a share that is spread evenly over the scores
 
 
@@ -29,12 +32,13 @@ def frame(records: Records) -> pd.DataFrame:
     The score comes last, as one more parameter.
     """
     out = []
+    winners = _winners(records)
     for title, score, table, varied in _searched.sweeps(records):
         if len(table) > _MOST:
             title = f"{title}, {_MOST} of {len(table)} runs"
             table = _spread(table)
         for name in (*varied, "score"):
-            out.append(_axis(title, score, table, name))
+            out.append(_axis(title, score, table, name, winners))
     return pd.concat(out, ignore_index=True) if out else pd.DataFrame()
 
 
@@ -44,8 +48,20 @@ def _spread(table: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("score", kind="stable").iloc[chosen]
 
 
-def _axis(title: str, score: Score, table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The rows of one parameter."""
+def _winners(records: Records) -> dict[str, str]:
+    """Run id -> its method and settings, of the best configurations on held-out data."""
+    found = {}
+    for members in searches(records).values():
+        best = best_first(members)[0]
+        said = f"{best.label} with {settings(records, members).of(best)}"
+        found.update(dict.fromkeys(best.run_ids, said))
+    return found
+
+
+def _axis(
+    title: str, score: Score, table: pd.DataFrame, name: str, winners: dict[str, str]
+) -> pd.DataFrame:
+    """The rows of one parameter. named: its value is written at the axis."""
     places, _ = _searched.place(table[name])
     return pd.DataFrame(
         {
@@ -56,8 +72,25 @@ def _axis(title: str, score: Score, table: pd.DataFrame, name: str) -> pd.DataFr
             "value": table[name].map(_shown),
             "score": table["score"],
             "axis": score.label,
+            "named": _spaced(places),
+            "winner": [winners.get(run_id, "") for run_id in table["run_id"]],
         }
     )
+
+
+def _spaced(places: np.ndarray) -> list[bool]:
+    """(n,) whether a place is at least _GAP above the last named one; the ends always are."""
+    order = np.argsort(places, kind="stable")
+    named = np.zeros(len(places), dtype=bool)
+    last = -1.0
+    top = places[order[-1]]
+    for k in order:
+        is_end = k == order[-1]
+        is_free = places[k] - last >= _GAP and top - places[k] >= _GAP
+        if is_end or is_free:
+            named[k] = True
+            last = places[k]
+    return named.tolist()
 
 
 def _shown(value: Any) -> str:
@@ -93,6 +126,13 @@ def _draw(axes: Axes, panel: pd.DataFrame, scale: mpl.colors.Normalize) -> None:
     axes.set_xticklabels(names)
 
 
+def _titled(panel: str, part: pd.DataFrame) -> alt.TitleParams:
+    """The title, and the winner under it."""
+    won = [said for said in part["winner"].unique() if said]
+    said = f"Thick: best on held-out data, {won[0]}" if won else ""
+    return alt.TitleParams(style.wrapped(panel), subtitle=said)
+
+
 def chart(records: Records) -> Any:
     data = frame(records)
     if data.empty:
@@ -102,13 +142,20 @@ def chart(records: Records) -> Any:
         shown = part.drop(columns=["panel", "axis"]).round({"place": 3, "score": 3})
         names = list(dict.fromkeys(part["parameter"]))
         axis = str(part["axis"].iloc[0])
-        lines = alt.Chart(shown).mark_line(opacity=0.5)
+        x = alt.X("parameter:N", sort=names, title=None, axis=alt.Axis(labelAngle=0, grid=True))
+        y = alt.Y("place:Q", axis=None)
+        lines = alt.Chart(shown).mark_line(opacity=0.6)
         lines = lines.encode(
-            x=alt.X("parameter:N", sort=names, title=None, axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("place:Q", axis=None),
+            x=x,
+            y=y,
             detail="run:N",
+            strokeWidth=alt.condition(alt.datum.winner, alt.value(4.0), alt.value(1.0)),
             tooltip=["run", "parameter", "value", "score"],
             color=alt.Color("score:Q", scale=alt.Scale(scheme=_MAP), title=axis),
         )
-        charts.append(lines.properties(title=style.wrapped(str(panel)), width=720, height=220))
+        values = alt.Chart(shown).transform_filter(alt.datum.named)
+        values = values.mark_text(align="left", dx=4, fontSize=11)
+        values = values.encode(x=x, y=y, text="value:N")
+        title = _titled(str(panel), part)
+        charts.append((lines + values).properties(title=title, width=720, height=220))
     return alt.vconcat(*charts).resolve_scale(color="independent", x="independent")

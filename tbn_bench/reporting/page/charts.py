@@ -10,6 +10,8 @@ import pandas as pd
 from tbn_bench.reporting import names, style
 
 _JOINS = ("concat", "hconcat", "vconcat")
+# of a panel's subtitle; the page itself shows the title
+_NOTE = {"anchor": "start", "fontSize": 11, "fontWeight": "normal"}
 # Vega's named shapes as paths within a unit square; its other shapes are paths already.
 _PATHS = {
     "circle": "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",
@@ -35,6 +37,9 @@ def figure(name: str, title: str, spec: dict[str, Any]) -> dict[str, Any]:
     panels = []
     for part in parts:
         own = {key: value for key, value in part.items() if key != "title"}
+        heading = part.get("title")
+        if isinstance(heading, dict) and heading.get("subtitle"):
+            own["title"] = _NOTE | {"text": heading["subtitle"]}
         panels.append({"title": _title(part), "spec": outer | own})
     return {
         "name": name,

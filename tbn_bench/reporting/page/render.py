@@ -19,7 +19,7 @@ from tbn_bench.records.files import replace
 from tbn_bench.reporting import findings, protocol
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.markup import markup
-from tbn_bench.reporting.page import answers, charts, details, missing, runs
+from tbn_bench.reporting.page import answers, charts, details, missing, pairs, runs
 from tbn_bench.reporting.page.packing import compact, inert, packed
 from tbn_bench.reporting.table import Table
 
@@ -27,8 +27,9 @@ Drawn = tuple[str, dict[str, Any]]  # title, Vega-Lite specification
 
 TITLE = "What sub-bit weights cost and what they buy"
 SHOWN_ROWS = 30  # of a table; the others are packed until the reader asks for them
-_SCRIPTS = ("base.js", "tables.js", "charts.js", "runs.js", "watch.js", "take.js")
+_SCRIPTS = ("base.js", "tables.js", "charts.js", "runs.js", "watch.js", "take.js", "pairs.js")
 _NOT_FINISHED = "not_finished"
+_SENTENCE = re.compile(r"(?<=[.)]) (?=[A-Z×])")
 _ROW = re.compile(r"<tr\b.*?</tr>", re.S)
 _RUN_CELL = re.compile(r"(<td[^>]*>)([0-9a-f]{12})</td>")
 
@@ -83,6 +84,28 @@ def blocks_of(name: str, table: Table, run_ids: set[str]) -> dict[str, Any]:
     return {"name": name, "title": table.title, "notes": table.footnotes, "parts": parts}
 
 
+def say_once(blocks: list[dict[str, Any]]) -> None:
+    """Leaves out the sentences of notes that an earlier table of parts has; names that table."""
+    said: dict[str, str] = {}
+    for b in blocks:
+        if "parts" not in b:
+            continue
+        earlier = set()
+        notes = []
+        for note in b["notes"]:
+            new = []
+            for sentence in _SENTENCE.split(note):
+                if said.setdefault(sentence, b["title"]) == b["title"]:
+                    new.append(sentence)
+                else:
+                    earlier.add(said[sentence])
+            if new:
+                notes.append(" ".join(new))
+        for title in sorted(earlier):
+            notes.append(f"The notes under {title} hold here too.")
+        b["notes"] = notes
+
+
 def page(
     records: Records,
     tables: dict[str, Table],
@@ -102,6 +125,7 @@ def page(
     """
     ids = set(records.runs["run_id"])
     blocks = [blocks_of(name, table, ids) for name, table in tables.items()]
+    say_once(blocks)
     main_tables = [b for b in blocks if b["name"].startswith(main)]
     not_finished = [b for b in blocks if b["name"] == _NOT_FINISHED]
     placed = {b["name"] for b in main_tables + not_finished}
@@ -116,6 +140,7 @@ def page(
         "finished": len(records.finished),
         "methods": records.runs["binarizer"].nunique(),
     }
+    side_by_side = pairs.pairs(records)
     scripts = [inert(_asset(name)) for name in _SCRIPTS]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_asset("index.html.j2"))
@@ -133,6 +158,7 @@ def page(
         **_origin(records),
         drawing=packed(compact(charts.drawing(figures, records.runs))),
         bundle=_bundle() if figures else "",
+        pair_data=Markup(inert(compact(side_by_side))) if side_by_side else "",
         book=Markup(inert(compact(index))),
         run_blocks=[] if book["files"] else book["blocks"],
         counts=counts,

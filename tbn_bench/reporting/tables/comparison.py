@@ -95,7 +95,13 @@ def _result(name: str) -> Column:
         half_text = score.text(half, False)
         return f"{mean_text} ± {half_text}"
 
-    return Column(name, f"{score.label} (95 % interval)", show, mark=f"{name}_mark")
+    return Column(
+        name,
+        f"{score.label} (95 % interval)",
+        show,
+        mark=f"{name}_mark",
+        half=f"{name}_half",
+    )
 
 
 def _marks(found: list[Group]) -> dict[tuple[str, str], str]:
@@ -316,7 +322,7 @@ def _latency_columns(rows: list[Row]) -> Iterator[Column]:
         if key.startswith("time_ms_p50_b") and _any(rows, key):
             batch = key.removeprefix("time_ms_p50_b")
             yield column(key, f"CPU ms, batch {batch}", ".3f")
-            yield column(f"ratio_b{batch}", f"× dense, batch {batch}", ".2f")
+            yield column(f"ratio_b{batch}", f"× fastest FP32, batch {batch}", ".2f")
 
 
 def _raw_keys(columns: list[Column]) -> tuple[str, ...]:
@@ -358,9 +364,10 @@ def _note(rows: list[Row], device: str | None) -> str:
         note += (
             f" Latency on {device}: the fastest float32 implementation of each method after its "
             "parity check, in CPU time of one thread per call (bf16 and int8 are under Latency). "
-            "× dense: compared with the fastest float32 implementation of full precision. Distinct "
-            "MACs: multiply-adds with weights, after equal dot products are computed once. "
-            "Products of activations with each other (in attention) do not count."
+            "× fastest FP32: how many times as fast as the fastest float32 implementation of full "
+            "precision; the tables of kernels compare with eager torch. Distinct MACs: "
+            "multiply-adds with weights, after equal dot products are computed once. Products of "
+            "activations with each other (in attention) do not count."
         )
     return note
 

@@ -9,7 +9,8 @@ from tbn_bench.reporting.table import Column, Row, Table, column, method_column,
 
 _NOTE = (
     "All implementations of a case are timed in turn, in one process, after each has matched its "
-    "float64 reference. Ratios are medians over rounds; above 1 is faster. Cold: caches are "
+    "float64 reference. Ratios are medians over rounds; above 1 is faster. × eager FP32: compared "
+    "with full precision in eager torch. Cold: caches are "
     "flushed before each call."
 )
 
@@ -35,7 +36,7 @@ def latency(records: Records) -> Table | None:
         column("time_ms_p20", "p20", ".3f"),
         column("time_ms_p80", "p80", ".3f"),
         column("n", "n", "d"),
-        column("ratio", "× dense", ".2f"),
+        column("ratio", "× eager FP32", ".2f"),
         column("ratio_compiled", "× compiled", ".2f"),
         column("ratio_ort_int8", "× ORT int8", ".2f"),
         column("relative_error", "error", ".1e"),

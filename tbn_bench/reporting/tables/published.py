@@ -1,8 +1,10 @@
 """The whole ledger of published numbers with their sources, for comparison with ours."""
 
+from tbn_bench.reporting import names, style
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.published import is_fraction, legend, marks, shown
 from tbn_bench.reporting.table import Column, Row, Table, column, text_column
+from tbn_bench.scores import SCORES
 
 _RAW = (
     "method",
@@ -26,12 +28,12 @@ def published(records: Records) -> Table | None:
     if ledger.empty:
         return None
     columns = [
-        text_column("method", "method"),
-        text_column("dataset", "data"),
-        text_column("model", "model"),
+        Column("method", "method", _method, numeric=False),
+        Column("dataset", "data", _data_set, numeric=False),
+        Column("model", "network", _network, numeric=False),
         column("weight_bits", "weight bits", "g"),
         column("activation_bits", "activation bits", "d"),
-        text_column("metric", "metric"),
+        Column("metric", "metric", _metric, numeric=False),
         Column("value", "value", _value),
         text_column("source", "source"),
         text_column("note", "note"),
@@ -59,6 +61,24 @@ def _numbers(row: Row) -> Row:
         "value_percent": round(100 * value, 6) if is_percent else None,
         "value_in_metric": None if is_percent else value,
     }
+
+
+def _method(row: Row) -> str:
+    return names.method(row["spec"] or row["method"])
+
+
+def _data_set(row: Row) -> str:
+    return names.data_set(row["dataset"]) if row["dataset"] else style.DASH
+
+
+def _network(row: Row) -> str:
+    return names.network(row["model"]) if row["model"] else style.DASH
+
+
+def _metric(row: Row) -> str:
+    """The label of a score; its unit is in the value's cell."""
+    score = SCORES.get(row["metric"])
+    return score.label.removesuffix(" %") if score else str(row["metric"])
 
 
 def _value(row: Row) -> str:
