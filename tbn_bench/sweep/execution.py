@@ -18,7 +18,8 @@ class ExecutionOptions:
     run; None: its share of the cores. nice: added to the niceness of each run, 0 to 19, so that
     other work goes first. time_limit_s, memory_limit_gb: of one attempt; memory is the resident one
     of all its processes. stale: what is done with finished runs whose code has changed since: keep,
-    rerun or error.
+    rerun or error. warm: runs are forked from processes that have torch loaded, where that is
+    possible (warm.py).
     Raises ValueError for values out of range.
     """
 
@@ -35,6 +36,7 @@ class ExecutionOptions:
     threads: int | None = None
     nice: int = 0
     stale: str = "keep"
+    warm: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.nice <= 19:

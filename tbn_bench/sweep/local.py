@@ -27,6 +27,7 @@ from tbn_bench.sweep.launch import Launch, check
 from tbn_bench.sweep.process import PATIENCE, Attempt
 from tbn_bench.sweep.spec import SweepSpec
 from tbn_bench.sweep.trial import Trial
+from tbn_bench.sweep.warm import WarmSlots
 
 BUSY = 75  # exit status of `tbn-bench train` for a run another process holds
 _LOOK = 0.1  # seconds between two looks at the processes
@@ -65,10 +66,12 @@ class LocalLaunch(Launch):
     looked: float = 0.0
     looked_at_held: float = 0.0
     places: int = field(init=False)  # runs at once; counting the GPUs takes milliseconds
+    warm: WarmSlots = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.places = len(self.options.slots)
+        self.warm = WarmSlots(self.options)
 
     @property
     def busy(self) -> bool:
@@ -143,7 +146,14 @@ class LocalLaunch(Launch):
         taken = {attempt.slot for _, attempt in self.live.values()}
         slot = min(set(range(self.places)) - taken)
         attempt = process.start(
-            self.spec.name, self.store, config, self.options, slot, number, trial.number
+            self.spec.name,
+            self.store,
+            config,
+            self.options,
+            slot,
+            number,
+            trial.number,
+            self.warm,
         )
         self.live[config.run_id] = Started(trial, attempt)
 
@@ -238,6 +248,7 @@ class LocalLaunch(Launch):
                 attempt.process.wait(PATIENCE)
             if attempt.process.poll() is None:
                 attempt.process.send_signal(signal.SIGKILL)
+        self.warm.close()
 
     def table(self) -> Table:
         of = "" if self.total is None else f" of {self.total}"

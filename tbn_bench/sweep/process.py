@@ -1,4 +1,7 @@
-"""One `tbn-bench train` in a process of its own: started in its slot, watched, stopped."""
+"""One `tbn-bench train`: started in its slot, watched, stopped.
+
+It is a process of its own, or forked from the slot's warm process (warm.py).
+"""
 
 import contextlib
 import ctypes
@@ -10,11 +13,15 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from tbn_bench.config import RunConfig
 from tbn_bench.records.files import RecordError
 from tbn_bench.records.store import RunStore
 from tbn_bench.sweep.execution import ExecutionOptions
+
+if TYPE_CHECKING:
+    from tbn_bench.sweep.warm import WarmSlots
 
 PATIENCE = 20  # seconds that a process has to record its interruption
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
@@ -36,24 +43,73 @@ def die_with_parent() -> None:
     background ignores that signal, and its children would too.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    terminate_with_parent()
+
+
+def terminate_with_parent() -> None:
+    """On Linux this process gets SIGTERM when the thread that started it ends."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
 
 
-def _in_child(nice: int) -> None:
+def in_child(nice: int) -> None:
+    """Called in the child before its program starts. nice: added to its niceness."""
     die_with_parent()
     if nice:
         os.nice(nice)
-        # Linux weighs whole sessions against each other, and a run has a session of its own
-        with contextlib.suppress(OSError):
-            Path("/proc/self/autogroup").write_text(str(nice))
+        lower_session(nice)
+
+
+def lower_session(nice: int) -> None:
+    """Sets the niceness of this session.
+
+    Linux weighs whole sessions against each other, and a run has a session of its own.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(nice))
+
+
+class Process(Protocol):
+    """The part of subprocess.Popen that a launcher needs. The process leads its session."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Command:
+    """`tbn-bench train` for an attempt. arguments: behind `tbn-bench`. log: file of its output."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    nice: int
+    log: Path
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Starts a process of its own, which adds to the log. Raises OSError."""
+        with self.log.open("a") as out:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tbn_bench.cli", *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=self.environment,
+                preexec_fn=partial(in_child, self.nice),
+                start_new_session=True,
+            )
 
 
 @dataclass
 class Attempt:
     """A live process of a run. stopping: why the launcher is stopping it, once it is."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     config: RunConfig
     slot: int
     number: int
@@ -97,14 +153,15 @@ def start(
     slot: int = 0,
     number: int = 1,
     trial: int = 0,
+    warm: "WarmSlots | None" = None,
 ) -> Attempt:
     """Starts attempt `number` of a run, the sweep's trial `trial`, in a slot.
 
-    Raises RecordError if its log cannot be written.
+    warm: forks it; None: a process of its own. Raises RecordError if its log cannot be written.
     """
     extra = options.slots[slot]
-    command = [
-        *(sys.executable, "-m", "tbn_bench.cli", "train", "--quiet"),
+    arguments = [
+        *("train", "--quiet"),
         f"--sweep={sweep}",
         f"--results={store.root}",
         f"--threads={extra['OMP_NUM_THREADS']}",
@@ -113,18 +170,12 @@ def start(
         *_config_flags(config),
     ]
     log = log_of(store, sweep, config.run_id)
+    command = Command(arguments, {**os.environ, **extra}, options.nice, log)
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w" if number == 1 else "a") as out:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env={**os.environ, **extra},
-                preexec_fn=partial(_in_child, options.nice),
-                start_new_session=True,
-            )
+        if number == 1:
+            log.write_bytes(b"")
+        process = command.start() if warm is None else warm.start(slot, command)
     except OSError as error:
         raise RecordError(
             f"cannot write {log}: {error.strerror}; choose another folder with --results"

@@ -47,10 +47,10 @@ def wait_for(event, seconds: float = 60) -> None:
 @pytest.fixture
 def struck(monkeypatch):
     """struck(signal, times): the first so many attempts get the signal once they have logged an
-    epoch.
+    epoch. aged: seconds that such an attempt then seems to have lived longer.
     """
 
-    def plan(sign: int, times: int):
+    def plan(sign: int, times: int, aged: float = 0):
         real, left = process.start, [times]
 
         def start(sweep, store, config, *rest):
@@ -68,6 +68,7 @@ def struck(monkeypatch):
                         )
                     )
                     attempt.process.send_signal(sign)
+                    attempt.started -= aged
 
                 threading.Thread(target=strike, daemon=True).start()
             return attempt
@@ -111,9 +112,9 @@ def test_a_hanging_run_meets_its_limit(tmp_path, struck, monkeypatch):
     attempt finishes.
     """
     monkeypatch.setattr(process, "PATIENCE", 0.5)
-    struck(signal.SIGSTOP, 1)
+    struck(signal.SIGSTOP, 1, aged=3600)
     sweep = spec.load(sweep_file(tmp_path))
-    said = local.run(sweep, tmp_path / "r", ExecutionOptions(time_limit_s=60))
+    said = local.run(sweep, tmp_path / "r", ExecutionOptions(time_limit_s=3600))
     assert (said["finished"], said["failed"]) == (1, 0)
 
 

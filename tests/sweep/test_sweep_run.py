@@ -409,7 +409,7 @@ def test_niceness_is_that_of_the_session_too():
     script = "import os; print(os.nice(0), open('/proc/self/autogroup').read().split()[-1])"
     done = subprocess.run(
         [sys.executable, "-c", script],
-        preexec_fn=lambda: process._in_child(7),
+        preexec_fn=lambda: process.in_child(7),
         start_new_session=True,
         capture_output=True,
         text=True,

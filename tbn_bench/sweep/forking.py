@@ -1,0 +1,133 @@
+"""The warm process from within: it loads the training code, then forks a process per run.
+
+It must run nothing but imports. Threads do not survive a fork, neither torch's nor those of BLAS
+or of the native library, and CUDA does not work after one.
+"""
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from importlib import import_module
+from pathlib import Path
+
+from tbn_bench.sweep import process
+
+_PACKAGE = Path(__file__).parent.parent
+_TRAINING = ("pytorch_lightning", "tbn_bench.experiment.train")
+_ORDER_BYTES = 1 << 18  # no longer message goes through the socket
+_STDOUT = 1
+_STDERR = 2
+
+
+def serve(control: socket.socket, nice: int) -> list[str]:
+    """Forks a process per order, until the launcher closes its end of `control`.
+
+    Returns in the forked processes alone, each time with the arguments of a run. An order is a JSON
+    list of them, with the open log. The answers are {"pid": ...}, and {"code": ...} at the end of
+    the run. nice: niceness that this process already has. Raises RuntimeError if it cannot be
+    forked.
+    """
+    _check_system()
+    for module in _TRAINING:
+        import_module(module)
+    sys.stdout.flush()
+    gc.collect()
+    gc.freeze()  # a collection in a run would copy every page of what is loaded
+    while True:
+        arguments, log = _receive(control)
+        _check()
+        parent = os.getpid()
+        child = os.fork()
+        if child == 0:
+            control.close()
+            _become_run(parent, log, nice)
+            sys.argv = [str(_PACKAGE / "cli" / "__main__.py"), *arguments]
+            return arguments
+        os.close(log)
+        _attend(control, child)
+
+
+def _receive(control: socket.socket) -> tuple[list[str], int]:
+    """Arguments and log of the next run. Ends this process if the launcher is gone."""
+    words, files, _, _ = socket.recv_fds(control, _ORDER_BYTES, 1)
+    if not words or _is_closed(control):
+        os._exit(0)
+    return json.loads(words), files[0]
+
+
+def _is_closed(control: socket.socket) -> bool:
+    waiting = select.poll()
+    waiting.register(control, 0)
+    return bool(waiting.poll(0))
+
+
+def _check_system() -> None:
+    """Raises OSError where the kernel has no descriptors of processes (Linux before 5.3)."""
+    os.close(os.pidfd_open(os.getpid()))
+
+
+def _check() -> None:
+    """Raises RuntimeError if this process has threads or has used CUDA."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        raise RuntimeError("a process that has used CUDA cannot be forked")
+    if threading.active_count() > 1:
+        raise RuntimeError(f"a process with threads cannot be forked: {threading.enumerate()}")
+
+
+def _become_run(parent: int, log: int, nice: int) -> None:
+    """What Popen does for a run in a process of its own."""
+    import numpy as np
+
+    os.setsid()
+    process.terminate_with_parent()
+    if os.getppid() != parent:  # it has died before that
+        os._exit(1)
+    if nice:
+        process.lower_session(nice)
+    os.write(log, os.pread(_STDERR, _ORDER_BYTES, 0))  # what the imports have said
+    os.dup2(log, _STDOUT)
+    os.dup2(log, _STDERR)
+    os.close(log)
+    np.random.seed()  # else every run would begin with one state; Python's own is seeded by fork
+
+
+def _attend(control: socket.socket, child: int) -> None:
+    """Waits for the end of a run, and says it. If the launcher is gone, so are the run and this.
+
+    The ended process is collected when the launcher has heard of it. Until then no other process
+    gets its pid.
+    """
+    ended = os.pidfd_open(child)
+    try:
+        control.send(json.dumps({"pid": child}).encode())
+        _wait_for(ended, control.fileno())
+        if _is_closed(control):
+            raise BrokenPipeError
+        control.send(json.dumps({"code": _exit_status(child)}).encode())
+        _wait_for(control.fileno())
+    except BrokenPipeError:
+        os.kill(child, signal.SIGTERM)
+        os._exit(0)
+    os.close(ended)
+    os.waitpid(child, 0)
+
+
+def _wait_for(*files: int) -> None:
+    """Until one can be read, or is closed at its other end."""
+    waiting = select.poll()
+    for file in files:
+        waiting.register(file, select.POLLIN)
+    waiting.poll()
+
+
+def _exit_status(child: int) -> int:
+    """Of an ended process, as subprocess.Popen gives it. It is not collected."""
+    found = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert found is not None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
