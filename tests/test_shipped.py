@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from tbn_bench import shipped
+from tbn_bench.cli import sweep as sweep_command
+from tbn_bench.cli.parser import make_parser
 from tbn_bench.reporting import commands, published
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +21,14 @@ def test_a_name_is_a_sweep_of_the_package():
     file = shipped.find("sweeps", Path("quickstart"))
     assert file.read_text() == (ROOT / "sweeps" / "quickstart.yaml").read_text()
     assert shipped.find("recipes", Path("tbn_resnet18_cifar10_p4")).is_file()
+
+
+def test_the_command_takes_a_name():
+    """tbn-bench sweep quickstart, in an empty folder."""
+    args = make_parser().parse_args(["sweep", "quickstart"])
+    sweep = sweep_command.spec_of(args)
+    assert sweep.name == "quickstart"
+    assert len(sweep.configs) == 24
 
 
 @pytest.mark.parametrize("own", ["quickstart", "quickstart.yaml", "sweeps/quickstart.yaml"])

@@ -157,7 +157,7 @@ def _launch(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.sweep.nodes import Resources
     from tbn_bench.tracking import mirror
 
-    sweep = _spec(args)
+    sweep = spec_of(args)
     options = ExecutionOptions(
         jobs=args.jobs,
         wandb=args.wandb,
@@ -185,7 +185,7 @@ def _launch(args: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def _spec(args: argparse.Namespace) -> "SweepSpec":
+def spec_of(args: argparse.Namespace) -> "SweepSpec":
     """The sweep of the files or of --fill, after its warnings are printed."""
     from tbn_bench.sweep import spec
 
