@@ -86,10 +86,13 @@ def sketch(config: RunConfig) -> Experiment:
 
     If no data set is named, a model that knows its input size and classes (from_timm) takes these,
     and the plan says so. A model that cannot be on the meta device, and one with binarized inputs
-    (whose signs are inspected), is built as by `build`. Of the task only the name is checked: its
-    losses and metrics need Lightning, which a plan does without.
+    (whose signs are inspected), is built as by `build`. A task without options is checked by
+    its name alone: its losses and metrics need Lightning, which a plan does without.
     """
     data = _described(config)
+    _, task_options = catalog.parse(config.task)
+    if task_options:
+        _check_task(config)
     _check_labels(config, data)
     own = _own_form(config)
     given = offered(data) | own
@@ -151,7 +154,7 @@ def data_of(config: RunConfig) -> Any:
     Raises ValueError if its labels are for another task.
     """
     data = _described(config)
-    catalog.check("tasks", config.task, ("model", "config", *OFFERS))
+    _check_task(config)
     task, _ = catalog.parse(config.task)
     entry = catalog.load("tasks", task)
     takes_images = getattr(entry, "images", False) and len(data.in_shape) == 3
@@ -169,6 +172,11 @@ def data_of(config: RunConfig) -> Any:
 def _described(config: RunConfig) -> Any:
     """The data module of a config; nothing else is checked."""
     return catalog.build("data", config.data, batch_size=config.batch_size, seed=config.seed)
+
+
+def _check_task(config: RunConfig) -> None:
+    """Raises ValueError for an option that the task does not have."""
+    catalog.check("tasks", config.task, ("model", "config", *OFFERS))
 
 
 def _check_labels(config: RunConfig, data: Any) -> None:
