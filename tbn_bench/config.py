@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -17,6 +18,7 @@ SHELF_OF = {  # field of a call -> the open folder of its entries
     "task": "tasks",
     "optimizer": "optimizers",
 }
+FILE = r"^.+\.safetensors(#[0-9a-f]{12})?$"  # with the beginning of its sha256
 MANY = 2**31  # epochs, or samples in a batch
 RUN = r"^[\w.-]*[\w-][\w.-]*/[0-9a-f]{12}$"  # dots alone would be a path
 
@@ -82,7 +84,10 @@ class RunConfig(BaseModel):
         "(mirror and one-pixel shifts)",
     )
     init: str | None = Field(
-        None, pattern=RUN, description="finished run to take the weights from, as SWEEP/RUN_ID"
+        None,
+        pattern=f"{RUN}|{FILE}",
+        description="where the weights start: a finished run, as SWEEP/RUN_ID, or a safetensors "
+        "file of the float network's state dict",
     )
     teacher: str | None = Field(
         None,
@@ -110,6 +115,24 @@ class RunConfig(BaseModel):
     @classmethod
     def _one_zero(cls, value: float) -> float:
         return value + 0.0  # -0.0 equals 0.0 but is written differently
+
+    @field_validator("init")
+    @classmethod
+    def _one_content(cls, value: str | None) -> str | None:
+        """The name of a file is followed by the beginning of its sha256, which the run id has."""
+        if value is None or "#" in value or not value.endswith(".safetensors"):
+            return value
+        try:
+            content = Path(value).read_bytes()
+        except OSError as error:
+            raise ValueError(f"{value} cannot be read ({error.strerror}), got {value!r}") from error
+        digest = hashlib.sha256(content)
+        return f"{value}#{digest.hexdigest()[:12]}"
+
+    @property
+    def starts_from_file(self) -> bool:
+        """Whether init names a file, not a run."""
+        return self.init is not None and ".safetensors" in self.init
 
     @property
     def non_defaults(self) -> dict[str, Any]:

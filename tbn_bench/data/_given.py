@@ -19,7 +19,7 @@ from torch.utils.data import (
 
 from tbn_bench.catalog import names
 from tbn_bench.data._base import FIXED_SAMPLES
-from tbn_bench.data._order import LateLoader, Order, seeded
+from tbn_bench.data._order import Order, seeded
 
 HELD_OUT = 0.1  # of the training samples, for the choice of the epoch
 EXPECTED = (
@@ -63,10 +63,12 @@ class Source:
         Raises ValueError for samples that are no pair of tensors.
         """
         items = [samples[position] for position in positions]
-        x, y = _pair(self._collated(items))
-        if self.module is not None:
-            return _pair(self.module.on_after_batch_transfer((x, y), 0))
-        return x, y
+        batch = self._collated(items)
+        x, y = _pair(batch)
+        if self.module is None:
+            return x, y
+        seen = self.module.on_after_batch_transfer((x, y), 0)
+        return _pair(seen)
 
     def _collated(self, items: list[Any]) -> Any:
         try:
@@ -278,15 +280,19 @@ class GivenData(pl.LightningDataModule):
         """x: (B, *in_shape) of a loader -> as a model sees it: behind the source's own hook."""
         if self.source.module is None:
             return x
-        no_labels = torch.zeros(len(x), dtype=torch.int64)
-        prepared, _ = _pair(self.source.module.on_after_batch_transfer((x, no_labels), 0))
+        samples = len(x)
+        no_labels = torch.zeros(samples, dtype=torch.int64)
+        module = self.source.module
+        batch = module.on_after_batch_transfer((x, no_labels), 0)
+        prepared, _ = _pair(batch)
         return prepared
 
     def first(self, split: str, n: int) -> Tensor:
         """The first n samples, (n, *in_shape), from the beginning again where there are fewer."""
-        size = self.size(split)
+        samples = self.splits[split]
+        size = length(samples)
         positions = [i % size for i in range(n)]
-        x, _ = self.source.batch(self.splits[split], positions)
+        x, _ = self.source.batch(samples, positions)
         return x
 
     def fixed_batches(self, samples: int = FIXED_SAMPLES) -> Iterator[Tensor]:
@@ -345,11 +351,16 @@ class GivenData(pl.LightningDataModule):
         return owner.on_before_batch_transfer(batch, dataloader_idx)
 
 
-class _SeededLoader(LateLoader):
-    """Workers draw by (seed, epoch), so that a resumed run draws what an uninterrupted one does."""
+class _SeededLoader(DataLoader):
+    """Workers draw by (seed, epoch), so that a resumed run draws what an uninterrupted one does.
+
+    It starts when its first batch is asked for, because Lightning calls iter() before it tells the
+    order the epoch.
+    """
 
     def __iter__(self) -> Iterator[Any]:
         order = self.batch_sampler
         seed = order.seed or 0
-        self.generator.manual_seed(seed * 100_003 + order.epoch)
+        of_epoch = seed * 100_003 + order.epoch
+        self.generator.manual_seed(of_epoch)
         yield from super().__iter__()

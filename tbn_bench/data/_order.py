@@ -1,10 +1,9 @@
 """The order of the samples: shuffled by a seed and the epoch, shared among processes."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 
 def world_place() -> tuple[int, int]:
@@ -73,13 +72,3 @@ class Order(Sampler):
                 end = self.size
             batch = positions[start:end]
             yield batch[rank::world]
-
-
-class LateLoader(DataLoader):
-    """Starts when its first batch is asked for.
-
-    On resuming, Lightning calls iter() before it tells the sampler the epoch.
-    """
-
-    def __iter__(self) -> Iterator[Any]:
-        yield from super().__iter__()

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tbn_bench.data._files import opened, resized
 from tbn_bench.data._images import ImageDataModule
-from tbn_bench.data._order import LateLoader, Order
+from tbn_bench.data._order import Order
 from tbn_bench.data._root import data_root, find
 
 AREA = (0.08, 1.0)
@@ -189,6 +189,16 @@ class _EpochOrder(Order):
             yield self.epoch, positions
 
 
+class _Loader(DataLoader):
+    """Starts when its first batch is asked for.
+
+    On resuming, Lightning calls iter() before it tells the sampler the epoch.
+    """
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from super().__iter__()
+
+
 def _class_folders(folder: Path, classes: int) -> list[str]:
     """Sorted. Raises ValueError where the images are not in folders."""
     with os.scandir(folder) as entries:
@@ -307,7 +317,7 @@ class ImageNet(ImageDataModule):
         files, labels = self.splits[split]
         crop_seed = seed if self.augment else None
         order = _EpochOrder(self.size(split), batch_size, seed)
-        return LateLoader(
+        return _Loader(
             _Batches(files, labels, crop_seed),
             batch_size=None,
             sampler=order,

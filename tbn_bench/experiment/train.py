@@ -17,7 +17,7 @@ from tbn_bench.experiment.build import Experiment, build
 from tbn_bench.experiment.distributed import Follower
 from tbn_bench.experiment.options import RunOptions, check_devices
 from tbn_bench.experiment.training import Training
-from tbn_bench.experiment.weights import start_from, trained_model
+from tbn_bench.experiment.weights import start_from, start_from_file, trained_model
 from tbn_bench.format import packed_file
 from tbn_bench.records.provenance import provenance
 from tbn_bench.records.run import NETWORK, Run, RunRecord
@@ -90,7 +90,9 @@ def _prepare(experiment: Experiment, store: RunStore) -> nn.Module | None:
     teacher = None
     if config.teacher:
         teacher = trained_model(store, config.teacher, "--teacher")
-    if config.init:
+    if config.init and config.starts_from_file:
+        start_from_file(experiment.model, config.init)
+    elif config.init:
         start_from(experiment.model, trained_model(store, config.init, "--init"))
     experiment.data.setup()
     if config.select == "best" and "val" not in experiment.data.splits:

@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from tbn_bench.config import make
 from tbn_bench.experiment.build import Experiment, build
+from tbn_bench.models import _float_weights
 from tbn_bench.records.files import RecordError
 from tbn_bench.records.run import RunRecord
 from tbn_bench.records.store import RunStore
@@ -83,11 +84,35 @@ def start_from(model: nn.Module, source: nn.Module) -> None:
             "--init: the run to start from has no weight of the same shape "
             f"for {', '.join(missing)}; use the same --model"
         )
+    _install(model, found)
+
+
+def _install(model: nn.Module, found: dict[str, Tensor]) -> None:
+    """Loads these tensors. State that a binarizer derives from its weight is derived again."""
     model.load_state_dict(found, strict=False)
     for name, chain in _chains(model):
         own = {f"{name}.{key}" for key in chain.state_dict() if key != "original"}
         if not own <= set(found):
             chain[0].restart(chain.original.detach())
+
+
+def start_from_file(model: nn.Module, file: str) -> None:
+    """Copies the tensors of a float network's state dict into a model, binarized or not.
+
+    file: a safetensors file, perhaps with its hash (models/_float_weights.py).
+    Raises ValueError that names what is missing, unexpected or misshaped.
+    """
+    theirs = _float_weights.read(file)
+    names = {}
+    own = {}
+    for name, value in model.state_dict().items():
+        plain = plain_name(name)
+        if "parametrizations." not in plain and "input_binarizer." not in plain:
+            names[plain] = name
+            own[plain] = value
+    _float_weights.check(f"--init: {file}", theirs, own)
+    found = {names[plain]: value for plain, value in theirs.items()}
+    _install(model, found)
 
 
 def plain_name(name: str) -> str:

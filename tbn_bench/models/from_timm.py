@@ -1,11 +1,13 @@
-"""Any image classifier of timm, by its name there, with random weights."""
+"""Any image classifier of timm, by its name there, with random or pretrained weights."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from tbn_bench.catalog import did_you_mean
+from tbn_bench.models import _float_weights
 
 # Arguments of timm.create_model that read or fetch a file. A model call may come from somebody
 # else's sweep file or packed file, and an older timm unpickles the files that it loads.
@@ -23,9 +25,13 @@ def from_timm(
     num_classes: int = 10,
     in_shape: Sequence[int] = (3, 224, 224),
     kwargs: dict[str, Any] | None = None,
+    pretrained: bool | str = False,
 ) -> nn.Module:
     """x: (B, *in_shape) -> (B, num_classes).
 
+    pretrained: True for timm's weights, which are fetched once and kept in its cache; or a
+    safetensors file of the network's state dict. The weights of the classifier are left out where
+    num_classes differs. `preprocessing` tells how its images are prepared.
     kwargs go to timm.create_model, e.g.
     from_timm(name='vit_tiny_patch16_224', kwargs={'img_size': 32}).
 
@@ -36,16 +42,72 @@ def from_timm(
 
     _check(name)
     _check_arguments(kwargs)
+    # on torch's meta device there is nothing to load the weights into
+    on_meta = torch.get_default_device().type == "meta"
+    fetches = pretrained is True and not on_meta
     try:
-        return timm.create_model(
+        model: nn.Module = timm.create_model(
             name,
-            pretrained=False,
+            pretrained=fetches,
             num_classes=num_classes,
             in_chans=in_shape[0],
             **(kwargs or {}),
         )
     except TypeError as error:
         raise ValueError(f"timm model {name!r} refuses {kwargs}: {error}") from error
+    except Exception as error:
+        if not fetches:
+            raise
+        raise ValueError(_not_fetched(name, error)) from error
+    if isinstance(pretrained, str) and not on_meta:
+        _load_file(model, pretrained)
+    return model
+
+
+def _not_fetched(name: str, error: Exception) -> str:
+    said = " ".join(str(error).split())[:300]
+    return (
+        f"the pretrained weights of {name} cannot be fetched ({type(error).__name__}: {said}); "
+        "fetch them on a machine with a network (timm.create_model(name, pretrained=True), "
+        "safetensors.torch.save_file(model.state_dict(), FILE)) and give "
+        "pretrained='FILE.safetensors'"
+    )
+
+
+def _load_file(model: nn.Module, file: str) -> None:
+    """Loads a state dict; of a classifier with another number of classes, all but its head."""
+    theirs = _float_weights.read(file)
+    own = model.state_dict()
+    listed = getattr(model, "default_cfg", {})
+    head = listed.get("classifier", "head")
+    for key, value in own.items():
+        there = theirs.get(key)
+        if there is None or not key.startswith(f"{head}."):
+            continue
+        if there.shape != value.shape:
+            theirs[key] = value
+    _float_weights.check(file, theirs, own)
+    model.load_state_dict(theirs, strict=False)
+
+
+def preprocessing(name: str) -> dict[str, Any]:
+    """How the images of a pretrained model are prepared, by timm's list.
+
+    size: side in pixels. resize: of the shorter side before the crop in the middle. mean, std: of
+    pixels in 0 to 1. interpolation: "bicubic" or "bilinear".
+    """
+    import timm
+
+    _check(name)
+    listed = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    size = listed.input_size[-1]
+    return {
+        "size": size,
+        "resize": round(size / listed.crop_pct),
+        "mean": tuple(listed.mean),
+        "std": tuple(listed.std),
+        "interpolation": listed.interpolation,
+    }
 
 
 def _check_arguments(kwargs: Any) -> None:
@@ -55,7 +117,7 @@ def _check_arguments(kwargs: Any) -> None:
     if asked:
         raise ValueError(
             f"kwargs must not name {', '.join(asked)}: a model call loads no files, "
-            "and weights start at random; use --init SWEEP/RUN_ID to start from a trained run"
+            "and weights start at random; use --init SWEEP/RUN_ID or FILE, or the option pretrained"
         )
 
 
