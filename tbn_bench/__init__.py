@@ -18,11 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tbn_bench import catalog
+    from tbn_bench.cli.python import compare, report
     from tbn_bench.compiler.executor import Executor
     from tbn_bench.config import RunConfig as Config
     from tbn_bench.convert import advance_, begin_step_, binarize_, load, pack_, save
     from tbn_bench.experiment.advance_callback import Advance
-    from tbn_bench.experiment.given import train
+    from tbn_bench.experiment.after_training import binarize_trained
+    from tbn_bench.experiment.given import holding, train
+    from tbn_bench.latency.given import latency
+    from tbn_bench.sweep.python import sweep
 
 __version__ = "0.2.0"
 __all__ = [
@@ -32,10 +36,16 @@ __all__ = [
     "advance_",
     "begin_step_",
     "binarize_",
+    "binarize_trained",
     "catalog",
+    "compare",
+    "holding",
+    "latency",
     "load",
     "pack_",
+    "report",
     "save",
+    "sweep",
     "train",
 ]
 
@@ -46,11 +56,16 @@ _FACE = {
     "Config": ("tbn_bench.config", "RunConfig"),
     "Executor": ("tbn_bench.compiler.executor", "Executor"),
     "binarize_": ("tbn_bench.convert", "binarize_"),
+    "binarize_trained": ("tbn_bench.experiment.after_training", "binarize_trained"),
+    "compare": ("tbn_bench.cli.python", "compare"),
+    "holding": ("tbn_bench.experiment.given", "holding"),
     "load": ("tbn_bench.convert", "load"),
     "pack_": ("tbn_bench.convert", "pack_"),
+    "report": ("tbn_bench.cli.python", "report"),
     "save": ("tbn_bench.convert", "save"),
     "train": ("tbn_bench.experiment.given", "train"),
 }
+_PACKAGES = ("catalog", "latency", "sweep")  # the last two can be called
 _MOVED = {
     "artifact": "tbn_bench.format.packed_file",
     "bits": "tbn_bench.format.bits",
@@ -64,8 +79,8 @@ _MOVED = {
 
 def __getattr__(name: str) -> Any:
     """Loads a public name on first use. For a module of version 0.1, says where it is now."""
-    if name == "catalog":
-        return import_module("tbn_bench.catalog")
+    if name in _PACKAGES:
+        return import_module(f"tbn_bench.{name}")
     if name in _FACE:
         return _loaded(name)
     if name in _MOVED:

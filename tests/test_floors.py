@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 GROUND = {
     "atomic",
+    "notebook",
     "tiling",
     "derived",
     "format",
@@ -27,6 +28,7 @@ GROUND = {
 # What the command line and the report may see before a command is chosen: no torch behind any of it.
 LIGHT = {
     "atomic",
+    "notebook",
     "catalog",
     "config",
     "extras",
@@ -44,7 +46,13 @@ LEARNING = NETWORK | {"optimizers", "tasks", "data"}
 ALLOWED: dict[str, set[str]] = {
     "atomic": set(),
     "format": {"atomic"},
-    "records": {"atomic", "catalog", "scores"},  # the words and ranges of what a record holds
+    "notebook": set(),
+    "records": {
+        "atomic",
+        "catalog",
+        "scores",
+        "notebook",
+    },  # the words and ranges of what a record holds
     "catalog": set(),
     "extras": set(),
     "shipped": {"catalog"},
@@ -112,6 +120,7 @@ HOMES: dict[str, set[str]] = {
 }
 NO_TORCH = {
     "__init__",
+    "notebook",
     "atomic",
     "format",
     "records",

@@ -31,6 +31,7 @@ from math import prod
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from tbn_bench import notebook
 from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.convert.macs import MacCounter, count_macs
 from tbn_bench.convert.plan import Plan, PlanRow
@@ -198,6 +199,29 @@ class Cost:
         stored = sum(row.stored_bits for row in binarized)
         weights = sum(row.numel for row in binarized)
         return stored / weights
+
+    def __str__(self) -> str:
+        lines = []
+        shown = self._shown()
+        for name, value in shown:
+            lines.append(f"{name:<26}{value:>18}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head = ("cost", "")
+        rows = self._shown()
+        return notebook.table(head, rows)
+
+    def _shown(self) -> list[tuple[str, str]]:
+        found = []
+        summary = self.summary()
+        for name, value in summary.items():
+            text = f"{value:,.4f}"
+            if isinstance(value, int):
+                text = f"{value:,}"
+            pair = (name, text)
+            found.append(pair)
+        return found
 
     def summary(self) -> dict[str, int | float]:
         """The cost fields of a run's summary."""

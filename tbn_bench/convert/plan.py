@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from tbn_bench import notebook
+
 
 @dataclass(frozen=True)
 class PlanRow:
@@ -84,6 +86,13 @@ class Plan:
         warnings = [f"warning: {warning}" for warning in self.warnings]
         lines = table + warnings
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        lines = [_cells(row) for row in self.rows]
+        total = self._total()
+        lines.append(total)
+        notes = "\n".join(self.warnings)
+        return notebook.table(_HEAD, lines, notes)
 
     def _total(self) -> tuple[str, ...]:
         per_weight = "no weights"

@@ -30,7 +30,10 @@ def of_function(function: Callable[..., nn.Module], data: Any, seed: int) -> Hel
     known = _parameters(function)
 
     def make(**offered: Any) -> nn.Module:
-        given = {name: offered.get(name) for name in _OFFERED if name in known}
+        given = {}
+        for name in _OFFERED:
+            if name in known:
+                given[name] = offered.get(name)
         return function(**given)
 
     kept = random_state()

@@ -27,8 +27,11 @@ _PLAIN = (bool, int, float, str, type(None))
 
 def type_name(value: Any) -> str:
     """package.module.Class of an object, or package.module.function."""
-    named = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    has_name = inspect.isroutine(value) or inspect.isclass(value)
+    named = value if has_name else type(value)
+    module = named.__module__
+    name = named.__qualname__
+    return f"{module}.{name}"
 
 
 def of_model(model: nn.Module) -> dict[str, str]:

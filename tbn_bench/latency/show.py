@@ -12,24 +12,35 @@ _COLUMNS = {"ratio": "x eager", "ratio_compiled": "x compil", "ratio_ort_int8": 
 
 def show(record: LatencyRecord) -> None:
     """The record as a table on the terminal."""
+    tell("")
+    for line in lines(record):
+        tell(line)
+    sys.stdout.flush()
+
+
+def lines(record: LatencyRecord) -> list[str]:
+    """The record as a table: a line per implementation, with why a column of ratios is empty."""
     info = record.case_info
     cache = info.get("cache", "hot")
-    tell(f"\n{record.case}  ({info['clock']}, {info['threads']} thread(s), {cache})")
+    found = [f"{record.case}  ({info['clock']}, {info['threads']} thread(s), {cache})"]
     if info.get("ceilings"):
-        tell(_said(info["ceilings"]))
-    tell(
+        found.append(_said(info["ceilings"]))
+    found.append(
         f"{'method [implementation]':<66}{'p50 ms':>9}{'p20':>9}{'p80':>9}{'n':>4}"
         f"{'x eager':>9}{'x compil':>9}{'x int8':>9}{'weights':>14}{'error':>9}{'x FMA':>7}"
     )
-    for row in record.rows:
-        name = f"{row['binarizer']} [{row['implementation']}]"
-        if row["unavailable"]:
-            tell(f"{name:<66}  {row['unavailable']}")
-            continue
-        tell(f"{name:<66}{_cells(row)}")
-    for line in missing_ratios(record.rows):
-        tell(line)
-    sys.stdout.flush()
+    found += [_line(row) for row in record.rows]
+    found += missing_ratios(record.rows)
+    return found
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row of the table: its numbers, or why there are none."""
+    name = f"{row['binarizer']} [{row['implementation']}]"
+    cells = f"  {row['unavailable']}"
+    if not row["unavailable"]:
+        cells = _cells(row)
+    return f"{name:<66}{cells}"
 
 
 def missing_ratios(rows: list[dict[str, Any]]) -> list[str]:

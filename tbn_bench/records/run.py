@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from tbn_bench import notebook
 from tbn_bench.records import locks
 from tbn_bench.records.files import (
     SCHEMA_VERSION,
@@ -17,6 +18,7 @@ from tbn_bench.records.files import (
     write_atomic,
 )
 from tbn_bench.records.locks import Lock, LockError
+from tbn_bench.scores import shown
 
 FSYNC_ROWS = 10
 OWNER = "owner.lock"  # in a run's folder: locked by the process that runs it
@@ -133,6 +135,31 @@ class RunRecord:
     error: str | None
     provenance: dict[str, Any]
     summary: dict[str, Any] | None = None
+
+    def __str__(self) -> str:
+        """One line, and the config below it."""
+        lines = [f"{self.sweep}/{self.run_id}: {self.status}"]
+        facts = self._facts()
+        for name, value in facts.items():
+            line = f"  {name:<10}  {value}"
+            lines.append(line)
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head = (f"{self.sweep}/{self.run_id}", self.status)
+        facts = self._facts()
+        return notebook.table(head, facts.items())
+
+    def _facts(self) -> dict[str, Any]:
+        """What names the run, and its score."""
+        names = ("data", "model", "binarizer", "seed", "epochs")
+        found = {name: self.config.get(name, "") for name in names}
+        if self.error:
+            found["error"] = self.error
+        if self.summary is not None:
+            found["test"] = shown(self.summary)
+            found["bits"] = f"{self.summary['bits_per_weight']:.3f} per weight"
+        return found
 
     def rows(self) -> list[dict[str, Any]]:
         return read_rows(self.path / "metrics.jsonl")

@@ -1,7 +1,9 @@
 """tbn-bench runs compare RUN RUN: what differs, and nothing else."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from tbn_bench import notebook
 from tbn_bench.config import make
 from tbn_bench.records.run import RunRecord
 from tbn_bench.records.store import RunStore
@@ -21,8 +23,32 @@ class Difference(NamedTuple):
     b: Any
 
 
-def differences(a: RunRecord, b: RunRecord) -> dict[str, list[Difference]]:
-    """Section -> the differences in it; sections without any are left out."""
+class Comparison(dict[str, list[Difference]]):
+    """Section -> the differences in it; sections without any are left out. a, b: the runs."""
+
+    def __init__(self, a: RunRecord, b: RunRecord):
+        super().__init__()
+        self.a = a
+        self.b = b
+
+    def __str__(self) -> str:
+        if not self:
+            return f"{_name(self.a)} and {_name(self.b)}: no difference"
+        lines = _lines(self.a, self.b, self)
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows: list[Sequence[object]] = []
+        for title, found in self.items():
+            for difference in found:
+                row = (title, *difference)
+                rows.append(row)
+        head = ("", "", _name(self.a), _name(self.b))
+        return notebook.table(head, rows)
+
+
+def differences(a: RunRecord, b: RunRecord) -> Comparison:
+    """Every difference between two runs, by section."""
     sections = {
         "run": _state,
         "config": _config,
@@ -30,7 +56,7 @@ def differences(a: RunRecord, b: RunRecord) -> dict[str, list[Difference]]:
         "plan": _plan,
         "results": _results,
     }
-    found = {}
+    found = Comparison(a, b)
     for title, values in sections.items():
         unequal = _unequal(values(a), values(b))
         if unequal:
@@ -104,10 +130,7 @@ def run(store: RunStore, name: str, other: str) -> dict[str, Any]:
     a = store.find(name)
     b = store.find(other)
     found = differences(a, b)
-    if found:
-        text.say(_lines(a, b, found))
-    else:
-        text.say([f"{_name(a)} and {_name(b)}: no difference"])
+    text.say(str(found).splitlines())
     return {
         "runs": [a.run_id, b.run_id],
         "differences": {title: len(rows) for title, rows in found.items()},

@@ -93,6 +93,19 @@ def load(path: Path, sets: Iterable[str] = ()) -> SweepSpec:
     return replace(spec, warnings=tuple(f"{path}: {line}" for line in spec.warnings))
 
 
+def of(value: dict[str, Any], sets: Iterable[str] = ()) -> SweepSpec:
+    """The sweep of a file's content; its plugins are found from the working folder.
+
+    Raises ValueError that names the key, also where there is no `name`.
+    """
+    if not value.get("name"):
+        raise ValueError("a sweep given as a dictionary needs a name: {'name': 'lr_study', ...}")
+    if value.get("plugins"):
+        here = Path(str(value["name"]))
+        plugins.load(plugins.named(value["plugins"], here), Path())
+    return expand(overridden(value, sets), value["name"])
+
+
 def load_all(paths: list[Path], sets: Iterable[str] = ()) -> SweepSpec:
     """One sweep of several files with one name, for example grids that are no product.
 
