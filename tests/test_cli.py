@@ -30,6 +30,8 @@ COMMANDS = (
     "runs",
     "list",
     "check",
+    "completion",
+    "schema",
 )
 HEAVY = ("torch", "pytorch_lightning", "wandb", "timm", "pandas", "matplotlib", "scipy")
 TINY = ("--data", "digits", "--model", "mlp(hidden=[30])")  # 64-30-10: weights of 1920 and 300

@@ -1,4 +1,5 @@
-"""tbn-bench train | plan | sweep | latency | bench | export | mcu | list | check | report | runs.
+"""tbn-bench train | plan | sweep | latency | bench | export | mcu | list | check | report | runs |
+completion | schema.
 
 Each command is a file of this folder with HELP, add_arguments(parser) and run(args), and EXTRA
 where it needs an extra of the package. It imports torch and other large libraries inside run, so
@@ -50,5 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         said = "interrupted; the same command goes on where it stopped"
         tell(f"{program}: {said}", file=sys.stderr)
         return INTERRUPTED
+    if result is None:  # a script for a shell, which no line of JSON may follow
+        return 0
     emit(result)
     return FAILED if result.get("failed") else 0

@@ -10,12 +10,14 @@ from tbn_bench.catalog import did_you_mean
 from tbn_bench.cli import (
     bench,
     check,
+    completion,
     export,
     latency,
     mcu,
     plan,
     report,
     runs,
+    schema,
     shelves,
     sweep,
     train,
@@ -34,6 +36,8 @@ COMMANDS = {
     "check": check,
     "report": report,
     "runs": runs,
+    "completion": completion,
+    "schema": schema,
 }
 _WRONG_FLAGS = "unrecognized arguments: "
 _WRONG_COMMAND = "argument COMMAND: invalid choice: "
