@@ -1,5 +1,6 @@
 """README and docs: links lead somewhere, the Python runs, commands and sweeps that are named exist."""
 
+import doctest
 import importlib
 import os
 import re
@@ -58,6 +59,15 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     exec(block[1], {})
     assert (tmp_path / "net.safetensors").stat().st_size < 60_000
     assert "tile" in capsys.readouterr().out
+
+
+def test_the_python_page_runs(tmp_path, monkeypatch):
+    """With the outputs that it shows."""
+    monkeypatch.chdir(tmp_path)
+    page = str(ROOT / "docs" / "python.md")
+    found = doctest.testfile(page, module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 20
+    assert found.failed == 0
 
 
 def test_the_readme_is_short():
