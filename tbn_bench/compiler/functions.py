@@ -1,6 +1,7 @@
-"""Activation functions that the native library has as ops: one row for each.
+"""Activation functions that both back ends run: one row for each.
 
-A new function takes a row here, and a loop with a row of kKinds in native/src/ops.inc. Rules,
+A new function takes a row here, and on CPUs a loop with a row of kKinds in native/src/ops.inc.
+Microcontrollers compute with bytes, so there the formula alone gives a table of 256 values. Rules,
 lowering, the arena (the op works in place) and the tests read this table.
 """
 
@@ -19,7 +20,8 @@ class Function:
 
     name: of the op in the library. torch: the modules, functions and operators that compute it.
     formula: the same by other operations, for x of any type; the tests compare. options: torch's
-    arguments, with the values that the op computes. otherwise: the words for other values.
+    arguments, with the values that the op computes ({"inplace": False} for a function that may
+    change its argument). otherwise: the words for other values.
     """
 
     name: str

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from tbn_bench.compiler.functions import Function
+
 
 class Unsupported(Exception):
     """A node cannot be lowered. reason: a clause that a user can act on, without a full stop."""
@@ -48,17 +50,18 @@ class Relu(Operation):
 
 @dataclass(frozen=True)
 class Elementwise(Operation):
-    """y = f(x), number by number. name: of the row of functions.py that says what f is."""
+    """y = function.formula(x), number by number."""
 
-    name: str
+    function: Function
 
 
 @dataclass(frozen=True)
 class Clamp(Operation):
-    """y = min(max(x, low), high)."""
+    """y = min(max(x, low), high). in_place: x itself changes."""
 
     low: float
     high: float
+    in_place: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """The graph of a C program while it is built, and what may be folded into its nodes."""
 
+from collections.abc import Callable
+
 import numpy as np
-from torch import fx
+from torch import Tensor, fx
 
 from tbn_bench.compiler import fold
 from tbn_bench.compiler.geometry import Map, Window
@@ -74,6 +76,23 @@ class Builder:
             np.zeros(channels),
             relu=True,
         )
+
+    def lookup(self, name: str, x: int, formula: Callable[[Tensor], Tensor]) -> int:
+        """A function of single values."""
+        height, width, channels = shape = self.shape(x)
+        out = self.new(shape)
+        node = Node(
+            name,
+            "lookup",
+            inputs=(x,),
+            output=out,
+            rows=channels,
+            columns=channels,
+            window=Window(shape, (1, 1), (height, width)),
+            formula=formula,
+        )
+        self.keep_flat(x, out)
+        return self.add(node)
 
     def keep_flat(self, x: int, out: int) -> None:
         """Where x is a row in torch, so is out."""

@@ -13,10 +13,11 @@ s_out = 4 * s_in * max |alpha * scale|, which costs the lowest two bits.
 
 import numpy as np
 
-from tbn_bench.mcu.graph import Array, Graph, McuError, Node
+from tbn_bench.mcu import reference
+from tbn_bench.mcu.graph import Array, Graph, Kind, McuError, Node
 from tbn_bench.mcu.integers import IntegerWeights, integers, row_sums
 from tbn_bench.mcu.program import Op, Quant, function_of
-from tbn_bench.mcu.ranges import sum_target, target_of
+from tbn_bench.mcu.ranges import range_of, sum_target, target_of
 from tbn_bench.mcu.words import stored
 
 
@@ -33,6 +34,9 @@ def byte_op(
         return _byte_pool(node), source
     if node.kind == "pad":
         return _byte_pad(node, source), source
+    if node.kind == "lookup":
+        target = range_of(values[node.output])
+        return _byte_lookup(node, source, target), target
     if node.kind == "add":
         first, second = (quants[i] for i in node.inputs)
         target = sum_target(values[node.output], first, second)
@@ -101,6 +105,22 @@ def _byte_pad(node: Node, source: Quant) -> Op:
     )
 
 
+def _byte_lookup(node: Node, source: Quant, target: Quant) -> Op:
+    """The output's byte for each of the 256 bytes of an input, four to a word."""
+    inputs = source.scale * (np.arange(256) - source.offset)
+    outputs = reference.function_values(node, inputs)
+    steps = np.round(outputs / target.scale + target.offset)
+    table = np.clip(steps, 0, 255).astype(np.uint8)
+    return Op(
+        node,
+        function="tbn_window_op",
+        row="tbn_lookup_u8",
+        weights=table.view("<u4").astype(np.int64),
+        scales=np.zeros(0, np.int64),
+        biases=None,
+    )
+
+
 def _multipliers(node: Node, multipliers: Array, target: Quant) -> Array:
     """M of the formula above, as int64. Raises McuError where one does not fit in 32 bits."""
     places = 24 if node.kind == "affine" else 32
@@ -112,14 +132,18 @@ def _multipliers(node: Node, multipliers: Array, target: Quant) -> Array:
 
 
 def _real_bias(node: Node, weights: "IntegerWeights", source: Quant) -> Array:
-    """The shift, less the real value of the byte that stands for 0 times the row's weights."""
+    """The shift of each output, corrected for the offset of the input's bytes.
+
+    A byte u stands for scale * (u - offset), so each sum of weights times bytes is too large by
+    offset * scale * (sum of the row's weights).
+    """
     assert node.shift is not None
     sums = row_sums(node, weights)
     bias: Array = node.shift - source.offset * source.scale * sums
     return bias
 
 
-_ROWS = {
+_ROWS: dict[Kind, str] = {
     "tiled": "tbn_tiled_u8_{form}",
     "dense": "tbn_dense_i8",
     "depthwise": "tbn_depthwise_i8",

@@ -61,6 +61,9 @@ def one(prog: Program, op: Op, values: list[Any]) -> tuple[Array, Array]:
         return reference.padded(node, x, zero), _no_sums(x)
     if node.kind == "mean":
         return _mean(op, x), _no_sums(x)
+    if node.kind == "lookup":
+        table = op.weights.astype("<u4").view(np.uint8)
+        return table[x], _no_sums(x)
     return _bytes(op, x) if is_bytes else _floats(op, x)
 
 
@@ -76,13 +79,14 @@ def _outside(op: Op, is_bytes: bool) -> Any:
 
 
 def _clamp(total: Array, wide: bool) -> Array:
-    out = total >> 32
+    out: Array = total >> 32
     if wide:
         return out
-    return np.clip(out, 0, 255).astype(np.uint8)
+    clamped: Array = np.clip(out, 0, 255).astype(np.uint8)
+    return clamped
 
 
-def _start(op: Op) -> Array:
+def _start(op: Op) -> Any:
     """The 64-bit sum before the first product: one half for rounding, and the bias."""
     half = np.int64(2**31)
     if op.biases is None:
@@ -112,7 +116,8 @@ def _mean(op: Op, x: Array) -> Array:
     total = np.zeros((*batch, channels), np.float32)
     for i in range(pixels):
         total = total + parts[..., i, :]
-    return total * scale
+    found: Array = total * scale
+    return found
 
 
 # -- bytes
@@ -296,7 +301,7 @@ def _tiled_sums(op: Op, x: Array) -> Array:
 
 def _word_sum(tile: Array, parts: Array) -> Array:
     """tile: (segments, up to 32), parts: (..., 1, up to 32) -> (..., segments)."""
-    total = None
+    total: Array | None = None
     for at in range(0, tile.shape[1], 4):
         s = tile[:, at : at + 4] * parts[..., at : at + 4]
         nibble = (s[..., 0] + s[..., 1]) + (s[..., 2] + s[..., 3])

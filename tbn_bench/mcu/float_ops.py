@@ -3,13 +3,19 @@
 import numpy as np
 
 from tbn_bench.mcu import layout
-from tbn_bench.mcu.graph import Array, Node
+from tbn_bench.mcu.graph import Array, McuError, Node
 from tbn_bench.mcu.program import Op, function_of
 from tbn_bench.mcu.scales import tiled_scales
 from tbn_bench.mcu.words import by_four_rows
 
 
 def float_op(node: Node) -> Op:
+    """The op of a node. Raises McuError for a function of single values, which needs bytes."""
+    if node.kind == "lookup":
+        raise McuError(
+            f"{node.name}: activation functions other than ReLU are tables of 256 bytes; "
+            "use --activations u8"
+        )
     if node.kind in ("max", "mean", "pad", "add"):
         return _float_op_without_weights(node)
     assert node.scale is not None

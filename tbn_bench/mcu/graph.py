@@ -1,14 +1,29 @@
 """A network as a list of nodes that the C runtime can run. Maps are (height, width, channels)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tbn_bench.compiler.geometry import Map, Window
 
 Array = NDArray[Any]
+
+
+Kind = Literal[
+    "tiled",
+    "dense",
+    "depthwise",
+    "max",
+    "mean",
+    "affine",
+    "add",
+    "pad",
+    "lookup",
+]
 
 
 class McuError(ValueError):
@@ -20,16 +35,16 @@ class McuError(ValueError):
 
 @dataclass
 class Node:
-    """y = relu(scale * (W x) + shift) at each pixel, or a pooling of x.
+    """y = relu(scale * (W x) + shift) at each pixel, a pooling of x, or a function of its values.
 
-    kind: tiled | dense | depthwise | max | mean | affine | add | pad (channels of zeros).
-    inputs, output: values by index. tile: (q,) of +-1, reused p times with alphas (k,), each for
-    N / k weights. dense: (rows, inputs of a row) in the patch's order; for depthwise layers (kernel
-    positions, channels). scale, shift: (outputs,).
+    kind: tiled, dense and depthwise have weights; pad adds channels of zeros; lookup computes
+    `formula`, number by number. inputs, output: values by index. tile: (q,) of +-1, reused p times
+    with alphas (k,), each for N / k weights. dense: (rows, inputs of a row) in the patch's order;
+    for depthwise layers (kernel positions, channels). scale, shift: (outputs,).
     """
 
     name: str
-    kind: str
+    kind: Kind
     inputs: tuple[int, ...]
     output: int
     rows: int = 0
@@ -42,6 +57,7 @@ class Node:
     scale: Array | None = None
     shift: Array | None = None
     relu: bool = False
+    formula: Callable[[Tensor], Tensor] | None = None
     front: int = 0  # channels of zeros before the input's
     method: str = ""  # how the weights are stored, for the report
 

@@ -1,7 +1,9 @@
-"""Operations on maps as nodes of a C program: ReLU, normalisation, sums, pooling, slices."""
+"""Operations on maps as nodes of a C program: functions, normalisation, sums, pooling, slices."""
 
+import functools
 import math
 
+import torch
 from torch import fx
 
 from tbn_bench.compiler import fold
@@ -9,6 +11,8 @@ from tbn_bench.compiler.geometry import Window, window
 from tbn_bench.compiler.graph import (
     Add,
     BatchNorm,
+    Clamp,
+    Elementwise,
     Flatten,
     Mean,
     NoRule,
@@ -21,9 +25,9 @@ from tbn_bench.compiler.graph import (
     Unsupported,
 )
 from tbn_bench.mcu.builder import Builder
-from tbn_bench.mcu.graph import Node
+from tbn_bench.mcu.graph import Kind, Node
 
-_WITH_RELU = ("tiled", "dense", "depthwise", "affine", "add")
+_WITH_RELU: tuple[Kind, ...] = ("tiled", "dense", "depthwise", "affine", "add")
 
 
 def same(operation: Same, node: fx.Node, build: Builder) -> int:
@@ -40,6 +44,19 @@ def relu(operation: Relu, node: fx.Node, build: Builder) -> int:
         target.relu = True
         return x
     return build.relu(node.name, x)
+
+
+def elementwise(operation: Elementwise, node: fx.Node, build: Builder) -> int:
+    x = build.operand(operation.x)
+    return build.lookup(node.name, x, operation.function.formula)
+
+
+def clamp(operation: Clamp, node: fx.Node, build: Builder) -> int:
+    x = build.operand(operation.x)
+    if operation.in_place:
+        build.check_in_place(x, node)
+    between = functools.partial(torch.clamp, min=operation.low, max=operation.high)
+    return build.lookup(node.name, x, between)
 
 
 def batch_norm(operation: BatchNorm, node: fx.Node, build: Builder) -> int:
@@ -134,7 +151,7 @@ def pool(operation: Pool, node: fx.Node, build: Builder) -> int:
         operation.dilation,
         operation.ceil,
     )
-    kind = "mean" if operation.average else "max"
+    kind: Kind = "mean" if operation.average else "max"
     return _pool(
         node.name,
         kind,
@@ -161,7 +178,7 @@ def subsample(operation: Subsample, node: fx.Node, build: Builder) -> int:
 
 def _pool(
     name: str,
-    kind: str,
+    kind: Kind,
     x: int,
     place: Window,
     build: Builder,

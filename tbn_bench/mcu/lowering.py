@@ -12,9 +12,12 @@ from torch import fx, nn
 
 from tbn_bench.compiler import patterns
 from tbn_bench.compiler.export import by_export
+from tbn_bench.compiler.functions import FUNCTIONS
 from tbn_bench.compiler.graph import (
     Add,
     BatchNorm,
+    Clamp,
+    Elementwise,
     Flatten,
     Layer,
     Mean,
@@ -36,7 +39,8 @@ from tbn_bench.mcu.builder import Builder
 from tbn_bench.mcu.graph import Graph, McuError
 
 _KNOWN = (
-    "known are Linear, Conv1d, Conv2d, batch normalisation, ReLU, max and average pooling, "
+    "known are Linear, Conv1d, Conv2d, batch normalisation, ReLU, "
+    f"{', '.join(function.name for function in FUNCTIONS)}, clamps, max and average pooling, "
     "flatten, sums of two maps, steps over pixels, channels of zeros, dropout"
 )
 
@@ -44,6 +48,8 @@ _KNOWN = (
 _NODES: dict[type[Operation], Callable[[Any, fx.Node, Builder], int]] = {
     Same: lower_maps.same,
     Relu: lower_maps.relu,
+    Clamp: lower_maps.clamp,
+    Elementwise: lower_maps.elementwise,
     BatchNorm: lower_maps.batch_norm,
     Add: lower_maps.add,
     Flatten: lower_maps.flatten,

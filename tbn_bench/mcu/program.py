@@ -30,8 +30,11 @@ class Quant:
 class Op:
     """One tbn_op.
 
-    weights, scales, biases: words of the table as int64 or float32. memory.py sets the sizes and
-    the offsets in the arena, in bytes.
+    weights, scales, biases: words of the table as int64 or float32. run: consecutive segments under
+    one scale (of a pad: channels of zeros before the input's). per_row: each output has a scale of
+    its own. bias_unit: the real bias is biases * bias_unit / 2^32 output units (of a pad: the byte
+    that stands for 0). wide: outputs are int32. pad: the element outside a map. memory.py sets the
+    sizes and the offsets in the arena, in bytes.
     """
 
     node: Node

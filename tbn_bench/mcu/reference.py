@@ -6,10 +6,11 @@ It gives the ranges for quantisation. The C library is compared with it, and wit
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tbn_bench.compiler.geometry import Window
-from tbn_bench.mcu.graph import Graph, Node
+from tbn_bench.mcu.graph import Graph, McuError, Node
 
 Array = NDArray[Any]
 
@@ -104,6 +105,18 @@ def padded(node: Node, x: Array, zero: Any) -> Array:
     return np.pad(x, margins, constant_values=zero)
 
 
+def function_values(node: Node, x: Array) -> Array:
+    """The function of a lookup node, of each value of x. Raises McuError where it is not finite."""
+    assert node.formula is not None
+    found: Array = node.formula(torch.from_numpy(x)).numpy()
+    if not np.isfinite(found).all():
+        raise McuError(
+            f"{node.name}: its function is not finite for inputs from {x.min():.3g} to "
+            f"{x.max():.3g}; bound its input"
+        )
+    return found
+
+
 def forward(graph: Graph, x: Array) -> list[Any]:
     """x: (B, h, w, c) as the model sees it -> every value by index, float64.
 
@@ -130,6 +143,8 @@ def _node(node: Node, values: list[Array | None]) -> Array:
         return reduced(node, x)
     if node.kind == "pad":
         return padded(node, x, 0.0)
+    if node.kind == "lookup":
+        return function_values(node, x)
     out = _products(node, x) * node.scale + node.shift
     return _relu(node, out)
 

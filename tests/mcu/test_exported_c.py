@@ -17,6 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tbn_bench import catalog, convert
+from tbn_bench.compiler import functions, names
+from tbn_bench.compiler.rules import activations as rules
 from tbn_bench.convert import binarize
 from tbn_bench.mcu import bundle, check, emit, emulate, export, layout, table
 from tbn_bench.mcu.graph import McuError
@@ -229,6 +231,108 @@ def test_c_equals_emulation_and_torch(name, activations, target, folder):
         expected = convert.dense(model)(x).numpy()
     error = np.abs(found * prog.output_scale - expected).max() / np.abs(expected).max()
     assert error < (1e-5 if activations == "f32" else 0.06)
+
+
+# Activation functions
+
+
+def _with_function(function):
+    """Layers with this function behind each, also behind a pool and behind a flatten."""
+    parts = [
+        nn.Conv2d(3, 8, 3),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3),
+        nn.Flatten(),
+        nn.Linear(72, 8),
+    ]
+    model = nn.Sequential()
+    for part in parts:
+        model.extend([part, function])
+    model.append(nn.Linear(8, 5))
+    return model.eval()
+
+
+def _compiled_function(function, activations="u8"):
+    model, x = _with_function(function), torch.randn(40, 3, 12, 12)
+    with torch.no_grad():
+        expected = model(x).numpy()
+    prog = export.compile_(model, x, activations, "m4")
+    u = export.quantised(prog, None, x)
+    return expected, prog, u
+
+
+def _furthest(prog, u, expected):
+    found = emulate.run(prog, u) * prog.output_scale
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+@needs_cc
+@pytest.mark.parametrize(
+    "function",
+    [nn.GELU(), nn.ReLU6(inplace=True), nn.Hardtanh(-0.3, 0.4)],
+    ids=["gelu", "relu6", "hardtanh"],
+)
+def test_a_function_is_a_table_of_bytes(function, folder):
+    """In C as in the emulation, bit for bit; as in torch within the error of 8-bit activations."""
+    expected, prog, u = _compiled_function(function)
+    library = folder(prog, u)
+    assert library.selftest() == 0
+    assert np.array_equal(library.run(u), emulate.run(prog, u))
+    tables = [op for op in prog.ops if op.row == "tbn_lookup_u8"]
+    assert [len(op.weights) for op in tables] == [64] * 5
+    assert _furthest(prog, u, expected) < 0.06
+
+
+def _add(monkeypatch, formula):
+    """The row that SiLU would have in the table of functions, for one test."""
+    options = {"inplace": False}
+    row = functions.Function("silu", (nn.SiLU,), formula, options, "SiLU in place")
+    monkeypatch.setitem(names.RULES, nn.SiLU, rules._rule_of(row))
+
+
+def test_a_new_function_takes_one_row(monkeypatch):
+    """A row in compiler/functions.py is all that a microcontroller needs."""
+    _add(monkeypatch, lambda x: x * torch.sigmoid(x))
+    expected, prog, u = _compiled_function(nn.SiLU())
+    assert _furthest(prog, u, expected) < 0.06
+
+
+def test_a_table_at_the_end_gives_numbers():
+    """Outputs are int32 also where the network ends in a function."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.GELU()).eval()
+    x = torch.rand(40, 1, 6, 6)
+    prog = export.compile_(model, x, "u8", "m4")
+    assert [op.node.kind for op in prog.ops] == ["dense", "lookup", "affine"]
+    assert _furthest(prog, export.quantised(prog, None, x), model(x).detach().numpy()) < 0.02
+
+
+def test_float_programs_have_no_table():
+    with pytest.raises(McuError, match="tables of 256 bytes; use --activations u8"):
+        _compiled_function(nn.GELU(), activations="f32")
+
+
+def test_a_function_that_is_not_finite_is_refused(monkeypatch):
+    _add(monkeypatch, torch.log)
+    with pytest.raises(McuError, match="not finite for inputs from .* bound its input"):
+        _compiled_function(nn.SiLU())
+
+
+def test_a_clamp_in_place_that_others_read_is_refused():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.clamp = nn.Conv2d(2, 6, 3), nn.ReLU6(inplace=True)
+            self.last = nn.LazyLinear(5)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.last(torch.flatten(y + self.clamp(y), 1))
+
+    x = torch.rand(4, 2, 6, 6)
+    model = Both().eval()
+    model(x)
+    with pytest.raises(McuError, match="changes in place what other layers read"):
+        export.compile_(model, x, "u8", "m4")
 
 
 class _Graph(nn.Module):
@@ -953,7 +1057,11 @@ class _Attention(nn.Module):
             lambda: nn.Sequential(nn.BatchNorm2d(8, track_running_stats=False), nn.Flatten()),
             "without running statistics",
         ),
-        (lambda: nn.Sequential(nn.GELU()), "GELU cannot run"),
+        (lambda: nn.Sequential(nn.Mish()), "Mish cannot run"),
+        (
+            lambda: nn.Sequential(nn.GELU(approximate="tanh")),
+            "GELU by an approximation cannot run",
+        ),
     ],
 )
 def test_what_c_cannot_run_is_refused_by_name(model, said):

@@ -37,7 +37,7 @@ def relu(operation: Relu, build: Builder) -> int:
 
 
 def elementwise(operation: Elementwise, build: Builder) -> int:
-    return build.elementwise(operation.name, operation.x)
+    return build.elementwise(operation.function.name, operation.x)
 
 
 def clamp(operation: Clamp, build: Builder) -> int:
@@ -133,7 +133,10 @@ def add(operation: Add, build: Builder) -> int:
 
 
 def _waiting(node: fx.Node, own: int, build: Builder) -> Op | None:
-    """The convolution that makes a summand, if it may run last: nobody else reads its result."""
+    """The convolution that makes a summand, if it may run after the other summand is known.
+
+    It may if nothing else reads its result.
+    """
     if build.region.of_node.get(node) != own:
         return None
     conv = build.foldable(node, (native.CONV,))

@@ -34,7 +34,7 @@ def _rule_of(function: Function) -> Rule:
             given = call.arguments(**function.options)
         if given != list(function.options.values()):
             raise NoRule(function.otherwise)
-        return Elementwise(call.x, function.name)
+        return Elementwise(call.x, function)
 
     return rule
 
@@ -48,7 +48,7 @@ def hardtanh(call: Call) -> Operation:
     """nn.ReLU6 is a subclass of nn.Hardtanh."""
     module = call.module
     if module is not None:
-        return Clamp(call.x, module.min_val, module.max_val)
+        return Clamp(call.x, module.min_val, module.max_val, module.inplace)
     low, high, in_place = call.arguments(
         min_val=-1.0,
         max_val=1.0,

@@ -748,6 +748,17 @@ TBN_SHARED void tbn_pad_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const vo
     TBN_COPY((float *)y + layer->run, x, 4u * layer->inputs);
 }
 
+/* Any function of single values: byte u of the weights is its output for an input of u; four to a word. */
+TBN_SHARED void tbn_lookup_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch)
+{
+    const uint8_t *p = (const uint8_t *)x;
+    uint8_t *out = (uint8_t *)y;
+    uint32_t i;
+    (void)c, (void)scratch;
+    for (i = 0; i < layer->outputs; i++)
+        out[i] = (uint8_t)(layer->weights[p[i] / 4u] >> 8 * (p[i] % 4u) & 255u);
+}
+
 /* ---- operations ---- */
 
 TBN_SHARED void tbn_linear(tbn_ctx *c, const TBN_ROM tbn_op *op)

@@ -134,6 +134,7 @@ void tbn_mean_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, voi
 void tbn_affine_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch);
 void tbn_pad_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch);
 void tbn_pad_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch);
+void tbn_lookup_u8(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch);
 void tbn_affine_f32(tbn_ctx *c, const TBN_ROM tbn_layer *layer, const void *x, void *y, void *scratch);
 
 #ifdef __cplusplus
