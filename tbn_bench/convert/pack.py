@@ -15,17 +15,24 @@ from tbn_bench.derived import place
 from tbn_bench.format import bits
 from tbn_bench.format.form import Form
 from tbn_bench.layers.bits_inside import keep_bits_
-from tbn_bench.layers.packed import Packed, PackedConv1d, PackedConv2d, PackedLinear, how_computed
+from tbn_bench.layers.packed import (
+    How,
+    Packed,
+    PackedConv1d,
+    PackedConv2d,
+    PackedLinear,
+    how_computed,
+)
 
 
 @dataclass(frozen=True)
 class PackRow:
     """One packed weight.
 
-    how: "tile reuse", "segments", "two factors" or "expanded". tile_bytes: of the values, with a
-    codebook. alpha_bytes: of the scales, with offsets. dense_bytes: memory of the dense weight once
-    it is read. Every forward reads it where how is "expanded"; elsewhere only code that asks the
-    layer for its `.weight` does.
+    how: the layer multiplies. tile_bytes: of the values, with a codebook. alpha_bytes: of the
+    scales, with offsets. dense_bytes: memory of the dense weight once it is read. Every forward
+    reads it where how is "expanded"; elsewhere only code that asks the layer for its `.weight`
+    does.
     """
 
     name: str
@@ -33,7 +40,7 @@ class PackRow:
     p: int
     tile_bytes: int
     alpha_bytes: int
-    how: str
+    how: How
     dense_bytes: int = 0
 
 
@@ -229,7 +236,7 @@ def _row(entry: _BinarizedModule, attribute: str, weight: _StoredWeight) -> Pack
     form = weight.form
     sizes = {name: bits.packed_bytes(count) for name, count in form.sizes.items()}
     kind = packed_kind(entry.module)
-    how = "expanded"
+    how: How = "expanded"
     if kind is not None:
         groups = getattr(entry.module, "groups", 1)
         how = how_computed(form, kind is PackedLinear, groups)

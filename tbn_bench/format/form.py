@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from tbn_bench.format import bits, coding
 from tbn_bench.format.coding import KERNEL, TRITS
-from tbn_bench.format.layouts import Copies
+from tbn_bench.format.layouts import Copies, Kind
 
 CODES = ("sign", "ternary", "codebook", "low_rank")
 MOST_AXES = 32  # of an array, in every numpy
@@ -148,7 +148,7 @@ class Form:
         return self.numel // self.p
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         if self.copies is None:
             return "aligned"
         return self.copies.kind

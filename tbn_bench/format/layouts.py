@@ -36,12 +36,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, product
 from math import prod
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-KINDS = ("aligned", "rotated", "permuted", "hadamard", "shifted", "columns")
+Kind = Literal["aligned", "rotated", "permuted", "hadamard", "shifted", "columns"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 MOST_SHIFT = 255  # positions; a kernel that grows by more is a mistake, or an attack by a file
 MOST_PERMUTATIONS = 1024  # each is drawn from a generator of its own
 
@@ -60,7 +61,7 @@ class Copies:
 
     shape: tuple[int, ...]
     p: int = 1
-    kind: str = "aligned"
+    kind: Kind = "aligned"
     shifts: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
@@ -223,7 +224,7 @@ def hadamard(p: int) -> NDArray[np.int8]:
     return matrix
 
 
-def _make_index(kind: str, p: int, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
+def _make_index(kind: Kind, p: int, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
     if kind not in ("rotated", "permuted", "columns") or p == 1:
         return None
     if kind == "columns":

@@ -14,9 +14,10 @@ from tbn_bench.format.form import Form
 from tbn_bench.kernels import tiled_conv2d, tiled_linear
 from tbn_bench.kernels.tiled_linear.torch import copies, segments
 from tbn_bench.layers import mixed_copies
-from tbn_bench.layers.packed_base import Packed, how_computed
+from tbn_bench.layers.packed_base import How, Packed, how_computed
 
 __all__ = [
+    "How",
     "Packed",
     "PackedConv",
     "PackedConv1d",

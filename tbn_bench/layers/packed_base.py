@@ -7,7 +7,7 @@ rows (1 / p of the products), two factors one after the other, or else the expan
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
@@ -24,9 +24,16 @@ from tbn_bench.layers.dense import dense_weight, factor_scales, factor_signs, fl
 
 Factors = tuple[Tensor, Tensor | None]
 
+How = Literal["tile reuse", "segments", "two factors", "expanded"]
+"""How a packed layer multiplies.
 
-def how_computed(form: Form, linear: bool, groups: int) -> str:
-    """How a layer of this form multiplies: "tile reuse", "segments", "two factors", "expanded"."""
+tile reuse: each product with the tile once. segments: the same for pieces of rows, where tiles end
+inside a row. two factors: by one low-rank factor after the other. expanded: by the dense weight.
+"""
+
+
+def how_computed(form: Form, linear: bool, groups: int) -> How:
+    """How a layer of this form multiplies."""
     one_group = groups == 1
     if form.kind in mixed_copies.KINDS:
         shares = form.has_shared_products and one_group

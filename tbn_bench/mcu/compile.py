@@ -161,8 +161,8 @@ def source_of(data: Any) -> Quant | None:
     normalise.
     """
     raw, _ = data.splits["test"]
-    mean = getattr(data, "mean", ())
-    std = getattr(data, "std", ())
+    mean: tuple[float, ...] = getattr(data, "mean", ())
+    std: tuple[float, ...] = getattr(data, "std", ())
     if raw.dtype != torch.uint8 or len(mean) != 1 or len(std) != 1:
         return None
     return Quant(1 / (255 * std[0]), 255 * mean[0])

@@ -1,6 +1,8 @@
-"""The processors that programs are built for, and what they are sold as."""
+"""The processors that programs are built for, and chips and boards that have them."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Family = Literal["host", "arm", "avr"]
 
 
 class Core(NamedTuple):
@@ -10,7 +12,7 @@ class Core(NamedTuple):
     """
 
     name: str
-    kind: str  # host, arm, avr
+    family: Family
     flags: tuple[str, ...] = ()  # gcc
     zig: tuple[str, ...] | None = None
     board: str | None = None
@@ -43,7 +45,7 @@ def _arm(
     zig_cpu = cpu.replace("-", "_")
     return Core(
         name,
-        kind="arm",
+        family="arm",
         flags=tuple(flags),
         zig=("-target", f"thumb-freestanding-{abi}", f"-mcpu={zig_cpu}{features}"),
         board=board,

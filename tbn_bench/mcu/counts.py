@@ -3,10 +3,9 @@
 from tbn_bench.mcu.cores import Core
 from tbn_bench.mcu.outcome import SimulationError
 
-_SLACK = 30  # instructions or cycles of a call and its return around the work of known length
-
-
-# ticks: each reading is cut off, and the way into and out of a run may differ by an instruction
+# instructions or cycles of the call and the return, in addition to work of known length
+_SLACK = 30
+# ticks: readings are rounded down, and two runs may differ by an instruction outside the work
 _JITTER = 3
 
 
@@ -18,8 +17,8 @@ def counts_of(said: dict[str, list[list[str]]], core: Core, sim: str) -> tuple[i
     empty = [int(v) for v in said["empty"][0]]
     length, *known = (int(v) for v in said["calibration"][0])
     rows = []
-    for _, *ticks in said["ticks"]:
-        rows.append([int(v) for v in ticks])
+    for _, *texts in said["ticks"]:
+        rows.append([int(text) for text in texts])
     if sim == "simavr":
         return _cycles(
             empty[0],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from tbn_bench.mcu.cores import Family
 from tbn_bench.mcu.errors import ToolchainError
 
 
@@ -96,14 +97,14 @@ _WIDE = _Elf(
 _NO_BYTES = 8  # kind of a section without bytes in the file
 
 
-def sizes_of(elf: Path, library: list[Path], kind: str) -> Sizes:
+def sizes_of(elf: Path, library: list[Path], family: Family) -> Sizes:
     linked = [section for section in sections(elf) if section.flags & 2]
     of = {section.name: section.size for section in linked}
-    if kind == "arm":
+    if family == "arm":
         data = of.get(".lib_data", 0)
         bss = of.get(".lib_bss", 0)
     else:
-        data, bss = _static(library, kind)
+        data, bss = _static(library, family)
     flash = [section.size for section in linked if section.kind != _NO_BYTES]
     ram = [section.size for section in linked if section.flags & 1]
     return Sizes(
@@ -117,12 +118,12 @@ def sizes_of(elf: Path, library: list[Path], kind: str) -> Sizes:
     )
 
 
-def _static(library: list[Path], kind: str) -> tuple[int, int]:
+def _static(library: list[Path], family: Family) -> tuple[int, int]:
     """(data, bss) of the library's objects, before unused sections are removed: an upper bound.
 
     The linker scripts of host and AVR have no sections of their own for them.
     """
-    data_names = (".data", ".rodata") if kind == "avr" else (".data",)
+    data_names = (".data", ".rodata") if family == "avr" else (".data",)
     data = 0
     bss = 0
     for path in library:

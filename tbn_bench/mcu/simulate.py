@@ -48,7 +48,7 @@ def run(
     if reason is not None:
         raise SimulationError(reason)
     raw = None if inputs is None else _raw(build, inputs)
-    if raw is not None and core.kind == "avr":
+    if raw is not None and core.family == "avr":
         raise SimulationError(
             "the Uno has no files to read inputs from; "
             "export with these images as vectors and run without inputs"

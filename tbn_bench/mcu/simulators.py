@@ -5,12 +5,16 @@ import importlib.util
 import shutil
 import subprocess
 
-from tbn_bench.mcu.cores import find_core
+from tbn_bench.mcu.cores import Family, find_core
 from tbn_bench.mcu.outcome import SimulationError
 from tbn_bench.mcu.toolchain import PIP_INSTALL
 from tbn_bench.mcu.unicorn_board import CORES
 
-SIMULATORS = {"host": ("host",), "arm": ("qemu", "unicorn"), "avr": ("simavr",)}
+SIMULATORS: dict[Family, tuple[str, ...]] = {
+    "host": ("host",),
+    "arm": ("qemu", "unicorn"),
+    "avr": ("simavr",),
+}
 
 
 _APT = {
@@ -24,9 +28,9 @@ def missing(core: str, sim: str) -> str | None:
 
     None where it can.
     """
-    kind = find_core(core).kind
-    if sim not in SIMULATORS[kind]:
-        return f"{sim} does not run programs for {core}; use {' or '.join(SIMULATORS[kind])}"
+    family = find_core(core).family
+    if sim not in SIMULATORS[family]:
+        return f"{sim} does not run programs for {core}; use {' or '.join(SIMULATORS[family])}"
     if sim == "unicorn":
         if core not in CORES:
             return f"unicorn does not know the processor {core}; use qemu ({_APT['qemu'][1]})"
@@ -61,7 +65,7 @@ def version(sim: str) -> str:
 def choose(core: str) -> str:
     """The first simulator for a core that is here. Raises SimulationError with install commands."""
     reasons = []
-    for sim in SIMULATORS[find_core(core).kind]:
+    for sim in SIMULATORS[find_core(core).family]:
         reason = missing(core, sim)
         if reason is None:
             return sim

@@ -85,7 +85,7 @@ def _targets(records: list[McuRecord]) -> list[str]:
 
 
 def _table(records: list[McuRecord]) -> str:
-    lines = [_HEAD]
+    lines: list[Sequence[str]] = [_HEAD]
     for record in sorted(records, key=_rank):
         lines.append(_row(record))
     return aligned(lines, left=3)

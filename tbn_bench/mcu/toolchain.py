@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.mcu.cores import Core, find_core
+from tbn_bench.mcu.cores import Core, Family, find_core
 from tbn_bench.mcu.elf import FULL, Sizes, sizes_of
 from tbn_bench.mcu.errors import DoesNotFit, ToolchainError
 from tbn_bench.records.files import RecordError, read_json
@@ -37,34 +37,38 @@ def compiler(core: str, cc: str) -> list[str]:
 
     Raises ToolchainError with the command that installs it.
     """
-    kind = find_core(core).kind
+    family = find_core(core).family
     if cc not in COMPILERS:
         known = ", ".join(COMPILERS)
         raise ValueError(f"cc must be one of {known}, got {cc!r}")
     if cc == "zig":
-        return _zig(core, kind)
-    return _gcc(kind)
+        return _zig(core, family)
+    return _gcc(family)
 
 
-def _zig(core: str, kind: str) -> list[str]:
-    if kind == "avr":
+def _zig(core: str, family: Family) -> list[str]:
+    if family == "avr":
         raise ToolchainError(f"zig does not build for {core}; use cc='gcc' ({_APT['avr']})")
     if importlib.util.find_spec("ziglang") is None:
         raise ToolchainError(f"zig is not installed; run: {PIP_INSTALL}")
     return [sys.executable, "-m", "ziglang", "cc"]
 
 
-def _gcc(kind: str) -> list[str]:
-    names = _GCC[kind]
+def _gcc(family: Family) -> list[str]:
+    names = _GCC[family]
     for name in names:
         path = shutil.which(name)
         if path:
             return [path]
-    raise ToolchainError(f"{names[0]} is not installed; run: {_APT[kind]}")
+    raise ToolchainError(f"{names[0]} is not installed; run: {_APT[family]}")
 
 
-_GCC = {"host": ("gcc", "cc"), "arm": ("arm-none-eabi-gcc",), "avr": ("avr-gcc",)}
-_APT = {
+_GCC: dict[Family, tuple[str, ...]] = {
+    "host": ("gcc", "cc"),
+    "arm": ("arm-none-eabi-gcc",),
+    "avr": ("avr-gcc",),
+}
+_APT: dict[Family, str] = {
     "host": "apt-get install gcc libc6-dev",
     "arm": "apt-get install --no-install-recommends gcc-arm-none-eabi",
     "avr": "apt-get install --no-install-recommends gcc-avr avr-libc",
@@ -137,7 +141,7 @@ def build(
         cc,
         optimize,
         elf=elf,
-        sizes=sizes_of(elf, library, known.kind),
+        sizes=sizes_of(elf, library, known.family),
         version=version(core, cc),
         model=describe(folder),
     )
@@ -179,7 +183,7 @@ class _Tools:
 
     def compile_program(self) -> list[Path]:
         objects = []
-        for name in ("main", _PORT[self.core.kind]):
+        for name in ("main", _PORT[self.core.family]):
             source = self.test / f"{name}.c"
             target = self.out / f"{name}.o"
             self._compile(_STRICT[:2], source, target)
@@ -195,17 +199,17 @@ class _Tools:
         paths = [str(path) for path in objects]
         command = [*self.command, *paths, *_link(self.core, self.cc), "-o", str(elf)]
         _run(command, f"linking for {self.core.name} with {self.cc}", self.test)
-        if self.core.kind == "avr":  # simavr and programmers load this
+        if self.core.family == "avr":  # simavr and programmers load this
             hexadecimal = elf.with_suffix(".hex")
             copy = ["avr-objcopy", "-O", "ihex", str(elf), str(hexadecimal)]
             _run(copy, "avr-objcopy")
         return elf
 
 
-_PORT = {"host": "port_host", "arm": "port_cortex_m", "avr": "port_avr"}
+_PORT: dict[Family, str] = {"host": "port_host", "arm": "port_cortex_m", "avr": "port_avr"}
 
 
-def describe(folder: Path | str) -> dict:
+def describe(folder: Path | str) -> dict[str, Any]:
     """extras/model.json of an exported folder. Raises ValueError where it cannot be read."""
     try:
         return read_json(Path(folder) / "extras" / "model.json")
@@ -214,24 +218,24 @@ def describe(folder: Path | str) -> dict:
 
 
 def _flags(core: Core, cc: str) -> list[str]:
-    # avr-gcc knows __flash in its own dialect only
-    flags = [*_COMMON, "-std=gnu99" if core.kind == "avr" else "-std=c99"]
+    # __flash is no standard C: avr-gcc accepts it only in GNU's dialect
+    flags = [*_COMMON, "-std=gnu99" if core.family == "avr" else "-std=c99"]
     if cc == "zig":
         flags += [*(core.zig or ()), "-fno-sanitize=undefined"]  # zig's default
     else:
         flags += core.flags
-    if core.kind == "arm":
+    if core.family == "arm":
         flags.append("-ffreestanding")
     return flags
 
 
 def _link(core: Core, cc: str) -> list[str]:
-    if core.kind == "arm":
+    if core.family == "arm":
         # with -nostdlib zig leaves its compiler_rt out, and it has no other library to add
         script = ["-T", f"{core.name}.ld", "-Wl,--gc-sections"]
         return script if cc == "zig" else ["-nostdlib", *script, "-lgcc"]
-    script = "uno.ld" if core.kind == "avr" else "host.ld"
-    return ["-T", script, "-Wl,--gc-sections"]
+    linker_script = "uno.ld" if core.family == "avr" else "host.ld"
+    return ["-T", linker_script, "-Wl,--gc-sections"]
 
 
 def _run(command: list[str], what: str, cwd: Path | None = None) -> str:

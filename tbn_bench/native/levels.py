@@ -81,7 +81,9 @@ def _agrees(name: str, channels: int, stride: int) -> bool:
             shift=np.linspace(-1, 1, 38, dtype=np.float32),
         )
         program = Program([conv], shapes, level=level)
-        found.append(program(x))
+        out = program(x)
+        assert isinstance(out, np.ndarray)
+        found.append(out)
     tested, portable = found
     error = np.abs(tested - portable).max()
     return bool(error <= SELF_TEST_TOLERANCE * np.abs(portable).max())

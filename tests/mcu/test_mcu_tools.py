@@ -157,7 +157,7 @@ PAIRS = [
 RUNS = [
     (cc, core, sim)
     for cc, core in PAIRS
-    for sim in simulators.SIMULATORS[cores.CORES[core].kind]
+    for sim in simulators.SIMULATORS[cores.CORES[core].family]
     if (core, sim) != ("m55", "unicorn")
 ]
 
@@ -436,7 +436,7 @@ def test_fits_real_boards():
 def test_the_makefile_builds_as_python_does(standins):
     text = (HARNESS / "Makefile").read_text()
     for core in cores.CORES.values():
-        if core.kind == "arm":
+        if core.family == "arm":
             flags = next(
                 line for line in text.splitlines() if line.startswith(f"FLAGS_{core.name} =")
             )
