@@ -20,7 +20,7 @@ _WITHOUT_EFFECTS = ("call_function", "call_method", "get_attr")
 
 
 class Pattern:
-    """A function that stands for many nodes."""
+    """A function that replaces the nodes of a pattern."""
 
     def __init__(self) -> None:
         self.__name__ = type(self).__name__  # by which torch.fx writes a call

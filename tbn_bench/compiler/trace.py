@@ -20,7 +20,7 @@ TRACING = threading.Lock()
 
 
 class _Proxy(fx.Proxy):
-    """Records y += x as what it is; torch.fx by itself records y = y + x."""
+    """Records y += x as an operation in place; torch.fx alone records y = y + x."""
 
 
 def _augmented(function: Any) -> Callable[[Any, Any], Any]:

@@ -1,4 +1,4 @@
-"""One layer as a native program; its weights are kept for as long as its bits live."""
+"""One layer as a native program. Its weights are kept until its bits change."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ GROUP = 64  # vectors that go through a linear layer together
 class LayerWeights:
     """The weights of a layer, laid out for one level.
 
-    parts: one object per group, but one in all for groups of one channel each. copies: of the rows
-    of each part. scale: (output rows,).
+    parts: one object per group; a depthwise layer has one for all groups. copies: how often the
+    rows of a part appear in the output. scale: (output rows,).
     """
 
     parts: list[Any]

@@ -5,7 +5,9 @@ import numpy as np
 from tbn_bench.mcu.graph import Array, Node
 from tbn_bench.mcu.program import Quant
 
-_LARGEST = 0.499999  # of M / 2^32
+# Bounds of (real value of a step) / (output scale), so that the multiplier M fits in 32 bits.
+_LARGEST = 0.499999  # M / 2^32 of a layer
+_LARGEST_AFFINE = 64  # M / 2^24 of an affine node and of a sum, which need |M| < 2^31
 
 
 def range_of(values: Array) -> Quant:
@@ -28,10 +30,10 @@ def target_of(
     largest = float(np.abs(multipliers).max())
     is_affine = node.kind == "affine"
     if last:
-        steps = largest / 64 if is_affine else 4 * largest
+        steps = largest / _LARGEST_AFFINE if is_affine else 4 * largest
         largest_value = float(np.abs(values).max())
         return Quant(steps or largest_value / 2**20 or 1.0)
-    finest = largest / (64 if is_affine else _LARGEST)
+    finest = largest / (_LARGEST_AFFINE if is_affine else _LARGEST)
     return _no_finer(range_of(values), finest)
 
 
@@ -48,5 +50,5 @@ def _no_finer(found: Quant, scale: float) -> Quant:
 
 def sum_target(values: Array, first: Quant, second: Quant) -> Quant:
     """How the sum of two values is stored."""
-    finest = max(first.scale, second.scale) / 64
+    finest = max(first.scale, second.scale) / _LARGEST_AFFINE
     return _no_finer(range_of(values), finest)

@@ -1,4 +1,4 @@
-"""What an operation reads: values of the open region, brought in from outside where need be."""
+"""The operands of an operation: values of the open region. Other values become its inputs."""
 
 from typing import Any
 
@@ -88,7 +88,7 @@ class Builder:
         return region.inputs[node, last]
 
     def foldable(self, node: Any, kinds: tuple[str, ...]) -> Op | None:
-        """The op that makes a node's value, if that is read here only and can still be changed."""
+        """The op that makes a node's value, if it may be changed: only this operation reads it."""
         if not isinstance(node, fx.Node) or node not in self.region.of_node:
             return None
         index = self.region.of_node[node]

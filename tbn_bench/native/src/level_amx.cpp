@@ -167,7 +167,7 @@ const float* begin(const Conv* c, Input* in, long size, long positions) {
   return steps_of(c);
 }
 
-// Output pixels of row y of image g lie at `position` and on.
+// The output pixels of row y of image g have the positions from `position` on.
 void place(const Conv* c, Input* in, int g, int y, long position, const float* inverse) {
   long pixel = ((long)g * c->Ho + y) * c->Wo, own = on_their_own(c), n = own ? (long)c->G * c->H * c->W : c->G;
   for (int x = 0; x < c->Wo; x++) {
@@ -180,8 +180,8 @@ void zero(const Input& in, long groups, long from, long count) {
   for (long n = 0; n < groups; n++) memset(in.rows + n * in.group + from * in.row, 0, count * in.row);
 }
 
-// One step per tap and unit of channels; tap (ky, kx) begins at position ky * down + kx * right (of phase ky * dh % sh, which lies
-// `phase` positions further for each). Channels are outermost: what one unit's taps share stays in the first-level cache.
+// One step per tap and unit of channels. Tap (ky, kx) begins at position ky * down + kx * right of phase ky * dh % sh; each phase begins
+// `phase` positions after the one before. Channels are outermost, so that inputs that the taps of a unit share stay in the first-level cache.
 template <int FORM>
 void walk(const Conv* c, Input* in, long pitch, long right, long phase) {
   const Weights* w = c->weights;
@@ -202,7 +202,7 @@ Input columns(const Conv* c) {
   const float* inverse = begin<FORM>(c, &in, round_up(M, 64), M);
   for (int g = 0; g < c->G; g++)
     for (int y = 0; y < c->Ho; y++) place(c, &in, g, y, ((long)g * c->Ho + y) * c->Wo, inverse);
-  for (long k = 0; k < C; k += 256) {  // some columns of all pixels: what is written lies close together
+  for (long k = 0; k < C; k += 256) {  // some columns of all pixels, so that writes are close together in memory
     long i = 0, count = C - k < 256 ? C - k : 256;
     for (int g = 0; g < c->G; g++)
       for (int y = 0; y < c->Ho; y++) {
@@ -236,14 +236,15 @@ Input flat(const Conv* c, const Flat& f) {
     }
     for (int y = 0; y < c->Ho; y++) place(c, &in, g, y, ((long)g * f.image_rows + y) * f.pitch, inverse);
   }
-  long end = f.phase_size - 96;  // what lies further is read for no output
+  long end = f.phase_size - 96;  // no output reads further
   if (end > done) zero(in, groups, done, end - done);
   walk<FORM>(c, &in, f.pitch, c->dw, 0);
   return in;
 }
 
-// Any stride: what column kx of the kernel meets lies on its own, [kx][row modulo stride][image][row / stride][output column]. No
-// position is computed for nothing (but rows between images), and each input pixel is there about kw / stride times.
+// Any stride. Each column kx of the kernel has its own copy of the inputs that it reads:
+// [kx][row modulo stride][image][row / stride][output column]. Only the rows between images are computed in vain, and each input pixel is
+// stored about kw / stride times.
 template <int FORM>
 Input spread(const Conv* c) {
   const Weights* w = c->weights;
@@ -303,8 +304,8 @@ inline __m512 sum_at(const char* sums, long low, float step) {
   return _mm512_mul_ps(_mm512_cvtepi32_ps(whole), _mm512_set1_ps(step));
 }
 
-// The sums of `count` positions from `first` on -> their output channels. Where there are many rows, copy by copy: what is written one
-// after the other then lies side by side.
+// The sums of `count` positions from `first` on -> their output channels. Where there are many rows, one copy of the tile is
+// written after the other, so that consecutive writes are neighbours in memory.
 template <int FORM>
 void finish(const Conv* c, const Input& in, const char* sums, long pitch, long low, long first, long count) {
   const long R = c->weights->R, p = c->p;

@@ -80,7 +80,7 @@ struct Plan {
   const Op* op;
   const Value* value;
   const int32_t *input, *output;                // value ids
-  const int32_t *input_is_nhwc, *output_is_nhwc;  // how each lies outside; else (C, H, W)
+  const int32_t *input_is_nhwc, *output_is_nhwc;  // true: the caller keeps it as (H, W, C), else as (C, H, W)
 };
 
 API int tbn_level_count() { return (int)(sizeof kLevels / sizeof *kLevels); }
@@ -127,13 +127,13 @@ API void tbn_free(void* weights) { std::unique_ptr<OwnedWeights> freed(static_ca
 
 namespace {
 
-// Images [i, i + G) of the inputs and outputs of a call. What lies outside as it would lie inside is read and written there, unless an
-// output lies over an input.
+// Images [i, i + G) of the inputs and outputs of a call. A value that the caller keeps in the layout of the arena is read and written in
+// the caller's memory, unless an output overlaps an input.
 struct Call {
   const Plan* plan;
   const float* const* in;
   float* const* out;
-  bool apart;  // no output lies over an input
+  bool apart;  // no output overlaps an input
 
   Call(const Plan* plan, const float* const* in, float* const* out, int64_t n) : plan(plan), in(in), out(out), apart(true) {
     for (int k = 0; k < plan->inputs; k++)
@@ -148,7 +148,7 @@ struct Call {
     return nhwc || v.H * v.W == 1 || v.C == 1;
   }
 
-  // Where every value of these images lies: outside, or in the arena.
+  // The address of each value of these images: in the caller's memory, or in the arena.
   float** places(int64_t i, int G, Arena* arena) const {
     float* base = (float*)arena->get(arena, SLOT_VALUES, plan->floats * plan->group * 4);
     float** at = (float**)arena->get(arena, SLOT_PLACES, plan->values * sizeof(float*));

@@ -26,7 +26,7 @@ enum Slot {
   SLOT_UNITS,    // of 14-bit activations: inverse and step of each image, or of each pixel
   SLOT_STEPS,    // of 14-bit activations: the step of each position
   SLOT_VALUES,   // of a program: all values of the images that go through together
-  SLOT_PLACES,   // of a program: where each value lies
+  SLOT_PLACES,   // of a program: the address of each value
   SLOTS,
   // attention runs after a convolution or before it, and shares its memory
   SLOT_KEY = SLOT_INPUT,
@@ -92,7 +92,7 @@ static inline int on_their_own(const Conv* c) {
 
 static inline int sign_bit(const uint8_t* bits, long n) { return (bits[n >> 3] >> (n & 7)) & 1; }
 
-// Where the padded input lies: signs of a tap are reached by adding an offset to a position, for any stride and dilation.
+// The layout of the padded input: a tap of the kernel is an offset that is added to a position, for any stride and dilation.
 // Stride 1 shares the padding between neighbouring rows and images; larger strides split the input into sh * sw phases.
 struct Flat {
   int pitch, image_rows;   // positions per row, rows per image
