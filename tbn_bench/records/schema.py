@@ -314,7 +314,7 @@ class VersionsInfo(_Object):
 
     suite: str
     old_commit: str
-    batch: Some
+    batch: Some | None = None  # None: the rows have several
     threads: Some
     clock: str | None = None
     tolerance: dict[str, Positive] = {}

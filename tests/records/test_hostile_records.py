@@ -247,12 +247,15 @@ def test_every_committed_record_is_read():
     """Records of every version so far stay readable: nothing under results/ is refused, also strictly."""
     store = RunStore(ROOT / "results")
     problems = []
-    counts = [len(list(kind(problems))) for kind in (store.runs, store.latencies, store.mcus)]
-    on_disk = [
-        len(list(store.root.glob(f)))
-        for f in ("runs/*/*/run.json", "latency/*/*.json", "mcu/*/*.json")
-    ]
-    assert (counts, problems) == (on_disk, [])
+    kinds = {
+        "runs/*/*/run.json": store.runs,
+        "latency/*/*.json": store.latencies,
+        "latency/*/versions/*.json": store.versions,
+        "mcu/*/*.json": store.mcus,
+    }
+    for files, read in kinds.items():
+        assert len(list(read(problems))) == len(list(store.root.glob(files)))
+    assert problems == []
     assert load(store.root).problems == []
 
 
