@@ -113,8 +113,9 @@ def test_configurations_of_a_search_have_colours_of_their_own(tmp_path):
         finished_run(store, lr=lr, binarizer="bwn")
     (panel,) = accuracy_bits.chart(load(tmp_path))["concat"]
     colour = panel["layer"][-2]["encoding"]["color"]
-    assert colour["field"] == "label"
-    assert len(set(colour["scale"]["range"])) == 6
+    assert colour["field"] == "setting"
+    assert colour["scale"]["domain"] == ["lr=0.1", "lr=0.2", "lr=0.3"]
+    assert len(set(colour["scale"]["range"])) == 3
 
 
 def test_the_page_keeps_a_panels_subtitle_and_the_figures_own_title():

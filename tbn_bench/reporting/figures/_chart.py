@@ -1,5 +1,6 @@
 """Panels of points and lines for the page, as Vega-Lite charts."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,8 @@ def chart_panels(data: pd.DataFrame, layout: Layout) -> dict[str, Any] | None:
             on_front = _panels.front(shown).index
             shown = shown.assign(front=shown.index.isin(on_front))
         shown = _rounded(_thinned(shown) if layout.thin else shown)
+        if _configurations(part):
+            shown = shown.assign(setting=shown["label"].map(_setting))
         rows = shown.drop(columns=["panel", "axis", "binarizer"]).to_dict("records")
         name = f"rows-{len(panels)}"
         datasets[name] = rows
@@ -89,25 +92,37 @@ def _by_method(data: pd.DataFrame, layout: Layout) -> _ByMethod:
 
 
 def _by_settings(part: pd.DataFrame) -> _ByMethod | None:
-    """Each configuration in a colour of its own where a method has several, as a search does.
+    """Each setting in a colour of its own where a method has several, as a search does.
 
-    In the order of the settings: colours from dark to light if there are many.
+    The marker is that of the method. Many settings have colours from dark to light.
     """
     labels = _configurations(part)
     if not labels:
         return None
     own = part[~part["published"].astype(bool)]
-    few = [style.nth_colour(place) for place in range(len(labels))]
-    scale = {"scheme": "viridis"} if len(labels) > _COLOURS else {"range": few}
+    settings = sorted({_setting(label) for label in own["label"]}, key=_natural)
+    few = [style.nth_colour(place) for place in range(len(settings))]
+    scale = {"scheme": "viridis"} if len(settings) > _COLOURS else {"range": few}
     legend = style.CHART_LEGEND | {"title": None, "columns": 1}
-    same = _nominal("label")
     looks = own.drop_duplicates("method")
     markers = [style.shape(spec) for spec in looks["binarizer"]]
     return _ByMethod(
-        colour=same | {"scale": {"domain": labels, **scale}, "legend": legend},
+        colour=_nominal("setting") | {"scale": {"domain": settings, **scale}, "legend": legend},
         shape=_nominal("method")
         | {"scale": {"domain": list(looks["method"]), "range": markers}, "legend": None},
     )
+
+
+def _setting(label: str) -> str:
+    """The varied settings in a label: lr=0.1 of "TBN-4, lr=0.1"; the whole label without them."""
+    found = re.search(r", ([a-z_]+=[^()]*)$", label)
+    return found[1] if found else label
+
+
+def _natural(text: str) -> list[tuple[float, str]]:
+    """A key that orders numbers in a text by size."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(parts)]
 
 
 def _configurations(part: pd.DataFrame) -> list[str]:

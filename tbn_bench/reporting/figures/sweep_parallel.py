@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tbn_bench.reporting import style
+from tbn_bench.reporting import names, style
 from tbn_bench.reporting.figures import _searched
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.settings import settings
@@ -22,6 +22,7 @@ from tbn_bench.scores import Score
 TITLE = "Sweeps: parallel coordinates"
 NEEDS = "a sweep of 8 runs or more that varied two parameters"
 _MAP = "viridis"
+_NAMES = {"model": names.network, "binarizer": names.method, "data": names.data_set}
 _GAP = 0.08  # between two values that are written at an axis
 _MOST = 300  # runs: of more, a share that is spread evenly over the scores
 
@@ -69,7 +70,7 @@ def _axis(
             "run": table["run_id"],
             "parameter": score.label if name == "score" else name,
             "place": places,
-            "value": table[name].map(_shown),
+            "value": table[name].map(_NAMES.get(name, _shown)),
             "score": table["score"],
             "axis": score.label,
             "named": _spaced(places),
@@ -110,20 +111,20 @@ def print_panel(panel: pd.DataFrame, width: float) -> Figure:
 
 def _draw(axes: Axes, panel: pd.DataFrame, scale: mpl.colors.Normalize) -> None:
     """A line per run; the ends of each axis have their values."""
-    names = list(dict.fromkeys(panel["parameter"]))
+    parameters = list(dict.fromkeys(panel["parameter"]))
     colours = mpl.colormaps[_MAP]
     for _, run in panel.groupby("run", sort=False):
         colour = colours(scale(run["score"].iloc[0]))
-        axes.plot(range(len(names)), run["place"], color=colour, linewidth=0.6, alpha=0.7)
-    for k, name in enumerate(names):
+        axes.plot(range(len(parameters)), run["place"], color=colour, linewidth=0.6, alpha=0.7)
+    for k, name in enumerate(parameters):
         own = panel[panel["parameter"] == name]
         values = own.sort_values("place")["value"]
         low = style.short(values.iloc[0], 12)
         high = style.short(values.iloc[-1], 12)
         axes.text(k, -0.06, low, ha="center", va="top", fontsize=7)
         axes.text(k, 1.04, high, ha="center", va="bottom", fontsize=7)
-    axes.set(xticks=range(len(names)), yticks=[], ylim=(-0.2, 1.15))
-    axes.set_xticklabels(names)
+    axes.set(xticks=range(len(parameters)), yticks=[], ylim=(-0.2, 1.15))
+    axes.set_xticklabels(parameters)
 
 
 def _titled(panel: str, part: pd.DataFrame) -> alt.TitleParams:
@@ -140,9 +141,11 @@ def chart(records: Records) -> Any:
     charts = []
     for panel, part in data.groupby("panel", sort=False):
         shown = part.drop(columns=["panel", "axis"]).round({"place": 3, "score": 3})
-        names = list(dict.fromkeys(part["parameter"]))
+        parameters = list(dict.fromkeys(part["parameter"]))
         axis = str(part["axis"].iloc[0])
-        x = alt.X("parameter:N", sort=names, title=None, axis=alt.Axis(labelAngle=0, grid=True))
+        x = alt.X(
+            "parameter:N", sort=parameters, title=None, axis=alt.Axis(labelAngle=0, grid=True)
+        )
         y = alt.Y("place:Q", axis=None)
         lines = alt.Chart(shown).mark_line(opacity=0.6)
         lines = lines.encode(
@@ -154,7 +157,7 @@ def chart(records: Records) -> Any:
             color=alt.Color("score:Q", scale=alt.Scale(scheme=_MAP), title=axis),
         )
         values = alt.Chart(shown).transform_filter(alt.datum.named)
-        values = values.mark_text(align="left", dx=4, fontSize=11)
+        values = values.mark_text(align="left", dx=4, fontSize=11, limit=130)
         values = values.encode(x=x, y=y, text="value:N")
         title = _titled(str(panel), part)
         charts.append((lines + values).properties(title=title, width=720, height=220))
