@@ -71,8 +71,11 @@ def test_the_python_page_runs(tmp_path, monkeypatch):
 
 
 def test_the_readme_is_short():
-    """A page and a half: a stranger reads it to the end."""
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) < 900
+    """A page and a half: a stranger reads it to the end. The table of results has a row per method."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, _, rest = text.partition("<!-- summary: begin -->")
+    _, _, after = rest.partition("<!-- summary: end -->")
+    assert len((before + after).split()) < 850
 
 
 def test_the_picture_is_drawn_from_a_real_layer(tmp_path):
