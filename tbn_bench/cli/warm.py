@@ -10,12 +10,15 @@ from tbn_bench.cli import FAILED, main
 _status = FAILED
 
 
-@atexit.register  # before all imports, so that it is called last
 def _end_at_once() -> None:
     """Without taking apart what is loaded, which would copy the pages of all of it."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(_status)
+
+
+if __name__ == "__main__":
+    atexit.register(_end_at_once)  # before what runs import, so that it is called last
 
 
 def run(control: int, nice: int) -> int:

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from tbn_bench import extras
 from tbn_bench.sweep import search
 from tbn_bench.sweep.planner import Planner
 from tbn_bench.sweep.spec import expand
@@ -466,8 +467,10 @@ def test_faults_of_the_engine_are_named():
 def test_a_search_without_optuna_says_what_to_install(monkeypatch):
     """Before the first trial."""
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ValueError, match=r'pip install "tbn-bench\[search\]"'):
+    with pytest.raises(ModuleNotFoundError) as error:
         planner(BAYES)
+    said = extras.install_line(error.value, "tbn-bench sweep", own="sweep")
+    assert said == 'tbn-bench sweep needs optuna: pip install "tbn-bench[sweep]"'
 
 
 def test_grid_and_random_need_no_optuna():

@@ -374,7 +374,7 @@ def test_a_forked_run_has_the_record_of_its_own_process(tmp_path):
         patch.setattr(warm.WarmProcess, "order", order)
         local.run(sweep, tmp_path / "warm", ExecutionOptions(threads=2))
     local.run(sweep, tmp_path / "own", ExecutionOptions(threads=2, warm=False))
-    assert threads == [1]
+    assert set(threads) == {1}  # earlier tests may have forked from this process, too
     for config in sweep.configs:
         forked = RunStore(tmp_path / "warm").read("warm", config.run_id)
         own = RunStore(tmp_path / "own").read("warm", config.run_id)
