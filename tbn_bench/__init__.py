@@ -94,7 +94,7 @@ def _loaded(name: str) -> Any:
     try:
         return getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
-        extras = import_module("tbn_bench.extras")
+        extras = import_module("tbn_bench.install.extras")
         line = extras.install_line(error, f"tbn_bench.{name}")
         if line is None:
             raise

@@ -67,7 +67,7 @@ def is_idle(process) -> bool:
     """Whether it lives and every process that it has forked has ended."""
     if process.is_lost or not process.has_forked:
         return False
-    if not (found := stat(process.pid)) or found[0] == "Z":
+    if gone(process.pid):
         return False
     return all(state[0] == "Z" for state in map(stat, children(process.pid)) if state)
 
@@ -79,6 +79,12 @@ def stat(pid) -> list[str]:
             return file.read().rpartition(")")[2].split()
     except OSError:
         return []
+
+
+def gone(pid) -> bool:
+    """No such process, or one that has ended and that nobody has collected."""
+    found = stat(pid)
+    return not found or found[0] == "Z"
 
 
 def children(pid) -> list[str]:

@@ -12,30 +12,26 @@ ROOT = Path(__file__).parent.parent
 
 GROUND = {
     "atomic",
-    "notebook",
     "tiling",
     "derived",
     "format",
     "records",
     "config",
     "catalog",
-    "extras",
+    "install",
     "scores",
-    "shipped",
     "fingerprint",
     "yaml_file",
 }
 # What the command line and the report may see before a command is chosen: no torch behind any of it.
 LIGHT = {
     "atomic",
-    "notebook",
     "catalog",
     "config",
-    "extras",
+    "install",
     "fingerprint",
     "records",
     "scores",
-    "shipped",
     "yaml_file",
 }
 SHELVES = {"binarizers", "models", "kernels", "native"}
@@ -46,16 +42,13 @@ LEARNING = NETWORK | {"optimizers", "tasks", "data"}
 ALLOWED: dict[str, set[str]] = {
     "atomic": set(),
     "format": {"atomic"},
-    "notebook": set(),
     "records": {
         "atomic",
         "catalog",
         "scores",
-        "notebook",
     },  # the words and ranges of what a record holds
     "catalog": set(),
-    "extras": set(),
-    "shipped": {"catalog"},
+    "install": {"catalog"},
     "scores": set(),
     "yaml_file": set(),
     "derived": set(),
@@ -120,16 +113,14 @@ HOMES: dict[str, set[str]] = {
 }
 NO_TORCH = {
     "__init__",
-    "notebook",
     "atomic",
     "format",
     "records",
     "catalog",
     "config",
-    "extras",
+    "install",
     "fingerprint",
     "scores",
-    "shipped",
     "yaml_file",
     "cli",
     "runs",

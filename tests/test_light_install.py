@@ -7,8 +7,9 @@ import pytest
 import without
 from generated_runs import finished_run
 
-from tbn_bench import cli, extras
+from tbn_bench import cli
 from tbn_bench.format import packed_file
+from tbn_bench.install import extras
 from tbn_bench.records.store import RunStore
 
 GOLDEN = Path(__file__).parent / "format" / "golden"

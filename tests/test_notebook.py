@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import tbn_bench as tb
-from tbn_bench import notebook
 from tbn_bench.convert.cost import cost
 from tbn_bench.latency import peers, sampling
+from tbn_bench.records import notebook
 from tbn_bench.records.store import RunStore
 
 TINY = {

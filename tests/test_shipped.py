@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tbn_bench import shipped
 from tbn_bench.cli import sweep as sweep_command
 from tbn_bench.cli.parser import make_parser
+from tbn_bench.install import shipped
 from tbn_bench.reporting import commands, published
 
 ROOT = Path(__file__).parent.parent

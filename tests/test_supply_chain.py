@@ -8,7 +8,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tbn_bench import extras
+from tbn_bench.install import extras
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,9 +8,9 @@ that --help needs none of them.
 
 import sys
 
-from tbn_bench import extras
 from tbn_bench.cli.flags import load_plugins
 from tbn_bench.cli.parser import make_parser
+from tbn_bench.install import extras
 from tbn_bench.records.files import RecordError, emit
 from tbn_bench.records.run import RunBusy
 from tbn_bench.records.text import tell

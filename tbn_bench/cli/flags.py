@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tbn_bench import catalog, shipped, yaml_file
+from tbn_bench import catalog, yaml_file
 from tbn_bench.catalog import plugged
 from tbn_bench.config import RunConfig, make
+from tbn_bench.install import shipped
 from tbn_bench.records.names import is_path
 from tbn_bench.records.text import tell
 

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tbn_bench import shipped
 from tbn_bench.cli import flags
 from tbn_bench.config import RunConfig
+from tbn_bench.install import shipped
 from tbn_bench.records.text import tell
 
 HELP = "time networks, each gated by a parity check"

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tbn_bench import shipped
+from tbn_bench.install import shipped
 from tbn_bench.records.text import tell
 
 HELP = "build, run and measure exported C libraries on simulated microcontrollers"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tbn_bench.notebook import Outcome
+from tbn_bench.records.notebook import Outcome
 from tbn_bench.records.run import RunRecord
 from tbn_bench.records.store import RunStore
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tbn_bench import shipped
 from tbn_bench.catalog import did_you_mean
 from tbn_bench.cli import flags
+from tbn_bench.install import shipped
 from tbn_bench.records.store import RunStore
 
 if TYPE_CHECKING:

@@ -31,12 +31,12 @@ from math import prod
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tbn_bench import notebook
 from tbn_bench.binarizers._base import WeightBinarizer
 from tbn_bench.convert.macs import MacCounter, count_macs
 from tbn_bench.convert.plan import Plan, PlanRow
 from tbn_bench.derived import place
 from tbn_bench.format import bits
+from tbn_bench.records import notebook
 
 FLOAT_MAC_BITOPS = 64  # of a full-precision multiply-add, by Bi-Real Net's convention
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from tbn_bench import notebook
+from tbn_bench.records import notebook
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from PIL.Image import Resampling
 from torch import Tensor
 
 from tbn_bench.data._files import opened, rgb
+from tbn_bench.data._given import HELD_OUT
 from tbn_bench.data._order import seeded
 from tbn_bench.data._root import data_root, find
 from tbn_bench.data.imagenet import Files, ImageNet
@@ -28,7 +29,6 @@ ENDINGS = (".png", ".jpg", ".jpeg")
 MEASURED = 1_000  # training images, for mean and std
 LOOKED_AT = 5_000  # images of a split whose headers are read
 _TEST_SHARE = 0.2
-_HELD_OUT = 0.1
 USUAL_SIZE = 64
 _LAYOUT = "expected PATH/CLASS/*.png or PATH/train/CLASS/*.png with at least two classes"
 
@@ -149,7 +149,7 @@ class ImageFolder(ImageNet):
         if test is None:
             train, test = self._parted(train, self.test_size, _TEST_SHARE, "test_size")
         if val is None:
-            train, val = self._parted(train, self.asked_val_size, _HELD_OUT, "val_size")
+            train, val = self._parted(train, self.asked_val_size, HELD_OUT, "val_size")
         self._measure(train)
         return train, val, test
 

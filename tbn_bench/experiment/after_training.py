@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tbn_bench import notebook
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.convert.plan import Plan
 from tbn_bench.experiment import given_data, given_model
 from tbn_bench.experiment.given_data import Split
+from tbn_bench.records import notebook
 from tbn_bench.tasks._batch_norm import reestimate_
 
 BATCHES = 8

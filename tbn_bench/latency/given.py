@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from tbn_bench import notebook
 from tbn_bench.config import RunConfig, make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.convert.cost import cost
@@ -16,6 +15,7 @@ from tbn_bench.latency.peers import Setting
 from tbn_bench.latency.show import lines
 from tbn_bench.latency.timing import prepare, slug, time_case
 from tbn_bench.latency.variants import variants_of
+from tbn_bench.records import notebook
 from tbn_bench.records.store import LatencyRecord, RunStore
 
 _FULL = "full_precision"

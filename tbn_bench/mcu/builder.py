@@ -1,6 +1,7 @@
 """The graph of a C program while it is built, and what may be folded into its nodes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from torch import Tensor, fx
@@ -8,7 +9,7 @@ from torch import Tensor, fx
 from tbn_bench.compiler import fold
 from tbn_bench.compiler.geometry import Map, Window
 from tbn_bench.compiler.graph import Unsupported
-from tbn_bench.mcu.graph import Array, Graph, Node
+from tbn_bench.mcu.graph import Array, Graph, Kind, Node
 
 
 class Builder:
@@ -49,22 +50,7 @@ class Builder:
         relu: bool = False,
     ) -> int:
         """scale * x + shift per channel, as a node of its own."""
-        height, width, channels = shape = self.shape(x)
-        out = self.new(shape)
-        node = Node(
-            name,
-            "affine",
-            inputs=(x,),
-            output=out,
-            rows=channels,
-            columns=channels,
-            window=Window(shape, (1, 1), (height, width)),
-            scale=scale,
-            shift=shift,
-            relu=relu,
-        )
-        self.keep_flat(x, out)
-        return self.add(node)
+        return self._pointwise(name, "affine", x, scale=scale, shift=shift, relu=relu)
 
     def relu(self, name: str, x: int) -> int:
         """max(x, 0), as a node of its own."""
@@ -79,17 +65,21 @@ class Builder:
 
     def lookup(self, name: str, x: int, formula: Callable[[Tensor], Tensor]) -> int:
         """A function of single values."""
+        return self._pointwise(name, "lookup", x, formula=formula)
+
+    def _pointwise(self, name: str, kind: Kind, x: int, **how: Any) -> int:
+        """A node that maps each value by itself. how: fields of Node that say what it computes."""
         height, width, channels = shape = self.shape(x)
         out = self.new(shape)
         node = Node(
             name,
-            "lookup",
+            kind,
             inputs=(x,),
             output=out,
             rows=channels,
             columns=channels,
             window=Window(shape, (1, 1), (height, width)),
-            formula=formula,
+            **how,
         )
         self.keep_flat(x, out)
         return self.add(node)

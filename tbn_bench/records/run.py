@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from tbn_bench import notebook
-from tbn_bench.records import locks
+from tbn_bench.records import locks, notebook
 from tbn_bench.records.files import (
     SCHEMA_VERSION,
     RecordError,

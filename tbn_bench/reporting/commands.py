@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbn_bench import shipped, yaml_file
+from tbn_bench import yaml_file
+from tbn_bench.install import shipped
 from tbn_bench.reporting import published
 from tbn_bench.reporting.published import Line
 from tbn_bench.reporting.tables._paper import is_ablation, is_study

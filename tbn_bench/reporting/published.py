@@ -26,7 +26,8 @@ from typing import Any
 
 import pandas as pd
 
-from tbn_bench import catalog, shipped
+from tbn_bench import catalog
+from tbn_bench.install import shipped
 from tbn_bench.records.files import read_file
 from tbn_bench.records.text import shown as shown_path
 from tbn_bench.reporting import style

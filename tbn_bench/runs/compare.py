@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tbn_bench import notebook
 from tbn_bench.config import make
+from tbn_bench.records import notebook
 from tbn_bench.records.run import RunRecord
 from tbn_bench.records.store import RunStore
 from tbn_bench.runs import text

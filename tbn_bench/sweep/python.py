@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.notebook import Outcome
+from tbn_bench.records.notebook import Outcome
 from tbn_bench.sweep import local, spec
 from tbn_bench.sweep.execution import ExecutionOptions
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from tbn_bench.config import RunConfig
 from tbn_bench.convert.plan import Plan
-from tbn_bench.extras import require
+from tbn_bench.install.extras import require
 from tbn_bench.records.files import to_json
 from tbn_bench.records.text import tell
 from tbn_bench.tracking.diagnostics import Histogram, tile_histograms

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from tbn_bench import extras
+from tbn_bench.install import extras
 from tbn_bench.sweep import search
 from tbn_bench.sweep.planner import Planner
 from tbn_bench.sweep.spec import expand

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from kept_warm import gone
 
 from tbn_bench import cli
 from tbn_bench.records.store import RunStore
@@ -344,14 +345,6 @@ def test_children_end_with_their_launcher(tmp_path):
     finally:
         if not gone(child):
             os.kill(child, signal.SIGKILL)
-
-
-def gone(pid: int) -> bool:
-    """No such process, or one that has ended and that nobody has collected."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 @pytest.mark.parametrize(

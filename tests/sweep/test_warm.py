@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from kept_warm import gone
 
 from tbn_bench import cli
 from tbn_bench.records.store import RunStore
@@ -97,14 +98,6 @@ def wait_for(event):
 
 def asleep(command):
     return lambda: command.log.exists() and "asleep" in command.log.read_text()
-
-
-def gone(pid: int) -> bool:
-    """No such process, or one that has ended and that nobody has collected."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,13 @@ import torch
 from torch import nn
 from wandb.proto.wandb_internal_pb2 import Record, RunExitRecord, RunRecord
 
-from tbn_bench import cli, extras
+from tbn_bench import cli
 from tbn_bench.cli.parser import make_parser
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import export, train
 from tbn_bench.format import packed_file
+from tbn_bench.install import extras
 from tbn_bench.records import locks
 from tbn_bench.records.run import NETWORK
 from tbn_bench.records.store import RunStore

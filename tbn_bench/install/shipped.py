@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tbn_bench.catalog import did_you_mean
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _CHECKOUT = {"sweeps": "sweeps", "recipes": "recipes", "published": "results/published"}
 
 
