@@ -69,6 +69,27 @@ def _folder_bytes(folder: Path) -> int:
     return total
 
 
+class Paces:
+    """Seconds per epoch of the finished runs of a launch, with all that surrounds the epochs."""
+
+    def __init__(self) -> None:
+        self._of_alike: dict[tuple[str, str], list[float]] = {}
+        self._all: list[float] = []
+
+    def add(self, config: RunConfig, seconds: float) -> None:
+        pace = seconds / config.epochs
+        alike = self._of_alike.setdefault((config.data, config.model), [])
+        alike.append(pace)
+        self._all.append(pace)
+
+    def seconds_of(self, config: RunConfig) -> float | None:
+        """Of a whole run, by those of the same data and model, else by all; None without one."""
+        alike = self._of_alike.get((config.data, config.model), self._all)
+        if not alike:
+            return None
+        return median(alike) * config.epochs
+
+
 def dry_run(spec: SweepSpec, store: RunStore, options: ExecutionOptions) -> dict[str, Any]:
     """Prints every run with its state and command, then the estimates and what is unknown."""
     done = [record for record in store.runs([]) if record.status == "finished"]
@@ -101,12 +122,13 @@ def _time(seconds: float, known: int, runs: int, jobs: int) -> str:
     if not known:
         return "time: unknown, no run of the same data, model and batch size is recorded"
     return (
-        f"time: about {_duration(seconds)} with {jobs} at once, "
+        f"time: about {duration(seconds)} with {jobs} at once, "
         f"by the records of like runs (of any machine){_rest(known, runs)}"
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """12 s, 5 min or 3.1 h."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

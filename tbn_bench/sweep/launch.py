@@ -66,15 +66,13 @@ class Launch:
     """One launcher's work on one sweep. It begins where the sweep's records end.
 
     An engine asks for a trial by `next`, and reports the outcome by finish, stop_early or give_up.
-    plain: print a line for every run, instead of an engine's own screen. Raises what Planner
-    raises.
+    out: where a line for every run goes. Raises what Planner raises.
     """
 
     spec: SweepSpec
     store: RunStore
     options: ExecutionOptions
     sampler: str = "tpe"
-    plain: bool = True
     planner: Planner = field(init=False)
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)  # finished before this launcher came
@@ -232,8 +230,7 @@ class Launch:
         self.planner.tell(trial.number, state, values)
 
     def say(self, line: str) -> None:
-        if self.plain:
-            tell(line, file=self.out)
+        tell(line, file=self.out)
 
     def summary(self) -> dict[str, Any]:
         """Counts and ids; names the failed on standard error."""

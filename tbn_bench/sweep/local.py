@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from tbn_bench.records.store import RunStore
-from tbn_bench.records.text import printable, tell
-from tbn_bench.sweep import estimate, process, stale
+from tbn_bench.records.text import tell
+from tbn_bench.sweep import estimate, process, screen, stale
 from tbn_bench.sweep.execution import ExecutionOptions
+from tbn_bench.sweep.growing import GrowingRows
 from tbn_bench.sweep.launch import Launch, check
 from tbn_bench.sweep.process import PATIENCE, Attempt
 from tbn_bench.sweep.spec import SweepSpec
@@ -32,10 +30,8 @@ from tbn_bench.sweep.warm import WarmSlots
 BUSY = 75  # exit status of `tbn-bench train` for a run another process holds
 _LOOK = 0.1  # seconds between two looks at the processes
 _LOOK_AT_LIMITS = 1.0
-_REDRAW = 1.0  # the screen counts whole seconds
 _LOOK_AT_HELD = 0.5  # at runs that another launcher's process holds
 _EARLY = "stopped early"
-_COLUMNS = ("run", "model", "binarizer", "seed", "attempt", "seconds")
 
 
 class Waiting(NamedTuple):
@@ -62,7 +58,8 @@ class LocalLaunch(Launch):
     told_held: set[str] = field(default_factory=set)
     locks_checked: bool = False
     rows_seen: dict[str, int] = field(default_factory=dict)
-    bytes_seen: dict[str, int] = field(default_factory=dict)
+    growing: dict[str, GrowingRows] = field(default_factory=dict)
+    paces: estimate.Paces = field(default_factory=estimate.Paces)
     looked: float = 0.0
     looked_at_held: float = 0.0
     places: int = field(init=False)  # runs at once; counting the GPUs takes milliseconds
@@ -168,10 +165,7 @@ class LocalLaunch(Launch):
 
     def _is_behind(self, trial: Trial) -> bool:
         run_id = trial.config.run_id
-        if not self._has_grown(run_id):
-            return False
-        record = self.record(run_id)
-        rows = record.rows() if record else []
+        rows = self.rows_of(run_id).now()
         new = rows[self.rows_seen.get(run_id, 0) :]
         self.rows_seen[run_id] = len(rows)
         name = self.spec.metrics[0].name
@@ -181,19 +175,12 @@ class LocalLaunch(Launch):
                 behind = True
         return behind
 
-    def _has_grown(self, run_id: str) -> bool:
-        """Whether the run's rows have changed since the last look.
-
-        Reading thousands of rows takes milliseconds.
-        """
-        path = self.store.path(self.spec.name, run_id) / "metrics.jsonl"
-        try:
-            size = path.stat().st_size
-        except OSError:
-            return False
-        grown = size != self.bytes_seen.get(run_id)
-        self.bytes_seen[run_id] = size
-        return grown
+    def rows_of(self, run_id: str) -> GrowingRows:
+        """The rows of a run of this launch."""
+        if run_id not in self.growing:
+            folder = self.store.path(self.spec.name, run_id)
+            self.growing[run_id] = GrowingRows(folder / "metrics.jsonl")
+        return self.growing[run_id]
 
     def _collect(self, run_id: str) -> None:
         """Acts on a process that has ended."""
@@ -202,9 +189,12 @@ class LocalLaunch(Launch):
         if code is None:
             return
         del self.live[run_id]
+        self.growing.pop(run_id, None)
         if code == BUSY:  # another launcher's process was quicker
             self._set_apart(Waiting(trial, attempt.number))
         elif self.store.finished(self.spec.name, run_id):
+            if attempt.number == 1:  # a later one trains a part of the epochs
+                self.paces.add(trial.config, attempt.seconds)
             self.finish(trial)
         elif attempt.stopping == _EARLY:
             self.stop_early(trial)
@@ -250,28 +240,6 @@ class LocalLaunch(Launch):
                 attempt.process.send_signal(signal.SIGKILL)
         self.warm.close()
 
-    def table(self) -> Table:
-        of = "" if self.total is None else f" of {self.total}"
-        counts = f"{len(self.done)}{of} finished, {len(self.failed)} failed"
-        if self.held:
-            counts += f", {len(self.held)} run by other processes"
-        table = Table(title=f"{self.spec.name}: {counts}", title_justify="left")
-        for column in _COLUMNS:
-            table.add_column(column)
-        for run_id, (trial, attempt) in self.live.items():
-            config = trial.config
-            cells = (
-                run_id,
-                config.model,
-                config.binarizer,
-                str(config.seed),
-                str(attempt.number),
-                f"{attempt.seconds:.0f}",
-            )
-            # Text, whose brackets are no markup
-            table.add_row(*(Text(printable(cell)) for cell in cells))
-        return table
-
 
 def run(
     spec: SweepSpec,
@@ -289,15 +257,15 @@ def run(
     console = Console()
     check(spec.configs)
     kept = stale.settle(spec, store, options.stale, dry_run)
-    launch = LocalLaunch(spec, store, options, sampler, plain=not console.is_terminal)
+    launch = LocalLaunch(spec, store, options, sampler)
     tell(f"sweep {spec.name}: {estimate.counts(spec, len(launch.skipped))}")
     if dry_run:
         return estimate.dry_run(spec, store, options) | {"stale": kept}
     try:
-        if launch.plain:
-            _run_plain(launch)
+        if console.is_terminal:
+            screen.follow(launch, console, _LOOK)
         else:
-            _run_on_screen(launch, console)
+            _run_plain(launch)
     finally:
         launch.stop()
     return launch.summary() | {"stale": kept}
@@ -307,14 +275,3 @@ def _run_plain(launch: LocalLaunch) -> None:
     while launch.busy:
         launch.step()
         time.sleep(_LOOK)
-
-
-def _run_on_screen(launch: LocalLaunch, console: Console) -> None:
-    drawn = 0.0
-    with Live(console=console, refresh_per_second=1) as live:
-        while launch.busy:
-            launch.step()
-            if time.monotonic() - drawn > _REDRAW:
-                drawn = time.monotonic()
-                live.update(launch.table())
-            time.sleep(_LOOK)

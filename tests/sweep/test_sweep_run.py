@@ -302,20 +302,6 @@ def test_looks_do_not_count_the_gpus(tmp_path, monkeypatch):
     engine.step()
 
 
-def test_rows_are_read_when_there_are_new_ones(tmp_path):
-    """A run logs once per epoch, and a launcher that may stop it early looks every second."""
-    engine = local.LocalLaunch(
-        spec.load(sweep_file(tmp_path)), RunStore(tmp_path / "r"), ExecutionOptions()
-    )
-    run = engine.store.claim("journey", "x", {}, {})
-    looks = []
-    for _ in range(3):
-        run.log({"epoch": len(looks)})
-        looks += [engine._has_grown("x"), engine._has_grown("x")]
-    run.release()
-    assert looks == [True, False] * 3
-
-
 def test_children_end_with_their_launcher(tmp_path):
     """A launcher that is killed takes its runs along, so that no orphan holds one."""
     pid_file, test = tmp_path / "pid", os.getpid()
