@@ -21,25 +21,62 @@ def script(shell, capsys):
     return capsys.readouterr().out
 
 
-def completed(script, *words):
-    """What bash offers for the last word."""
+IN_BASH = """{script}
+COMP_WORDS=({typed}); COMP_CWORD={last}; _tbn_bench; printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+IN_ZSH = """autoload -Uz compinit; compinit -u -D
+{script}
+setopt ksharrays shwordsplit  # as zsh has them in functions of bash
+COMP_WORDS=({typed}); COMP_CWORD={last}; _tbn_bench; print -l -- "${{COMPREPLY[@]}}"
+"""
+IN_FISH = """{script}
+complete -C "{line}"
+"""
+SHELLS = {
+    "bash": (["bash", "-c"], IN_BASH),
+    "zsh": (["zsh", "-fc"], IN_ZSH),
+    "fish": (["fish", "--no-config", "-c"], IN_FISH),
+}
+
+
+def completed(shell, script, *words):
+    """What the shell itself offers for the last word; zsh leaves out the unfitting ones later."""
+    command, form = SHELLS[shell]
     typed = " ".join(f"'{word}'" for word in ("tbn-bench", *words))
-    ask = f"COMP_WORDS=({typed}); COMP_CWORD={len(words)}; _tbn_bench; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-    done = subprocess.run(
-        ["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True
-    )
-    return done.stdout.split()
+    line = " ".join(("tbn-bench", *words))
+    program = form.format(script=script, typed=typed, last=len(words), line=line)
+    done = subprocess.run([*command, program], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    offers = [offer.partition("\t")[0] for offer in done.stdout.splitlines()]
+    return [offer for offer in offers if shell != "zsh" or offer.startswith(words[-1])]
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_completes_commands_flags_and_choices(capsys):
-    made = script("bash", capsys)
-    assert set(completed(made, "")) >= set(COMMANDS)
-    assert completed(made, "train", "--bat") == ["--batch_size", "--batch_norm"]
-    assert completed(made, "train", "--epochs", "3", "--device", "cu") == ["cuda"]
-    assert completed(made, "runs", "com") == ["compare"]
-    assert "--limit" in completed(made, "runs", "list", "--")
-    assert completed(made, "completion", "z") == ["zsh"]
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_completes_commands_flags_and_choices(shell, capsys):
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    made = script(shell, capsys)
+    assert set(completed(shell, made, "")) >= set(COMMANDS)
+    assert sorted(completed(shell, made, "train", "--bat")) == ["--batch_norm", "--batch_size"]
+    assert completed(shell, made, "train", "--epochs", "3", "--device", "cu") == ["cuda"]
+    assert completed(shell, made, "runs", "com") == ["compare"]
+    assert "--limit" in completed(shell, made, "runs", "list", "--")
+    assert "binarizers" in completed(shell, made, "list", "")
+    assert "binarizers" not in completed(shell, made, "runs", "list", "")
+    assert completed(shell, made, "completion", "z") == ["zsh"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_value_is_completed_after_an_equals_sign(shell, capsys):
+    """bash makes three words of it."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    made = script(shell, capsys)
+    if shell == "bash":
+        assert completed(shell, made, "train", "--device", "=", "cu") == ["cuda"]
+        assert set(completed(shell, made, "train", "--device", "=")) == {"cpu", "cuda"}
+    else:
+        assert completed(shell, made, "train", "--device=cu") == ["--device=cuda"]
 
 
 def test_every_command_is_in_every_script(capsys):

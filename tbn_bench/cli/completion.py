@@ -8,6 +8,12 @@ from dataclasses import dataclass, field
 HELP = "print a completion script for bash, zsh or fish"
 PROGRAM = "tbn-bench"
 SHELLS = ("bash", "zsh", "fish")
+_TYPED_IN_FISH = """function __tbn_bench_typed
+    set -l typed (commandline -opc)
+    set -l last (math 1 + (count $argv))
+    test "$typed[2..$last]" = "$argv"
+end
+"""
 _UNSAFE = str.maketrans("", "", "'\"`$\\")  # letters that a shell would read
 
 
@@ -95,7 +101,17 @@ def _bash(found: list[Command]) -> str:
     lines = [
         "_tbn_bench() {",
         '  local current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}"',
-        '  local typed="" words="" i next',
+        '  local typed="" words="" start="" i next',
+        "  # --flag=value is three words in bash and one in zsh",
+        '  if [[ "$current" == "=" ]]; then',
+        '    current=""',
+        '  elif [[ "$before" == "=" ]]; then',
+        '    before="${COMP_WORDS[COMP_CWORD-2]}"',
+        '  elif [[ "$current" == --*=* ]]; then',
+        '    before="${current%%=*}"',
+        '    start="$before="',
+        '    current="${current#*=}"',
+        "  fi",
         "  for ((i = 1; i < COMP_CWORD; i++)); do",
         '    next="${typed:+$typed }${COMP_WORDS[i]}"',
         f'    case "$next" in {known}) typed="$next" ;; esac',
@@ -107,6 +123,7 @@ def _bash(found: list[Command]) -> str:
         *values,
         "  esac",
         '  COMPREPLY=($(compgen -W "$words" -- "$current"))',
+        '  COMPREPLY=("${COMPREPLY[@]/#/$start}")',
         "}",
         f"complete -o default -F _tbn_bench {PROGRAM}",
     ]
@@ -117,20 +134,26 @@ def _fish(found: list[Command]) -> str:
     lines = []
     for command in found:
         when = _fish_condition(command)
+        begin = f"complete -c {PROGRAM} -n '{when}'"
         for name, about in command.below.items():
-            lines.append(f"complete -c {PROGRAM} -n '{when}' -a '{name}' -d '{about}'")
+            # -f: no files beside the words that can follow
+            lines.append(f"{begin} -f -a '{name}' -d '{about}'")
         for flag, choices in command.flags.items():
             long = flag.removeprefix("--")
-            line = f"complete -c {PROGRAM} -n '{when}' -l '{long}' -d '{command.about[flag]}'"
+            line = f"{begin} -l '{long}' -d '{command.about[flag]}'"
             if choices:
                 listed = " ".join(choices)
                 line += f" -x -a '{listed}'"
             lines.append(line)
-    return "\n".join(lines) + "\n"
+    return _TYPED_IN_FISH + "\n".join(lines) + "\n"
 
 
 def _fish_condition(command: Command) -> str:
+    """Whether the command has been typed, and none of those below it."""
     if not command.words:
         return "__fish_use_subcommand"
-    seen = [f"__fish_seen_subcommand_from {word}" for word in command.words]
-    return "; and ".join(seen)
+    typed = f"__tbn_bench_typed {command.key}"
+    if not command.below:
+        return typed
+    below = " ".join(command.below)
+    return f"{typed}; and not __fish_seen_subcommand_from {below}"
