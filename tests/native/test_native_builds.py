@@ -24,6 +24,7 @@ def configure(
         "-B",
         str(folder),
         "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
+        "-DTBN_OPTIMIZE=-O1",
         *options,
     ]
     return subprocess.run(command, capture_output=True, text=True, env=env)
