@@ -616,13 +616,15 @@ def test_every_distribution_of_wandb_is_there():
 
 
 def test_every_sweep_in_the_repository_expands(request):
-    """The files in sweeps/ are valid and every network in them can be built (checked on the meta
-    device).
-    """
-    from tbn_bench.sweep.local import check
+    """The files in sweeps/ are valid, and their data sets take their options.
 
+    Networks: tests/experiment/test_published_sweeps.py.
+    """
     for path in sorted((request.config.rootpath / "sweeps").glob("*.yaml")):
-        check(load(path).configs)
+        configs = load(path).configs
+        assert len({config.run_id for config in configs}) == len(configs) > 0
+        for first in {config.data: config for config in configs}.values():
+            build.data_of(first)
 
 
 def test_files_of_one_name_are_one_sweep(tmp_path):

@@ -88,7 +88,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_disk_that_fills_up_in_the_middle_of_a_sweep(sweep, calm, small_disk):
+def test_a_disk_that_fills_up_in_the_middle_of_a_sweep(sweep, calm, small_disk, capsys):
     """Everything after the first epoch fails for want of space, with the path and what to do; the rows from before are whole. Once there
     is space the same command ends with the table of a calm sweep."""
     results, ids = small_disk / "r", [c.run_id for c in spec.load(sweep).configs]
@@ -107,18 +107,19 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_sweep(sweep, calm, small_disk):
 
     filler = threading.Thread(target=fill)
     filler.start()
-    done = launch(sweep, results)
+    command = ["sweep", str(sweep), f"--results={results}", "--retries=0"]
+    code = cli.main(command)
     filler.join()
-    assert done.returncode == 1
-    assert "No space left on device" in done.stderr
-    assert str(results) in done.stderr
-    assert "Traceback" not in done.stderr
+    said = capsys.readouterr().err
+    assert code == 1
+    assert "No space left on device" in said
+    assert str(results) in said
+    assert "Traceback" not in said
     assert [row["epoch"] for row in RunStore(results).read("faults", ids[0]).rows()] == list(
         range(rows.read_bytes().count(b"\n"))
     )
     ballast.unlink()
-    again = launch(sweep, results)
-    assert again.returncode == 0, again.stderr
+    assert cli.main(command) == 0
     assert table(results) == table(calm)
 
 
@@ -179,7 +180,7 @@ datetime.datetime = _Datetime
 """
 
 
-def test_a_clock_that_goes_backwards(sweep, calm, tmp_path):
+def test_a_clock_that_goes_backwards(sweep, calm, tmp_path, capsys):
     """In launcher and runs every second takes the clock back by 17 minutes: the same table, and
     seconds are counted forwards.
     """
@@ -196,13 +197,10 @@ def test_a_clock_that_goes_backwards(sweep, calm, tmp_path):
     assert all(
         end < r.provenance["started"] for r, end in zip(records, ended, strict=True)
     )  # the clock did go backwards
-    listed = subprocess.run(
-        [sys.executable, "-m", "tbn_bench.cli", "runs", f"--results={tmp_path / 'r'}"],
-        capture_output=True,
-        text=True,
-    )
-    assert listed.returncode == 0
-    assert sum("finished" in line for line in listed.stdout.splitlines()) == 2
+    capsys.readouterr()
+    assert cli.main(["runs", f"--results={tmp_path / 'r'}"]) == 0
+    listed = capsys.readouterr().out
+    assert sum("finished" in line for line in listed.splitlines()) == 2
 
 
 # Many writers
