@@ -31,7 +31,7 @@ class RunConfig(BaseModel):
     data: str = Field("digits", description="data set, e.g. digits, cifar10")
     model: str = Field("mlp", description="model, e.g. 'resnet_cifar(depth=18)'")
     binarizer: str = Field("full_precision", description="binarizer, e.g. 'tbn(p=4)'")
-    task: str = Field("image_classification", description="task")
+    task: str = Field("image_classification", description="task, see: tbn-bench list tasks")
     keep: tuple[str, ...] = Field(
         (), description="patterns of weights that stay full precision, e.g. conv1 fc"
     )
@@ -39,7 +39,7 @@ class RunConfig(BaseModel):
         0,
         ge=0,
         lt=2**63,
-        description="seed of weights, order and augmentation (the data split has its own)",
+        description="seed of weights, sample order and augmentation, not of the data split",
     )
     epochs: int = Field(20, ge=1, lt=MANY, description="epochs")
     batch_size: int = Field(128, ge=1, lt=MANY, description="training batch size")
@@ -54,29 +54,29 @@ class RunConfig(BaseModel):
         "epoch", description="when the schedule changes the rate: after every epoch or step"
     )
     min_lr: float = Field(0.0, ge=0, description="lower bound of the learning rate after warm-up")
-    warmup_epochs: int = Field(0, ge=0, lt=MANY, description="linear warm-up")
+    warmup_epochs: int = Field(0, ge=0, lt=MANY, description="epochs of linear warm-up")
     step_epochs: int = Field(20, ge=1, lt=MANY, description="epochs between drops (schedule=step)")
     step_gamma: float = Field(0.7, gt=0, le=1, description="factor of each drop (schedule=step)")
     bn_momentum_gamma: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="factor on batch norm's momentum of 0.1 every step_epochs epochs, down to 0.01",
+        description="factor on batch norm's momentum (0.1) every step_epochs epochs, down to 0.01",
     )
     batch_norm: Literal["running", "reestimated"] = Field(
         "running",
-        description="statistics of batch norm in evaluation: running, "
-        "or reestimated on training samples before each",
+        description="statistics of batch norm in evaluation: running averages, "
+        "or reestimated on training samples before each evaluation",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
     mixup: float = Field(
-        0.0, ge=0, description="alpha of mixup (timm's), 0: none; image classification only"
+        0.0, ge=0, description="alpha of timm's mixup, for image classification; 0 turns it off"
     )
     cutmix: float = Field(
-        0.0, ge=0, description="alpha of cutmix (timm's), 0: none; image classification only"
+        0.0, ge=0, description="alpha of timm's cutmix, for image classification; 0 turns it off"
     )
     select: Literal["best", "last"] = Field(
-        "best", description="which epoch is tested: the best on held-out data, or the last"
+        "best", description="the epoch to test: best (on held-out data) or last"
     )
     tta: bool = Field(
         False,
@@ -86,15 +86,17 @@ class RunConfig(BaseModel):
     init: str | None = Field(
         None,
         pattern=f"{RUN}|{FILE}",
-        description="where the weights start: a finished run, as SWEEP/RUN_ID, or a safetensors "
-        "file of the float network's state dict",
+        description="initial weights: a finished run (SWEEP/RUN_ID), or a safetensors file with "
+        "the float network's state dict",
     )
     teacher: str | None = Field(
         None,
         pattern=RUN,
-        description="finished run whose outputs are the labels (distillation), as SWEEP/RUN_ID",
+        description="distillation: use the outputs of this finished run (SWEEP/RUN_ID) as labels",
     )
-    precision: Literal["32", "bf16"] = Field("32", description="float32, or bfloat16 autocast")
+    precision: Literal["32", "bf16"] = Field(
+        "32", description="32 (float32) or bf16 (bfloat16 autocast)"
+    )
 
     @field_validator("data", "model", "binarizer", "task", "optimizer")
     @classmethod

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-HELP = "run every contract of the shelf on the entries of a plugin file"
+HELP = "check that the entries of a plugin file keep the rules for their kind"
 EXTRA = "train"
 
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CALL",
-        help="an entry with options, e.g. 'my_method(p=4)', in place of its defaults; repeatable",
+        help="check an entry with these options, e.g. 'my_method(p=4)'; repeatable",
     )
 
 

@@ -40,7 +40,7 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help="a Python file with methods, models, data sets, tasks or optimizers of your own "
-        "(docs/guides/plugins.md); repeatable, also by TBN_BENCH_PLUGINS",
+        "(docs/guides/plugins.md); repeatable; TBN_BENCH_PLUGINS adds more",
     )
 
 
@@ -135,31 +135,31 @@ def add_execution(parser: argparse.ArgumentParser, wandb: str) -> None:
         "--wandb",
         choices=("offline", "online", "off"),
         default=wandb,
-        help=f"mirror (default: {wandb})",
+        help=f"copy of each run for Weights & Biases (default: {wandb})",
     )
     parser.add_argument(
         "--tracker",
         action="append",
         default=[],
         metavar="NAME",
-        help="another mirror: tensorboard or mlflow (wandb means --wandb offline); "
+        help="also copy each run to tensorboard or mlflow (wandb means --wandb offline); "
         "repeatable, or separated by commas",
     )
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
-        help="device (default: cpu)",
+        help="where to train (default: cpu)",
     )
     parser.add_argument(
         "--channels-last",
         action="store_true",
-        help="channels innermost in memory: convolutions train faster",
+        help="store channels innermost in memory, so that convolutions train faster",
     )
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="torch.compile the network (some minutes at the start of each run)",
+        help="torch.compile the network; takes some minutes at the start of each run",
     )
 
 

@@ -9,7 +9,7 @@ from tbn_bench.config import RunConfig
 from tbn_bench.install import shipped
 from tbn_bench.records.text import tell
 
-HELP = "time networks, each gated by a parity check"
+HELP = "time layers and networks, each after a check of its outputs"
 EXTRA = "peers"
 
 
@@ -18,23 +18,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_results(parser)
     parser.add_argument(
         "--suite",
-        help="linear, conv (single layers), or the name of a sweep: its trained runs",
+        help="linear or conv (single layers), or the name of a sweep: times its trained runs",
     )
     parser.add_argument(
         "--batch", type=int, nargs="+", default=[1, 64], help="batch sizes (default: 1 64)"
     )
     parser.add_argument(
-        "--out", type=Path, help="folder of the timings' records (default: that of --results)"
+        "--out",
+        type=Path,
+        help="folder for the records of the timings (default: that of --results)",
     )
     parser.add_argument(
         "--few-peers",
         action="store_true",
-        help="dense, compiled and ONNX Runtime only (the others take minutes to build)",
+        help="time eager torch, torch.compile and ONNX Runtime only; others take minutes to build",
     )
     parser.add_argument(
         "--skip-done",
         action="store_true",
-        help="do not time again a case whose record has the same runs",
+        help="skip cases that are already recorded for the same runs",
     )
     parser.add_argument(
         "--against",
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare the packed executor with that of a git revision, both timed in one run; "
         "networks have the weights of their seed, and nothing is trained",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     parser.add_argument(
         "--threads", type=flags.threads, default=1, help="torch threads (default: 1)"
     )

@@ -119,7 +119,12 @@ def make_parser() -> Parser:
         dest="command", required=True, metavar="COMMAND", parser_class=Parser
     )
     for name, command in COMMANDS.items():
-        own: Any = commands.add_parser(name, help=command.HELP, allow_abbrev=False)
+        own: Any = commands.add_parser(
+            name,
+            help=command.HELP,
+            description=command.HELP,
+            allow_abbrev=False,
+        )
         command.add_arguments(own)
         extra = getattr(command, "EXTRA", "")
         own.set_defaults(call=command.run, parser=own, own_extra=extra)

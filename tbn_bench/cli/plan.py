@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--published",
         type=Path,
         metavar="RESULTS",
-        help="plan every published network of ours instead, for report --paper; writes "
+        help="instead: plan each published network that the suite has, for report --paper; writes "
         "RESULTS/published/sizes.json",
     )
 

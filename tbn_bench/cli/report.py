@@ -6,7 +6,7 @@ from typing import Any
 
 from tbn_bench.cli import flags
 
-HELP = "records to tables, figures and one page"
+HELP = "make tables, figures and one page from the records"
 EXTRA = "report"
 _EVERY_S = 10.0
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch",
         action="store_true",
-        help="build again whenever a run begins or ends; the open page follows. Ctrl-C ends it",
+        help="rebuild whenever a run begins or ends, and refresh the open page; Ctrl-C ends it",
     )
     parser.add_argument(
         "--every",
@@ -30,21 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--paper",
         action="store_true",
-        help="published numbers beside ours, with a verdict and a command each: "
+        help="instead: compare each published number with ours; writes "
         "OUT/paper.html, paper.md, paper.csv",
     )
     parser.add_argument(
         "--figure",
         metavar="NAME",
-        help="write this figure only, 3.3 and 6.8 inches wide: OUT/NAME/*.svg and *.pdf",
+        help="write only this figure, 3.3 and 6.8 inches wide: OUT/NAME/*.svg and *.pdf",
     )
     parser.add_argument(
-        "--panel", metavar="WORDS", help="with --figure: panels with these words in their title"
+        "--panel",
+        metavar="WORDS",
+        help="with --figure: only panels with these words in their title",
     )
     parser.add_argument(
         "--methods",
         metavar="PATTERNS",
-        help='with --figure: methods by name or call, such as "tbn*,bwn"',
+        help='with --figure: only these methods, by name or call, such as "tbn*,bwn"',
     )
 
 

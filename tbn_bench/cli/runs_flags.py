@@ -55,24 +55,27 @@ def _add_filter(parser: argparse.ArgumentParser, prefix: str = "") -> None:
         default=[],
         dest=f"{prefix}filter",
         metavar="EXPR",
-        help="status=failed, binarizer~tbn (contains), 'test/top1>0.9', seed!=0; "
-        "several must all hold",
+        help="only runs with status=failed, binarizer~tbn (contains), 'test/top1>0.9', ...; "
+        "several filters must all hold",
     )
 
 
 def _add_list_flags(parser: argparse.ArgumentParser, prefix: str) -> None:
     _add_filter(parser, prefix)
     parser.add_argument(
-        "--sort", dest=f"{prefix}sort", metavar="COLUMN", help="least first; unknown values last"
+        "--sort",
+        dest=f"{prefix}sort",
+        metavar="COLUMN",
+        help="sort by this column, smallest first; unknown values last",
     )
     parser.add_argument(
-        "--reverse", dest=f"{prefix}reverse", action="store_true", help="greatest first"
+        "--reverse", dest=f"{prefix}reverse", action="store_true", help="largest first"
     )
     parser.add_argument(
         "--columns",
         dest=f"{prefix}columns",
         metavar="A,B,C",
-        help="what to show; a wrong name lists all",
+        help="columns to show; a wrong name prints all names",
     )
     parser.add_argument(
         "--limit", dest=f"{prefix}limit", type=int, metavar="N", help="show N runs at most"
@@ -80,38 +83,38 @@ def _add_list_flags(parser: argparse.ArgumentParser, prefix: str) -> None:
 
 
 def _add_list(actions: Any) -> None:
-    _add_list_flags(_action(actions, "list", "the runs, one per line"), "")
+    _add_list_flags(_action(actions, "list", "list the runs, one per line"), "")
 
 
 def _add_show(actions: Any) -> None:
-    about = "all about one run: config, provenance, scores, cost, files, curves"
+    about = "show one run: config, provenance, scores, cost, files, curves"
     _add_run(_action(actions, "show", about), "run")
 
 
 def _add_predictions(actions: Any) -> None:
-    about = "confusion matrix of a run, or the test samples on which two runs differ"
+    about = "show the confusion matrix of a run, or the test samples on which two runs differ"
     parser = _action(actions, "predictions", about)
     _add_run(parser, "run")
     parser.add_argument("other", metavar="RUN", nargs="?", help="a second run of the same data")
 
 
 def _add_compare(actions: Any) -> None:
-    parser = _action(actions, "compare", "what differs between two runs")
+    parser = _action(actions, "compare", "show what differs between two runs")
     _add_run(parser, "run")
     _add_run(parser, "other")
 
 
 def _add_tail(actions: Any) -> None:
-    parser = _action(actions, "tail", "the end of a run's log and its last epochs")
+    parser = _action(actions, "tail", "show the end of a run's log and its last epochs")
     _add_run(parser, "run")
     parser.add_argument(
-        "--follow", action="store_true", help="go on until the run ends (or Ctrl-C)"
+        "--follow", action="store_true", help="keep printing until the run ends or Ctrl-C"
     )
     parser.add_argument(
         "--lines",
         type=int,
         default=10,
-        help="lines of the log, and epochs, to begin with (default: 10)",
+        help="number of log lines and of epochs to show first (default: 10)",
     )
 
 
@@ -120,7 +123,7 @@ def _add_verify(actions: Any) -> None:
         actions,
         "verify",
         "check every record against its schema, its hash and its own numbers; "
-        "status 1 if any is at fault",
+        "exit status 1 if one is wrong",
     )
     parser.add_argument(
         "--set-aside",
@@ -142,14 +145,14 @@ def _add_prune(actions: Any) -> None:
         "--keep",
         choices=("best", "none"),
         default="best",
-        help="what stays (default: best, so that runs can be exported)",
+        help="checkpoints to keep (default: best, so that runs can be exported)",
     )
     parser.add_argument(
         "--status",
         default="finished",
-        help="of the runs to prune, several with commas (default: finished)",
+        help="prune runs with this status; separate several by commas (default: finished)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be deleted")
 
 
 def _add_delete(actions: Any) -> None:
@@ -161,23 +164,25 @@ def _add_delete(actions: Any) -> None:
 
 
 def _add_export(actions: Any) -> None:
-    parser = _action(actions, "export", "all runs as one CSV")
+    parser = _action(actions, "export", "write all runs into one CSV file")
     _add_filter(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
 
 
 def _add_seeds(actions: Any) -> None:
-    about = "per configuration: seeds that have finished, and those missing of its sweep's"
+    about = "list the finished and the missing seeds of each configuration"
     parser = _action(actions, "seeds", about)
     _add_filter(parser)
-    parser.add_argument("--missing", action="store_true", help="only where one is missing")
+    parser.add_argument(
+        "--missing", action="store_true", help="only configurations with a missing seed"
+    )
 
 
 def _add_import(actions: Any) -> None:
     parser = _action(
         actions,
         "import",
-        "W&B's offline folders into the store, marked as imported; what is there already stays",
+        "copy W&B's offline runs into the records, marked as imported; existing records stay",
     )
     parser.add_argument(
         "paths",
@@ -192,7 +197,7 @@ def _add_import(actions: Any) -> None:
 
 
 def _add_sync(actions: Any) -> None:
-    about = "push the offline mirrors of finished runs to W&B (needs a key)"
+    about = "upload finished offline runs to W&B (needs a key)"
     parser = _action(actions, "sync", about)
     parser.add_argument(
         "runs",
@@ -201,5 +206,5 @@ def _add_sync(actions: Any) -> None:
         help="run ids, or their beginnings (default: all finished runs)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="list what would go up; works offline"
+        "--dry-run", action="store_true", help="only list what would be uploaded; works offline"
     )

@@ -43,7 +43,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="another value of a parameter, for this call: epochs=1, 'seed.values=[0,1]'; "
+        help="override a parameter of the file for this call: epochs=1, 'seed.values=[0,1]'; "
         "repeatable",
     )
     parser.add_argument(
@@ -61,7 +61,9 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--jobs", type=int, help="runs at once (default: 1, with --device cuda one per GPU slot)"
+        "--jobs",
+        type=int,
+        help="number of runs at once (default: 1; with --device cuda one per GPU slot)",
     )
     parser.add_argument(
         "--threads", type=int, help="threads of each run (default: its share of the cores)"
@@ -85,7 +87,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--time-limit",
         type=float,
         metavar="SECONDS",
-        help="limit on one attempt; a run over it is tried again, then failed",
+        help="limit on one attempt; a run that exceeds it is retried, then marked as failed",
     )
     parser.add_argument(
         "--memory-limit", type=float, metavar="GB", help="limit on the memory of one attempt"
@@ -97,17 +99,19 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         "--scale",
         choices=("full", "smoke"),
         default="full",
-        help="smoke: one epoch on random samples in the form of the data, seconds per run, "
-        "recorded as NAME-smoke",
+        help="smoke: train one epoch on random samples with the shapes of the data, in seconds per "
+        "run; recorded as NAME-smoke",
     )
     parser.add_argument(
         "--stale",
         choices=("keep", "rerun", "error"),
         default="keep",
-        help="finished runs whose method, model, data, task, optimizer or equations have changed "
-        "since: keep them, run them again, or stop (default: keep, and name them)",
+        help="what to do with finished runs whose code (method, model, data, task, optimizer, "
+        "equations) has changed since: keep, rerun or stop with an error (default: keep)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="check and list, run nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check the sweep and list its runs, but run nothing"
+    )
     parser.add_argument(
         "--no-warm",
         action="store_true",

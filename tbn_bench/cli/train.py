@@ -23,9 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sweep",
         type=flags.sweep_name,
         default="single",
-        help="name of the group of runs (default: single)",
+        help="group of runs to which the record belongs (default: single)",
     )
-    parser.add_argument("--threads", type=flags.threads, help="torch threads")
+    parser.add_argument(
+        "--threads", type=flags.threads, help="torch threads (default: torch's own)"
+    )
     parser.add_argument("--trial", type=int, help=argparse.SUPPRESS)  # its number in a sweep
     parser.add_argument(
         "--devices",
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train from the first step: ignore checkpoints, and move the record of a finished run "
         "to RESULTS/set_aside",
     )
-    parser.add_argument("--quiet", action="store_true", help="no plan, no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="print no plan and no progress bar")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -22,24 +22,24 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
         "--activations",
         choices=ACTIVATIONS,
         default="u8",
-        help="format c: bytes (default) or float32",
+        help="format c: store activations as bytes (u8, default) or float32",
     )
     parser.add_argument(
         "--target",
         choices=TARGETS,
         default="generic",
-        help="format c: order of the weight bits (default: generic, any core)",
+        help="format c: order of the weight bits; m4 suits M4, M7, M33 (default: generic)",
     )
     parser.add_argument("--name", help="format c: name of the library and prefix of its functions")
     parser.add_argument(
         "--amalgamate",
         action="store_true",
-        help="format c: NAME_single.h beside the folder, all of it in one header",
+        help="format c: also write NAME_single.h, the whole library in one header",
     )
     parser.add_argument(
         "--zip",
         action="store_true",
-        help="format c: the folder as a .zip too, as the Arduino IDE takes it",
+        help="format c: also write the folder as a .zip for the Arduino IDE",
     )
 
 
@@ -55,55 +55,61 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="compile an exported folder for a core and show its sizes",
         allow_abbrev=False,
     )
-    build.add_argument("what", nargs=1, metavar="FOLDER")
+    build.add_argument("what", nargs=1, metavar="FOLDER", help="a folder that export wrote")
     _add_compiler_flags(build)
 
     measured = actions.add_parser(
         "run",
-        help="export (where a run is given), build, run on a simulator, "
-        "record: flash, RAM, stack, instructions",
+        help="build and run on a simulator (a run is exported first); "
+        "record flash, RAM, stack and instructions",
         allow_abbrev=False,
     )
-    measured.add_argument("what", nargs="*", metavar="RUN|FOLDER")
+    measured.add_argument(
+        "what", nargs="*", metavar="RUN|FOLDER", help="runs, or folders that export wrote"
+    )
     _add_compiler_flags(measured)
     _add_run_flags(measured)
 
     report = actions.add_parser(
         "report",
-        help="the recorded measurements and their ratios as a table",
+        help="print the recorded measurements and their ratios",
         allow_abbrev=False,
     )
     _add_results_flag(report)
 
 
 def _add_compiler_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--core", choices=CORES, help="default: the target's own")
+    parser.add_argument(
+        "--core", choices=CORES, help="core to compile for (default: the export target's own)"
+    )
     parser.add_argument(
         "--cc",
         choices=("gcc", "zig"),
         default="gcc",
-        help="compilers (default: gcc)",
+        help="compiler (default: gcc)",
     )
     parser.add_argument(
         "--optimize",
         choices=("-O2", "-Os"),
         default="-O2",
-        help="as --optimize=-Os (default: -O2)",
+        help="written with =, as in --optimize=-Os (default: -O2)",
     )
 
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--suite", help="every finished run of this sweep, of its first seed")
+    parser.add_argument(
+        "--suite", help="measure every finished run of this sweep with its first seed"
+    )
     parser.add_argument(
         "--sim",
         choices=("qemu", "unicorn", "simavr", "host"),
-        help="default: the first that is installed",
+        help="simulator (default: the first that is installed)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("build/mcu"),
-        help="where runs are exported to (default: build/mcu)",
+        help="folder for exported runs (default: build/mcu)",
     )
     add_export_flags(parser)
     parser.set_defaults(target=None, activations=None)
@@ -111,7 +117,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trained",
         type=Path,
-        help="folder of the runs with their checkpoints (default: --results, else its `local`)",
+        help="folder of runs with checkpoints (default: --results, or `local` in it)",
     )
 
 
