@@ -1,6 +1,5 @@
 """Print files of a figure: one per panel, in the widths of one column and of a whole page."""
 
-import contextlib
 import fnmatch
 import functools
 import hashlib
@@ -15,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from fontTools import subset
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from tbn_bench import fingerprint
-from tbn_bench.reporting import style
+from tbn_bench.reporting import letters, margins, style, tape
 from tbn_bench.reporting.figures import _print
 
 COLUMN = {"": style.COLUMN_INCHES}
@@ -121,37 +117,12 @@ def write(
 
 def save(print_panel: Any, panel: pd.DataFrame, width: float, paths: list[Path]) -> None:
     """Draws one panel and saves it in the formats of the paths."""
-    with style.printing(), _letters_alone():
+    with style.printing(), letters.shared():
         figure: Figure = print_panel(panel, width)
-        style.take_literally(figure)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once, not once for each format
+        margins.fit(figure)
+        drawing = tape.recorded(figure)
         for path in paths:
-            _write(figure, path)
-
-
-def _write(figure: Figure, path: Path) -> None:
-    """As figure.savefig does, which would lay the figure out once more. No date is written."""
-    dpi = figure.dpi
-    if path.suffix == ".svg":
-        FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
-    else:
-        FigureCanvasPdf(figure).print_pdf(path, metadata={"CreationDate": None})
-    figure.dpi = dpi
-
-
-@contextlib.contextmanager
-def _letters_alone() -> Iterator[None]:
-    """PDFs embed fonts without the tables that set text: the letters have their places already.
-
-    Reading these tables would take half of the time of a figure.
-    """
-    before = subset.Options._drop_tables_default
-    subset.Options._drop_tables_default = [*before, "GDEF", "GPOS", "GSUB"]
-    try:
-        yield
-    finally:
-        subset.Options._drop_tables_default = before
+            tape.write(drawing, path)
 
 
 def chosen(frame: pd.DataFrame, panel: str | None, methods: str | None) -> pd.DataFrame:
@@ -205,7 +176,7 @@ def content(module: Any, panel: pd.DataFrame) -> str:
 @functools.cache
 def _code_of(figure: str) -> str:
     """A hash of the code that draws the figure of this file."""
-    files = (figure, _print.__file__, style.__file__)
+    files = (figure, _print.__file__, style.__file__, margins.__file__, tape.__file__)
     return " ".join(fingerprint.of_file(Path(file)) for file in files)
 
 

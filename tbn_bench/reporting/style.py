@@ -10,9 +10,10 @@ import textwrap
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axis import Axis
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.ticker import LogLocator
 
 from tbn_bench import catalog
 
@@ -81,6 +82,7 @@ _VARIANTS = (
         ("d", "M0,-1L.6,0L0,1L-.6,0Z", [3, 1, 1, 1]),
     ),
 )
+_CONTROL = ("x", "M-1,-1L1,1M1,-1L-1,1")  # of a narrower network, whatever its method
 
 PRINT = {
     "font.size": 8,
@@ -97,7 +99,8 @@ PRINT = {
     "axes.spines.right": False,
     "lines.markersize": 4.5,
     "lines.linewidth": 1.1,
-    "figure.constrained_layout.use": True,
+    "figure.dpi": 72,  # points: the unit of SVG and PDF
+    "text.parse_math": False,  # a sweep may be called $x$
 }
 
 
@@ -190,13 +193,14 @@ def _variant(spec: str) -> tuple[str, str, list[int]]:
     return variants[place % len(variants)]
 
 
-def marker(spec: str) -> str:
-    return _variant(spec)[0]
+def marker(spec: str, is_control: bool = False) -> str:
+    """is_control: a narrower network of the method; it has the same colour and its own marker."""
+    return _CONTROL[0] if is_control else _variant(spec)[0]
 
 
-def shape(spec: str) -> str:
+def shape(spec: str, is_control: bool = False) -> str:
     """marker's counterpart in Vega-Lite."""
-    return _variant(spec)[1]
+    return _CONTROL[1] if is_control else _variant(spec)[1]
 
 
 def dash(spec: str) -> list[int]:
@@ -207,8 +211,10 @@ def dash(spec: str) -> list[int]:
 # Options of the page's legends: every method by its whole name, in full colour even if its marks
 # are faint.
 CHART_LEGEND = {"symbolLimit": 0, "labelLimit": 0, "symbolOpacity": 1}
+_MARK_INCHES = 0.45  # of a legend's entry, with the air around it
 _LETTER_INCHES = 0.058  # mean width at the legend's font size, with some air
 _TITLE_LETTERS = 46
+_FEW_DECADES = 30  # of the ends of a logarithmic axis: less has ticks at 2 and 5, too
 
 
 def wrapped(title: str) -> list[str]:
@@ -219,7 +225,7 @@ def wrapped(title: str) -> list[str]:
 
 def title_text(title: str, width: float) -> str:
     """A panel's title in lines that fit a figure of this width in inches."""
-    letters = int(width / 0.066)
+    letters = int(width / 0.068)
     return "\n".join(textwrap.wrap(title, letters))
 
 
@@ -235,32 +241,39 @@ def legend(figure: Figure, labels: list[str]) -> None:
         return
 
     longest = max(map(len, shown))
-    entry_inches = 0.45 + _LETTER_INCHES * longest
+    entry_inches = _MARK_INCHES + _LETTER_INCHES * longest
     across = max(1, int(figure.get_figwidth() / entry_inches))
     rows = math.ceil(len(shown) / across)
+    letters = int((figure.get_figwidth() - _MARK_INCHES) / _LETTER_INCHES)
+    broken = [textwrap.fill(label, letters) for label in shown]
+    rows += sum(text.count("\n") for text in broken)
     height = figure.get_figheight() + 0.1 + 0.17 * rows
     figure.set_figheight(height)
     figure.legend(
         [handles[label] for label in shown],
-        shown,
-        loc="outside lower center",
+        broken,
+        loc="lower center",
         ncols=across,
         frameon=False,
     )
 
 
-def take_literally(figure: Figure) -> None:
-    """Names in a figure are not read as mathematics, since a sweep may be called $x$.
+def set_log(axis: Axis, base: float = 10) -> None:
+    """A logarithmic axis with plain numbers at its major ticks."""
+    axes = axis.axes
+    set_scale = axes.set_xscale if axis is axes.xaxis else axes.set_yscale
+    low, high = axis.get_data_interval()
+    set_scale("log", base=base)
+    if base == 10 and high < _FEW_DECADES * low:
+        axis.set_major_locator(LogLocator(base, subs=(1, 2, 5)))
+    axis.set_major_formatter(_plain_number)
+    axis.set_minor_formatter("")
 
-    Logarithmic ticks still are.
-    """
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            if axis.get_scale() == "log":
-                for label in axis.get_ticklabels(which="both"):
-                    label.set_parse_math(True)
+
+def _plain_number(value: float, _: Any) -> str:
+    if 0 < value < 1 and math.log2(value).is_integer():
+        return f"1/{round(1 / value)}"
+    return f"{value:g}"
 
 
 def missing(value: Any) -> bool:

@@ -193,12 +193,13 @@ def _layers(layout: Layout, method: _ByMethod, y: Channel) -> list[dict[str, Any
     }
     same = {"x": x, "color": method.colour}
     hollow = {"test": "datum.published", "value": None}
+    narrower = {"test": "datum.control", "value": style.shape("bwn", is_control=True)}
     marks = {
         "mark": {"type": "point", "size": 70, "clip": True},
         "encoding": same
         | {
             "y": y,
-            "shape": method.shape,
+            "shape": {"condition": narrower, **method.shape},
             "fill": {"condition": hollow, **method.colour},
             "tooltip": _tooltip(layout),
         },

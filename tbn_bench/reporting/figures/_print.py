@@ -1,9 +1,7 @@
 """Panels of points and lines for print: one figure per panel, with labels at the marks."""
 
 import itertools
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,9 +10,10 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from tbn_bench.reporting import style
+from tbn_bench.reporting import margins, style
 from tbn_bench.reporting.figures import _panels
 from tbn_bench.reporting.figures._panels import Layout
+from tbn_bench.reporting.tape import Tape
 
 HEIGHT = 2.5  # inches
 _LABEL_SIZE = 7
@@ -69,15 +68,15 @@ def panel_figure(panel: pd.DataFrame, width: float, layout: Layout) -> Figure:
     looks = []
     for (_, _, hollow), line in shown.groupby(["line", "label", "published"], sort=False):
         first = line.iloc[0]
-        look = _Look(
-            colours[first["method"]], style.marker(first["binarizer"]), hollow, first["label"]
-        )
+        marker = style.marker(first["binarizer"], bool(first.get("control")))
+        look = _Look(colours[first["method"]], marker, hollow, first["label"])
         looks.append((look, line.sort_values("x")))
     for look, line in looks:
         _draw(axes, line, look, layout, has_band=len(looks) <= _MOST_BANDS)
 
     if layout.log:
-        _set_log_x(axes, layout.log)
+        style.set_log(axes.xaxis, layout.log)
+        axes.margins(x=0.12)
     elif layout.joined:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # epochs
     if layout.limits:
@@ -159,19 +158,6 @@ def _draw_curve(axes: Axes, line: pd.DataFrame, look: _Look, has_band: bool) -> 
     )
 
 
-def _set_log_x(axes: Axes, base: float) -> None:
-    axes.set_xscale("log", base=base)
-    axes.margins(x=0.12)
-    axes.xaxis.set_major_formatter(_plain_number)
-    axes.xaxis.set_minor_formatter("")
-
-
-def _plain_number(value: float, _: Any) -> str:
-    if 0 < value < 1 and math.log2(value).is_integer():
-        return f"1/{round(1 / value)}"
-    return f"{value:g}"
-
-
 def _say_left_out(axes: Axes, rows: pd.DataFrame) -> None:
     """Names the controls that are outside the axes."""
     if rows.empty:
@@ -242,19 +228,19 @@ def _apart(wanted: list[float], low: float, high: float, gap: float) -> list[flo
 
 def _name_marks(figure: Figure, axes: Axes, looks: list[tuple[_Look, pd.DataFrame]]) -> list[str]:
     """Names beside the marks, the best first, where they cover neither marks nor other names."""
-    style.take_literally(figure)
-    figure.draw_without_rendering()
+    margins.fit(figure)
+    tape = Tape(figure)
     frame = axes.get_window_extent()
     marks = [_box_of_mark(axes, line) for _, line in looks]
     taken = list(itertools.chain.from_iterable(marks))
     unnamed = []
     in_order = sorted(looks, key=lambda named: -named[1]["y"].iloc[0])
     for look, line in in_order:
-        label = _placed(axes, look, line.iloc[0], taken, frame)
+        label = _placed(axes, look, line.iloc[0], taken, frame, tape)
         if label is None:
             unnamed.append(look.label)
         else:
-            taken.append(label.get_window_extent())
+            taken.append(label.get_window_extent(tape))
     return unnamed
 
 
@@ -267,7 +253,7 @@ def _box_of_mark(axes: Axes, line: pd.DataFrame) -> list[Bbox]:
 
 
 def _placed(
-    axes: Axes, look: _Look, row: pd.Series, taken: list[Bbox], frame: Bbox
+    axes: Axes, look: _Look, row: pd.Series, taken: list[Bbox], frame: Bbox, tape: Tape
 ) -> Annotation | None:
     """The label at the first free place around its mark; None if there is none."""
     label = axes.annotate(
@@ -277,13 +263,12 @@ def _placed(
         textcoords="offset points",
         fontsize=_LABEL_SIZE,
         color=look.colour,
-        parse_math=False,
     )
     for dx, dy, across, along in _PLACES:
         label.set_position((dx, dy))
         label.set_horizontalalignment(across)
         label.set_verticalalignment(along)
-        box = label.get_window_extent()
+        box = label.get_window_extent(tape)
         is_inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 + 8 and frame.y0 <= box.y0
         if is_inside and box.y1 <= frame.y1 and not box.count_overlaps(taken):
             return label

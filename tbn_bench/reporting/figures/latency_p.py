@@ -90,11 +90,11 @@ def _rows(device: str, part: pd.DataFrame) -> list[dict[str, Any]]:
     if len(set(places) - {1.0}) < 2:
         return []
     panel = _panel(device, part.iloc[0])
-    variants = {family(row["binarizer"]) for row in tiled if row["p"] > 1}
+    variants = names.methods(sorted({family(row["binarizer"]) for row in tiled if row["p"] > 1}))
     rows = []
     for row in tiled:
         is_variant = len(variants) > 1 and row["p"] > 1
-        suffix = f", {family(row['binarizer'])}" if is_variant else ""
+        suffix = f", {variants[family(row['binarizer'])]}" if is_variant else ""
         rows += _tiled_marks(panel, suffix, row)
     dense = part[part["binarizer"] == "full_precision"]
     if not dense.empty:
@@ -167,11 +167,8 @@ def print_panel(panel: pd.DataFrame, width: float) -> Figure:
     looks = _looks(panel)
     for line, own in panel.groupby("method", sort=False):
         _draw(axes, str(line), own.sort_values("p"), looks[line])
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_minor_formatter("")
+    style.set_log(axes.xaxis, base=2)
+    style.set_log(axes.yaxis)
     axes.set(xlabel=P_TITLE, ylabel=_Y)
     axes.set_title(style.title_text(str(panel["panel"].iloc[0]), width), loc="left")
     measured = panel[panel["kind"] == "measured"]["method"].unique()

@@ -87,8 +87,7 @@ def _draw(axes: Axes, panel: pd.DataFrame) -> None:
         )
     axes.set_yticks(range(len(bars)), bars)
     axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    style.set_log(axes.xaxis)
 
 
 def chart(records: Records) -> Any:

@@ -96,7 +96,7 @@ def print_panel(panel: pd.DataFrame, width: float) -> Figure:
         axes = figure.add_subplot(down, across, place + 1)
         _draw(axes, panel[panel["share"] == share])
         axes.tick_params(axis="y", labelleft=place % across == 0)
-        axes.set(xlabel=share, xlim=(0, 100))
+        axes.set(xlabel=share.replace("of the smallest", "of the\nsmallest"), xlim=(0, 100))
         axes.invert_yaxis()
     style.legend(figure, list(_colours()))
     return figure

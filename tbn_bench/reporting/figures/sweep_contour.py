@@ -80,7 +80,8 @@ def print_panel(panel: pd.DataFrame, width: float) -> Figure:
     axes = figure.add_subplot()
     points = _draw(axes, panel)
     axes.set_title(style.title_text(str(panel["panel"].iloc[0]), width), loc="left")
-    figure.colorbar(points, ax=axes, label=panel["axis"].iloc[0])
+    bar = figure.colorbar(points, ax=axes, label=panel["axis"].iloc[0])
+    bar.solids.set_rasterized(False)
     return figure
 
 
@@ -103,8 +104,10 @@ def _draw(axes: Axes, panel: pd.DataFrame) -> Any:
         edgecolors="black",
         linewidths=0.3,
     )
-    axes.set_xscale(_scale(first, "x"))
-    axes.set_yscale(_scale(first, "y"))
+    if first["x log"]:
+        style.set_log(axes.xaxis)
+    if first["y log"]:
+        style.set_log(axes.yaxis)
     axes.set(xlabel=first["x name"], ylabel=first["y name"])
     return points
 

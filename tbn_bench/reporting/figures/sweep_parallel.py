@@ -24,6 +24,7 @@ NEEDS = "a sweep of 8 runs or more that varied two parameters"
 _MAP = "viridis"
 _NAMES = {"model": names.network, "binarizer": names.method, "data": names.data_set}
 _GAP = 0.08  # between two values that are written at an axis
+_SHADES = 32  # of the colour bar: more would make it an image
 _MOST = 300  # runs: of more, a share that is spread evenly over the scores
 
 
@@ -103,8 +104,9 @@ def print_panel(panel: pd.DataFrame, width: float) -> Figure:
     axes = figure.add_subplot()
     scale = mpl.colors.Normalize(panel["score"].min(), panel["score"].max())
     _draw(axes, panel, scale)
-    axes.set_title(style.title_text(str(panel["panel"].iloc[0]), width), loc="left", pad=16)
-    colours = mpl.cm.ScalarMappable(scale, _MAP)
+    axes.set_title(style.title_text(str(panel["panel"].iloc[0]), width), loc="left")
+    few = mpl.colormaps[_MAP].resampled(_SHADES)
+    colours = mpl.cm.ScalarMappable(scale, few)
     figure.colorbar(colours, ax=axes, label=panel["axis"].iloc[0])
     return figure
 

@@ -1,0 +1,110 @@
+"""Guards the print files: nothing is cut off, and SVG and PDF show one drawing."""
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from tbn_bench.reporting import letters, margins, style, tape
+
+
+class _Texts(tape.Tape):
+    """Notes the boxes of horizontal texts instead of drawing."""
+
+    def __init__(self, figure):
+        super().__init__(figure)
+        self.ends = []
+
+    def draw_text(self, gc, x, y, s, prop, angle, ismath=False, mtext=None):
+        if not angle:
+            width, _, _ = self.get_text_width_height_descent(s, prop, ismath)
+            self.ends.append((x, x + width, y))
+
+
+def _bars(width: float) -> Figure:
+    """Bars with long names, a title, a label and a legend."""
+    figure = Figure(figsize=(width, 1.5))
+    axes = figure.add_subplot()
+    names = ["a network with a long name, batch 64", "another one"]
+    axes.barh(names, [1, 100], label="a label that is too long for one line of a legend, by far")
+    style.set_log(axes.xaxis)
+    axes.set_title(style.title_text("A title of as many words as fit", width), loc="left")
+    axes.set_xlabel("MB, lower is better")
+    style.legend(figure, ["a label that is too long for one line of a legend, by far"])
+    return figure
+
+
+@pytest.mark.parametrize("width", [style.COLUMN_INCHES, style.PAGE_INCHES])
+def test_no_text_is_cut_off(width):
+    with style.printing():
+        figure = _bars(width)
+        margins.fit(figure)
+        found = _Texts(figure)
+        figure.draw(found)
+    right, bottom = found.get_canvas_width_height()
+    assert len(found.ends) >= 6
+    for start, end, y in found.ends:
+        assert start > 0
+        assert end < right
+        assert 0 < y < bottom
+
+
+def test_the_title_begins_at_the_left_edge():
+    with style.printing():
+        figure = _bars(style.COLUMN_INCHES)
+        margins.fit(figure)
+        margins.fit(figure)
+        found = _Texts(figure)
+        figure.draw(found)
+    assert min(start for start, _, _ in found.ends) == pytest.approx(2.5, abs=0.5)
+
+
+def test_texts_of_a_pdf_are_as_high_as_those_of_an_svg(tmp_path):
+    """A PDF counts from below: a text at y is written at height - y."""
+    figure = Figure(figsize=(1, 2), dpi=tape.POINTS)
+    figure.text(0.5, 0.75, "x")
+    drawing = tape.recorded(figure)
+    seen = []
+
+    class Below(tape.Tape):
+        def flipy(self):
+            return False
+
+        def draw_text(self, gc, x, y, *shape, **options):
+            seen.append(y)
+
+    drawing.play(Below(figure))
+    assert seen == pytest.approx([1.5 * 72])
+
+
+def test_a_pdf_has_its_letters(tmp_path):
+    """A common letter and a rare one; the same bytes again from the kept font."""
+    pytest.importorskip("fontTools")
+
+    def drawn(name):
+        with style.printing(), letters.shared():
+            figure = Figure(figsize=(1, 1))
+            figure.text(0.1, 0.5, "aЖ")
+            path = tmp_path / name
+            tape.write(tape.recorded(figure), path)
+        return path.read_bytes()
+
+    first = drawn("a.pdf")
+    assert b"/FontFile2" in first
+    assert first == drawn("b.pdf")
+
+
+def test_a_narrower_network_has_a_marker_of_its_own():
+    assert style.marker("bwn") != style.marker("bwn", is_control=True)
+    assert style.shape("bwn") != style.shape("bwn", is_control=True)
+    others = {style.marker(spec) for spec in ("tbn(p=4)", "sign", "xnor", "full_precision")}
+    assert style.marker("bwn", is_control=True) not in others
+
+
+def test_an_axis_of_few_decades_has_ticks_between_them():
+    with style.printing():
+        figure = Figure(figsize=(3.3, 2))
+        axes = figure.add_subplot()
+        axes.plot(pd.Series([30.0, 80.0]), [0, 1])
+        style.set_log(axes.xaxis)
+        shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert "50" in shown
