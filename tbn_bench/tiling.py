@@ -3,26 +3,25 @@
 A weight W of N elements is flattened row-major (output channel first) and read as a matrix W* of p
 rows of q = N / p:
 
-    s_j = sum_i W*_ij            aggregate   (a sum, not a mean)
-    t_j = +1 if s_j > 0 else -1  sign        (a sum of exactly 0 gives -1)
-    B   = t repeated p times     expand      (block i scaled by alpha_i)
+    s_j   = sum_i W*_ij            aggregate   (a sum, not a mean)
+    t_j   = +1 if s_j > 0 else -1  sign        (a sum of exactly 0 gives -1)
+    B_ij  = t_j                    repeat      (p rows, each a copy of the tile)
+    W^_ij = alpha_i B_ij           scale       (the weight that the layer multiplies by)
 
-`gradient` chooses the straight-through rule:
+`gradient` chooses the straight-through rule. B has no scale, so dL/dB_ij = alpha_i dL/dW^_ij:
 
-    "elementwise"  dL/dW_k := dL/dB_k         the authors' rule: identity, without a sum over copies
+    "elementwise"  dL/dW*_ij := dL/dB_ij      the authors' rule: identity, without a sum over copies
                                               and without a clipping window
     "tile"         dL/dW*_ij := dL/dt_j / p   every copy gets an equal share of the tile's gradient
 
-Both rules change the column sums s by the same amount, since sum_i dL/dB_ij =
-dL/dt_j. So under SGD (with
-momentum and weight decay), both give the same tiles step by step, if the alphas do not come from W.
-Under Adam they differ.
+Both rules change the column sums s by the same amount, since sum_i dL/dB_ij = dL/dt_j. So under SGD
+(with momentum and weight decay), both give the same tiles step by step, if the alphas do not come
+from W. Under Adam they differ.
 
 `copies` (format/layouts.py) places the p copies of the tile in another way; None is the paper's
-layout. With `copies`, B = E t (without the scales), where the matrix E has entries 0 and +-1, p of
-them not 0 in each column. Then s = E^T W, and dL/dW := E dL/dt / p under
-"tile". All of the above holds, because E^T E = p. The p scales still
-cover blocks of N / p consecutive weights.
+layout. With `copies`, B = E t, where the matrix E has entries 0 and +-1, p of them not 0 in each
+column. Then s = E^T W, and dL/dW := E dL/dt / p under "tile". All of the above holds, because
+E^T E = p. The p scales still cover blocks of N / p consecutive weights.
 """
 
 from collections.abc import Sequence
@@ -205,7 +204,7 @@ def alphas(source: Tensor, p: int, kind: AlphaKind) -> Tensor:
     return out
 
 
-def _copies(tile: Tensor, p: int, copies: Copies | None) -> Tensor:
+def _repeated(tile: Tensor, p: int, copies: Copies | None) -> Tensor:
     return tile.expand(p, -1) if copies is None else lay_out(tile, copies)
 
 
@@ -216,7 +215,7 @@ def expand(
 
     tile: (q,), alphas: (1,) or (p,) -> shape.
     """
-    scaled = alphas[:, None] * _copies(tile, p, copies)
+    scaled = alphas[:, None] * _repeated(tile, p, copies)
     return scaled.reshape(*shape)
 
 
@@ -232,7 +231,7 @@ class _TileSTE(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        shares = _copies(grad / ctx.p, ctx.p, ctx.copies)
+        shares = _repeated(grad / ctx.p, ctx.p, ctx.copies)
         return shares.reshape(ctx.shape), None, None
 
 
@@ -241,7 +240,7 @@ class _CopiesSTE(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, p: int, copies: Copies | None) -> Tensor:
-        repeated = _copies(tile(weight, p, copies), p, copies)
+        repeated = _repeated(tile(weight, p, copies), p, copies)
         return repeated.reshape(weight.shape)
 
     @staticmethod
@@ -258,7 +257,7 @@ def tile_ste(weight: Tensor, p: int, copies: Copies | None = None) -> Tensor:
 def tiled_weight(
     weight: Tensor, alphas: Tensor, p: int, gradient: Gradient, copies: Copies | None = None
 ) -> Tensor:
-    """The tiled weight B, alpha times the copies of the tile, in the shape of weight.
+    """The tiled weight W^, alpha times the copies of the tile, in the shape of weight.
 
     It is differentiable in weight (straight through) and in alphas.
     """

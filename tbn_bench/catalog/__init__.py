@@ -44,8 +44,8 @@ _SYNONYMS = {  # words of other tools -> fields of RunConfig
     "random_seed": "seed",
 }
 LIMIT_LETTERS = 20_000  # of a call
-_SHOWN = 200  # letters of a value in a message
-_SAID = 1000  # letters of what an entry says
+_MAX_VALUE = 200  # letters of a value in a message
+_MAX_ERROR = 1000  # letters of an entry's own error
 
 
 class EntryFailed(ValueError):
@@ -230,7 +230,7 @@ def short(value: Any) -> str:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return f"a value of type {type(value).__name__} that is too long to show"
-    return _cut(text, _SHOWN)
+    return _cut(text, _MAX_VALUE)
 
 
 def _cut(text: str, letters: int) -> str:
@@ -357,13 +357,13 @@ def build(package: str, call: str, **extra: Any) -> Any:
         return entry(**(known_extra | kwargs))
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
         said = " ".join(str(error).split())
-        shown = _cut(canonical(call), _SAID)
+        shown = _cut(canonical(call), _MAX_ERROR)
         raise EntryFailed(
-            f"{shown} cannot be built: {type(error).__name__}: {_cut(said, _SAID)}; "
+            f"{shown} cannot be built: {type(error).__name__}: {_cut(said, _MAX_ERROR)}; "
             "use other options"
         ) from error
     except ValueError as error:
         said = str(error)
-        if len(said) <= _SAID or type(error) is not ValueError:
+        if len(said) <= _MAX_ERROR or type(error) is not ValueError:
             raise
-        raise ValueError(_cut(said, _SAID)) from error  # it repeats a long option in full
+        raise ValueError(_cut(said, _MAX_ERROR)) from error  # it repeats a long option in full

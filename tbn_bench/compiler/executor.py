@@ -108,7 +108,10 @@ class Executor:
         root, graph, lowered = _lowered(self._network, self._image, self.level)
         regions = [step for step in lowered.steps if isinstance(step, Region)]
         if not regions:
-            raise ValueError(f"no layer of {type(self._network).__name__} can run natively")
+            raise ValueError(
+                f"no layer of {type(self._network).__name__} can run natively: "
+                f"{_by_reason(_named(lowered.reasons))}"
+            )
         for region in regions:
             plans.finish(region, self.level, self.precision)
         steps = [step for step in lowered.steps if _is_read(step)]
@@ -156,7 +159,7 @@ class Executor:
     def reasons(self) -> dict[str, str]:
         """Name of a node that torch runs -> why. Modules keep their names, e.g. blocks.3.act."""
         known = self._program.reasons
-        return {node_name(node): known[node] for node in self._program.torch_nodes}
+        return _named({node: known[node] for node in self._program.torch_nodes})
 
     @property
     def _steps(self) -> list[Region | fx.Node]:
@@ -231,13 +234,10 @@ class Executor:
             f"native level {self.level}: {self.native_layers} layers, "
             f"arena {math.ceil(arena_bytes / 1024)} KiB per image"
         )
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in self.reasons.items():
-            by_reason.setdefault(reason, []).append(name)
-        if not by_reason:
+        reasons = self.reasons
+        if not reasons:
             return native_part
-        groups = [f"{', '.join(names)} ({reason})" for reason, names in by_reason.items()]
-        return f"{native_part}; in torch: {', '.join(groups)}"
+        return f"{native_part}; in torch: {_by_reason(reasons)}"
 
 
 def executor(
@@ -266,6 +266,19 @@ def _lowered(model: nn.Module, image: Tensor, level: str) -> tuple[nn.Module, fx
     raise ValueError(
         f"{type(model).__name__} cannot be traced; run it in torch. {'. '.join(reasons)}"
     )
+
+
+def _named(reasons: dict[fx.Node, str]) -> dict[str, str]:
+    return {node_name(node): reason for node, reason in reasons.items()}
+
+
+def _by_reason(reasons: dict[str, str]) -> str:
+    """For example: blocks.3.act, blocks.4.act (no rule for SiLU), pool (no rule for LPPool2d)."""
+    names_of: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names_of.setdefault(reason, []).append(name)
+    groups = [f"{', '.join(names)} ({reason})" for reason, names in names_of.items()]
+    return ", ".join(groups)
 
 
 def _not_a_batch(x: Any) -> str:

@@ -4,11 +4,12 @@ Native regions copy what torch only views. A value that is overwritten must ther
 that nothing else reads.
 """
 
+import functools
+import inspect
 import operator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from tbn_bench.layers import packed
@@ -65,10 +66,27 @@ def _overwrites(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         return _ends_in_underscore(str(node.target))
     if node.op != "call_function":
         return False
+    if node.target in AUGMENTED.values() or "out" in node.kwargs:
+        return True
     is_named = _ends_in_underscore(getattr(node.target, "__name__", ""))
-    is_asked = bool(node.kwargs.get("inplace")) or "out" in node.kwargs
-    is_relu = node.target is F.relu and any(node.args[1:])
-    return is_named or is_asked or is_relu or node.target in AUGMENTED.values()
+    return is_named or _is_asked_to(node)
+
+
+def _is_asked_to(node: fx.Node) -> bool:
+    """True for inplace=True, by its name or by its place: F.relu6(x, True)."""
+    place = _place_of_inplace(node.target)
+    if place is not None and place < len(node.args):
+        return bool(node.args[place])
+    return bool(node.kwargs.get("inplace"))
+
+
+@functools.cache
+def _place_of_inplace(function: Any) -> int | None:
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # most functions in C do not tell their parameters
+        return None
+    return names.index("inplace") if "inplace" in names else None
 
 
 def _ends_in_underscore(name: str) -> bool:

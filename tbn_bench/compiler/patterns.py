@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from tbn_bench.compiler.names import word
 
 _WITHOUT_EFFECTS = ("call_function", "call_method", "get_attr")
+_QKV_ORDER = (2, 0, 3, 1, 4)  # (B, T, 3, heads, depth) -> (3, B, heads, T, depth)
 
 
 class Pattern:
@@ -41,13 +42,7 @@ class SelfAttention(Pattern):
 
     def __call__(self, qkv: Tensor) -> Tensor:
         parts = qkv.unflatten(-1, (3, self.heads, -1))  # type: ignore[no-untyped-call]
-        q, k, v = parts.permute(
-            2,
-            0,
-            3,
-            1,
-            4,
-        )
+        q, k, v = parts.permute(_QKV_ORDER)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
@@ -63,18 +58,7 @@ class Patches(Pattern):
 
     def __call__(self, x: Tensor) -> Tensor:
         patches = x.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)
-        return (
-            patches.permute(
-                0,
-                2,
-                3,
-                4,
-                5,
-                1,
-            )
-            .flatten(3)
-            .flatten(1, 2)
-        )
+        return patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
 
 
 class Tokens(Pattern):
@@ -202,30 +186,15 @@ def _attention(node: fx.Node, root: nn.Module) -> _Match:
     """softmax(q k^T / sqrt(depth)) v, where q, k and v are the thirds of one value."""
     _check_is_plain(node)
     thirds = _cut_in_thirds(node)
-    last = _reader(_reader(node))
+    transpose = _reader(node)
+    last = _reader(transpose)
     if thirds.op == "call_function":
         permuted = _exported_input_of_unbind(thirds)
-        cut = _input(
-            permuted,
-            "permute",
-            2,
-            0,
-            3,
-            1,
-            4,
-        )
+        cut = _input(permuted, "permute", *_QKV_ORDER)
         qkv, heads = _exported_heads(cut, last)
     else:
         permuted = thirds
-        cut = _input(
-            permuted,
-            "permute",
-            2,
-            0,
-            3,
-            1,
-            4,
-        )
+        cut = _input(permuted, "permute", *_QKV_ORDER)
         qkv, heads = _traced_heads(cut, last, node)
     _only(cut, permuted)
     _require(isinstance(heads, int) and heads >= 1)
@@ -263,28 +232,9 @@ def _exported_input_of_unbind(unbound: fx.Node) -> fx.Node:
 
 def _exported_heads(cut: fx.Node, last: fx.Node) -> tuple[fx.Node, Any]:
     """(qkv, heads), as torch.export writes attention: reshapes by sizes."""
-    qkv = _input(
-        cut,
-        "reshape",
-        ...,
-        ...,
-        3,
-        ...,
-        ...,
-    )
-    transposed = _input(
-        last,
-        "reshape",
-        ...,
-        ...,
-        ...,
-    )
-    _input(
-        transposed,
-        "transpose",
-        1,
-        2,
-    )
+    qkv = _input(cut, "reshape", ..., ..., 3, ..., ...)
+    transposed = _input(last, "reshape", ..., ..., ...)
+    _input(transposed, "transpose", 1, 2)
     _, tokens, *width = qkv.meta["val"].shape
     _, length, _, heads, depth = cut.meta["val"].shape
     _require(width == [3 * heads * depth] and length == tokens)
@@ -294,25 +244,12 @@ def _exported_heads(cut: fx.Node, last: fx.Node) -> tuple[fx.Node, Any]:
 
 def _traced_heads(cut: fx.Node, last: fx.Node, node: fx.Node) -> tuple[fx.Node, Any]:
     """(qkv, heads), as torch.fx writes attention: unflatten and flatten."""
-    qkv = _input(
-        cut,
-        "unflatten",
-        -1,
-        ...,
-    )
+    qkv = _input(cut, "unflatten", -1, ...)
     sizes: Any = cut.args[2]
     _require(len(sizes) == 3 and sizes[0] == 3 and sizes[2] == -1)
     transposed = _input(last, "flatten", 2)
     _require(transposed is _reader(node))
-    _require(
-        _input(
-            transposed,
-            "transpose",
-            1,
-            2,
-        )
-        is node
-    )
+    _require(_input(transposed, "transpose", 1, 2) is node)
     return qkv, sizes[1]
 
 
@@ -320,38 +257,12 @@ def _traced_heads(cut: fx.Node, last: fx.Node, node: fx.Node) -> tuple[fx.Node, 
 
 
 def _patches(node: fx.Node, root: nn.Module) -> _Match:
-    rows = _input(
-        node,
-        "flatten",
-        1,
-        2,
-    )
+    rows = _input(node, "flatten", 1, 2)
     permuted = _input(rows, "flatten", 3)
-    across = _input(
-        permuted,
-        "permute",
-        0,
-        2,
-        3,
-        4,
-        5,
-        1,
-    )
+    across = _input(permuted, "permute", 0, 2, 3, 4, 5, 1)
     patch = across.args[2] if len(across.args) == 4 else None
-    down = _input(
-        across,
-        "unfold",
-        3,
-        patch,
-        patch,
-    )
-    image = _input(
-        down,
-        "unfold",
-        2,
-        patch,
-        patch,
-    )
+    down = _input(across, "unfold", 3, patch, patch)
+    image = _input(down, "unfold", 2, patch, patch)
     for inner, outer in ((rows, node), (permuted, rows), (across, permuted), (down, across)):
         _only(inner, outer)
     if not isinstance(patch, int):
@@ -370,13 +281,7 @@ def _tokens(node: fx.Node, root: nn.Module) -> _Match:
     values: Any = joined.args[0]
     _require(len(values) == 2)
     front, x = values
-    own = _input(
-        front,
-        "expand",
-        ...,
-        -1,
-        -1,
-    )
+    own = _input(front, "expand", ..., -1, -1)
     return _Match(node, Tokens(_constant(own, root), _constant(table, root)), x)
 
 

@@ -238,7 +238,7 @@ class _Reuse(nn.Module):
     Without an active parametrization that reuses its tile it changes nothing.
     """
 
-    def _method(self) -> tuple[Tensor, Tensor, WeightBinarizer] | None:
+    def _reuse_inputs(self) -> tuple[Tensor, Tensor, WeightBinarizer] | None:
         """(latent, scales, parametrization), or None where the plain path must serve."""
         if not parametrize.is_parametrized(self, "weight"):
             return None
@@ -258,7 +258,7 @@ class _Reuse(nn.Module):
         y: Tensor = layer.forward(x)
         return y
 
-    def _autocast(self, x: Tensor) -> Tensor:
+    def _cast_for_autocast(self, x: Tensor) -> Tensor:
         device = x.device.type
         # torch raises where the meta device is asked for its autocast
         if x.is_meta or not torch.is_autocast_enabled(device):
@@ -270,7 +270,7 @@ class ReuseLinear(_Reuse, nn.Linear):
     """nn.Linear by tile reuse. x: (..., in_features) -> (..., out_features)."""
 
     def forward(self, input: Tensor) -> Tensor:  # torch's name: callers may give it by keyword
-        found = self._method()
+        found = self._reuse_inputs()
         if found is None:
             return self._plain(input)
         latent, scales, method = found
@@ -278,11 +278,11 @@ class ReuseLinear(_Reuse, nn.Linear):
             first, second = method.factors()
             mixed = F.linear(input, first)
             return F.linear(mixed, second, self.bias)
-        x = self._autocast(input)
+        x = self._cast_for_autocast(input)
         if method.elementwise and method.copies is None:
             y = self._elementwise(x, latent, scales, method.p)
         else:
-            y = self._features(x, latent, scales, method)
+            y = self._tile_products(x, latent, scales, method)
         if self.bias is None:
             return y
         return y + self.bias.to(y.dtype)
@@ -293,7 +293,7 @@ class ReuseLinear(_Reuse, nn.Linear):
         y: Tensor = _ElementwiseLinear.apply(flat, latent, scales, p)
         return y.reshape(*batch, self.out_features)
 
-    def _features(
+    def _tile_products(
         self, x: Tensor, latent: Tensor, scales: Tensor, method: WeightBinarizer
     ) -> Tensor:
         copies = method.copies
@@ -319,7 +319,7 @@ class _ReuseConv(_Reuse):
     _reversed_padding_repeated_twice: list[int]
 
     def forward(self, input: Tensor) -> Tensor:  # torch's name: callers may give it by keyword
-        found = self._method()
+        found = self._reuse_inputs()
         if found is None:
             return self._plain(input)
         latent, scales, method = found
@@ -329,13 +329,13 @@ class _ReuseConv(_Reuse):
         spatial = len(self.kernel_size)
         is_unbatched = input.dim() == spatial + 1
         batch = input.unsqueeze(0) if is_unbatched else input
-        x = self._autocast(batch)
+        x = self._cast_for_autocast(batch)
         x, padding = self._pad(x)
         geometry = Geometry(self.stride, padding, self.dilation)
         if method.elementwise and method.copies is None:
             y: Tensor = _ElementwiseConv.apply(x, latent, scales, method.p, geometry)
         else:
-            y = self._features(x, latent, scales, method, geometry)
+            y = self._tile_products(x, latent, scales, method, geometry)
         if self.bias is not None:
             bias = self.bias.to(y.dtype)
             y = y + bias.reshape(-1, *[1] * spatial)
@@ -355,7 +355,7 @@ class _ReuseConv(_Reuse):
         y: Tensor = conv(mixed, pointwise, self.bias)
         return y
 
-    def _features(
+    def _tile_products(
         self,
         x: Tensor,
         latent: Tensor,
@@ -416,8 +416,10 @@ def reusable(module: nn.Module, method: WeightBinarizer) -> bool:
     groups = getattr(module, "groups", 1)
     if type(module) not in _SWAP or not method.reuse or groups != 1:
         return False
-    if method.factored or method.p <= 1:
-        return method.factored
+    if method.factored:
+        return True
+    if method.p <= 1:
+        return False
     layer: Any = module
     rows = len(layer.weight)
     kind = "aligned" if method.copies is None else method.copies.kind

@@ -153,7 +153,7 @@ def _sources(folder: Path, extra_flags: Sequence[str]) -> list[Path]:
     if not sources or not (folder / "test" / "main.c").exists():
         raise ValueError(
             f"{folder} is not an exported C folder (src/*.c and test/main.c expected); "
-            "make one with: tbn-bench mcu export"
+            "make one with: tbn-bench export --format c"
         )
     if LAYERS in extra_flags:
         return [path for path in sources if path.name == "tbn_rt.c"]

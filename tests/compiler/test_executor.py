@@ -1,7 +1,10 @@
 """Guards the plan executor: whole packed networks as native calls give what their dense float64 copies give."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -18,8 +21,10 @@ try:
 except native.NativeUnavailable as error:
     pytest.skip(f"native kernels: {error}", allow_module_level=True)
 
+from tbn_bench.compiler import functions, names
 from tbn_bench.compiler.cpu.region import Region
 from tbn_bench.compiler.executor import Executor, executor
+from tbn_bench.compiler.rules import activations
 
 LEVELS = native.available_levels()
 
@@ -350,6 +355,50 @@ def test_several_threads_give_the_same_numbers():
     assert torch.equal(one(x), two(x))
 
 
+FORKED = """
+import os, sys, signal
+import torch
+from tbn_bench import convert
+from tbn_bench.compiler.executor import Executor
+from tbn_bench.convert.binarize import binarize_
+network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3))
+binarize_(network, "bwn")
+convert.pack_(network)
+run = Executor(network.eval(), torch.zeros(1, 3, 8, 8), threads=3)
+single, many = torch.randn(1, 3, 8, 8), torch.randn(7, 3, 8, 8)
+expected = run(single), run(many)
+child = os.fork()
+signal.alarm(60)
+same = all(map(torch.equal, (run(single), run(many)), expected))
+if not child:
+    os._exit(0 if same else 1)
+_, status = os.waitpid(child, 0)
+sys.exit(0 if same and status == 0 else 1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_threads_work_in_a_forked_process():
+    """As a worker of a DataLoader: the parent's threads do not exist there."""
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_function_that_the_library_lacks_stays_in_torch(monkeypatch):
+    """A row in compiler/functions.py alone: torch computes it, and the description says why."""
+    row = functions.Function("silu", (nn.SiLU,), lambda x: x * torch.sigmoid(x))
+    monkeypatch.setitem(names.RULES, nn.SiLU, activations._rule_of(row))
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 8, 3))
+    run = check(network, (3, 8, 8), "bwn")
+    assert run.reasons == {"1": "the native library has no op silu"}
+
+
+def test_where_nothing_is_native_every_reason_is_named():
+    network = nn.Sequential(nn.Tanh(), nn.Softsign()).eval()
+    with pytest.raises(ValueError, match=r"can run natively: 0 \(no rule for Tanh\), 1 \(no rule"):
+        Executor(network, torch.zeros(1, 4))
+
+
 def test_the_model_is_left_as_it_was():
     network = catalog.build("models", "mlp(hidden=[16])", num_classes=4, in_shape=(1, 4, 4))
     binarize_(network, "tbn(p=2, min_layer_size=0)")
@@ -678,6 +727,11 @@ class Layers(nn.Module):
         half = y[:, :3]
         torch.relu_(half)
         return y + half.mean()
+
+    def overwritten_by_position(self, x):
+        y = self.conv(x)
+        z = self.norm(y)
+        return torch.nn.functional.hardswish(y, True) + torch.nn.functional.relu6(y, True) + z + y
 
     def overwritten_part(self, x):
         y = self.conv(x)

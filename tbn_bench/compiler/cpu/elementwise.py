@@ -17,6 +17,7 @@ from tbn_bench.compiler.graph import (
 )
 from tbn_bench.compiler.layer import Array
 from tbn_bench.native import Op
+from tbn_bench.native.library import kind_numbers
 
 _WITH_RELU = (native.CONV, native.ADD, native.AFFINE, native.GATHER)
 _WITH_SCALE = (native.CONV, native.AFFINE, native.GATHER)
@@ -37,7 +38,10 @@ def relu(operation: Relu, build: Builder) -> int:
 
 
 def elementwise(operation: Elementwise, build: Builder) -> int:
-    return build.elementwise(operation.function.name, operation.x)
+    name = operation.function.name
+    if name not in kind_numbers():
+        raise Unsupported(f"the native library has no op {name}")
+    return build.elementwise(name, operation.x)
 
 
 def clamp(operation: Clamp, build: Builder) -> int:

@@ -2,6 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <math.h>
+#ifndef _WIN32
+#include <pthread.h>
+#endif
 #include <atomic>
 #include <condition_variable>
 #include <memory>
@@ -208,10 +211,20 @@ struct Waiting {
   std::vector<std::unique_ptr<Arena>> arenas;
 };
 
-Waiting& waiting() {
-  static Waiting& made = *std::make_unique<Waiting>().release();  // never destroyed: workers may outlive main's statics
-  return made;
+// The one T of this process, never destroyed: workers may outlive main's statics. A forked process has the memory of T but none of
+// its threads, and another thread may have held its locks: it gets a new one.
+template <class T>
+T& of_process() {
+  static T* made = [] {
+#ifndef _WIN32
+    pthread_atfork(nullptr, nullptr, [] { made = std::make_unique<T>().release(); });
+#endif
+    return std::make_unique<T>().release();
+  }();
+  return *made;
 }
+
+Waiting& waiting() { return of_process<Waiting>(); }
 
 // An arena for as long as a thread needs one. Throws std::bad_alloc.
 class Borrowed {
@@ -289,10 +302,19 @@ struct Pool {
       }
     }
   }
-  void run(int n, void (*f)(void*, int), void* arg) {
+  // Starts threads until n run, the caller counted. False where the system gives no more: a Team would wait for them forever.
+  bool grow(int n) {
+    std::lock_guard<std::mutex> hold(lock);
+    try {
+      while ((int)workers.size() < n - 1) workers.emplace_back([this] { loop(); });
+    } catch (const std::exception&) {  // system_error, bad_alloc
+      return false;
+    }
+    return true;
+  }
+  void run(int n, void (*f)(void*, int), void* arg) {  // after grow(n)
     std::lock_guard<std::mutex> one(turn);
     std::unique_lock<std::mutex> hold(lock);
-    while ((int)workers.size() < n - 1) workers.emplace_back([this] { loop(); });
     job = f;
     what = arg;
     wanted = n;
@@ -319,10 +341,7 @@ struct Pool {
   }
 };
 
-Pool& pool_of() {
-  static Pool& made = *std::make_unique<Pool>().release();  // never destroyed: workers may outlive main's statics
-  return made;
-}
+Pool& pool_of() { return of_process<Pool>(); }
 
 struct Share { const Call& call; int64_t n; int parts; std::atomic<int> failed; };
 
@@ -404,7 +423,7 @@ int run_team(const Call& call, int64_t n, int threads) {
 // n images; in and out hold one pointer per input and output. Returns 0, or 1 when out of memory.
 API int tbn_run(const Plan* plan, const float* const* in, float* const* out, int64_t n, int threads) {
   Call call(plan, in, out, n);
-  if (threads <= 1 || n < 1) return guarded(call, 0, n);
+  if (threads <= 1 || n < 1 || !pool_of().grow(threads)) return guarded(call, 0, n);
   if (n < threads) return run_team(call, n, threads);
   Share s{call, n, threads, {0}};
   pool_of().run(s.parts, part, &s);
