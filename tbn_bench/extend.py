@@ -8,6 +8,8 @@ Data         TensorDataModule, ImageDataModule, PointDataModule, SegmentationDat
              SeriesDataModule, data_root
 Tasks        Task, ImageClassification
 Optimizers   Parameters, check_range, decayed
+Tables       Table, Records, column, text_column
+Figures      ReportFigure, Layout, Group, Records
 All          RunConfig
 
 A name is loaded when it is first used, so a file that only has a binarizer loads nothing heavier
@@ -42,6 +44,11 @@ if TYPE_CHECKING:
     from tbn_bench.format.form import Form
     from tbn_bench.format.layouts import Copies
     from tbn_bench.optimizers._base import Parameters, check_range, decayed
+    from tbn_bench.reporting.figures._panels import Layout
+    from tbn_bench.reporting.figures._plugin import ReportFigure
+    from tbn_bench.reporting.groups import Group
+    from tbn_bench.reporting.load import Records
+    from tbn_bench.reporting.table import Table, column, text_column
     from tbn_bench.tasks._base import Task
     from tbn_bench.tasks.image_classification import ImageClassification
 
@@ -52,14 +59,19 @@ __all__ = [
     "Decision",
     "EDESchedule",
     "Form",
+    "Group",
     "ImageClassification",
     "ImageDataModule",
+    "Layout",
     "Parameters",
     "PointDataModule",
+    "Records",
+    "ReportFigure",
     "RunConfig",
     "Scheduled",
     "SegmentationDataModule",
     "SeriesDataModule",
+    "Table",
     "Target",
     "Task",
     "TensorDataModule",
@@ -68,10 +80,12 @@ __all__ = [
     "channels",
     "check_range",
     "clip_ste",
+    "column",
     "data_root",
     "decayed",
     "ede",
     "sign",
+    "text_column",
 ]
 
 _HOME = {
@@ -79,16 +93,23 @@ _HOME = {
     "Form": "format.form",
     "ImageClassification": "tasks.image_classification",
     "ImageDataModule": "data._images",
+    "Group": "reporting.groups",
+    "Layout": "reporting.figures._panels",
     "Parameters": "optimizers._base",
     "PointDataModule": "data._points",
+    "Records": "reporting.load",
+    "ReportFigure": "reporting.figures._plugin",
     "RunConfig": "config",
     "SegmentationDataModule": "data._segmentation",
     "SeriesDataModule": "data._series",
+    "Table": "reporting.table",
     "Task": "tasks._base",
     "TensorDataModule": "data._base",
     "check_range": "optimizers._base",
+    "column": "reporting.table",
     "data_root": "data._root",
     "decayed": "optimizers._base",
+    "text_column": "reporting.table",
 }
 
 

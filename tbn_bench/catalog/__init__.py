@@ -23,7 +23,17 @@ from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 from tbn_bench.catalog import given, plugged
 
-PACKAGES = ("binarizers", "models", "data", "tasks", "optimizers", "kernels")
+PACKAGES = (
+    "binarizers",
+    "models",
+    "data",
+    "tasks",
+    "optimizers",
+    "tables",
+    "figures",
+    "kernels",
+)
+_FOLDERS = {"tables": "reporting.tables", "figures": "reporting.figures"}
 _SYNONYMS = {  # words of other tools -> fields of RunConfig
     "learning_rate": "lr",
     "wd": "weight_decay",
@@ -89,9 +99,15 @@ def names(package: str) -> list[str]:
     return sorted({*own_names(package), *plugged.names(package)})
 
 
+def _module(package: str) -> str:
+    """Of the open folder of a shelf."""
+    folder = _FOLDERS.get(package, package)
+    return f"tbn_bench.{folder}"
+
+
 def own_names(package: str) -> list[str]:
     """Names of the entries of this package alone, without plugins."""
-    folder = importlib.import_module(f"tbn_bench.{package}")
+    folder = importlib.import_module(_module(package))
     found = []
     for module in pkgutil.iter_modules(folder.__path__):
         is_shared = package == "kernels" and not module.ispkg  # its entries are folders
@@ -108,7 +124,7 @@ def load(package: str, name: str) -> Callable[..., Any]:
     outside = plugged.load(package, name)
     if outside is not None:
         return outside
-    module = importlib.import_module(f"tbn_bench.{package}.{name}")
+    module = importlib.import_module(f"{_module(package)}.{name}")
     for attribute, value in vars(module).items():
         own = getattr(value, "__module__", None) == module.__name__
         if own and is_named(attribute, name) and callable(value):
@@ -128,7 +144,7 @@ def source(package: str, name: str) -> Path:
     outside = plugged.source(package, name)
     if outside is not None:
         return outside
-    spec = importlib.util.find_spec(f"tbn_bench.{package}.{name}")
+    spec = importlib.util.find_spec(f"{_module(package)}.{name}")
     if spec is None or spec.origin is None:
         raise ValueError(f"{name} in {package} has no source file")
     return Path(spec.origin)

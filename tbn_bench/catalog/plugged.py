@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-SHELVES = ("binarizers", "models", "data", "tasks", "optimizers")
+SHELVES = ("binarizers", "models", "data", "tasks", "optimizers", "tables", "figures")
 VARIABLE = "TBN_BENCH_PLUGINS"  # paths of plugins, separated as PATH is
 
 

@@ -13,6 +13,7 @@ _EVERY_S = 10.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_results(parser)
+    flags.add_plugin(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("reports"), help="folder to write (default: reports)"
     )

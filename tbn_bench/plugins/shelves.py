@@ -23,14 +23,16 @@ _SHELF_OF_BASE = {  # a base class, by module and name -> shelf
     ("tbn_bench.tasks._base", "Task"): "tasks",
     ("tbn_bench.data._base", "TensorDataModule"): "data",
     ("pytorch_lightning.core.datamodule", "LightningDataModule"): "data",
+    ("tbn_bench.reporting.figures._plugin", "ReportFigure"): "figures",
 }
 _PARTS = {  # classes of these are parts of an entry, not entries
     ("tbn_bench.binarizers._base", "WeightBinarizer"),
     ("tbn_bench.binarizers._base", "ActivationBinarizer"),
 }
 _WANTED = (
-    "a class of Binarizer, Task or TensorDataModule, a network (a class or function with "
-    "num_classes or in_shape), or an optimizer (a function of `parameters`)"
+    "a class of Binarizer, Task, TensorDataModule or ReportFigure, a network (a class or function "
+    "with num_classes or in_shape), an optimizer (a function of `parameters`), or a table (a "
+    "function of `records`)"
 )
 
 
@@ -107,6 +109,8 @@ def shelf_of(made: Made) -> str | None:
     options = _options(made)
     if "parameters" in options:
         return "optimizers"
+    if "records" in options:
+        return "tables"
     is_network = ("torch.nn.modules.module", "Module") in bases or not inspect.isclass(made)
     return "models" if is_network and {"num_classes", "in_shape"} & set(options) else None
 
@@ -196,6 +200,28 @@ def _of_optimizer(made: Made) -> Iterator[str]:
             )
 
 
+def _of_table(made: Made) -> Iterator[str]:
+    for name in _needed(made):
+        if name != "records":
+            yield f"expected a function of records alone, got {name} without a default"
+
+
+def _of_figure(made: Made) -> Iterator[str]:
+    if ("tbn_bench.reporting.figures._plugin", "ReportFigure") not in _bases(made):
+        yield f"expected a class of ReportFigure, got {_kind(made)}"
+        return
+    if _inherited_figure(made, "x_of") and _inherited_figure(made, "frame"):
+        yield "expected x_of(group, records) or frame(records), got neither; write x_of"
+    if not getattr(made, "TITLE", ""):
+        yield 'expected TITLE = "...", got none; the page shows it above the figure'
+
+
+def _inherited_figure(made: Made, method: str) -> bool:
+    function = getattr(made, method)
+    home: str = function.__module__
+    return home == "tbn_bench.reporting.figures._plugin"
+
+
 def _inherits(made: Made, method: str) -> bool:
     """Whether a method is the abstract one of this package."""
     function = getattr(made, method, None)
@@ -223,4 +249,6 @@ _FAULTS: dict[str, Callable[[Made], Iterator[str]]] = {
     "data": _of_data,
     "models": _of_model,
     "optimizers": _of_optimizer,
+    "tables": _of_table,
+    "figures": _of_figure,
 }

@@ -20,6 +20,7 @@ import altair
 import pandas as pd
 
 from tbn_bench import __version__, catalog
+from tbn_bench.catalog import plugged
 from tbn_bench.records.files import RecordError
 from tbn_bench.records.text import tell
 from tbn_bench.reporting import figures, panels, protocol, summary, tables, write
@@ -44,6 +45,23 @@ def entries(package: Any) -> Iterator[tuple[str, Any]]:
     for name in first + others:
         module = importlib.import_module(f"{package.__name__}.{name}")
         yield name, module
+
+
+def tables_of() -> dict[str, Callable[[Records], Table | None]]:
+    """Name -> table, of this package and then of plugins."""
+    found = {name: getattr(module, name) for name, module in entries(tables)}
+    for name in sorted(plugged.names("tables")):
+        found[name] = catalog.load("tables", name)
+    return found
+
+
+def figures_of() -> dict[str, Any]:
+    """Name -> figure: a module of this package, or an object of a plugin's class."""
+    found = dict(entries(figures))
+    for name in sorted(plugged.names("figures")):
+        made = catalog.load("figures", name)
+        found[name] = made()
+    return found
 
 
 def _sidecar(
@@ -76,8 +94,7 @@ def _sidecar(
 
 def _write_tables(records: Records, folder: Path) -> dict[str, Table]:
     out = {}
-    for name, module in entries(tables):
-        make = getattr(module, name)
+    for name, make in tables_of().items():
         table = make(records)
         for old in folder.glob(f"{name}.*"):
             old.unlink()
@@ -115,14 +132,15 @@ class Figures:
     empty: list[tuple[str, str]]
 
 
-def _drawn(module: Any, frame: pd.DataFrame, records: Records, folder: Path) -> render.Drawn | None:
+def _drawn(
+    name: str, module: Any, frame: pd.DataFrame, records: Records, folder: Path
+) -> render.Drawn | None:
     """Writes a figure's sidecar. Returns (title, Vega-Lite specification), None without data."""
     if frame.empty:
         return None
     run_ids, sources = protocol.origins(frame, records)
     commands = frame.attrs.get("commands", [])
     folder.mkdir(parents=True, exist_ok=True)
-    name = module.__name__.rpartition(".")[2]
     _sidecar(folder / f"{name}.json", records, run_ids, commands, sources)
     spec = specification(module, records)
     return None if spec is None else (module.TITLE, spec)
@@ -134,7 +152,7 @@ def _drawing(records: Records, folder: Path) -> Iterator[Callable[[], Figures]]:
 
     Many print versions are drawn meanwhile, by processes that take two seconds to start.
     """
-    modules = dict(entries(figures))
+    modules = figures_of()
     frames = {name: module.frame(records) for name, module in modules.items()}
     plans = {}
     for name, module in modules.items():
@@ -145,7 +163,7 @@ def _drawing(records: Records, folder: Path) -> Iterator[Callable[[], Figures]]:
         drawn = {}
         empty = []
         for name, module in modules.items():
-            figure = _drawn(module, frames[name], records, folder)
+            figure = _drawn(name, module, frames[name], records, folder)
             if figure is None:
                 empty.append((module.TITLE, module.NEEDS))
             else:
@@ -160,8 +178,12 @@ def _drawing(records: Records, folder: Path) -> Iterator[Callable[[], Figures]]:
     if len(drawings) < MANY or workers == 1:
         yield lambda: finished(map(panels.Drawing.draw, drawings))
         return
+    of_plugins = [drawing for drawing in drawings if drawing.of_plugin is not None]
+    own = [drawing for drawing in drawings if drawing.of_plugin is None]
     with ProcessPoolExecutor(workers, get_context("spawn")) as others:
-        made = others.map(panels.Drawing.draw, drawings)
+        made = others.map(panels.Drawing.draw, own)
+        for drawing in of_plugins:
+            drawing.draw()
         yield lambda: finished(made)
 
 
@@ -195,10 +217,10 @@ def one_figure(
     panel, methods: as of panels.chosen. Raises ValueError for an unknown figure, or where no panel
     or method fits.
     """
-    known = [figure for figure, _ in entries(figures)]
+    known = figures_of()
     if name not in known:
         raise ValueError(f"unknown figure {name!r}{catalog.did_you_mean(name, known)}")
-    module = importlib.import_module(f"{figures.__name__}.{name}")
+    module = known[name]
     frame = module.frame(load(results))
     if frame.empty:
         raise ValueError(f"{results} has no data for {name}: it needs {module.NEEDS}")

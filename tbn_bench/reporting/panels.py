@@ -4,6 +4,7 @@ import fnmatch
 import functools
 import hashlib
 import importlib
+import inspect
 import itertools
 import json
 import re
@@ -50,15 +51,19 @@ def sheets(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A panel to be drawn: its figure's module, its rows, its width in inches, and its files."""
+    """A panel to be drawn: its figure's module, its rows, its width in inches, and its files.
+
+    of_plugin: the figure, where it is a plugin's; only the process that has loaded it can draw it.
+    """
 
     figure: str
     panel: pd.DataFrame
     width: float
     paths: list[Path]
+    of_plugin: Any = None
 
     def draw(self) -> None:
-        module = importlib.import_module(self.figure)
+        module = self.of_plugin or importlib.import_module(self.figure)
         self.paths[0].parent.mkdir(parents=True, exist_ok=True)
         save(module.print_panel, self.panel, self.width, self.paths)
 
@@ -91,6 +96,9 @@ def plan(module: Any, frame: pd.DataFrame, folder: Path, widths: dict[str, float
     """
     found = Plan(folder, [], {}, [])
     before = _drawn_from(folder)
+    is_module = inspect.ismodule(module)
+    figure = module.__name__ if is_module else type(module).__name__
+    of_plugin = None if is_module else module
     for name, panel in sheets(frame):
         shown = content(module, panel)
         for suffix, width in widths.items():
@@ -98,7 +106,8 @@ def plan(module: Any, frame: pd.DataFrame, folder: Path, widths: dict[str, float
             paths = [folder / f"{file}.{end}" for end in FORMATS]
             is_new = before.get(file) != shown
             if is_new or not all(path.exists() for path in paths):
-                found.drawings.append(Drawing(module.__name__, panel, width, paths))
+                drawing = Drawing(figure, panel, width, paths, of_plugin)
+                found.drawings.append(drawing)
             found.drawn_from[file] = shown
             found.paths.extend(paths)
     return found
@@ -169,7 +178,8 @@ def content(module: Any, panel: pd.DataFrame) -> str:
     module: the figure. The version of matplotlib is not in it.
     """
     text = panel.to_csv(index=False, float_format="%.10g")
-    drawing = _code_of(module.__file__)
+    code = module if inspect.ismodule(module) else type(module)
+    drawing = _code_of(inspect.getfile(code))
     return hashlib.sha256(f"{drawing}\n{text}".encode()).hexdigest()[:16]
 
 
