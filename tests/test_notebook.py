@@ -82,6 +82,40 @@ def test_a_given_network_is_timed(model, tmp_path, monkeypatch):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_a_binarized_network_is_timed(model, monkeypatch):
+    """With the weights that it has, beside their values in full precision."""
+    monkeypatch.setattr(peers, "FEW", ("dense",))
+    monkeypatch.setattr(sampling, "ROUNDS", 3)
+    method = "tbn(p=4, min_layer_size=0)"
+    tb.binarize_(model, method)
+    timing = tb.latency(model, torch.randn(2, 64), binarizer=method)
+    rows = {row["binarizer"] for row in timing.record.rows}
+    assert rows == {"full_precision", "tbn(min_layer_size=0, p=4)"}
+    assert "x eager" in str(timing)
+
+
+@pytest.mark.parametrize(
+    ("binarizer", "said"),
+    [
+        ("full_precision", "name the method by which it was"),
+        ("bwn", "not made by 'bwn', which differs in 0.weight, 2.weight"),
+        ("tbn(p=8, min_layer_size=0)", "differs in 0.weight, 2.weight"),
+        ("tbn(p=4, min_layer_size=1000)", "differs in 2.weight"),
+    ],
+)
+def test_a_binarized_network_is_described_by_its_method(model, binarizer, said):
+    tb.binarize_(model, "tbn(p=4, min_layer_size=0)")
+    with pytest.raises(ValueError, match=said):
+        tb.latency(model, torch.randn(2, 64), binarizer=binarizer)
+
+
+def test_a_network_with_binary_inputs_is_refused(model):
+    """Its full-precision form is unknown."""
+    tb.binarize_(model, "xnor")
+    with pytest.raises(ValueError, match="give the float network"):
+        tb.latency(model, torch.randn(2, 64), binarizer="xnor")
+
+
 def test_packages_that_are_functions_stay_packages():
     code = (
         "import tbn_bench as tb, tbn_bench.sweep.spec, tbn_bench.latency.gate; "
