@@ -1,6 +1,6 @@
 """Convert a network of your own, train it in your own loop, pack it, save it and load it again.
 
-usage: python examples/own_training_loop.py [--epochs N] [--out FILE]
+usage: python examples/own_training_loop.py [--epochs N] [--binarizer CALL] [--out FILE]
 """
 
 import argparse
@@ -64,6 +64,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--binarizer", default="tbn(p=4, min_layer_size=1000, gradient='tile')")
     parser.add_argument("--out", type=Path, default=Path("digits.safetensors"))
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -72,7 +73,7 @@ def main() -> None:
     # 1. Convert in place. The plan has one line per weight: its p, its bits, and the reason.
     model = network()
     untrained = copy.deepcopy(model)
-    print(tb.binarize_(model, "tbn(p=4, min_layer_size=1000, gradient='tile')"))
+    print(tb.binarize_(model, args.binarizer))
 
     # 2. Train as usual.
     train(model, x[TEST:], y[TEST:], args.epochs)

@@ -1,9 +1,11 @@
-"""Every script of examples/ runs on small data."""
+"""Every script of examples/ runs on small data; own_training_loop.py in tests/test_journeys.py."""
 
-import re
+import json
 import runpy
 import sys
 from pathlib import Path
+
+import notebook_cells
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -13,15 +15,6 @@ def run(monkeypatch, script, *arguments):
     """As `python examples/SCRIPT ARGUMENTS`."""
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
     runpy.run_path(str(EXAMPLES / script), run_name="__main__")
-
-
-def test_own_training_loop(tmp_path, monkeypatch, capsys):
-    file = tmp_path / "digits.safetensors"
-    run(monkeypatch, "own_training_loop.py", "--epochs", 2, "--out", file)
-    said = capsys.readouterr().out
-    before, packed = re.findall(r"([\d.]+)%", said)[-2:]
-    assert before == packed
-    assert file.stat().st_size < 30_000
 
 
 def test_sweep_then_report(tmp_path, monkeypatch, capsys):
@@ -39,6 +32,24 @@ def test_latency_of_own_network(monkeypatch, capsys):
     assert "full_precision [dense]" in capsys.readouterr().out
 
 
-def test_every_script_is_in_the_index():
+def test_the_notebook_gives_its_stored_outputs(tmp_path, monkeypatch):
+    """Plan and cost to the letter. Numbers of a training depend on the processor."""
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((EXAMPLES / "tour.ipynb").read_text(encoding="utf-8"))
+    stored = [cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    found = notebook_cells.run(notebook)
+    assert found[:2] == stored[:2]
+    assert list(map(kinds, found)) == list(map(kinds, stored))
+    shown = ["".join(outputs[-1]["data"]["text/html"]) for outputs in found]
+    assert all(text.startswith("<table>") for text in shown)
+
+
+def kinds(outputs):
+    """Whether a cell prints, and in which forms its value displays."""
+    return [(output["output_type"], sorted(output.get("data", ()))) for output in outputs]
+
+
+def test_every_example_is_in_the_index():
     index = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    assert [script.name for script in EXAMPLES.glob("*.py") if script.name not in index] == []
+    files = [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.ipynb")]
+    assert [file.name for file in files if file.name not in index] == []

@@ -69,25 +69,6 @@ print(sorted(others - set(sys.stdlib_module_names) - {{"tbn_bench", "__main__", 
     assert done.stdout.splitlines()[-2] == str(found)
 
 
-def test_reports_and_runs_need_no_torch(tmp_path):
-    """report, runs list and runs show of recorded runs, where torch is not installed."""
-    store = RunStore(tmp_path / "results")
-    run_id = finished_run(store, 0.8, 0.9, seed=1)
-    code = f"""
-from tbn_bench import cli
-
-assert cli.main(["report"]) == 0
-assert cli.main(["runs", "list"]) == 0
-assert cli.main(["list", "data"]) == 0
-assert cli.main(["runs", "show", {run_id!r}]) == 0
-print(sorted(HIDDEN & set(sys.modules)))
-"""
-    done = without.python(NO_TORCH, code, tmp_path)
-    assert said(done) == "[]"
-    assert run_id in done.stdout
-    assert (tmp_path / "reports" / "index.html").stat().st_size > 10_000
-
-
 def lines_of(commands: list[list[str]], hidden: set[str], folder: Path) -> list[str]:
     """What each command writes to stderr without the hidden packages; each must end with 1."""
     code = f"""
