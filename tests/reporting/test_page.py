@@ -2,6 +2,7 @@
 with mouse and keys.
 """
 
+import dataclasses
 import json
 import re
 import signal
@@ -16,6 +17,7 @@ from generated_runs import provenance, rows, summary
 
 from tbn_bench import cli
 from tbn_bench.config import make
+from tbn_bench.records import predictions
 from tbn_bench.records.store import LatencyRecord, RunStore
 from tbn_bench.reporting import build, style, watch
 from tbn_bench.reporting.figures import accuracy_bits, training_curves
@@ -54,6 +56,9 @@ def _store(root):
                     "stored_bytes": int(1000 * bits),
                     "test/top1": 0.9 - 0.02 * k + 0.001 * seed,
                 }
+                labels = np.array([0, 0, 1, 2])
+                answers = predictions.Predictions(labels, np.array([0, 2, 1, 2]))
+                predictions.write(run.path, answers)
                 run.finish(found | {"track": "W32A32" if spec == "full_precision" else "W1A32"})
     first = make({"binarizer": "tbn(p=4)", "epochs": 3}).run_id
     timed = [
@@ -376,6 +381,42 @@ def test_a_run_has_a_page_of_its_own(browser, page):
     browser.until("document.getElementById('run').innerText.includes('loss became nan')")
     assert browser.errors == []
     assert len(browser.requests) <= 2  # the page, and itself with another hash
+
+
+@needs_chromium
+def test_a_run_shows_which_classes_it_confuses(browser, page):
+    """Rows are true classes: one sample of class 0 was taken for class 2."""
+    browser.open(page, f"#run-{_run_id('tbn(p=8)')}", width=390)
+    browser.until("document.querySelectorAll('#run .confusion tbody tr').length === 3")
+    cells = "[...document.querySelectorAll('#run .confusion td')].map(cell => cell.textContent)"
+    assert browser.run(cells) == ["1", "0", "1", "0", "1", "0", "0", "0", "1"]
+    is_inside = "svg => svg.getBoundingClientRect().right <= innerWidth"
+    browser.until("document.querySelectorAll('#run svg').length >= 2")
+    assert browser.run(f"[...document.querySelectorAll('#run svg')].every({is_inside})")
+    browser.key("Escape", 27)
+
+
+def test_a_damaged_file_of_predictions_is_left_out(results, tmp_path, capsys):
+    record = next(run for run in RunStore(results).runs([]) if run.status == "finished")
+    assert details._confusion(record) == [[1, 0, 1], [0, 1, 0], [0, 0, 1]]
+    broken = dataclasses.replace(record, path=tmp_path)
+    assert details._confusion(broken) is None
+    (tmp_path / predictions.NAME).write_bytes(b"no archive")
+    assert details._confusion(broken) is None
+    assert "damaged" in "".join(capsys.readouterr())
+
+
+@needs_chromium
+def test_boxes_that_scroll_have_a_name_and_can_be_reached_by_keys(browser, page):
+    """On a phone: tables of the answers, all other tables, and charts."""
+    browser.open(page, width=390)
+    browser.until("document.querySelectorAll('.chart svg').length >= 2")
+    box = "[...document.querySelectorAll('.scroll, .chart')].filter(b => b.scrollWidth > b.clientWidth)"
+    assert browser.run(f"{box}.length") > 2
+    assert (
+        browser.run(f"{box}.filter(b => b.tabIndex !== 0 || !b.getAttribute('aria-label')).length")
+        == 0
+    )
 
 
 @needs_chromium

@@ -79,6 +79,7 @@ class Plots {
       const spec = this.#prepare(panel, figure, names, holder.clientWidth);
       const renderer = rows.length > 3000 ? "canvas" : "svg";
       const { view } = await vegaEmbed(holder, spec, { actions: false, renderer, config: chartTheme(), tooltip: { theme: dark.matches ? "dark" : "light" } });
+      if (holder.scrollWidth > holder.clientWidth) holder.tabIndex = 0; // what scrolls must be reachable without a mouse
       for (const brush of holder.querySelectorAll("g[class*=brush_brush]")) { // a frame for the mouse, which Vega describes as a picture without a name
         brush.removeAttribute("role");
         brush.setAttribute("aria-hidden", "true");

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tbn_bench.records import predictions
+from tbn_bench.records.files import RecordError
 from tbn_bench.records.run import RunRecord
 from tbn_bench.records.store import RunStore
+from tbn_bench.records.text import tell
 from tbn_bench.reporting.page.packing import compact, packed
 from tbn_bench.runs import show, text
 from tbn_bench.runs.index import COSTS, FIELDS
@@ -23,6 +26,7 @@ BLOCK = 64  # runs
 # Bytes of blocks that the page itself may hold. Further blocks are script files beside the page.
 EMBEDDED = 400_000
 POINTS = 100  # of a curve
+MOST_CLASSES = 20  # of a confusion matrix: a larger one fits on no screen
 _PLAN = (
     "name",
     "shape",
@@ -63,7 +67,24 @@ def detail(record: RunRecord, curves: Curves) -> dict[str, Any]:
         "plan": _plan(summary.get("plan")),
         "judged": judged,
         "curves": drawn,
+        "confusion": _confusion(record),
     }
+
+
+def _confusion(record: RunRecord) -> list[list[int]] | None:
+    """Counts of test samples, a row per true class; None without predictions of few classes.
+
+    A damaged file counts as none: the rest of the run is still worth showing.
+    """
+    try:
+        found = predictions.read(record.path)
+    except RecordError as error:
+        tell(f"left out: {error}")
+        return None
+    if found is None:
+        return None
+    counts: list[list[int]] = found.confusion().tolist()
+    return counts if len(counts) <= MOST_CLASSES else None
 
 
 def _scores(summary: dict[str, Any]) -> list[list[str]]:

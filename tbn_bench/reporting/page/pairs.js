@@ -26,7 +26,7 @@ class Pairs {
     const kinds = ["t", "plot", "n", "n", "t"];
     const head = make("tr", {}, ...heads.map((text, i) => make("th", { scope: "col", className: kinds[i], textContent: text })));
     const caption = make("caption", { textContent: `${first} minus ${second}, by seed. Above 0, ${first} is better; errors have their sign turned.` });
-    const scroll = make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": `${first} compared with ${second}` }, make("table", { className: "forest" }, caption, make("thead", {}, head), make("tbody", {}, ...rows)));
+    const scroll = make("div", { className: "scroll", tabIndex: 0, role: "group", "aria-label": `${first} compared with ${second}` }, make("table", { className: "forest" }, caption, make("thead", {}, head), make("tbody", {}, ...rows)));
     this.out.replaceChildren(scroll);
   }
 

@@ -48,7 +48,25 @@ function planTable({ keys, rows }) {
   const head = make("tr", {}, ...keys.map((key, i) => make("th", { scope: "col", className: numeric[i] ? "n" : "", textContent: key })));
   const body = rows.map(row => make("tr", {}, ...row.map((cell, i) => make("td", { className: numeric[i] ? "n" : "", textContent: worded(cell) }))));
   const table = make("table", {}, make("caption", { className: "away", textContent: "Plan: how each weight is stored" }), make("thead", {}, head), make("tbody", {}, ...body));
-  return make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Plan" }, table);
+  return make("div", { className: "scroll", tabIndex: 0, role: "group", "aria-label": "Plan" }, table);
+}
+
+/** A row per true class, a column per predicted one; a cell's shade is its share of the row. */
+function confusionTable(counts) {
+  const classes = counts.map((_, k) => k);
+  const head = make("tr", {}, make("th", { scope: "col", textContent: "true \\ predicted" }), ...classes.map(k => make("th", { scope: "col", className: "n", textContent: k })));
+  const body = counts.map((row, k) => {
+    const total = Math.max(1, row.reduce((sum, count) => sum + count, 0));
+    const cells = row.map((count, j) => {
+      const cell = make("td", { className: j === k ? "n hit" : "n", textContent: count.toLocaleString("en") });
+      const percent = Math.round(45 * Math.sqrt(count / total)); // a root shows rare confusions; ink stays readable on it
+      cell.style.background = `color-mix(in srgb, var(${j === k ? "--accent" : "--bad"}) ${percent}%, transparent)`;
+      return cell;
+    });
+    return make("tr", {}, make("th", { scope: "row", className: "n", textContent: k }), ...cells);
+  });
+  const table = make("table", { className: "confusion" }, make("caption", { className: "away", textContent: "Test samples by true and predicted class" }), make("thead", {}, head), make("tbody", {}, ...body));
+  return make("div", { className: "scroll", tabIndex: 0, role: "group", "aria-label": "Confusion matrix" }, table);
 }
 
 /** One small chart per kind of value: losses share axes, other names have their own. */
@@ -81,6 +99,7 @@ async function fill(record, holder) {
   if (record.curves.epoch) holder.append(...part("Curves", curves));
   holder.append(...part("Configuration", pairs(changed), make("details", {}, make("summary", { textContent: `${same.length} defaults` }), pairs(same))));
   if (record.cost.length) holder.append(...part("Cost", pairs(record.cost)));
+  if (record.confusion) holder.append(...part("Confusion matrix of the test set", confusionTable(record.confusion)));
   if (record.plan) holder.append(...part("Plan", planTable(record.plan)));
   holder.append(...part("Environment", pairs(record.environment)));
   if (record.curves.epoch) await drawCurves(curves, record.curves, record.judged);

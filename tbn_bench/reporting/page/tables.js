@@ -91,7 +91,7 @@ class ReportTable {
     this.more.addEventListener("click", () => { this.all = true; this.show(); });
     const scroll = block.querySelector(".scroll");
     scroll.tabIndex = 0; // a box that scrolls must be reachable without a mouse
-    scroll.setAttribute("role", "region");
+    scroll.setAttribute("role", "group");
     scroll.setAttribute("aria-label", this.table.caption?.textContent ?? this.name);
     const filter = make("span", { className: "filter", hidden: this.count < 10 }, make("label", { htmlFor: id, textContent: "Filter rows" }), " ", this.words, " ", this.said); // a few rows need none
     scroll.before(make("div", { className: "bar" }, filter));

@@ -5,7 +5,7 @@ latency.py lists all implementations.
 
 import pandas as pd
 
-from tbn_bench.reporting import style
+from tbn_bench.reporting import names, style
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.table import Column, Row, Table, column, method_column, text_column
 from tbn_bench.reporting.tables.comparison import EXACT
@@ -124,9 +124,9 @@ def _plain(row: Row) -> Row:
 
 def _network(row: Row) -> str:
     """With its data, and with the instruction set if the case is limited to one."""
-    name = row["model"] or style.DASH
+    name = names.network(row["model"]) if row["model"] else style.DASH
     if row["data"]:
-        name += f" on {row['data']}"
+        name += f" on {names.data_set(row['data'])}"
     if row["case"].endswith("-avx2"):
         name += ", avx2"
     return name
