@@ -390,6 +390,9 @@ def test_a_run_shows_which_classes_it_confuses(browser, page):
     browser.until("document.querySelectorAll('#run .confusion tbody tr').length === 3")
     cells = "[...document.querySelectorAll('#run .confusion td')].map(cell => cell.textContent)"
     assert browser.run(cells) == ["1", "0", "1", "0", "1", "0", "0", "0", "1"]
+    shades = "[...document.querySelectorAll('#run .confusion td')].map(c => getComputedStyle(c).backgroundColor)"
+    found = browser.run(shades)
+    assert len({found[0], found[1], found[2]}) == 3, "right, none and wrong differ"
     is_inside = "svg => svg.getBoundingClientRect().right <= innerWidth"
     browser.until("document.querySelectorAll('#run svg').length >= 2")
     assert browser.run(f"[...document.querySelectorAll('#run svg')].every({is_inside})")

@@ -60,7 +60,7 @@ function confusionTable(counts) {
     const cells = row.map((count, j) => {
       const cell = make("td", { className: j === k ? "n hit" : "n", textContent: count.toLocaleString("en") });
       const percent = Math.round(45 * Math.sqrt(count / total)); // a root shows rare confusions; ink stays readable on it
-      cell.style.background = `color-mix(in srgb, var(${j === k ? "--accent" : "--bad"}) ${percent}%, transparent)`;
+      cell.style.background = `color-mix(in srgb, var(${j === k ? "--accent" : "--warn"}) ${percent}%, transparent)`;
       return cell;
     });
     return make("tr", {}, make("th", { scope: "row", className: "n", textContent: k }), ...cells);
