@@ -15,7 +15,6 @@ from tbn_bench.compiler.graph import (
     Elementwise,
     Flatten,
     Mean,
-    NoRule,
     PadChannels,
     Pool,
     Relu,
@@ -119,7 +118,7 @@ def reshape(operation: Reshape, node: fx.Node, build: Builder) -> int:
     """Only where it is a flatten, as torch.export writes one."""
     x = build.operand(operation.x)
     if len(operation.shape) != 2 or operation.shape[1] != math.prod(build.shape(x)):
-        raise NoRule("a reshape that is no flatten")
+        raise Unsupported("a reshape that is no flatten")
     build.flat.add(x)
     return x
 
@@ -128,7 +127,7 @@ def mean(operation: Mean, node: fx.Node, build: Builder) -> int:
     """Of all pixels."""
     x = build.operand(operation.x)
     if sorted(axis % 4 for axis in operation.axes) != [2, 3]:
-        raise NoRule(f"a mean over axes {operation.axes}")
+        raise Unsupported(f"a mean over axes {operation.axes}")
     height, width, _ = shape = build.shape(x)
     return _pool(
         node.name,

@@ -377,7 +377,7 @@ struct Team {
 
 // One op by thread i, in an arena of its own.
 void team_op(Team* t, const Op& op, Arena* arena, int i) {
-  const Kind& kind = kKinds[op.kind];
+  const OpKind& kind = kKinds[op.kind];
   if (kind.divided) kind.run(t->plan, op, t->at, 1, {arena, i, t->parts});
   else if (i == 0) kind.run(t->plan, op, t->at, 1, {arena, 0, 1});
 }

@@ -6,7 +6,7 @@
 #pragma once
 #include <stdint.h>
 
-enum Kind { KIND_SIGNS = 0, KIND_FLOAT = 1, KIND_DEPTHWISE = 2 };  // the last: float32, each of R = C channels by a kernel of its own
+enum WeightKind { KIND_SIGNS = 0, KIND_FLOAT = 1, KIND_DEPTHWISE = 2 };  // the last: float32, each of R = C channels by a kernel of its own
 
 struct Weights {       // made by prepare(); owned by the plan
   int kind, R, C, kh, kw;
