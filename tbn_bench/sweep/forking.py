@@ -15,10 +15,13 @@ import threading
 from importlib import import_module
 from pathlib import Path
 
+from tbn_bench.config import RunConfig
 from tbn_bench.sweep import process
 
 _PACKAGE = Path(__file__).parent.parent
 _TRAINING = ("pytorch_lightning", "tbn_bench.experiment.train")
+_DATA = "--data="
+_OF_DATA = {"digits": ("sklearn.datasets", "sklearn.model_selection")}  # half a second per run
 _ORDER_BYTES = 1 << 18  # no longer message goes through the socket
 _STDOUT = 1
 _STDERR = 2
@@ -40,6 +43,7 @@ def serve(control: socket.socket, nice: int) -> list[str]:
     gc.freeze()  # a collection in a run would copy every page of what is loaded
     while True:
         arguments, log = _receive(control)
+        _load_for(arguments)
         _check()
         parent = os.getpid()
         child = os.fork()
@@ -50,6 +54,23 @@ def serve(control: socket.socket, nice: int) -> list[str]:
             return arguments
         os.close(log)
         _attend(control, child)
+
+
+def _load_for(arguments: list[str]) -> None:
+    """Imports what the data set of a run reads its files with; once, as all imports.
+
+    scikit-learn sets variables of the environment, which later runs would inherit.
+    """
+    environment = dict(os.environ)
+    call = RunConfig.model_fields["data"].default
+    for argument in arguments:
+        if argument.startswith(_DATA):
+            call = argument.removeprefix(_DATA)
+    name, _, _ = call.partition("(")
+    for module in _OF_DATA.get(name, ()):
+        import_module(module)
+    for added in set(os.environ) - set(environment):
+        del os.environ[added]
 
 
 def _receive(control: socket.socket) -> tuple[list[str], int]:

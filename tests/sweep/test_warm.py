@@ -295,6 +295,22 @@ def test_a_process_that_has_used_cuda_is_not_forked(monkeypatch):
         forking._check()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "loaded"),
+    [
+        (["train", "--epochs=1"], True),
+        (["train", "--data=digits(size=16)"], True),
+        (["train", "--data=synthetic"], False),
+    ],
+)
+def test_the_library_of_a_data_set_is_loaded_once_for_all_runs(monkeypatch, arguments, loaded):
+    """Before the fork; each run would need half a second for it."""
+    asked = []
+    monkeypatch.setattr(forking, "import_module", asked.append)
+    forking._load_for(arguments)
+    assert ("sklearn.datasets" in asked) == loaded
+
+
 def test_a_process_with_threads_is_not_forked():
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
