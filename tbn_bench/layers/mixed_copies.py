@@ -1,4 +1,4 @@
-"""Different features from one tile at 1/p of the arithmetic: hadamard, shifted and columns copies.
+"""Computes layers of hadamard, shifted and columns copies from one tile, at 1/p of the arithmetic.
 
 Each function gives exactly the output of the dense weight (format/layouts.py), up to the order of
 floating-point sums, by ordinary differentiable operations. Training (reuse.py) and packed layers
@@ -106,8 +106,8 @@ def _scaled_blocks(y: Tensor, scales: Tensor) -> Tensor:
     return scaled.reshape(y.shape)
 
 
-def _wide(dtype: torch.dtype) -> bool:
-    """Whether sums may be made in this type."""
+def _is_safe_sum_type(dtype: torch.dtype) -> bool:
+    """Whether sums of many values keep their accuracy in this type."""
     return sum_type(dtype) == dtype
 
 
@@ -132,7 +132,7 @@ def _mixer(scales: Tensor, p: int) -> Tensor:
 def _mixed(parts: Tensor, scales: Tensor, p: int) -> Tensor:
     """parts: (M, p, n) -> alpha_i sum_s H_is parts_s: (M, p, n)."""
     dtype = parts.dtype
-    if _wide(dtype):
+    if _is_safe_sum_type(dtype):
         mixer = _mixer(scales, p)
         mixer = mixer.to(dtype)
         return mixer @ parts
@@ -186,7 +186,7 @@ def _scaled_rows(y: Tensor, scales: Tensor, channel: int) -> Tensor:
     k = len(scales)
     if k == 0:
         return y
-    if not _wide(y.dtype):
+    if not _is_safe_sum_type(y.dtype):
         by_channel = y.flatten(1)
         if channel == -1:
             by_channel = y.reshape(-1, y.shape[-1])
@@ -286,7 +286,7 @@ def _shifted_conv(
         crop = everywhere[(whole, whole, *window)]
         crops.append(crop)
     out = torch.stack(crops, 1)  # (B, p, R, *S_out)
-    if not _wide(out.dtype):
+    if not _is_safe_sum_type(out.dtype):
         scaled = _scaled_blocks(out.flatten(2), scales)
         return scaled.reshape(out.flatten(1, 2).shape)
     if len(scales):
@@ -312,7 +312,7 @@ def _crop(
     return window
 
 
-def elementwise(
+def with_elementwise_gradient(
     y: Tensor,
     latent: Tensor,
     x: Tensor,
@@ -322,7 +322,7 @@ def elementwise(
 ) -> Tensor:
     """y, made from a constant tile, with the authors' gradient for `latent` (tiling.py).
 
-    x, scales: that y was made from. geometry: of a convolution.
+    x, scales: what y was computed from. geometry: of a convolution.
     """
     out: Tensor = _LatentGradient.apply(y, latent, x.detach(), scales.detach(), copies, geometry)
     return out

@@ -306,7 +306,7 @@ class ReuseLinear(_Reuse, nn.Linear):
         y = mixed_copies.linear(x, tile, scales, copies)
         if not method.elementwise:
             return y
-        return mixed_copies.elementwise(y, latent, x, scales, copies)
+        return mixed_copies.with_elementwise_gradient(y, latent, x, scales, copies)
 
 
 class _ReuseConv(_Reuse):
@@ -376,7 +376,7 @@ class _ReuseConv(_Reuse):
         tile = tile.reshape(copies.tile_shape).to(x.dtype)
         y = mixed_copies.conv(x, tile, scales, copies, geometry)
         if method.elementwise:
-            y = mixed_copies.elementwise(y, latent, x, scales, copies, geometry)
+            y = mixed_copies.with_elementwise_gradient(y, latent, x, scales, copies, geometry)
         return y
 
     def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
