@@ -1,4 +1,4 @@
-"""Activation functions that both back ends run: one row for each.
+"""Activation functions that both back ends run, apart from ReLU and clamps: one row for each.
 
 A new function takes a row here, and on CPUs a loop with a row of kKinds in native/src/ops.inc.
 Microcontrollers compute with bytes, so there the formula alone gives a table of 256 values. Rules,

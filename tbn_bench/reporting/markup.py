@@ -109,4 +109,6 @@ def _sort_value(row: Row, c: Column) -> str:
     raw = row.get(c.key)
     if not isinstance(raw, int | float) or math.isnan(raw):
         return ""
+    if isinstance(raw, float):
+        raw = float(f"{raw:.6g}")  # further digits make a page larger and order nothing
     return f' data-value="{raw}"'
