@@ -32,6 +32,14 @@ def test_latency_of_own_network(monkeypatch, capsys):
     assert "full_precision [dense]" in capsys.readouterr().out
 
 
+def test_weights_of_a_trained_network(tmp_path, monkeypatch, capsys):
+    """Conversion and fine-tuning of each method, from one float network."""
+    run(monkeypatch, "from_trained_weights.py", "--epochs", 2, "--results", tmp_path)
+    shown = capsys.readouterr().out
+    assert shown.count("batch norm re-estimated") == shown.count("fine-tuned") == 2
+    assert len(list(tmp_path.glob("runs/*/*/summary.json"))) == 2
+
+
 def test_the_notebook_gives_its_stored_outputs(tmp_path, monkeypatch):
     """Plan and cost to the letter. Numbers of a training depend on the processor."""
     monkeypatch.chdir(tmp_path)
