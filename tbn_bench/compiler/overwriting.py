@@ -4,8 +4,6 @@ Native regions copy what torch only views. A value that is overwritten must ther
 that nothing else reads.
 """
 
-import functools
-import inspect
 import operator
 from typing import Any
 
@@ -66,27 +64,10 @@ def _overwrites(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         return _ends_in_underscore(str(node.target))
     if node.op != "call_function":
         return False
-    if node.target in AUGMENTED.values() or "out" in node.kwargs:
-        return True
     is_named = _ends_in_underscore(getattr(node.target, "__name__", ""))
-    return is_named or _is_asked_to(node)
-
-
-def _is_asked_to(node: fx.Node) -> bool:
-    """True for inplace=True, by its name or by its place: F.relu6(x, True)."""
-    place = _place_of_inplace(node.target)
-    if place is not None and place < len(node.args):
-        return bool(node.args[place])
-    return bool(node.kwargs.get("inplace"))
-
-
-@functools.cache
-def _place_of_inplace(function: Any) -> int | None:
-    try:
-        names = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # most functions in C do not tell their parameters
-        return None
-    return names.index("inplace") if "inplace" in names else None
+    # torch.fx gives inplace by its name, also where the network does not: F.relu6(x, True)
+    is_asked = bool(node.kwargs.get("inplace")) or "out" in node.kwargs
+    return is_named or is_asked or node.target in AUGMENTED.values()
 
 
 def _ends_in_underscore(name: str) -> bool:
