@@ -23,6 +23,7 @@ LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 SWEEP = re.compile(r"sweeps/(\w+)\.yaml")
 COMMAND = re.compile(r"tbn-bench (\w+)")
 GUIDES = sorted((ROOT / "docs" / "guides").glob("[!R]*.md"))
+ACTIVATION = ROOT / "docs" / "guides" / "activation.md"  # adds rows, where the others add a file
 BLOCK = re.compile(r"```(?:python|yaml)\n(.+?)```", re.DOTALL)
 FILE = re.compile(r"# (\S+)/(\w+\.(?:py|yaml))\n")
 
@@ -106,13 +107,22 @@ def folder_of(tmp_path, monkeypatch):
             del sys.modules[module]
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=name)
+@pytest.mark.parametrize("page", [page for page in GUIDES if page != ACTIVATION], ids=name)
 def test_the_example_of_a_guide_works(page, folder_of):
     """The first block is a file in its folder; the next one uses it."""
     source, check = BLOCK.findall(page.read_text(encoding="utf-8"))
     folder, file = FILE.match(source).groups()
     (folder_of(folder) / file).write_text(source, encoding="utf-8")
     exec(check, {})
+
+
+def test_the_row_of_the_guide_for_activations_works():
+    """The first block is the row; the next one compares its formula with torch."""
+    row, check = BLOCK.findall(ACTIVATION.read_text(encoding="utf-8"))
+    scope = {}
+    exec(row, scope)
+    exec(check, scope)
+    assert scope["ROW"].name == "silu"
 
 
 def test_every_page_is_in_the_navigation_of_the_site():

@@ -5,12 +5,11 @@ the microcontroller program (`tbn_bench.mcu`) are made of operations and never l
 functions.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-
-from tbn_bench.compiler.functions import Function
 
 
 class Unsupported(Exception):
@@ -49,10 +48,27 @@ class Relu(Operation):
 
 
 @dataclass(frozen=True)
-class Elementwise(Operation):
-    """y = function.formula(x), number by number."""
+class Activation:
+    """An activation function y = formula(x), number by number: a row of rules/activations.py.
 
-    function: Function
+    name: of its op in the native library. torch: the modules, functions and operators that compute
+    it. formula: the same by other operations, for x of any type; the tests compare. options:
+    torch's arguments, with the values that the op computes ({"inplace": False} for a function that
+    may change its argument). otherwise: the words for other values.
+    """
+
+    name: str
+    torch: tuple[Any, ...]
+    formula: Callable[[Tensor], Tensor]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    otherwise: str = ""
+
+
+@dataclass(frozen=True)
+class Elementwise(Operation):
+    """y = activation.formula(x), number by number."""
+
+    activation: Activation
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def relu(operation: Relu, node: fx.Node, build: Builder) -> int:
 
 def elementwise(operation: Elementwise, node: fx.Node, build: Builder) -> int:
     x = build.operand(operation.x)
-    return build.lookup(node.name, x, operation.function.formula)
+    return build.lookup(node.name, x, operation.activation.formula)
 
 
 def clamp(operation: Clamp, node: fx.Node, build: Builder) -> int:

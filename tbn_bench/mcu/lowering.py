@@ -12,7 +12,6 @@ from torch import fx, nn
 
 from tbn_bench.compiler import patterns
 from tbn_bench.compiler.export import by_export
-from tbn_bench.compiler.functions import FUNCTIONS
 from tbn_bench.compiler.graph import (
     Add,
     BatchNorm,
@@ -33,6 +32,7 @@ from tbn_bench.compiler.graph import (
 )
 from tbn_bench.compiler.names import call_of, node_name
 from tbn_bench.compiler.rules import operation_of
+from tbn_bench.compiler.rules.activations import ACTIVATIONS
 from tbn_bench.compiler.trace import symbolic
 from tbn_bench.mcu import lower_layers, lower_maps
 from tbn_bench.mcu.builder import Builder
@@ -40,7 +40,7 @@ from tbn_bench.mcu.graph import Graph, McuError
 
 _KNOWN = (
     "known are Linear, Conv1d, Conv2d, batch normalisation, ReLU, "
-    f"{', '.join(function.name for function in FUNCTIONS)}, clamps, max and average pooling, "
+    f"{', '.join(activation.name for activation in ACTIVATIONS)}, clamps, max and average pooling, "
     "flatten, sums of two maps, steps over pixels, channels of zeros, dropout"
 )
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 # The kinds of ops that Python makes, by their names in ops.inc; library.py asks for the numbers.
+# Further activation functions are named by compiler/rules/activations.py alone.
 CONV = "conv"
 ADD = "add"
 RELU = "relu"
@@ -19,7 +20,6 @@ COPY = "copy"
 EXTREMES = "extremes"
 GATHER = "gather"
 CLAMP = "clamp"
-GELU = "gelu"
 ATTENTION = "attention"
 PATCHES = "patches"
 TOKENS = "tokens"
@@ -41,7 +41,6 @@ KINDS = (
     EXTREMES,
     GATHER,
     CLAMP,
-    GELU,
     ATTENTION,
     PATCHES,
     TOKENS,

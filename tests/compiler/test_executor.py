@@ -21,10 +21,11 @@ try:
 except native.NativeUnavailable as error:
     pytest.skip(f"native kernels: {error}", allow_module_level=True)
 
-from tbn_bench.compiler import functions, names
+from tbn_bench.compiler import names
 from tbn_bench.compiler.cpu.region import Region
 from tbn_bench.compiler.executor import Executor, executor
-from tbn_bench.compiler.rules import activations
+from tbn_bench.compiler.graph import Activation
+from tbn_bench.compiler.rules.activations import rule_of_activation
 
 LEVELS = native.available_levels()
 
@@ -385,9 +386,9 @@ def test_threads_work_in_a_forked_process():
 
 
 def test_a_function_that_the_library_lacks_stays_in_torch(monkeypatch):
-    """A row in compiler/functions.py alone: torch computes it, and the description says why."""
-    row = functions.Function("silu", (nn.SiLU,), lambda x: x * torch.sigmoid(x))
-    monkeypatch.setitem(names.RULES, nn.SiLU, activations._rule_of(row))
+    """A row of ACTIVATIONS alone: torch computes it, and the description says why."""
+    row = Activation("silu", (nn.SiLU,), lambda x: x * torch.sigmoid(x))
+    monkeypatch.setitem(names.RULES, nn.SiLU, rule_of_activation(row))
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 8, 3))
     run = check(network, (3, 8, 8), "bwn")
     assert run.reasons == {"1": "the native library has no op silu"}

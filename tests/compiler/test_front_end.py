@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from tbn_bench import native
 from tbn_bench.compiler import arena, geometry, graph, names
 from tbn_bench.compiler.executor import Executor
-from tbn_bench.compiler.functions import FUNCTIONS
 from tbn_bench.compiler.rules import operation_of
 from tbn_bench.compiler.trace import symbolic
 
@@ -53,11 +52,6 @@ def test_all_names_of_an_operation_have_one_rule(call):
 )
 def test_calls_become_operations(call, made):
     assert type(operation(call)) is made
-
-
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.name)
-def test_every_name_of_a_function_has_a_rule(function):
-    assert set(function.torch) <= set(names.RULES)
 
 
 @pytest.mark.parametrize(

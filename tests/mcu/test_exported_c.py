@@ -17,8 +17,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from tbn_bench import catalog, convert
-from tbn_bench.compiler import functions, names
-from tbn_bench.compiler.rules import activations as rules
+from tbn_bench.compiler import names
+from tbn_bench.compiler.graph import Activation
+from tbn_bench.compiler.rules.activations import rule_of_activation
 from tbn_bench.convert import binarize
 from tbn_bench.mcu import bundle, check, emit, emulate, export, layout, table
 from tbn_bench.mcu.graph import McuError
@@ -284,14 +285,14 @@ def test_a_function_is_a_table_of_bytes(function, folder):
 
 
 def _add(monkeypatch, formula):
-    """The row that SiLU would have in the table of functions, for one test."""
+    """The row that SiLU would have in the table of activation functions, for one test."""
     options = {"inplace": False}
-    row = functions.Function("silu", (nn.SiLU,), formula, options, "SiLU in place")
-    monkeypatch.setitem(names.RULES, nn.SiLU, rules._rule_of(row))
+    row = Activation("silu", (nn.SiLU,), formula, options, "SiLU in place")
+    monkeypatch.setitem(names.RULES, nn.SiLU, rule_of_activation(row))
 
 
 def test_a_new_function_takes_one_row(monkeypatch):
-    """A row in compiler/functions.py is all that a microcontroller needs."""
+    """A row of ACTIVATIONS is all that a microcontroller needs."""
     _add(monkeypatch, lambda x: x * torch.sigmoid(x))
     expected, prog, u = _compiled_function(nn.SiLU())
     assert _furthest(prog, u, expected) < 0.06

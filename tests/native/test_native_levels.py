@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from tbn_bench import native
-from tbn_bench.compiler.functions import FUNCTIONS
+from tbn_bench.compiler import names
+from tbn_bench.compiler.graph import Activation
+from tbn_bench.compiler.rules.activations import ACTIVATIONS
+from tbn_bench.experiment import numpy_forward
 from tbn_bench.format import bits
 from tbn_bench.native import Op, Program, abi, library
 from tbn_bench.native import levels as level_choice
@@ -426,7 +430,7 @@ def test_gelu_at_every_level(level):
     x = np.concatenate(
         [np.linspace(-9, 9, 4001), [0.0, -0.0, 1e-30, -1e-30, 80.0, -80.0, 1e30, -1e30, np.nan]]
     ).astype(np.float32)
-    plan = Program([Op(native.GELU, 0, 1)], [(1, 1, len(x)), (1, 1, len(x))], level=level)
+    plan = Program([Op("gelu", 0, 1)], [(1, 1, len(x)), (1, 1, len(x))], level=level)
     got = plan(x.reshape(1, -1, 1, 1)).reshape(-1)
     expected = F.gelu(torch.from_numpy(x).double()).numpy()
     assert np.isnan(got[-1])
@@ -572,21 +576,48 @@ def test_without_the_library_the_reason_is_said(monkeypatch):
 
 
 def test_the_library_names_the_ops_that_python_makes():
-    """Each name has one number, and the library knows the kinds of abi.py and functions.py."""
+    """Each name has one number, and the library knows the kinds of abi.py."""
     numbers = library.kind_numbers()
     names = set(numbers)
     assert sorted(numbers.values()) == list(range(len(names)))
     assert set(abi.KINDS) <= names
-    assert {function.name for function in FUNCTIONS} <= names
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.name)
+def _places_without(activation):
+    """The places of docs/guides/activation.md that lack an activation function."""
+    modules = {target for target in activation.torch if isinstance(target, type)}
+    in_numpy = modules <= set(numpy_forward.LAYERS) and activation.name in numpy_forward.FUNCTIONS
+    has_rules = set(activation.torch) <= set(names.RULES)
+    has = {
+        "a row of ACTIVATIONS in compiler/rules/activations.py": has_rules,
+        "a row of kKinds in native/src/ops.inc": activation.name in library.kind_numbers(),
+        "lines of LAYERS and FUNCTIONS in experiment/numpy_forward.py": in_numpy,
+    }
+    return [place for place, found in has.items() if not found]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda activation: activation.name)
+def test_an_activation_has_all_its_places(activation):
+    assert _places_without(activation) == [], "see docs/guides/activation.md"
+
+
+def test_a_missing_place_of_an_activation_is_named():
+    """Mish has none of them."""
+    places = _places_without(Activation("mish", (nn.Mish,), F.mish))
+    assert [place.split()[-1] for place in places] == [
+        "compiler/rules/activations.py",
+        "native/src/ops.inc",
+        "experiment/numpy_forward.py",
+    ]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda activation: activation.name)
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_function_of_the_table_is_its_formula(function, level):
+def test_an_activation_is_its_formula(activation, level):
     """In float64, to a few roundings; a NaN stays, and ends of vectors are computed."""
     x = np.linspace(-12, 12, 1003, dtype=np.float32)[None, None, None]
     x[..., -1] = np.nan
-    op = native.Op(function.name, input=0, output=1)
+    op = native.Op(activation.name, input=0, output=1)
     found = native.Program([op], [(1, 1003, 1), (1, 1003, 1)], level=level)(x)
-    expected = function.formula(torch.from_numpy(x).double()).numpy()
+    expected = activation.formula(torch.from_numpy(x).double()).numpy()
     np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=0, atol=3e-6)

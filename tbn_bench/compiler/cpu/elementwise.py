@@ -38,7 +38,7 @@ def relu(operation: Relu, build: Builder) -> int:
 
 
 def elementwise(operation: Elementwise, build: Builder) -> int:
-    name = operation.function.name
+    name = operation.activation.name
     if name not in kind_numbers():
         raise Unsupported(f"the native library has no op {name}")
     return build.elementwise(name, operation.x)

@@ -3,10 +3,10 @@
 from tbn_bench import native
 from tbn_bench.compiler.arena import Buffer, Life, lifetimes, place
 from tbn_bench.compiler.cpu.region import Region
-from tbn_bench.compiler.functions import FUNCTIONS
+from tbn_bench.compiler.rules.activations import ACTIVATIONS
 from tbn_bench.native import Op
 
-_NAMES = [function.name for function in FUNCTIONS]
+_NAMES = [activation.name for activation in ACTIVATIONS]
 _IN_PLACE = (native.ADD, native.RELU, native.AFFINE, native.COPY, native.CLAMP, *_NAMES)
 
 

@@ -1,15 +1,61 @@
-"""Functions of single values: ReLU, clamps, and those of functions.py.
+"""Functions of single values: the activation functions, ReLU, clamps, dropout.
 
-docs/kernels.md: how to add one.
+A new activation function is a row of ACTIVATIONS, which is its rule. That is all a microcontroller
+needs: the formula gives a table of 256 bytes. A CPU needs a formula of the same name in
+native/src/ops.inc too, and without it the function stays in torch: docs/guides/activation.md.
+ReLU and clamps have operations of their own, because other operations absorb them.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from tbn_bench.compiler.functions import FUNCTIONS, Function
-from tbn_bench.compiler.graph import Clamp, Elementwise, NoRule, Operation, Relu, Same
+from tbn_bench.compiler.graph import (
+    Activation,
+    Clamp,
+    Elementwise,
+    NoRule,
+    Operation,
+    Relu,
+    Same,
+)
 from tbn_bench.compiler.names import Call, Rule, lowers
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """x Phi(x), Phi the distribution function of the normal distribution."""
+    share: Tensor = torch.special.ndtr(x)
+    return x * share
+
+
+ACTIVATIONS = (
+    Activation(
+        "gelu",
+        torch=(nn.GELU, F.gelu, torch.ops.aten.gelu.default),
+        formula=_gelu,
+        options={"approximate": "none"},
+        otherwise="GELU by an approximation",
+    ),
+)
+
+
+def rule_of_activation(activation: Activation) -> Rule:
+    """The rule that a row of ACTIVATIONS stands for."""
+
+    def rule(call: Call) -> Operation:
+        if call.module is not None:
+            given = [getattr(call.module, option) for option in activation.options]
+        else:
+            given = call.arguments(**activation.options)
+        if given != list(activation.options.values()):
+            raise NoRule(activation.otherwise)
+        return Elementwise(call.x, activation)
+
+    return rule
+
+
+for _activation in ACTIVATIONS:
+    lowers(*_activation.torch)(rule_of_activation(_activation))
 
 
 @lowers(
@@ -24,23 +70,6 @@ def relu(call: Call) -> Operation:
         return Relu(call.x, call.module.inplace)
     (in_place,) = call.arguments(inplace=False)
     return Relu(call.x, bool(in_place))
-
-
-def _rule_of(function: Function) -> Rule:
-    def rule(call: Call) -> Operation:
-        if call.module is not None:
-            given = [getattr(call.module, option) for option in function.options]
-        else:
-            given = call.arguments(**function.options)
-        if given != list(function.options.values()):
-            raise NoRule(function.otherwise)
-        return Elementwise(call.x, function)
-
-    return rule
-
-
-for _function in FUNCTIONS:
-    lowers(*_function.torch)(_rule_of(_function))
 
 
 @lowers(nn.Hardtanh, F.hardtanh, torch.ops.aten.hardtanh.default)
