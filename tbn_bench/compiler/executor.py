@@ -105,7 +105,7 @@ class Executor:
     def _lower(self) -> _Program:
         watch = Watch(self._network)
         watch.check_mode()
-        root, graph, lowered = _lowered(self._network, self._image, self.level)
+        root, graph, lowered = _trace_and_lower(self._network, self._image, self.level)
         regions = [step for step in lowered.steps if isinstance(step, Region)]
         if not regions:
             raise ValueError(
@@ -157,7 +157,10 @@ class Executor:
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Name of a node that torch runs -> why. Modules keep their names, e.g. blocks.3.act."""
+        """Name of a node that torch runs -> why. Modules keep their names, e.g. blocks.3.act.
+
+        cpu/lowering.py collects them.
+        """
         known = self._program.reasons
         return _named({node: known[node] for node in self._program.torch_nodes})
 
@@ -251,7 +254,9 @@ def executor(
     return made, made.describe()
 
 
-def _lowered(model: nn.Module, image: Tensor, level: str) -> tuple[nn.Module, fx.Graph, Lowering]:
+def _trace_and_lower(
+    model: nn.Module, image: Tensor, level: str
+) -> tuple[nn.Module, fx.Graph, Lowering]:
     """The model, traced and lowered by the first tracer that can. Raises ValueError if none can."""
     reasons = []
     for name, trace in _WAYS.items():

@@ -1,10 +1,16 @@
 """From a graph to regions of native ops and the torch nodes between them.
 
 Layers are fused where they are read once: convolution or linear layer, batch normalisation,
-residual sum and ReLU are one op, alpha being part of its scale. A node that has no op closes the
-region and stays in torch; `reasons` says why.
+residual sum and ReLU are one op, alpha being part of its scale.
+
+Why does a node stay in torch? `reasons` says it. There are three causes, in this order:
+
+1. No rule says what the node does: `operation_of` (rules/, names.py) raises Unsupported.
+2. This back end cannot do it: a function of _OPS (the files beside this one) raises Unsupported.
+3. It could run natively, but no layer beside it does: `_close`.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -76,57 +82,56 @@ class Lowering:
     def _visit(self, node: fx.Node, image: Tensor) -> None:
         if node.op == "placeholder":
             self._examples.set_shape(node, lambda batch: (batch, *image.shape[1:]))
-        elif node.op == "output":
+            return
+        if node.op == "output":
             self.output = node.args[0]
-        elif not self._lowered(node):
-            self._leave_to_torch(node)
-
-    def _lowered(self, node: fx.Node) -> bool:
-        """True where the node became part of the open region, or of a new one."""
+            return
         try:
             operation = operation_of(node, self._modules)
+            self._run_natively(node, operation)
         except Unsupported as error:
-            self.reasons[node] = error.reason
-            return False
-        if self._added(node, operation):
-            return True
-        if self._region is None:
-            return False
-        # the open region may be the obstacle, by a layout, say
-        self._close()
-        return self._added(node, operation)
+            self._leave_to_torch(node, error.reason)
 
-    def _added(self, node: fx.Node, operation: Operation) -> bool:
-        region = self._region or Region()
+    def _run_natively(self, node: fx.Node, operation: Operation) -> None:
+        """Adds a node to the open region; to a new one where that fails. Raises Unsupported."""
+        if self._region is not None:
+            with contextlib.suppress(Unsupported):
+                self._add(node, operation, self._region)
+                return
+            # the open region may be the obstacle, by a layout, say
+            self._close()
+        region = Region()
+        self._add(node, operation, region)
+        self._region = region
+
+    def _add(self, node: fx.Node, operation: Operation, region: Region) -> None:
+        """Adds a node to a region. Raises Unsupported, and leaves the region as it was."""
         mark = region.mark()
         try:
-            value = self._add(operation, region)
-        except Unsupported as error:
+            value = self._add_ops(operation, region)
+        except Unsupported:
             region.back_to(mark)
-            self.reasons[node] = error.reason
-            return False
-        self._region = region
-        self.reasons.pop(node, None)
+            raise
         region.of_node[node] = value
         region.nodes.append(node)
         made = region.values[value]
         factor = region.factor
         self._examples.set_shape(node, lambda batch: made.torch_shape(batch * factor))
-        return True
+        if isinstance(operation, graph.Layer):
+            self.native_layers += 1
 
-    def _add(self, operation: Operation, region: Region) -> int:
+    def _add_ops(self, operation: Operation, region: Region) -> int:
+        """Adds the ops of an operation. Returns the value that they make."""
         kind = type(operation)
         add = _OPS.get(kind)
         if add is None:
             raise NoRule(kind.__name__)
         build = Builder(region, self._examples, self._level)
-        value = add(operation, build)
-        if isinstance(operation, graph.Layer):
-            self.native_layers += 1
-        return value
+        return add(operation, build)
 
-    def _leave_to_torch(self, node: fx.Node) -> None:
+    def _leave_to_torch(self, node: fx.Node, reason: str) -> None:
         self._close()
+        self.reasons[node] = reason
         self.steps.append(node)
         if node.op == "call_module":
             module: Any = self._modules[str(node.target)]
@@ -136,13 +141,15 @@ class Lowering:
         self._examples.run(node, self._root)
 
     def _close(self) -> None:
+        """The open region becomes a step; without a layer its nodes go back to torch."""
         region = self._region
         self._region = None
         if region is None:
             return
-        if any(op.kind == native.CONV for op in region.ops):
+        has_layer = any(op.kind == native.CONV for op in region.ops)
+        if has_layer:
             self.steps.append(region)
             return
         for node in region.nodes:
             self.reasons[node] = "no layer beside it runs natively"
-        self.steps += region.nodes
+            self.steps.append(node)

@@ -1,5 +1,7 @@
 """Windows and whole maps: pooling, means, maxima over positions."""
 
+from dataclasses import replace
+
 from tbn_bench import native
 from tbn_bench.compiler.cpu.operands import Builder
 from tbn_bench.compiler.geometry import window
@@ -59,7 +61,8 @@ def mean(operation: Mean, build: Builder) -> int:
 def maximum(operation: Maximum, build: Builder) -> int:
     """x.amax(2) of (B, C, L): one window as long as the signal.
 
-    Behind a layer the extremes of its distinct rows are enough; its copies come after.
+    Behind a layer the extremes of its distinct rows are enough. Then EXTREMES makes the copies,
+    scales and shifts, and a layer without them takes the place of the layer.
     """
     index = build.operand(operation.x, last=False)
     value = build.value(index)
@@ -77,7 +80,6 @@ def maximum(operation: Maximum, build: Builder) -> int:
                 kernel=(1, length),
             )
         )
-    value.shape = (1, length, conv.rows)
     extremes = Op(
         native.EXTREMES,
         index,
@@ -88,10 +90,8 @@ def maximum(operation: Maximum, build: Builder) -> int:
         scale=conv.scale,
         shift=conv.shift,
     )
-    conv.p = 1
-    conv.relu = False
-    conv.scale = None
-    conv.shift = None
+    products = replace(conv, p=1, relu=False, scale=None, shift=None)
+    build.region.exchange(conv, products, shape=(1, length, conv.rows))
     return build.region.add(extremes)
 
 

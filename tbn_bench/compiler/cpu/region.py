@@ -90,6 +90,12 @@ class Region:
         self.ops.append(op)
         return op.output
 
+    def exchange(self, op: Op, by: Op, shape: Map) -> None:
+        """Puts one op in the place of another. shape: of the value that it makes."""
+        place = self.ops.index(op)
+        self.ops[place] = by
+        self.values[op.output] = replace(self.values[op.output], shape=shape)
+
     def maker(self, index: int) -> Op | None:
         """The op that makes a value; None for an input of the region."""
         return next((op for op in self.ops if op.output == index), None)
