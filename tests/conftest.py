@@ -38,6 +38,14 @@ def _kept_warm():
     KEPT.close()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """What sweeps have accepted is remembered within this run of the tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TBN_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_plugins(monkeypatch):
     """Plugins are loaded for one test alone."""

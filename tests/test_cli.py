@@ -409,6 +409,7 @@ def test_emulated_bfloat16_is_announced(call, monkeypatch, tmp_path, capability,
     """
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("tbn_bench.experiment.precision._features", set)
     for method in ("grid", "bayes"):
         sweep = {
             "method": method,

@@ -156,10 +156,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _launch(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench.sweep import cluster, local
+    from tbn_bench.sweep import local
     from tbn_bench.sweep.execution import ExecutionOptions
     from tbn_bench.sweep.nodes import Resources
-    from tbn_bench.tracking import mirror
 
     sweep = spec_of(args)
     options = ExecutionOptions(
@@ -179,9 +178,13 @@ def _launch(args: argparse.Namespace) -> dict[str, Any]:
         warm=not args.no_warm,
     )
     if not args.dry_run:
+        from tbn_bench.tracking import mirror  # torch, which a dry run can do without
+
         mirror.check(options.trackers, options.wandb)
     if args.engine == "local":
         return local.run(sweep, args.results, options, args.dry_run, args.sampler)
+    from tbn_bench.sweep import cluster
+
     cpus = 1 if args.cpus_per_run is None else args.cpus_per_run
     resources = Resources(cpus, args.gpus_per_run)
     return cluster.run(
@@ -203,7 +206,7 @@ def spec_of(args: argparse.Namespace) -> "SweepSpec":
     for line in sweep.warnings:
         flags.warn(line)
     if "bf16" in precisions(sweep):
-        from tbn_bench.experiment.options import slow_bfloat16
+        from tbn_bench.experiment.precision import slow_bfloat16
 
         flags.warn(slow_bfloat16("bf16", args.device))
     return sweep

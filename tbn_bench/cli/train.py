@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the summary of the record, without its plan."""
     from tbn_bench.experiment import train
-    from tbn_bench.experiment.options import RunOptions, slow_bfloat16
+    from tbn_bench.experiment.options import RunOptions
+    from tbn_bench.experiment.precision import slow_bfloat16
 
     config = flags.config_of(args)
     options = RunOptions(

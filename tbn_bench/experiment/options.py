@@ -1,7 +1,6 @@
 """How a run is carried out, and whether this machine can do that."""
 
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,17 +57,3 @@ def check_devices(config: RunConfig, options: RunOptions) -> None:
             f"batch_size is that of all devices together: {options.devices} need {least}, "
             f"got {config.batch_size}"
         )
-
-
-def slow_bfloat16(precision: str, device: str) -> str:
-    """A warning for training in bfloat16 on a processor that emulates it; '' if none is needed."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    is_x86 = platform.machine() in ("x86_64", "AMD64")
-    emulates = is_x86 and not capability.startswith("AVX512")
-    if precision != "bf16" or device != "cpu" or not emulates:
-        return ""
-    return (
-        f"precision=bf16: this processor ({capability}) has no bfloat16 units; "
-        "training takes many times as long as in float32 (17 times on an EPYC with AVX2); "
-        "use precision=32"
-    )

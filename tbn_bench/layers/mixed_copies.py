@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tbn_bench.format.layouts import Copies, hadamard
-from tbn_bench.tiling import sum_type
+from tbn_bench.tiling import constant_in_graphs, sum_type
 
 KINDS = ("hadamard", "shifted", "columns")
 _CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d}
@@ -111,7 +111,7 @@ def _is_safe_sum_type(dtype: torch.dtype) -> bool:
     return sum_type(dtype) == dtype
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # NumPy is opaque to it
+@constant_in_graphs
 def _hadamard(p: int) -> Tensor:
     return torch.from_numpy(hadamard(p))
 

@@ -20,8 +20,8 @@ from tbn_bench.records.files import RecordError
 from tbn_bench.records.store import RunStore
 from tbn_bench.records.text import tell
 from tbn_bench.sweep import estimate, stale
+from tbn_bench.sweep.checked import check
 from tbn_bench.sweep.execution import ExecutionOptions
-from tbn_bench.sweep.launch import check
 from tbn_bench.sweep.nodes import Resources, check_room, check_shared
 from tbn_bench.sweep.ray_tune import ClusterLaunch, tune_runs
 from tbn_bench.sweep.spec import SweepSpec

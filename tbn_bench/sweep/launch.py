@@ -9,56 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from tbn_bench.config import RunConfig, make
-from tbn_bench.experiment import build
+from tbn_bench.config import make
 from tbn_bench.records.files import RecordError
 from tbn_bench.records.run import RunRecord
 from tbn_bench.records.store import RunStore
 from tbn_bench.records.text import tell
 from tbn_bench.scores import shown
+from tbn_bench.sweep.checked import check
 from tbn_bench.sweep.execution import ExecutionOptions
 from tbn_bench.sweep.planner import Planner
 from tbn_bench.sweep.spec import SweepSpec
 from tbn_bench.sweep.trial import PastTrial, Trial
-
-# fields of a config that decide whether it can be built
-_BUILT = (
-    "data",
-    "model",
-    "binarizer",
-    "task",
-    "keep",
-    "optimizer",
-    "momentum",
-    "mixup",
-    "cutmix",
-    "tta",
-    "select",
-)
-
-
-def check(configs: list[RunConfig]) -> None:
-    """Builds every distinct network, with optimizer and task, and runs every distinct model once.
-
-    Raises ValueError listing every config that cannot be built.
-    """
-    errors: dict[str, None] = {}
-    seen: set[tuple[Any, ...]] = set()
-    ran: set[tuple[str, str]] = set()
-    for config in configs:
-        built = tuple(getattr(config, name) for name in _BUILT)
-        if built in seen:
-            continue
-        seen.add(built)
-        network = (config.data, config.model)
-        try:
-            build.check(config, forward=network not in ran)
-            ran.add(network)
-        except ValueError as error:
-            for line in str(error).splitlines():
-                errors[f"{config.model} with {config.binarizer}: {line}"] = None
-    if errors:
-        raise ValueError("\n".join(errors))
 
 
 @dataclass

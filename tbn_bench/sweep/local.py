@@ -19,9 +19,10 @@ from rich.console import Console
 from tbn_bench.records.store import RunStore
 from tbn_bench.records.text import tell
 from tbn_bench.sweep import estimate, process, screen, stale
+from tbn_bench.sweep.checked import check
 from tbn_bench.sweep.execution import ExecutionOptions
 from tbn_bench.sweep.growing import GrowingRows
-from tbn_bench.sweep.launch import Launch, check
+from tbn_bench.sweep.launch import Launch
 from tbn_bench.sweep.process import PATIENCE, Attempt
 from tbn_bench.sweep.spec import SweepSpec
 from tbn_bench.sweep.trial import Trial

@@ -11,7 +11,7 @@ from tbn_bench import catalog, cli
 from tbn_bench.data import smoke
 from tbn_bench.experiment import build, train
 from tbn_bench.records.store import RunStore
-from tbn_bench.sweep.local import check
+from tbn_bench.sweep.checked import check
 from tbn_bench.sweep.spec import load, load_all
 from tbn_bench.sweep.spec import smoke as smoked
 
