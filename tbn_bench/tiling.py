@@ -8,6 +8,11 @@ rows of q = N / p:
     B_ij  = t_j                    repeat      (p rows, each a copy of the tile)
     W^_ij = alpha_i B_ij           scale       (the weight that the layer multiplies by)
 
+In training, a layer keeps all N numbers of W, and p decides how many of its signs are shared: each
+forward pass makes q signs of W and uses each of them p times; each backward pass changes all of W.
+`binarizers/tbn.py` calls `tiled_weight` in every forward pass. Where p divides the output rows,
+`layers/reuse.py` computes the same numbers from the tile alone, with 1 / p of the multiply-adds.
+
 `gradient` chooses the straight-through rule. B has no scale, so dL/dB_ij = alpha_i dL/dW^_ij:
 
     "elementwise"  dL/dW*_ij := dL/dB_ij      the authors' rule: identity, without a sum over copies

@@ -95,7 +95,7 @@ class WeightBinarizer(nn.Module):
         return None
 
     def stored(self, weight: Tensor) -> dict[str, NDArray[np.generic]]:
-        """The tensors of the stored form, by form.py's names."""
+        """The tensors of the stored form, by form.py's names: here a tile becomes bytes."""
         offsets = _array(self.offsets(weight))
         codebook = _array(self.codebook())
         scales = _array(self.scales(weight))

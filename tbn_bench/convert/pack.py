@@ -1,4 +1,14 @@
-"""pack_: trainable -> deployable. Each binarized weight becomes bits. Returns a row per weight."""
+"""pack_: trainable -> deployable. Each binarized weight becomes bits. Returns a row per weight.
+
+The way of a tile into bytes:
+
+    _stored_weight   (here)                  asks the weight's method for its stored form
+    stored           (binarizers/_base.py)   takes the method's `signs`, the tile, and `scales`
+    Form.encode      (format/form.py)        chooses the bytes by the form's code
+    bits.pack        (format/bits.py)        puts eight signs into a byte
+
+The packed layer (layers/packed.py) keeps the bytes as its buffer `tile_bits`.
+"""
 
 import copy
 import math
@@ -216,13 +226,14 @@ def _stored_weights(found: list[_BinarizedModule]) -> dict[Hashable, _StoredWeig
             chains[where] = chain
     stored = {}
     for where, chain in chains.items():
-        stored[where] = _stored(chain)
+        stored[where] = _stored_weight(chain)
     return stored
 
 
-def _stored(chain: Any) -> _StoredWeight:
-    method = chain[0]
-    latent = chain.original
+def _stored_weight(chain: Any) -> _StoredWeight:
+    """Packs one weight. chain: its method and its latent weight."""
+    method: WeightBinarizer = chain[0]
+    latent: Tensor = chain.original
     arrays = method.stored(latent.detach())
     tensors = {}
     for name, array in arrays.items():
@@ -239,7 +250,7 @@ def _row(entry: _BinarizedModule, attribute: str, weight: _StoredWeight) -> Pack
     how: How = "expanded"
     if kind is not None:
         groups = getattr(entry.module, "groups", 1)
-        how = how_computed(form, kind is PackedLinear, groups)
+        how = how_computed(form, groups)
     value_bytes = entry.chains[attribute].original.dtype.itemsize
     return PackRow(
         name=entry.weight_name(attribute),

@@ -262,7 +262,7 @@ def _lacks_for_shifts(module: nn.Module, form: Form) -> str:
     if not is_convolution or isinstance(module.padding, str) or module.padding_mode != "zeros":
         return "a convolution that pads with zeros by a number"
     groups = int(getattr(module, "groups", 1))
-    if packed_kind(module) is not None and how_computed(form, False, groups) == "tile reuse":
+    if packed_kind(module) is not None and how_computed(form, groups) == "tile reuse":
         return ""
     # the layer multiplies by the enlarged weight
     own_bytes = 4 * form.numel

@@ -9,8 +9,8 @@ columns = N / rows:
                                        each row rotated by i / p of its length
     permuted   copy_i[:, j] = T[:, pi_i(j)]
                                        fixed permutations pi_i by seed, pi_0 the identity
-    hadamard   copy_i[:, segment s] = H_is T[:, segment s]
-                                       p segments of equal input channels, H Sylvester's matrix
+    hadamard   copy_i[:, slice s] = H_is T[:, slice s]
+                                       p slices of equal input channels, H Sylvester's matrix
     shifted    copy_i = T moved by a small spatial offset
                                        the weight is a larger kernel, zero around each copy
 

@@ -47,16 +47,16 @@ def layer_weights(
     """From a stored tile. shape: (rows, channels / groups[, kh, kw])."""
     all_rows, channels, *_ = shape
     rows = all_rows // groups
-    depthwise = groups > 1 and (rows, channels) == (1, 1)  # too few columns to look anything up
     k = len(alphas)
     scale_changes_in_row = all_rows % max(1, k) != 0
-    if depthwise or scale_changes_in_row:
+    # a depthwise layer has too few columns to look anything up
+    if scale_changes_in_row or stored_tile.is_depthwise(shape, groups):
         dense = stored_tile.expand(tile_bits, alphas, shape, p).numpy()
         return dense_weights(dense, groups, level)
     scale = stored_tile.row_scales(alphas, all_rows).double().numpy()
     kh, kw = _kernel(shape)
     tile = tile_bits.numpy()
-    if stored_tile.aligned(all_rows, p, k, groups):
+    if stored_tile.how(shape, p, k, groups) == "tile reuse":
         signs = native.SignWeights(tile, rows // p, channels, kh, kw, level)
         return LayerWeights([signs], p, scale, level)
     q = prod(shape) // p
@@ -75,7 +75,7 @@ def dense_weights(dense: np.ndarray, groups: int, level: str) -> LayerWeights:
     rows = all_rows // groups
     kh, kw = _kernel(dense.shape)
     scale = np.ones(all_rows)
-    if groups > 1 and (rows, channels) == (1, 1):
+    if stored_tile.is_depthwise(dense.shape, groups):
         kernels = dense.reshape(groups, 1, kh, kw)
         depthwise = native.DepthwiseWeights(kernels, level)
         return LayerWeights([depthwise], 1, scale, level)
@@ -91,12 +91,11 @@ def _kernel(shape: Sequence[int]) -> tuple[int, int]:
     return kh, kw
 
 
-def segments(
+def segment_weights(
     tile_bits: Tensor,
     alphas: Tensor,
     shape: Sequence[int],
     p: int,
-    g: int,
     level: str,
 ) -> tuple[native.SignWeights, np.ndarray]:
     """(tile as rows of g columns, coefficient of each piece of each row) of a linear layer.
@@ -104,6 +103,7 @@ def segments(
     For tiles that end inside rows. CONV makes the dot products of K / g pieces of the input with
     q / g pieces of the tile once. GATHER sums them up to rows.
     """
+    g = stored_tile.segment_length(shape, p)
     total = prod(shape)
     kinds = total // p // g
     weights = native.SignWeights(tile_bits.numpy(), kinds, g, name=level)
@@ -166,21 +166,20 @@ def linear(x: Tensor, weights: LayerWeights, bias: Tensor | None) -> Tensor:
     return _run_vectors(program, x, rows)
 
 
-def unaligned_linear(
+def linear_by_segments(
     x: Tensor,
     tile_bits: Tensor,
     alphas: Tensor,
     bias: Tensor | None,
     shape: Sequence[int],
     p: int,
-    g: int,
 ) -> Tensor:
-    """One linear layer by segments of g weights. x: (..., K) -> (..., rows)."""
+    """One linear layer whose tiles end inside rows. x: (..., K) -> (..., rows)."""
     rows, columns = shape
     level = native.level()
 
     def make() -> tuple[native.SignWeights, np.ndarray]:
-        return segments(tile_bits, alphas, shape, p, g, level)
+        return segment_weights(tile_bits, alphas, shape, p, level)
 
     key = (tuple(shape), p, "segments", level)
     weights, coefficients = stored_tile.kept(tile_bits, alphas, key, make)
@@ -198,6 +197,7 @@ def unaligned_linear(
         coefficients=coefficients,
         shift=_shift(bias),
     )
+    g = stored_tile.segment_length(shape, p)
     pieces = columns // g
     program = native.Program(
         [products, gather],

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import gcd, prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from tbn_bench.derived import Snapshot, mark, unwritten
 from tbn_bench.format import bits
+
+How = Literal["tile reuse", "segments", "expanded"]
+"""How a layer multiplies by p copies of a tile of signs.
+
+tile reuse: by the tile alone; its products are stored p times, scaled. segments: the same for
+pieces of rows, where tiles end inside a row. expanded: by the whole weight.
+"""
 
 # tile_bits -> (its mark, the alphas, key, what was made)
 _kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -82,32 +89,43 @@ def row_scales(alphas: Tensor, rows: int) -> Tensor:
     return alphas.repeat_interleave(rows // len(alphas))
 
 
-def aligned(rows: int, p: int, k: int, groups: int = 1) -> bool:
-    """True where the copies are whole rows.
+def how(shape: Sequence[int], p: int, k: int, groups: int = 1) -> How:
+    """How a layer multiplies by p copies of a tile of signs with k scales.
 
-    p > 1 divides the rows, a scale is for whole rows, and there is one group.
+    All implementations, packed layers and the native compiler ask this function. shape: (rows,
+    columns) or (rows, channels / groups, *kernel).
+
+    tile reuse: p > 1 divides the rows, every scale is for whole rows, and there is one group.
+    segments: a linear layer whose tiles end inside rows, where that saves products. In a matrix of
+    K columns there are K / g * q / g distinct dot products of segments, g = gcd(K, q): q K / g
+    multiply-adds for rows * K, a saving of p g / K.
     """
+    rows, *others = shape
+    is_linear = len(others) == 1
+    runs = max(1, k)
     if p <= 1 or groups != 1:
-        return False
-    if rows % p:
-        return False
-    return rows % max(1, k) == 0
+        return "expanded"
+    if rows % p == 0 and rows % runs == 0:
+        return "tile reuse"
+    columns = prod(others)
+    g = segment_length(shape, p)
+    weights_of_a_scale = rows * columns // runs
+    if is_linear and p * g > columns and weights_of_a_scale % g == 0:
+        return "segments"
+    return "expanded"
 
 
-def segment(shape: Sequence[int], p: int, k: int) -> int:
-    """Length g of the pieces that rows and tiles have in common; 0 where they save nothing.
-
-    In a matrix of K columns a tile of q may end inside a row. There are still only K / g * q / g
-    distinct pieces of dot products, g = gcd(K, q): q K / g multiply-adds for rows * K, a saving of
-    p g / K.
-    """
+def segment_length(shape: Sequence[int], p: int) -> int:
+    """g = gcd(K, q): rows of K weights and tiles of q weights are whole numbers of segments."""
     columns = prod(shape[1:])
-    total = prod(shape)
-    g = gcd(columns, total // p)
-    run = total // max(1, k)  # weights of one scale
-    if p * g <= columns or run % g:
-        return 0
-    return g
+    q = prod(shape) // p
+    return gcd(columns, q)
+
+
+def is_depthwise(shape: Sequence[int], groups: int) -> bool:
+    """True for one kernel per channel. shape: (rows, channels / groups, *kernel)."""
+    rows, channels, *_ = shape
+    return groups > 1 and (rows, channels) == (groups, 1)
 
 
 def kept(tile_bits: Tensor, alphas: Tensor, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
@@ -141,7 +159,7 @@ def whole_rows(
             "use implementation 'torch'"
         )
     scales = row_scales(alphas, rows)
-    if p == 1 or aligned(rows, p, len(alphas)):
+    if p == 1 or how(shape, p, len(alphas)) == "tile reuse":
         return tile_bits, p, scales
     tile = bits.unpack(tile_bits.cpu().numpy(), prod(shape) // p)
     repeated = torch.from_numpy(bits.pack(np.tile(tile, p)))

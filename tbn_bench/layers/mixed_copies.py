@@ -205,7 +205,7 @@ def _scaled_rows(y: Tensor, scales: Tensor, channel: int) -> Tensor:
 def linear(x: Tensor, tile: Tensor, scales: Tensor, copies: Copies) -> Tensor:
     """x: (..., K), tile: copies.tile_shape -> (..., rows).
 
-    hadamard: tile (R, K); copy i of p is alpha_i sum_s H_is (x_s T_s) over p segments of K / p
+    hadamard: tile (R, K); copy i of p is alpha_i sum_s H_is (x_s T_s) over p slices of K / p
     inputs. columns: tile (rows, K / p); the rows of T times the sums of x over groups of p inputs,
     each by its block's alpha.
     """
@@ -220,7 +220,7 @@ def _hadamard_linear(x: Tensor, tile: Tensor, scales: Tensor, p: int) -> Tensor:
     """x: (..., K), tile: (R, K) -> (..., p R)."""
     *batch, columns = x.shape
     rows = tile.shape[0]
-    width = columns // p  # of a segment of inputs
+    width = columns // p  # of a slice of inputs
     inputs = x.reshape(-1, p, width)
     signs = tile.reshape(rows, p, width)
     parts = torch.einsum("msk,rsk->smr", inputs, signs)
@@ -254,7 +254,7 @@ def _convolution(x: Tensor, tile: Tensor, geometry: Geometry, groups: int = 1) -
 
 
 def _hadamard_conv(x: Tensor, tile: Tensor, scales: Tensor, p: int, geometry: Geometry) -> Tensor:
-    """The p segments of channels are the groups of one convolution; a p x p matrix mixes them."""
+    """The p slices of channels are the groups of one convolution; a p x p matrix mixes them."""
     rows = tile.shape[0]
     segments = tile.unflatten(1, (p, -1))
     by_segment = segments.transpose(0, 1)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from tbn_bench.format.form import Form
 from tbn_bench.kernels import tiled_conv2d, tiled_linear
-from tbn_bench.kernels.tiled_linear.torch import copies, segments
+from tbn_bench.kernels.stored_tile import segment_length
+from tbn_bench.kernels.tiled_linear.torch import by_segments, copies
 from tbn_bench.layers import mixed_copies
 from tbn_bench.layers.packed_base import How, Packed, how_computed
 
@@ -73,11 +74,12 @@ class PackedLinear(Packed):
         if self.by_kernel:
             return _by_kernel(self._kernel, x)
         weight, scales = self.factors(x)
-        if self.segment:
-            return segments(x, weight, self.alphas, self.bias, self.shape, self.segment)
+        if self.how == "segments":
+            g = segment_length(self.shape, self.p)
+            return by_segments(x, weight, self.alphas, self.bias, self.shape, g)
         if scales is None:
             return F.linear(x, weight, self.typed_bias(x))
-        if self.two_steps:
+        if self.how == "two factors":
             first = F.linear(x, weight)
             return F.linear(first, scales, self.typed_bias(x))
         layout = self.form.copies
@@ -151,7 +153,7 @@ class PackedConv(Packed):
         spatial = len(self.stride)
         conv: Any = _CONV[spatial]
         y: Tensor = conv(x, weight, None, self.stride, padding, self.dilation)
-        if not self.two_steps:
+        if self.how != "two factors":
             return copies(y, scales, self.bias, -1 - spatial)
         second: Tensor = conv(y, scales, self.typed_bias(x))
         return second

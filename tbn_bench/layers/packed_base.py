@@ -24,15 +24,14 @@ from tbn_bench.layers.dense import dense_weight, factor_scales, factor_signs, fl
 
 Factors = tuple[Tensor, Tensor | None]
 
-How = Literal["tile reuse", "segments", "two factors", "expanded"]
+How = Literal[stored_tile.How, "two factors"]
 """How a packed layer multiplies.
 
-tile reuse: each product with the tile once. segments: the same for pieces of rows, where tiles end
-inside a row. two factors: by one low-rank factor after the other. expanded: by the dense weight.
+two factors: by one low-rank factor after the other. The others are those of stored_tile.How.
 """
 
 
-def how_computed(form: Form, linear: bool, groups: int) -> How:
+def how_computed(form: Form, groups: int) -> How:
     """How a layer of this form multiplies."""
     one_group = groups == 1
     if form.kind in mixed_copies.KINDS:
@@ -42,12 +41,7 @@ def how_computed(form: Form, linear: bool, groups: int) -> How:
         return "two factors"
     if not form.plain:
         return "expanded"
-    rows = form.shape[0]
-    if stored_tile.aligned(rows, form.p, form.scales, groups):
-        return "tile reuse"
-    if linear and stored_tile.segment(form.shape, form.p, form.scales):
-        return "segments"
-    return "expanded"
+    return stored_tile.how(form.shape, form.p, form.scales, groups)
 
 
 @contextmanager
@@ -107,15 +101,9 @@ class Packed(nn.Module):
         self.form = form
         self.shape = form.shape
         self.p = form.p
-        linear = len(form.shape) == 2
-        self.how = how_computed(form, linear, self.groups)
-        self.reuses = self.how == "tile reuse"
-        self.two_steps = self.how == "two factors"
-        self.product = form.product if self.reuses else form
+        self.how = how_computed(form, self.groups)
+        self.product = form.product if self.how == "tile reuse" else form
         self.summed = 1 if self.product is form else form.p
-        self.segment = 0
-        if self.how == "segments":
-            self.segment = stored_tile.segment(form.shape, form.p, form.scales)
 
     @property
     def factor(self) -> Tensor | None:
@@ -240,7 +228,7 @@ class Packed(nn.Module):
         rows, channels, *taps = self.product.shape
         p = self.product.p
         stored_rows = rows
-        if stored_tile.aligned(rows, p, self.form.scales):
+        if stored_tile.how(self.product.shape, p, self.form.scales) == "tile reuse":
             stored_rows = rows // p
         words_of_tap = -(-channels // 32)
         words_of_row = math.prod(taps) * words_of_tap
@@ -307,15 +295,15 @@ class Packed(nn.Module):
         return self.expanded().to(self.like.dtype)
 
     def _derived(self, dtype: torch.dtype) -> Factors:
-        if self.two_steps:
+        if self.how == "two factors":
             first, second = self._two_factors()
             return first.to(dtype), second.to(dtype)
-        if not self.reuses and not self.segment:
+        if self.how == "expanded":
             weight = self.expanded()
             return weight.to(dtype), None
         q = self.numel // self.p
         tile = stored_tile.unpack(self.tile_bits, q, dtype)
-        if self.segment:
+        if self.how == "segments":
             return tile, None
         return self._tile_and_scales(tile)
 

@@ -11,6 +11,7 @@ from tbn_bench.compiler.geometry import Window
 from tbn_bench.compiler.graph import Layer, Unsupported
 from tbn_bench.compiler.layer import bias, convolution_window, float64, is_packed, weight_shape
 from tbn_bench.format import bits
+from tbn_bench.kernels.stored_tile import is_depthwise
 from tbn_bench.mcu.builder import Builder
 from tbn_bench.mcu.graph import Array, Node
 
@@ -29,7 +30,7 @@ def layer(operation: Layer, node: fx.Node, build: Builder) -> int:
             x,
             build,
         )
-    if groups > 1 and (groups != shape[0] or shape[1] != 1):
+    if groups > 1 and not is_depthwise(shape, groups):
         raise Unsupported(
             f"{groups} groups; only plain (1) and depthwise (one per channel) "
             "convolutions are known"

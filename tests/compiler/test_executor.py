@@ -328,7 +328,7 @@ def test_unaligned_tiles_stay_bits():
     run = check(network, (768,), "tbn(p=16, min_layer_size=0)")
     assert run.torch_nodes == []
     assert run.weight_bytes() < 8000 + 4 * 2000 + 8 * 1000 + 1000
-    assert network[0].factor is None or not network[0].reuses
+    assert network[0].factor is None or network[0].how != "tile reuse"
 
 
 def test_memory_format_is_kept_as_torch_keeps_it():

@@ -81,20 +81,22 @@ def test_the_reference_is_the_definition():
 
 
 @pytest.mark.parametrize(
-    ("shape", "p", "g"),
+    ("shape", "p", "g", "how"),
     [
-        ((10, 512), 4, 256),
-        ((1000, 768), 16, 384),
-        ((30, 20), 4, 10),
-        ((5, 7), 5, 7),
-        ((4, 6), 3, 2),
-        ((9, 8), 9, 8),
+        ((10, 512), 4, 256, "segments"),
+        ((1000, 768), 16, 384, "segments"),
+        ((30, 20), 4, 10, "segments"),
+        ((5, 7), 5, 7, "tile reuse"),
+        ((4, 6), 3, 2, "expanded"),
+        ((9, 8), 9, 8, "tile reuse"),
+        ((10, 512), 1, 512, "expanded"),
     ],
 )
-def test_segments_save_what_the_formula_says(shape, p, g):
+def test_segments_save_what_the_formula_says(shape, p, g, how):
     """q K / g multiply-adds for rows K: a saving of p g / K, and no segments where that is not above 1."""
-    assert stored_tile.segment(shape, p, p) == (g if p * g > shape[1] else 0)
-    assert stored_tile.segment(shape, 1, 1) == 0
+    assert stored_tile.segment_length(shape, p) == g
+    assert stored_tile.how(shape, p, p) == how
+    assert (how != "segments") or p * g > shape[1]
 
 
 def test_unaligned_tiles_use_fewer_products():

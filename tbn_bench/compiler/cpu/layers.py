@@ -10,7 +10,13 @@ from tbn_bench.compiler.geometry import Window
 from tbn_bench.compiler.graph import Layer, Unsupported
 from tbn_bench.compiler.layer import bias, convolution_window, is_packed, weight_shape
 from tbn_bench.format import bits
-from tbn_bench.kernels.native_layer import LayerWeights, dense_weights, layer_weights, segments
+from tbn_bench.kernels.native_layer import (
+    LayerWeights,
+    dense_weights,
+    layer_weights,
+    segment_weights,
+)
+from tbn_bench.kernels.stored_tile import segment_length
 from tbn_bench.native import Op
 
 
@@ -27,10 +33,11 @@ def layer(operation: Layer, build: Builder) -> int:
     channels = build.value(x).shape[2]
     if channels != shape[1] * groups:
         raise Unsupported(f"{shape[1] * groups} input channels on a value of {channels}")
-    if getattr(module, "segment", 0):
-        return _segments(x, module, build)
+    how = module.how if is_packed(module) else "expanded"
+    if how == "segments":
+        return _by_segments(x, module, build)
     window = _window(module, x, build)
-    if getattr(module, "two_steps", False):
+    if how == "two factors":
         return _two_factors(x, module, window, build)
     weights = _weights(module, shape, groups, build.level)
     out = build.region.like(x, (*window.out, shape[0]))
@@ -102,21 +109,21 @@ def _group_sums(x: int, p: int, build: Builder) -> int:
     )
 
 
-def _segments(x: int, module: Any, build: Builder) -> int:
+def _by_segments(x: int, module: Any, build: Builder) -> int:
     """A linear layer whose tiles end inside rows: products of pieces, and their sums."""
     region = build.region
     height, width, columns = build.value(x).shape
     rows = module.shape[0]
-    weights, coefficients = segments(
+    weights, coefficients = segment_weights(
         module.tile_bits.cpu(),
         module.alphas.cpu(),
         module.shape,
         module.p,
-        module.segment,
         build.level,
     )
-    pieces = columns // module.segment
-    cut = region.like(x, (height, width * pieces, module.segment))
+    length = segment_length(module.shape, module.p)
+    pieces = columns // length
+    cut = region.like(x, (height, width * pieces, length))
     products = region.like(x, (height, width * pieces, weights.rows))
     out = region.like(x, (height, width, rows))
     region.add(Op(native.COPY, x, cut))

@@ -26,7 +26,7 @@ def tiled_conv2d(
 ) -> Tensor:
     if bias is not None:
         bias = bias.to(x.dtype)
-    if not stored_tile.aligned(shape[0], p, len(alphas), groups):
+    if stored_tile.how(shape, p, len(alphas), groups) != "tile reuse":
         weight = stored_tile.expand(tile_bits, alphas, shape, p, x.dtype)
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     tile = stored_tile.unpack(tile_bits, prod(shape) // p, x.dtype).reshape(-1, *shape[1:])

@@ -16,9 +16,7 @@ def tiled_linear(
     p: int,
 ) -> Tensor:
     native_layer.check(x)
-    if not stored_tile.aligned(shape[0], p, len(alphas)):
-        g = stored_tile.segment(shape, p, len(alphas))
-        if g:
-            return native_layer.unaligned_linear(x, tile_bits, alphas, bias, shape, p, g)
+    if stored_tile.how(shape, p, len(alphas)) == "segments":
+        return native_layer.linear_by_segments(x, tile_bits, alphas, bias, shape, p)
     weights = native_layer.kept_weights(tile_bits, alphas, shape, p, 1)
     return native_layer.linear(x, weights, bias)

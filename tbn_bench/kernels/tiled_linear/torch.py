@@ -30,7 +30,7 @@ def copies(y: Tensor, scales: Tensor, bias: Tensor | None, dim: int) -> Tensor:
     return scaled.flatten(dim - 1, dim)
 
 
-def segments(
+def by_segments(
     x: Tensor,
     tile: Tensor,
     alphas: Tensor,
@@ -72,13 +72,14 @@ def tiled_linear(
     q = rows * columns // p
     if bias is not None:
         bias = bias.to(x.dtype)
-    if stored_tile.aligned(rows, p, len(alphas)):
+    how = stored_tile.how(shape, p, len(alphas))
+    if how == "tile reuse":
         tile = stored_tile.unpack(tile_bits, q, x.dtype).reshape(-1, columns)
         scales = stored_tile.row_scales(alphas, rows).to(x.dtype)
         return copies(F.linear(x, tile), scales.reshape(p, -1), bias, -1)
-    g = stored_tile.segment(shape, p, len(alphas))
-    if g:
+    if how == "segments":
         tile = stored_tile.unpack(tile_bits, q, x.dtype)
-        return segments(x, tile, alphas, bias, shape, g)
+        g = stored_tile.segment_length(shape, p)
+        return by_segments(x, tile, alphas, bias, shape, g)
     weight = stored_tile.expand(tile_bits, alphas, shape, p, x.dtype)
     return F.linear(x, weight, bias)
