@@ -452,8 +452,10 @@ long peak(int kind, long n) {
 void gelu(const float* x, float* y, long n) { tbn_level_avx512.gelu(x, y, n); }
 void attention(const Attention* a) { tbn_level_avx512.attention(a); }
 
+int takes(int planes) { return planes == PLANES_A14 ? available() && tbn_a14_available() : planes >= 1 && planes <= 3; }
+
 }  // namespace
 
 extern "C" {
-extern const Level tbn_level_amx = {"amx", available, prepare, conv, gelu, attention, peak};
+extern const Level tbn_level_amx = {"amx", available, takes, prepare, conv, gelu, attention, peak};
 }

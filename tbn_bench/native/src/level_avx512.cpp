@@ -56,8 +56,10 @@ long peak512(int kind, long n) {
   return n * 16 * 64;
 }
 
+int takes512(int planes) { return planes == PLANES_A14 ? available512() && tbn_a14_available() : planes == 3; }
+
 }  // namespace
 
 extern "C" {
-extern const Level tbn_level_avx512 = {"avx512", available512, prepare_lookup, conv512, gelu, attention, peak512};
+extern const Level tbn_level_avx512 = {"avx512", available512, takes512, prepare_lookup, conv512, gelu, attention, peak512};
 }

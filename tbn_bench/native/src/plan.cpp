@@ -90,16 +90,7 @@ API int tbn_level_count() { return (int)(sizeof kLevels / sizeof *kLevels); }
 API const char* tbn_level_name(int i) { return kLevels[i]->name; }
 API int tbn_level_available(int i) { return kLevels[i]->available(); }
 
-// Whether a level can run with this number of planes (PLANES_A14: activations of 14 bits).
-API int tbn_planes_available(int level, int planes) {
-#if defined(__x86_64__)
-  int wide = kLevels[level] == &tbn_level_avx512 || kLevels[level] == &tbn_level_amx;
-  if (planes == PLANES_A14) return wide && kLevels[level]->available() && tbn_a14_available();
-  if (kLevels[level] == &tbn_level_amx) return planes >= 1 && planes <= 3;
-#endif
-  (void)level;
-  return planes == 3;
-}
+API int tbn_planes_available(int level, int planes) { return kLevels[level]->takes(planes); }
 
 namespace {
 // Weights with the memory that a level laid them out in.
@@ -292,15 +283,20 @@ struct Pool {
       wake.wait(hold, [&] { return stop || (generation != seen && next < wanted); });
       if (stop) return;
       seen = generation;
-      while (next < wanted) {
-        int i = next++;
-        running++;
-        hold.unlock();
-        job(what, i);
-        hold.lock();
-        if (--running == 0 && next >= wanted) done.notify_all();
-      }
+      work(hold);
     }
+  }
+  // Does parts of the job until none is left. hold: of `lock`.
+  void work(std::unique_lock<std::mutex>& hold) {
+    while (next < wanted) {
+      int i = next++;
+      running++;
+      hold.unlock();
+      job(what, i);
+      hold.lock();
+      running--;
+    }
+    if (running == 0) done.notify_all();
   }
   // Starts threads until n run, the caller counted. False where the system gives no more: a Team would wait for them forever.
   bool grow(int n) {
@@ -321,14 +317,7 @@ struct Pool {
     next = 0;
     generation++;
     wake.notify_all();
-    while (next < wanted) {
-      int i = next++;
-      running++;
-      hold.unlock();
-      f(arg, i);
-      hold.lock();
-      running--;
-    }
+    work(hold);
     done.wait(hold, [&] { return running == 0; });
   }
   ~Pool() {

@@ -63,6 +63,7 @@ struct Attention {
 struct Level {
   const char* name;
   int (*available)();
+  int (*takes)(int planes);  // whether it computes with this number of planes: Conv.planes
   int (*prepare)(Weights* w, const uint8_t* bits, const float* dense);  // bits: flat LSB-first in (R, C, kh, kw) order
   void (*conv)(const Conv* c);
   void (*gelu)(const float* x, float* y, long n);
@@ -84,6 +85,9 @@ void tbn_conv_a14(const Conv* c);  // signs only, laid out for level avx512
 int tbn_a14_available();
 #endif
 }
+
+// Level.takes of the levels that compute in float32 alone.
+static inline int takes_float32(int planes) { return planes == 3; }
 
 // Whether output pixels are input pixels, one by one. A part of an image with a margin below has more of the former.
 static inline int on_their_own(const Conv* c) {
