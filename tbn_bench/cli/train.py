@@ -1,6 +1,7 @@
 """tbn-bench train: one network is trained, tested and recorded."""
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the summary of the record, without its plan."""
+    from tbn_bench.sweep.execution import WAITING
+
+    os.environ.setdefault(WAITING, "passive")  # before torch is loaded
     from tbn_bench.experiment import train
     from tbn_bench.experiment.options import RunOptions
     from tbn_bench.experiment.precision import slow_bfloat16

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 # By default glibc returns large blocks to the system at every step, and half of a step is spent on
 # page faults. These settings make it keep them (LOG.md, "PointNet in minutes").
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000"}
+# By default, threads without work spin. Where other programs need the cores, a step of a small
+# network then takes ten times as long (LOG.md, "Threads that wait").
+WAITING = "OMP_WAIT_POLICY"
 MANY = 1000  # jobs, retries or threads: more is a slip of the hand, and takes a machine down
 
 
@@ -66,9 +69,10 @@ class ExecutionOptions:
         gpus = self.gpus * self.per_gpu
         count = self.jobs or max(1, len(gpus))
         share = max(1, (os.cpu_count() or 1) // count)
+        waiting = os.environ.get(WAITING, "passive")
         slots = []
         for i in range(count):
-            slot = {**ALLOCATOR, "OMP_NUM_THREADS": str(self.threads or share)}
+            slot = {**ALLOCATOR, WAITING: waiting, "OMP_NUM_THREADS": str(self.threads or share)}
             if gpus:
                 slot["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
             slots.append(slot)

@@ -1,9 +1,10 @@
 """The warm process from within: it loads the training code, then forks a process per run.
 
-It must run nothing but imports. Threads do not survive a fork, neither torch's nor those of BLAS
-or of the native library, and CUDA does not work after one.
+It must run no tensor code. Threads do not survive a fork, neither torch's nor those of BLAS or of
+the native library, and CUDA does not work after one.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -15,6 +16,7 @@ import threading
 from importlib import import_module
 from pathlib import Path
 
+from tbn_bench import fingerprint
 from tbn_bench.config import RunConfig
 from tbn_bench.sweep import process
 
@@ -22,6 +24,9 @@ _PACKAGE = Path(__file__).parent.parent
 _TRAINING = ("pytorch_lightning", "tbn_bench.experiment.train")
 _DATA = "--data="
 _OF_DATA = {"digits": ("sklearn.datasets", "sklearn.model_selection")}  # half a second per run
+# a run with W&B imports all of them, which takes two thirds of a second
+_OF_WANDB = ("wandb", "wandb.sdk.launch", "requests")
+_WANDB = ("--wandb=offline", "--wandb=online")
 _ORDER_BYTES = 1 << 18  # no longer message goes through the socket
 _STDOUT = 1
 _STDERR = 2
@@ -30,36 +35,45 @@ _STDERR = 2
 def serve(control: socket.socket, nice: int) -> list[str]:
     """Forks a process per order, until the launcher closes its end of `control`.
 
-    Returns in the forked processes alone, each time with the arguments of a run. An order is a JSON
-    list of them, with the open log. The answers are {"pid": ...}, and {"code": ...} at the end of
-    the run. nice: niceness that this process already has. Raises RuntimeError if it cannot be
-    forked.
+    Returns in the forked processes alone, each time with the arguments of a run. An order is JSON,
+    {"arguments": [...], "folder": ...}, with the open log. The answers are {"pid": ...}, and
+    {"code": ...} at the end of the run. nice: niceness that this process already has. Raises
+    RuntimeError if it cannot be forked.
     """
     _check_system()
-    for module in _TRAINING:
-        import_module(module)
-    sys.stdout.flush()
-    gc.collect()
-    gc.freeze()  # a collection in a run would copy every page of what is loaded
+    _load()
+    home = os.getcwd()
     while True:
-        arguments, log = _receive(control)
+        arguments, folder, log = _receive(control)
         _load_for(arguments)
+        gc.freeze()  # a collection in a run would copy every page of what is loaded
         _check()
         parent = os.getpid()
         child = os.fork()
         if child == 0:
             control.close()
             _become_run(parent, log, nice)
+            _move(home, folder)
             sys.argv = [str(_PACKAGE / "cli" / "__main__.py"), *arguments]
             return arguments
         os.close(log)
         _attend(control, child)
 
 
-def _load_for(arguments: list[str]) -> None:
-    """Imports what the data set of a run reads its files with; once, as all imports.
+def _load() -> None:
+    """What every run needs: its modules, and the hashes of files that all fingerprints have."""
+    for module in _TRAINING:
+        import_module(module)
+    fingerprint.of(RunConfig())
+    sys.stdout.flush()
+    gc.collect()
 
-    scikit-learn sets variables of the environment, which later runs would inherit.
+
+def _load_for(arguments: list[str]) -> None:
+    """Imports what a run needs for its data set and its mirror; once, as all imports.
+
+    scikit-learn and W&B set variables of the environment, which later runs would inherit. A package
+    that is missing is reported by the run.
     """
     environment = dict(os.environ)
     call = RunConfig.model_fields["data"].default
@@ -67,18 +81,23 @@ def _load_for(arguments: list[str]) -> None:
         if argument.startswith(_DATA):
             call = argument.removeprefix(_DATA)
     name, _, _ = call.partition("(")
-    for module in _OF_DATA.get(name, ()):
-        import_module(module)
+    needed = list(_OF_DATA.get(name, ()))
+    if not set(_WANDB).isdisjoint(arguments):
+        needed += _OF_WANDB
+    for module in needed:
+        with contextlib.suppress(ImportError):
+            import_module(module)
     for added in set(os.environ) - set(environment):
         del os.environ[added]
 
 
-def _receive(control: socket.socket) -> tuple[list[str], int]:
-    """Arguments and log of the next run. Ends this process if the launcher is gone."""
+def _receive(control: socket.socket) -> tuple[list[str], str, int]:
+    """Arguments, folder and log of the next run. Ends this process if the launcher is gone."""
     words, files, _, _ = socket.recv_fds(control, _ORDER_BYTES, 1)
     if not words or _is_closed(control):
         os._exit(0)
-    return json.loads(words), files[0]
+    order = json.loads(words)
+    return order["arguments"], order["folder"], files[0]
 
 
 def _is_closed(control: socket.socket) -> bool:
@@ -116,6 +135,13 @@ def _become_run(parent: int, log: int, nice: int) -> None:
     os.dup2(log, _STDERR)
     os.close(log)
     np.random.seed()  # else every run would begin with one state; Python's own is seeded by fork
+
+
+def _move(home: str, folder: str) -> None:
+    """To the launcher's folder, from which Python imports if it started in one."""
+    os.chdir(folder)
+    if sys.path[0] == home:
+        sys.path[0] = folder
 
 
 def _attend(control: socket.socket, child: int) -> None:

@@ -1,7 +1,7 @@
 """Warm processes, one per slot: each has the training code loaded and forks a process per run.
 
 A Python process that imports torch and Lightning takes seconds to start; a fork takes milliseconds.
-The warm process runs nothing but imports (forking.py), so that a forked run is what a process of
+The warm process runs no tensor code (forking.py), so that a forked run is what a process of
 its own would be. Where that is not certain, runs are processes of their own: with a GPU, with
 torch.compile, on other systems than Linux, and after a warm process has died.
 """
@@ -68,13 +68,12 @@ def _sources() -> Iterator[Path]:
 class WarmProcess:
     """A live process that waits for orders. Raises OSError where it cannot be started.
 
-    It has the environment and the working folder of its first run. answers: see `ForkedRun`.
+    It has the environment of its first run. answers: see `ForkedRun`.
     """
 
     def __init__(self, command: Command, code: Code):
         self.environment = command.environment
         self.nice = command.nice
-        self.folder = os.getcwd()
         self.code = code
         self.is_lost = False
         self.has_forked = False
@@ -92,13 +91,14 @@ class WarmProcess:
         return self._popen.pid
 
     def fits(self, command: Command, code: Code) -> bool:
-        """Whether a process of its own would find the same environment, folder and code."""
-        here = (command.environment, command.nice, os.getcwd(), code)
-        return here == (self.environment, self.nice, self.folder, self.code)
+        """Whether a process of its own would find the same environment and code."""
+        wanted = (command.environment, command.nice, code)
+        return wanted == (self.environment, self.nice, self.code)
 
     def order(self, command: Command) -> None:
         """Asks for a run. Raises OSError where the process is gone."""
-        words = json.dumps(command.arguments).encode()
+        order = {"arguments": command.arguments, "folder": os.getcwd()}
+        words = json.dumps(order).encode()
         with command.log.open("a") as log:
             socket.send_fds(self._control, [words], [log.fileno()])
 

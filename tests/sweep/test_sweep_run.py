@@ -396,10 +396,14 @@ def test_niceness_is_that_of_the_session_too():
     assert done.stdout.split() == [str(os.nice(0) + 7), "7"]
 
 
-def test_each_run_gets_its_threads_and_an_allocator_that_keeps_its_blocks():
+def test_each_run_gets_threads_that_wait_and_an_allocator_that_keeps_its_blocks(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     one, other = ExecutionOptions(jobs=2, threads=3).slots
     assert one == other
     assert one["OMP_NUM_THREADS"] == "3"
+    assert one["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert ExecutionOptions().slots[0]["OMP_WAIT_POLICY"] == "active"
     assert int(one["MALLOC_TRIM_THRESHOLD_"]) > 1e9
 
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="runs are forked
 PROGRAM = """
 import socket, sys
 from tbn_bench.sweep import forking
-forking._TRAINING = ()
+forking._load = lambda: sys.stdout.flush()
 print("imported")
 arguments = forking.serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
 exec(arguments[0])
@@ -298,17 +298,41 @@ def test_a_process_that_has_used_cuda_is_not_forked(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "loaded"),
     [
-        (["train", "--epochs=1"], True),
-        (["train", "--data=digits(size=16)"], True),
-        (["train", "--data=synthetic"], False),
+        (["train", "--epochs=1"], {"sklearn.datasets"}),
+        (["train", "--data=digits(size=16)"], {"sklearn.datasets"}),
+        (["train", "--data=synthetic"], set()),
+        (["train", "--data=synthetic", "--wandb=off"], set()),
+        (["train", "--data=synthetic", "--wandb=offline"], {"wandb", "wandb.sdk.launch"}),
     ],
 )
-def test_the_library_of_a_data_set_is_loaded_once_for_all_runs(monkeypatch, arguments, loaded):
-    """Before the fork; each run would need half a second for it."""
+def test_a_run_s_libraries_are_loaded_once_for_all_runs(monkeypatch, arguments, loaded):
+    """Before the fork; each run would need half a second for each of them."""
     asked = []
     monkeypatch.setattr(forking, "import_module", asked.append)
     forking._load_for(arguments)
-    assert ("sklearn.datasets" in asked) == loaded
+    assert set(asked) & {"sklearn.datasets", "wandb", "wandb.sdk.launch"} == loaded
+
+
+def test_a_library_that_is_missing_is_left_to_the_run(monkeypatch):
+    def missing(module):
+        raise ModuleNotFoundError(module)
+
+    monkeypatch.setattr(forking, "import_module", missing)
+    forking._load_for(["train", "--wandb=offline"])
+
+
+def test_a_warm_process_serves_every_folder(slots, script, monkeypatch, tmp_path):
+    """Runs of one process are each in the launcher's folder, and import from there."""
+    command = script("import os; print(os.getcwd())")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert slots.start(0, command).wait(60) == 0
+    shown = [line for line in command.log.read_text().splitlines() if line != "imported"]
+    assert shown == [str(tmp_path / "a"), str(tmp_path / "b")]
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "b"), "elsewhere"])
+    forking._move(str(tmp_path / "b"), str(tmp_path / "a"))
+    assert sys.path == [str(tmp_path / "a"), "elsewhere"]
 
 
 def test_a_process_with_threads_is_not_forked():
