@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 from tbn_bench import fingerprint
-from tbn_bench.config import RunConfig
+from tbn_bench.config import RunConfig, make
 from tbn_bench.sweep import process
 
 _PACKAGE = Path(__file__).parent.parent
@@ -64,7 +64,7 @@ def _load() -> None:
     """What every run needs: its modules, and the hashes of files that all fingerprints have."""
     for module in _TRAINING:
         import_module(module)
-    fingerprint.of(RunConfig())
+    fingerprint.of(make({}))
     sys.stdout.flush()
     gc.collect()
 
