@@ -1,38 +1,18 @@
-"""One table from what torch calls to the rule that lowers it.
+"""RULES: one table from what torch calls to the rule that lowers it.
 
 A node calls a module (nn.ReLU), a function (F.relu), an operator of torch.export
 (aten.relu.default), a method ("relu") or a pattern (patterns.SelfAttention). `lowers` enters a rule
-under all its names. A word of WORDS stands for all functions that have it.
+under all its names; `rule_of` finds it, or says that there is none.
 """
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from tbn_bench.compiler.graph import NoRule, Operation, Unsupported
-
-# functions that both rules and patterns know -> one word; methods have their own name as the word
-WORDS: dict[Any, str] = {
-    operator.add: "add",
-    operator.iadd: "add",
-    torch.add: "add",
-    torch.ops.aten.add.Tensor: "add",
-    operator.getitem: "getitem",
-    torch.ops.aten.reshape.default: "reshape",
-    torch.ops.aten.transpose.int: "transpose",
-    torch.ops.aten.permute.default: "permute",
-    torch.ops.aten.unbind.int: "unbind",
-    torch.ops.aten.expand.default: "expand",
-    torch.cat: "cat",
-    torch.ops.aten.cat.default: "cat",
-    F.scaled_dot_product_attention: "attention",
-    torch.ops.aten.scaled_dot_product_attention.default: "attention",
-}
 
 
 @dataclass(frozen=True)
@@ -57,9 +37,6 @@ class Call:
         """As a user knows it: SiLU, add."""
         if self.module is not None:
             return type(self.module).__name__
-        known = word(self.node)
-        if known:
-            return known
         if isinstance(self.target, torch._ops.OpOverload):
             return str(self.target)
         written = getattr(self.target, "__name__", self.target)
@@ -90,7 +67,7 @@ def lowers(*targets: Any) -> Callable[[Rule], Rule]:
     """Enters a rule: a function from a Call to its Operation, which raises Unsupported.
 
     targets: module classes (their subclasses are meant too), functions, operators, classes of
-    patterns, and words: names of methods and values of WORDS.
+    patterns, and names of methods.
 
         @lowers(nn.ReLU, F.relu, torch.ops.aten.relu.default, "relu")
         def relu(call: Call) -> Operation:
@@ -114,15 +91,6 @@ def node_name(node: fx.Node) -> str:
     return node.name
 
 
-def word(node: fx.Node) -> str:
-    """The word of what a node calls; empty where it has none."""
-    if node.op == "call_method":
-        return str(node.target)
-    if node.op == "call_function":
-        return WORDS.get(node.target, "")
-    return ""
-
-
 def rule_of(call: Call) -> Rule:
     """The rule for a call. Raises NoRule."""
     for key in _keys(call):
@@ -138,7 +106,7 @@ def _keys(call: Call) -> list[Any]:
         return list(type(call.module).__mro__)
     if isinstance(call.target, str):
         return [call.target]
-    return [call.target, type(call.target), word(call.node)]
+    return [call.target, type(call.target)]
 
 
 def call_of(node: fx.Node, modules: dict[str, nn.Module]) -> Call:

@@ -14,8 +14,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from tbn_bench.compiler.names import word
-
+# function -> the word that patterns have for it; the word of a method is its name
+_WORDS: dict[Any, str] = {
+    operator.add: "add",
+    operator.iadd: "add",
+    torch.add: "add",
+    torch.ops.aten.add.Tensor: "add",
+    operator.getitem: "getitem",
+    torch.ops.aten.reshape.default: "reshape",
+    torch.ops.aten.transpose.int: "transpose",
+    torch.ops.aten.permute.default: "permute",
+    torch.ops.aten.unbind.int: "unbind",
+    torch.ops.aten.expand.default: "expand",
+    torch.cat: "cat",
+    torch.ops.aten.cat.default: "cat",
+    F.scaled_dot_product_attention: "attention",
+    torch.ops.aten.scaled_dot_product_attention.default: "attention",
+}
 _WITHOUT_EFFECTS = ("call_function", "call_method", "get_attr")
 _QKV_ORDER = (2, 0, 3, 1, 4)  # (B, T, 3, heads, depth) -> (3, B, heads, T, depth)
 
@@ -139,6 +154,15 @@ def _erase(last: fx.Node) -> None:
 
 
 # -- conditions
+
+
+def word(node: fx.Node) -> str:
+    """The word of what a node calls; empty where it has none."""
+    if node.op == "call_method":
+        return str(node.target)
+    if node.op == "call_function":
+        return _WORDS.get(node.target, "")
+    return ""
 
 
 def _flat(values: Any) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from tbn_bench import native
-from tbn_bench.compiler import arena, geometry, graph, names
+from tbn_bench.compiler import arena, geometry, graph, names, patterns
 from tbn_bench.compiler.executor import Executor
 from tbn_bench.compiler.rules import operation_of
 from tbn_bench.compiler.trace import symbolic
@@ -94,7 +94,7 @@ def test_a_name_has_one_rule():
 
 def test_words_are_those_of_functions_and_methods():
     traced = fx.symbolic_trace(_Calling(lambda x: torch.cat([x + x.permute(1, 0), x], 1)))
-    words = [names.word(node) for node in traced.graph.nodes]
+    words = [patterns.word(node) for node in traced.graph.nodes]
     assert words == ["", "permute", "add", "cat", ""]
 
 

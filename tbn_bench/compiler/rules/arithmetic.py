@@ -10,7 +10,13 @@ from tbn_bench.compiler.graph import Add, Maximum, Mean, NoRule, Operation, Unsu
 from tbn_bench.compiler.names import Call, lowers
 
 
-@lowers("add")
+@lowers(
+    operator.add,
+    operator.iadd,
+    torch.add,
+    torch.ops.aten.add.Tensor,
+    "add",
+)
 def add(call: Call) -> Operation:
     (other,) = call.arguments(other=None)
     for summand in (call.x, other):

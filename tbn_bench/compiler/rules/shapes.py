@@ -1,5 +1,6 @@
 """Operations that move values and compute none: flatten, transpose, slices, zeros around."""
 
+import operator
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def reshape(call: Call) -> Operation:
     return Reshape(call.x, tuple(getattr(example, "shape", ())))
 
 
-@lowers("transpose")
+@lowers(torch.ops.aten.transpose.int, "transpose")
 def transpose(call: Call) -> Operation:
     return Transpose(call.x, tuple(call.arguments(dim0=None, dim1=None)))
 
@@ -53,7 +54,7 @@ def select(call: Call) -> Operation:
     return Select(call.x, position)
 
 
-@lowers("getitem")
+@lowers(operator.getitem)
 def index(call: Call) -> Operation:
     """x[:, :, ::s, ::t], every s-th and t-th position, and x[:, i], one token."""
     (where,) = call.arguments(index=None)
