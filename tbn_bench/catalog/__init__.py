@@ -298,10 +298,10 @@ def no_option(name: str, key: str, known: Iterable[str]) -> str:
     return f"{name} has no option {short(key)}{hint}"
 
 
-def check(package: str, call: str, given: Iterable[str] = ()) -> None:
+def check(package: str, call: str, supplied: Iterable[str] = ()) -> None:
     """Checks a call without calling the entry.
 
-    given: names of options that are given by other means.
+    supplied: names of options that the caller of the entry adds.
     Raises ValueError unless the entry exists and takes these options with values of these types.
     """
     name, kwargs = parse(call)
@@ -309,7 +309,7 @@ def check(package: str, call: str, given: Iterable[str] = ()) -> None:
     if known is not None:
         for key, value in kwargs.items():
             _check_option(name, key, value, known)
-    missing = [key for key in _needed(package, name) if key not in {*kwargs, *given}]
+    missing = [key for key in _needed(package, name) if key not in {*kwargs, *supplied}]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)}: write {name}({missing[0]}=...)")
 

@@ -98,8 +98,8 @@ class LayerCost:
         return 2 * (forward + input_gradient + weight_gradient)
 
     @property
-    def weight_bits(self) -> int:
-        """Bits of one value: 1, 2 for ternary, 32 for a kept weight."""
+    def bits_of_a_value(self) -> int:
+        """1, 2 for ternary, 32 for a kept weight."""
         if not self.row.binarized:
             return 32
         return 2 if self.row.code == "ternary" else 1
@@ -112,8 +112,8 @@ class LayerCost:
 
     @property
     def mac_bits(self) -> int:
-        """Bit operations of one multiply-add: weight bits * activation bits."""
-        return self.weight_bits * self.row.activation_bits
+        """Bit operations of one multiply-add: bits of a weight * bits of an activation."""
+        return self.bits_of_a_value * self.row.activation_bits
 
 
 @dataclass(frozen=True)
