@@ -69,12 +69,7 @@ def _weight(tensor: Tensor | None) -> Tensor:
 
 
 def _linear(node: fx.Node, constant: Constant) -> nn.Module:
-    _, given_weight, given_bias = _arguments(
-        node,
-        None,
-        None,
-        None,
-    )
+    _, given_weight, given_bias = _arguments(node, None, None, None)
     weight = _weight(constant(given_weight))
     if weight.dim() != 2:
         raise _More
@@ -92,16 +87,7 @@ def _conv2d(node: fx.Node, constant: Constant) -> nn.Module:
 
 
 def _conv(kind: Any, node: fx.Node, constant: Constant) -> nn.Module:
-    given = _arguments(
-        node,
-        None,
-        None,
-        None,
-        1,
-        0,
-        1,
-        1,
-    )
+    given = _arguments(node, None, None, None, 1, 0, 1, 1)
     _, given_weight, given_bias, stride, padding, dilation, groups = given
     weight = _weight(constant(given_weight))
     rows, channels, *kernel = weight.shape
@@ -149,59 +135,21 @@ def _batch_norm(node: fx.Node, constant: Constant) -> nn.Module | None:
 
 
 def _layer_norm(node: fx.Node, constant: Constant) -> nn.Module:
-    _, shape, weight, bias, eps, *_ = _arguments(
-        node,
-        None,
-        None,
-        None,
-        None,
-        1e-5,
-        True,
-    )
+    _, shape, weight, bias, eps, *_ = _arguments(node, None, None, None, None, 1e-5, True)
     layer = nn.LayerNorm(tuple(shape), eps, device="meta")
     return _with(layer, weight=constant(weight), bias=constant(bias))
 
 
 def _max_pool(node: fx.Node, constant: Constant) -> nn.Module:
-    given = _arguments(
-        node,
-        None,
-        None,
-        [],
-        0,
-        1,
-        False,
-    )
+    given = _arguments(node, None, None, [], 0, 1, False)
     _, kernel, stride, padding, dilation, ceil = given
-    return nn.MaxPool2d(
-        kernel,
-        stride or kernel,
-        padding,
-        dilation,
-        ceil_mode=ceil,
-    )
+    return nn.MaxPool2d(kernel, stride or kernel, padding, dilation, ceil_mode=ceil)
 
 
 def _avg_pool(node: fx.Node, constant: Constant) -> nn.Module:
-    given = _arguments(
-        node,
-        None,
-        None,
-        [],
-        0,
-        False,
-        True,
-        None,
-    )
+    given = _arguments(node, None, None, [], 0, False, True, None)
     _, kernel, stride, padding, ceil, include, divisor = given
-    return nn.AvgPool2d(
-        kernel,
-        stride or kernel,
-        padding,
-        ceil,
-        include,
-        divisor,
-    )
+    return nn.AvgPool2d(kernel, stride or kernel, padding, ceil, include, divisor)
 
 
 def _adaptive_pool(node: fx.Node, constant: Constant) -> nn.Module:

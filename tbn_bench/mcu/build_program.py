@@ -12,13 +12,11 @@ from tbn_bench.mcu.ranges import range_of
 
 
 def build_program(
-    graph: Graph,
-    activations: str,
-    form: str,
-    calibration: Array,
-    source: Quant | None,
+    graph: Graph, activations: str, bit_order: str, calibration: Array, source: Quant | None
 ) -> Program:
-    """calibration: (B, h, w, c) of inputs as the model sees them.
+    """bit_order: of the weights (layout.py).
+
+    calibration: (B, h, w, c) of inputs as the model sees them.
 
     source: the real values of raw bytes; None takes the range of the calibration inputs. Raises
     McuError for a layer whose numbers do not fit.
@@ -27,37 +25,17 @@ def build_program(
         raise McuError(f"--activations must be u8 or f32, got {activations!r}")
     if activations == "f32":
         ops = [float_op(node) for node in graph.nodes]
-        return Program(
-            graph,
-            "f32",
-            "nat",
-            ops,
-            input=Quant(1.0),
-            output_scale=1.0,
-        )
+        return Program(graph, "f32", "nat", ops, input=Quant(1.0), output_scale=1.0)
     _end_in_numbers(graph)
     values = reference.forward(graph, calibration)
     first = source or range_of(values[0])
     quants = {0: first}
     ops = []
     for node in graph.nodes:
-        op, quants[node.output] = byte_op(
-            graph,
-            node,
-            quants,
-            values,
-            form,
-        )
+        op, quants[node.output] = byte_op(graph, node, quants, values, bit_order)
         ops.append(op)
     output_scale = quants[graph.output].scale
-    return Program(
-        graph,
-        "u8",
-        form,
-        ops,
-        input=first,
-        output_scale=output_scale,
-    )
+    return Program(graph, "u8", bit_order, ops, input=first, output_scale=output_scale)
 
 
 def _end_in_numbers(graph: Graph) -> None:

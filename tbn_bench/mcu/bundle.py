@@ -9,11 +9,10 @@ from typing import Any
 
 from tbn_bench import __version__
 from tbn_bench.mcu import emit, emit_vectors, emulate
+from tbn_bench.mcu.cores import TARGETS
 from tbn_bench.mcu.emit import Array
 from tbn_bench.mcu.program import Program
 from tbn_bench.records.files import replace
-
-_BOARDS = {"m4": "Cortex-M4, M7 and M33", "generic": "any core", "m55": "Cortex-M55", "avr": "AVR"}
 
 
 def write(
@@ -181,7 +180,7 @@ def _readme(
     table_bytes = 4 * len(prog.table)
     return f"""# {name}
 
-A network exported by tbn_bench {__version__} for {_BOARDS[target]} ({prog.activations} \
+A network exported by tbn_bench {__version__} for {TARGETS[target].processors} ({prog.activations} \
 activations): {binarizer} {model}.
 {prog.input_len} inputs ({emit.shape_text(prog)}), {prog.output_len} outputs, \
 {table_bytes:,} bytes of tables, {prog.arena_bytes:,} bytes of RAM.

@@ -26,7 +26,7 @@ def byte_op(
     node: Node,
     quants: dict[int, Quant],
     values: list[Array],
-    form: str,
+    bit_order: str,
 ) -> tuple[Op, Quant]:
     """(the op, the quantisation of its output)."""
     source = quants[node.inputs[0]]
@@ -64,8 +64,8 @@ def byte_op(
     op = Op(
         node,
         function=function_of(node),
-        row=_ROWS[node.kind].format(form=form),
-        weights=stored(node, weights.whole, form),
+        row=_ROWS[node.kind].format(bit_order=bit_order),
+        weights=stored(node, weights.whole, bit_order),
         scales=scales,
         biases=biases,
         run=weights.run,
@@ -144,7 +144,7 @@ def _real_bias(node: Node, weights: "IntegerWeights", source: Quant) -> Array:
 
 
 _ROWS: dict[Kind, str] = {
-    "tiled": "tbn_tiled_u8_{form}",
+    "tiled": "tbn_tiled_u8_{bit_order}",
     "dense": "tbn_dense_i8",
     "depthwise": "tbn_depthwise_i8",
     "affine": "tbn_affine_u8",

@@ -6,15 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tbn_bench.mcu.cores import CORES, TARGETS
 from tbn_bench.mcu.jobs import jobs
 from tbn_bench.records.files import RecordError
 from tbn_bench.records.provenance import provenance
 from tbn_bench.records.store import RunStore
 from tbn_bench.records.text import tell
 
-TARGETS = ("generic", "m4", "m55", "avr")
 ACTIVATIONS = ("u8", "f32")
-CORES = ("host", "m0", "m3", "m4", "m7", "m33", "m55", "uno")
 
 
 def add_export_flags(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +25,7 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--target",
-        choices=TARGETS,
+        choices=tuple(TARGETS),
         default="generic",
         help="format c: order of the weight bits; m4 suits M4, M7, M33 (default: generic)",
     )
@@ -80,7 +79,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def _add_compiler_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--core", choices=CORES, help="core to compile for (default: the export target's own)"
+        "--core",
+        choices=tuple(CORES),
+        help="core to compile for (default: the export target's own)",
     )
     parser.add_argument(
         "--cc",
@@ -159,13 +160,13 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _build(args: argparse.Namespace) -> dict[str, Any]:
-    from tbn_bench.mcu import cores, measure, toolchain
+    from tbn_bench.mcu import cores, toolchain
 
     folder = Path(args.what[0])
     core = args.core
     if not core:
         target = toolchain.describe(folder)["target"]
-        core = measure.DEFAULT_CORE[target]
+        core = TARGETS[target].core
     built = toolchain.build(
         folder,
         core,

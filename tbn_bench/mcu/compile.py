@@ -10,27 +10,15 @@ from torch import Tensor, nn
 from tbn_bench import convert
 from tbn_bench.mcu import graph, lowering, memory, reference
 from tbn_bench.mcu.build_program import build_program
+from tbn_bench.mcu.cores import TARGETS
 from tbn_bench.mcu.graph import McuError
 from tbn_bench.mcu.program import Op, Program, Quant
-
-# target -> order of the weight bits
-TARGETS = {
-    "generic": "nat",
-    "m4": "lane4",
-    "m55": "nat",
-    "avr": "nat",
-}
-
 
 GRAPH_TOLERANCE = 1e-4  # of the largest output, float64 against torch's float32
 
 
 def compile_(
-    model: nn.Module,
-    x: Tensor,
-    activations: str,
-    target: str,
-    source: Quant | None = None,
+    model: nn.Module, x: Tensor, activations: str, target: str, source: Quant | None = None
 ) -> Program:
     """The C program of a network, with its arena laid out.
 
@@ -45,14 +33,8 @@ def compile_(
         convert.pack_(small)
     network = lowering.lower(small, tuple(x.shape[1:]))
     _check_graph(network, model, x)
-    form = TARGETS[target] if activations == "u8" else "nat"
-    prog = build_program(
-        network,
-        activations,
-        form,
-        maps(x.numpy(), network),
-        source,
-    )
+    bit_order = TARGETS[target].bit_order if activations == "u8" else "nat"
+    prog = build_program(network, activations, bit_order, maps(x.numpy(), network), source)
     memory.plan(prog)
     _check_sizes(prog)
     prog.warnings += _warnings(prog)
@@ -65,12 +47,7 @@ def _check_graph(network: graph.Graph, model: nn.Module, x: Tensor) -> None:
     with torch.no_grad():
         y = convert.dense(model).eval()(x.clone())  # the network may change it in place
     if y.dim() == 4:
-        y = y.permute(
-            0,
-            2,
-            3,
-            1,
-        )
+        y = y.permute(0, 2, 3, 1)
     expected = y.reshape(len(y), -1).numpy()
     values = reference.forward(network, maps(x.numpy(), network))
     found = values[network.output].reshape(expected.shape)
@@ -87,20 +64,8 @@ def _check_graph(network: graph.Graph, model: nn.Module, x: Tensor) -> None:
 def maps(x: Any, network: graph.Graph) -> Any:
     """(B, C, H, W), (B, C, L) or (B, N) -> (B, h, w, c)."""
     h, w, c = network.shapes[0]
-    images = x.reshape(
-        len(x),
-        c,
-        h,
-        w,
-    )
-    return np.ascontiguousarray(
-        images.transpose(
-            0,
-            2,
-            3,
-            1,
-        )
-    )
+    images = x.reshape(len(x), c, h, w)
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
 
 
 def _check_sizes(prog: Program) -> None:

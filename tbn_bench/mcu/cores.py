@@ -1,38 +1,61 @@
-"""The processors that programs are built for, and chips and boards that have them."""
+"""What programs are built for: export targets, processors, and chips and boards that have them."""
 
 from typing import Literal, NamedTuple
 
 Family = Literal["host", "arm", "avr"]
 
 
-class Core(NamedTuple):
-    """A processor that a model can be built for.
+class Target(NamedTuple):
+    """A kind of processor that a network is exported for.
 
-    board: QEMU's machine. ticks: of its SysTick in an instruction of 64 ns (-icount shift=6).
+    bit_order: of the weights (layout.py). core: that measures the export by default.
+    processors: in words.
+    """
+
+    bit_order: str
+    core: str
+    processors: str
+
+
+TARGETS = {
+    "generic": Target("nat", core="m3", processors="any core"),
+    "m4": Target("lane4", core="m4", processors="Cortex-M4, M7 and M33"),
+    "m55": Target("nat", core="m55", processors="Cortex-M55"),
+    "avr": Target("nat", core="uno", processors="AVR"),
+}
+
+
+class Core(NamedTuple):
+    """A processor that an exported network can be built for.
+
+    flags: for gcc. zig: flags for zig; None where it cannot. target: for which a network is
+    exported for this core. clock_hz: of a common chip, for the estimated frames per second; None on
+    the host. board: QEMU's machine. ticks: of its SysTick in an instruction of 64 ns (-icount
+    shift=6). unicorn: its name there, or None. fma: it has fused multiply-adds.
     """
 
     name: str
     family: Family
-    flags: tuple[str, ...] = ()  # gcc
+    flags: tuple[str, ...] = ()
     zig: tuple[str, ...] | None = None
+    target: str = "generic"
+    clock_hz: float | None = None
     board: str | None = None
     ticks: float | None = None
-
-
-ZIG_FEATURES = {
-    "m4": "+vfp4d16sp",
-    "m7": "+fp_armv8d16sp",
-    "m33": "+fp_armv8d16sp+dsp",
-    "m55": "+mve_fp",
-}
+    unicorn: str | None = None
+    fma: bool = False
 
 
 def _arm(
     name: str,
     cpu: str,
-    fpu: str | None,
     board: str,
-    megahertz: float,
+    board_mhz: float,
+    clock_hz: float,
+    fpu: str | None = None,
+    zig_features: str = "",
+    target: str = "generic",
+    in_unicorn: bool = True,
 ) -> Core:
     """fpu: None for a core without one, "" for the one that the processor's name implies."""
     flags = ["-mthumb", f"-mcpu={cpu}"]
@@ -41,71 +64,68 @@ def _arm(
     if fpu:
         flags.append(f"-mfpu={fpu}")
     abi = "eabi" if fpu is None else "eabihf"
-    features = ZIG_FEATURES.get(name, "")
     zig_cpu = cpu.replace("-", "_")
     return Core(
         name,
         family="arm",
         flags=tuple(flags),
-        zig=("-target", f"thumb-freestanding-{abi}", f"-mcpu={zig_cpu}{features}"),
+        zig=("-target", f"thumb-freestanding-{abi}", f"-mcpu={zig_cpu}{zig_features}"),
+        target=target,
+        clock_hz=clock_hz,
         board=board,
-        ticks=megahertz * 64 / 1000,
+        ticks=board_mhz * 64 / 1000,
+        unicorn=name.upper() if in_unicorn else None,
+        fma=fpu is not None,
     )
 
 
 _ALL = (
-    Core(
-        "host",
-        "host",
-        (),
-        (),
-    ),
-    _arm(
-        "m0",
-        "cortex-m0",
-        None,
-        "microbit",
-        16,
-    ),
-    _arm(
-        "m3",
-        "cortex-m3",
-        None,
-        "mps2-an385",
-        25,
-    ),
+    Core("host", "host", zig=()),
+    _arm("m0", "cortex-m0", "microbit", board_mhz=16, clock_hz=16e6),
+    _arm("m3", "cortex-m3", "mps2-an385", board_mhz=25, clock_hz=64e6),
     _arm(
         "m4",
         "cortex-m4",
-        "fpv4-sp-d16",
         "mps2-an386",
-        25,
+        board_mhz=25,
+        clock_hz=64e6,
+        fpu="fpv4-sp-d16",
+        zig_features="+vfp4d16sp",
+        target="m4",
     ),
     _arm(
         "m7",
         "cortex-m7",
-        "fpv5-sp-d16",
         "mps2-an500",
-        25,
+        board_mhz=25,
+        clock_hz=64e6,
+        fpu="fpv5-sp-d16",
+        zig_features="+fp_armv8d16sp",
+        target="m4",
     ),
     _arm(
         "m33",
         "cortex-m33",
-        "fpv5-sp-d16",
         "mps2-an505",
-        20,
+        board_mhz=20,
+        clock_hz=64e6,
+        fpu="fpv5-sp-d16",
+        zig_features="+fp_armv8d16sp+dsp",
+        target="m4",
     ),
     _arm(
         "m55",
         "cortex-m55",
-        "",
         "mps3-an547",
-        32,
+        board_mhz=32,
+        clock_hz=64e6,
+        fpu="",
+        zig_features="+mve_fp",
+        target="m55",
+        in_unicorn=False,
     ),
-    Core("uno", "avr", ("-mmcu=atmega328p",)),
+    Core("uno", "avr", ("-mmcu=atmega328p",), target="avr", clock_hz=16e6),
 )
-
-
 CORES: dict[str, Core] = {core.name: core for core in _ALL}
 
 
@@ -148,14 +168,7 @@ def fits(core: str, flash: int = 0, ram: int = 0) -> list[Fit]:
         flash_left = product.flash - flash
         ram_left = product.ram - ram
         has_room = flash_left >= 0 and ram_left >= 0
-        found.append(
-            Fit(
-                product,
-                has_room,
-                flash_left,
-                ram_left,
-            )
-        )
+        found.append(Fit(product, has_room, flash_left, ram_left))
     return found
 
 

@@ -75,7 +75,7 @@ its input
 
 
 def _constants(upper: str, prog: Program) -> str:
-    layout_number = layout.LAYOUTS[prog.layout]
+    layout_number = layout.LAYOUTS[prog.bit_order]
     return f"""\
 #define {upper}_ARENA_BYTES {prog.arena_bytes}u
 #define {upper}_INPUT_LEN {prog.input_len}u
@@ -84,7 +84,7 @@ def _constants(upper: str, prog: Program) -> str:
 #define {upper}_INPUT_OFFSET {float_text(prog.input.offset)}
 #define {upper}_OUTPUT_SCALE {float_text(prog.output_scale)}
 #define {upper}_CRC32 {hex_text(crc(prog.table))}
-#define {upper}_LAYOUT {layout_number} /* {prog.layout}, version {layout.VERSION} */"""
+#define {upper}_LAYOUT {layout_number} /* {prog.bit_order}, version {layout.VERSION} */"""
 
 
 def _declarations(name: str, prog: Program) -> str:

@@ -187,14 +187,9 @@ def _rows(table: Array, rows: int) -> Array:
 def _signs(op: Op) -> Array:
     """The tile, read back from its words: (q,) of +-1."""
     node = op.node
-    form = "lane4" if op.row.endswith("lane4") else "nat"
+    bit_order = "lane4" if op.row.endswith("lane4") else "nat"
     words = op.weights.astype(np.uint32)
-    return layout.unpack(
-        words,
-        node.q,
-        node.segment,
-        form,
-    )
+    return layout.unpack(words, node.q, node.segment, bit_order)
 
 
 def _tiled_bytes(op: Op, x: Array) -> tuple[Array, Array]:

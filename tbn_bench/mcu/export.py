@@ -189,7 +189,7 @@ class _Export:
         return {
             "activations": self.activations,
             "arena_bytes": prog.arena_bytes,
-            "layout": prog.layout,
+            "layout": prog.bit_order,
             "layout_version": layout.VERSION,
             "rt_version": 1,
             "run_id": record.run_id,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tbn_bench.mcu.cores import TARGETS, find_core
 from tbn_bench.records.files import RecordError
 from tbn_bench.records.run import RunRecord
 from tbn_bench.records.store import RunStore
@@ -15,16 +16,6 @@ from tbn_bench.records.text import tell
 from tbn_bench.scores import FIRST, score_of
 
 _RUN_ID = re.compile(r"([\w.-]+/)?[0-9a-f]{4,12}")  # also as SWEEP/RUN
-
-
-# core -> target, else generic
-_TARGET = {
-    "m4": "m4",
-    "m7": "m4",
-    "m33": "m4",
-    "m55": "m55",
-    "uno": "avr",
-}
 
 
 @dataclass(frozen=True)
@@ -59,22 +50,20 @@ def is_folder(what: str) -> bool:
 
 
 def folder_job(folder: str, args: argparse.Namespace) -> Job:
-    from tbn_bench.mcu import measure, toolchain
+    from tbn_bench.mcu import toolchain
 
     if args.target or args.activations:
         raise ValueError(f"{folder} is exported already: --target and --activations are for runs")
     core = args.core
     if not core:
         target = toolchain.describe(folder)["target"]
-        core = measure.DEFAULT_CORE[target]
+        core = TARGETS[target].core
     return Job(folder, core, partial(Path, folder))
 
 
 def run_jobs(record: RunRecord, args: argparse.Namespace) -> list[Job]:
-    from tbn_bench.mcu import measure
-
-    core = args.core or measure.DEFAULT_CORE[args.target or "m4"]
-    target = args.target or _TARGET.get(core, "generic")
+    core = args.core or TARGETS[args.target or "m4"].core
+    target = args.target or find_core(core).target
     found = []
     for activations in activations_of(core, args):
         label = f"{record.config['binarizer']}, {activations}"

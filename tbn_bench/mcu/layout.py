@@ -33,36 +33,36 @@ def words(segment: int) -> int:
     return -(-segment // WORD)
 
 
-def _bit_places(layout: str) -> NDArray[Any]:
+def _bit_places(bit_order: str) -> NDArray[Any]:
     """Input of a word -> its bit: (32,)."""
-    return _NAT if layout == "nat" else _LANE4
+    return _NAT if bit_order == "nat" else _LANE4
 
 
-def _order(segments: int, per_segment: int, layout: str) -> NDArray[np.int64]:
+def _order(segments: int, per_segment: int, bit_order: str) -> NDArray[np.int64]:
     """Position in the table -> (segment, word) as segment * per_segment + word."""
     plain = np.arange(segments * per_segment).reshape(segments, per_segment)
-    blocks = segments // 4 if layout == "lane4" else 0
+    blocks = segments // 4 if bit_order == "lane4" else 0
     interleaved = plain[: 4 * blocks]
     rest = plain[4 * blocks :]
     mixed = interleaved.reshape(blocks, 4, per_segment).transpose(0, 2, 1)
     return np.concatenate([mixed.reshape(-1), rest.reshape(-1)])
 
 
-def _check(n: int, segment: int, layout: str) -> None:
-    if layout not in LAYOUTS:
+def _check(n: int, segment: int, bit_order: str) -> None:
+    if bit_order not in LAYOUTS:
         known = ", ".join(LAYOUTS)
-        raise ValueError(f"layout must be one of {known}, got {layout!r}")
+        raise ValueError(f"layout must be one of {known}, got {bit_order!r}")
     if segment < 1 or n % segment:
         raise ValueError(f"segments of {segment} do not divide a tile of {n}")
 
 
-def pack(signs: NDArray[Any], segment: int, layout: str) -> NDArray[np.uint32]:
+def pack(signs: NDArray[Any], segment: int, bit_order: str) -> NDArray[np.uint32]:
     """signs: (q,) of +-1 -> (q / segment * words(segment),).
 
     Raises ValueError for other values, a segment that does not divide q, an unknown layout.
     """
     signs = np.asarray(signs).reshape(-1)
-    _check(len(signs), segment, layout)
+    _check(len(signs), segment, bit_order)
     wrong = signs[np.abs(signs) != 1]
     if len(wrong):
         raise ValueError(f"only +1 and -1 can be packed, got {wrong[0]!r}")
@@ -71,10 +71,10 @@ def pack(signs: NDArray[Any], segment: int, layout: str) -> NDArray[np.uint32]:
     each = words(segment)
     bits = np.zeros((segments, each * WORD), np.uint64)
     bits[:, :segment] = signs.reshape(-1, segment) > 0
-    places = _bit_places(layout).astype(np.uint64)
+    places = _bit_places(bit_order).astype(np.uint64)
     shifted = bits.reshape(-1, WORD) << places
     flat = shifted.sum(1).astype(np.uint32)
-    found: NDArray[np.uint32] = flat[_order(segments, each, layout)]
+    found: NDArray[np.uint32] = flat[_order(segments, each, bit_order)]
     return found
 
 
@@ -82,13 +82,13 @@ def unpack(
     table: NDArray[np.uint32],
     n: int,
     segment: int,
-    layout: str,
+    bit_order: str,
 ) -> NDArray[np.int8]:
     """The inverse of pack: (n,) of +-1.
 
     Raises ValueError for a table of another length, or with set padding bits.
     """
-    _check(n, segment, layout)
+    _check(n, segment, bit_order)
     segments = n // segment
     each = words(segment)
     shape = (segments * each,)
@@ -98,8 +98,8 @@ def unpack(
             f"got {table.dtype} {table.shape}"
         )
     flat = np.empty_like(table)
-    flat[_order(segments, each, layout)] = table
-    places = _bit_places(layout).astype(np.uint32)
+    flat[_order(segments, each, bit_order)] = table
+    places = _bit_places(bit_order).astype(np.uint32)
     bits = (flat[:, None] >> places) & np.uint32(1)
     bits = bits.reshape(segments, each * WORD)
     if bits[:, segment:].any():

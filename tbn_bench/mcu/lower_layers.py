@@ -24,25 +24,14 @@ def layer(operation: Layer, node: fx.Node, build: Builder) -> int:
     if len(shape) == 2:
         window = _linear_window(shape[1], x, build)
     else:
-        window = _conv_window(
-            module,
-            shape[1] * groups,
-            x,
-            build,
-        )
+        window = _conv_window(module, shape[1] * groups, x, build)
     if groups > 1 and not is_depthwise(shape, groups):
         raise Unsupported(
             f"{groups} groups; only plain (1) and depthwise (one per channel) "
             "convolutions are known"
         )
     height, width = window.out if window else (1, 1)
-    made = _with_weights(
-        str(node.target),
-        module,
-        shape,
-        groups,
-        window,
-    )
+    made = _with_weights(str(node.target), module, shape, groups, window)
     made.inputs = (x,)
     made.output = build.new((height, width, shape[0]))
     made.scale = np.ones(shape[0])
@@ -65,12 +54,7 @@ def _linear_window(columns: int, x: int, build: Builder) -> Window | None:
     return None
 
 
-def _conv_window(
-    module: Any,
-    expected: int,
-    x: int,
-    build: Builder,
-) -> Window:
+def _conv_window(module: Any, expected: int, x: int, build: Builder) -> Window:
     shape = build.shape(x)
     if shape[2] != expected:
         raise Unsupported(f"{expected} input channels on a map of {shape[2]}")
@@ -78,22 +62,10 @@ def _conv_window(
 
 
 def _with_weights(
-    name: str,
-    module: Any,
-    shape: tuple[int, ...],
-    groups: int,
-    window: Window | None,
+    name: str, module: Any, shape: tuple[int, ...], groups: int, window: Window | None
 ) -> Node:
     """A node with the weights in the order of its patch."""
-    node = Node(
-        name,
-        "dense",
-        (),
-        0,
-        shape[0],
-        math.prod(shape[1:]),
-        window,
-    )
+    node = Node(name, "dense", (), 0, shape[0], math.prod(shape[1:]), window)
     if is_packed(module) and module.form.plain and groups == 1:
         _set_tile(node, module)
         return node
@@ -144,9 +116,4 @@ def _set_tile(node: Node, module: Any) -> None:
 def _channels_last(rows: Array, channels: int, kernel: tuple[int, int]) -> Array:
     """(..., channels, kernel) -> (..., kernel, channels), flat."""
     parts = rows.reshape(-1, channels, *kernel)
-    return parts.transpose(
-        0,
-        2,
-        3,
-        1,
-    ).reshape(-1)
+    return parts.transpose(0, 2, 3, 1).reshape(-1)

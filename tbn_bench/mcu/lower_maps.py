@@ -72,12 +72,7 @@ def batch_norm(operation: BatchNorm, node: fx.Node, build: Builder) -> int:
     if (scale > 0).all():
         target = build.before_max(target)
     if target is None or target.relu or not _has_scale(target):
-        return build.affine(
-            node.name,
-            x,
-            scale,
-            shift,
-        )
+        return build.affine(node.name, x, scale, shift)
     target.scale = target.scale * scale
     target.shift = target.shift * scale + shift
     return x
@@ -96,15 +91,7 @@ def add(operation: Add, node: fx.Node, build: Builder) -> int:
         raise Unsupported(f"a sum of maps {build.shape(a)} and {build.shape(b)}; shapes must agree")
     out = build.new(build.shape(a))
     build.keep_flat(a, out)
-    return build.add(
-        Node(
-            node.name,
-            "add",
-            (a, b),
-            out,
-            rows=build.graph.size(a),
-        )
-    )
+    return build.add(Node(node.name, "add", (a, b), out, rows=build.graph.size(a)))
 
 
 def flatten(operation: Flatten, node: fx.Node, build: Builder) -> int:
@@ -129,13 +116,7 @@ def mean(operation: Mean, node: fx.Node, build: Builder) -> int:
     if sorted(axis % 4 for axis in operation.axes) != [2, 3]:
         raise Unsupported(f"a mean over axes {operation.axes}")
     height, width, _ = shape = build.shape(x)
-    return _pool(
-        node.name,
-        "mean",
-        x,
-        Window(shape, (height, width), (1, 1)),
-        build,
-    )
+    return _pool(node.name, "mean", x, Window(shape, (height, width), (1, 1)), build)
 
 
 def pool(operation: Pool, node: fx.Node, build: Builder) -> int:
@@ -151,13 +132,7 @@ def pool(operation: Pool, node: fx.Node, build: Builder) -> int:
         operation.ceil,
     )
     kind: Kind = "mean" if operation.average else "max"
-    return _pool(
-        node.name,
-        kind,
-        x,
-        found,
-        build,
-    )
+    return _pool(node.name, kind, x, found, build)
 
 
 def subsample(operation: Subsample, node: fx.Node, build: Builder) -> int:
@@ -166,34 +141,16 @@ def subsample(operation: Subsample, node: fx.Node, build: Builder) -> int:
     found = window(
         build.shape(x), kernel=(1, 1), stride=operation.steps, padding=(0, 0), dilation=(1, 1)
     )
-    return _pool(
-        node.name,
-        "max",
-        x,
-        found,
-        build,
-    )
+    return _pool(node.name, "max", x, found, build)
 
 
-def _pool(
-    name: str,
-    kind: Kind,
-    x: int,
-    place: Window,
-    build: Builder,
-) -> int:
+def _pool(name: str, kind: Kind, x: int, place: Window, build: Builder) -> int:
     channels = place.shape[2]
     if place.patch == channels:  # one pixel: nothing to do but take steps
         kind = "max"
     out = build.new((*place.out, channels))
     node = Node(
-        name,
-        kind,
-        inputs=(x,),
-        output=out,
-        rows=channels,
-        columns=place.patch,
-        window=place,
+        name, kind, inputs=(x,), output=out, rows=channels, columns=place.patch, window=place
     )
     return build.add(node)
 

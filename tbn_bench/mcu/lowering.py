@@ -82,7 +82,11 @@ def lower(model: nn.Module, in_shape: tuple[int, ...]) -> Graph:
 
 
 def _traced(model: nn.Module, in_shape: tuple[int, ...]) -> tuple[nn.Module, fx.Graph]:
-    """By torch.fx; by torch.export where the network's code depends on shapes. Raises McuError."""
+    """By torch.fx; by torch.export where the network's code depends on shapes. Raises McuError.
+
+    Values that are overwritten need no check here, unlike in native regions: each operation in
+    place has a rule that checks its readers (Builder.check_in_place), or has no rule.
+    """
     try:
         traced = symbolic(model)
     except Exception as error:  # noqa: BLE001 - anybody's forward may raise anything

@@ -18,22 +18,10 @@ from tbn_bench.mcu.outcome import Result, SimulationError
 from tbn_bench.records.files import read_json
 from tbn_bench.records.store import McuRecord
 
-# Hz, of the estimate
-CLOCK = {
-    "m0": 16e6,
-    "m3": 64e6,
-    "m4": 64e6,
-    "m7": 64e6,
-    "m33": 64e6,
-    "m55": 64e6,
-    "uno": 16e6,
-}
-DEFAULT_CORE = {"m4": "m4", "generic": "m3", "m55": "m55", "avr": "uno"}  # target -> core
 # Full-precision weights may use the hardware's fused multiply-add. The last bits of the outputs
 # then differ, so the comparison has a tolerance.
 FMA = ("-DTBN_FMA=1",)
 FMA_TOLERANCE = 1e-5  # of the largest output
-_FMA_CORES = ("m4", "m7", "m33", "m55")
 _WITHOUT_SELFTEST = "-DTEST_WITHOUT_SELFTEST"
 
 
@@ -51,7 +39,7 @@ def measure(
     program's outputs, or its self-test, are not what Python computed.
     """
     model = toolchain.describe(folder)
-    core = core or DEFAULT_CORE[model["target"]]
+    core = core or cores.TARGETS[model["target"]].core
     setup = _Setup(folder, core, cc, sim, optimize)
     built = toolchain.build(folder, core, cc, optimize=optimize)
     result = simulate.run(built, sim)
@@ -162,7 +150,7 @@ def _bytes(sizes: Sizes) -> dict[str, int]:
 
 def _cost(counted: Result, core: str) -> dict[str, Any]:
     """Instructions, or cycles, of one run, and the frames per second estimated from them."""
-    clock = CLOCK.get(core)
+    clock = cores.find_core(core).clock_hz
     cost = counted.instructions or counted.cycles
     if cost is None:
         return {
@@ -180,7 +168,7 @@ def _cost(counted: Result, core: str) -> dict[str, Any]:
         "count_least": min(cost),
         "count_most": max(cost),
         "clock_hz": clock,
-        "frames_per_s_estimate": CLOCK[core] / count,
+        "frames_per_s_estimate": clock / count if clock else None,
     }
 
 
@@ -235,7 +223,7 @@ def _fused(setup: _Setup, outputs: Any, model: dict[str, Any]) -> Result | None:
     plans = [layer.get("plan") for layer in model.get("layers", ())]
     if model["activations"] != "f32" or "full precision" not in plans:
         return None
-    if setup.core not in _FMA_CORES:
+    if not cores.find_core(setup.core).fma:
         return None
     result = setup.run("fma", (*FMA, _WITHOUT_SELFTEST))
     difference = np.abs(result.outputs - outputs).max()

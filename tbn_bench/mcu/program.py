@@ -73,7 +73,7 @@ class Program:
 
     graph: Graph
     activations: str
-    layout: str
+    bit_order: str
     ops: list[Op]
     input: Quant
     output_scale: float

@@ -8,7 +8,6 @@ import subprocess
 from tbn_bench.mcu.cores import Family, find_core
 from tbn_bench.mcu.outcome import SimulationError
 from tbn_bench.mcu.toolchain import PIP_INSTALL
-from tbn_bench.mcu.unicorn_board import CORES
 
 SIMULATORS: dict[Family, tuple[str, ...]] = {
     "host": ("host",),
@@ -32,7 +31,7 @@ def missing(core: str, sim: str) -> str | None:
     if sim not in SIMULATORS[family]:
         return f"{sim} does not run programs for {core}; use {' or '.join(SIMULATORS[family])}"
     if sim == "unicorn":
-        if core not in CORES:
+        if find_core(core).unicorn is None:
             return f"unicorn does not know the processor {core}; use qemu ({_APT['qemu'][1]})"
         if importlib.util.find_spec("unicorn"):
             return None

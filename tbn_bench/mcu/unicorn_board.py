@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tbn_bench.mcu.cores import find_core
 from tbn_bench.mcu.outcome import Ended, SimulationError, hang, last_lines
 from tbn_bench.mcu.toolchain import Build
 
 SYSTICK = 1 << 24  # ticks of a round
-
-
-CORES = {"m0": "M0", "m3": "M3", "m4": "M4", "m7": "M7", "m33": "M33"}
 
 
 class Board:
@@ -34,7 +32,7 @@ class Board:
         self.registers = arm_const
         self.build = build
         self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
-        processor = f"UC_CPU_ARM_CORTEX_{CORES[build.core]}"
+        processor = f"UC_CPU_ARM_CORTEX_{find_core(build.core).unicorn}"
         self.uc.ctl_set_cpu_model(getattr(arm_const, processor))
         self.unread = memoryview(raw or b"")
         self.given = raw is not None

@@ -6,10 +6,10 @@ from tbn_bench.mcu import layout
 from tbn_bench.mcu.graph import Array, Node
 
 
-def stored(node: Node, weights: Array, form: str) -> Array:
+def stored(node: Node, weights: Array, bit_order: str) -> Array:
     """Integer weights as table words."""
     if node.kind == "tiled":
-        return layout.pack(weights, node.segment, form).astype(np.int64)
+        return layout.pack(weights, node.segment, bit_order).astype(np.int64)
     if node.kind == "dense":
         rows, columns = weights.shape
         padded = np.pad(weights, ((0, 0), (0, -columns % 4)))

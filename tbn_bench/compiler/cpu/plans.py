@@ -91,19 +91,9 @@ def run(
     for i, array in enumerate(arrays):
         if i not in kept_as_they_are:
             arrays[i] = array.contiguous()
-    outs = _buffers(
-        region,
-        n,
-        nhwc,
-        kept,
-    )
+    outs = _buffers(region, n, nhwc, kept)
     inputs = [array.data_ptr() for array in arrays]
-    plan.run(
-        inputs,
-        [out.data_ptr() for out in outs],
-        n,
-        threads,
-    )
+    plan.run(inputs, [out.data_ptr() for out in outs], n, threads)
     by_value = dict(zip(plan.outputs, outs, strict=True))
     for node in region.outputs:
         env[node] = by_value[region.of_node[node]]
@@ -128,10 +118,7 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 def _buffers(
-    region: Region,
-    n: int,
-    nhwc: bool,
-    kept: dict[tuple[int, bool], list[Tensor]] | None,
+    region: Region, n: int, nhwc: bool, kept: dict[tuple[int, bool], list[Tensor]] | None
 ) -> list[Tensor]:
     """A tensor for each output of the region."""
     key = id(region), nhwc

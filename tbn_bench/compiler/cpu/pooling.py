@@ -19,24 +19,11 @@ def pool(operation: Pool, build: Builder) -> int:
     rank = build.value(index).rank
     if rank != operation.axes + 2:
         raise Unsupported(f"pooling over {operation.axes} axes of a value of {rank} axes")
-    found = window(
-        shape,
-        operation.kernel,
-        operation.stride,
-        operation.padding,
-        operation.dilation,
-    )
+    found = window(shape, operation.kernel, operation.stride, operation.padding, operation.dilation)
     out = build.region.like(index, (*found.out, shape[2]))
     kind = native.AVG_POOL if operation.average else native.MAX_POOL
     return build.region.add(
-        Op(
-            kind,
-            index,
-            out,
-            kernel=found.kernel,
-            stride=found.stride,
-            padding=found.padding,
-        )
+        Op(kind, index, out, kernel=found.kernel, stride=found.stride, padding=found.padding)
     )
 
 
@@ -72,14 +59,7 @@ def maximum(operation: Maximum, build: Builder) -> int:
     out = build.region.new((1, 1, channels), 2, False)
     conv = _plain_layer(index, build)
     if conv is None:
-        return build.region.add(
-            Op(
-                native.MAX_POOL,
-                index,
-                out,
-                kernel=(1, length),
-            )
-        )
+        return build.region.add(Op(native.MAX_POOL, index, out, kernel=(1, length)))
     extremes = Op(
         native.EXTREMES,
         index,

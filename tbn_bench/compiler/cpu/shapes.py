@@ -73,14 +73,7 @@ def select(operation: Select, build: Builder) -> int:
         raise Unsupported(f"index {position!r} of a value of {source.rank} axes")
     out = build.region.new((1, 1, channels), 2, False)
     from_the_front = position % tokens
-    return build.region.add(
-        Op(
-            native.SELECT,
-            index,
-            out,
-            rows=from_the_front,
-        )
-    )
+    return build.region.add(Op(native.SELECT, index, out, rows=from_the_front))
 
 
 def subsample(operation: Subsample, build: Builder) -> int:
@@ -88,21 +81,11 @@ def subsample(operation: Subsample, build: Builder) -> int:
 
 
 def pad_channels(operation: PadChannels, build: Builder) -> int:
-    return _moved(
-        operation.x,
-        build,
-        front=operation.front,
-        back=operation.back,
-    )
+    return _moved(operation.x, build, front=operation.front, back=operation.back)
 
 
 def pad_map(operation: PadMap, build: Builder) -> int:
-    return _moved(
-        operation.x,
-        build,
-        below=operation.below,
-        right=operation.right,
-    )
+    return _moved(operation.x, build, below=operation.below, right=operation.right)
 
 
 def _moved(
@@ -121,17 +104,7 @@ def _moved(
         raise Unsupported(f"slices or zeros of a value of {source.rank} axes")
     height, width, channels = source.shape
     down, across = steps
-    shape = (
-        -(-height // down) + below,
-        -(-width // across) + right,
-        front + channels + back,
-    )
+    shape = (-(-height // down) + below, -(-width // across) + right, front + channels + back)
     out = build.region.new(shape, 4, False)
-    op = Op(
-        native.PAD_CHANNELS,
-        index,
-        out,
-        stride=steps,
-        padding=(front, 0),
-    )
+    op = Op(native.PAD_CHANNELS, index, out, stride=steps, padding=(front, 0))
     return build.region.add(op)

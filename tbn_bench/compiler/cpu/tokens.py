@@ -17,15 +17,7 @@ def attention(operation: Attention, build: Builder) -> int:
     if value.rank != 3 or rest:
         raise Unsupported(f"attention of {heads} heads on {channels} channels")
     out = build.region.new((height, width, channels // 3), 3, True)
-    return build.region.add(
-        Op(
-            native.ATTENTION,
-            x,
-            out,
-            rows=heads,
-            eps=depth**-0.5,
-        )
-    )
+    return build.region.add(Op(native.ATTENTION, x, out, rows=heads, eps=depth**-0.5))
 
 
 def patches(operation: Patches, build: Builder) -> int:
@@ -37,14 +29,7 @@ def patches(operation: Patches, build: Builder) -> int:
         raise Unsupported(f"patches of {patch} on a map of {height} x {width}")
     tokens = (height // patch) * (width // patch)
     out = build.region.new((1, tokens, patch * patch * channels), 3, True)
-    return build.region.add(
-        Op(
-            native.PATCHES,
-            x,
-            out,
-            stride=(patch, patch),
-        )
-    )
+    return build.region.add(Op(native.PATCHES, x, out, stride=(patch, patch)))
 
 
 def tokens(operation: Tokens, build: Builder) -> int:
@@ -60,12 +45,4 @@ def tokens(operation: Tokens, build: Builder) -> int:
         )
     out = build.region.new((1, after, channels), 3, True)
     added = torch.cat([table[: len(front)] + front, table[len(front) :]]).numpy()
-    return build.region.add(
-        Op(
-            native.TOKENS,
-            x,
-            out,
-            rows=len(front),
-            coefficients=added,
-        )
-    )
+    return build.region.add(Op(native.TOKENS, x, out, rows=len(front), coefficients=added))
