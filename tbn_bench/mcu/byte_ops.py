@@ -137,7 +137,6 @@ def _real_bias(node: Node, weights: "IntegerWeights", source: Quant) -> Array:
     A byte u stands for scale * (u - offset), so each sum of weights times bytes is too large by
     offset * scale * (sum of the row's weights).
     """
-    assert node.shift is not None
     sums = row_sums(node, weights)
     bias: Array = node.shift - source.offset * source.scale * sums
     return bias

@@ -18,13 +18,10 @@ def float_op(node: Node) -> Op:
         )
     if node.kind in ("max", "mean", "pad", "add"):
         return _float_op_without_weights(node)
-    assert node.scale is not None
-    assert node.shift is not None
     biases = None
     if node.shift.any() or node.kind == "affine":
         biases = node.shift.astype(np.float32)
     if node.kind == "tiled":
-        assert node.tile is not None
         tiled = tiled_scales(node)
         return Op(
             node,
@@ -72,7 +69,6 @@ def _float_op_without_weights(node: Node) -> Op:
 
 def _float_scales(node: Node) -> tuple[Array, bool]:
     """(scales, one for each row?). Equal scales of a layer with weights are stored once."""
-    assert node.scale is not None
     scales = node.scale.astype(np.float32)
     is_uniform = bool(np.all(node.scale == node.scale[0]))
     if is_uniform and node.kind != "affine":
@@ -83,7 +79,6 @@ def _float_scales(node: Node) -> tuple[Array, bool]:
 def _float_weights(node: Node) -> Array:
     if node.kind == "affine":
         return np.zeros(0, np.float32)
-    assert node.dense is not None
     weights = node.dense.astype(np.float32)
     if node.kind == "depthwise":
         return weights.reshape(-1)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,6 +34,10 @@ class McuError(ValueError):
     """
 
 
+def _none() -> Array:
+    return np.zeros(0)
+
+
 @dataclass
 class Node:
     """y = relu(scale * (W x) + shift) at each pixel, a pooling of x, or a function of its values.
@@ -40,7 +45,8 @@ class Node:
     kind: tiled, dense and depthwise have weights; pad adds channels of zeros; lookup computes
     `formula`, number by number. inputs, output: values by index. tile: (q,) of +-1, reused p times
     with alphas (k,), each for N / k weights. dense: (rows, inputs of a row) in the patch's order;
-    for depthwise layers (kernel positions, channels). scale, shift: (outputs,).
+    for depthwise layers (kernel positions, channels). scale, shift: (outputs,). Arrays that a kind
+    does not have are empty.
     """
 
     name: str
@@ -50,12 +56,12 @@ class Node:
     rows: int = 0
     columns: int = 0
     window: Window | None = None
-    tile: Array | None = None
+    tile: Array = field(default_factory=_none)
     p: int = 1
-    alphas: Array | None = None
-    dense: Array | None = None
-    scale: Array | None = None
-    shift: Array | None = None
+    alphas: Array = field(default_factory=_none)
+    dense: Array = field(default_factory=_none)
+    scale: Array = field(default_factory=_none)
+    shift: Array = field(default_factory=_none)
     relu: bool = False
     formula: Callable[[Tensor], Tensor] | None = None
     front: int = 0  # channels of zeros before the input's
@@ -63,7 +69,6 @@ class Node:
 
     @property
     def q(self) -> int:
-        assert self.tile is not None
         return len(self.tile)
 
     @property

@@ -24,24 +24,11 @@ class IntegerWeights:
 
 
 def integers(node: Node) -> IntegerWeights:
-    assert node.scale is not None
     if node.kind == "affine":
-        return IntegerWeights(
-            np.zeros(0, np.int64),
-            node.scale,
-            per_row=True,
-            run=1,
-        )
+        return IntegerWeights(np.zeros(0, np.int64), node.scale, per_row=True, run=1)
     if node.kind == "tiled":
         scales = tiled_scales(node)
-        assert node.tile is not None
-        return IntegerWeights(
-            node.tile,
-            scales.values,
-            scales.per_row,
-            scales.run,
-        )
-    assert node.dense is not None
+        return IntegerWeights(node.tile, scales.values, scales.per_row, scales.run)
     # one row of weights for each output
     rows = node.dense.T if node.kind == "depthwise" else node.dense
     steps = np.array([_step(row) for row in rows])
@@ -49,12 +36,7 @@ def integers(node: Node) -> IntegerWeights:
     whole = np.round(rows / divisors[:, None]).astype(np.int64)
     if node.kind == "depthwise":
         whole = whole.T
-    return IntegerWeights(
-        whole,
-        steps * node.scale,
-        per_row=True,
-        run=1,
-    )
+    return IntegerWeights(whole, steps * node.scale, per_row=True, run=1)
 
 
 def _step(row: Array) -> float:
@@ -72,7 +54,6 @@ def row_sums(node: Node, weights: IntegerWeights) -> Array:
     if node.kind == "affine":
         return weights.real
     if node.kind == "tiled":
-        assert node.scale is not None
         found: Array = reference.dense(node).sum(1) * node.scale
         return found
     axis = 0 if node.kind == "depthwise" else 1

@@ -26,14 +26,7 @@ def patches(maps: Array, window: Window, outside: Any) -> Array:
     padded = np.pad(maps, margins, constant_values=outside)
     found = padded[:, rows[:, None, :, None], columns[None, :, None, :]]  # (B, oh, ow, kh, kw, c)
     if window.channels_first:
-        found = found.transpose(
-            0,
-            1,
-            2,
-            5,
-            3,
-            4,
-        )
+        found = found.transpose(0, 1, 2, 5, 3, 4)
     return found.reshape(len(maps), *window.out, -1)
 
 
@@ -58,10 +51,7 @@ def dense(node: Node) -> Array:
     (rows, columns); for depthwise layers (kernel positions, channels).
     """
     if node.kind != "tiled":
-        assert node.dense is not None
         return node.dense
-    assert node.tile is not None
-    assert node.alphas is not None
     signs = np.tile(node.tile.astype(np.float64), node.p)
     runs = signs.reshape(len(node.alphas), -1)
     scaled = runs * node.alphas[:, None]
@@ -73,12 +63,7 @@ def inputs_of(node: Node, values: list[Array | None], outside: Any = 0.0) -> Arr
     x = values[node.inputs[0]]
     assert x is not None
     if node.window is None:
-        return x.reshape(
-            len(x),
-            1,
-            1,
-            -1,
-        )
+        return x.reshape(len(x), 1, 1, -1)
     return patches(x, node.window, outside)
 
 

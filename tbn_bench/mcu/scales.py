@@ -19,7 +19,6 @@ class Piece:
 
 def pieces(node: Node) -> list[Piece]:
     """The terms of every output of a tiled layer, in the order in which the C code adds them up."""
-    assert node.alphas is not None
     per_row = node.per_input
     per_alpha = node.rows * per_row // len(node.alphas)
     found = []
@@ -28,14 +27,7 @@ def pieces(node: Node) -> list[Piece]:
         while start < per_row:
             alpha, used = divmod(row * per_row + start, per_alpha)
             length = min(per_row - start, per_alpha - used)
-            found.append(
-                Piece(
-                    row,
-                    start,
-                    length,
-                    alpha,
-                )
-            )
+            found.append(Piece(row, start, length, alpha))
             start += length
     return found
 
@@ -50,8 +42,6 @@ class TileScales:
 
 
 def tiled_scales(node: Node) -> TileScales:
-    assert node.alphas is not None
-    assert node.scale is not None
     run = node.rows * node.per_input // len(node.alphas)
     # tbn_rt.c changes the scale of whole rows between copies of the tile only
     between_copies = node.per_input > 1 or run % node.per_tile == 0
