@@ -8,10 +8,11 @@ rows of q = N / p:
     B_ij  = t_j                    repeat      (p rows, each a copy of the tile)
     W^_ij = alpha_i B_ij           scale       (the weight that the layer multiplies by)
 
-In training, a layer keeps all N numbers of W, and p decides how many of its signs are shared: each
-forward pass makes q signs of W and uses each of them p times; each backward pass changes all of W.
-`binarizers/tbn.py` calls `tiled_weight` in every forward pass. Where p divides the output rows,
-`layers/reuse.py` computes the same numbers from the tile alone, with 1 / p of the multiply-adds.
+In training, a layer keeps all N numbers of W. Each forward pass makes q = N / p signs of them and
+uses each sign p times. Each backward pass gives a gradient to all N numbers. `tiled_weight` does
+both; `binarizers/tbn.py` calls it. Where p divides the output rows, `layers/reuse.py` takes its
+place: the layer multiplies by the tile alone, which takes 1 / p of the multiply-adds, and gets the
+same numbers. (The weight gradient of "elementwise", below, stays at full cost.)
 
 `gradient` chooses the straight-through rule. B has no scale, so dL/dB_ij = alpha_i dL/dW^_ij:
 

@@ -21,6 +21,7 @@ PAGES = [
 ]
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 SWEEP = re.compile(r"sweeps/(\w+)\.yaml")
+PLACE = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 COMMAND = re.compile(r"tbn-bench (\w+)")
 GUIDES = sorted((ROOT / "docs" / "guides").glob("[!R]*.md"))
 ACTIVATION = ROOT / "docs" / "guides" / "activation.md"  # adds rows, where the others add a file
@@ -52,6 +53,16 @@ def test_sweeps_that_are_named_exist(page):
 def test_commands_that_are_named_exist(page):
     known = make_parser()._subparsers._group_actions[0].choices
     assert set(COMMAND.findall(page.read_text(encoding="utf-8"))) <= set(known)
+
+
+def test_the_places_that_contributing_names_exist():
+    """`convert/pack.py:pack_` is a function or class of that file."""
+    places = PLACE.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert len(places) > 10
+    for file, names in places:
+        source = (ROOT / "tbn_bench" / file).read_text(encoding="utf-8")
+        for part in names.split("."):
+            assert re.search(rf"(def|class) {part}\b", source), f"{file} has no {part}"
 
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):

@@ -105,6 +105,7 @@ def _check_p(name: str, value: object) -> None:
 class TBN(Binarizer):
     """Give exactly one of p, tile_length and per_layer.
 
+    p: how often each sign is used, so that N weights have N / p signs.
     tile_length: each layer takes the p whose tile length is nearest. per_layer: a p per weight.
     alpha: "tile" | "layer"
     alpha_source: "A" (a separate learned tensor, the authors' default) | "W"
