@@ -1,13 +1,17 @@
-"""The code that decides a run's numbers, as one short hash per part.
+"""The code and the files that decide a run's numbers, as one short hash per part.
 
 A part is the source of an entry (binarizer, model, data, task, optimizer) with the files of the
 shelves that it imports, or the equations that all runs share. The hash is that of the syntax tree:
 comments, docstrings and layout do not count. No module is imported, so this needs no torch.
+
+A file or folder that an entry's call names is a part, too: pretrained weights, a table, images. Of
+a file, the content counts; of a folder, the names and sizes of all that is in it.
 """
 
 import ast
 import functools
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,8 @@ EQUATIONS = (
 )
 _ROOT = Path(__file__).parent
 _DIGITS = 12
+_FILE = "file "  # how the part of a file begins
+_PATHS = ("path", "pretrained")  # options that name a file or a folder
 _HAVE_DOCSTRINGS = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -31,7 +37,10 @@ def of(config: RunConfig) -> dict[str, str]:
     """Part -> hash. Raises ValueError for an entry that does not exist."""
     found = {}
     for field, shelf in SHELF_OF.items():
-        found[field] = _hash(_files(shelf, getattr(config, field)))
+        call = getattr(config, field)
+        found[field] = _hash(_files(shelf, call))
+        for named, path in _named_by(call):
+            found[f"{_FILE}{named}"] = _content(path)
     equations = [_ROOT / name for name in EQUATIONS]
     found["equations"] = _hash([path for path in equations if path.exists()])
     return found
@@ -49,6 +58,18 @@ def changed(recorded: dict[str, str] | None, config: RunConfig) -> list[str] | N
     except (ValueError, OSError, SyntaxError):
         return None
     return sorted(part for part in now if part in recorded and recorded[part] != now[part])
+
+
+def named(parts: list[str]) -> str:
+    """Parts in words: the code of binarizer, model and the content of net.safetensors."""
+    code = [part for part in parts if not part.startswith(_FILE)]
+    files = [part.removeprefix(_FILE) for part in parts if part.startswith(_FILE)]
+    words = []
+    if code:
+        words.append(f"the code of {', '.join(code)}")
+    if files:
+        words.append(f"the content of {', '.join(files)}")
+    return " and ".join(words)
 
 
 def of_file(path: Path) -> str:
@@ -75,6 +96,38 @@ def _files(shelf: str, call: str) -> list[Path]:
         if inner is not None:
             found |= dict.fromkeys(_files(shelf, inner))
     return sorted(found)
+
+
+def _named_by(call: str) -> Iterator[tuple[str, Path]]:
+    """(name, path) of the files and folders that a call names and that are here."""
+    _, options = catalog.parse(call)
+    for option in _PATHS:
+        value = options.get(option)
+        if not isinstance(value, str):
+            continue
+        for path in (Path(value), Path(os.environ.get("TBN_BENCH_DATA", "data"), value)):
+            if path.exists():
+                yield value, path
+                break
+
+
+def _content(path: Path) -> str:
+    """The hash of a file, or of the names and sizes of the files in a folder."""
+    if path.is_file():
+        return _content_of_file(path, path.stat().st_mtime_ns)
+    listed = []
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = Path(folder, name)
+            listed.append(f"{file.relative_to(path)}:{file.stat().st_size}")
+    text = "\n".join(sorted(listed))
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+@functools.lru_cache(64)
+def _content_of_file(path: Path, _written: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
 
 
 def _entry_named(shelf: str, value: Any) -> str | None:

@@ -77,6 +77,32 @@ def test_the_changed_part_is_named_and_unknown_is_unknown():
     assert fingerprint.changed(now, make({"binarizer": "of_someone_else"})) is None
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model": "from_timm(name='resnet18', pretrained='given.safetensors')"},
+        {"data": "image_folder(path='photos')"},
+        {"data": "csv_forecast(path='photos/a/1.png', target='y')"},
+    ],
+)
+def test_files_that_a_call_names_count(tmp_path, monkeypatch, values):
+    """Other weights under the same name are not the run's; a file that is gone is unknown."""
+    monkeypatch.chdir(tmp_path)
+    photo = tmp_path / "photos" / "a" / "1.png"
+    photo.parent.mkdir(parents=True)
+    for file in (photo, tmp_path / "given.safetensors"):
+        file.write_bytes(b"first")
+    config = make(values)
+    recorded = fingerprint.of(config)
+    assert fingerprint.changed(recorded, config) == []
+    for file in (photo, tmp_path / "given.safetensors"):
+        file.write_bytes(b"another")
+    (part,) = fingerprint.changed(recorded, config)
+    assert fingerprint.named(["model", part]).startswith("the code of model and the content of ")
+    monkeypatch.chdir(photo.parent)
+    assert fingerprint.changed(recorded, config) == []
+
+
 def test_it_needs_no_torch():
     """A list of records may be marked on a machine without torch."""
     code = (

@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import yaml
 from generated_runs import finished_run
 from installed import ROOT, Installed, asked_by, installed, kept, last_line, lines, with_theirs
 from PIL import Image
 from plugin_files import METHOD, REPORT
+from safetensors.torch import save_file
 
 from tbn_bench.native import library
 from tbn_bench.records.store import RunStore
@@ -96,13 +98,13 @@ def test_a_network_in_its_own_loop_with_irnet(here):
     assert (here.folder / "digits.safetensors").stat().st_size < 30_000
 
 
-def photos(folder: Path) -> None:
+def photos(folder: Path, mode: str = "L") -> None:
     """60 images of two classes, dark and bright."""
     for number in range(60):
         kind, grey = (("dark", 20), ("bright", 200))[number % 2]
         file = folder / kind / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (12, 10), grey + number).save(file)
+        Image.new("L", (12, 10), grey + number).convert(mode).save(file)
 
 
 @pytest.mark.slow
@@ -149,6 +151,37 @@ def test_fine_tuning(here):
     train = ["train", "--model=mlp(hidden=[64])", "--binarizer=bwn", "--epochs=1", "--lr=0.0001"]
     tuned, fresh = commands(here, [*train, "--init=float.safetensors"], train)
     assert tuned["test/top1"] > fresh["test/top1"] + 0.2
+
+
+LOADED = """
+import timm, tbn_bench as tb
+from pathlib import Path
+from PIL import Image
+
+(file,) = Path("results").glob("runs/*/*/network.safetensors")
+network = tb.load(tb.catalog.build("models", "from_timm(name='test_resnet')", num_classes=2), file)
+prepare = timm.data.create_transform(**timm.data.resolve_data_config({}, model=network))
+images = [Image.open(path) for path in ("photos/bright/1.png", "photos/dark/2.png")]
+print([network.eval()(prepare(image)[None]).argmax().item() for image in images])
+"""
+
+
+@pytest.mark.slow
+def test_a_pretrained_network_of_timm(here):
+    """From a file: fine-tuned, packed, reported; loaded, it reads images as timm prepares them."""
+    photos(here.folder / "photos", "RGB")
+    float_network = timm.create_model("test_resnet")
+    save_file(float_network.state_dict(), here.folder / "float.safetensors")
+    model = "from_timm(name='test_resnet', pretrained='float.safetensors')"
+    data = "image_folder(path='photos', timm='test_resnet', workers=0)"
+    how = ["--epochs=4", "--batch_size=4", "--lr=0.02", "--binarizer=bwn"]
+    words = [["train", f"--model={model}", f"--data={data}", *how], ["report"]]
+    done = here.run("python", "-c", IN_ONE_PROCESS.format(commands=words) + LOADED)
+    assert last_line(done) == "[0, 1]"
+    run, _ = lines(done)
+    assert run["test/top1"] > 0.9
+    assert run["file_bytes"] < 0.2 * (here.folder / "float.safetensors").stat().st_size
+    assert "timm test_resnet" in (here.folder / "reports" / "tables" / "comparison.md").read_text()
 
 
 def test_a_report_on_a_machine_without_torch(wheel, tmp_path):

@@ -16,7 +16,7 @@ def finished(store: RunStore, config: RunConfig, options: RunOptions) -> RunReco
     """The record of a finished run. Says that nothing is trained, and what has changed since."""
     record = store.read(options.sweep, config.run_id)
     changed = fingerprint.changed(record.provenance.get("fingerprint"), config)
-    although = f", although the code of {', '.join(changed)} has changed" if changed else ""
+    although = f", although {fingerprint.named(changed)} has changed" if changed else ""
     restart = "resume=False" if config.given else "--restart"
     _say(
         options,
@@ -38,7 +38,7 @@ def has_other_code(store: RunStore, config: RunConfig, options: RunOptions) -> b
     _say(
         options,
         f"run {config.run_id} starts again at its first step: "
-        f"the code of {', '.join(changed)} has changed since its last checkpoint",
+        f"{fingerprint.named(changed)} has changed since its last checkpoint",
     )
     return True
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from tbn_bench import fingerprint
 from tbn_bench.reporting.groups import groups, panels
 from tbn_bench.reporting.load import Records
 
@@ -62,8 +63,9 @@ def _stale(records: Records) -> Iterator[str]:
     """Runs whose numbers other code would give now."""
     stale = records.runs[records.runs["stale"].notna()]
     for (sweep, parts), rows in stale.groupby(["sweep", "stale"], sort=True):
+        changed = fingerprint.named(parts.split(", "))
         yield (
-            f"sweep {sweep}: the code of {parts} has changed since (runs: {len(rows)}); "
+            f"sweep {sweep}: {changed} has changed since (runs: {len(rows)}); "
             "tbn-bench sweep FILE --stale rerun trains them again"
         )
 

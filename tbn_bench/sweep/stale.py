@@ -78,6 +78,6 @@ def _said(spec: SweepSpec, changed: dict[str, list[str]]) -> str:
         more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
         groups.append(f"{part} ({', '.join(ids[:_NAMED])}{more})")
     return (
-        f"sweep {spec.name}: {len(changed)} finished runs are stale, because code has changed "
-        f"since: {'; '.join(groups)}"
+        f"sweep {spec.name}: {len(changed)} finished runs are stale, because code or files have "
+        f"changed since: {'; '.join(groups)}"
     )
