@@ -9,7 +9,8 @@ Stored bits
     difference.
 
 Multiply-adds
-    macs counts weight layers only: attention's products of activations are not weights.
+    macs counts weight layers only. activation_macs counts products of activations with each other:
+    attention's two products, PointNet's transforms. No method makes these cheaper.
     distinct_macs counts once a dot product that p copies share (aligned), or that they compute from
     shared parts (hadamard, shifted); of columns it counts the products with sums of p inputs. A
     layer of two factors (rank) counts the multiply-adds of both.
@@ -134,10 +135,15 @@ class SideBits:
 
 @dataclass(frozen=True)
 class Cost:
-    """Totals of a network. layers: one per weight; side: all other stored tensors."""
+    """Totals of a network.
+
+    layers: one per weight. side: all other stored tensors. activation_macs: multiply-adds of
+    activations with each other, for one sample.
+    """
 
     layers: list[LayerCost]
     side: SideBits
+    activation_macs: int
 
     @property
     def rows(self) -> list[PlanRow]:
@@ -242,6 +248,7 @@ class Cost:
             "bits_per_binarized_weight": self.bits_per_binarized_weight,
             "macs": self.macs,
             "distinct_macs": sum(layer.distinct_macs for layer in layers),
+            "activation_macs": self.activation_macs,
             "additions": sum(layer.additions for layer in layers),
             "bitops_fp64": sum(layer.fp64_bitops for layer in layers),
             "bitops_wxa": sum(layer.macs * layer.mac_bits for layer in layers),
@@ -261,7 +268,7 @@ def cost(model: nn.Module, plan: Plan, in_shape: Sequence[int]) -> Cost:
         layers.append(layer)
         weights.update(row.names)
     side = _side_bits(model, weights)
-    return Cost(layers, side)
+    return Cost(layers, side, counter.activation_macs)
 
 
 def _layer_cost(row: PlanRow, counter: MacCounter, elementwise: bool) -> LayerCost:

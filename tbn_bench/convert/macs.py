@@ -1,4 +1,7 @@
-"""Multiply-adds of a network's weights for one sample, counted by one forward pass with hooks."""
+"""Multiply-adds of a network for one sample, counted by one forward pass.
+
+Hooks count those of weights; a dispatch mode counts products of activations with each other.
+"""
 
 import inspect
 from collections import Counter
@@ -10,9 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
 from tbn_bench.format.layouts import Copies
+
+# A product of activations has a batch of samples on both sides; one with a weight has not.
+_BATCHED = ("aten.bmm", "aten.baddbmm")
 
 
 class MacCounter:
@@ -20,12 +28,14 @@ class MacCounter:
 
     macs: multiply-adds. position_factors: of layers with shifted copies, by which the positions of
     their tile exceed their outputs. inputs: values that a Linear or a convolution reads.
+    activation_macs: multiply-adds of activations with each other, of the whole network.
     """
 
     def __init__(self) -> None:
         self.macs: Counter[str] = Counter()
         self.position_factors: dict[str, float] = {}
         self.inputs: Counter[str] = Counter()
+        self.activation_macs = 0
 
     def watch(self, name: str, module: nn.Module) -> RemovableHandle:
         """From now on every call of the module counts, until the handle is removed."""
@@ -76,6 +86,51 @@ class MacCounter:
             self.position_factors[weight] = factor
 
 
+class _ActivationProducts(TorchDispatchMode):
+    """Counts the batched products of a forward pass, those of attention included.
+
+    Products inside of a layer with a weight, or of a parametrization, belong to the weight: they do
+    not count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+        self._depth = 0  # of modules with weights, in which the pass is now
+
+    def leave_out(self, module: nn.Module) -> list[RemovableHandle]:
+        """What the module computes does not count, until the handles are removed."""
+
+        def enter(*_: Any) -> None:
+            self._depth += 1
+
+        def leave(*_: Any) -> None:
+            self._depth -= 1
+
+        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+    def __torch_dispatch__(
+        self,
+        operator: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        out = operator(*args, **given)
+        packet = operator._overloadpacket
+        if not self._depth and _is_product(packet):
+            flop = flop_registry[packet](*args, **given, out_val=out)
+            self.macs += flop // 2
+        return out
+
+
+def _is_product(packet: Any) -> bool:
+    """Whether torch's flop counter knows the operator as a batched product or as attention."""
+    name = str(packet)
+    return packet in flop_registry and (name in _BATCHED or "attention" in name)
+
+
 def count_macs(model: nn.Module, in_shape: Sequence[int]) -> MacCounter:
     """The counts for one input of in_shape: (C, H, W). Afterwards the model is what it was."""
     first = next(model.parameters())
@@ -84,17 +139,21 @@ def count_macs(model: nn.Module, in_shape: Sequence[int]) -> MacCounter:
     attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     # an attention multiplies by this layer's weight itself, and never calls the layer
     uncalled = {id(attention.out_proj) for attention in attentions}
-    counted = nn.MultiheadAttention | nn.Linear | nn.Conv1d | nn.Conv2d
+    layers = nn.Linear | nn.Conv1d | nn.Conv2d
+    products = _ActivationProducts()
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, counted) and id(module) not in uncalled:
+        if isinstance(module, layers | nn.MultiheadAttention) and id(module) not in uncalled:
             handles.append(counter.watch(name, module))
+        if isinstance(module, layers | parametrize.ParametrizationList):
+            handles += products.leave_out(module)
     try:
-        with _evaluated(model), _without_fused_attention(), torch.no_grad():
+        with _evaluated(model), _without_fused_attention(), torch.no_grad(), products:
             model(x)
     finally:
         for handle in handles:
             handle.remove()
+    counter.activation_macs = products.macs
     return counter
 
 

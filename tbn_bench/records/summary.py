@@ -23,6 +23,7 @@ COSTS = (
     "bits_per_binarized_weight",
     "macs",
     "distinct_macs",
+    "activation_macs",
     "additions",
     "bitops_fp64",
     "bitops_wxa",

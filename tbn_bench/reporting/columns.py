@@ -24,6 +24,7 @@ SUMMARY = (
     "bits_per_binarized_weight",
     "macs",
     "distinct_macs",
+    "activation_macs",
     "additions",
     "bitops_fp64",
     "file_bytes",

@@ -300,6 +300,33 @@ def test_cost_by_hand():
     assert (total["macs"], total["distinct_macs"]) == (112, 56)
 
 
+def test_products_of_activations_are_counted_apart_from_weights():
+    """Two heads of 8 over 65 tokens: both products of attention; the copies do not change them."""
+    vit = MODELS["vit"]
+    plain = _cost(vit, "full_precision", (3, 32, 32))
+    tiled = _cost(vit, "tbn(p=2, min_layer_size=0, copies='hadamard')", (3, 32, 32))
+    assert plain["activation_macs"] == tiled["activation_macs"] == 2 * 65 * 65 * 16
+    assert plain["macs"] == tiled["macs"]
+    assert _cost("mlp(hidden=[8])", "tbn(p=2, min_layer_size=0)", (4,))["activation_macs"] == 0
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_torchs_own_attention_counts_its_products_of_activations(need_weights):
+    """nn.MultiheadAttention, 5 tokens of 8, binarized: 2 x 5 x 5 x 8, its projections apart."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attention(x, x, x, need_weights=need_weights)[0]
+
+    net = Net()
+    total = cost(net, binarize_(net, "tbn(p=2, min_layer_size=0)"), (5, 8)).summary()
+    assert (total["activation_macs"], total["macs"]) == (2 * 5 * 5 * 8, 4 * 5 * 8 * 8)
+
+
 def test_bad_models_are_refused_by_name():
     """A depth that does not exist and a timm name that does not exist are one-line errors."""
     with pytest.raises(ValueError, match="6n"):

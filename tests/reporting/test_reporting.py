@@ -135,6 +135,19 @@ def _ledger(root: Path, *lines: str) -> None:
     )
 
 
+def test_products_of_activations_have_a_column_that_old_records_leave_open(tmp_path):
+    """A record without the field is an em dash; the note says what the column counts."""
+    store = RunStore(tmp_path)
+    for spec, own in (("bwn", {}), ("tbn(p=4)", {"activation_macs": 70})):
+        config = make({"binarizer": spec})
+        run = store.claim("s", config.run_id, config.model_dump(mode="json"), {})
+        run.finish(_summary(0.9, 1.0) | own)
+    table = comparison(load.load(tmp_path))
+    (counted,) = [c for c in table.parts[0].columns if c.key == "activation_macs"]
+    assert {row["method"]: counted.show(row) for row in table.rows} == {"BWN": "—", "TBN-4": "70"}
+    assert "activation MACs counts these" in table.note
+
+
 @pytest.fixture
 def two_tracks(tmp_path):
     root = tmp_path / "results"

@@ -247,6 +247,7 @@ def _part(
         column("stored_bytes", "stored bytes", ",d"),
         *_if_any(rows, column("file_bytes", "file bytes", ",d")),
         column("distinct_macs", "distinct MACs", ",d"),
+        *_if_any(rows, column("activation_macs", "activation MACs", ",d")),
         *_if_any(rows, column("additions", "additions", ",d")),
         *_if_any(rows, column("train_pflop", "training PFLOP", ".3f")),
         *_if_any(rows, column("cpu_seconds", "training CPU s", ",.0f")),
@@ -343,8 +344,11 @@ def _note(rows: list[Row], device: str | None) -> str:
         "Markdown) the second best; full precision is not ranked. A method is marked only if the "
         "95 % intervals of its differences from every worse method, paired by seed, are above 0. "
         "So there is no mark if one of these methods has a single seed. Binary bits: the learned "
-        "signs only. Stored bytes: signs, scales, biases, normalisation, float layers."
+        "signs only. Stored bytes: signs, scales, biases, normalisation, float layers. Distinct "
+        "MACs: multiply-adds with weights for one sample, after equal dot products are computed "
+        "once."
     )
+    note += _note_on_activations(rows)
     if _any(rows, "file_bytes"):
         note += " File bytes: the packed network with its header."
     if _any(rows, "additions"):
@@ -365,11 +369,20 @@ def _note(rows: list[Row], device: str | None) -> str:
             f" Latency on {device}: the fastest float32 implementation of each method after its "
             "parity check, in CPU time of one thread per call (bf16 and int8 are under Latency). "
             "× fastest FP32: how many times as fast as the fastest float32 implementation of full "
-            "precision; the tables of kernels compare with eager torch. Distinct MACs: "
-            "multiply-adds with weights, after equal dot products are computed once. Products of "
-            "activations with each other (in attention) do not count."
+            "precision; the tables of kernels compare with eager torch."
         )
     return note
+
+
+def _note_on_activations(rows: list[Row]) -> str:
+    """Which products the distinct MACs do not count, and where they are."""
+    note = " Products of activations with each other, as in attention, are not among them"
+    if not _any(rows, "activation_macs"):
+        return f"{note}; tbn-bench plan counts them."
+    return (
+        f"{note}: activation MACs counts these, which no method reduces; records of early versions "
+        "do not have them."
+    )
 
 
 def _row(records: Records, g: Group, timings: _Timings) -> Row:
@@ -386,6 +399,7 @@ def _row(records: Records, g: Group, timings: _Timings) -> Row:
         "bits_per_weight": first["bits_per_weight"],
         "stored_bytes": style.whole(first["stored_bytes"]),
         "distinct_macs": style.whole(first["distinct_macs"]),
+        "activation_macs": style.whole(first["activation_macs"]),
         "additions": style.whole(first["additions"]),
         "tile_bits": style.whole(first["tile_bits"]),
         "file_bytes": style.whole(first["file_bytes"]),
