@@ -140,3 +140,10 @@ def test_another_error_of_an_entry_is_one_line():
         catalog.EntryFailed, match=r"vit\(patch=0\) cannot be built: ZeroDivisionError"
     ):
         catalog.build("models", "vit(patch=0)")
+
+
+def test_a_parsed_call_is_the_callers_own():
+    """The answer is kept; changing a list in it changes no later answer."""
+    _, options = catalog.parse("mlp(hidden=[8, 8])")
+    options["hidden"].append(1)
+    assert catalog.parse("mlp(hidden=[8, 8])") == ("mlp", {"hidden": [8, 8]})

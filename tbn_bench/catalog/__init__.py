@@ -8,7 +8,9 @@ module's entry is the callable with the file's name; letter case and underscores
 """
 
 import ast
+import copy
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -171,9 +173,19 @@ def parse(call: str) -> tuple[str, dict[str, Any]]:
     or dictionary of them. These are the same value when they are written and read back.
     Raises ValueError for anything but a name with literal keyword arguments.
     """
-    expected = f"expected a call such as tbn(p=4) or a bare name, got {short(call)}"
     if not isinstance(call, str) or len(call) > LIMIT_LETTERS:
-        raise ValueError(f"{expected}; it must be text of at most {LIMIT_LETTERS:,} letters")
+        raise ValueError(f"{_expected(call)}; it must be text of at most {LIMIT_LETTERS:,} letters")
+    name, kwargs = _parsed(call)
+    return name, copy.deepcopy(kwargs)  # the caller's own, whose lists it may change
+
+
+def _expected(call: Any) -> str:
+    return f"expected a call such as tbn(p=4) or a bare name, got {short(call)}"
+
+
+@functools.lru_cache(maxsize=4096)  # a report asks tens of thousands of times for the same calls
+def _parsed(call: str) -> tuple[str, dict[str, Any]]:
+    expected = _expected(call)
     try:
         node = ast.parse(call.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:  # the last two: nesting

@@ -86,7 +86,7 @@ class MacCounter:
             self.position_factors[weight] = factor
 
 
-class _ActivationProducts(TorchDispatchMode):
+class _ActivationProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the batched products of a forward pass, those of attention included.
 
     Products inside of a layer with a weight, or of a parametrization, belong to the weight: they do
@@ -94,7 +94,7 @@ class _ActivationProducts(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0
         self._depth = 0  # of modules with weights, in which the pass is now
 

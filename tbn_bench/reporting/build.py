@@ -5,14 +5,15 @@ Each table and figure has a sidecar with its provenance.
 
 import contextlib
 import importlib
+import itertools
 import json
 import os
 import pkgutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tbn_bench.catalog import plugged
 from tbn_bench.records.files import RecordError
 from tbn_bench.records.text import tell
 from tbn_bench.reporting import figures, panels, protocol, summary, tables, write
+from tbn_bench.reporting.figures import _chart, _print
 from tbn_bench.reporting.latex import latex
 from tbn_bench.reporting.load import Records, load
 from tbn_bench.reporting.page import details, render
@@ -150,7 +152,8 @@ def _drawn(
 def _drawing(records: Records, folder: Path) -> Iterator[Callable[[], Figures]]:
     """Yields a function that waits for all figures.
 
-    Many print versions are drawn meanwhile, by processes that take two seconds to start.
+    Many print versions are drawn meanwhile, by processes that take a second to start; this one
+    draws the rest.
     """
     modules = figures_of()
     frames = {name: module.frame(records) for name, module in modules.items()}
@@ -159,32 +162,59 @@ def _drawing(records: Records, folder: Path) -> Iterator[Callable[[], Figures]]:
         plans[name] = panels.plan(module, frames[name], folder / name)
     drawings = [drawing for plan in plans.values() for drawing in plan.drawings]
 
-    def finished(made: Iterable[None]) -> Figures:
-        drawn = {}
-        empty = []
-        for name, module in modules.items():
-            figure = _drawn(name, module, frames[name], records, folder)
-            if figure is None:
-                empty.append((module.TITLE, module.NEEDS))
-            else:
-                drawn[name] = figure
-        for _ in made:  # waits for the processes
-            pass
-        for plan in plans.values():
-            plan.settle()
-        return Figures(drawn, empty)
+    helpers = min(3, _cores() - 1) if len(drawings) >= MANY else 0
+    is_shared = [bool(helpers) and drawing.of_plugin is None for drawing in drawings]
+    with contextlib.ExitStack() as stack:
+        waiting = []
+        if helpers:
+            others = stack.enter_context(ProcessPoolExecutor(helpers, _context()))
+            for drawing in itertools.compress(drawings, is_shared):
+                waiting.append((others.submit(drawing.draw), drawing))
 
-    workers = min(4, _cores())
-    if len(drawings) < MANY or workers == 1:
-        yield lambda: finished(map(panels.Drawing.draw, drawings))
-        return
-    of_plugins = [drawing for drawing in drawings if drawing.of_plugin is not None]
-    own = [drawing for drawing in drawings if drawing.of_plugin is None]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as others:
-        made = others.map(panels.Drawing.draw, own)
-        for drawing in of_plugins:
+        def finished() -> Figures:
+            found = _all_drawn(modules, frames, records, folder)
+            for drawing, shared in zip(drawings, is_shared, strict=True):
+                if not shared:
+                    drawing.draw()
+            _draw_from_the_end(waiting)
+            for plan in plans.values():
+                plan.settle()
+            return found
+
+        yield finished
+
+
+def _all_drawn(
+    modules: dict[str, Any], frames: dict[str, pd.DataFrame], records: Records, folder: Path
+) -> Figures:
+    drawn = {}
+    empty = []
+    for name, module in modules.items():
+        figure = _drawn(name, module, frames[name], records, folder)
+        if figure is None:
+            empty.append((module.TITLE, module.NEEDS))
+        else:
+            drawn[name] = figure
+    return Figures(drawn, empty)
+
+
+def _draw_from_the_end(waiting: list[tuple[Future[None], panels.Drawing]]) -> None:
+    """Draws what no other process has begun, the last first, and waits for the others."""
+    for future, drawing in reversed(waiting):
+        if future.cancel():
             drawing.draw()
-        yield lambda: finished(made)
+    for future, _ in waiting:
+        if not future.cancelled():
+            future.result()
+
+
+def _context() -> Any:
+    """Where the system can, one process imports matplotlib and the others are its copies."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([_print.__name__, _chart.__name__])
+    return context
 
 
 def _cores() -> int:

@@ -1,6 +1,7 @@
-"""Fonts in PDF files, cut down once for all figures of a process.
+"""Letters of print files, made once for all figures of a process.
 
-matplotlib reads the whole font again for each file, which takes half of the time of a figure.
+matplotlib reads the whole font again for each PDF, which takes half of the time of a figure, and
+lays out every text of an SVG again, though most texts are in many figures.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from fontTools import subset
 from fontTools.ttLib import TTFont
 from matplotlib.backends import _backend_pdf_ps
 from matplotlib.font_manager import get_font
+from matplotlib.textpath import TextToPath
 
 # What most figures need, so that most have the same font.
 _COMMON = string.ascii_letters + string.digits + string.punctuation + " −—×·…≤≥"
@@ -35,6 +37,38 @@ def shared() -> Iterator[None]:
         yield
     finally:
         _backend_pdf_ps.get_glyphs_subset = before
+
+
+class Outlines(TextToPath):
+    """Texts as outlines, for SVG: the layout of a text is kept."""
+
+    def get_glyphs_with_font(
+        self,
+        font: Any,
+        s: str,
+        glyph_map: dict[str, Any] | None = None,
+        return_new_glyphs_only: bool = False,
+        **options: Any,
+    ) -> tuple[list[Any], dict[str, Any], list[Any]]:
+        """As matplotlib's: the places of glyphs, and the outlines of those not in glyph_map."""
+        if any(options.values()):
+            found: tuple[list[Any], dict[str, Any], list[Any]] = super().get_glyphs_with_font(
+                font, s, glyph_map, return_new_glyphs_only, **options
+            )
+            return found
+        places, outlines = _outlined(font, s)
+        known = {} if glyph_map is None else glyph_map
+        new = {name: outline for name, outline in outlines.items() if name not in known}
+        if return_new_glyphs_only:
+            return places, new, []
+        known.update(new)
+        return places, known, []
+
+
+@functools.lru_cache(maxsize=4096)
+def _outlined(font: Any, text: str) -> tuple[list[Any], dict[str, Any]]:
+    places, outlines, _ = TextToPath().get_glyphs_with_font(font, text)
+    return places, outlines
 
 
 def _with_common(font: Any, glyphs: Any) -> Any:

@@ -9,13 +9,14 @@ from tbn_bench.reporting.table import Column, Row, Table, marked, one_line
 _HTML = str.maketrans(
     {"\ue000": "<strong>", "\ue001": "</strong>", "\ue002": "<u>", "\ue003": "</u>"}
 )
+_DIGITS = 5  # of a number that sorts a column: further ones make a page larger and order nothing
 LONG = 60  # characters of a cell that may wrap
 _WIDTH = 88  # of an interval's drawing, in its own units
 _INSET = 3  # units left free at both ends
 
 
 def markup(table: Table) -> str:
-    """An HTML table; data-value carries the raw number that sorting uses."""
+    """An HTML table; data-value carries the number that sorting uses, if the text is shorter."""
     parts = ['<div class="scroll"><table><thead><tr>']
     parts += map(_markup_head, table.columns)
     parts.append("</tr></thead><tbody>")
@@ -41,7 +42,7 @@ def _markup_head(c: Column) -> str:
 def _markup_cell(row: Row, c: Column, scale: "_Scale | None") -> str:
     text = marked(row, c)
     kind = _kind(c, text)
-    value = _sort_value(row, c)
+    value = _sort_value(row, c, text)
     shown = html.escape(text)
     shown = shown.translate(_HTML)
     drawn = scale.drawn(row) if scale else ""
@@ -73,9 +74,8 @@ class _Scale:
         if self.low <= mean <= self.high:
             dot = f'<circle cx="{self._place(mean)}" cy="5" r="2.5"/>'
         return (
-            f'<svg class="interval" viewBox="0 0 {_WIDTH} 10" width="{_WIDTH}" height="10" '
-            f'aria-hidden="true"><path d="M0 9.5H{_WIDTH}"/>'
-            f'<path class="range" d="M{self._place(low)} 5H{self._place(high)}"/>{dot}</svg>'
+            f'<svg class="interval" viewBox="0 0 {_WIDTH} 10" aria-hidden="true">'
+            f'<path d="M{self._place(low)} 5H{self._place(high)}"/>{dot}</svg>'
         )
 
     def _ends(self, row: Row) -> tuple[float, float] | None:
@@ -103,12 +103,15 @@ def _kind(c: Column, text: str) -> str:
     return "t long" if len(text) > LONG else "t"
 
 
-def _sort_value(row: Row, c: Column) -> str:
+def _sort_value(row: Row, c: Column, shown: str) -> str:
+    """The raw number, where the cell does not show it whole."""
     if not c.numeric:
         return ""
     raw = row.get(c.key)
     if not isinstance(raw, int | float) or math.isnan(raw):
         return ""
     if isinstance(raw, float):
-        raw = float(f"{raw:.6g}")  # further digits make a page larger and order nothing
+        raw = float(f"{raw:.{_DIGITS}g}")
+    if shown.replace(",", "") == str(raw):
+        return ""
     return f' data-value="{raw}"'

@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tbn_bench import fingerprint
-from tbn_bench.reporting import letters, margins, style, tape
+from tbn_bench.reporting import letters, margins, style, tape, ticks
 from tbn_bench.reporting.figures import _print
 
 COLUMN = {"": style.COLUMN_INCHES}
@@ -126,7 +126,7 @@ def write(
 
 def save(print_panel: Any, panel: pd.DataFrame, width: float, paths: list[Path]) -> None:
     """Draws one panel and saves it in the formats of the paths."""
-    with style.printing(), letters.shared():
+    with style.printing(), letters.shared(), ticks.placed_once():
         figure: Figure = print_panel(panel, width)
         margins.fit(figure)
         drawing = tape.recorded(figure)

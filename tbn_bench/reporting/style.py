@@ -87,6 +87,7 @@ _CONTROL = ("x", "M-1,-1L1,1M1,-1L-1,1")  # of a narrower network, whatever its 
 PRINT = {
     "font.size": 8,
     "axes.titlesize": 8,
+    "axes.titley": 1.0,  # else matplotlib measures all ticks once more
     "axes.labelsize": 8,
     "legend.fontsize": 7,
     "xtick.labelsize": 7,

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
+from tbn_bench.reporting.letters import Outlines
+
 POINTS = 72  # per inch: the unit of both formats
 _Call = Callable[[RendererBase], None]
 
@@ -126,6 +128,7 @@ def write(tape: Tape, path: Path) -> None:
     width, height = tape.get_canvas_width_height()
     with path.open("w", encoding="utf-8") as file:
         renderer = RendererSVG(width, height, file, image_dpi=POINTS, metadata={"Date": None})
+        renderer._text2path = Outlines()
         tape.play(renderer)
         renderer.finalize()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tbn_bench.reporting import build, figures, panels, paper, summary
+from tbn_bench.reporting import build, figures, margins, panels, paper, style, summary, tape, ticks
 from tbn_bench.reporting.load import load
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +16,16 @@ STALE = "run: make reports, and commit reports/"
 @pytest.fixture(scope="module")
 def records():
     return load(ROOT / "results")
+
+
+class _Texts(tape.Tape):
+    """Notes the size and the ends of texts instead of drawing: (text, points, first, last, limit)."""
+
+    def draw_text(self, gc, x, y, s, prop, angle, ismath=False, mtext=None):
+        length, _, _ = self.get_text_width_height_descent(s, prop, ismath)
+        right, bottom = self.get_canvas_width_height()
+        ends = (y - length, y, bottom) if angle == 90 else (x, x + length, right)
+        self._calls.append((s, prop.get_size_in_points(), *ends))
 
 
 def _same(folder: Path, committed: Path, patterns: tuple[str, ...]) -> None:
@@ -51,6 +61,27 @@ def test_figures(records):
         drawn_from = json.loads((folder / panels.DRAWN_FROM).read_text())
         assert drawn_from == found, f"{name}: {STALE}"
         assert {path.stem for path in folder.glob("*.svg")} == set(found), f"{name}: {STALE}"
+
+
+@pytest.mark.parametrize("name", [name for name, _ in build.entries(figures)])
+@pytest.mark.parametrize("width", panels.BOTH.values())
+def test_texts_of_print_figures_are_readable_and_whole(records, name, width):
+    """7 pt or larger at the size of print, from edge to edge; the panel of the longest title."""
+    module = build.figures_of()[name]
+    panel = max(module.frame(records).groupby("panel"), key=lambda named: len(named[0]))[1]
+    with style.printing(), ticks.placed_once():
+        figure = module.print_panel(panel, width)
+        margins.fit(figure)
+        found = _Texts(figure)
+        figure.draw(found)
+    texts = [call for call in found._calls if isinstance(call, tuple) and call[0].strip()]
+    assert min(points for _, points, *_ in texts) >= 7
+    cut = [text for text, _, first, last, limit in texts if first < -0.5 or last > limit + 0.5]
+    assert cut == []
+
+
+def test_the_page_is_under_one_and_a_half_megabytes():
+    assert (REPORTS / "index.html").stat().st_size < 1_500_000
 
 
 def test_paper(records, tmp_path):

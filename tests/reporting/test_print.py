@@ -1,10 +1,14 @@
 """Guards the print files: nothing is cut off, and SVG and PDF show one drawing."""
 
+import contextlib
+
 import pandas as pd
 import pytest
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextToPath
 
-from tbn_bench.reporting import letters, margins, style, tape
+from tbn_bench.reporting import letters, margins, style, tape, ticks
 
 
 class _Texts(tape.Tape):
@@ -108,3 +112,24 @@ def test_an_axis_of_few_decades_has_ticks_between_them():
         style.set_log(axes.xaxis)
         shown = [label.get_text() for label in axes.get_xticklabels()]
     assert "50" in shown
+
+
+def test_kept_ticks_and_outlines_draw_the_same_file(tmp_path, monkeypatch):
+    """Byte by byte what matplotlib draws by itself, with a fraction of the placing of ticks."""
+    placed = []
+    place = Axis._update_ticks
+    monkeypatch.setattr(Axis, "_update_ticks", lambda axis: placed.append(0) or place(axis))
+
+    def drawn(name, quicker):
+        placed.clear()
+        with style.printing(), quicker():
+            figure = _bars(style.COLUMN_INCHES)
+            margins.fit(figure)
+            tape.write(tape.recorded(figure), tmp_path / name)
+        return (tmp_path / name).read_bytes(), len(placed)
+
+    slow, often = drawn("a.svg", contextlib.nullcontext)
+    monkeypatch.setattr(tape, "Outlines", TextToPath)
+    quick, seldom = drawn("b.svg", ticks.placed_once)
+    assert quick == slow
+    assert seldom < often / 2

@@ -372,9 +372,7 @@ def test_profiles_fall_from_all_to_none(tmp_path):
         assert line["score"].is_monotonic_increasing
     with style.printing():
         assert len(performance_profiles.print_panel(frame, style.COLUMN_INCHES).axes) == 1
-    assert "Task set 1, weights only (W1A32), 2 tasks" in str(
-        performance_profiles.chart(records).to_dict()
-    )
+    assert "Task set 1, weights only (W1A32), 2 tasks" in str(performance_profiles.chart(records))
 
 
 def _marks(table: Table) -> dict[str, str]:

@@ -7,6 +7,7 @@ low, high, axis (y's title), seeds, runs (ids or, for a published number, its so
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -113,10 +114,12 @@ def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return data.infer_objects()
 
 
+@functools.lru_cache(maxsize=2)  # every figure asks
 def drawn(records: Records, unfinished: bool = False) -> list[tuple[str, list[Group]]]:
     """(title, groups) of every panel; groups without a result only where `unfinished`.
 
-    A panel of more than MOST groups keeps the best and full precision, and its title says so.
+    A panel of more than MOST groups keeps the best and full precision, and its title says so. The
+    lists are cached: do not change them.
     """
     shown = [g for g in groups(records) if unfinished or g.result is not None]
     out = []

@@ -83,7 +83,8 @@ def panel_figure(panel: pd.DataFrame, width: float, layout: Layout) -> Figure:
         axes.set_ylim(*layout.limits(shown))
     if not layout.limits:
         axes.margins(y=0.1)
-    axes.set(xlabel=layout.x, ylabel=panel["axis"].iloc[0])
+    up = style.title_text(str(panel["axis"].iloc[0]), HEIGHT)
+    axes.set(xlabel=layout.x, ylabel=up)
     axes.set_title(style.title_text(title, width), loc="left")
     _say_left_out(axes, panel.drop(shown.index))
     unnamed = _name(figure, axes, looks, layout)

@@ -4,6 +4,7 @@ Such options: alphas per tile or layer, from W or A, global tiling, min_layer_si
 variant is a line. Published variants are hollow and show the best logged value of each.
 """
 
+import functools
 from typing import Any
 
 import pandas as pd
@@ -48,6 +49,7 @@ def _rows(title: str, marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return apart(rows)
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for title, gs in _panels.drawn(records):

@@ -5,6 +5,7 @@ tiles where we have no run, are hollow. Narrower binary networks of the same swe
 the plot of the whole network: their bits are divided by its weights.
 """
 
+import functools
 from typing import Any
 
 import pandas as pd
@@ -21,6 +22,7 @@ NEEDS = "two methods on one data set and network"
 _LAYOUT = _panels.Layout("bits per weight, lower is better", log=2, front=True)
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     taken = []

@@ -5,6 +5,7 @@ microcontrollers, on the same data set at any resolution and with activations as
 are as printed, in kB that may be of 1000 or 1024 bytes.
 """
 
+import functools
 from typing import Any
 
 import pandas as pd
@@ -22,6 +23,7 @@ _LAYOUT = _panels.Layout("KiB of weights and scales, lower is better", log=2, fr
 _WIDTHS = {"u8": 8, "f32": 32}  # bits
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     """A row per network of ours, once for all cores with the same tables, and per published one."""
     own = _simulated(records)

@@ -3,6 +3,7 @@
 The time is that of the fastest exact implementation, hot, on one thread.
 """
 
+import functools
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,7 @@ NEEDS = "timings of trained networks: tbn-bench latency"
 _LAYOUT = _panels.Layout("ms per call, lower is better", log=10, front=True)
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for title, gs in _panels.drawn(records):

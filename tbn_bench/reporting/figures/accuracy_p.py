@@ -5,6 +5,7 @@ panel of the same data set and model, or in one of their own where we have no ru
 teaser).
 """
 
+import functools
 from collections import Counter
 from typing import Any
 
@@ -105,6 +106,7 @@ def _has_tiles(gs: list[Group]) -> bool:
     return False
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     taken = []

@@ -4,6 +4,7 @@ It shows every exact implementation, the best dense one as a level, and the ceil
 machine: distinct multiply-adds at the measured peak, bytes of weights at the measured bandwidth.
 """
 
+import functools
 from typing import Any
 
 import altair as alt
@@ -58,6 +59,7 @@ def _bandwidth_ms(row: dict[str, Any], peaks: dict[str, Any]) -> float | None:
     return weight_bytes / row["threads"] / rate / 1e6
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     """kind: measured, level or ceiling; line: the implementation or the ceiling."""
     rows: list[dict[str, Any]] = []
@@ -205,20 +207,18 @@ def chart(records: Records) -> Any:
     colours = alt.Color("method:N", scale=in_colour, legend=style.CHART_LEGEND)
     by_kind = alt.Scale(domain=["measured", "level", "ceiling"], range=[[1, 0], [6, 3], [2, 3]])
     dashes = alt.StrokeDash("kind:N", scale=by_kind)
+    numbers = [alt.Tooltip(f"{name}:Q") for name in ("low", "high", "n", "weight bytes")]
+    base = alt.Chart(_chart.ROWS).encode(
+        x=alt.X("p:Q", scale=alt.Scale(type="log", base=2, padding=18), title=P_TITLE),
+        y=alt.Y("y:Q", scale=alt.Scale(type="log"), title=_Y),
+        color=colours,
+    )
+    lines = base.mark_line().encode(strokeDash=dashes)
     ms = alt.Tooltip("y:Q", title="ms")
-    chosen = _chart.by_legend()
-    charts = []
-    for panel, part in data.groupby("panel", sort=False):
-        base = alt.Chart(part.drop(columns="panel")).encode(
-            x=alt.X("p:Q", scale=alt.Scale(type="log", base=2, padding=18), title=P_TITLE),
-            y=alt.Y("y:Q", scale=alt.Scale(type="log"), title=_Y),
-            color=colours,
-            opacity=_chart.faint_unless(chosen),
-        )
-        lines = base.mark_line().encode(strokeDash=dashes)
-        marks = base.mark_point(size=50, filled=True).encode(
-            tooltip=["method", "p", ms, "low", "high", "n", "weight bytes", "runs"]
-        )
-        title = style.wrapped(str(panel))
-        charts.append((lines + marks).properties(title=title, **_chart.SIZE))
-    return alt.concat(*charts, columns=2).add_params(chosen)
+    marks = base.mark_point(size=50, filled=True).encode(
+        tooltip=["method:N", "p:Q", ms, *numbers, "runs:N"]
+    )
+    panels = {
+        str(panel): part.drop(columns="panel") for panel, part in data.groupby("panel", sort=False)
+    }
+    return _chart.alike((lines + marks).properties(**_chart.SIZE), panels)

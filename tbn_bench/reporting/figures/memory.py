@@ -4,6 +4,7 @@ It shows the bytes of its weights as loaded, and by how much a fresh process gro
 it loads and calls the network.
 """
 
+import functools
 from typing import Any
 
 import altair as alt
@@ -25,6 +26,7 @@ _FAINT = 0.4  # opacity of the process beside its weights
 _Y = "MB, lower is better"
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     """A row per network, batch, method with implementation, and part.
 
@@ -98,20 +100,18 @@ def chart(records: Records) -> Any:
     colours_of = [style.colour(spec) for spec in looks["binarizer"]]
     in_colour = alt.Scale(domain=list(looks["method"]), range=colours_of)
     colours = alt.Color("method:N", scale=in_colour, legend=style.CHART_LEGEND)
-    chosen = _chart.by_legend()
     is_weights = alt.datum.part == _WEIGHTS
-    charts = []
-    for panel, part in data.groupby("panel", sort=False):
-        shown = part.drop(columns=["panel", "binarizer"]).round({"mb": 3})
-        bars = alt.Chart(shown).mark_bar()
-        bars = bars.encode(
-            y=alt.Y("bar:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),
-            yOffset="part:N",
-            x=alt.X("mb:Q", scale=alt.Scale(type="log"), title=_Y),
-            color=colours,
-            fillOpacity=alt.condition(is_weights, alt.value(1.0), alt.value(_FAINT)),
-            opacity=_chart.faint_unless(chosen),
-            tooltip=["method", "bar", "part", "mb", "runs"],
-        )
-        charts.append(bars.properties(title=style.wrapped(str(panel)), width=330))
-    return alt.concat(*charts, columns=1).add_params(chosen)
+    bars = alt.Chart(_chart.ROWS).mark_bar()
+    bars = bars.encode(
+        y=alt.Y("bar:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)),
+        yOffset="part:N",
+        x=alt.X("mb:Q", scale=alt.Scale(type="log"), title=_Y),
+        color=colours,
+        fillOpacity=alt.condition(is_weights, alt.value(1.0), alt.value(_FAINT)),
+        tooltip=["method:N", "bar:N", "part:N", "mb:Q", "runs:N"],
+    )
+    shown = data.round({"mb": 3})
+    panels = {}
+    for panel, part in shown.groupby("panel", sort=False):
+        panels[str(panel)] = part.drop(columns=["panel", "binarizer"])
+    return _chart.alike(bars.properties(width=330), panels, columns=1)

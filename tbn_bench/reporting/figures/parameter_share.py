@@ -1,6 +1,9 @@
 """The weights of each network by type of layer, and the bits that its smallest tiled version stores
 of each type."""
 
+import functools
+import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import altair as alt
@@ -18,6 +21,9 @@ TYPES = ("convolution", "1x1 convolution", "linear")
 KEPT = "kept in full precision"
 NEEDS = "a trained tiled network"
 _SHARES = ("weights, %", "stored bits of the smallest tiled version, %")
+_MOST_NAME = 0.42  # of a figure's width, for the names of networks
+_LETTER_INCHES = 0.056  # mean width of a letter at 7 pt
+_LINE_INCHES = 0.11  # of a name
 _COLUMNS = ["panel", "share", "network", "method", "type", "percent", "total", "runs"]
 
 
@@ -45,6 +51,7 @@ def _smallest(records: Records) -> list[Group]:
     return list(best.values())
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     """A row per network, panel and type: percent."""
     rows: list[dict[str, Any]] = []
@@ -88,13 +95,14 @@ def _colours() -> dict[str, str]:
 
 
 def print_panel(panel: pd.DataFrame, width: float) -> Figure:
-    networks = panel["network"].nunique()
     across = 2 if width > style.COLUMN_INCHES else 1
     down = len(_SHARES) // across
-    figure = Figure(figsize=(width, down * (0.7 + 0.19 * networks)))
+    names = _broken(panel["network"].unique(), width)
+    lines = sum(name.count("\n") + 1 for name in names.values())
+    figure = Figure(figsize=(width, down * (0.7 + 0.08 * len(names) + _LINE_INCHES * lines)))
     for place, share in enumerate(_SHARES):
         axes = figure.add_subplot(down, across, place + 1)
-        _draw(axes, panel[panel["share"] == share])
+        _draw(axes, panel[panel["share"] == share], names)
         axes.tick_params(axis="y", labelleft=place % across == 0)
         axes.set(xlabel=share.replace("of the smallest", "of the\nsmallest"), xlim=(0, 100))
         axes.invert_yaxis()
@@ -102,10 +110,22 @@ def print_panel(panel: pd.DataFrame, width: float) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, panel: pd.DataFrame) -> None:
-    """A bar per network, stacked by type."""
+def _broken(names: Iterable[str], width: float) -> dict[str, str]:
+    """Network -> its name in lines that leave most of the width to the bars."""
+    letters = int(_MOST_NAME * width / _LETTER_INCHES)
+    return {name: textwrap.fill(name, letters, break_on_hyphens=False) for name in names}
+
+
+def _draw(axes: Axes, panel: pd.DataFrame, names: dict[str, str]) -> None:
+    """A bar per network, stacked by type; names: as shown, where longer ones take more room."""
     table = panel.pivot_table(index="network", columns="type", values="percent", sort=False)
-    places = range(len(table))
+    shown = [names[network] for network in table.index]
+    places = []
+    end = 0.0
+    for name in shown:
+        room = 1 + 0.62 * name.count("\n")
+        places.append(end + room / 2)
+        end += room
     left = pd.Series(0.0, index=table.index)
     for kind, colour in _colours().items():
         axes.barh(
@@ -117,7 +137,7 @@ def _draw(axes: Axes, panel: pd.DataFrame) -> None:
             height=0.75,
         )
         left += table[kind]
-    axes.set_yticks(places, list(table.index))
+    axes.set_yticks(places, shown)
 
 
 def chart(records: Records) -> Any:

@@ -4,6 +4,7 @@ A panel per set of tasks that methods share. The table "Across tasks" (tables/ag
 the tasks of each set.
 """
 
+import functools
 from typing import Any
 
 import altair as alt
@@ -34,6 +35,7 @@ def _steps(group: TaskSet) -> np.ndarray:
     return np.concatenate([[low - margin], scores, [high + margin]])
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     """A row per panel, method and score at which some profile of the panel falls.
 
@@ -97,21 +99,15 @@ def chart(records: Records) -> Any:
     legend = style.CHART_LEGEND | _STROKES
     colours = alt.Color("method:N", scale=in_colour, legend=legend)
     strokes = alt.StrokeDash("method:N", scale=dashes)
-    chosen = _chart.by_legend()
-    charts = []
-    for panel, part in data.groupby("panel", sort=False):
-        base = alt.Chart(part).encode(
-            x=alt.X("score:Q", scale=alt.Scale(zero=False), title=_X),
-            y=alt.Y("share:Q", title=_Y),
-            color=colours,
-        )
-        faded = _chart.faint_unless(chosen)
-        lines = base.mark_line(interpolate="step-after")
-        lines = lines.encode(strokeDash=strokes, opacity=faded, detail="label:N")
-        # a line's own tooltip would always be that of its first point
-        hover = base.mark_point(filled=True, size=70).encode(
-            opacity=alt.value(0.0), tooltip=["label", "score", "share", "tasks", "runs"]
-        )
-        title = style.wrapped(str(panel))
-        charts.append((lines + hover).properties(title=title, **_chart.SIZE))
-    return alt.concat(*charts, columns=2).add_params(chosen)
+    base = alt.Chart(_chart.ROWS).encode(
+        x=alt.X("score:Q", scale=alt.Scale(zero=False), title=_X),
+        y=alt.Y("share:Q", title=_Y),
+        color=colours,
+    )
+    lines = base.mark_line(interpolate="step-after").encode(strokeDash=strokes, detail="label:N")
+    # a line's own tooltip would always be that of its first point
+    hover = base.mark_point(filled=True, size=70).encode(
+        opacity=alt.value(0.0), tooltip=["label:N", "score:Q", "share:Q", "tasks:N", "runs:Q"]
+    )
+    panels = {str(panel): part for panel, part in data.groupby("panel", sort=False)}
+    return _chart.alike((lines + hover).properties(**_chart.SIZE), panels)

@@ -3,6 +3,7 @@
 Every run is a point. Contours are by linear interpolation between them.
 """
 
+import functools
 from typing import Any
 
 import altair as alt
@@ -22,6 +23,7 @@ NEEDS = "a sweep of 8 runs or more that varied two numbers"
 _MAP = "viridis"
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     """A row per sweep and run: x, y, their names, whether their axes are logarithmic, score."""
     out = []

@@ -3,6 +3,7 @@
 The share of the score's variance that each parameter explains by itself (epsilon squared).
 """
 
+import functools
 from typing import Any
 
 import altair as alt
@@ -18,6 +19,7 @@ NEEDS = "a sweep of 8 runs or more that varied two parameters"
 _X = "variance of the score explained alone, %"
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     """A row per sweep and parameter: percent, in falling order."""
     rows: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@
 Each run is a line through the values of its varied parameters, coloured by its score.
 """
 
+import functools
 from typing import Any
 
 import altair as alt
@@ -28,6 +29,7 @@ _SHADES = 32  # of the colour bar: more would make it an image
 _MOST = 300  # runs: of more, a share that is spread evenly over the scores
 
 
+@functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
     """A row per sweep, run and parameter: its place in [0, 1] and its value.
 

@@ -54,8 +54,8 @@ class ReportTable {
   #order(rows) {
     const { index, up } = this.sorted;
     const keys = new Map(rows.map(row => {
-      const text = row.cells[index].dataset.value ?? row.cells[index].textContent.trim();
-      return [row, text === "—" || text === "" ? null : Number.isNaN(Number(text)) ? text : Number(text)];
+      const text = row.cells[index].dataset.value ?? row.cells[index].textContent.trim(), number = Number(text.replaceAll(",", ""));
+      return [row, text === "—" || text === "" ? null : Number.isNaN(number) ? text : number];
     }));
     rows.sort((a, b) => {
       const x = keys.get(a), y = keys.get(b);
