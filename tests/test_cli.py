@@ -3,6 +3,7 @@ statuses, the last line of JSON.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -79,6 +80,21 @@ def only_line(err, command):
 
 
 # Help
+
+
+def test_threads_of_a_training_wait_before_a_plugin_loads_torch(monkeypatch):
+    """OpenMP reads the variable once; the user's own value is kept."""
+    seen = []
+    monkeypatch.setattr(
+        cli, "load_plugins", lambda args: seen.append(os.environ.get("OMP_WAIT_POLICY"))
+    )
+    monkeypatch.setattr("tbn_bench.cli.train.run", lambda args: None)
+    for value in ("", "active"):
+        monkeypatch.setenv("OMP_WAIT_POLICY", value)
+        if not value:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        cli.main(["train"])
+    assert seen == ["passive", "active"]
 
 
 def test_help_needs_no_torch(tmp_path):

@@ -6,6 +6,7 @@ where it needs an extra of the package. It imports torch and other large librari
 that --help needs none of them.
 """
 
+import os
 import sys
 
 from tbn_bench.cli.flags import load_plugins
@@ -28,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = make_parser().parse_args(argv)
     program = f"tbn-bench {args.command}"
+    for name, value in getattr(args, "environment", {}).items():
+        os.environ.setdefault(name, value)  # before a plugin loads torch, which reads it
     try:
         load_plugins(args)
         result = args.call(args)

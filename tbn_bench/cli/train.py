@@ -1,7 +1,6 @@
 """tbn-bench train: one network is trained, tested and recorded."""
 
 import argparse
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,9 @@ EXTRA = "train"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from tbn_bench.sweep.execution import WAITING
+
+    parser.set_defaults(environment={WAITING: "passive"})
     flags.add_config(parser)
     # the server of W&B follows the runs that its agent starts
     flags.add_execution(parser, "online" if flags.is_agents_run() else "offline")
@@ -53,9 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the summary of the record, without its plan."""
-    from tbn_bench.sweep.execution import WAITING
-
-    os.environ.setdefault(WAITING, "passive")  # before torch is loaded
     from tbn_bench.experiment import train
     from tbn_bench.experiment.options import RunOptions
     from tbn_bench.experiment.precision import slow_bfloat16

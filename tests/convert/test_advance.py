@@ -74,10 +74,13 @@ def test_an_epoch_outside_the_training_is_refused(epoch, epochs):
         tb.advance_(network("irnet"), epoch, epochs)
 
 
-def test_the_loop_of_the_docs_runs():
+def test_the_loop_of_the_docs_runs(tmp_path, monkeypatch):
+    """Training, and then packing, saving and loading."""
+    monkeypatch.chdir(tmp_path)
     page = Path(__file__).parents[2] / "docs" / "own_loop.md"
-    block = re.search(r"```python\n(.+?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    exec(block[1], {})
+    blocks = re.findall(r"```python\n(.+?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    exec("".join(blocks), {})
 
 
 class Foreign(pl.LightningModule):
