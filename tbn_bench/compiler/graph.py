@@ -191,9 +191,10 @@ class Select(Operation):
 
 @dataclass(frozen=True)
 class Attention(Operation):
-    """patterns.SelfAttention."""
+    """patterns.SelfAttention. causal: a token sees itself and the tokens before it."""
 
     heads: int
+    causal: bool = False
 
 
 @dataclass(frozen=True)

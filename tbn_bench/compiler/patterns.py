@@ -32,6 +32,7 @@ _WORDS: dict[Any, str] = {
     torch.ops.aten.scaled_dot_product_attention.default: "attention",
 }
 _WITHOUT_EFFECTS = ("call_function", "call_method", "get_attr")
+_ATTENTION_DEFAULTS = {"attn_mask": None, "dropout_p": 0.0, "is_causal": False}
 _QKV_ORDER = (2, 0, 3, 1, 4)  # (B, T, 3, heads, depth) -> (3, B, heads, T, depth)
 
 
@@ -48,17 +49,20 @@ class Pattern:
 class SelfAttention(Pattern):
     """(B, T, 3 * heads * depth) -> (B, T, heads * depth).
 
-    The first third of the input are queries, then come keys, then values.
+    The first third of the input are queries, then come keys, then values. causal: a token sees
+    itself and the tokens before it.
     """
 
-    def __init__(self, heads: int):
+    def __init__(self, heads: int, causal: bool = False):
         super().__init__()
         self.heads = heads
+        self.causal = causal
 
     def __call__(self, qkv: Tensor) -> Tensor:
         parts = qkv.unflatten(-1, (3, self.heads, -1))  # type: ignore[no-untyped-call]
         q, k, v = parts.permute(_QKV_ORDER)
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return mixed.transpose(1, 2).flatten(2)
 
 
 class Patches(Pattern):
@@ -208,7 +212,7 @@ def _reader(node: fx.Node) -> fx.Node:
 
 def _attention(node: fx.Node, root: nn.Module) -> _Match:
     """softmax(q k^T / sqrt(depth)) v, where q, k and v are the thirds of one value."""
-    _check_is_plain(node)
+    causal = _is_causal(node)
     thirds = _cut_in_thirds(node)
     transpose = _reader(node)
     last = _reader(transpose)
@@ -222,21 +226,25 @@ def _attention(node: fx.Node, root: nn.Module) -> _Match:
         qkv, heads = _traced_heads(cut, last, node)
     _only(cut, permuted)
     _require(isinstance(heads, int) and heads >= 1)
-    return _Match(last, SelfAttention(heads), qkv)
+    return _Match(last, SelfAttention(heads, causal), qkv)
 
 
-def _check_is_plain(node: fx.Node) -> None:
-    """Attention without mask, scale and dropout."""
+def _is_causal(node: fx.Node) -> bool:
+    """is_causal of an attention without another mask, scale and dropout. Raises _Other."""
     _require(node.op == "call_function")
     _require(word(node) == "attention")
-    _require(len(node.args) == 3)
-    _require(set(node.kwargs) <= {"dropout_p"})
-    _require(node.kwargs.get("dropout_p", 0.0) == 0.0)
+    _, _, _, *others = node.args
+    by_position = zip(_ATTENTION_DEFAULTS, others, strict=False)
+    given = _ATTENTION_DEFAULTS | dict(by_position) | dict(node.kwargs)
+    causal = given.pop("is_causal")
+    _require(isinstance(causal, bool))
+    _require(given == {"attn_mask": None, "dropout_p": 0.0})
+    return bool(causal)
 
 
 def _cut_in_thirds(node: fx.Node) -> fx.Node:
     """The node whose items 0, 1 and 2 are q, k and v."""
-    parts = [part for part in node.args if isinstance(part, fx.Node)]
+    parts = [part for part in node.args[:3] if isinstance(part, fx.Node)]
     _require(len(parts) == 3)
     thirds = [_input(part, "getitem", i) for i, part in enumerate(parts)]
     for part in parts:

@@ -21,6 +21,7 @@ EXTREMES = "extremes"
 GATHER = "gather"
 CLAMP = "clamp"
 ATTENTION = "attention"
+CAUSAL_ATTENTION = "causal_attention"
 PATCHES = "patches"
 TOKENS = "tokens"
 SELECT = "select"
@@ -42,6 +43,7 @@ KINDS = (
     GATHER,
     CLAMP,
     ATTENTION,
+    CAUSAL_ATTENTION,
     PATCHES,
     TOKENS,
     SELECT,

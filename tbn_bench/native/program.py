@@ -41,8 +41,9 @@ class Op:
 
     Convolutions take the value `residual` too (-1: none). coefficients: of GATHER, (rows *
     pieces,), one for each piece of each row; of TOKENS, (T, C), added to all tokens, of which the
-    first `rows` are new. CLAMP keeps values between eps and high; ATTENTION has `rows` heads and
-    the scale eps; SELECT takes position `rows`; GROUP_SUM sums every p neighbouring channels.
+    first `rows` are new. CLAMP keeps values between eps and high; ATTENTION and CAUSAL_ATTENTION
+    have `rows` heads and the scale eps; SELECT takes position `rows`; GROUP_SUM sums every p
+    neighbouring channels.
     """
 
     kind: str

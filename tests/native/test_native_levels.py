@@ -439,22 +439,21 @@ def test_gelu_at_every_level(level):
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", [native.ATTENTION, native.CAUSAL_ATTENTION])
 @pytest.mark.parametrize(
     ("tokens", "heads", "depth"), [(1, 1, 1), (5, 2, 3), (16, 1, 16), (65, 8, 64), (70, 3, 65)]
 )
-def test_attention_at_every_level(level, tokens, heads, depth):
-    """Any number of tokens, any depth."""
+def test_attention_at_every_level(level, kind, tokens, heads, depth):
+    """Any number of tokens, any depth; causal or not."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 3 * heads * depth, 1, tokens), dtype=np.float32)
     shapes = [(1, tokens, 3 * heads * depth), (1, tokens, heads * depth)]
-    got = Program(
-        [Op(native.ATTENTION, 0, 1, rows=heads, eps=depth**-0.5)], shapes, level=level, group=2
-    )(x)
+    got = Program([Op(kind, 0, 1, rows=heads, eps=depth**-0.5)], shapes, level=level, group=2)(x)
     q, k, v = (
         torch.from_numpy(x[:, :, 0]).double().unflatten(1, (3, heads, depth)).permute(1, 0, 2, 4, 3)
     )
     expected = (
-        F.scaled_dot_product_attention(q, k, v)
+        F.scaled_dot_product_attention(q, k, v, is_causal=kind == native.CAUSAL_ATTENTION)
         .permute(0, 1, 3, 2)
         .flatten(1, 2)[:, :, None]
         .numpy()

@@ -17,7 +17,8 @@ def attention(operation: Attention, build: Builder) -> int:
     if value.rank != 3 or rest:
         raise Unsupported(f"attention of {heads} heads on {channels} channels")
     out = build.region.new((height, width, channels // 3), 3, True)
-    return build.region.add(Op(native.ATTENTION, x, out, rows=heads, eps=depth**-0.5))
+    kind = native.CAUSAL_ATTENTION if operation.causal else native.ATTENTION
+    return build.region.add(Op(kind, x, out, rows=heads, eps=depth**-0.5))
 
 
 def patches(operation: Patches, build: Builder) -> int:

@@ -7,7 +7,7 @@ from tbn_bench.compiler.names import Call, lowers
 
 @lowers(patterns.SelfAttention)
 def self_attention(call: Call) -> Operation:
-    return Attention(call.x, call.target.heads)
+    return Attention(call.x, call.target.heads, call.target.causal)
 
 
 @lowers(patterns.Patches)

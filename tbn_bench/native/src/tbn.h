@@ -57,6 +57,7 @@ struct Attention {
   float* out;          // (T, heads, depth)
   long T, heads, depth;
   float scale;
+  bool causal;         // a token sees itself and the tokens before it
   Scratch* scratch;
 };
 
