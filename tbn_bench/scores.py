@@ -50,6 +50,8 @@ SCORES = {
     "accuracy": Score("point accuracy %", 100, 2, "max"),
     "mse": Score("MSE", 1, 4, "min"),
     "mae": Score("MAE", 1, 4, "min"),
+    "bits_per_byte": Score("bits per byte", 1, 4, "min"),
+    "nats_per_token": Score("nats per token", 1, 4, "min"),
 }
 TASKS = {  # task -> its scores; the first one chooses the epoch
     "image_classification": ("top1", "top5"),
@@ -57,6 +59,7 @@ TASKS = {  # task -> its scores; the first one chooses the epoch
     "part_segmentation": ("instance_miou", "accuracy", "class_miou"),
     "semantic_segmentation": ("miou", "accuracy", "class_accuracy"),
     "forecasting": ("mse", "mae"),
+    "next_token": ("bits_per_byte", "nats_per_token"),
 }
 # scores of only the test set, by several views of each image (test-time augmentation)
 AUGMENTED = {"image_classification": ("top1_tta",)}

@@ -153,8 +153,12 @@ class TensorDataModule:
             batch = x[start : start + size]
             yield self.prepare(batch)
 
+    def order(self, split: str, batch_size: int, seed: int | None) -> Order:
+        """The positions of each batch. seed None: in order, for evaluation."""
+        return Order(self.size(split), batch_size, seed)
+
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader:
-        order = Order(self.size(split), batch_size, seed)
+        order = self.order(split, batch_size, seed)
         is_training = split == "train"
         named = is_training and self.by_position
         samples = self.splits[split]

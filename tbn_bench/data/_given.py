@@ -252,7 +252,16 @@ class GivenData(pl.LightningDataModule):
         self.in_shape = form.in_shape
         if form.num_classes is not None:
             self.num_classes = form.num_classes
-        for name in ("parts", "class_weights", "horizon", "targets", "mean", "std", "class_names"):
+        for name in (
+            "parts",
+            "class_weights",
+            "horizon",
+            "targets",
+            "token_bytes",
+            "mean",
+            "std",
+            "class_names",
+        ):
             if hasattr(source.module, name):
                 setattr(self, name, getattr(source.module, name))
         self.splits: dict[str, Data] = {}

@@ -25,6 +25,7 @@ class Order(Sampler):
     """Lists of positions, shuffled by only (seed, epoch): a resumed run sees the same order.
 
     seed None: in order, for evaluation.
+    pool: the positions are drawn from so many, with replacement; None: each of `size` comes once.
 
     Each of several processes gets every world-th position of a batch: batch_size is that of all
     together. A last batch that is too small for that joins the batch before it. So does a last
@@ -32,8 +33,15 @@ class Order(Sampler):
     number of batches.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int | None):
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int | None,
+        pool: int | None = None,
+    ):
         self.size = size
+        self.pool = pool
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -58,7 +66,10 @@ class Order(Sampler):
         if self.seed is None:
             return list(range(self.size))
         generator = seeded(self.seed * 100_003 + self.epoch)
-        order = torch.randperm(self.size, generator=generator)
+        if self.pool is None:
+            order = torch.randperm(self.size, generator=generator)
+        else:
+            order = torch.randint(self.pool, (self.size,), generator=generator)
         return order.tolist()
 
     def __iter__(self) -> Iterator[list[int]]:

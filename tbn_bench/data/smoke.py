@@ -9,7 +9,16 @@ from torch import Tensor
 from tbn_bench import catalog
 from tbn_bench.data._base import Split, TensorDataModule
 
-SHARED = ("tasks", "num_classes", "in_shape", "parts", "class_weights", "horizon", "targets")
+SHARED = (
+    "tasks",
+    "num_classes",
+    "in_shape",
+    "parts",
+    "class_weights",
+    "horizon",
+    "targets",
+    "token_bytes",
+)
 
 
 class Smoke(TensorDataModule):
@@ -37,6 +46,10 @@ class Smoke(TensorDataModule):
 
     def _samples(self, n: int, generator: torch.Generator) -> Split:
         """x: (n, *in_shape), y as the task of the set wants it."""
+        if "next_token" in self.tasks:
+            shape = (2, n, *self.in_shape)
+            x, y = torch.randint(self.num_classes, shape, generator=generator)
+            return x.float(), y
         x = torch.randn(n, *self.in_shape, generator=generator)
         if "forecasting" in self.tasks:
             rows = torch.randn(n, self.horizon, self.targets, generator=generator)

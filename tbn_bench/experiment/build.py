@@ -25,7 +25,15 @@ from tbn_bench.layers.binary_input import constant_signs
 from tbn_bench.optimizers._base import optimizer_of
 
 TRAINING_IMAGES = 5_000  # for a model that starts from the data
-OFFERS = ("num_classes", "in_shape", "parts", "class_weights", "horizon", "targets")
+OFFERS = (
+    "num_classes",
+    "in_shape",
+    "parts",
+    "class_weights",
+    "horizon",
+    "targets",
+    "token_bytes",
+)
 
 # what a model can raise
 _FAULTS = (

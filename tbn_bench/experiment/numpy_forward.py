@@ -79,6 +79,13 @@ def _linear(layer: Any, read: Read, x: Array) -> Array:
     return y if layer.bias is None else y + read("bias")
 
 
+def _embedding(layer: Any, read: Read, x: Array) -> Array:
+    if layer.max_norm is not None:
+        raise Unsupported("Embedding with max_norm")
+    rows: Array = read("weight")[x]
+    return rows
+
+
 def _batch_norm(layer: Any, read: Read, x: Array) -> Array:
     if layer.running_mean is None:
         raise Unsupported("batch norm without running statistics")
@@ -122,6 +129,7 @@ LAYERS: dict[type, Rule] = {
     nn.Conv1d: _convolution,
     nn.Conv2d: _convolution,
     nn.Linear: _linear,
+    nn.Embedding: _embedding,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.LayerNorm: _layer_norm,
@@ -174,6 +182,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "getattr": ops.attribute,
     "getitem": operator.getitem,
     "hardtanh": ops.clamp,
+    "long": ops.long,
     "matmul": operator.matmul,
     "max_pool1d": ops.max_pool,
     "max_pool2d": ops.max_pool,

@@ -256,10 +256,15 @@ def attention(
 ) -> Array:
     """softmax(q k^T / sqrt(d) + mask) v. q, k, v: (..., T, d)."""
     boolean = attn_mask is not None and attn_mask.dtype == bool
-    if dropout_p or is_causal or boolean:
+    if dropout_p or boolean:
         raise Unsupported("attention with dropout or a mask that is not added")
     likeness = query @ key.swapaxes(-1, -2) * (1 / math.sqrt(query.shape[-1]))
-    return softmax(likeness if attn_mask is None else likeness + attn_mask, -1) @ value
+    if attn_mask is not None:
+        likeness = likeness + attn_mask
+    if is_causal:
+        own_and_before = np.tri(*likeness.shape[-2:]) > 0
+        likeness = np.where(own_and_before, likeness, np.float32(-np.inf))
+    return softmax(likeness, -1) @ value
 
 
 def _axes(dim: Any) -> Any:
@@ -363,6 +368,10 @@ def roll(x: Array, shifts: Any, dims: Any) -> Array:
 
 def eye(n: int, device: Any = None, dtype: Any = None) -> Array:
     return np.eye(n, dtype=np.float32)
+
+
+def long(x: Array) -> Array:
+    return x.astype(np.int64)
 
 
 def contiguous(x: Array) -> Array:

@@ -17,7 +17,15 @@ from tbn_bench.plugins.probe import binarizer_fault
 Made = Callable[..., Any]
 Found = tuple[str, str, Made]  # shelf, name, callable
 
-OFFERED = ("num_classes", "in_shape", "parts", "class_weights", "horizon", "targets")
+OFFERED = (
+    "num_classes",
+    "in_shape",
+    "parts",
+    "class_weights",
+    "horizon",
+    "targets",
+    "token_bytes",
+)
 _SHELF_OF_BASE = {  # a base class, by module and name -> shelf
     ("tbn_bench.binarizers._base", "Binarizer"): "binarizers",
     ("tbn_bench.tasks._base", "Task"): "tasks",

@@ -36,6 +36,7 @@ _METHODS = {
 # Networks that show what a method needs: they are no methods of their own.
 CONTROLS = ("frozen_tile", "repeated_filters")
 _DATA = {
+    "char_text": "Character text",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "csv_forecast": "CSV file",
@@ -59,6 +60,7 @@ _MODELS = {
     "airbench": "airbench",
     "conv_mixer": "ConvMixer",
     "from_timm": "timm",
+    "gpt": "GPT",
     "micro_cnn": "Micro-CNN",
     "mlp": "MLP",
     "mlp_mixer": "MLP-Mixer",

@@ -470,7 +470,7 @@ def test_transformers_and_mixers_are_one_native_call(spec, shape, level):
 
 
 def test_attention_that_is_not_plain_stays_in_torch():
-    """A mask, dropout, another scale, thirds in another order, a result that is read twice: none is the pattern."""
+    """Another scale, thirds in another order, a result that is read twice: none is the pattern."""
 
     class Heads(nn.Module):
         def __init__(self, way: str):
@@ -489,7 +489,25 @@ def test_attention_that_is_not_plain_stays_in_torch():
 
     for way in ("plain", "causal", "scale", "order", "twice"):
         run = check(Heads(way), (5, 12), "tbn(p=4, min_layer_size=0)")
-        assert (run.torch_nodes == []) == (way == "plain"), way
+        assert (run.torch_nodes == []) == (way in ("plain", "causal")), way
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("tokens", "dim"), [(3, 16), (67, 32)])
+def test_gpt_is_one_native_call_behind_its_embedding(level, tokens, dim):
+    """Causal attention too; the look-up of tokens and positions is torch's, and says so."""
+    torch.manual_seed(0)
+    call = f"gpt(dim={dim}, depth=2, heads=2)"
+    network = catalog.build("models", call, num_classes=7, in_shape=(tokens,)).eval()
+    binarize_(network, "tbn(p=4, min_layer_size=0)")
+    convert.pack_(network)
+    run = Executor(network, torch.zeros(1, tokens), level=level)
+    x = torch.randint(7, (3, tokens)).float()
+    with torch.no_grad():
+        torch.testing.assert_close(run(x), network(x), rtol=1e-4, atol=1e-5)
+    assert len(run._regions) == 1
+    assert run.reasons["tokens"] == "no rule for Embedding"
+    assert len(run.reasons) == 3
 
 
 def test_reshapes_like_attention_that_are_not():

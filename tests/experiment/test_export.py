@@ -196,6 +196,7 @@ DATA = {
     "part_segmentation": "smoke(of='shapenet_part(points=32)')",
     "semantic_segmentation": "smoke(of='s3dis(points=32)')",
     "forecasting": "smoke(of='etth1(lookback=12, horizon=3, features=\"MS\")')",
+    "next_token": "smoke(of='char_text(context=8)')",
 }
 NETWORKS = {
     "mlp": ("mlp(hidden=[16])", "image_classification", "point_classification", "forecasting"),
@@ -216,6 +217,7 @@ NETWORKS = {
     "pointnet_part_seg": ("pointnet_part_seg", "part_segmentation"),
     "pointnet_sem_seg": ("pointnet_sem_seg", "semantic_segmentation"),
     "ts_transformer": ("ts_transformer(dim=8, mlp_dim=16)", "forecasting"),
+    "gpt": ("gpt(dim=16, depth=1, heads=2)", "next_token"),
 }
 PAIRS = [(name, task) for name, (_, *tasks) in NETWORKS.items() for task in tasks]
 

@@ -73,6 +73,7 @@ def test_files_of_one_table_are_one_sweep():
         "s3dis",
         "primitives(labels='part')",
         "etth1(features='MS')",
+        "char_text(context=16)",
     ],
 )
 def test_samples_have_the_form_of_the_set(of):
@@ -85,7 +86,8 @@ def test_samples_have_the_form_of_the_set(of):
     if data.tasks[0] == "forecasting":
         assert y.shape[1:] == (data.horizon, data.targets)
         return
-    assert y.shape[1:] == (() if "classification" in data.tasks[0] else data.in_shape[1:])
+    labelled = {"image_classification": (), "point_classification": (), "next_token": data.in_shape}
+    assert y.shape[1:] == labelled.get(data.tasks[0], data.in_shape[1:])
     assert 0 <= int(y.min()) <= int(y.max()) < data.num_classes
     if hasattr(data, "parts"):
         category = x[:, -len(data.parts) :, 0].argmax(1)

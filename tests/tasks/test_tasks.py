@@ -1,6 +1,7 @@
 """Guards what a task adds to a model: its loss, and its metrics by definition."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tbn_bench.experiment import train
 from tbn_bench.experiment.weights import trained
 from tbn_bench.records.summary import row_fields, summary_fields
 from tbn_bench.scores import SCORES, TASKS
+from tbn_bench.tasks.next_token import NextToken
 from tbn_bench.tasks.point_classification import PointClassification, departure_from_orthogonality
 from tbn_bench.tasks.semantic_segmentation import SemanticSegmentation
 
@@ -159,3 +161,26 @@ def test_class_accuracy_leaves_out_classes_without_a_sample():
     points.update(logits.T.unsqueeze(0), y.unsqueeze(0))
     assert clouds.compute().item() == 0.75
     assert points.compute().item() == 0.75
+
+
+def test_bits_per_byte_by_hand():
+    """Two counted tokens of probability 1/2 and 1/4: 3 bits over 1 + 2 bytes, 1.5 ln 2 nats each.
+
+    A label of -100 counts nowhere.
+    """
+    logits = torch.tensor([[[0.5, 0.25, 0.25], [0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]]).log()
+    y = torch.tensor([[0, 1, -100]])
+    task = NextToken(nn.Identity(), CONFIG, 3, torch.tensor([1, 2, 1]))
+    scores = task.scores()
+    for metric in scores.values():
+        metric.update(logits, y)
+    assert scores["bits_per_byte"].compute().item() == pytest.approx(1.0)
+    assert scores["nats_per_token"].compute().item() == pytest.approx(1.5 * math.log(2))
+    assert task.evaluation_loss(logits, y).item() == pytest.approx(1.5 * math.log(2))
+    assert task.counted(y) == 2
+
+
+def test_next_token_wants_logits_for_every_token():
+    task = NextToken(nn.Linear(5, 3), CONFIG, 3)
+    with pytest.raises(ValueError, match=r"\(2, 5, 3\), got \(2, 3\); use --model gpt"):
+        task.training_loss(torch.randn(2, 5), torch.zeros(2, 5, dtype=torch.int64))
