@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextToPath
 
 from tbn_bench.reporting import letters, margins, style, tape, ticks
+from tbn_bench.reporting.figures import _panels, _print
 
 
 class _Texts(tape.Tape):
@@ -133,3 +134,35 @@ def test_kept_ticks_and_outlines_draw_the_same_file(tmp_path, monkeypatch):
     quick, seldom = drawn("b.svg", ticks.placed_once)
     assert quick == slow
     assert seldom < often / 2
+
+
+def _panel(*marks, published=False):
+    """A panel of marks: (method, x, y)."""
+    rows = []
+    for method, x, y in marks:
+        own = {"method": method, "binarizer": "tbn(p=4)", "x": x, "y": y, "line": f"{x}"}
+        rows.append(own | {"panel": "a", "axis": "%", "published": published})
+    return _panels.frame(rows)
+
+
+def test_points_of_one_name_have_it_once():
+    """Published points of one method are no curve; the last one is named."""
+    panel = _panel(("TBN", 4, 0.9), ("TBN", 8, 0.8), ("TBN", 16, 0.7), published=True)
+    layout = _panels.Layout("p", log=2, joined=True)
+    with style.printing():
+        figure = _print.panel_figure(panel, style.COLUMN_INCHES, layout)
+    (name,) = figure.axes[0].texts
+    assert (name.get_text(), name.xy) == ("TBN", (16, 0.7))
+
+
+def test_the_front_crosses_no_name():
+    """Two marks above each other, with the front to the upper right; each name is at its own mark."""
+    panel = _panel(("TBN-4", 0.3, 87.5), ("TBN-4 hadamard", 0.31, 88.0), ("BWN", 1, 91.3))
+    layout = _panels.Layout("bits", log=2, front=True)
+    with style.printing():
+        figure = _print.panel_figure(panel, style.PAGE_INCHES, layout)
+        axes = figure.axes[0]
+        boxes = {t.get_text(): t.get_window_extent(tape.Tape(figure)) for t in axes.texts}
+        front = _print._boxes_of_front(axes, _panels.front(panel))
+    assert set(boxes) == {"TBN-4", "TBN-4 hadamard", "BWN"}
+    assert not any(box.count_overlaps(front) for box in boxes.values())

@@ -1,8 +1,10 @@
 """Panels of points and lines for print: one figure per panel, with labels at the marks."""
 
 import itertools
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,6 +23,7 @@ _MOST_CURVES = 10  # with a name at their ends
 _MOST_NAME = 0.3  # of a figure's width, for names at the ends of curves
 _LETTER_INCHES = 0.055  # mean width of a letter
 _MOST_LEGEND = 12  # names that have no place at their marks
+_STEP = 3  # points between the boxes that keep a line free of names
 _MOST_BANDS = 5  # of curves; more hide each other
 _GREY = "#9A9A9A"
 # (x, y) in points from a mark to its label, and how the label is aligned there
@@ -87,7 +90,8 @@ def panel_figure(panel: pd.DataFrame, width: float, layout: Layout) -> Figure:
     axes.set(xlabel=layout.x, ylabel=up)
     axes.set_title(style.title_text(title, width), loc="left")
     _say_left_out(axes, panel.drop(shown.index))
-    unnamed = _name(figure, axes, looks, layout)
+    best = _panels.front(shown) if layout.front else shown[:0]
+    unnamed = _name(figure, axes, looks, best, layout)
     style.legend(figure, unnamed[:_MOST_LEGEND])
     if len(unnamed) > _MOST_LEGEND:
         more = len(unnamed) - _MOST_LEGEND
@@ -175,23 +179,38 @@ def _say_left_out(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _name(
-    figure: Figure, axes: Axes, looks: list[tuple[_Look, pd.DataFrame]], layout: Layout
+    figure: Figure,
+    axes: Axes,
+    looks: list[tuple[_Look, pd.DataFrame]],
+    best: pd.DataFrame,
+    layout: Layout,
 ) -> list[str]:
-    """Writes the names at the marks. Returns those that have no place there."""
+    """Writes the names at the marks. Returns those that have no place there.
+
+    best: the rows that a front joins.
+    """
     if layout.joined:
         return _name_ends(axes, looks)
-    return _name_marks(figure, axes, looks)
+    return _name_marks(figure, axes, looks, best)
 
 
 def _name_ends(axes: Axes, looks: list[tuple[_Look, pd.DataFrame]]) -> list[str]:
-    """Names at the right ends of the lines, moved apart so that none covers another."""
+    """Names at the right ends of the lines, moved apart so that none covers another.
+
+    Lines of one name, such as published points, have it once: at the line that ends last.
+    """
     letters = max(len(look.label) for look, _ in looks)
     if letters * _LETTER_INCHES > _MOST_NAME * axes.get_figure().get_figwidth():
         return [look.label for look, _ in looks]
     low, high = axes.get_ylim()
-    ends = []
+    last_ends: dict[str, tuple[_Look, pd.Series]] = {}
     for look, line in looks:
         last = line.iloc[-1]
+        known = last_ends.get(look.label)
+        if known is None or last["x"] > known[1]["x"]:
+            last_ends[look.label] = (look, last)
+    ends = []
+    for look, last in last_ends.values():
         ends.append((min(max(last["y"], low), high), look, last["x"]))
     ends.sort(key=lambda end: end[0])
     places = _apart([y for y, _, _ in ends], low, high, gap=(high - low) * 0.062)
@@ -227,17 +246,33 @@ def _apart(wanted: list[float], low: float, high: float, gap: float) -> list[flo
     return places
 
 
-def _name_marks(figure: Figure, axes: Axes, looks: list[tuple[_Look, pd.DataFrame]]) -> list[str]:
-    """Names beside the marks, the best first, where they cover neither marks nor other names."""
+def _name_marks(
+    figure: Figure, axes: Axes, looks: list[tuple[_Look, pd.DataFrame]], best: pd.DataFrame
+) -> list[str]:
+    """Names beside the marks, the best first, where they cover neither marks nor other names.
+
+    If there is a place beside the front and the intervals, too, that is nearer to its own mark than
+    to another, a name goes there.
+    """
     margins.fit(figure)
     tape = Tape(figure)
     frame = axes.get_window_extent()
     marks = [_box_of_mark(axes, line) for _, line in looks]
-    taken = list(itertools.chain.from_iterable(marks))
+    every = list(itertools.chain.from_iterable(marks))
+    taken = list(every)
+    lines = _boxes_of_front(axes, best)
+    for _, line in looks:
+        lines += _boxes_of_intervals(axes, line)
     unnamed = []
     in_order = sorted(looks, key=lambda named: -named[1]["y"].iloc[0])
     for look, line in in_order:
-        label = _placed(axes, look, line.iloc[0], taken, frame, tape)
+        own, *_ = _box_of_mark(axes, line)
+        others = [box for box in every if box.bounds != own.bounds]
+        for covered, near in ((taken + lines, others), (taken, others), (taken, [])):
+            free = _Free(covered, frame, own, near)
+            label = _placed(axes, look, line.iloc[0], free, tape)
+            if label is not None:
+                break
         if label is None:
             unnamed.append(look.label)
         else:
@@ -253,9 +288,53 @@ def _box_of_mark(axes: Axes, line: pd.DataFrame) -> list[Bbox]:
     return boxes
 
 
-def _placed(
-    axes: Axes, look: _Look, row: pd.Series, taken: list[Bbox], frame: Bbox, tape: Tape
-) -> Annotation | None:
+def _boxes_of_front(axes: Axes, best: pd.DataFrame) -> list[Bbox]:
+    """Small boxes along the line that joins these rows."""
+    places = axes.transData.transform(best[["x", "y"]])
+    boxes = []
+    for start, end in itertools.pairwise(places):
+        length = float(np.hypot(*(end - start)))
+        for share in np.linspace(0, 1, 2 + int(length / _STEP)):
+            at_x, at_y = start + share * (end - start)
+            boxes.append(Bbox.from_bounds(at_x - 1, at_y - 1, 2, 2))
+    return boxes
+
+
+def _boxes_of_intervals(axes: Axes, line: pd.DataFrame) -> list[Bbox]:
+    boxes = []
+    for _, row in line.iterrows():
+        at_x, bottom = axes.transData.transform((row["x"], row["low"]))
+        _, top = axes.transData.transform((row["x"], row["high"]))
+        boxes.append(Bbox.from_extents(at_x - 1, bottom, at_x + 1, top))
+    return boxes
+
+
+@dataclass(frozen=True)
+class _Free:
+    """Where a name may be: inside of the frame, not on what is taken, nearest to its own mark."""
+
+    taken: list[Bbox]
+    frame: Bbox
+    own: Bbox
+    others: list[Bbox]
+
+    def has(self, box: Bbox) -> bool:
+        frame = self.frame
+        is_inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 + 8 and frame.y0 <= box.y0
+        if not is_inside or box.y1 > frame.y1 or box.count_overlaps(self.taken):
+            return False
+        nearest = min((_gap(box, other) for other in self.others), default=math.inf)
+        return _gap(box, self.own) < nearest
+
+
+def _gap(a: Bbox, b: Bbox) -> float:
+    """The distance between two boxes; 0 where they touch."""
+    across = max(a.x0 - b.x1, b.x0 - a.x1, 0.0)
+    up = max(a.y0 - b.y1, b.y0 - a.y1, 0.0)
+    return math.hypot(across, up)
+
+
+def _placed(axes: Axes, look: _Look, row: pd.Series, free: _Free, tape: Tape) -> Annotation | None:
     """The label at the first free place around its mark; None if there is none."""
     label = axes.annotate(
         look.label,
@@ -269,9 +348,7 @@ def _placed(
         label.set_position((dx, dy))
         label.set_horizontalalignment(across)
         label.set_verticalalignment(along)
-        box = label.get_window_extent(tape)
-        is_inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 + 8 and frame.y0 <= box.y0
-        if is_inside and box.y1 <= frame.y1 and not box.count_overlaps(taken):
+        if free.has(label.get_window_extent(tape)):
             return label
     label.remove()
     return None
