@@ -9,7 +9,7 @@ from tbn_bench.reporting.table import Column, Row, Table, marked, one_line
 _HTML = str.maketrans(
     {"\ue000": "<strong>", "\ue001": "</strong>", "\ue002": "<u>", "\ue003": "</u>"}
 )
-_DIGITS = 5  # of a number that sorts a column: further ones make a page larger and order nothing
+_DIGITS = 4  # least, of a number that sorts a column: further ones order nothing
 LONG = 60  # characters of a cell that may wrap
 _WIDTH = 88  # of an interval's drawing, in its own units
 _INSET = 3  # units left free at both ends
@@ -75,8 +75,14 @@ class _Scale:
             dot = f'<circle cx="{self._place(mean)}" cy="5" r="2.5"/>'
         return (
             f'<svg class="interval" viewBox="0 0 {_WIDTH} 10" aria-hidden="true">'
-            f'<path d="M{self._place(low)} 5H{self._place(high)}"/>{dot}</svg>'
+            f"{self._line(low, high)}{dot}</svg>"
         )
+
+    def _line(self, low: float, high: float) -> str:
+        """Nothing for a single seed."""
+        if low == high:
+            return ""
+        return f'<path d="M{self._place(low)} 5H{self._place(high)}"/>'
 
     def _ends(self, row: Row) -> tuple[float, float] | None:
         mean = row.get(self.column.key)
@@ -111,7 +117,8 @@ def _sort_value(row: Row, c: Column, shown: str) -> str:
     if not isinstance(raw, int | float) or math.isnan(raw):
         return ""
     if isinstance(raw, float):
-        raw = float(f"{raw:.{_DIGITS}g}")
+        digits = max(_DIGITS, sum(map(str.isdigit, shown)))
+        raw = float(f"{raw:.{digits}g}")
     if shown.replace(",", "") == str(raw):
         return ""
     return f' data-value="{raw}"'

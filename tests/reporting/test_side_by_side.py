@@ -1,16 +1,21 @@
 """What the page makes of scores: intervals in cells, two methods side by side, notes once."""
 
+import base64
+import gzip
+import json
 import re
 
+import numpy as np
 import pytest
 from generated_runs import provenance, summary
 
 from tbn_bench.config import make
+from tbn_bench.records import predictions
 from tbn_bench.records.store import RunStore
 from tbn_bench.reporting import markup, stats
 from tbn_bench.reporting.figures import accuracy_bits, sweep_parallel
 from tbn_bench.reporting.load import load
-from tbn_bench.reporting.page import charts, pairs, render
+from tbn_bench.reporting.page import charts, pairs, predicted, render, short
 from tbn_bench.reporting.table import Column, Table
 from tbn_bench.reporting.tables.comparison import comparison
 
@@ -36,7 +41,8 @@ def _ranges(rows):
 def test_a_cell_draws_its_interval_and_keeps_its_text():
     """The column's least and greatest ends are the ends of the drawing."""
     rows = [{"top1": 0.8, "half": 0.1}, {"top1": 0.9, "half": None}]
-    assert _ranges(rows) == [(3.0, 85.0), (85.0, 85.0)]
+    assert _ranges(rows) == [(3.0, 85.0)], "a single seed has a mark alone"
+    assert markup.markup(Table("t", [SCORE], rows)).count("<circle") == 2
     text = markup.markup(Table("t", [SCORE], rows))
     assert '<td class="n" data-value="0.8">80.0<svg class="interval"' in text
     assert text.count('aria-hidden="true"') == 2
@@ -44,7 +50,7 @@ def test_a_cell_draws_its_interval_and_keeps_its_text():
 
 def test_a_failed_control_does_not_set_the_axis_of_a_column():
     rows = [{"top1": 0.8, "half": 0.1}, {"top1": 0.1, "half": 0.0, "binarizer": "frozen_tile(p=8)"}]
-    assert _ranges(rows) == [(3.0, 85.0), (3.0, 3.0)]
+    assert _ranges(rows) == [(3.0, 85.0)]
     assert markup.markup(Table("t", [SCORE], rows)).count("<circle") == 1
 
 
@@ -78,6 +84,38 @@ def test_the_page_has_the_scores_of_each_method_by_seed(compared):
     half = stats.paired_interval(differences).half
     deviation = 13 / 3
     assert found["quantiles"][1] * (deviation / 3) ** 0.5 == pytest.approx(half, rel=1e-5)
+
+
+def test_the_page_has_the_test_samples_that_each_method_gets_wrong(tmp_path):
+    """By seed; a run of other samples and a method without predictions are left out."""
+    store = RunStore(tmp_path)
+    for spec in ("bwn", "tbn(p=4)", "twn"):
+        for seed in (0, 1):
+            finished_run(store, binarizer=spec, seed=seed)
+    answers = {("bwn", 0): [0, 1, 1], ("tbn(p=4)", 0): [1, 1, 2], ("tbn(p=4)", 1): [1]}
+    for (spec, seed), predicted_classes in answers.items():
+        config = make({"data": "digits", "binarizer": spec, "epochs": 1, "seed": seed})
+        labels = np.array([0, 1, 2][: len(predicted_classes)])
+        found = predictions.Predictions(labels, np.array(predicted_classes))
+        predictions.write(store.path("s", config.run_id), found)
+    packed = predicted.predicted(load(tmp_path), tmp_path)
+    (task,) = json.loads(gzip.decompress(base64.b64decode(packed)))
+    assert task["labels"] == "012"
+    assert task["wrong"] == {"BWN": {"0": [[2], "1"]}, "TBN-4": {"0": [[0], "1"]}}
+
+
+def test_the_first_lines_answer_three_questions(tmp_path):
+    """Tiling, the learning rate that held-out data chose, and the paper's cells."""
+    store = RunStore(tmp_path)
+    for seed, tiled in enumerate((0.895, 0.899, 0.897)):
+        finished_run(store, binarizer="bwn", seed=seed, top1=0.9)
+        finished_run(store, binarizer="tbn(p=4)", seed=seed, top1=tiled, sizes={"stored_bytes": 99})
+    for lr, held_out, top1 in ((0.1, 0.6, 0.7), (0.2, 0.5, 0.8)):
+        finished_run(store, top1, held_out, sweep="rates", lr=lr)
+    found = {line["question"]: line["answer"] for line in short.in_short(load(tmp_path), tmp_path)}
+    tiling, rate = list(found.values())[:2]
+    assert tiling.startswith("Tiled networks are shown to stay within the margin of BWN")
+    assert rate.endswith("with test scores: 0.1 for TBN-4 in rates (Digits, 70.00 %).")
 
 
 def test_a_method_of_several_configurations_cannot_be_compared(tmp_path):

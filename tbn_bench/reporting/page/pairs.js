@@ -3,6 +3,7 @@ class Pairs {
   constructor(holder) {
     this.data = JSON.parse(document.getElementById("pair-data").textContent);
     this.out = holder.querySelector(".found");
+    this.differ = holder.querySelector(".differ");
     const count = new Map();
     for (const { scores } of this.data.tasks) for (const name of Object.keys(scores)) count.set(name, (count.get(name) ?? 0) + 1);
     const names = [...count.keys()].sort((a, b) => a.localeCompare(b, undefined, { numeric: true }));
@@ -20,6 +21,7 @@ class Pairs {
   show() {
     const [first, second] = this.selects.map(select => select.value);
     const rows = this.data.tasks.map(task => this.#row(task, task.scores[first], task.scores[second])).filter(Boolean);
+    this.differ?.replaceChildren();
     if (first === second) return this.out.replaceChildren(make("p", { textContent: "Choose two different methods." }));
     if (!rows.length) return this.out.replaceChildren(make("p", { textContent: `No task has ${first} and ${second} with a common seed.` }));
     const heads = ["task", "differences", "mean (95 % interval)", "pairs", "what they show"];
@@ -28,6 +30,47 @@ class Pairs {
     const caption = make("caption", { textContent: `${first} minus ${second}, by seed. Above 0, ${first} is better; errors have their sign turned.` });
     const scroll = make("div", { className: "scroll", tabIndex: 0, role: "group", "aria-label": `${first} compared with ${second}` }, make("table", { className: "forest" }, caption, make("thead", {}, head), make("tbody", {}, ...rows)));
     this.out.replaceChildren(scroll);
+    this.#differ(first, second);
+  }
+
+  /** The test samples on which one of the two methods alone is right, by task and seed. */
+  async #differ(first, second) {
+    if (!this.differ) return;
+    this.predicted ??= unpackedFrom("predicted").then(JSON.parse);
+    const rows = [], lists = [];
+    for (const [k, task] of (await this.predicted).entries()) {
+      const own = task?.wrong[first], other = task?.wrong[second];
+      for (const seed of Object.keys(own ?? {}).filter(seed => seed in (other ?? {}))) {
+        const a = wrongOf(own[seed]), b = wrongOf(other[seed]), all = task.labels.length;
+        const onlyFirst = [...b.keys()].filter(sample => !a.has(sample)), onlySecond = [...a.keys()].filter(sample => !b.has(sample));
+        const neither = a.size - onlySecond.length, name = `${this.data.tasks[k].title}, seed ${seed}`;
+        const counts = [all - neither - onlyFirst.length - onlySecond.length, onlyFirst.length, onlySecond.length, neither];
+        rows.push(make("tr", {}, make("th", { scope: "row", className: "t", textContent: name }), ...counts.map(count => make("td", { className: "n", textContent: count.toLocaleString("en") }))));
+        lists.push(this.#listOf(name, [...onlyFirst, ...onlySecond].sort((x, y) => x - y), task.labels, [a, b], [first, second]));
+      }
+    }
+    if (this.selects.some((select, i) => select.value !== [first, second][i])) return; // the reader has chosen others meanwhile
+    const heads = ["task", "both right", `only ${first} right`, `only ${second} right`, "both wrong"];
+    const caption = make("caption", { textContent: `Test samples that ${first} and ${second} classify, by seed. Open a list to see on which they differ.` });
+    const head = make("tr", {}, ...heads.map((text, i) => make("th", { scope: "col", className: i ? "n" : "t", textContent: text })));
+    const table = make("table", { className: "forest" }, caption, make("thead", {}, head), make("tbody", {}, ...rows));
+    const scroll = make("div", { className: "scroll", tabIndex: 0, role: "group", "aria-label": "Test samples on which the two methods differ" }, table);
+    const none = make("p", { className: "note", textContent: `No seed has recorded predictions of both ${first} and ${second}.` });
+    this.differ.replaceChildren(...(rows.length ? [scroll, ...lists] : [none]));
+  }
+
+  /** A list that opens: sample, its class, and the class that each method predicts. */
+  #listOf(name, samples, labels, wrong, methods) {
+    const most = 200, heads = ["sample", "class", ...methods.map(method => `${method} says`)];
+    const list = make("details", {}, make("summary", { textContent: `${name}: ${samples.length.toLocaleString("en")} samples on which they differ` }));
+    list.addEventListener("toggle", () => {
+      const body = samples.slice(0, most).map(sample => make("tr", {}, ...[sample, labels[sample], ...wrong.map(found => found.get(sample) ?? labels[sample])].map((text, i) => make("td", { className: "n", textContent: i ? parseInt(text, 36) : text }))));
+      const head = make("tr", {}, ...heads.map(text => make("th", { scope: "col", className: "n", textContent: text })));
+      const table = make("table", {}, make("thead", {}, head), make("tbody", {}, ...body));
+      list.append(make("div", { className: "scroll", tabIndex: 0, role: "group", "aria-label": `Samples of ${name}` }, table));
+      if (samples.length > most) list.append(make("p", { className: "note", textContent: `The first ${most}; tbn-bench runs predictions RUN RUN gives all.` }));
+    }, { once: true });
+    return list;
   }
 
   /** A row of the table; undefined where the methods have no seed in common. */
@@ -72,6 +115,12 @@ class Pairs {
     }
     return svg;
   }
+}
+
+/** sample -> the class that was predicted for it, of a network's wrong samples. */
+function wrongOf([since, letters]) {
+  let sample = 0;
+  return new Map(since.map((step, i) => [(sample += step), letters[i]]));
 }
 
 /** Exact two-sided p of Fisher's sign-flip test: the share of the 2^n sums that are at least as far from 0. */

@@ -1,5 +1,6 @@
 """What the page needs to compare two methods that the reader chooses, paired by seed."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from scipy.special import stdtrit
@@ -21,16 +22,7 @@ def pairs(records: Records) -> dict[str, Any] | None:
     because nothing says which one is meant. quantiles: Student's 97.5 % quantile for 1, 2, ...
     degrees of freedom.
     """
-    panels: dict[tuple[Any, ...], list[Group]] = {}
-    for g in groups(records):
-        if g.by_seed:
-            panels.setdefault((g.panel, g.score), []).append(g)
-    titles = panel_titles(panel for panel, _ in panels)
-    tasks = []
-    for (panel, score), members in panels.items():
-        scores = _scores(members)
-        if len(scores) >= LEAST_METHODS:
-            tasks.append(_task(titles[panel], score, scores))
+    tasks = [_task(found) for found in compared(records)]
     if not tasks:
         return None
     freedom = range(1, MAX_PAIRS)
@@ -38,22 +30,46 @@ def pairs(records: Records) -> dict[str, Any] | None:
     return {"tasks": tasks, "quantiles": quantiles, "most": MAX_PAIRS}
 
 
-def _task(title: str, name: str, scores: dict[str, dict[int, float]]) -> dict[str, Any]:
-    score = SCORES[name]
-    unit = "points" if score.factor == 100 else score.label
-    return {"title": title, "unit": unit, "digits": score.digits, "scores": scores}
+@dataclass(frozen=True)
+class Task:
+    """A data set and network with the methods that can be compared there.
+
+    score: the name of the score that judges it. methods: display name -> its only group.
+    """
+
+    title: str
+    score: str
+    methods: dict[str, Group]
 
 
-def _scores(members: list[Group]) -> dict[str, dict[int, float]]:
-    """Display name -> seed -> score; of names that one group has."""
+def compared(records: Records) -> list[Task]:
+    """The tasks of at least LEAST_METHODS methods, in the order of the groups."""
+    panels: dict[tuple[Any, ...], list[Group]] = {}
+    for g in groups(records):
+        if g.by_seed:
+            panels.setdefault((g.panel, g.score), []).append(g)
+    titles = panel_titles(panel for panel, _ in panels)
+    tasks = []
+    for (panel, score), members in panels.items():
+        methods = _alone(members)
+        if len(methods) >= LEAST_METHODS:
+            tasks.append(Task(titles[panel], score, methods))
+    return tasks
+
+
+def _alone(members: list[Group]) -> dict[str, Group]:
+    """Display name -> group, of names that one group has."""
     by_name: dict[str, list[Group]] = {}
     for g in members:
         by_name.setdefault(names.method(g.binarizer), []).append(g)
-    found = {}
-    for name, same in by_name.items():
-        if len(same) > 1:
-            continue
-        score = SCORES[same[0].score]
-        sign = score.factor if score.goal == "max" else -score.factor
-        found[name] = {seed: sign * value for seed, value in same[0].by_seed.items()}
-    return found
+    return {name: same[0] for name, same in by_name.items() if len(same) == 1}
+
+
+def _task(task: Task) -> dict[str, Any]:
+    score = SCORES[task.score]
+    unit = "points" if score.factor == 100 else score.label
+    sign = score.factor if score.goal == "max" else -score.factor
+    scores = {}
+    for name, g in task.methods.items():
+        scores[name] = {seed: sign * value for seed, value in g.by_seed.items()}
+    return {"title": task.title, "unit": unit, "digits": score.digits, "scores": scores}

@@ -19,7 +19,16 @@ from tbn_bench.records.files import replace
 from tbn_bench.reporting import findings, protocol
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.markup import markup
-from tbn_bench.reporting.page import answers, charts, details, missing, pairs, runs
+from tbn_bench.reporting.page import (
+    answers,
+    charts,
+    details,
+    missing,
+    pairs,
+    predicted,
+    runs,
+    short,
+)
 from tbn_bench.reporting.page.packing import compact, inert, packed
 from tbn_bench.reporting.table import Table
 
@@ -146,7 +155,8 @@ def page(
     template = environment.from_string(_asset("index.html.j2"))
     return template.render(
         answers=answers.answers(records),
-        tiling=findings.tiling(records),
+        short=short.in_short(records, results),
+        anchors={"answers", *tables},
         margin=f"{100 * findings.POINTS:.0f}",
         main_tables=main_tables,
         other_tables=[b for b in blocks if b["name"] not in placed],
@@ -159,6 +169,7 @@ def page(
         drawing=packed(compact(charts.drawing(figures, records.runs))),
         bundle=_bundle() if figures else "",
         pair_data=Markup(inert(compact(side_by_side))) if side_by_side else "",
+        predicted=predicted.predicted(records, results) if side_by_side else "",
         book=Markup(inert(compact(index))),
         run_blocks=[] if book["files"] else book["blocks"],
         counts=counts,
