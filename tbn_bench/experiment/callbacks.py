@@ -19,6 +19,8 @@ from tbn_bench.experiment.distributed import Follower
 from tbn_bench.experiment.first_batch import FirstBatch
 from tbn_bench.experiment.options import RunOptions
 from tbn_bench.experiment.random_state import random_state, restore_random_state
+from tbn_bench.experiment.tile_layers import shares
+from tbn_bench.records import tiles
 from tbn_bench.records.files import replace
 from tbn_bench.records.run import Run
 from tbn_bench.records.text import tell
@@ -66,6 +68,10 @@ class Recorder(Checkpoint):
         row = self._row(trainer, metrics)
         self._restart_clocks()
         self.run.log(row, durable=True)
+        if isinstance(self.run, Run):
+            flips, near_zero = shares(module)
+            if flips:
+                tiles.append(self.run.path, row["epoch"], flips, near_zero)
         self.mirrors.log(row, module.model)
         if self.lines:
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"

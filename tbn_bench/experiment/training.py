@@ -16,7 +16,7 @@ from tbn_bench.experiment.callbacks import AtomicCheckpoints, Recorder, make_tra
 from tbn_bench.experiment.distributed import Follower, check_ranks
 from tbn_bench.experiment.lightning_data import for_trainer
 from tbn_bench.experiment.options import RunOptions
-from tbn_bench.records import predictions
+from tbn_bench.records import predictions, tiles
 from tbn_bench.records.run import Run
 from tbn_bench.tasks._base import Task
 from tbn_bench.tracking.mirror import Mirrors
@@ -150,7 +150,7 @@ def _resume_point(run: Run | Follower) -> Path | None:
             leftover.unlink(missing_ok=True)
     last = run.checkpoints / _LAST
     if not last.exists():
-        run.rewind(0)
+        _rewind(run, 0)
         return None
     try:
         epoch = int(torch.load(last, map_location="cpu", weights_only=True)["epoch"]) + 1
@@ -158,8 +158,14 @@ def _resume_point(run: Run | Follower) -> Path | None:
         raise ValueError(
             f"checkpoint {last} is unreadable ({type(error).__name__}); train again with --restart"
         ) from error
-    run.rewind(epoch)
+    _rewind(run, epoch)
     return last
+
+
+def _rewind(run: Run | Follower, epoch: int) -> None:
+    run.rewind(epoch)
+    if isinstance(run, Run):
+        tiles.rewind(run.path, epoch)
 
 
 def _last_held_out(rows: list[dict[str, Any]], score: str) -> dict[str, float]:

@@ -29,6 +29,7 @@ from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import callbacks, train
 from tbn_bench.experiment.weights import trained
+from tbn_bench.records import tiles
 from tbn_bench.records.files import RecordError
 from tbn_bench.records.run import RunBusy
 from tbn_bench.records.store import RunStore
@@ -243,6 +244,23 @@ def test_rows_tell_of_their_own_epoch(tmp_path):
     assert [row["lr"] for row in rows] == rates[::STEPS]
     flips = [(a != b).float().mean().item() for a, b in zip(starts, ends, strict=True)]
     assert [row.get("tile/flip_rate") for row in rows] == pytest.approx(flips)
+
+
+def test_each_layer_has_its_shares_of_flips(straight, tmp_path):
+    """A row per epoch; weighted by their signs, the layers give the total of the run's row.
+
+    A resume gives the file of a run in one go.
+    """
+    config = make(TINY)
+    record = straight(config)
+    found = tiles.read(record.path)
+    bits = {row["name"]: row["weight_bits"] for row in record.summary["plan"] if row["binarized"]}
+    for row, total in zip(found, record.rows(), strict=True):
+        flips = sum(share * bits[name] for name, share in row["flips"].items())
+        assert flips / sum(bits.values()) == pytest.approx(total["tile/flip_rate"], rel=1e-3)
+    stopped(config, tmp_path, MID_EPOCH_2)
+    resumed = train.run(config, options(tmp_path))
+    assert tiles.read(resumed.path) == found
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -17,7 +17,7 @@ from generated_runs import provenance, rows, summary
 
 from tbn_bench import cli
 from tbn_bench.config import make
-from tbn_bench.records import predictions
+from tbn_bench.records import predictions, tiles
 from tbn_bench.records.store import LatencyRecord, RunStore
 from tbn_bench.reporting import build, style, watch
 from tbn_bench.reporting.figures import accuracy_bits, training_curves
@@ -60,6 +60,8 @@ def _store(root):
                 classes = [2, 0, 0, 2] if spec == "tbn(p=4)" else [0, 2, 1, 2]
                 answers = predictions.Predictions(labels, np.array(classes))
                 predictions.write(run.path, answers)
+                for epoch in range(2):
+                    tiles.append(run.path, epoch, {"a": 0.1, "b": 0.2}, {"a": 0.0})
                 run.finish(found | {"track": "W32A32" if spec == "full_precision" else "W1A32"})
     first = make({"binarizer": "tbn(p=4)", "epochs": 3}).run_id
     timed = [
@@ -411,6 +413,15 @@ def test_two_methods_have_the_samples_on_which_they_differ(browser, page):
     browser.until("document.querySelector('.differ details tbody')")
     cells = "[...document.querySelector('.differ details tbody').rows].map(r => r.innerText.split('\\t').join(' '))"
     assert browser.run(cells) == ["0 0 2 0", "1 0 0 2", "2 1 0 1"]
+    assert browser.errors == []
+
+
+@needs_chromium
+def test_a_run_has_a_small_chart_for_each_layer(browser, page):
+    browser.open(page, f"#run-{_run_id('bwn')}")
+    browser.until("document.querySelector('#run .tiles svg')")
+    heads = "[...document.querySelectorAll('#run .tiles .column_header text, #run .tiles .row-title text, #run .tiles text')].map(t => t.textContent)"
+    assert {"a", "b", "signs flipped, %", "sums near zero, %"} <= set(browser.run(heads))
     assert browser.errors == []
 
 

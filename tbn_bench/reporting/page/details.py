@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tbn_bench.records import predictions
+from tbn_bench.records import predictions, tiles
 from tbn_bench.records.files import RecordError
 from tbn_bench.records.run import RunRecord
 from tbn_bench.records.store import RunStore
@@ -26,6 +26,7 @@ BLOCK = 64  # runs
 # Bytes of blocks that the page itself may hold. Further blocks are script files beside the page.
 EMBEDDED = 400_000
 POINTS = 100  # of a curve
+TILE_POINTS = 25  # of a layer's curve: there are many layers
 MOST_CLASSES = 20  # of a confusion matrix: a larger one fits on no screen
 _PLAN = (
     "name",
@@ -68,7 +69,22 @@ def detail(record: RunRecord, curves: Curves) -> dict[str, Any]:
         "judged": judged,
         "curves": drawn,
         "confusion": _confusion(record),
+        "tiles": _tiles(record),
     }
+
+
+def _tiles(record: RunRecord) -> dict[str, Any] | None:
+    """epochs, and layer -> shares by epoch of flips and of sums near zero; None without any."""
+    rows = tiles.read(record.path)
+    if not rows:
+        return None
+    step = -(-len(rows) // TILE_POINTS)
+    rows = rows[::step]
+    found: dict[str, Any] = {"epochs": [row["epoch"] + 1 for row in rows]}
+    for key in ("flips", "near_zero"):
+        layers = dict.fromkeys(name for row in rows for name in row[key])
+        found[key] = {name: [row[key].get(name) for row in rows] for name in layers}
+    return found
 
 
 def _confusion(record: RunRecord) -> list[list[int]] | None:

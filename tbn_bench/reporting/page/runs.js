@@ -90,6 +90,26 @@ async function drawCurves(holder, { epoch, ...series }, judged) {
   }
 }
 
+/** Small multiples: a chart per layer, of the signs that flipped and of the sums near zero, in percent. */
+async function drawTiles(holder, { epochs, ...kinds }) {
+  const names = { flips: "signs flipped, %", near_zero: "sums near zero, %" };
+  const values = Object.entries(kinds).flatMap(([kind, layers]) => Object.entries(layers).flatMap(([layer, shares]) => epochs.map((epoch, i) => ({ layer, epoch, percent: 100 * shares[i], name: names[kind] })).filter(row => Number.isFinite(row.percent))));
+  await vegaReady();
+  const columns = Math.max(1, Math.floor(holder.clientWidth / 190));
+  const spec = {
+    $schema: "https://vega.github.io/schema/vega-lite/v6.json", data: { values }, columns, description: "Signs flipped and sums near zero by epoch, a chart per layer",
+    facet: { field: "layer", type: "nominal", title: null, sort: Object.keys(kinds.flips) },
+    spec: {
+      width: 110, height: 70, mark: { type: "line", point: { size: 12 }, tooltip: true },
+      encoding: {
+        x: { field: "epoch", type: "quantitative", axis: { tickMinStep: 1, format: "d", tickCount: 3 } }, y: { field: "percent", type: "quantitative", title: "%" },
+        color: { field: "name", type: "nominal", scale: { domain: Object.values(names), range: dark.matches ? ["#85bdf2", "#ff9d5c"] : ["#0072B2", "#D55E00"] }, legend: { title: null, orient: "top" } },
+      },
+    },
+  };
+  await vegaEmbed(holder, spec, { actions: false, renderer: "svg", config: chartTheme(), tooltip: { theme: dark.matches ? "dark" : "light" } });
+}
+
 async function fill(record, holder) {
   const changed = record.config.filter(pair => !pair[2]), same = record.config.filter(pair => pair[2]);
   holder.append(make("p", { textContent: `${record.status}, sweep ${record.sweep}${record.error ? `: ${record.error}` : ""}` }));
@@ -97,12 +117,15 @@ async function fill(record, holder) {
   if (record.scores.length) holder.append(...part("Result", pairs(record.scores)));
   const curves = make("div", { className: "curves" });
   if (record.curves.epoch) holder.append(...part("Curves", curves));
+  const tiles = make("div", { className: "tiles scroll", tabIndex: 0, role: "group", "aria-label": "Layers" });
+  if (record.tiles) holder.append(...part("Signs of each layer", tiles));
   holder.append(...part("Configuration", pairs(changed), make("details", {}, make("summary", { textContent: `${same.length} defaults` }), pairs(same))));
   if (record.cost.length) holder.append(...part("Cost", pairs(record.cost)));
   if (record.confusion) holder.append(...part("Confusion matrix of the test set", confusionTable(record.confusion)));
   if (record.plan) holder.append(...part("Plan", planTable(record.plan)));
   holder.append(...part("Environment", pairs(record.environment)));
   if (record.curves.epoch) await drawCurves(curves, record.curves, record.judged);
+  if (record.tiles) await drawTiles(tiles, record.tiles);
 }
 
 async function openRun(id) {
