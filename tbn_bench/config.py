@@ -45,10 +45,15 @@ class RunConfig(BaseModel):
     batch_size: int = Field(128, ge=1, lt=MANY, description="training batch size")
     optimizer: str = Field("sgd", description="optimizer, e.g. adam or 'muon(momentum=0.6)'")
     lr: float = Field(0.1, gt=0, description="peak learning rate")
+    clip_norm: float = Field(
+        0.0, ge=0, description="largest norm of a step's gradient, all weights together; 0: any"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd only)")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay")
-    schedule: Literal["cosine", "linear", "step", "constant"] = Field(
-        "cosine", description="learning-rate schedule: cosine, linear, step or constant"
+    schedule: Literal["cosine", "cosine_to_min", "linear", "step", "constant"] = Field(
+        "cosine",
+        description="learning-rate schedule: cosine (to 0, cut off at min_lr), cosine_to_min "
+        "(from lr to min_lr), linear, step or constant",
     )
     schedule_every: Literal["epoch", "step"] = Field(
         "epoch", description="when the schedule changes the rate: after every epoch or step"
@@ -110,6 +115,7 @@ class RunConfig(BaseModel):
         "step_gamma",
         "label_smoothing",
         "min_lr",
+        "clip_norm",
         "bn_momentum_gamma",
         "mixup",
         "cutmix",

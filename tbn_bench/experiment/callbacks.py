@@ -161,6 +161,7 @@ def make_trainer(
         strategy="ddp" if options.devices > 1 else "auto",
         use_distributed_sampler=False,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        gradient_clip_val=config.clip_norm or None,
         callbacks=[FirstBatch(), recorder, *kept],
         plugins=[AtomicCheckpoints()],
         logger=False,

@@ -44,8 +44,8 @@ def learning_rate_factor(config: RunConfig, position: int, per_epoch: int = 1) -
     """Factor on the peak rate at `position` (0-based).
 
     per_epoch: the number of positions in an epoch, 1 or its training steps.
-    The warm-up is linear. Then the factor follows a cosine or a line to 0, steps, or is constant.
-    It is never below min_lr after the warm-up.
+    The warm-up is linear. Then the factor follows a cosine or a line to 0, a cosine to min_lr,
+    steps, or is constant. It is never below min_lr after the warm-up.
     """
     warmup = config.warmup_epochs * per_epoch
     if position < warmup:
@@ -54,13 +54,15 @@ def learning_rate_factor(config: RunConfig, position: int, per_epoch: int = 1) -
     total = config.epochs * per_epoch - warmup
     share = min(1.0, done / max(1, total))
     steps = done // (config.step_epochs * per_epoch)
+    floor = config.min_lr / config.lr
+    cosine = 0.5 * (1 + math.cos(math.pi * share))
     factors = {
-        "cosine": 0.5 * (1 + math.cos(math.pi * share)),
+        "cosine": cosine,
+        "cosine_to_min": floor + (1 - floor) * cosine,
         "linear": 1 - share,
         "step": config.step_gamma**steps,
         "constant": 1.0,
     }
-    floor = config.min_lr / config.lr
     return max(factors[config.schedule], floor)
 
 

@@ -28,6 +28,7 @@ from tbn_bench.cli.parser import make_parser
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.experiment import callbacks, train
+from tbn_bench.experiment.build import build
 from tbn_bench.experiment.weights import trained
 from tbn_bench.records import tiles
 from tbn_bench.records.files import RecordError
@@ -697,3 +698,18 @@ def test_without_held_out_images_no_epoch_can_be_chosen(tmp_path):
     with pytest.raises(ValueError, match="use select=last"):
         train.run(make(ALL), options(tmp_path))
     assert not list(tmp_path.rglob("run.json"))
+
+
+def test_clip_norm_limits_the_gradient_of_a_step(tmp_path):
+    """Three steps of rate 0.05 with gradients of norm 0.001 move all weights by at most 0.00015."""
+    small = {"epochs": 1, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
+    config = make(TINY | small | {"binarizer": "full_precision", "clip_norm": 0.001})
+    record = train.run(config, options(tmp_path))
+    start = build(config, from_data=True).model
+    moved = [
+        (after - before).norm()
+        for after, before in zip(
+            trained(record).model.parameters(), start.parameters(), strict=True
+        )
+    ]
+    assert 0 < torch.stack(moved).norm() <= STEPS * 0.05 * 0.001 * 1.01

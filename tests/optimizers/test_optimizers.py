@@ -104,6 +104,16 @@ def test_latents_can_have_a_decay_of_their_own(entry):
     assert decays[id(others["params"][0])] == 0.1
 
 
+def test_adamw_can_leave_vectors_undecayed():
+    """Biases and norms; every parameter is in one group."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    config = make({"optimizer": "adamw(decay_vectors=False)", "weight_decay": 0.1})
+    decayed, others = optimizer_of(model, config).param_groups
+    assert [p.dim() for p in decayed["params"]] == [2, 2]
+    assert [p.dim() for p in others["params"]] == [1, 1, 1, 1]
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+
+
 def test_orthogonal_factor_has_singular_values_near_one():
     torch.manual_seed(0)
     for shape in ((8, 40), (40, 8)):
@@ -218,7 +228,7 @@ def test_an_unknown_optimizer_is_refused_before_a_network_is_trained():
         build.check(make({"optimizer": "moun"}))
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "cosine_to_min", "linear", "constant"])
 def test_a_schedule_per_step_meets_the_one_per_epoch_at_each_epoch(schedule):
     config = make({"schedule": schedule, "epochs": 5})
     for epoch in range(5):
@@ -231,6 +241,15 @@ def test_a_linear_schedule_per_step_ends_at_zero_and_warms_up_in_steps():
     factors = [learning_rate_factor(config, step, per_epoch=3) for step in range(13)]
     assert factors[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert factors[-2:] == pytest.approx([1 / 9, 0.0])
+
+
+def test_a_cosine_to_min_ends_at_min_lr_halfway_between_both():
+    """cosine stays on its way to 0 until min_lr cuts it off."""
+    config = make({"schedule": "cosine_to_min", "epochs": 9, "lr": 0.1, "min_lr": 0.02})
+    factors = [learning_rate_factor(config, epoch) for epoch in (0, 4.5, 9)]
+    assert factors == pytest.approx([1.0, 0.6, 0.2])
+    cut = config.model_copy(update={"schedule": "cosine"})
+    assert learning_rate_factor(cut, 4.5) == pytest.approx(0.5)
 
 
 def test_drops_per_step_come_at_the_same_epochs():
