@@ -26,6 +26,7 @@ COMMANDS = (
     "latency",
     "bench",
     "export",
+    "generate",
     "mcu",
     "report",
     "runs",
