@@ -83,4 +83,19 @@ gpu: .venv/done
 	$(BIN)/tbn-bench sweep sweeps/cifar10_resnet18.yaml --device cuda --jobs 1 --channels-last
 	$(BIN)/tbn-bench latency --suite cifar10_resnet18 --device cuda
 
-.PHONY: venv locked lock quickstart reports docs test test-quick test-all fuzz mcu gpu
+# Every committed certificate, recomputed from its packed file: minutes. CIFAR-10 is found under $TBN_BENCH_DATA or data/; without it
+# hashes, bits and bytes are verified alone. 20 of the test images that the committed runs saw are not the official ones (docs/certificates.md).
+arena-check: .venv/done
+	$(BIN)/tbn-bench verify results/certificates --numpy 100 --other-samples 20
+
+# The CIFAR-10 arena: tells its cost, trains what is missing, certifies it and verifies all. Days on two cores; resumable.
+ARENA = sweeps/cifar10_fast.yaml sweeps/cifar10_fast_narrow.yaml sweeps/cifar10_resnet18_fast.yaml
+ARENA_FLAGS = --jobs 2 --threads 1 --nice 19 --channels-last
+
+arena: .venv/done
+	$(BIN)/tbn-bench sweep $(ARENA) $(ARENA_FLAGS) --dry-run | grep -E '^(time|disk):'
+	$(BIN)/tbn-bench sweep $(ARENA) $(ARENA_FLAGS)
+	$(BIN)/tbn-bench certify cifar10_fast cifar10_resnet18_fast --numpy 100
+	$(MAKE) arena-check
+
+.PHONY: venv locked lock quickstart reports docs test test-quick test-all fuzz mcu gpu arena arena-check

@@ -32,6 +32,8 @@ COMMANDS = (
     "runs",
     "list",
     "check",
+    "certify",
+    "verify",
     "completion",
     "schema",
 )

@@ -176,6 +176,13 @@ def threads(text: str) -> int:
     return value
 
 
+def samples(text: str) -> int:
+    """A number of samples."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of samples from 1 on, got {text!r}")
+    return int(text)
+
+
 def sweep_name(text: str) -> str:
     """A name that is a folder under results/runs, never a path."""
     if is_path(text):

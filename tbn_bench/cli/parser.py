@@ -9,6 +9,7 @@ from tbn_bench import __version__
 from tbn_bench.catalog import did_you_mean
 from tbn_bench.cli import (
     bench,
+    certify,
     check,
     completion,
     export,
@@ -22,6 +23,7 @@ from tbn_bench.cli import (
     shelves,
     sweep,
     train,
+    verify,
 )
 from tbn_bench.records.text import tell
 
@@ -36,6 +38,8 @@ COMMANDS = {
     "mcu": mcu,
     "list": shelves,
     "check": check,
+    "certify": certify,
+    "verify": verify,
     "report": report,
     "runs": runs,
     "completion": completion,

@@ -8,10 +8,11 @@ verified where both ways give the recorded score, within the tolerance of scorin
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,16 +40,21 @@ UNCHECKED = "not checked"
 NO_NETWORK = "no packed network"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Way:
-    """One way's score, or why there is none. agrees: None where nothing could be compared."""
+    """One way's score, or why there is none. agrees: None where nothing could be compared.
+
+    samples: that it computed. classes: (samples,), the predicted ones; None if the task has none.
+    """
 
     score: float | None = None
     agrees: bool | None = None
     why: str = ""
+    samples: int = 0
+    classes: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Check:
     """What became of one run. file_bytes: None without a file."""
 
@@ -86,7 +92,7 @@ def run(store: RunStore, names: Sequence[str]) -> dict[str, Any]:
     Raises ValueError for a name that no run has.
     """
     found = []
-    for record in _chosen(store, names):
+    for record in chosen(store, names):
         found.append(check(record))
         text.say([str(found[-1])])
     count = Counter(one.verdict for one in found)
@@ -102,7 +108,7 @@ def run(store: RunStore, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _chosen(store: RunStore, names: Iterable[str]) -> list[RunRecord]:
+def chosen(store: RunStore, names: Iterable[str]) -> list[RunRecord]:
     """The finished runs that names mean: an id's beginning, SWEEP/id, SWEEP; none means all."""
     unreadable: list[str] = []  # `runs verify` names them
     finished = [record for record in store.runs(unreadable) if record.status == "finished"]
@@ -136,13 +142,13 @@ def check(record: RunRecord) -> Check:
         content = packed_file.read(path)
     except ValueError as error:
         return Check(record, DIFFERS, str(error), file_bytes=size)
-    if why := _wrong_file(content, config, record):
+    if why := wrong_file(content, config, record):
         return Check(record, DIFFERS, why, file_bytes=size)
     try:
         data = build.data_of(config)
         data.setup()
-        native = _native(record, config, data, content)
-        numpy = _numpy(record, config, data, content)
+        native = by_native(record, config, data, content)
+        numpy = by_numpy(record, config, data, content)
     except ArtifactError as error:
         return Check(record, DIFFERS, str(error), file_bytes=size)
     except ValueError as error:  # for example, the data set is not on this machine
@@ -166,7 +172,7 @@ def _verdict(native: Way, numpy: Way) -> tuple[str, str]:
     return VERIFIED, ""
 
 
-def _wrong_file(content: Artifact, config: RunConfig, record: RunRecord) -> str:
+def wrong_file(content: Artifact, config: RunConfig, record: RunRecord) -> str:
     """Why the file cannot be this run's, whatever it computes, or ''."""
     held = config if content.config is None else make(content.config)
     if held != config:
@@ -184,7 +190,8 @@ def _structure(config: RunConfig, data: Any) -> nn.Module:
     return model.eval()
 
 
-def _native(record: RunRecord, config: RunConfig, data: Any, content: Artifact) -> Way:
+def by_native(record: RunRecord, config: RunConfig, data: Any, content: Artifact) -> Way:
+    """The score of the native executor. Raises ArtifactError for the file of another network."""
     model = convert.load_(_structure(config, data), content)
     try:
         call = Executor(model, data.first("test", 1), threads=torch.get_num_threads())
@@ -193,7 +200,14 @@ def _native(record: RunRecord, config: RunConfig, data: Any, content: Artifact) 
     return _scored(record, data, model, call)
 
 
-def _numpy(record: RunRecord, config: RunConfig, data: Any, content: Artifact) -> Way:
+def by_numpy(
+    record: RunRecord,
+    config: RunConfig,
+    data: Any,
+    content: Artifact,
+    most: int | None = None,
+) -> Way:
+    """The score of numpy. most: only so many first samples, whose score is then of them alone."""
     model = _structure(config, data)
     try:
         forward = NumpyForward(model, content)
@@ -202,12 +216,36 @@ def _numpy(record: RunRecord, config: RunConfig, data: Any, content: Artifact) -
             y = forward(x.numpy())
             return torch.from_numpy(y)
 
-        return _scored(record, data, model, call)
+        return _scored(record, data, model, call, most)
     except Unsupported as error:
         return Way(why=f"no rule for {error}")
 
 
-def _scored(record: RunRecord, data: Any, model: nn.Module, call: Call) -> Way:
-    batches = scoring.outputs(call, data)
+def _scored(
+    record: RunRecord, data: Any, model: nn.Module, call: Call, most: int | None = None
+) -> Way:
+    seen = _Seen()
+    batches = seen.passing(scoring.outputs(call, data, most=most))
     score = scoring.score_on_test(record, data, model, batches)
-    return Way(score.found, score.agrees)
+    return Way(score.found, score.agrees, samples=seen.samples, classes=seen.classes())
+
+
+class _Seen:
+    """What passes to the score: how many samples, and which classes were predicted."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._classes: list[np.ndarray] = []
+
+    def passing(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for outputs, y in batches:
+            self.samples += len(y)
+            is_classes = outputs.ndim == 2 and y.ndim == 1 and not y.is_floating_point()
+            if is_classes:
+                self._classes.append(outputs.argmax(1).numpy())
+            yield outputs, y
+
+    def classes(self) -> np.ndarray | None:
+        if not self._classes:
+            return None
+        return np.concatenate(self._classes)
