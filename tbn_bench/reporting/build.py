@@ -24,7 +24,7 @@ from tbn_bench import __version__, catalog
 from tbn_bench.catalog import plugged
 from tbn_bench.records.files import RecordError
 from tbn_bench.records.text import tell
-from tbn_bench.reporting import figures, panels, protocol, summary, tables, write
+from tbn_bench.reporting import figures, leaderboard, panels, protocol, summary, tables, write
 from tbn_bench.reporting.figures import _chart, _print
 from tbn_bench.reporting.latex import latex
 from tbn_bench.reporting.load import Records, load
@@ -280,6 +280,7 @@ def report(results: Path, out: Path, watch_s: float | None = None) -> dict[str, 
             built = _write_tables(records, out / "tables")
             book = details.book(results, records.curves)
             summary.write_summary(records, out)
+            leaderboard.write_page(records, out)
             made = figures_of()
         command = f"tbn-bench report --results {results} --out {out}"
         text = render.page(

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from tbn_bench import fingerprint
 from tbn_bench.config import SHELF_OF, RunConfig, make
+from tbn_bench.records.certificate import Certificate, certificates
 from tbn_bench.records.run import NETWORK, RunRecord
 from tbn_bench.records.store import LatencyRecord, McuRecord, RunStore
 from tbn_bench.records.text import shown
@@ -30,6 +31,7 @@ class Records:
     problems: the records that could not be read, and why.
     configs: a row per run, a column per field of RunConfig.
     plans: (sweep, group id) -> the plan of one finished run, a row per weight.
+    certificates: all that are committed; their parts are not checked here.
     """
 
     runs: pd.DataFrame
@@ -40,6 +42,7 @@ class Records:
     problems: list[str]
     configs: pd.DataFrame
     plans: dict[tuple[str, str], list[dict[str, Any]]]
+    certificates: list[Certificate] = field(default_factory=list)
 
     @property
     def newest(self) -> str | None:
@@ -108,6 +111,7 @@ def load(results: Path, ledger: Path | None = None) -> Records:
         problems=problems,
         configs=_frame(configs, ("sweep", "run_id", *RunConfig.model_fields)),
         plans=_plans(runs),
+        certificates=_certificates(results, problems),
     )
 
 
@@ -228,6 +232,20 @@ def _curves(runs: list[_Run]) -> pd.DataFrame:
             column += [epoch.get(name) for epoch in run.epochs]
         values[key] = column
     return pd.DataFrame(values, columns=list(columns.CURVE))
+
+
+def _certificates(results: Path, problems: list[str]) -> list[Certificate]:
+    """Those whose config and score this version knows."""
+    found = []
+    for certificate in certificates(results, problems):
+        try:
+            make(certificate.claims.config)
+            score_of({"score": certificate.claims.score})
+        except ValueError as error:
+            problems.append(f"certificate {certificate.name}: {error}")
+            continue
+        found.append(certificate)
+    return found
 
 
 def _plans(runs: list[_Run]) -> dict[tuple[str, str], list[dict[str, Any]]]:

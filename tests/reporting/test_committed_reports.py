@@ -5,7 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from tbn_bench.reporting import build, figures, margins, panels, paper, style, summary, tape, ticks
+from tbn_bench.reporting import (
+    build,
+    figures,
+    leaderboard,
+    margins,
+    panels,
+    paper,
+    style,
+    summary,
+    tape,
+    ticks,
+)
 from tbn_bench.reporting.load import load
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +56,11 @@ def test_tables(records, tmp_path):
 def test_summary(records, tmp_path):
     summary.write_summary(records, tmp_path)
     _same(tmp_path, REPORTS, ("summary.md",))
+
+
+def test_leaderboard(records, tmp_path):
+    leaderboard.write_page(records, tmp_path)
+    _same(tmp_path, REPORTS, ("leaderboard.md",))
 
 
 def test_figures(records):
