@@ -511,7 +511,7 @@ def test_gpt_is_one_native_call_behind_its_embedding(level, tokens, dim):
 
 
 def test_reshapes_like_attention_that_are_not():
-    """Under torch.export: tokens cut in other ways, a further axis; and plain attention, which is one call."""
+    """Under torch.export: tokens cut in other ways, a further axis; and plain or causal attention, which is one call."""
 
     class Cut(nn.Module):
         def __init__(self, way: str):
@@ -529,15 +529,17 @@ def test_reshapes_like_attention_that_are_not():
             else:
                 parts = qkv.reshape(n, 7, 3, 2, 12)
             q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+            causal = self.way == "causal"
             return self.proj(
-                nn.functional.scaled_dot_product_attention(q, k, v)
+                nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
                 .transpose(1, 2)
                 .reshape(n, 7, 24)
             )
 
-    for way in ("plain", "split", "axis"):
+    for way in ("plain", "causal", "split", "axis"):
         run = check(Cut(way), (7, 12), "tbn(p=4, min_layer_size=0)")
-        assert any("attention" in name for name in run.torch_nodes) == (way != "plain"), way
+        left_to_torch = any("attention" in name for name in run.torch_nodes)
+        assert left_to_torch == (way in ("split", "axis")), way
 
 
 class Classic(nn.Module):
