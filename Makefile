@@ -86,7 +86,7 @@ gpu: .venv/done
 # Every committed certificate, recomputed from its packed file: minutes. CIFAR-10 is found under $TBN_BENCH_DATA or data/; without it
 # hashes, bits and bytes are verified alone. 20 of the test images that the committed runs saw are not the official ones (docs/certificates.md).
 arena-check: .venv/done
-	$(BIN)/tbn-bench verify results/certificates --numpy 100 --other-samples 20
+	$(BIN)/tbn-bench verify results/certificates --numpy 100 --other-samples 20 $(VERIFY_FLAGS)
 
 # The CIFAR-10 arena: tells its cost, trains what is missing, certifies it and verifies all. Days on two cores; resumable.
 ARENA = sweeps/cifar10_fast.yaml sweeps/cifar10_fast_narrow.yaml sweeps/cifar10_resnet18_fast.yaml

@@ -34,10 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="accept N test samples that are not the certified ones; "
         "their classes are not compared (default: 0)",
     )
+    parser.add_argument(
+        "--need-data",
+        action="store_true",
+        help="count a certificate as failed if its data set is not on this machine",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.experiment import certified
 
-    options = certified.Options(args.results, args.numpy, args.other_samples)
+    options = certified.Options(args.results, args.numpy, args.other_samples, args.need_data)
     return certified.run(args.files, options)

@@ -38,6 +38,7 @@ from tbn_bench.scores import SCORES
 VERIFIED = "verified"
 DIFFERS = "DIFFERS"
 UNCHECKED = "not checked by inference"
+INVALID = "NO VALID CERTIFICATE"
 _SHOWN = 20  # letters of a value in a line about a difference
 
 
@@ -45,11 +46,12 @@ _SHOWN = 20  # letters of a value in a line about a difference
 class Options:
     """results: the folder with the parts; None looks above each file. numpy: samples that numpy
     computes, from the first on; None: all. other_samples: test samples that may be others than the
-    certified ones."""
+    certified ones. need_data: whether a missing data set is a failure."""
 
     results: Path | None = None
     numpy: int | None = None
     other_samples: int = 0
+    need_data: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class Verdict:
 
     @property
     def verdict(self) -> str:
-        if any(line.agrees is False for line in self.lines):
+        if certificate.NAME in self.wrong:
+            return INVALID
+        if self.wrong:
             return DIFFERS
         if any(line.agrees and line.is_inference for line in self.lines):
             return VERIFIED
@@ -103,8 +107,8 @@ class Verdict:
 def run(paths: Sequence[Path], options: Options) -> dict[str, Any]:
     """Prints a verdict for each certificate; of a folder, for all below it.
 
-    Of several, those that are verified take one line each. Raises ValueError for a folder without
-    certificates.
+    Of several, those that are verified take one line each. Raises ValueError for a path that does
+    not exist, and for a folder without certificates.
     """
     found = []
     files = list(_files(paths))
@@ -117,12 +121,15 @@ def run(paths: Sequence[Path], options: Options) -> dict[str, Any]:
     told = ", ".join(f"{n} {verdict}" for verdict, n in sorted(count.items()))
     seconds = sum(one.seconds for one in found)
     tell(f"{len(found)} certificates: {told}; {seconds:.0f} s")
-    wrong = {str(one.path): one.wrong for one in found if one.verdict == DIFFERS}
+    wrong = {str(one.path): one.wrong for one in found if one.wrong}
+    unchecked = count[UNCHECKED]
+    if unchecked and options.need_data:
+        tell(f"{unchecked} were not checked by inference, which --need-data counts as failed")
     return {
         "certificates": len(found),
         "verified": count[VERIFIED],
-        "not_checked": count[UNCHECKED],
-        "failed": count[DIFFERS],
+        "not_checked": unchecked,
+        "failed": len(wrong) + (unchecked if options.need_data else 0),
         "wrong": wrong,
         "seconds": round(seconds, 1),
     }
@@ -130,6 +137,8 @@ def run(paths: Sequence[Path], options: Options) -> dict[str, Any]:
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
+        if not path.exists():
+            raise ValueError(f"there is no {path}; write a certificate: tbn-bench certify RUN")
         if not path.is_dir():
             yield path
             continue

@@ -116,8 +116,14 @@ class Standing:
 class Budget:
     """A limit on bytes or bits. fits: whether an entry is within it."""
 
-    label: str
+    amount: str
+    unit: str
     fits: Callable[[Entry], bool]
+
+    @property
+    def label(self) -> str:
+        unit = self.unit if self.amount != "1" else self.unit.replace("bits", "bit")
+        return f"{self.amount} {unit}"
 
 
 def budgets() -> list[Budget]:
@@ -125,12 +131,11 @@ def budgets() -> list[Budget]:
 
 
 def _of_kilobytes(size: int) -> Budget:
-    return Budget(f"{size:,} KB", lambda entry: entry.file_bytes <= size * KILOBYTE)
+    return Budget(f"{size:,}", "KB", lambda entry: entry.file_bytes <= size * KILOBYTE)
 
 
 def _of_bits(bits: float) -> Budget:
-    unit = "bit" if bits == 1 else "bits"
-    return Budget(f"{bits:g} {unit} per weight", lambda entry: entry.bits_per_weight <= bits)
+    return Budget(f"{bits:g}", "bits per weight", lambda entry: entry.bits_per_weight <= bits)
 
 
 def boards(certificates: Iterable[Certificate]) -> dict[Board, list[Entry]]:

@@ -146,6 +146,7 @@ def test_another_file_is_no_certificate(tmp_path, content):
     path = tmp_path / "other.json"
     path.write_bytes(content)
     assert "not a certificate" in wrong(path)["certificate.json"]
+    assert verdict(path).verdict == certified.INVALID
 
 
 def test_false_claims_under_right_hashes_are_found(results):
@@ -195,6 +196,9 @@ def test_without_the_data_hashes_and_sizes_are_verified(results, monkeypatch):
     monkeypatch.setattr(_base.TensorDataModule, "setup", missing)
     found = verdict(file_of(results))
     assert found.verdict == certified.UNCHECKED
+    for need_data, failed in ((False, 0), (True, 1)):
+        options = certified.Options(need_data=need_data)
+        assert certified.run([file_of(results)], options)["failed"] == failed
     assert "not on this machine, nothing is inferred: digits not found" in str(found)
 
 
@@ -257,3 +261,16 @@ def test_committed_certificates_have_their_parts():
     for path in committed():
         with certificate.opened(path) as held:
             assert held.faults() == {}, path
+
+
+def test_a_path_without_certificates_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no"):
+        certified.run([tmp_path / "none.json"], certified.Options())
+    with pytest.raises(ValueError, match="no certificates below"):
+        certified.run([tmp_path], certified.Options())
+
+
+def test_a_committed_certificate_is_verified_by_inference():
+    """Of digits, which come with scikit-learn."""
+    path = next(path for path in committed() if path.parent.name == "digits_certified")
+    assert verdict(path, numpy=100).verdict == certified.VERIFIED

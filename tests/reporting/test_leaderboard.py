@@ -118,8 +118,20 @@ def test_budgets_count_the_whole_file_and_all_weights():
 
 def test_an_empty_budget_says_so(monkeypatch):
     """Nothing of 3,000 bytes is within 2 KB."""
-    small = standings.Budget("2 KB", lambda entry: entry.file_bytes <= 2048)
+    small = standings.Budget("2", "KB", lambda entry: entry.file_bytes <= 2048)
     monkeypatch.setattr(standings, "budgets", lambda: [small])
     records = SimpleNamespace(certificates=[certified()])
     (row,) = leaderboard.leaderboard(records).rows
     assert (row["method"], row["verdict"]) == (None, "none certified")
+
+
+def test_budgets_with_the_same_leader_are_one_row():
+    """3,000 bytes fit all five sizes; 0.4 bits per weight fit three of five."""
+    records = SimpleNamespace(certificates=[certified()])
+    table = leaderboard.leaderboard(records)
+    found = [(row["budget"], row["method"]) for row in table.rows]
+    assert found == [
+        ("4 to 1,024 KB", "BWN"),
+        ("0.125 to 0.25 bits per weight", None),
+        ("0.5 to 2 bits per weight", "BWN"),
+    ]

@@ -2,7 +2,7 @@
 
 from tbn_bench.reporting import names, standings, style
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.standings import Board, Entry, Standing
+from tbn_bench.reporting.standings import Board, Budget, Entry, Standing
 from tbn_bench.reporting.table import Column, Row, Table, column, run_ids, text_column
 from tbn_bench.scores import SCORES
 
@@ -69,14 +69,33 @@ def _columns() -> list[Column]:
 def _rows(board: Board, entries: list[Entry]) -> list[Row]:
     labels = standings.labels(entries)
     rows = []
-    for budget in standings.budgets():
-        within = [entry for entry in entries if budget.fits(entry)]
-        if not within:
-            rows.append(_empty(board, budget.label))
-        for standing in standings.standings(within):
-            row = {"budget": budget.label} | _row(board, standing, labels)
+    for label, found in _merged(entries):
+        if not found:
+            rows.append(_empty(board, label))
+        for standing in found:
+            row = {"budget": label} | _row(board, standing, labels)
             rows.append(row)
     return rows
+
+
+def _merged(entries: list[Entry]) -> list[tuple[str, list[Standing]]]:
+    """(label, standings) of each budget; neighbours with the same standings are one."""
+    runs: list[tuple[list[Budget], list[Standing]]] = []
+    for budget in standings.budgets():
+        within = [entry for entry in entries if budget.fits(entry)]
+        found = standings.standings(within)
+        last, same = runs[-1] if runs else ([], [])
+        if last and last[0].unit == budget.unit and found == same:
+            last.append(budget)
+            continue
+        runs.append(([budget], found))
+    out = []
+    for merged, found in runs:
+        label = merged[-1].label
+        if len(merged) > 1:
+            label = f"{merged[0].amount} to {merged[-1].amount} {merged[0].unit}"
+        out.append((label, found))
+    return out
 
 
 def _empty(board: Board, budget: str) -> Row:
