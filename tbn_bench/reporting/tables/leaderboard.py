@@ -59,10 +59,10 @@ def _columns() -> list[Column]:
         column("n", "seeds", "d"),
         column("file_bytes", "bytes of file", ",d"),
         column("bits_per_weight", "bits per weight", ".3f"),
+        text_column("verdict", "verdict"),
         text_column("against", "holder before"),
         Column("difference", "difference", _difference),
         column("p", "p", ".3f"),
-        text_column("verdict", "verdict"),
     ]
 
 
