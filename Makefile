@@ -6,7 +6,7 @@ BIN = .venv/bin
 venv: .venv/done
 
 NATIVE = tbn_bench/native/src
-SOURCES = CMakeLists.txt $(NATIVE)/tbn.h $(NATIVE)/plan.cpp $(NATIVE)/ops.inc $(NATIVE)/fma.inc $(NATIVE)/lut.inc $(NATIVE)/level_generic.cpp $(NATIVE)/level_avx2.cpp \
+SOURCES = CMakeLists.txt $(NATIVE)/tbn.h $(NATIVE)/plan.cpp $(NATIVE)/ops.inc $(NATIVE)/fma.inc $(NATIVE)/dense.inc $(NATIVE)/lut.inc $(NATIVE)/level_generic.cpp $(NATIVE)/level_avx2.cpp \
 	$(NATIVE)/level_avx512.cpp $(NATIVE)/lookup512.inc $(NATIVE)/transformer.inc $(NATIVE)/a14.cpp $(NATIVE)/level_amx.cpp $(NATIVE)/amx_blocks.inc
 
 .venv/done: pyproject.toml constraints.txt $(SOURCES)

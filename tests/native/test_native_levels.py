@@ -302,6 +302,49 @@ def test_dense_float_weights(level):
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("columns", range(1, 18))
+@pytest.mark.parametrize("rows", [16, 50, 100, 130])
+def test_dense_tiles_of_any_size(level, columns, rows):
+    """Each number of pixels and of rows at once, with all channels of a tap and with a part of them."""
+    weight, x = images(rows, 19, 3, 1), images(2, 19, 5, columns)
+    op = Op(
+        native.CONV,
+        0,
+        1,
+        kernel=(3, 1),
+        padding=(1, 0),
+        rows=rows,
+        weights=[native.FloatWeights(weight, level)],
+    )
+    expected = F.conv2d(
+        torch.from_numpy(x).double(), torch.from_numpy(weight).double(), padding=(1, 0)
+    )
+    program = Program([op], [(5, columns, 19), (5, columns, rows)], level=level)
+    assert close(program(x), expected.numpy())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("channels", "stride", "size"), [(2100, 1, 12), (40, 2, 9), (40, 3, 7)])
+def test_dense_weights_divided_into_blocks_of_channels(level, channels, stride, size):
+    """More weights than are kept near at once; layers that read the caller's pixels where they are."""
+    weight, x = images(70, channels, 1, 1), images(2, channels, size, size)
+    out = (size - 1) // stride + 1
+    op = Op(
+        native.CONV,
+        0,
+        1,
+        stride=(stride, stride),
+        rows=70,
+        weights=[native.FloatWeights(weight, level)],
+    )
+    expected = F.conv2d(
+        torch.from_numpy(x).double(), torch.from_numpy(weight).double(), stride=stride
+    )
+    program = Program([op], [(size, size, channels), (out, out, 70)], level=level)
+    assert close(program(x), expected.numpy())
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_nan_and_infinity_reach_the_output(level):
     """A broken activation must show, through the ReLU too."""
     x, signs = images(1, 8, 4, 4), signs_of(16, 8, 1, 1)

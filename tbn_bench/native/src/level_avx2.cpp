@@ -1,10 +1,11 @@
 // AVX2 and FMA.
 #include <immintrin.h>
 #define LANES 8
-#define BLOCK 6
+#define SUMS 12
+#define PIXELS 6
 #define ROWS 4
 #define VECTORS 3
-#include "fma.inc"
+#include "dense.inc"
 #include "lut.inc"
 #include "transformer.inc"
 

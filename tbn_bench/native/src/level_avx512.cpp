@@ -3,8 +3,9 @@
 // The idea of indexing activation sums by weight bits is T-MAC's (arXiv 2407.00088); exact float32 tables and the tile are ours.
 #include <immintrin.h>
 #define LANES 16
-#define BLOCK 12
-#include "fma.inc"
+#define SUMS 24
+#define PIXELS 8
+#include "dense.inc"
 #include "transformer.inc"
 #define A14 0
 #include "lookup512.inc"
@@ -33,7 +34,7 @@ int prepare_lookup(Weights* w, const uint8_t* bits, const float* dense) {
 }
 
 void conv512(const Conv* c) {
-  if (c->weights->kind != KIND_SIGNS) return conv(c);
+  if (c->weights->kind != KIND_SIGNS) return dense::conv(c);
   if (c->planes == PLANES_A14) return tbn_conv_a14(c);
   conv_lookup(c);
 }

@@ -1,9 +1,10 @@
 // Any machine: the compiler's baseline instruction set (NEON on aarch64).
 #define LANES 4
-#define BLOCK 3
+#define SUMS 12
+#define PIXELS 3
 #define ROWS 4
 #define VECTORS 3
-#include "fma.inc"
+#include "dense.inc"
 #include "lut.inc"
 #include "transformer.inc"
 
