@@ -46,7 +46,9 @@ def _markup_cell(row: Row, c: Column, scale: "_Scale | None") -> str:
     shown = html.escape(text)
     shown = shown.translate(_HTML)
     drawn = scale.drawn(row) if scale else ""
-    return f'<td class="{kind}"{value}>{shown}{drawn}</td>'
+    # Most of a page is numbers: they have no class (style.css), and HTML needs no end of a cell.
+    marks = "" if kind == "n" else f' class="{kind}"'
+    return f"<td{marks}{value}>{shown}{drawn}"
 
 
 class _Scale:

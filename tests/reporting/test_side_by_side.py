@@ -44,7 +44,7 @@ def test_a_cell_draws_its_interval_and_keeps_its_text():
     assert _ranges(rows) == [(3.0, 85.0)], "a single seed has a mark alone"
     assert markup.markup(Table("t", [SCORE], rows)).count("<circle") == 2
     text = markup.markup(Table("t", [SCORE], rows))
-    assert '<td class="n" data-value="0.8">80.0<svg class="interval"' in text
+    assert '<td data-value="0.8">80.0<svg class="interval"' in text
     assert text.count('aria-hidden="true"') == 2
 
 

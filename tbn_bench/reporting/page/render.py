@@ -40,7 +40,7 @@ _SCRIPTS = ("base.js", "tables.js", "charts.js", "runs.js", "watch.js", "take.js
 _NOT_FINISHED = "not_finished"
 _SENTENCE = re.compile(r"(?<=[.)]) (?=[A-Z×])")
 _ROW = re.compile(r"<tr\b.*?</tr>", re.S)
-_RUN_CELL = re.compile(r"(<td[^>]*>)([0-9a-f]{12})</td>")
+_RUN_CELL = re.compile(r"(<td[^>]*>)([0-9a-f]{12})(?=<)")
 
 
 def _asset(name: str) -> str:
@@ -63,7 +63,7 @@ def block(name: str, table: Table, run_ids: set[str]) -> dict[str, Any]:
         opened, run_id = cell.groups()
         if run_id not in run_ids:
             return cell[0]
-        return f'{opened}<a href="#run-{run_id}">{run_id}</a></td>'
+        return f'{opened}<a href="#run-{run_id}">{run_id}</a>'
 
     whole = _RUN_CELL.sub(linked, markup(table))
     head, opened, rest = whole.partition("<tbody>")
