@@ -246,17 +246,29 @@ def tiling(records: Records) -> str:
             continue
         winner = smallest_within(tiled)
         if winner is None:
-            lost.append(data)
+            lost.append(data + _nearest_tiled(tiled))
         else:
             _, finding = winner
             won.append(f"{data} ({finding.group.label}, {finding.size} of BWN's bytes)")
     if not won and not lost:
         return ""
-    where = f"on {', '.join(won)}" if won else "nowhere"
-    text = f"Tiled networks are shown to stay within the margin of BWN, with fewer bytes, {where}"
-    if lost and won:
-        text += f"; not on {', '.join(lost)}"
-    return f"{text}."
+    text = "Compared with binary weights (BWN), tiled networks of fewer bytes "
+    if won:
+        text += f"stay within the margin on {', '.join(won)}."
+    else:
+        text += "are nowhere shown to stay within the margin."
+    if lost:
+        text += f" Not shown on {', '.join(lost)}."
+    return text
+
+
+def _nearest_tiled(found: list[Compared]) -> str:
+    """In brackets, how near the best tiled network comes; empty if none is smaller."""
+    close = nearest(found)
+    if close is None:
+        return ""
+    panel, finding = close
+    return f" (nearest: {finding.group.label}, {_difference(panel, finding)})"
 
 
 def _only_tiled(panel: Compared) -> Compared:
@@ -279,7 +291,7 @@ def _said_margin(found: list[Compared]) -> str:
 
 
 def _difference(panel: Compared, finding: Finding) -> str:
-    seeds = f"{finding.tag}: undecided" if finding.n < 2 else f"{finding.n} seeds"
+    seeds = "one seed, too few to decide" if finding.n < 2 else f"{finding.n} seeds"
     return f"{finding.text} {panel.unit}, {seeds}"
 
 

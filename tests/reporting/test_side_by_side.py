@@ -114,8 +114,10 @@ def test_the_first_lines_answer_three_questions(tmp_path):
         finished_run(store, top1, held_out, sweep="rates", lr=lr)
     found = {line["question"]: line["answer"] for line in short.in_short(load(tmp_path), tmp_path)}
     tiling, rate = list(found.values())[:2]
-    assert tiling.startswith("Tiled networks are shown to stay within the margin of BWN")
-    assert rate.endswith("with test scores: 0.1 for TBN-4 in rates (Digits, 70.00 %).")
+    assert tiling.startswith(
+        "Compared with binary weights (BWN), tiled networks of fewer bytes stay"
+    )
+    assert rate.endswith(": 0.1 for TBN-4 (test 70.00 %; Digits, sweep rates).")
 
 
 def test_a_method_of_several_configurations_cannot_be_compared(tmp_path):

@@ -176,7 +176,7 @@ def test_early_termination_stops_the_worse(tmp_path):
             tmp_path,
             top,
             lr={"values": [0.1, 0.05, 1e-9]},
-            epochs={"value": 30},
+            epochs={"value": 300},
             seed={"values": [0, 1]},
         )
     )
@@ -185,7 +185,7 @@ def test_early_termination_stops_the_worse(tmp_path):
     stopped = [r for r in store.runs() if r.status == "stopped"]
     assert said["stopped"] == len(stopped) > 0
     assert 1e-9 not in {r.config["lr"] for r in store.runs() if r.status == "finished"}
-    assert all(len(r.rows()) < 30 for r in stopped)
+    assert all(len(r.rows()) < 300 for r in stopped)
     again = local.run(sweep, tmp_path / "r")
     assert (again["finished"], again["stopped"]) == (0, said["stopped"])
 

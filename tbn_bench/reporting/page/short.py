@@ -51,11 +51,12 @@ def _winners(records: Records) -> str:
             score = SCORES[best.score]
             method = names.method(best.binarizer)
             test = score.text(best.result.mean)
-            said.append(f"{rate:.3g} for {method} in {sweep} ({names.data_set(data)}, {test})")
+            where = f"{names.data_set(data)}, sweep {sweep}"
+            said.append(f"{rate:.3g} for {method} (test {test}; {where})")
     if not said:
         return ""
     more = f", and those of {len(said) - _MOST} other sweeps" if len(said) > _MOST else ""
-    return f"Chosen on held-out data, with test scores: {', '.join(said[:_MOST])}{more}."
+    return f"One per sweep, chosen on held-out data: {', '.join(said[:_MOST])}{more}."
 
 
 def _rate(records: Records, best: Group, members: list[Group]) -> float | None:
@@ -72,14 +73,14 @@ def _paper(records: Records, results: Path) -> str:
     if not found.cells:
         return ""
     counts = found.kinds
-    kinds = [f"{_WORDS.get(kind, kind)} {counts[kind]}" for kind in verdict.KINDS if counts[kind]]
-    text = f"Of {len(found.cells)} published scores: {', '.join(kinds)}."
+    kinds = [f"{counts[kind]} {_WORDS.get(kind, kind)}" for kind in verdict.KINDS if counts[kind]]
+    text = f"Of {len(found.cells)} published scores, {', '.join(kinds)}."
     ours = [_compared(cell) for cell in found.cells if cell.best is not None]
     if ours:
         text += f" {'; '.join(ours[:_MOST])}."
     verified = list(_verified(ledger, results))
     if verified:
-        text += f" Of {len(verified)} published sizes, plans verify {sum(verified)}."
+        text += f" Our computed sizes match {sum(verified)} of {len(verified)} published sizes."
     return text
 
 
