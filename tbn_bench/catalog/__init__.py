@@ -35,6 +35,16 @@ PACKAGES = (
     "figures",
     "kernels",
 )
+# of a data set: what models and tasks may ask for, by the name of a parameter
+OFFERS = (
+    "num_classes",
+    "in_shape",
+    "parts",
+    "class_weights",
+    "horizon",
+    "targets",
+    "token_bytes",
+)
 _FOLDERS = {"tables": "reporting.tables", "figures": "reporting.figures"}
 _SYNONYMS = {  # words of other tools -> fields of RunConfig
     "learning_rate": "lr",

@@ -9,16 +9,7 @@ from torch import Tensor
 from tbn_bench import catalog
 from tbn_bench.data._base import Split, TensorDataModule
 
-SHARED = (
-    "tasks",
-    "num_classes",
-    "in_shape",
-    "parts",
-    "class_weights",
-    "horizon",
-    "targets",
-    "token_bytes",
-)
+SHARED = ("tasks", *catalog.OFFERS)
 
 
 class Smoke(TensorDataModule):

@@ -25,15 +25,6 @@ from tbn_bench.layers.binary_input import constant_signs
 from tbn_bench.optimizers._base import optimizer_of
 
 TRAINING_IMAGES = 5_000  # for a model that starts from the data
-OFFERS = (
-    "num_classes",
-    "in_shape",
-    "parts",
-    "class_weights",
-    "horizon",
-    "targets",
-    "token_bytes",
-)
 
 # what a model can raise
 _FAULTS = (
@@ -184,7 +175,7 @@ def _described(config: RunConfig) -> Any:
 
 def _check_task(config: RunConfig) -> None:
     """Raises ValueError for an option that the task does not have."""
-    catalog.check("tasks", config.task, ("model", "config", *OFFERS))
+    catalog.check("tasks", config.task, ("model", "config", *catalog.OFFERS))
 
 
 def _check_labels(config: RunConfig, data: Any) -> None:
@@ -199,7 +190,7 @@ def _check_labels(config: RunConfig, data: Any) -> None:
 
 def offered(data: Any) -> dict[str, Any]:
     """What models and tasks may ask of a data module, by name."""
-    return {name: getattr(data, name) for name in OFFERS if hasattr(data, name)}
+    return {name: getattr(data, name) for name in catalog.OFFERS if hasattr(data, name)}
 
 
 def build_task(config: RunConfig, data: Any, model: nn.Module) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tbn_bench import catalog
 from tbn_bench.catalog import did_you_mean, is_named
 from tbn_bench.catalog.plugged import SHELVES
 from tbn_bench.plugins.probe import binarizer_fault
@@ -17,15 +18,6 @@ from tbn_bench.plugins.probe import binarizer_fault
 Made = Callable[..., Any]
 Found = tuple[str, str, Made]  # shelf, name, callable
 
-OFFERED = (
-    "num_classes",
-    "in_shape",
-    "parts",
-    "class_weights",
-    "horizon",
-    "targets",
-    "token_bytes",
-)
 _SHELF_OF_BASE = {  # a base class, by module and name -> shelf
     ("tbn_bench.binarizers._base", "Binarizer"): "binarizers",
     ("tbn_bench.tasks._base", "Task"): "tasks",
@@ -192,10 +184,10 @@ def _of_data(made: Made) -> Iterator[str]:
 
 def _of_model(made: Made) -> Iterator[str]:
     for name in _needed(made):
-        if name not in OFFERED:
+        if name not in catalog.OFFERS:
             yield (
-                f"expected options with a default, or one of {', '.join(OFFERED)}; got {name} "
-                f"without a default; write {name}=..."
+                f"expected options with a default, or one of {', '.join(catalog.OFFERS)}; "
+                f"got {name} without a default; write {name}=..."
             )
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tbn_bench import catalog, cli
-from tbn_bench.data import smoke
 from tbn_bench.experiment import build, train
 from tbn_bench.records.store import RunStore
 from tbn_bench.sweep.checked import check
@@ -99,7 +98,11 @@ def test_samples_have_the_form_of_the_set(of):
 
 def test_it_passes_on_all_that_a_set_offers():
     """A new thing that models or tasks ask of data reaches them at smoke scale too."""
-    assert set(smoke.SHARED) == {*build.OFFERS, "tasks"}
+    for call in ("digits", "primitives", "etth1"):
+        of = catalog.build("data", call)
+        small = catalog.build("data", f"smoke(of='{call}')")
+        assert build.offered(small) == build.offered(of) != {}
+        assert small.tasks == of.tasks
 
 
 def test_smoke_runs_from_the_command_line(tmp_path, capsys):
