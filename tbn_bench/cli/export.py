@@ -1,4 +1,4 @@
-"""tbn-bench export: a trained run as a file, or as a C library for microcontrollers."""
+"""tbn-bench export: a trained run as a file, as a C library, or as a module for browsers."""
 
 import argparse
 from pathlib import Path
@@ -22,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         default="safetensors",
-        help="safetensors, pt2, onnx, or c: a library for microcontrollers (default: safetensors)",
+        help="safetensors, pt2, onnx, c: a library for microcontrollers, or wasm: a module for "
+        "browsers (default: safetensors)",
     )
     parser.add_argument(
-        "--out", type=Path, help="file (format c: folder) to write (default: RUN.FORMAT here)"
+        "--out", type=Path, help="file (format c, wasm: folder) to write (default: RUN.FORMAT here)"
     )
     parser.add_argument(
         "--fold-normalisation",
@@ -36,12 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if args.format == "c":
+    if args.format in ("c", "wasm"):
         from tbn_bench.mcu import commands
 
         if args.fold_normalisation:
-            raise ValueError("--fold-normalisation is for pt2 and onnx, got c; leave it out")
-        return commands.export(args)
+            raise ValueError(
+                f"--fold-normalisation is for pt2 and onnx, got {args.format}; leave it out"
+            )
+        write = commands.export if args.format == "c" else commands.export_web
+        return write(args)
     from tbn_bench.experiment import export
 
     record = RunStore(args.results).find(args.run)

@@ -48,7 +48,7 @@ def export(
     of the file or its test score differ from the trained model's.
     """
     if form not in FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {form!r}")
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, c, wasm; got {form!r}")
     out = path or Path(f"{record.run_id}.{form}")
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.is_dir():

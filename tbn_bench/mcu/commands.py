@@ -21,7 +21,7 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
         "--activations",
         choices=ACTIVATIONS,
         default="u8",
-        help="format c: store activations as bytes (u8, default) or float32",
+        help="format c, wasm: store activations as bytes (u8, default) or float32",
     )
     parser.add_argument(
         "--target",
@@ -29,7 +29,9 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
         default="generic",
         help="format c: order of the weight bits; m4 suits M4, M7, M33 (default: generic)",
     )
-    parser.add_argument("--name", help="format c: name of the library and prefix of its functions")
+    parser.add_argument(
+        "--name", help="format c, wasm: name of the library and prefix of its functions"
+    )
     parser.add_argument(
         "--amalgamate",
         action="store_true",
@@ -156,6 +158,23 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     tell(
         f"{path}: an Arduino, PlatformIO and CMake library; try: tbn-bench mcu run {path}",
     )
+    return {key: value for key, value in report.items() if key != "layers"}
+
+
+def export_web(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs `tbn-bench export --format wasm` and returns its JSON line."""
+    from tbn_bench.mcu import size_table, web_export
+
+    for flag in ("amalgamate", "zip"):
+        if getattr(args, flag):
+            raise ValueError(f"--{flag} is for format c, got wasm; leave it out")
+    if args.target != "generic":
+        raise ValueError(f"--target is for format c, got {args.target} with wasm; leave it out")
+    record = RunStore(args.results).find(args.run)
+    report = web_export.export_web(record, args.activations, args.out, args.name)
+    name = report["name"]
+    tell(size_table.show(report))
+    tell(f"{report['path']}: {name}.wasm ({report['module_bytes']:,} bytes) and {name}.js")
     return {key: value for key, value in report.items() if key != "layers"}
 
 

@@ -73,7 +73,7 @@ def export(
     too, and removes the folder, where the C code loses more than 0.2 points of accuracy or gives
     another class than torch for more than 0.5 % of the samples.
     """
-    job = _prepare(record, activations, target, name)
+    job = prepare(record, activations, target, name)
     folder = out or Path(job.name)
     _check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def export(
     return report
 
 
-def _prepare(record: RunRecord, activations: str, target: str, name: str | None) -> "_Export":
+def prepare(record: RunRecord, activations: str, target: str, name: str | None) -> "Export":
     """The run with its C program. Raises McuError."""
     if record.summary is None or score_of(record.summary) != FIRST:
         raise McuError(
@@ -103,7 +103,7 @@ def _prepare(record: RunRecord, activations: str, target: str, name: str | None)
     prog = compile_(run.model, calibration, activations, target, source_of(data))
     data_name, *_ = record.config["data"].split("(")
     own_name = c_name(name or f"{data_name}_{record.run_id[:6]}")
-    return _Export(record, data, run.model, prog, own_name, activations, target)
+    return Export(record, data, run.model, prog, own_name, activations, target)
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -116,7 +116,7 @@ def _check_replaceable(folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Export:
+class Export:
     """One run with its program."""
 
     record: RunRecord

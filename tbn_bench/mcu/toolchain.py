@@ -49,6 +49,11 @@ def compiler(core: str, cc: str) -> list[str]:
 def _zig(core: str, family: Family) -> list[str]:
     if family == "avr":
         raise ToolchainError(f"zig does not build for {core}; use cc='gcc' ({_APT['avr']})")
+    return zig()
+
+
+def zig() -> list[str]:
+    """zig's C compiler, for any target. Raises ToolchainError where it is not installed."""
     if importlib.util.find_spec("ziglang") is None:
         raise ToolchainError(f"zig is not installed; run: {PIP_INSTALL}")
     return [sys.executable, "-m", "ziglang", "cc"]
@@ -87,7 +92,7 @@ def missing(core: str, cc: str) -> str | None:
 def version(core: str, cc: str) -> str:
     """First line of the compiler's --version."""
     command = [*compiler(core, cc), "--version"]
-    text = _run(command, f"{cc} --version")
+    text = run_tool(command, f"{cc} --version")
     return text.splitlines()[0]
 
 
@@ -192,17 +197,17 @@ class _Tools:
 
     def _compile(self, warnings: Sequence[str], source: Path, target: Path) -> None:
         command = [*self.command, *warnings, "-c", str(source), "-o", str(target)]
-        _run(command, f"{self.cc} for {self.core.name}", self.test)
+        run_tool(command, f"{self.cc} for {self.core.name}", self.test)
 
     def link(self, objects: list[Path]) -> Path:
         elf = self.out / "model.elf"
         paths = [str(path) for path in objects]
         command = [*self.command, *paths, *_link(self.core, self.cc), "-o", str(elf)]
-        _run(command, f"linking for {self.core.name} with {self.cc}", self.test)
+        run_tool(command, f"linking for {self.core.name} with {self.cc}", self.test)
         if self.core.family == "avr":  # simavr and programmers load this
             hexadecimal = elf.with_suffix(".hex")
             copy = ["avr-objcopy", "-O", "ihex", str(elf), str(hexadecimal)]
-            _run(copy, "avr-objcopy")
+            run_tool(copy, "avr-objcopy")
         return elf
 
 
@@ -238,8 +243,8 @@ def _link(core: Core, cc: str) -> list[str]:
     return ["-T", linker_script, "-Wl,--gc-sections"]
 
 
-def _run(command: list[str], what: str, cwd: Path | None = None) -> str:
-    """The tool's stdout. what: its name in messages."""
+def run_tool(command: list[str], what: str, cwd: Path | None = None) -> str:
+    """The tool's stdout. what: its name in messages. Raises ToolchainError where it fails."""
     shown = " ".join(command)
     try:
         done = subprocess.run(

@@ -114,6 +114,25 @@ def test_export_runs_the_whole_test_set(trained, tmp_path, capsys, name, activat
     assert f"0x{model['table_crc32']:08X}u" in (folder / "src" / f"{model['name']}.h").read_text()
 
 
+@pytest.mark.skipif(
+    toolchain.missing("m4", "zig") is not None,
+    reason="zig is missing: pip install 'tbn-bench[mcu]'",
+)
+def test_export_for_browsers(trained, tmp_path, capsys):
+    """The folder has the module, its loader and the report; the module holds the tables of the C code."""
+    results, ids = trained
+    argv = ["export", ids["tiled"], "--format", "wasm", "--name", "var", "--results", results]
+    status, line, out, err = outcome(capsys, *argv, "--out", tmp_path / "site")
+    assert status == 0, err
+    files = sorted(path.name for path in (tmp_path / "site").iterdir())
+    assert files == ["net_var.js", "net_var.wasm", "report.json"]
+    module = (tmp_path / "site" / "net_var.wasm").read_bytes()
+    assert module.startswith(b"\0asm")
+    assert line["module_bytes"] == len(module) > line["table_bytes"]
+    assert line["top1_torch"] - line["top1_c"] <= export.MAX_DROP
+    assert f"net_var.wasm ({len(module):,} bytes)" in out
+
+
 @needs_cc
 def test_export_replaces_its_own_folder_only(trained, tmp_path, capsys):
     results, ids = trained
