@@ -34,6 +34,7 @@ COMMANDS = (
     "check",
     "certify",
     "verify",
+    "robustness",
     "completion",
     "schema",
 )

@@ -71,6 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     "experiment": LEARNING | {"tracking", "compiler", "runs"},  # of `runs` the words alone
     "latency": LEARNING | {"experiment", "compiler"},
     "mcu": LEARNING | {"experiment", "compiler"},
+    "robustness": LEARNING | {"experiment", "compiler"},
     "sweep": LEARNING | {"experiment", "plugins"},
     "runs": LIGHT,
     "reporting": LIGHT | {"runs"},  # what a run is, which seeds are missing: said once

@@ -183,7 +183,7 @@ def wrong_file(content: Artifact, config: RunConfig, record: RunRecord) -> str:
     return ""
 
 
-def _structure(config: RunConfig, data: Any) -> nn.Module:
+def structure(config: RunConfig, data: Any) -> nn.Module:
     """The full-precision network of a config; its weights mean nothing."""
     model: nn.Module = catalog.build("models", config.model, **build.offered(data))
     binarize_inputs_(model, config.binarizer, config.keep)
@@ -192,7 +192,7 @@ def _structure(config: RunConfig, data: Any) -> nn.Module:
 
 def by_native(record: RunRecord, config: RunConfig, data: Any, content: Artifact) -> Way:
     """The score of the native executor. Raises ArtifactError for the file of another network."""
-    model = convert.load_(_structure(config, data), content)
+    model = convert.load_(structure(config, data), content)
     try:
         call = Executor(model, data.first("test", 1), threads=torch.get_num_threads())
     except (NativeUnavailable, ValueError) as error:
@@ -208,7 +208,7 @@ def by_numpy(
     most: int | None = None,
 ) -> Way:
     """The score of numpy. most: only so many first samples, whose score is then of them alone."""
-    model = _structure(config, data)
+    model = structure(config, data)
     try:
         forward = NumpyForward(model, content)
 

@@ -30,6 +30,7 @@ def stamp(results: Path) -> dict[str, list[int]]:
     others = [
         *results.glob("latency/*/*.json"),
         *results.glob("mcu/*/*.json"),
+        *results.glob("robustness/*/*.json"),
         *results.glob("published/*.csv"),
     ]
     for path in others:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tbn_bench.records import robustness
 from tbn_bench.records.run import NETWORK, RunBusy
 from tbn_bench.records.set_aside import set_aside as move_aside
 from tbn_bench.records.store import RunStore
@@ -83,7 +84,7 @@ def set_aside(store: RunStore, found: Iterable[Fault]) -> dict[Path, Path]:
 
 
 def _measurements(store: RunStore) -> Iterator[Fault]:
-    """Unreadable records of latency and of microcontrollers."""
+    """Unreadable records of latency, of microcontrollers and of robustness."""
     problems: list[str] = []
     for _ in store.latencies(problems, strict=True):
         pass
@@ -98,6 +99,11 @@ def _measurements(store: RunStore) -> Iterator[Fault]:
     for problem in problems:
         todo = "delete the file and measure it again"
         yield Fault(store.root / "mcu", "mcu", problem, todo)
+    problems = []
+    robustness.records(store.root, problems, strict=True)
+    for problem in problems:
+        todo = "delete the file and measure it again"
+        yield Fault(store.root / robustness.FOLDER, "robustness", problem, todo)
 
 
 def _old_leftovers(store: RunStore) -> Iterator[Fault]:

@@ -1,0 +1,1 @@
+"""tbn-bench robustness: the accuracy of a stored network under faults and corrupted images."""
