@@ -137,7 +137,7 @@ class Browser:
         self.requests.clear()
         self.call("Page.navigate", url=f"{page.resolve().as_uri()}{hash}")
         self.until("document.readyState === 'complete' && typeof plotsReady === 'object'")
-        self.run("plotsReady.then(() => true)")
+        self.until("await plotsReady.then(() => true)")
 
     def dark(self, on: bool) -> None:
         self.call(

@@ -425,6 +425,23 @@ def test_a_run_has_a_small_chart_for_each_layer(browser, page):
     assert browser.errors == []
 
 
+@needs_chromium
+def test_the_script_unpacks_what_python_packs(browser, page):
+    """Texts of any length; no letter means anything in HTML or ends a string of a script."""
+    browser.open(page)
+    for text in ("", "a", "ab", "abc", "abcd", "é — < & " * 999):
+        letters = packing.packed(text)
+        assert not set(letters) & set('<>&"\\ \n')
+        assert packing.unpacked(letters) == text
+        assert browser.run(f"unpack({json.dumps(letters)})") == text
+
+
+def test_rows_packed_by_column_keep_their_keys():
+    assert packing.columns([{"a": 1, "b": 2}, {"a": 3}]) == {"a": [1, 3], "b": [2, None]}
+    assert packing.shortened(np.array([0.123456, np.nan]), 4) == [0.1235, None]
+    assert packing.shortened({"a": (0.123456,)}, 4) == {"a": [0.1235]}
+
+
 def test_a_damaged_file_of_predictions_is_left_out(results, tmp_path, capsys):
     runs = RunStore(results).runs([])
     record = next(run for run in runs if run.config["binarizer"] == "bwn")

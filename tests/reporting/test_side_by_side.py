@@ -1,7 +1,5 @@
 """What the page makes of scores: intervals in cells, two methods side by side, notes once."""
 
-import base64
-import gzip
 import json
 import re
 
@@ -15,7 +13,7 @@ from tbn_bench.records.store import RunStore
 from tbn_bench.reporting import markup, stats
 from tbn_bench.reporting.figures import accuracy_bits, sweep_parallel
 from tbn_bench.reporting.load import load
-from tbn_bench.reporting.page import charts, pairs, predicted, render, short
+from tbn_bench.reporting.page import charts, packing, pairs, predicted, render, short
 from tbn_bench.reporting.table import Column, Table
 from tbn_bench.reporting.tables.comparison import comparison
 
@@ -99,7 +97,7 @@ def test_the_page_has_the_test_samples_that_each_method_gets_wrong(tmp_path):
         found = predictions.Predictions(labels, np.array(predicted_classes))
         predictions.write(store.path("s", config.run_id), found)
     packed = predicted.predicted(load(tmp_path), tmp_path)
-    (task,) = json.loads(gzip.decompress(base64.b64decode(packed)))
+    (task,) = json.loads(packing.unpacked(packed))
     assert task["labels"] == "012"
     assert task["wrong"] == {"BWN": {"0": [[2], "1"]}, "TBN-4": {"0": [[0], "1"]}}
 

@@ -11,9 +11,24 @@ function make(tag, values = {}, ...children) {
   return node;
 }
 
-/** Text that was packed as gzip in base64. */
-async function unpack(base64) {
-  const bytes = Uint8Array.from(atob(base64.trim()), letter => letter.charCodeAt(0));
+/** The letters of base85, by their values (packing.py). */
+const LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%/()*+-;,=.?@^_`{|}~";
+const VALUES = new Map([...LETTERS].map((letter, value) => [letter.charCodeAt(0), value]));
+
+/** Five letters are four bytes. */
+function bytesOf(letters) {
+  const groups = Math.ceil(letters.length / 5), words = new DataView(new ArrayBuffer(4 * groups));
+  for (let group = 0; group < groups; group++) {
+    let word = 0;
+    for (let k = 5 * group; k < 5 * group + 5; k++) word = 85 * word + (VALUES.get(letters.charCodeAt(k)) ?? 84);
+    words.setUint32(4 * group, word);
+  }
+  return new Uint8Array(words.buffer, 0, Math.floor(4 * letters.length / 5));
+}
+
+/** Text that was packed as gzip in base85. */
+async function unpack(letters) {
+  const bytes = bytesOf(letters.trim());
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
@@ -24,6 +39,12 @@ let vegaLoad = null;
 const vegaReady = () => (vegaLoad ??= unpackedFrom("bundle").then(code => {
   document.head.append(make("script", { textContent: code }));
 }));
+
+/** Rows, from key -> values of all rows. */
+function rowsOf(columns) {
+  const keys = Object.keys(columns), count = keys.length ? columns[keys[0]].length : 0;
+  return Array.from({ length: count }, (_, i) => Object.fromEntries(keys.map(key => [key, columns[key][i]])));
+}
 
 /** Colours of the page for a chart, so that light and dark are the same code. */
 const chartTheme = () => ({
@@ -39,3 +60,11 @@ const chartTheme = () => ({
 
 /** Black marks are for light paper. */
 const inInk = spec => JSON.parse(JSON.stringify(spec).replaceAll('"#000000"', `"${css("--ink")}"`));
+
+/** A chart of Vega-Lite in an element, in the page's colours. Returns its view. */
+async function drawIn(holder, spec, renderer = "svg") {
+  await vegaReady();
+  const theme = dark.matches ? "dark" : "light";
+  const { view } = await vegaEmbed(holder, spec, { actions: false, renderer, config: chartTheme(), tooltip: { theme } });
+  return view;
+}

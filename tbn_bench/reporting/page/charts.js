@@ -11,6 +11,7 @@ class Plots {
   async start() {
     if (!document.getElementById("plots")) return;
     this.drawing = JSON.parse(await unpackedFrom("drawing"));
+    for (const figure of this.drawing.figures) figure.datasets = Object.fromEntries(Object.entries(figure.datasets).map(([name, columns]) => [name, rowsOf(columns)]));
     for (const { datasets } of this.drawing.figures) for (const row of Object.values(datasets).flat()) row.runs = this.drawing.groups[row.runs] ?? row.runs;
     this.methods = new Map(this.drawing.methods.map(m => [m.label, m]));
     // The first figure's panels are what may be compared; a figure that divides them further continues their titles.
@@ -18,7 +19,6 @@ class Plots {
     for (const figure of this.drawing.figures) figure.shared = this.titles.some(title => this.#within(figure, title).length);
     this.panel = this.titles[0] ?? null;
     this.#choices();
-    await vegaReady();
     await this.draw();
     dark.addEventListener("change", () => this.draw());
     let wide = innerWidth, timer;
@@ -78,7 +78,7 @@ class Plots {
       rows.forEach(row => row.method && seen.add(row.method));
       const spec = this.#prepare(panel, figure, names, holder.clientWidth);
       const renderer = rows.length > 3000 ? "canvas" : "svg";
-      const { view } = await vegaEmbed(holder, spec, { actions: false, renderer, config: chartTheme(), tooltip: { theme: dark.matches ? "dark" : "light" } });
+      const view = await drawIn(holder, spec, renderer);
       if (holder.scrollWidth > holder.clientWidth) holder.tabIndex = 0; // what scrolls must be reachable without a mouse
       for (const brush of holder.querySelectorAll("g[class*=brush_brush]")) { // a frame for the mouse, which Vega describes as a picture without a name
         brush.removeAttribute("role");

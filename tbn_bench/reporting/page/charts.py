@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tbn_bench.reporting import names, style
+from tbn_bench.reporting.page.packing import columns
 
 _JOINS = ("concat", "hconcat", "vconcat")
 # of a panel's subtitle; the page itself shows the title
@@ -81,11 +82,17 @@ def drawing(figures: list[dict[str, Any]], runs: pd.DataFrame) -> dict[str, Any]
         if name in named:
             groups[name] = run_ids
     return {
-        "figures": figures,
+        "figures": [_packed_rows(drawn) for drawn in figures],
         "methods": methods(runs["binarizer"]),
         "groups": groups,
         "paths": _PATHS,
     }
+
+
+def _packed_rows(drawn: dict[str, Any]) -> dict[str, Any]:
+    """The figure with its rows as columns."""
+    datasets = {name: columns(rows) for name, rows in drawn["datasets"].items()}
+    return drawn | {"datasets": datasets}
 
 
 def _joined(run_ids: pd.Series) -> str:

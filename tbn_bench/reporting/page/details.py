@@ -16,7 +16,7 @@ from tbn_bench.records.files import RecordError
 from tbn_bench.records.run import RunRecord
 from tbn_bench.records.store import RunStore
 from tbn_bench.records.text import tell
-from tbn_bench.reporting.page.packing import compact, packed
+from tbn_bench.reporting.page.packing import columns, compact, packed, shortened
 from tbn_bench.runs import show, text
 from tbn_bench.runs.index import COSTS, FIELDS
 from tbn_bench.runs.lock import held
@@ -26,6 +26,7 @@ BLOCK = 64  # runs
 # Bytes of blocks that the page itself may hold. Further blocks are script files beside the page.
 EMBEDDED = 400_000
 POINTS = 100  # of a curve
+DIGITS = 4  # of a curve's value: a small chart shows fewer
 TILE_POINTS = 25  # of a layer's curve: there are many layers
 MOST_CLASSES = 20  # of a confusion matrix: a larger one fits on no screen
 _PLAN = (
@@ -67,7 +68,7 @@ def detail(record: RunRecord, curves: Curves) -> dict[str, Any]:
         "environment": show.flat(record.provenance),
         "plan": _plan(summary.get("plan")),
         "judged": judged,
-        "curves": drawn,
+        "curves": shortened(drawn, DIGITS),
         "confusion": _confusion(record),
         "tiles": _tiles(record),
     }
@@ -198,11 +199,17 @@ def book(results: Path, curves: pd.DataFrame) -> dict[str, Any]:
     blocks = []
     for block in _blocks(RunStore(results), curves):
         firsts.append(block[0]["id"])
-        blocks.append(packed(compact(block)))
+        blocks.append(packed(compact(_by_kind(block))))
     names = []
     if sum(map(len, blocks)) > EMBEDDED:
         names = [_file_name(place, block) for place, block in enumerate(blocks)]
     return {"firsts": firsts, "blocks": blocks, "files": names}
+
+
+def _by_kind(block: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """A block as columns, and its curves as columns of curves."""
+    found = columns(block)
+    return found | {"curves": columns(found["curves"])}
 
 
 def _file_name(place: int, block: str) -> str:

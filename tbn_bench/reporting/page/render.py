@@ -72,14 +72,24 @@ def block(name: str, table: Table, run_ids: set[str]) -> dict[str, Any]:
     head = head.replace("<table>", f"<table>{caption}", 1)
     rows = _ROW.findall(body)
     first = rows if len(rows) <= 1.5 * SHOWN_ROWS else rows[:SHOWN_ROWS]
-    others = "".join(rows[len(first) :])
     return {
         "name": name,
         "title": table.title,
         "count": len(rows),
         "markup": Markup(head + opened + "".join(first) + closed + tail),
-        "others": packed(others) if others else "",
+        "others": _by_column(rows[len(first) :]),
     }
+
+
+def _by_column(rows: list[str]) -> str:
+    """Rows of cells as packed columns of cells, which are alike; empty without rows."""
+    if not rows:
+        return ""
+    cells = []
+    for row in rows:
+        inner = row.removeprefix("<tr>").removesuffix("</tr>")
+        cells.append(inner.split("<td")[1:])
+    return packed(compact(list(zip(*cells, strict=True))))
 
 
 def blocks_of(name: str, table: Table, run_ids: set[str]) -> dict[str, Any]:

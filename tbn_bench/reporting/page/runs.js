@@ -18,7 +18,10 @@ function packedBlock(k) {
 async function recordsOf(id) {
   const k = book.firsts.findLastIndex(first => first <= id);
   if (k < 0) return [];
-  if (!blocks.has(k)) blocks.set(k, JSON.parse(await unpack(await packedBlock(k))));
+  if (!blocks.has(k)) {
+    const columns = JSON.parse(await unpack(await packedBlock(k)));
+    blocks.set(k, rowsOf({ ...columns, curves: rowsOf(columns.curves) }));
+  }
   return blocks.get(k).filter(record => record.id === id);
 }
 
@@ -71,8 +74,7 @@ function confusionTable(counts) {
 
 /** One small chart per kind of value: losses share axes, other names have their own. */
 async function drawCurves(holder, { epoch, ...series }, judged) {
-  const kinds = { loss: ["train/loss", "val/loss"], [judged]: [judged], "tile/flip_rate": ["tile/flip_rate"], lr: ["lr"] };
-  await vegaReady();
+  const kinds = { loss: ["train/loss", "val/loss"], [judged]: [judged], "tile/flip_rate": ["tile/flip_rate"], "tile/near_zero": ["tile/near_zero"], lr: ["lr"] };
   const charts = Object.entries(kinds).map(([title, names]) => ({ title, drawn: names.filter(name => series[name]) })).filter(chart => chart.drawn.length);
   const places = charts.map(() => holder.appendChild(make("div"))); // all of them first: they share the width
   for (const [k, { title, drawn }] of charts.entries()) {
@@ -86,7 +88,7 @@ async function drawCurves(holder, { epoch, ...series }, judged) {
         color: { field: "name", type: "nominal", scale: { domain: drawn, range: dark.matches ? ["#85bdf2", "#ff9d5c"] : ["#0072B2", "#D55E00"] }, legend: drawn.length > 1 ? { title: null, orient: "top" } : null },
       },
     };
-    await vegaEmbed(place, spec, { actions: false, renderer: "svg", config: chartTheme(), tooltip: { theme: dark.matches ? "dark" : "light" } });
+    await drawIn(place, spec);
   }
 }
 
@@ -94,7 +96,6 @@ async function drawCurves(holder, { epoch, ...series }, judged) {
 async function drawTiles(holder, { epochs, ...kinds }) {
   const names = { flips: "signs flipped, %", near_zero: "sums near zero, %" };
   const values = Object.entries(kinds).flatMap(([kind, layers]) => Object.entries(layers).flatMap(([layer, shares]) => epochs.map((epoch, i) => ({ layer, epoch, percent: 100 * shares[i], name: names[kind] })).filter(row => Number.isFinite(row.percent))));
-  await vegaReady();
   const columns = Math.max(1, Math.floor(holder.clientWidth / 190));
   const spec = {
     $schema: "https://vega.github.io/schema/vega-lite/v6.json", data: { values }, columns, description: "Signs flipped and sums near zero by epoch, a chart per layer",
@@ -107,7 +108,7 @@ async function drawTiles(holder, { epochs, ...kinds }) {
       },
     },
   };
-  await vegaEmbed(holder, spec, { actions: false, renderer: "svg", config: chartTheme(), tooltip: { theme: dark.matches ? "dark" : "light" } });
+  await drawIn(holder, spec);
 }
 
 async function fill(record, holder) {

@@ -28,8 +28,9 @@ class ReportTable {
     const packed = this.others;
     this.others = null;
     this.loading = unpack(packed.textContent).then(text => {
-      const holder = document.createElement("template");
-      holder.innerHTML = `<table><tbody>${text}</tbody></table>`;
+      const columns = JSON.parse(text), holder = document.createElement("template");
+      const rows = columns[0].map((_, i) => `<tr>${columns.map(column => `<td${column[i]}`).join("")}</tr>`);
+      holder.innerHTML = `<table><tbody>${rows.join("")}</tbody></table>`;
       this.rows.push(...holder.content.querySelector("tbody").rows);
     });
     await this.loading;
