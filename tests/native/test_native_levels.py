@@ -1,5 +1,6 @@
 """Guards the CPU kernels: every instruction set this machine has against float64, on shapes that meet every loop end."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -148,6 +149,23 @@ def test_groups_residual_and_relu(level, groups):
                     level, x, signs, 2, padding=(1, 1), groups=groups, relu=relu, residual=residual
                 )
             )
+
+
+@pytest.mark.parametrize("precision", ["f32", "a14"])
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("rows", [1, 2, 4, 6, 8, 12, 24])
+def test_tiles_with_fewer_rows_than_lanes(level, precision, rows):
+    """Copies or neighbouring positions share the lanes of a vector: every width, with copies that fill vectors and that do not."""
+    if precision != "f32" and (level, precision) not in lossy():
+        pytest.skip(f"level {level} has no precision {precision} here")
+    bound = TOLERANCE if precision == "f32" else ERROR[precision]
+    for p, width, kernel in itertools.product((16, 3), (1, 2, 7, 15), (1, 3)):
+        x, signs = images(2, 70, 4, width), signs_of(rows, 70, kernel, kernel)
+        pad = (kernel // 2, kernel // 2)
+        got, expected = run_conv(
+            level, x, signs, p, padding=pad, residual=True, precision=precision
+        )
+        assert np.abs(got - expected).max() <= bound * np.abs(expected).max(), (p, width, kernel)
 
 
 def lossy() -> list[tuple[str, str]]:

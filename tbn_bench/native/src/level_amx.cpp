@@ -414,11 +414,12 @@ void conv(const Conv* c) {
   const Weights* w = c->weights;
   long pixels = (long)c->G * c->Ho * c->Wo, few = c->planes == PLANES_A14 ? FEW_PIXELS_A14 : FEW_PIXELS;
   if (w->kind != KIND_SIGNS || pixels < few) return tbn_level_avx512.conv(c);
+  SixteenRows whole(c);
   configure();
-  if (c->planes == PLANES_A14) run_any<INT8>(c);
-  else if (c->planes == 3) run_any<3>(c);
-  else if (c->planes == 2) run_any<2>(c);
-  else run_any<1>(c);
+  if (c->planes == PLANES_A14) run_any<INT8>(&whole.conv);
+  else if (c->planes == 3) run_any<3>(&whole.conv);
+  else if (c->planes == 2) run_any<2>(&whole.conv);
+  else run_any<1>(&whole.conv);
   _tile_release();
 }
 

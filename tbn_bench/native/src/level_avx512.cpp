@@ -18,6 +18,7 @@ int available512() {
 }
 
 // Signs as [R/16][tap][C/32][16] words: bit s of a row's word is column 32 * chunk + s of that tap. Columns beyond C meet zeros.
+// The words of a tile of few rows are repeated, so that they fill 16 lanes.
 int prepare_lookup(Weights* w, const uint8_t* bits, const float* dense) {
   if (w->kind != KIND_SIGNS) return prepare(w, dense);
   long blocks = (w->R + 15) / 16, taps = (long)w->kh * w->kw, chunks = (w->C + 31) / 32;
@@ -25,18 +26,21 @@ int prepare_lookup(Weights* w, const uint8_t* bits, const float* dense) {
   if (posix_memalign(&w->data, 64, w->bytes + 64)) return 1;  // level amx reads chunks in pairs
   uint32_t* to = (uint32_t*)w->data;
   memset(to, 0, w->bytes + 64);
-  for (long r = 0; r < w->R; r++)
+  w->copies = w->R < 16 && 16 % w->R == 0 ? 16 / w->R : 1;
+  long rows = (long)w->R * w->copies;
+  for (long r = 0; r < rows; r++)
     for (long c = 0; c < w->C; c++)
       for (long t = 0; t < taps; t++)
-        if (sign_bit(bits, (r * w->C + c) * taps + t))
+        if (sign_bit(bits, (r % w->R * w->C + c) * taps + t))
           to[((((r / 16) * taps + t) * chunks + c / 32) * 16) + r % 16] |= 1u << (c % 32);
   return 0;
 }
 
 void conv512(const Conv* c) {
   if (c->weights->kind != KIND_SIGNS) return dense::conv(c);
-  if (c->planes == PLANES_A14) return tbn_conv_a14(c);
-  conv_lookup(c);
+  SixteenRows whole(c);
+  if (c->planes == PLANES_A14) return tbn_conv_a14(&whole.conv);
+  conv_lookup(&whole.conv);
 }
 
 long peak512(int kind, long n) {

@@ -109,6 +109,7 @@ API void* tbn_prepare(int level, int kind, int R, int C, int kh, int kw, const u
   w->kh = kh;
   w->kw = kw;
   w->K = (long)C * kh * kw;
+  w->copies = 1;
   if (kLevels[level]->prepare(w.get(), bits, dense)) return nullptr;
   return static_cast<Weights*>(w.release());
 }

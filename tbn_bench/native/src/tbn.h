@@ -11,6 +11,7 @@ enum WeightKind { KIND_SIGNS = 0, KIND_FLOAT = 1, KIND_DEPTHWISE = 2 };  // the 
 struct Weights {       // made by prepare(); owned by the plan
   int kind, R, C, kh, kw;
   long K;              // kh * kw * C
+  int copies;          // of its rows, in a vector of 16 rows: 2 for 8 rows, 1 where R does not divide 8
   void* data;          // level's own layout
   long bytes;          // of data
 };
@@ -94,6 +95,22 @@ static inline int takes_float32(int planes) { return planes == 3; }
 static inline int on_their_own(const Conv* c) {
   return c->weights->K == c->weights->C && c->sh == 1 && c->sw == 1 && !c->ph && !c->pw && c->Ho == c->H && c->Wo == c->W;
 }
+
+// A layer of few rows as one of 16 rows and fewer copies: 4 rows and 16 copies are 16 rows and 4 copies. A layer whose copies do not
+// allow it stays as it is.
+struct SixteenRows {
+  Weights weights;
+  Conv conv;
+
+  explicit SixteenRows(const Conv* c) : weights(*c->weights), conv(*c) {
+    if (c->p % weights.copies) return;
+    weights.R *= weights.copies;
+    conv.p /= weights.copies;
+    conv.weights = &weights;
+  }
+  SixteenRows(const SixteenRows&) = delete;
+  SixteenRows& operator=(const SixteenRows&) = delete;
+};
 
 static inline int sign_bit(const uint8_t* bits, long n) { return (bits[n >> 3] >> (n & 7)) & 1; }
 
