@@ -436,6 +436,15 @@ def test_the_script_unpacks_what_python_packs(browser, page):
         assert browser.run(f"unpack({json.dumps(letters)})") == text
 
 
+def test_a_curve_keeps_its_epochs_whole(results):
+    """Losses have three digits, scores four, epochs all."""
+    record = next(iter(RunStore(results).runs([])))
+    last = np.array([123456.0])
+    curves = {"epoch": last, "val/score": np.array([0.912345]), "train/loss": last}
+    found = details.detail(record, curves)["curves"]
+    assert found == {"epoch": [123457.0], "val/top1": [0.9123], "train/loss": [123000.0]}
+
+
 def test_rows_packed_by_column_keep_their_keys():
     assert packing.columns([{"a": 1, "b": 2}, {"a": 3}]) == {"a": [1, 3], "b": [2, None]}
     assert packing.shortened(np.array([0.123456, np.nan]), 4) == [0.1235, None]

@@ -34,6 +34,7 @@ def answers(records: Records) -> list[dict[str, Any]]:
             answer = {
                 "data": data,
                 "id": f"answer-{reference}-{slug}",
+                "ground": f"{reference[0]}{len(sets)}",
                 "sentence": findings.sentence(panels, reference),
                 "panels": [_panel(panel) for panel in panels],
             }

@@ -22,11 +22,11 @@ from tbn_bench.runs.index import COSTS, FIELDS
 from tbn_bench.runs.lock import held
 from tbn_bench.scores import FIRST
 
-BLOCK = 64  # runs
+BLOCK = 512  # runs: many runs are alike, and a browser unpacks these in 0.05 s
 # Bytes of blocks that the page itself may hold. Further blocks are script files beside the page.
 EMBEDDED = 400_000
 POINTS = 100  # of a curve
-DIGITS = 4  # of a curve's value: a small chart shows fewer
+DIGITS = 3  # of a value in a small chart; scores differ less than losses and have one more
 TILE_POINTS = 25  # of a layer's curve: there are many layers
 MOST_CLASSES = 20  # of a confusion matrix: a larger one fits on no screen
 _PLAN = (
@@ -55,7 +55,12 @@ def detail(record: RunRecord, curves: Curves) -> dict[str, Any]:
     is_dead = record.status == "running" and not held(record.path)
     drawn = {}
     for name, values in _thinned(curves).items():
-        drawn[judged if name == "val/score" else name] = values
+        if name == "val/score":
+            drawn[judged] = shortened(values, DIGITS + 1)
+        elif name == "epoch":
+            drawn[name] = shortened(values)
+        else:
+            drawn[name] = shortened(values, DIGITS)
     return {
         "id": record.run_id,
         "sweep": record.sweep,
@@ -68,7 +73,7 @@ def detail(record: RunRecord, curves: Curves) -> dict[str, Any]:
         "environment": show.flat(record.provenance),
         "plan": _plan(summary.get("plan")),
         "judged": judged,
-        "curves": shortened(drawn, DIGITS),
+        "curves": drawn,
         "confusion": _confusion(record),
         "tiles": _tiles(record),
     }
@@ -85,7 +90,7 @@ def _tiles(record: RunRecord) -> dict[str, Any] | None:
     for key in ("flips", "near_zero"):
         layers = dict.fromkeys(name for row in rows for name in row[key])
         found[key] = {name: [row[key].get(name) for row in rows] for name in layers}
-    return found
+    return {key: shortened(value, DIGITS) for key, value in found.items()}
 
 
 def _confusion(record: RunRecord) -> list[list[int]] | None:
