@@ -14,12 +14,14 @@ True
 
 from tbn_bench.convert.advance import advance_, begin_step_
 from tbn_bench.convert.binarize import binarize_, binarize_inputs_
+from tbn_bench.convert.fuse import FusedRow, describe, fuse_, unfuse_
 from tbn_bench.convert.pack import PackRow, dense, pack_
 from tbn_bench.convert.plan import Plan, PlanRow
 from tbn_bench.convert.saved import load, load_, save, to_artifact
 from tbn_bench.layers.packed import implement_
 
 __all__ = [
+    "FusedRow",
     "PackRow",
     "Plan",
     "PlanRow",
@@ -28,10 +30,13 @@ __all__ = [
     "binarize_",
     "binarize_inputs_",
     "dense",
+    "describe",
+    "fuse_",
     "implement_",
     "load",
     "load_",
     "pack_",
     "save",
     "to_artifact",
+    "unfuse_",
 ]

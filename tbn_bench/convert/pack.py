@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tbn_bench.binarizers._base import WeightBinarizer
+from tbn_bench.convert.fuse import unfuse_
 from tbn_bench.derived import place
 from tbn_bench.format import bits
 from tbn_bench.format.form import Form
@@ -103,6 +104,7 @@ def pack_(model: nn.Module) -> list[PackRow]:
         if module in packed:
             model.set_submodule(name, packed[module])
     call_layers_(model)
+    unfuse_(model)
     return rows
 
 

@@ -53,6 +53,7 @@ KINDS = (
 INT = ctypes.c_int32
 LONG = ctypes.c_int64
 FLOAT = ctypes.c_float
+DOUBLE = ctypes.c_double
 POINTER = ctypes.c_void_p
 
 
@@ -109,6 +110,45 @@ class ProgramStruct(ctypes.Structure):
         ("output", POINTER),
         ("input_is_nhwc", POINTER),
         ("output_is_nhwc", POINTER),
+    )
+
+
+class NormStruct(ctypes.Structure):
+    """NormCall of training.inc; all but sizes, flags and eps are addresses."""
+
+    _fields_ = (
+        ("rows", LONG),
+        ("channels", INT),
+        ("p", INT),
+        ("half", INT),
+        ("relu", INT),
+        ("t", POINTER),
+        ("residual", POINTER),
+        ("out", POINTER),
+        ("a", POINTER),
+        ("b", POINTER),
+        ("gradient", POINTER),
+        ("masked", POINTER),
+        ("total", POINTER),
+        ("center", POINTER),
+        ("sums", POINTER),
+        ("products", POINTER),
+        ("k0", POINTER),
+        ("k1", POINTER),
+        ("k2", POINTER),
+        ("full", POINTER),
+        ("small", POINTER),
+        ("alpha", POINTER),
+        ("gamma", POINTER),
+        ("beta", POINTER),
+        ("mean", POINTER),
+        ("variance", POINTER),
+        ("channel_mean", POINTER),
+        ("channel_variance", POINTER),
+        ("eps", DOUBLE),
+        ("d_alpha", POINTER),
+        ("d_gamma", POINTER),
+        ("d_beta", POINTER),
     )
 
 

@@ -6,7 +6,7 @@ import os
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-from tbn_bench.native.abi import KINDS, OpStruct, ProgramStruct, ValueStruct
+from tbn_bench.native.abi import KINDS, NormStruct, OpStruct, ProgramStruct, ValueStruct
 
 LIBRARY_VARIABLE = "TBN_BENCH_LIBRARY"  # path of another build, e.g. one with sanitizers
 _NAMES = ("libtbn_bench.so", "libtbn_bench.dylib")
@@ -80,8 +80,10 @@ def _is_ours(lib: ctypes.CDLL) -> bool:
     unknown = set(KINDS) - set(_op_names(lib))
     if unknown:
         return False
-    structures = {"op": OpStruct, "value": ValueStruct, "plan": ProgramStruct}
+    structures = {"op": OpStruct, "value": ValueStruct, "plan": ProgramStruct, "norm": NormStruct}
     for name, structure in structures.items():
+        if not hasattr(lib, f"tbn_sizeof_{name}"):
+            return False
         size = getattr(lib, f"tbn_sizeof_{name}")()
         if size != ctypes.sizeof(structure):
             return False
@@ -101,3 +103,7 @@ def _set_signatures(lib: ctypes.CDLL) -> None:
     lib.tbn_peak.restype = ctypes.c_int64
     lib.tbn_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     lib.tbn_read.restype = ctypes.c_double
+    for direction in ("forward", "backward"):
+        function = getattr(lib, f"tbn_norm_{direction}")
+        function.argtypes = [ctypes.c_int, ctypes.c_void_p]
+        function.restype = None

@@ -8,6 +8,7 @@
 #include "dense.inc"
 #include "lut.inc"
 #include "transformer.inc"
+#include "norm.inc"
 
 namespace {
 
@@ -65,5 +66,5 @@ void conv_avx2(const Conv* c) {
 }  // namespace
 
 extern "C" {
-extern const Level tbn_level_avx2 = {"avx2", available, takes_float32, prepare_lut, conv_avx2, gelu, attention, peak};
+extern const Level tbn_level_avx2 = {"avx2", available, takes_float32, prepare_lut, conv_avx2, gelu, attention, peak, &norm_kernels};
 }

@@ -7,6 +7,7 @@
 #define PIXELS 8
 #include "dense.inc"
 #include "transformer.inc"
+#include "norm.inc"
 #define A14 0
 #include "lookup512.inc"
 
@@ -66,5 +67,6 @@ int takes512(int planes) { return planes == PLANES_A14 ? available512() && tbn_a
 }  // namespace
 
 extern "C" {
-extern const Level tbn_level_avx512 = {"avx512", available512, takes512, prepare_lookup, conv512, gelu, attention, peak512};
+extern const NormKernels tbn_norm_avx512 = norm_kernels;
+extern const Level tbn_level_avx512 = {"avx512", available512, takes512, prepare_lookup, conv512, gelu, attention, peak512, &norm_kernels};
 }

@@ -7,8 +7,9 @@
 #include "dense.inc"
 #include "lut.inc"
 #include "transformer.inc"
+#include "norm.inc"
 
 static int available() { return 1; }
 extern "C" {
-extern const Level tbn_level_generic = {"generic", available, takes_float32, prepare_lut, conv_lut, gelu, attention, peak};
+extern const Level tbn_level_generic = {"generic", available, takes_float32, prepare_lut, conv_lut, gelu, attention, peak, &norm_kernels};
 }

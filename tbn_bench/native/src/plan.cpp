@@ -433,6 +433,8 @@ API double tbn_read(const double* x, int64_t n, int64_t times) {
   return sum;
 }
 
+#include "training.inc"
+
 // The kinds of ops by number, in which an Op names its kind.
 API int tbn_op_kinds() { return (int)(sizeof kKinds / sizeof *kKinds); }
 API const char* tbn_op_name(int i) { return kKinds[i].name; }

@@ -62,6 +62,36 @@ struct Attention {
   Scratch* scratch;
 };
 
+// Training: batch norm over p copies of R channels (norm.inc). Rows are pixels; the channels of a row lie side by side.
+struct Norm {
+  long M;                // rows
+  int R, p;              // t has R channels, all others p R
+  int half, relu;        // half: values are bfloat16, else float32
+  const void* t;         // (M, R)
+  const void* residual;  // (M, p R), or NULL
+  void* out;             // (M, p R)
+  const float *a, *b;    // (p R): out = act(a t + b + residual)
+  // backward
+  const void* gradient;      // of out
+  void* masked;              // (M, p R), or NULL: the gradient where ReLU let the value pass
+  float* total;              // (M, R), or NULL: sum over the copies of a times that
+  const float* center;       // (max(R, 16)): of t
+  double *sums, *products;   // (p R): of the masked gradient, and of it times (t - center)
+  const float *k0, *k1, *k2; // (p R)
+  void* full;                // (M, p R): k2 times the masked gradient + k1 t + k0
+  void* small;               // (M, R): total + k1 t + k0
+};
+
+enum { NORM_ROWS = 4096, NORM_CHANNELS = 4096 };  // the most that norm.inc takes
+
+struct NormKernels {
+  void (*moments)(const Norm* n, double* mean, double* variance);  // of t, (R)
+  void (*forward)(const Norm* n);
+  void (*sums)(const Norm* n);
+  void (*full)(const Norm* n);
+  void (*small)(const Norm* n, const float* k1, const float* k0);
+};
+
 struct Level {
   const char* name;
   int (*available)();
@@ -71,6 +101,7 @@ struct Level {
   void (*gelu)(const float* x, float* y, long n);
   void (*attention)(const Attention* a);
   long (*peak)(int kind, long n);  // runs n steps of pure arithmetic and returns their multiply-adds, or 0; see PEAK_*
+  const NormKernels* norm;
 };
 
 enum { PLANES_A14 = 14 };  // activations rounded to 14 bits
@@ -78,6 +109,7 @@ enum { PLANES_A14 = 14 };  // activations rounded to 14 bits
 enum Peak { PEAK_FMA = 0, PEAK_LOOKUP = 1, PEAK_MATRIX = 2, PEAK_MATRIX_A14 = 3 };  // of the matrix unit: activations in float32, in 14 bits
 
 extern "C" {
+extern const NormKernels tbn_norm_avx512;
 extern const Level tbn_level_generic;
 #if defined(__x86_64__)
 extern const Level tbn_level_avx2;

@@ -1,0 +1,1 @@
+"""Training behind tiled layers: batch norm, residual sum and ReLU in one pass over memory."""
