@@ -44,6 +44,10 @@ reports: .venv/done
 	$(BIN)/tbn-bench report --results results --out reports
 	$(BIN)/tbn-bench report --results results --out reports --paper
 
+# docs/draw.html, the page that reads drawn digits, of the committed networks; a test compares it.
+draw: .venv/done
+	$(BIN)/python docs/draw/build.py
+
 # The documentation as a site, in site/. Broken links are errors.
 docs: .venv/done
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
@@ -101,4 +105,4 @@ arena: .venv/done
 	$(BIN)/tbn-bench certify cifar10_fast cifar10_resnet18_fast --numpy 100
 	$(MAKE) arena-check
 
-.PHONY: venv locked lock quickstart reports docs test test-quick test-all fuzz mcu gpu arena arena-check
+.PHONY: venv locked lock quickstart reports draw docs test test-quick test-all fuzz mcu gpu arena arena-check

@@ -122,8 +122,15 @@ class Browser:
         elif event == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.errors.append(params["entry"]["text"])
 
-    def open(self, page: Path, hash: str = "", width: int = 1200, dark: bool = False) -> None:
-        """Loads the page afresh and waits until its charts are drawn."""
+    def open(
+        self,
+        page: Path,
+        hash: str = "",
+        width: int = 1200,
+        dark: bool = False,
+        ready: str = "plotsReady",
+    ) -> None:
+        """Loads the page afresh and waits for its promise `ready`, by default until its charts are drawn."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -136,8 +143,8 @@ class Browser:
         self.errors.clear()
         self.requests.clear()
         self.call("Page.navigate", url=f"{page.resolve().as_uri()}{hash}")
-        self.until("document.readyState === 'complete' && typeof plotsReady === 'object'")
-        self.until("await plotsReady.then(() => true)")
+        self.until(f"document.readyState === 'complete' && typeof {ready} === 'object'")
+        self.until(f"await {ready}.then(() => true)")
 
     def dark(self, on: bool) -> None:
         self.call(
