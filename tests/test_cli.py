@@ -35,6 +35,7 @@ COMMANDS = (
     "certify",
     "verify",
     "robustness",
+    "allocate",
     "completion",
     "schema",
 )

@@ -1,5 +1,5 @@
 """tbn-bench train | plan | sweep | latency | bench | export | generate | mcu | list | check |
-certify | verify | robustness | report | runs | completion | schema.
+certify | verify | robustness | allocate | report | runs | completion | schema.
 
 Each command is a file of this folder with HELP, add_arguments(parser) and run(args), and EXTRA
 where it needs an extra of the package. It imports torch and other large libraries inside run, so

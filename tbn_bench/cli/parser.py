@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from tbn_bench import __version__
 from tbn_bench.catalog import did_you_mean
 from tbn_bench.cli import (
+    allocate,
     bench,
     certify,
     check,
@@ -42,6 +43,7 @@ COMMANDS = {
     "certify": certify,
     "verify": verify,
     "robustness": robustness,
+    "allocate": allocate,
     "report": report,
     "runs": runs,
     "completion": completion,

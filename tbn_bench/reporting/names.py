@@ -29,6 +29,7 @@ _METHODS = {
     "snn": "SNN",
     "sparks": "Sparks",
     "tbn": "TBN",
+    "tbn_budget": "TBN budget",
     "twn": "TWN",
     "xnor": "XNOR",
     "xnorpp": "XNOR++",

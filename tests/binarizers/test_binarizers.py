@@ -35,6 +35,7 @@ MATRIX_METHODS = [  # tried on matrices behind ReLU
     "bitnet158(activation_bits=32)",
     "adabin(activations=False)",
     "low_rank(rank=4, min_layer_size=0)",
+    "tbn_budget(bits=0.9)",
 ]
 # tried on 3 x 3 kernels, without ReLU: they binarize inputs too, or choose from a codebook
 KERNEL_METHODS = [

@@ -15,7 +15,7 @@ from tbn_bench.experiment import build, weights
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 # binary_connect without its protocol, the controls, and what was published for language models alone
-WITHOUT = {"sign", "repeated_filters", "frozen_tile", "low_rank"}
+WITHOUT = {"sign", "repeated_filters", "frozen_tile", "low_rank", "tbn_budget"}
 TEACHER, STEP1 = "full_precision_resnet18_cifar10", "reactnet_resnet18_cifar10_step1"
 
 

@@ -15,10 +15,17 @@ try:
 except native.NativeUnavailable:
     NATIVE = False
 
-WITH_OPTIONS = {"tbn", "frozen_tile", "low_rank", "repeated_filters", "full_precision"}
+WITH_OPTIONS = {
+    "tbn",
+    "tbn_budget",
+    "frozen_tile",
+    "low_rank",
+    "repeated_filters",
+    "full_precision",
+}
 SPECS = [
     *(f"tbn(p=4, min_layer_size=0, copies={c!r})" for c in ("aligned", "rotated", "permuted", "hadamard", "shifted", "columns")),
-    "tbn(p=4, min_layer_size=0, alpha='layer', alpha_source='W', gradient='tile')", "frozen_tile(p=4, min_layer_size=0)",
+    "tbn(p=4, min_layer_size=0, alpha='layer', alpha_source='W', gradient='tile')", "frozen_tile(p=4, min_layer_size=0)", "tbn_budget(bits=0.9)",
     "low_rank(rank=2, min_layer_size=0)", "repeated_filters(p=2, min_layer_size=0)",
     *sorted(set(catalog.names("binarizers")) - WITH_OPTIONS),
 ]  # fmt: skip

@@ -58,6 +58,7 @@ BINARIZERS = [
     "irnet(activations=True)",
     "dorefa(activations=True)",
     "low_rank(rank=2, min_layer_size=0)",
+    "tbn_budget(bits=1.5, alpha='layer')",
 ]
 # four coordinates: the transform of three has nine rows, which p = 2 does not divide
 SHAPES = {
