@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from tbn_bench import native
 from tbn_bench.format.layouts import Copies
 from tbn_bench.layers import mixed_copies
+from tbn_bench.layers.fused import weights
 from tbn_bench.layers.fused.norm import why_not_native
 from tbn_bench.layers.fused.pending import (
     Affine,
@@ -22,6 +23,7 @@ from tbn_bench.layers.fused.pending import (
     TileOutput,
     settled,
 )
+from tbn_bench.layers.fused.weights import KeptScales
 from tbn_bench.layers.mixed_copies import Geometry
 from tbn_bench.layers.reuse import ReuseConv2d
 
@@ -38,22 +40,18 @@ class FusedConv2d(ReuseConv2d):
     """
 
     fused: Note
+    kept_scales: KeptScales
 
     def forward(self, input: Any) -> Any:  # torch's name: callers may give it by keyword
         x: Tensor = settled(input)
-        found = None
-        if self.training and not _is_plain(x) and x.dim() == 4 and not x.is_meta:
-            found = self._reuse_inputs()
-        if found is None:
+        is_fusing = self.training and x.dim() == 4 and not x.is_meta
+        if not is_fusing or _is_plain(x) or not parametrize.is_parametrized(self, "weight"):
             return super().forward(x)
-        latent, scales, method = found
+        tile, scales, latent, method = weights.read(self, self.kept_scales)
         x = self._cast_for_autocast(x)
         x, padding = self._pad(x)
         geometry = Geometry(self.stride, padding, self.dilation)
-        tile = method.training_tile(latent)
-        rows = self.out_channels // method.p
-        weight = tile.reshape(rows, *latent.shape[1:]).to(x.dtype)
-        t = torch.nn.functional.conv2d(x, weight, None, *geometry)
+        t = torch.nn.functional.conv2d(x, tile.to(x.dtype), None, *geometry)
         added = None
         if method.elementwise:
             added = self._full_gradient(t, latent, x, scales, geometry)
@@ -151,6 +149,7 @@ def fuse_module_(module: Any) -> None:
     if type(module) is nn.BatchNorm2d:
         module.__class__ = FusedBatchNorm2d
         return
+    module.kept_scales = KeptScales()
     _set_base_(module, FusedConv2d)
 
 
@@ -163,6 +162,7 @@ def unfuse_module_(module: Any) -> None:
     elif isinstance(module, FusedConv2d):
         _set_base_(module, ReuseConv2d)
         del module.fused
+        del module.kept_scales
 
 
 def _set_base_(module: Any, base: type[nn.Module]) -> None:
