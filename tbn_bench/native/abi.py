@@ -152,6 +152,30 @@ class NormStruct(ctypes.Structure):
     )
 
 
+class SignConvStruct(ctypes.Structure):
+    """SignConvCall of training.inc; the first five are addresses."""
+
+    _fields_ = (
+        ("x", POINTER),
+        ("g", POINTER),
+        ("out", POINTER),
+        ("tile", POINTER),
+        ("images", LONG),
+        ("H", INT),
+        ("W", INT),
+        ("C", INT),
+        ("Ho", INT),
+        ("Wo", INT),
+        ("R", INT),
+        ("kh", INT),
+        ("kw", INT),
+        ("stride", INT),
+        ("pad", INT),
+        ("groups", INT),
+        ("threads", INT),
+    )
+
+
 def native_array(kind: Any, entries: Sequence[Any]) -> Any:
     """A native array."""
     return (kind * len(entries))(*entries)

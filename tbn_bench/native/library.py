@@ -6,7 +6,14 @@ import os
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-from tbn_bench.native.abi import KINDS, NormStruct, OpStruct, ProgramStruct, ValueStruct
+from tbn_bench.native.abi import (
+    KINDS,
+    NormStruct,
+    OpStruct,
+    ProgramStruct,
+    SignConvStruct,
+    ValueStruct,
+)
 
 LIBRARY_VARIABLE = "TBN_BENCH_LIBRARY"  # path of another build, e.g. one with sanitizers
 _NAMES = ("libtbn_bench.so", "libtbn_bench.dylib")
@@ -80,7 +87,13 @@ def _is_ours(lib: ctypes.CDLL) -> bool:
     unknown = set(KINDS) - set(_op_names(lib))
     if unknown:
         return False
-    structures = {"op": OpStruct, "value": ValueStruct, "plan": ProgramStruct, "norm": NormStruct}
+    structures = {
+        "op": OpStruct,
+        "value": ValueStruct,
+        "plan": ProgramStruct,
+        "norm": NormStruct,
+        "sign_conv": SignConvStruct,
+    }
     for name, structure in structures.items():
         if not hasattr(lib, f"tbn_sizeof_{name}"):
             return False
@@ -107,3 +120,6 @@ def _set_signatures(lib: ctypes.CDLL) -> None:
         function = getattr(lib, f"tbn_norm_{direction}")
         function.argtypes = [ctypes.c_int, ctypes.c_void_p]
         function.restype = None
+    lib.tbn_sign_conv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
+    lib.tbn_weight_gradient.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    lib.tbn_weight_gradient.restype = None

@@ -1,8 +1,8 @@
-"""Batch norm of training behind a tile (training.inc), by addresses of the caller's memory."""
+"""Training of a tiled convolution and behind it (training.inc), by addresses of memory."""
 
 import ctypes
 
-from tbn_bench.native.abi import NormStruct
+from tbn_bench.native.abi import NormStruct, SignConvStruct
 from tbn_bench.native.levels import index_of
 from tbn_bench.native.library import NativeUnavailable, load
 
@@ -27,3 +27,24 @@ def forward(call: NormStruct, level: str) -> None:
 def backward(call: NormStruct, level: str) -> None:
     """Writes the gradients that have an address."""
     load().tbn_norm_backward(index_of(level), ctypes.byref(call))
+
+
+def looks_signs_up(level: str) -> bool:
+    """Whether sign_conv runs at a level."""
+    return bool(load().tbn_sign_conv_takes(index_of(level)))
+
+
+def sign_conv(call: SignConvStruct, level: str, of_gradient: bool) -> None:
+    """Writes the convolution of call.x, or the gradient of x from that of the output, call.g."""
+    if load().tbn_sign_conv(index_of(level), ctypes.byref(call), of_gradient):
+        raise MemoryError("no memory for a convolution by table lookup")
+
+
+def takes_weight_gradient(channels: int, rows: int) -> bool:
+    """Whether weight_gradient has code for these input channels and rows of a group."""
+    return bool(load().tbn_weight_gradient_takes(channels, rows))
+
+
+def weight_gradient(call: SignConvStruct, level: str) -> None:
+    """Writes the gradient of the tile from call.x and call.g."""
+    load().tbn_weight_gradient(index_of(level), ctypes.byref(call))

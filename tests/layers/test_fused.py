@@ -9,7 +9,10 @@ from torch import nn
 
 from tbn_bench import catalog, native
 from tbn_bench.convert import binarize_, describe, fuse_, pack_, unfuse_
+from tbn_bench.layers.fused.conv import Parts, tile_conv
 from tbn_bench.layers.fused.norm import Norm, copies_norm, why_not_native
+from tbn_bench.layers.mixed_copies import Geometry
+from tbn_bench.native import training
 
 METHODS = [
     "tbn(p=4, min_layer_size=0, gradient='tile')",
@@ -130,6 +133,43 @@ def test_native_values_are_those_of_torch_in_float64(rows, p, dtype):
     for own, other in pairs:
         error = (own.double() - other).abs().max() / other.abs().max()
         assert error <= tolerance
+
+
+CONVS = [  # (channels, rows, size, kernel, stride, groups), the first two of a group
+    (32, 16, 9, 3, 1, 1),
+    (32, 8, 8, 3, 1, 1),
+    (64, 8, 5, 3, 2, 1),
+    (16, 16, 6, 3, 1, 4),
+    (48, 24, 7, 5, 1, 1),
+    (16, 4, 6, 3, 1, 2),
+]
+
+
+@pytest.mark.parametrize("level", native.available_levels())
+@pytest.mark.parametrize("sizes", CONVS)
+def test_a_native_convolution_is_that_of_torch_in_float64(sizes, level):
+    """Output and both gradients, by lookup and multiply-adds, for groups, strides and few rows."""
+    channels, rows, size, kernel, stride, groups = sizes
+    torch.manual_seed(0)
+    shapes = ((3, channels * groups, size, size), (rows * groups, channels, kernel, kernel))
+    x, tile = (torch.randn(shape).contiguous(memory_format=torch.channels_last) for shape in shapes)
+    tile = tile.sign()
+    looks = training.looks_signs_up(level)
+    takes = training.takes_weight_gradient(channels, rows)
+    parts = Parts(level, looks, looks and stride == 1, takes)
+    geometry = Geometry((stride, stride), (kernel // 2, kernel // 2), (1, 1))
+    found = conv_step(x, tile, geometry, groups, parts)
+    expected = conv_step(x.double(), tile.double(), geometry, groups, Parts())
+    for own, other in zip(found, expected, strict=True):
+        assert (own - other).abs().max() <= 2e-6 * other.abs().max()
+
+
+def conv_step(x, tile, geometry, groups, parts):
+    """Output, and gradients of input and tile."""
+    leaves = [x.detach().requires_grad_(), tile.detach().requires_grad_()]
+    out = tile_conv(*leaves, geometry, groups, parts)
+    out.backward(torch.linspace(-1, 1, out.numel(), dtype=out.dtype).sin().reshape(out.shape))
+    return [out, *(leaf.grad for leaf in leaves)]
 
 
 def test_state_and_evaluation_stay_the_same():

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tbn_bench import native
-from tbn_bench.format.layouts import Copies
-from tbn_bench.layers import mixed_copies
 from tbn_bench.layers.fused import weights
+from tbn_bench.layers.fused.conv import full_gradient, parts_of, tile_conv
 from tbn_bench.layers.fused.norm import why_not_native
 from tbn_bench.layers.fused.pending import (
     Affine,
@@ -51,24 +50,13 @@ class FusedConv2d(ReuseConv2d):
         x = self._cast_for_autocast(x)
         x, padding = self._pad(x)
         geometry = Geometry(self.stride, padding, self.dilation)
-        t = torch.nn.functional.conv2d(x, tile.to(x.dtype), None, *geometry)
+        parts = parts_of(x, tile, geometry, 1)
+        self.fused.write(str(parts))
+        t = tile_conv(x, tile, geometry, parts=parts)
         added = None
         if method.elementwise:
-            added = self._full_gradient(t, latent, x, scales, geometry)
+            added = full_gradient(t, x, latent, scales, geometry, parts)
         return TileOutput(t, scales, method.p, added, self.fused)
-
-    def _full_gradient(
-        self, t: Tensor, latent: Tensor, x: Tensor, scales: Tensor, geometry: Geometry
-    ) -> Tensor:
-        """Zeros in the shape of the copies.
-
-        Their gradient becomes that of the latent weight, by the authors' rule.
-        """
-        batch, _, *sizes = t.shape
-        zeros = torch.zeros((), dtype=t.dtype, device=t.device)
-        shaped = zeros.expand(batch, self.out_channels, *sizes)
-        aligned = Copies(tuple(latent.shape), len(scales), "aligned")
-        return mixed_copies.with_elementwise_gradient(shaped, latent, x, scales, aligned, geometry)
 
 
 class FusedBatchNorm2d(nn.BatchNorm2d):

@@ -115,7 +115,7 @@ class TileOutput(Pending):
         self.note = note
 
     def _compute(self) -> Tensor:
-        self.note.write("copies are written out: no batch norm in training mode reads them")
+        self.note.add("copies written out, because batch norm does not read them")
         scales = self.scales
         if scales is None:
             scales = torch.ones(1, device=self.t.device)
@@ -133,6 +133,9 @@ class Note:
 
     def write(self, text: str) -> None:
         self.text = text
+
+    def add(self, text: str) -> None:
+        self.text = f"{self.text}; {text}" if self.text else text
 
 
 class Statistics(NamedTuple):
@@ -189,7 +192,6 @@ class Normalized(Pending):
         kind = str(source.t.dtype).removeprefix("torch.")
         rows = source.t.shape[1]
         self.note.write(f"{', '.join(parts)} in one: {source.p} x {rows} channels, {kind}, {by}")
-        source.note.write(f"hands its {rows} channels to batch norm")
         norm = Norm(source.p, self.affine.eps, relu, self.level)
         found = copies_norm(
             source.t,

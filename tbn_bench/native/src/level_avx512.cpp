@@ -8,6 +8,7 @@
 #include "dense.inc"
 #include "transformer.inc"
 #include "norm.inc"
+#include "wgrad.inc"
 #define A14 0
 #include "lookup512.inc"
 
@@ -68,5 +69,6 @@ int takes512(int planes) { return planes == PLANES_A14 ? available512() && tbn_a
 
 extern "C" {
 extern const NormKernels tbn_norm_avx512 = norm_kernels;
-extern const Level tbn_level_avx512 = {"avx512", available512, takes512, prepare_lookup, conv512, gelu, attention, peak512, &norm_kernels};
+void tbn_weight_gradient_avx512(const WeightGradient* w) { weight_gradient(w); }
+extern const Level tbn_level_avx512 = {"avx512", available512, takes512, prepare_lookup, conv512, gelu, attention, peak512, &norm_kernels, weight_gradient};
 }

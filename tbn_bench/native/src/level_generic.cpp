@@ -8,8 +8,9 @@
 #include "lut.inc"
 #include "transformer.inc"
 #include "norm.inc"
+#include "wgrad.inc"
 
 static int available() { return 1; }
 extern "C" {
-extern const Level tbn_level_generic = {"generic", available, takes_float32, prepare_lut, conv_lut, gelu, attention, peak, &norm_kernels};
+extern const Level tbn_level_generic = {"generic", available, takes_float32, prepare_lut, conv_lut, gelu, attention, peak, &norm_kernels, weight_gradient};
 }

@@ -82,6 +82,15 @@ struct Norm {
   void* small;               // (M, R): total + k1 t + k0
 };
 
+// Training: the weight gradient of a convolution of `images` images.
+struct WeightGradient {
+  const float* x;    // (images, H, W, in_stride channels), offset to the first of C
+  const float* g;    // (images, Ho, Wo, out_stride channels), offset to the first of R
+  float* gradient;   // (R, kh, kw, C), added to
+  long images;
+  int H, W, C, in_stride, Ho, Wo, R, out_stride, kh, kw, stride, pad;
+};
+
 enum { NORM_ROWS = 4096, NORM_CHANNELS = 4096 };  // the most that norm.inc takes
 
 struct NormKernels {
@@ -102,6 +111,7 @@ struct Level {
   void (*attention)(const Attention* a);
   long (*peak)(int kind, long n);  // runs n steps of pure arithmetic and returns their multiply-adds, or 0; see PEAK_*
   const NormKernels* norm;
+  void (*weight_gradient)(const WeightGradient* w);
 };
 
 enum { PLANES_A14 = 14 };  // activations rounded to 14 bits
@@ -110,6 +120,7 @@ enum Peak { PEAK_FMA = 0, PEAK_LOOKUP = 1, PEAK_MATRIX = 2, PEAK_MATRIX_A14 = 3 
 
 extern "C" {
 extern const NormKernels tbn_norm_avx512;
+void tbn_weight_gradient_avx512(const WeightGradient* w);
 extern const Level tbn_level_generic;
 #if defined(__x86_64__)
 extern const Level tbn_level_avx2;
