@@ -28,6 +28,7 @@ COMMANDS = (
     "export",
     "generate",
     "mcu",
+    "pack",
     "report",
     "runs",
     "list",

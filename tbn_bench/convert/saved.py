@@ -1,6 +1,7 @@
 """Packed networks as files (format/packed_file.py): save writes one, load reads it into a model."""
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tbn_bench.convert.fold_norms import fold_norms
 from tbn_bench.convert.pack import call_layers_, packed_kind
 from tbn_bench.format import packed_file
 from tbn_bench.format.description import BUFFERS, Damaged, Weight
 from tbn_bench.format.form import Form
 from tbn_bench.format.packed_file import Artifact, ArtifactError
+from tbn_bench.format.small import Small
 from tbn_bench.layers.bits_inside import keep_bits_
 from tbn_bench.layers.mixed_copies import enlarge_
 from tbn_bench.layers.packed import Packed, how_computed
@@ -29,12 +32,38 @@ def save(
     path: str | Path,
     config: dict[str, Any] | None = None,
     commit: str | None = None,
+    *,
+    fold_norm: bool = False,
+    side: str = "float32",
+    kept: str = "float32",
+    short_header: bool = False,
 ) -> int:
     """Writes a packed model as a packed file and returns its bytes. Raises ArtifactError.
 
-    config, commit: as in to_artifact.
+    config, commit: as in to_artifact. The options make a small file; the model stays as it is.
+    fold_norm: batch norm as two numbers per channel. side: float16 or bfloat16 for scales, biases
+    and norms. kept: int8 for weights in full precision. short_header: compressed metadata.
+
+    Raises ValueError for a type that does not exist.
     """
-    return packed_file.write(Path(path), to_artifact(model, config, commit))
+    content = to_artifact(model, config, commit)
+    options = Small(side, kept, short_header)
+    if fold_norm or options != Small():
+        content = small_artifact(model, content, options, fold_norm)
+    return packed_file.write(Path(path), content)
+
+
+def small_artifact(
+    model: nn.Module, content: Artifact, options: Small, fold_norm: bool = False
+) -> Artifact:
+    """The content of a small file, with the values that its reader gets. Raises ArtifactError.
+
+    content: of the model's packed file. The model is read for its batch norms alone.
+    """
+    if fold_norm:
+        tensors = fold_norms(model, content.tensors, content.aliases)
+        content = dataclasses.replace(content, tensors=tensors)
+    return packed_file.rounded(content, options)
 
 
 def load(model: nn.Module, path: str | Path | Artifact) -> nn.Module:

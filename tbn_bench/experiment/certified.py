@@ -197,7 +197,7 @@ def _stated(
     why = verify.wrong_file(content, config, record)
     if why:
         faults.append(why)
-    faults += claims.record_faults(record, computed)
+    faults += claims.record_faults(record, computed, content)
     if config.run_id != stated.run_id:
         faults.append(f"run id: certified {stated.run_id}, the config's is {config.run_id}")
     if faults:

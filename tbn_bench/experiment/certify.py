@@ -124,7 +124,7 @@ def _certificate(record: RunRecord, most: int | None) -> tuple[Certificate, dict
     config = make(record.config)
     content = packed_file.read(record.path / NETWORK)
     stated = claims.claims(record, content)
-    faults = claims.record_faults(record, stated)
+    faults = claims.record_faults(record, stated, content)
     why = verify.wrong_file(content, config, record)
     if why:
         faults.append(why)

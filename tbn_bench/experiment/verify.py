@@ -178,8 +178,8 @@ def wrong_file(content: Artifact, config: RunConfig, record: RunRecord) -> str:
     if held != config:
         return f"the file holds the network of run {held.run_id}"
     predicted = (record.summary or {}).get("stored_bytes")
-    if predicted not in (None, content.payload_bytes):
-        return f"the tensors weigh {content.payload_bytes} bytes, the record says {predicted}"
+    if predicted not in (None, content.plain_bytes):
+        return f"the tensors weigh {content.plain_bytes} bytes, the record says {predicted}"
     return ""
 
 

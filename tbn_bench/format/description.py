@@ -6,6 +6,7 @@ binary weight of such a module:
 
     "bias": [64]                          a float32 tensor and its shape
     "steps": {"int64": [3]}               a tensor of another type
+    "running_mean": {"zeros": [64]}       a float32 tensor of zeros (or "ones"), of version 4 alone
     "weight": [[64, 64, 3, 3], 4, 4]      a binary weight: shape, p, number of scales; its tensors
                                           are those of its stored form (form.py)
     "weight": [[40, 36], 1, 1, {...}]     the same with all that differs from signs, float32 scales
@@ -52,6 +53,8 @@ TYPES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+# Words for float32 tensors of one value, which take no bytes in a small file (small.py).
+CONSTANTS = {"zeros": 0.0, "ones": 1.0}
 _OPTIONS = {
     "code": str,
     "index_bits": int,
@@ -97,6 +100,10 @@ class Stored(NamedTuple):
     def numel(self) -> int:
         return prod(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        return self.numel * np.dtype(self.dtype).itemsize
+
 
 def _joined(module: str, key: str) -> str:
     return f"{module}.{key}" if module else key
@@ -124,13 +131,17 @@ def _own_names(form: Form, module: str, stem: str) -> dict[str, str]:
 
 
 def describe(
-    tensors: Mapping[str, NDArray[Any]], weights: Mapping[str, Weight], aliases: Mapping[str, str]
-) -> tuple[str, list[str]]:
-    """(the text, the names of the tensors in its order).
+    tensors: Mapping[str, NDArray[Any]],
+    weights: Mapping[str, Weight],
+    aliases: Mapping[str, str],
+    constants: Mapping[str, str] | None = None,
+) -> tuple[str, list[Stored]]:
+    """(the text, the tensors in its order).
 
+    constants: name -> word of CONSTANTS, of the tensors that it names so.
     Raises ValueError for a content that the text has no words for.
     """
-    modules = _specs(tensors, weights, aliases)
+    modules = _specs(tensors, weights, aliases, constants or {})
     alike: dict[str, list[str]] = {}
     for module, content in modules.items():
         key = json.dumps(content)
@@ -142,12 +153,14 @@ def describe(
         groups.append([names, content])
         said.append(_ModulesAlike(names, _content(names, content)))
     text = json.dumps(groups, separators=(",", ":"))
-    order = [stored.name for stored in _stored(said, aliases)]
-    return text, order
+    return text, list(_stored(said, aliases))
 
 
 def _specs(
-    tensors: Mapping[str, NDArray[Any]], weights: Mapping[str, Weight], aliases: Mapping[str, str]
+    tensors: Mapping[str, NDArray[Any]],
+    weights: Mapping[str, Weight],
+    aliases: Mapping[str, str],
+    constants: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
     """Module -> key -> spec, of all weights and of all tensors that belong to none."""
     modules: dict[str, dict[str, Any]] = {}
@@ -164,7 +177,11 @@ def _specs(
             continue
         module, key = _split(name)
         content = modules.setdefault(module, {})
-        content[key] = _tensor_spec(name, tensor)
+        if name in constants:
+            word = constants[name]
+            content[key] = {word: list(tensor.shape)}
+        else:
+            content[key] = _tensor_spec(name, tensor)
     return modules
 
 
@@ -309,7 +326,7 @@ def _said(name: str, key: str, spec: Any) -> _Tensor | _Binary:
     shape = spec
     if isinstance(spec, dict) and len(spec) == 1:
         ((dtype, shape),) = spec.items()
-    if dtype not in TYPES:
+    if dtype not in TYPES and dtype not in CONSTANTS:
         got = strict_json.brief(dtype)
         raise Damaged(f"{name}: unknown type {got}")
     axes = _shape(name, shape, 0)

@@ -14,14 +14,24 @@ which they are:
 
 Empty entries are left out. Versions 1 and 2 (description_v2.py) are read too; in them only the
 tiles have hashes.
+
+A small file (small.py) has version "4" and one entry more:
+
+    tbn_small            JSON {side, kept}: the types that stand for float32
+
+or, with a short header, sha256 and
+
+    tbn_short            all other entries: JSON, compressed by zlib, in base85
 """
 
+import base64
 import hashlib
 import json
 import os
 import stat
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +40,13 @@ from numpy.typing import NDArray
 
 from tbn_bench import __version__
 from tbn_bench.atomic import replace_file
-from tbn_bench.format import description, description_v2, safetensors_file, strict_json
-from tbn_bench.format.description import Damaged, Weight
+from tbn_bench.format import description, description_v2, safetensors_file, small, strict_json
+from tbn_bench.format.description import CONSTANTS, Damaged, Stored, Weight
+from tbn_bench.format.small import Encoded, Small
 
 VERSION = 3
-READABLE = ("1", "2", "3")
+SMALL_VERSION = 4
+READABLE = ("1", "2", "3", "4")
 HEADER_BYTES = 1 << 19  # the largest header; the largest of a network of ours is 43 KB
 DENSE_BYTES = 4 << 20  # dense weights that any file may ask for,
 DENSE_RATIO = 2048  # and how many times the file's own bytes: 64 copies of a sign as float32
@@ -55,7 +67,8 @@ class Artifact:
     """A packed file in memory.
 
     tensors: each tensor once. aliases: name -> name of the tensor that it shares. inputs: layer ->
-    kind of the binarizer that its input passes.
+    kind of the binarizer that its input passes. small: how a small file stores them, or None; the
+    tensors have the values that a reader gets.
     """
 
     tensors: dict[str, NDArray[Any]]
@@ -64,12 +77,29 @@ class Artifact:
     config: dict[str, Any] | None = None
     commit: str | None = None
     inputs: dict[str, str] = field(default_factory=dict)
+    small: Small | None = None
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of all tensors, as cost.stored_bytes predicts. The rest of the file is a header."""
+        """Bytes of all tensors in the file. The rest of it is a header."""
+        return sum(self.stored_bytes().values())
+
+    @property
+    def plain_bytes(self) -> int:
+        """Bytes of all tensors as cost.stored_bytes predicts; a small file has fewer."""
         arrays = self.tensors.values()
         return sum(array.nbytes for array in arrays)
+
+    def stored_bytes(self) -> dict[str, int]:
+        """Name of each tensor -> its bytes in the file, scales of int8 rows included."""
+        if self.small is None:
+            return {name: array.nbytes for name, array in self.tensors.items()}
+        _, order = _described(self)
+        found = {}
+        for stored in order:
+            pieces = self.small.pieces(stored)
+            found[stored.name] = sum(piece.nbytes for piece in pieces)
+        return found
 
     @property
     def header_bytes(self) -> int:
@@ -162,17 +192,53 @@ class Artifact:
 
 
 def _metadata(artifact: Artifact, layers: str) -> dict[str, str]:
+    options = artifact.small
+    version = VERSION if options is None else SMALL_VERSION
+    types = None if options is None else {"side": options.side, "kept": options.kept}
     found = {
-        "tbn_format_version": str(VERSION),
+        "tbn_format_version": str(version),
         "sha256": _NO_HASH,
         "tbn_layers": layers,
         "tbn_aliases": _json(artifact.aliases or None),
         "tbn_inputs": _json(artifact.inputs or None),
         "tbn_config": _json(artifact.config),
+        "tbn_small": _json(types),
         "producer": f"tbn_bench {__version__}",
         "commit": artifact.commit or "",
     }
-    return {key: value for key, value in found.items() if value}
+    said = {key: value for key, value in found.items() if value}
+    if options is not None and options.short_header:
+        return _shortened(said)
+    return said
+
+
+_LONG = ("tbn_format_version", "sha256")  # what a short header says in words
+
+
+def _shortened(metadata: dict[str, str]) -> dict[str, str]:
+    """The same entries, all but two of them compressed."""
+    found = {key: metadata.pop(key) for key in _LONG}
+    text = _json(metadata)
+    compressed = zlib.compress(text.encode("ascii"), 9)
+    found["tbn_short"] = base64.b85encode(compressed).decode("ascii")
+    return found
+
+
+def _lengthened(metadata: dict[str, str]) -> dict[str, str]:
+    """The entries of a short header. Raises Damaged where it cannot be read."""
+    short = _text(metadata, "tbn_short")
+    reader = zlib.decompressobj()
+    try:
+        compressed = base64.b85decode(short)
+        text = reader.decompress(compressed, HEADER_BYTES)
+    except (ValueError, zlib.error) as error:
+        raise Damaged(f"damaged metadata: tbn_short: {error}") from error
+    if not reader.eof or reader.unused_data:
+        raise Damaged(f"damaged metadata: tbn_short must be at most {HEADER_BYTES} bytes, whole")
+    found = _loads(text, "tbn_short")
+    if not all(isinstance(value, str) for value in found.values()):
+        raise Damaged("damaged metadata: tbn_short must hold strings")
+    return found | {key: metadata[key] for key in _LONG if key in metadata}
 
 
 def _json(value: dict[str, Any] | None) -> str:
@@ -182,17 +248,67 @@ def _json(value: dict[str, Any] | None) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _header(artifact: Artifact) -> tuple[bytes, list[str]]:
-    """(the first bytes of the file, with zeros for the hash; the names of the tensors in order).
+def _described(artifact: Artifact) -> tuple[str, list[Stored]]:
+    """The description of the tensors, and the tensors in its order."""
+    constants = {}
+    if artifact.small is not None:
+        owned: set[str] = set()
+        for weight in artifact.weights.values():
+            owned.update(weight.names.values())
+        others = {name: a for name, a in artifact.tensors.items() if name not in owned}
+        constants = small.constants_of(others)
+    return description.describe(artifact.tensors, artifact.weights, artifact.aliases, constants)
+
+
+def _encoded(artifact: Artifact, order: list[Stored]) -> list[Encoded]:
+    """The tensors of the file with their values, in order."""
+    found = []
+    for stored in order:
+        values = artifact.tensors[stored.name]
+        if artifact.small is None:
+            found.append(Encoded(stored, values))
+            continue
+        pieces = artifact.small.pieces(stored)
+        arrays = artifact.small.encode(stored, values)
+        found += [Encoded(piece, array) for piece, array in zip(pieces, arrays, strict=True)]
+    return found
+
+
+def rounded(artifact: Artifact, options: Small) -> Artifact:
+    """The artifact that a reader gets of a small file. Raises ArtifactError as `write` does."""
+    made = replace(artifact, small=options)
+    _, order = _described(made)
+    tensors = {}
+    try:
+        for stored in order:
+            values = artifact.tensors[stored.name]
+            arrays = options.encode(stored, values)
+            tensors[stored.name] = options.decode(stored, arrays)
+    except ValueError as error:
+        raise ArtifactError(f"it cannot be a small file: {error}") from error
+    return replace(made, tensors={name: tensors[name] for name in artifact.tensors})
+
+
+def _pieces(artifact: Artifact, order: list[Stored]) -> list[Stored]:
+    if artifact.small is None:
+        return order
+    found = []
+    for stored in order:
+        found += artifact.small.pieces(stored)
+    return found
+
+
+def _header(artifact: Artifact) -> tuple[bytes, list[Stored]]:
+    """(the first bytes of the file, with zeros for the hash; the network's tensors in order).
 
     Raises ValueError for what a packed file cannot hold.
     """
-    layers, order = description.describe(artifact.tensors, artifact.weights, artifact.aliases)
+    layers, order = _described(artifact)
     entries: dict[str, Any] = {"__metadata__": _metadata(artifact, layers)}
     start = 0
-    for dtype, arrays in _by_type(artifact, order).items():
-        count = sum(array.size for array in arrays)
-        end = start + sum(array.nbytes for array in arrays)
+    pieces = _pieces(artifact, order)
+    for dtype, count in description.blobs(pieces).items():
+        end = start + count * np.dtype(dtype).itemsize
         entries[dtype] = {
             "dtype": description.TYPES[dtype],
             "shape": [count],
@@ -211,13 +327,12 @@ def _header(artifact: Artifact) -> tuple[bytes, list[str]]:
     return prefix + text.encode("ascii"), order
 
 
-def _by_type(artifact: Artifact, order: list[str]) -> dict[str, list[NDArray[Any]]]:
-    """numpy type -> the tensors of it that have values, widest type first, as the file has them."""
+def _by_type(encoded: list[Encoded]) -> dict[str, list[NDArray[Any]]]:
+    """numpy type -> the arrays of it that have values, widest type first, as the file has them."""
     found: dict[str, list[NDArray[Any]]] = {dtype: [] for dtype in description.TYPES}
-    for name in order:
-        array = artifact.tensors[name]
-        if array.size:
-            found[array.dtype.name].append(array)
+    for stored, values in encoded:
+        if values.size:
+            found[stored.dtype].append(values)
     return {dtype: arrays for dtype, arrays in found.items() if arrays}
 
 
@@ -238,10 +353,11 @@ def write(path: Path, artifact: Artifact) -> int:
     try:
         artifact.check()
         header, order = _header(artifact)
+        encoded = _encoded(artifact, order)
     except ValueError as error:
         raise ArtifactError(f"cannot write {path}: {error}") from error
     parts: list[bytes] = []
-    for arrays in _by_type(artifact, order).values():
+    for arrays in _by_type(encoded).values():
         parts += [array.tobytes() for array in arrays]
     data = b"".join(parts)
     digest = _hash(header, data)
@@ -266,7 +382,10 @@ def read(path: Path) -> Artifact:
         version = metadata.get("tbn_format_version")
         if version not in READABLE:
             raise _refusal(path, version)
-        artifact = _read_3(data, metadata, arrays) if version == "3" else _read_2(metadata, arrays)
+        if version in ("1", "2"):
+            artifact = _read_2(metadata, arrays)
+        else:
+            artifact = _read_3(data, metadata, arrays, is_small=version == "4")
         artifact.check()
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
@@ -359,8 +478,17 @@ def _config(metadata: dict[str, str]) -> dict[str, Any] | None:
     return _loads(text, key)
 
 
-def _read_3(data: bytes, metadata: dict[str, str], arrays: dict[str, NDArray[Any]]) -> Artifact:
+def _read_3(
+    data: bytes, metadata: dict[str, str], arrays: dict[str, NDArray[Any]], is_small: bool
+) -> Artifact:
+    """Of versions 3 and 4."""
     _check_hash(data, metadata)
+    options = None
+    if is_small:
+        has_short_header = "tbn_short" in metadata
+        if has_short_header:
+            metadata = _lengthened(metadata)
+        options = _small(metadata, has_short_header)
     aliases = _names(metadata, "tbn_aliases")
     stored, weights = description.parse(_text(metadata, "tbn_layers"), aliases)
     for name, array in arrays.items():
@@ -368,15 +496,45 @@ def _read_3(data: bytes, metadata: dict[str, str], arrays: dict[str, NDArray[Any
             raise Damaged(
                 f"{name} must hold all values of that type, got {array.dtype} {array.shape}"
             )
-    tensors = description.cut(stored, arrays)
     return Artifact(
-        tensors,
+        _tensors(stored, arrays, options),
         weights,
         aliases,
         _config(metadata),
         metadata.get("commit"),
         _names(metadata, "tbn_inputs"),
+        options,
     )
+
+
+def _small(metadata: dict[str, str], has_short_header: bool) -> Small:
+    said = _loads(_text(metadata, "tbn_small"), "tbn_small")
+    if set(said) != {"side", "kept"}:
+        raise Damaged("damaged metadata: tbn_small must have side and kept")
+    try:
+        return Small(said["side"], said["kept"], has_short_header)
+    except ValueError as error:
+        raise Damaged(f"damaged metadata: tbn_small: {error}") from error
+
+
+def _tensors(
+    stored: list[Stored], arrays: dict[str, NDArray[Any]], options: Small | None
+) -> dict[str, NDArray[Any]]:
+    """The tensors of the network, from the values of each type. Raises Damaged."""
+    if options is None:
+        if any(tensor.dtype in CONSTANTS for tensor in stored):
+            raise Damaged("a constant tensor belongs to a small file, of version 4")
+        return description.cut(stored, arrays)
+    small.check_constants(stored)
+    pieces = []
+    for tensor in stored:
+        pieces += options.pieces(tensor)
+    held = description.cut(pieces, arrays)
+    tensors = {}
+    for tensor in stored:
+        own = [held[piece.name] for piece in options.pieces(tensor)]
+        tensors[tensor.name] = options.decode(tensor, own)
+    return tensors
 
 
 def _check_hash(data: bytes, metadata: dict[str, str]) -> None:

@@ -187,8 +187,8 @@ def flip_a_bit(metadata, tensors):
     ("change", "message"),
     [
         (
-            lambda m, t: m.update(tbn_format_version="4"),
-            "format version '4', this tbn_bench reads 1, 2, 3",
+            lambda m, t: m.update(tbn_format_version="5"),
+            "format version '5', this tbn_bench reads 1, 2, 3, 4",
         ),
         (lambda m, t: m.pop("tbn_format_version"), "not a packed network"),
         (lambda m, t: m.update(tbn_layers="{"), "damaged metadata"),
