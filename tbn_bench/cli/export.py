@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="pt2, onnx: the graph takes pixels from 0 to 1 and normalises them itself",
     )
+    parser.add_argument(
+        "--weights",
+        default="bits",
+        help="onnx: how linear layers store their signs: bits (unpacked by the graph), 4bit, or "
+        "2bit (ONNX Runtime rounds their inputs to 8 bits) (default: bits)",
+    )
     commands.add_export_flags(parser)
 
 
@@ -44,9 +50,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(
                 f"--fold-normalisation is for pt2 and onnx, got {args.format}; leave it out"
             )
+        if args.weights != "bits":
+            raise ValueError(
+                f"--weights {args.weights} is for --format onnx, got {args.format}; leave it out"
+            )
         write = commands.export if args.format == "c" else commands.export_web
         return write(args)
     from tbn_bench.experiment import export
 
     record = RunStore(args.results).find(args.run)
-    return export.export(record, args.format, args.out, args.fold_normalisation)
+    return export.export(record, args.format, args.out, args.fold_normalisation, args.weights)

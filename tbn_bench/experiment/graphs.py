@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tbn_bench.experiment import nbits
 from tbn_bench.layers import packed
 
 METADATA = "tbn_bench.json"  # of a pt2 archive: torch.export.load(..., extra_files={METADATA: ""})
@@ -37,15 +38,22 @@ def write_pt2(
 
 
 def write_onnx(
-    model: nn.Module, x: Tensor, path: Path, metadata: dict[str, str] | None = None
+    model: nn.Module,
+    x: Tensor,
+    path: Path,
+    metadata: dict[str, str] | None = None,
+    weights: str = "bits",
 ) -> Call:
     """metadata: kept as the model's metadata_props.
 
+    weights: "bits", or "4bit" and "2bit" for linear layers as MatMulNBits (nbits.py).
     Raises ExportError if the file does not hold the bits.
     """
     import onnxruntime
     import onnxscript  # noqa: F401 (torch.onnx needs it)
 
+    if weights != "bits":
+        nbits.encode_(model, weights)
     program = _onnx_program(model, x)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces of this machine, larger than the weights

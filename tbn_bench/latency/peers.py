@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tbn_bench.config import RunConfig
+from tbn_bench.experiment import graphs, nbits
 from tbn_bench.latency.gate import Variant, first_line
 
 BF16_TOLERANCE = 5e-2  # 8 bits of significand through a whole network
@@ -199,6 +200,32 @@ def _ort(model: nn.Module, setting: Setting, int8: bool) -> Call:
         if int8:
             path = _quantized(path, setting.x, setting.calibration)
         return _session(path, setting.threads)
+
+
+def _coded(network: nn.Module, setting: Setting, weights: str) -> Call:
+    """A packed network whose linear layers are MatMulNBits. Raises ValueError where few are."""
+    own = copy.deepcopy(network)
+    nbits.check_mostly_linear(own)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "coded.onnx"
+        graphs.write_onnx(own, setting.x, path, weights=weights)
+        return _session(path, setting.threads)
+
+
+def coded_peers(network: nn.Module, reference: nn.Module, setting: Setting) -> list[Variant]:
+    """ONNX Runtime on the signs of a packed network, as codes of 2 and 4 bits."""
+    found = []
+    for weights, tolerance in (("4bit", 1e-5), ("2bit", INT8_TOLERANCE)):
+        maker = Maker(
+            f"ONNX Runtime, signs in {weights[0]} bits",
+            functools.partial(_coded, network, setting, weights),
+            nbits.coded_bytes(network, weights),
+            tolerance,
+            foreign=True,
+        )
+        variant = peer(setting.config.binarizer, maker, reference, setting.run_id)
+        found.append(variant)
+    return found
 
 
 def _quantized(path: Path, x: Tensor, calibration: Tensor) -> Path:

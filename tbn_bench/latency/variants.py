@@ -32,6 +32,8 @@ def variants_of(model: nn.Module, setting: Setting) -> list[Variant]:
     rows = convert.pack_(small)
     small = small.eval().to(device)
     kernels = _by_executor(small, reference, setting) + _triton(small, reference, setting)
+    if device.type == "cpu" and not setting.few:
+        kernels += peers.coded_peers(small, reference, setting)
     if not any(row.how == "tile reuse" for row in rows):
         return kernels
     return _by_reuse(small, reference, setting) + kernels

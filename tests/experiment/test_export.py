@@ -12,7 +12,7 @@ from torch import nn
 from tbn_bench import catalog, convert
 from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
-from tbn_bench.experiment import export, graphs, train
+from tbn_bench.experiment import export, graphs, nbits, train
 from tbn_bench.layers import packed
 from tbn_bench.records.store import RunStore
 
@@ -69,6 +69,33 @@ def test_every_stored_form_is_decoded_in_the_graph(tmp_path, spec):
     assert not any(t.numel() in (288, 768) for t in held)
 
 
+@pytest.mark.parametrize("spec", ["bwn", "tbn(p=4, min_layer_size=0)", "tbn(p=3, min_layer_size=0)",
+                                  "tbn(p=4, min_layer_size=0, copies='columns')", "tbn(p=4, min_layer_size=0, copies='hadamard')"])  # fmt: skip
+@pytest.mark.parametrize(("weights", "tolerance"), [("4bit", 1e-5), ("2bit", nbits.TOLERANCE)])
+def test_signs_of_linear_layers_as_codes(tmp_path, spec, weights, tolerance):
+    """ONNX Runtime's outputs are the packed network's; 2 bits round inputs, never signs."""
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(200, 96), nn.ReLU(), nn.Linear(96, 40))
+    binarize_(net, spec)
+    convert.pack_(net.eval())
+    x = torch.randn(5, 200)
+    expected = net(x)
+    call = graphs.write_onnx(net, x, tmp_path / "net.onnx", weights=weights)
+    for n in (1, 5):
+        error = (call(x[:n]) - expected[:n]).abs().max() / expected.abs().max()
+        assert error <= tolerance
+    assert (tmp_path / "net.onnx").stat().st_size < 200 * 96 * 4 / 2  # no weight as float
+
+
+def test_ternary_weights_are_no_codes_of_signs(tmp_path):
+    net = nn.Sequential(nn.Linear(64, 32))
+    binarize_(net, "twn")
+    convert.pack_(net.eval())
+    with pytest.raises(nbits.NothingToCode, match="this network has none"):
+        graphs.write_onnx(net, torch.randn(2, 64), tmp_path / "net.onnx", weights="2bit")
+
+
 def test_the_packed_file_names_its_network(record, tmp_path):
     export.export(record, "safetensors", tmp_path / "net.safetensors")
     network = export.load(tmp_path / "net.safetensors")
@@ -93,6 +120,10 @@ def test_a_file_that_computes_something_else_is_removed(record, tmp_path, monkey
 def test_wrong_requests_say_what_is_expected(record, tmp_path):
     with pytest.raises(ValueError, match="safetensors, pt2, onnx"):
         export.export(record, "zip", None)
+    with pytest.raises(ValueError, match="must be one of bits, 4bit, 2bit"):
+        export.export(record, "onnx", None, weights="1bit")
+    with pytest.raises(ValueError, match="2bit is for --format onnx, got pt2"):
+        export.export(record, "pt2", None, weights="2bit")
     with pytest.raises(ValueError, match="pt2 and onnx"):
         export.export(record, "safetensors", tmp_path / "net.safetensors", fold_normalisation=True)
     assert RunStore(record.path.parent.parent.parent).find(record.run_id).run_id == record.run_id
