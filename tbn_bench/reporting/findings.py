@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tbn_bench import catalog
-from tbn_bench.reporting import names, published
+from tbn_bench.reporting import names, narrower, published
 from tbn_bench.reporting.groups import Group, Panel, groups, panel_titles
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import is_spread, paired_differences, paired_interval
@@ -69,6 +69,7 @@ class Compared:
 
     margin: in the unit that is shown. reached: the reference's own score as text. short: why the
     training of this panel is no test of the methods; empty if nothing is known against it.
+    narrower: binary networks of fewer weights, against the same reference; they are controls.
     """
 
     panel: Panel
@@ -77,6 +78,7 @@ class Compared:
     margin: float
     findings: list[Finding]
     short: str
+    narrower: list[Finding]
 
     @property
     def reached(self) -> str:
@@ -113,7 +115,8 @@ def compared(records: Records, reference: str = "full_precision") -> list[Compar
         found = [_finding(g, base, margin) for g in others]
         if found:
             short = _short(records, members)
-            out.append(Compared(panel, titles[panel], base, margin, found, short))
+            small = [_finding(g, base, margin) for g in narrower.narrower(records, members)]
+            out.append(Compared(panel, titles[panel], base, margin, found, short, small))
     return out
 
 

@@ -7,7 +7,7 @@ full precision.
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.reporting import findings, panels, style, write
+from tbn_bench.reporting import findings, narrower, panels, style, write
 from tbn_bench.reporting.figures import accuracy_bits
 from tbn_bench.reporting.findings import Compared
 from tbn_bench.reporting.load import Records
@@ -45,9 +45,14 @@ def table(found: Compared) -> Table:
     base = found.reference
     assert base.result is not None
     rows = [_row(base) | {"difference": style.DASH, "verdict": "reference"}]
-    for finding in sorted(found.findings, key=lambda f: -f.bytes_share):
-        verdict = f"{finding.tag}, control" if finding.is_control else finding.tag
-        rows.append(_row(finding.group) | {"difference": finding.text, "verdict": verdict})
+    for finding in sorted(found.findings + found.narrower, key=lambda f: -f.bytes_share):
+        is_narrower = finding in found.narrower
+        is_control = finding.is_control or is_narrower
+        verdict = f"{finding.tag}, control" if is_control else finding.tag
+        row = _row(finding.group) | {"difference": finding.text, "verdict": verdict}
+        if is_narrower:
+            row["method"] = narrower.label(finding.group)
+        rows.append(row)
     score = SCORES[base.score]
     columns = [
         text_column("method", "method"),

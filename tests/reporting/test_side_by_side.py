@@ -10,10 +10,11 @@ from generated_runs import provenance, summary
 from tbn_bench.config import make
 from tbn_bench.records import predictions
 from tbn_bench.records.store import RunStore
-from tbn_bench.reporting import markup, stats
+from tbn_bench.reporting import findings, markup, stats
 from tbn_bench.reporting.figures import accuracy_bits, sweep_parallel
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.page import charts, packing, pairs, predicted, render, short
+from tbn_bench.reporting.summary import table as summary_table
 from tbn_bench.reporting.table import Column, Table
 from tbn_bench.reporting.tables.comparison import comparison
 
@@ -137,11 +138,15 @@ def test_a_narrower_binary_network_is_a_control_in_the_plot_of_the_whole_one(tmp
     data = accuracy_bits.frame(load(tmp_path))
     (mark,) = data[data["control"]].to_dict("records")
     assert mark["x"] == 0.26
-    assert mark["label"] == "BWN MLP 8, narrower"
+    assert mark["label"] == "BWN, narrower"
     (panel,) = accuracy_bits.chart(load(tmp_path))["concat"]
-    assert panel["title"]["subtitle"] == "controls: BWN MLP 8, narrower 90"
+    assert panel["title"]["subtitle"] == "controls: BWN, narrower 90"
     assert panel["layer"][-2]["encoding"]["color"]["field"] == "method"
     assert set(data["panel"]) == {mark["panel"]}
+    whole = findings.compared(load(tmp_path))[0]
+    row = summary_table(whole).rows[-1]
+    assert row["method"] == "BWN MLP 8, narrower"
+    assert row["verdict"] == "one seed, control"
 
 
 def test_configurations_of_a_search_have_colours_of_their_own(tmp_path):

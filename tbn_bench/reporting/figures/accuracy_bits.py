@@ -11,10 +11,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tbn_bench import catalog
-from tbn_bench.reporting import names, style
+from tbn_bench.reporting import names, narrower, style
 from tbn_bench.reporting.figures import _chart, _panels, _print, _published
-from tbn_bench.reporting.groups import Group, groups
+from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 
 TITLE = "Accuracy against bits per weight"
@@ -45,43 +44,20 @@ def _mark(panel: str, g: Group) -> dict[str, Any]:
 
 
 def _narrower(records: Records, panel: str, whole: list[Group]) -> list[dict[str, Any]]:
-    """Marks of the binary networks that have the panel's sweep, data and track, but fewer weights.
-
-    None where the whole network itself was not compared with a smaller method.
-    """
-    first = whole[0]
-    weights = max(g.first["weights"] or 0 for g in whole)
-    if len({g.binarizer for g in whole}) < 2 or not weights:
-        return []
+    """Marks of narrower binary networks, at their bits per weight of the whole network."""
+    weights = narrower.most_weights(whole)
     marks = []
-    tracks = {g.track for g in whole}
-    for g in groups(records):
-        is_same_track = g.result is not None and g.track in tracks
-        if not is_same_track or not _is_narrower(g, first, weights):
-            continue
-        name = f"{g.label} {names.network(g.model)}"
+    for g in narrower.narrower(records, whole):
         marks.append(
             _mark(panel, g)
             | {
-                "label": f"{name}, narrower",
+                "label": f"{g.label}, narrower",
                 "x": g.first["stored_bits_weights"] / weights,
                 "control": True,
-                "line": g.group_id,
+                "line": "narrower",  # one name for all: the table has their widths
             }
         )
     return marks
-
-
-def _is_narrower(g: Group, whole: Group, weights: float) -> bool:
-    """Whether a binary network is that of `whole` with fewer than so many weights."""
-    if (g.sweep, g.data, g.score) != (whole.sweep, whole.data, whole.score):
-        return False
-    own_entry, _ = catalog.parse(g.model)
-    entry, _ = catalog.parse(whole.model)
-    if own_entry != entry or names.method(g.binarizer) != "BWN":
-        return False
-    has_size = g.first["weights"] and g.first["stored_bits_weights"]
-    return bool(has_size) and g.first["weights"] < weights
 
 
 def _compared(marks: list[dict[str, Any]]) -> list[dict[str, Any]]:
