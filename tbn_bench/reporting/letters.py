@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from fontTools import subset
-from fontTools.ttLib import TTFont
 from matplotlib.backends import _backend_pdf_ps
 from matplotlib.font_manager import get_font
 from matplotlib.textpath import TextToPath
@@ -31,12 +30,13 @@ def shared() -> Iterator[None]:
     if not _IS_KNOWN:
         yield
         return
-    before = _backend_pdf_ps.get_glyphs_subset
+    before = _backend_pdf_ps.get_glyphs_subset, _backend_pdf_ps.font_as_file
     _backend_pdf_ps.get_glyphs_subset = _with_common
+    _backend_pdf_ps.font_as_file = io.BytesIO
     try:
         yield
     finally:
-        _backend_pdf_ps.get_glyphs_subset = before
+        _backend_pdf_ps.get_glyphs_subset, _backend_pdf_ps.font_as_file = before
 
 
 class Outlines(TextToPath):
@@ -71,13 +71,12 @@ def _outlined(font: Any, text: str) -> tuple[list[Any], dict[str, Any]]:
     return places, outlines
 
 
-def _with_common(font: Any, glyphs: Any) -> Any:
-    """As matplotlib's get_glyphs_subset: the font with these glyphs, and their new places."""
+@contextlib.contextmanager
+def _with_common(font: Any, glyphs: Any) -> Iterator[Any]:
+    """As matplotlib's get_glyphs_subset, but with the font's file instead of an opened font."""
     wanted = _common(font).union(glyphs)
     data, places = _cut(font, wanted)
-    opened = TTFont(io.BytesIO(data), recalcTimestamp=False, recalcBBoxes=False)
-    found = _backend_pdf_ps.SubsetResults(opened, places)
-    return found._as_cm()
+    yield _backend_pdf_ps.SubsetResults(data, places)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from matplotlib.backend_bases import GraphicsContextBase, RendererBase
 from matplotlib.backends.backend_pdf import PdfFile, RendererPdf
 from matplotlib.backends.backend_svg import RendererSVG
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.textpath import TextToPath
 
 from tbn_bench.reporting.letters import Outlines
@@ -28,6 +28,22 @@ def _size(text: str, font: FontProperties, is_math: Any) -> tuple[float, float, 
         text, font, is_math
     )
     return found
+
+
+@functools.cache
+def _heights(font: FontProperties) -> tuple[float, float, float]:
+    """Ascent, descent and the gap between lines of a font, in points.
+
+    From its table OS/2, where matplotlib looks for them at each text.
+    """
+    opened = get_font(fontManager.findfont(font))
+    table = opened.get_sfnt_table("OS/2")
+    scale = font.get_size_in_points() / opened.units_per_EM
+    return (
+        scale * table["sTypoAscender"],
+        -scale * table["sTypoDescender"],
+        scale * table["sTypoLineGap"],
+    )
 
 
 class Tape(RendererBase):
@@ -61,6 +77,9 @@ class Tape(RendererBase):
         self, s: str, prop: FontProperties, ismath: Any
     ) -> tuple[float, float, float]:
         return _size(s, prop.copy(), ismath)
+
+    def _get_font_height_metrics(self, prop: FontProperties) -> tuple[float, float, float]:
+        return _heights(prop.copy())
 
     def open_group(self, s: str, gid: str | None = None) -> None:
         self._calls.append(lambda renderer: renderer.open_group(s, gid))

@@ -43,6 +43,8 @@ _PLACES = (
     (-9, 12, "right", "bottom"),
     (-9, -12, "right", "top"),
 )
+# How much of a label is left of its place, or below it
+_SHARES = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}
 
 
 @dataclass(frozen=True)
@@ -343,12 +345,16 @@ def _placed(axes: Axes, look: _Look, row: pd.Series, free: _Free, tape: Tape) ->
         textcoords="offset points",
         fontsize=_LABEL_SIZE,
         color=look.colour,
+        verticalalignment="bottom",
     )
+    first = label.get_window_extent(tape)
     for dx, dy, across, along in _PLACES:
-        label.set_position((dx, dy))
-        label.set_horizontalalignment(across)
-        label.set_verticalalignment(along)
-        if free.has(label.get_window_extent(tape)):
+        left = first.x0 + dx - _SHARES[across] * first.width
+        bottom = first.y0 + dy - _SHARES[along] * first.height
+        if free.has(Bbox.from_bounds(left, bottom, first.width, first.height)):
+            label.set_position((dx, dy))
+            label.set_horizontalalignment(across)
+            label.set_verticalalignment(along)
             return label
     label.remove()
     return None
