@@ -15,6 +15,7 @@ _MOST_ROWS = 500  # of a table that is typeset; a longer one is data, not a tabl
 _MOST_COLUMNS = 7
 _PAGE_LINES = 38
 _SOURCE_LINES = 2  # that a source takes below its table
+_WIDE_CM = 5.0  # of a label that a further float repeats only if it must
 _CLEAR = 12  # floats after which pending ones are printed, because LaTeX holds only a few
 # Columns whose values go into the caption.
 _HEADINGS = ("sweep", "device", "data", "dataset", "data_name", "model", "network")
@@ -128,6 +129,8 @@ def _chunks(columns: list[Column], rows: list[Row]) -> Iterator[list[Column]]:
         is_wide = width + _width(c, rows) > tex.LINE_CM
         if chosen and (is_full or is_wide):
             yield labels + chosen
+            labels = _repeated(labels, rows)
+            own = sum(_width(c, rows) for c in labels)
             chosen = []
             width = own
         chosen.append(c)
@@ -140,6 +143,13 @@ def _labels(columns: list[Column]) -> list[Column]:
     """The columns that name a row: the text columns among the first three."""
     labels = [c for c in columns[:3] if not c.numeric]
     return labels or columns[:1]
+
+
+def _repeated(labels: list[Column], rows: list[Row]) -> list[Column]:
+    """The labels of a further float: without the wide ones, if the others name every row."""
+    narrow = [c for c in labels if _width(c, rows) < _WIDE_CM]
+    named = {tuple(c.show(row) for c in narrow) for row in rows}
+    return narrow if narrow and len(named) == len(rows) else labels
 
 
 def _width(c: Column, rows: list[Row]) -> float:

@@ -165,13 +165,28 @@ def _differing(calls: list[str]) -> list[str]:
 
 
 def _said(key: str, value: Any) -> str:
-    """An option in parentheses: alpha per layer, min_layer_size=0."""
+    """An option in parentheses: alpha per layer, all layers, shifts ±1."""
     if not key:
         return str(value)
+    if key == "min_layer_size" and isinstance(value, int):
+        return f"layers ≥ {value:,}" if value else "all layers"
+    if key == "shifts":
+        return f"shifts {_steps(value)}"
     word = _WORDS.get(key)
     if word is not None and isinstance(value, str):
         return f"{word} {value}"
     return f"{key}={_short(value)}"
+
+
+def _steps(shifts: Any) -> str:
+    """The least and greatest step of a list of [dy, dx]: ±1, 0 to 1."""
+    try:
+        steps = [step for shift in shifts for step in shift]
+        low = min(steps)
+        high = max(steps)
+    except (TypeError, ValueError):
+        return _short(shifts)
+    return f"±{high}" if low == -high else f"{low} to {high}"
 
 
 def _name(call: str, known: dict[str, str], named: tuple[str, ...]) -> str:

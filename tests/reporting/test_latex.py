@@ -53,6 +53,15 @@ def test_a_float_has_caption_label_and_siunitx_columns():
     assert _rows(text) == [["{method}", r"{top-1 \%}"], ["TBN-4", "93.5"], ["BWN", "{---}"]]
 
 
+def test_a_further_float_repeats_a_wide_label_only_where_rows_need_it():
+    rows = [{"method": f"TBN-{p}", "settings": "lr=0.1, " * 9, "a": p} for p in (4, 8)]
+    columns = [text_column("settings", "settings")]
+    columns += [Column("a", f"number {k}", lambda row: str(row["a"])) for k in range(9)]
+    assert latex(_table(rows, *columns)).count("{settings}") == 1
+    rows[1]["method"] = "TBN-4"
+    assert latex(_table(rows, *columns)).count("{settings}") == 2
+
+
 @pytest.mark.parametrize(
     ("cell", "spec", "shown"),
     [

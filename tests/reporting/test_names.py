@@ -41,9 +41,18 @@ def test_options_appear_only_where_names_would_be_the_same():
     specs = ["tbn(p=4)", "tbn(min_layer_size=0, p=4)", "tbn(gradient='tile', p=8)"]
     assert names.methods(specs) == {
         "tbn(p=4)": "TBN-4",
-        "tbn(min_layer_size=0, p=4)": "TBN-4 (min_layer_size=0)",
+        "tbn(min_layer_size=0, p=4)": "TBN-4 (all layers)",
         "tbn(gradient='tile', p=8)": "TBN-8",
     }
+
+
+def test_a_list_of_shifts_shows_how_far_they_go():
+    """All four diagonals by one, and the window from its own place on."""
+    diagonal = [[-1, -1], [-1, 1], [1, -1], [1, 1]]
+    window = [[0, 0], [0, 1], [1, 0], [1, 1]]
+    specs = [f"tbn(copies='shifted', p=4, shifts={shifts})" for shifts in (diagonal, window)]
+    found = list(names.methods(specs).values())
+    assert found == ["TBN-4 shifted (shifts ±1)", "TBN-4 shifted (shifts 0 to 1)"]
 
 
 def test_no_two_methods_have_one_name():

@@ -426,6 +426,29 @@ def test_a_run_has_a_small_chart_for_each_layer(browser, page):
 
 
 @needs_chromium
+def test_paper_has_every_row(browser, page):
+    """Rows that wait are there while the page is printed, and the screen is as before after it."""
+    browser.open(page)
+    browser.until("tables.every(table => !table.others && table.rows.length === table.count)")
+    browser.run("dispatchEvent(new Event('beforeprint'))")
+    assert len(_column(browser, "latency", 0)) == 80
+    browser.run("dispatchEvent(new Event('afterprint'))")
+    assert len(_column(browser, "latency", 0)) == render.SHOWN_ROWS
+
+
+@needs_chromium
+def test_a_chart_has_its_data_as_a_table_for_keyboards(browser, page):
+    browser.open(page)
+    browser.run("document.querySelector('#figure-accuracy_bits .data summary').focus()")
+    browser.key("Enter", 13, "\r")
+    browser.until("document.querySelectorAll('#figure-accuracy_bits .data tbody tr').length === 4")
+    table = "document.querySelector('#figure-accuracy_bits .data table')"
+    heads = browser.run(f"[...{table}.tHead.rows[0].cells].map(cell => cell.textContent)")
+    assert {"method", "x", "y"} <= set(heads)
+    assert browser.run(f"{table}.caption.textContent").startswith("Accuracy")
+
+
+@needs_chromium
 def test_the_script_unpacks_what_python_packs(browser, page):
     """Texts of any length; no letter means anything in HTML or ends a string of a script."""
     browser.open(page)

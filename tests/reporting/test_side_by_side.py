@@ -111,12 +111,17 @@ def test_the_first_lines_answer_three_questions(tmp_path):
         finished_run(store, binarizer="tbn(p=4)", seed=seed, top1=tiled, sizes={"stored_bytes": 99})
     for lr, held_out, top1 in ((0.1, 0.6, 0.7), (0.2, 0.5, 0.8)):
         finished_run(store, top1, held_out, sweep="rates", lr=lr)
-    found = {line["question"]: line["answer"] for line in short.in_short(load(tmp_path), tmp_path)}
-    tiling, rate = list(found.values())[:2]
-    assert tiling.startswith(
+    tiling, rate = short.in_short(load(tmp_path), tmp_path)[:2]
+    assert tiling.text.startswith(
         "Compared with binary weights (BWN), tiled networks of fewer bytes stay"
     )
-    assert rate.endswith(": 0.1 for TBN-4 (test 70.00 %; Digits, sweep rates).")
+    assert rate.text == "On Digits: 0.1 for TBN-4. Chosen on held-out data."
+    assert rate.rows == (("Digits", "TBN-4", "0.1", "70.00 %", "rates"),)
+
+
+def test_names_and_numbers_of_a_sentence_do_not_break():
+    said = render.prose("TBN-4 on CIFAR-10, one-bit: 93 % (2.07 ± 0.40 points)")
+    assert said == "TBN\u20114 on CIFAR\u201110, one-bit: 93\u00a0% (2.07\u00a0±\u00a00.40 points)"
 
 
 def test_a_method_of_several_configurations_cannot_be_compared(tmp_path):

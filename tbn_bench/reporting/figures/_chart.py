@@ -14,6 +14,8 @@ from tbn_bench.reporting.figures._panels import Layout
 
 SIZE = {"width": 330, "height": 240}  # of a panel
 _ENTRY = 15  # height of a configuration in the legend
+_MOST_SETTINGS = 8  # with a legend
+_LONG_SETTING = 40  # letters
 _COLOURS = 9  # of configurations; more are shades of one scale
 _POINTS = 15  # of one curve; print draws all
 _GREY = "#9A9A9A"
@@ -104,7 +106,8 @@ def _by_method(data: pd.DataFrame, layout: Layout) -> _ByMethod:
 def _by_settings(part: pd.DataFrame) -> _ByMethod | None:
     """Each setting in a colour of its own where a method has several, as a search does.
 
-    The marker is that of the method. Many settings have colours from dark to light.
+    The marker is that of the method. Many settings have colours from dark to light, and no legend:
+    a mark under the mouse names its own.
     """
     labels = _configurations(part)
     if not labels:
@@ -113,7 +116,9 @@ def _by_settings(part: pd.DataFrame) -> _ByMethod | None:
     settings = sorted({_setting(label) for label in own["label"]}, key=_natural)
     few = [style.nth_colour(place) for place in range(len(settings))]
     scale = {"scheme": "viridis"} if len(settings) > _COLOURS else {"range": few}
-    legend = style.CHART_LEGEND | {"title": None, "columns": 1}
+    legend = None
+    if len(settings) <= _MOST_SETTINGS and max(map(len, settings)) <= _LONG_SETTING:
+        legend = style.CHART_LEGEND | {"title": None, "columns": 1}
     looks = own.drop_duplicates("method")
     markers = [style.shape(spec) for spec in looks["binarizer"]]
     return _ByMethod(

@@ -24,6 +24,7 @@ _MOST_NAME = 0.3  # of a figure's width, for names at the ends of curves
 _LETTER_INCHES = 0.055  # mean width of a letter
 _MOST_LEGEND = 12  # names that have no place at their marks
 _STEP = 3  # points between the boxes that keep a line free of names
+_LONG_LABEL = 40  # letters; a longer one is a configuration of a search
 _MOST_BANDS = 5  # of curves; more hide each other
 _GREY = "#9A9A9A"
 # (x, y) in points from a mark to its label, and how the label is aligned there
@@ -66,6 +67,7 @@ def panel_figure(panel: pd.DataFrame, width: float, layout: Layout) -> Figure:
     title = str(panel["panel"].iloc[0])
     if layout.joined:
         title, panel = _few(title, panel)
+    panel = panel.assign(label=panel["label"].mask(_is_long(panel), panel["method"]))
     shown = panel[_panels.near(panel)]
     colours = layout.colours(panel)
     if layout.front:
@@ -101,6 +103,12 @@ def panel_figure(panel: pd.DataFrame, width: float, layout: Layout) -> Figure:
     return figure
 
 
+def _is_long(panel: pd.DataFrame) -> pd.Series:
+    """Rows whose label names a configuration: of these, a figure names the method alone."""
+    is_own = ~panel["published"].astype(bool)
+    return is_own & (panel["label"].str.len() > _LONG_LABEL)
+
+
 def _few(title: str, panel: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """At most _MOST_CURVES lines, the first in reading order; the title says how many."""
     lines = panel.drop_duplicates(["line", "label", "published"])
@@ -111,7 +119,7 @@ def _few(title: str, panel: pd.DataFrame) -> tuple[str, pd.DataFrame]:
         return title, panel
     keys = set(zip(kept["line"], kept["label"], strict=True))
     is_kept = [key in keys for key in zip(panel["line"], panel["label"], strict=True)]
-    return f"{title}, {len(kept)} of {len(lines)} methods", panel[is_kept]
+    return f"{title}, {len(kept)} of {len(lines)} lines", panel[is_kept]
 
 
 def _draw_front(axes: Axes, panel: pd.DataFrame) -> None:
@@ -203,7 +211,7 @@ def _name_ends(axes: Axes, looks: list[tuple[_Look, pd.DataFrame]]) -> list[str]
     """
     letters = max(len(look.label) for look, _ in looks)
     if letters * _LETTER_INCHES > _MOST_NAME * axes.get_figure().get_figwidth():
-        return [look.label for look, _ in looks]
+        return list(dict.fromkeys(look.label for look, _ in looks))
     low, high = axes.get_ylim()
     last_ends: dict[str, tuple[_Look, pd.Series]] = {}
     for look, line in looks:
@@ -265,9 +273,13 @@ def _name_marks(
     lines = _boxes_of_front(axes, best)
     for _, line in looks:
         lines += _boxes_of_intervals(axes, line)
-    unnamed = []
+    unnamed: list[str] = []
+    named: set[str] = set()
     in_order = sorted(looks, key=lambda named: -named[1]["y"].iloc[0])
     for look, line in in_order:
+        if look.label in named:  # a better configuration of the same method has it
+            continue
+        named.add(look.label)
         own, *_ = _box_of_mark(axes, line)
         others = [box for box in every if box.bounds != own.bounds]
         for covered, near in ((taken + lines, others), (taken, others), (taken, [])):

@@ -71,6 +71,7 @@ class Plots {
       this.views.get(figure.name)?.view.finalize();
       this.views.delete(figure.name);
       if (!panel) {
+        holder.parentElement.querySelector(".data")?.remove();
         holder.replaceChildren(make("p", { className: "note", textContent: "Not measured for this comparison." }));
         continue;
       }
@@ -86,6 +87,7 @@ class Plots {
       }
       this.views.set(figure.name, { view, rows });
       this.#listen(figure.name, view, rows);
+      showData(holder, `${figure.title}. ${panel.title}`, rows);
     }
     this.#legend([...this.methods.keys()].filter(label => seen.has(label)));
     this.#say();
@@ -256,6 +258,24 @@ function dim(unit, dropped, many) {
   const test = "(!isValid(datum.method) || !picked.length || indexof(picked, datum.method) >= 0) && (!marked || test(regexp(marked), datum.runs || datum.run_id || ''))";
   const shown = many && markType(unit) === "area" ? `(picked.length || marked) && ${test}` : test;
   unit.encoding.opacity = { condition: { test: shown, value: full }, value: markType(unit) === "area" ? 0 : full * 0.12 };
+}
+
+/** The numbers of a chart as a table below it, made when it is opened. */
+function showData(holder, title, rows) {
+  const isOpen = holder.parentElement.querySelector(".data")?.open ?? false, content = make("div");
+  holder.parentElement.querySelector(".data")?.remove();
+  const fill = () => { if (!content.firstChild) content.append(dataTable(title, rows)); };
+  const details = make("details", { className: "data", ontoggle: fill, open: isOpen }, make("summary", { textContent: "Data" }), content);
+  holder.after(details);
+}
+
+function dataTable(title, rows) {
+  const isShown = key => key !== "runs" && rows.some(row => row[key] !== null && row[key] !== rows[0][key]);
+  const keys = Object.keys(rows[0] ?? {}).filter(isShown), number = key => rows.every(row => row[key] === null || typeof row[key] === "number");
+  const head = make("tr", {}, ...keys.map(key => make("th", { scope: "col", className: number(key) ? "n" : "t", textContent: key })));
+  const body = rows.map(row => make("tr", {}, ...keys.map(key => make("td", { className: number(key) ? "n" : "t", textContent: row[key] ?? "—" }))));
+  const table = make("table", {}, make("caption", { className: "away", textContent: title }), make("thead", {}, head), make("tbody", {}, ...body));
+  return make("div", { className: "scroll", tabIndex: 0, role: "group", "aria-label": `Data: ${title}` }, table);
 }
 
 function swatch({ colour, path, dash }) {

@@ -39,6 +39,8 @@ SHOWN_ROWS = 30  # of a table; the others are packed until the reader asks for t
 _SCRIPTS = ("base.js", "tables.js", "charts.js", "runs.js", "watch.js", "take.js", "pairs.js")
 _NOT_FINISHED = "not_finished"
 _SENTENCE = re.compile(r"(?<=[.)]) (?=[A-Z×])")
+_HYPHEN = re.compile(r"(?<=[A-Za-z])-(?=[0-9])")
+_SPACE = re.compile(r"(?<=[0-9]) (?=[±%])|(?<=±) (?=[0-9])")
 _ROW = re.compile(r"<tr\b.*?</tr>", re.S)
 _RUN_CELL = re.compile(r"(<td[^>]*>)([0-9a-f]{12})(?=<)")
 
@@ -79,6 +81,12 @@ def block(name: str, table: Table, run_ids: set[str]) -> dict[str, Any]:
         "markup": Markup(head + opened + "".join(first) + closed + tail),
         "others": _by_column(rows[len(first) :]),
     }
+
+
+def prose(text: str) -> str:
+    """A sentence whose names and numbers do not break over lines: CIFAR-10, −2.07 ± 0.4, 93 %."""
+    joined = _HYPHEN.sub("\u2011", text)
+    return _SPACE.sub("\u00a0", joined)
 
 
 def _by_column(rows: list[str]) -> str:
@@ -162,6 +170,7 @@ def page(
     side_by_side = pairs.pairs(records)
     scripts = [inert(_asset(name)) for name in _SCRIPTS]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["prose"] = prose
     template = environment.from_string(_asset("index.html.j2"))
     return template.render(
         answers=answers.answers(records),

@@ -1,6 +1,7 @@
 """Three questions that a reader has first, each answered in one sentence at the top of the page."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,55 +16,85 @@ from tbn_bench.reporting.tables.best_configurations import best_first, searches
 from tbn_bench.scores import SCORES
 
 _WORDS = {verdict.ONE_SEED: "run with one seed"}
-_MOST = 5  # winners, and cells of the paper, that one sentence names
+_MOST = 5  # winners of a data set, and cells of the paper, that one sentence names
 _RATE = "lr"
 
 
-def in_short(records: Records, results: Path) -> list[dict[str, str]]:
-    """question, answer and, as an anchor of the page, where its table is; none without an answer.
+@dataclass(frozen=True)
+class Answer:
+    """anchor: where the page has the table behind the text, and link the name of that table.
+
+    head, rows: a short table of details; empty without any.
+    """
+
+    question: str
+    text: str
+    anchor: str
+    link: str
+    head: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
+def in_short(records: Records, results: Path) -> list[Answer]:
+    """Those of the three questions that the records answer.
 
     results: has the published numbers, or else those of the package are used.
     """
-    found = []
-    for question, answer, anchor in (
-        ("Does tiling pay here?", findings.tiling(records), "answers"),
-        ("Which learning rate won?", _winners(records), "best_configurations"),
-        ("What did the paper say, and what do we get?", _paper(records, results), "cnn"),
-    ):
-        if answer:
-            found.append({"question": question, "answer": answer, "anchor": anchor})
-    return found
+    tiling = Answer("Does tiling pay here?", findings.tiling(records), "answers", "All differences")
+    paper = Answer(
+        "What did the paper say, and what do we get?",
+        _paper(records, results),
+        "cnn",
+        "Published and ours",
+    )
+    found = (tiling, _learning_rates(records), paper)
+    return [answer for answer in found if answer.text]
 
 
-def _winners(records: Records) -> str:
-    """Of each sweep and data set whose learning rate varied: the best on held-out data.
+def _learning_rates(records: Records) -> Answer:
+    """Of each data set and method whose learning rate varied: the best on held-out data.
 
-    The scores in the sentence are those of the test set.
+    The scores are those of the test set.
     """
-    by_task: dict[tuple[str, str], list[Group]] = {}
-    for (sweep, data, _), members in searches(records).items():
-        by_task.setdefault((sweep, data), []).extend(members)
+    by_data: dict[str, list[str]] = {}
+    rows = []
+    for best, rate in _winners(records):
+        assert best.result is not None
+        method = names.method(best.binarizer)
+        data = names.data_set(best.data)
+        by_data.setdefault(data, []).append(f"{rate:.3g} for {method}")
+        test = SCORES[best.score].text(best.result.mean)
+        rows.append((data, method, f"{rate:.3g}", test, best.sweep))
     said = []
-    for (sweep, data), members in by_task.items():
-        best = best_first(members)[0]
-        rate = _rate(records, best, members)
+    for data, rates in by_data.items():
+        more = f" and {len(rates) - _MOST} more" if len(rates) > _MOST else ""
+        said.append(f"On {data}: {', '.join(rates[:_MOST])}{more}.")
+    return Answer(
+        "Which learning rate won?",
+        " ".join([*said, "Chosen on held-out data."]) if said else "",
+        "best_configurations",
+        "Best configurations",
+        ("data", "method", "learning rate", "test score", "sweep"),
+        tuple(rows),
+    )
+
+
+def _winners(records: Records) -> Iterator[tuple[Group, float]]:
+    """A group per data set and method, and its learning rate."""
+    tried: dict[tuple[str, str], list[Group]] = {}
+    rates: dict[str, Any] = {}
+    for members in searches(records).values():
+        values = settings(records, members).varied.get(_RATE)
+        if values is None:
+            continue
+        rates |= values
+        for g in members:
+            tried.setdefault((g.data, names.method(g.binarizer)), []).append(g)
+    for found in tried.values():
+        best = best_first(found)[0]
+        rate = rates[best.group_id]
         if rate is not None and best.result is not None:
-            score = SCORES[best.score]
-            method = names.method(best.binarizer)
-            test = score.text(best.result.mean)
-            where = f"{names.data_set(data)}, sweep {sweep}"
-            said.append(f"{rate:.3g} for {method} (test {test}; {where})")
-    if not said:
-        return ""
-    more = f", and those of {len(said) - _MOST} other sweeps" if len(said) > _MOST else ""
-    return f"One per sweep, chosen on held-out data: {', '.join(said[:_MOST])}{more}."
-
-
-def _rate(records: Records, best: Group, members: list[Group]) -> float | None:
-    """The learning rate of the best group; None if all groups of its network have the same."""
-    own = [g for g in members if g.panel == best.panel]
-    values = settings(records, own).varied.get(_RATE)
-    return None if values is None else values[best.group_id]
+            yield best, rate
 
 
 def _paper(records: Records, results: Path) -> str:
@@ -89,7 +120,8 @@ def _compared(cell: Cell) -> str:
     score = SCORES[cell.score]
     theirs = score.text(cell.target["value"])
     assert cell.best is not None
-    own = f"{interval(cell.best, cell.score)} ({trained(cell.best, cell.score)})"
+    unit = " %" if theirs.endswith("%") else ""
+    own = f"{interval(cell.best, cell.score)}{unit} ({trained(cell.best, cell.score)})"
     network = f"{names.method(cell.spec)} on {names.data_set(data)}, {names.network(model)}"
     return f"{network}: published {theirs}, ours {own}"
 

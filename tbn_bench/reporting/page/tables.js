@@ -39,16 +39,21 @@ class ReportTable {
   async show() {
     if (this.words.value || this.sorted || this.all) await this.whole();
     await this.loading;
+    this.draw(this.all);
+  }
+
+  /** The rows that the filter leaves, in order; the first of them only, if not isAll. */
+  draw(isAll) {
     const words = this.words.value.toLowerCase().split(/\s+/).filter(Boolean);
     const fits = row => words.every(word => (row.dataset.text ??= row.textContent.toLowerCase()).includes(word));
     const found = words.length ? this.rows.filter(fits) : [...this.rows];
     if (this.sorted) this.#order(found);
     const total = words.length ? found.length : this.count;
-    const drawn = this.all ? found : found.slice(0, this.shown);
+    const drawn = isAll ? found : found.slice(0, this.shown);
     this.body.replaceChildren(...drawn);
     this.#label(drawn);
     this.said.textContent = words.length ? `${total} of ${this.count} rows` : `${this.count} rows`;
-    this.more.hidden = this.all || total <= drawn.length;
+    this.more.hidden = isAll || total <= drawn.length;
     this.more.textContent = `Show all ${total} rows`;
   }
 
@@ -112,3 +117,9 @@ class ReportTable {
 }
 
 const tables = [...document.querySelectorAll("div.table")].map(block => new ReportTable(block));
+
+// Paper has every row. Nothing can be awaited while a page is printed, so the rows are unpacked when there is time.
+const idle = window.requestIdleCallback ?? (act => setTimeout(act, 1000));
+idle(async () => { for (const table of tables) await table.whole(); });
+addEventListener("beforeprint", () => tables.forEach(table => table.draw(true)));
+addEventListener("afterprint", () => tables.forEach(table => table.draw(table.all)));
