@@ -4,13 +4,16 @@ A part is the source of an entry (binarizer, model, data, task, optimizer) with 
 shelves that it imports, or the equations that all runs share. The hash is that of the syntax tree:
 comments, docstrings and layout do not count. No module is imported, so this needs no torch.
 
-A file or folder that an entry's call names is a part, too: pretrained weights, a table, images. Of
-a file, the content counts; of a folder, the names and sizes of all that is in it.
+A file, folder or module that an entry's call names is a part, too: pretrained weights, a table,
+images, a data set of one's own. Of a file, the content counts. Of a folder, the names and sizes of
+all files count, and the content of SAMPLED files. If a folder has more, a single file that is
+replaced by one of equal size may go unnoticed.
 """
 
 import ast
 import functools
 import hashlib
+import importlib.machinery
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +31,14 @@ EQUATIONS = (
 )
 _ROOT = Path(__file__).parent
 _DIGITS = 12
-_FILE = "file "  # how the part of a file begins
-_PATHS = ("path", "pretrained")  # options that name a file or a folder
+SAMPLED = 1_000
+_END_BYTES = 65_536  # that are read at each end of a sampled file
+_FILE = "file "  # how the part of a file, or of the listing of a folder, begins
+_INSIDE = "inside "  # how the part of a folder's sampled contents begins
+_MODULE = "module "
+# options that may name a file or folder, by field of the config, and those that name a module
+_PATHS = {"data": ("path", "name"), "model": ("path", "pretrained")}
+_MODULES = ("train", "test")
 _HAVE_DOCSTRINGS = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -39,8 +48,15 @@ def of(config: RunConfig) -> dict[str, str]:
     for field, shelf in SHELF_OF.items():
         call = getattr(config, field)
         found[field] = _hash(_files(shelf, call))
-        for named, path in _named_by(call):
-            found[f"{_FILE}{named}"] = _content(path)
+        for named, path in _named_by(field, call):
+            if path.is_file():
+                found[f"{_FILE}{named}"] = _content_of_file(path, path.stat().st_mtime_ns)
+                continue
+            files = _files_in(path)
+            found[f"{_FILE}{named}"] = _listed(path, files)
+            found[f"{_INSIDE}{named}"] = _sampled(tuple(files), _written(files))
+        for module, path in _modules_of(call):
+            found[f"{_MODULE}{module}"] = of_file(path)
     equations = [_ROOT / name for name in EQUATIONS]
     found["equations"] = _hash([path for path in equations if path.exists()])
     return found
@@ -57,13 +73,22 @@ def changed(recorded: dict[str, str] | None, config: RunConfig) -> list[str] | N
         now = of(config)
     except (ValueError, OSError, SyntaxError):
         return None
-    return sorted(part for part in now if part in recorded and recorded[part] != now[part])
+    differ = {part for part in now if part in recorded and recorded[part] != now[part]}
+    for part in list(differ):
+        if part.startswith(_FILE):  # other names or sizes: the contents say nothing more
+            differ.discard(part.replace(_FILE, _INSIDE, 1))
+    return sorted(differ)
 
 
 def named(parts: list[str]) -> str:
     """Parts in words: the code of binarizer, model and the content of net.safetensors."""
-    code = [part for part in parts if not part.startswith(_FILE)]
-    files = [part.removeprefix(_FILE) for part in parts if part.startswith(_FILE)]
+    code = []
+    files = []
+    for part in parts:
+        if part.startswith((_FILE, _INSIDE)):
+            files.append(part.partition(" ")[2])
+        else:
+            code.append(part)
     words = []
     if code:
         words.append(f"the code of {', '.join(code)}")
@@ -98,10 +123,10 @@ def _files(shelf: str, call: str) -> list[Path]:
     return sorted(found)
 
 
-def _named_by(call: str) -> Iterator[tuple[str, Path]]:
+def _named_by(field: str, call: str) -> Iterator[tuple[str, Path]]:
     """(name, path) of the files and folders that a call names and that are here."""
     _, options = catalog.parse(call)
-    for option in _PATHS:
+    for option in _PATHS.get(field, ()):
         value = options.get(option)
         if not isinstance(value, str):
             continue
@@ -111,17 +136,78 @@ def _named_by(call: str) -> Iterator[tuple[str, Path]]:
                 break
 
 
-def _content(path: Path) -> str:
-    """The hash of a file, or of the names and sizes of the files in a folder."""
-    if path.is_file():
-        return _content_of_file(path, path.stat().st_mtime_ns)
-    listed = []
-    for folder, _, names in os.walk(path):
-        for name in names:
-            file = Path(folder, name)
-            listed.append(f"{file.relative_to(path)}:{file.stat().st_size}")
-    text = "\n".join(sorted(listed))
+def _files_in(folder: Path) -> list[Path]:
+    """All files below a folder, in order of their names."""
+    found = []
+    for place, _, names in os.walk(folder):
+        paths = [Path(place, name) for name in names]
+        found += [path for path in paths if path.is_file()]
+    return sorted(found)
+
+
+def _listed(folder: Path, files: list[Path]) -> str:
+    """The hash of names and sizes."""
+    lines = []
+    for file in files:
+        lines.append(f"{file.relative_to(folder)}:{file.stat().st_size}")
+    text = "\n".join(sorted(lines))
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def _written(files: list[Path]) -> int:
+    """Changes if one of the files is written again."""
+    return hash(tuple(file.stat().st_mtime_ns for file in files))
+
+
+@functools.lru_cache(8)
+def _sampled(files: tuple[Path, ...], _written: int) -> str:
+    """The hash of both ends of at most SAMPLED files, evenly apart. _written: for the cache."""
+    step = -(-len(files) // SAMPLED) or 1
+    whole = hashlib.sha256()
+    for path in files[::step]:
+        whole.update(_ends(path))
+    return whole.hexdigest()[:_DIGITS]
+
+
+def _ends(path: Path) -> bytes:
+    """The first bytes of a file, and the last ones of a longer file."""
+    with path.open("rb") as file:
+        first = file.read(_END_BYTES)
+        size = path.stat().st_size
+        if size <= _END_BYTES:
+            return first
+        file.seek(max(_END_BYTES, size - _END_BYTES))
+        return first + file.read()
+
+
+def _modules_of(call: str) -> Iterator[tuple[str, Path]]:
+    """(module, source) of the options of a call that say 'package.module:attribute'."""
+    _, options = catalog.parse(call)
+    for option in _MODULES:
+        value = options.get(option)
+        if not isinstance(value, str):
+            continue
+        module, colon, _ = value.partition(":")
+        path = _source_of(module) if colon else None
+        if path is not None:
+            yield module, path
+
+
+def _source_of(module: str) -> Path | None:
+    """The file of a module, which is not imported; None where there is no such file."""
+    top, *inner = module.split(".")
+    spec = importlib.machinery.PathFinder.find_spec(top)
+    if spec is None:
+        return None
+    places = [Path(place) for place in spec.submodule_search_locations or ()]
+    if not inner:
+        places = [Path(spec.origin or "")]
+    for place in places:
+        path = place.joinpath(*inner)
+        for file in (path, path.with_suffix(".py"), path / "__init__.py"):
+            if file.suffix == ".py" and file.is_file():
+                return file
+    return None
 
 
 @functools.lru_cache(64)

@@ -1,5 +1,6 @@
 """The fingerprint of a run's code: what changes it, and what does not."""
 
+import os
 import subprocess
 import sys
 
@@ -83,6 +84,7 @@ def test_the_changed_part_is_named_and_unknown_is_unknown():
         {"model": "from_timm(name='resnet18', pretrained='given.safetensors')"},
         {"data": "image_folder(path='photos')"},
         {"data": "csv_forecast(path='photos/a/1.png', target='y')"},
+        {"data": "hf_dataset(name='photos', in_shape=[1, 8, 8], num_classes=2)"},
     ],
 )
 def test_files_that_a_call_names_count(tmp_path, monkeypatch, values):
@@ -101,6 +103,39 @@ def test_files_that_a_call_names_count(tmp_path, monkeypatch, values):
     assert fingerprint.named(["model", part]).startswith("the code of model and the content of ")
     monkeypatch.chdir(photo.parent)
     assert fingerprint.changed(recorded, config) == []
+
+
+def test_images_of_equal_size_in_one_folder_count(tmp_path, monkeypatch):
+    """Equal names and sizes do not hide another beginning or another end of a file."""
+    monkeypatch.chdir(tmp_path)
+    photo = tmp_path / "photos" / "a" / "1.png"
+    photo.parent.mkdir(parents=True)
+    config = make({"data": "image_folder(path='photos')"})
+    found = []
+    for written, content in enumerate(
+        (b"a" * 200_000, b"b" + b"a" * 199_999, b"a" * 199_999 + b"b")
+    ):
+        photo.write_bytes(content)
+        os.utime(photo, (written, written))
+        found.append(fingerprint.of(config))
+    assert fingerprint.changed(found[0], config) == ["inside photos"]
+    assert fingerprint.named(["inside photos"]) == "the content of photos"
+    assert len({record["inside photos"] for record in found}) == 3
+    assert len({record["file photos"] for record in found}) == 1
+
+
+def test_a_data_set_of_ones_own_module_counts(tmp_path, monkeypatch):
+    """Its source is found by its import path and is not imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine_here").mkdir()
+    source = tmp_path / "mine_here" / "sets.py"
+    source.write_text("raise ImportError\nSIZE = 3")
+    config = make({"data": "torch_dataset(train='mine_here.sets:Set', test='digits')"})
+    recorded = fingerprint.of(config)
+    assert fingerprint.changed(recorded, config) == []
+    source.write_text("raise ImportError\nSIZE = 4")
+    os.utime(source, (0, 0))
+    assert fingerprint.changed(recorded, config) == ["module mine_here.sets"]
 
 
 def test_it_needs_no_torch():
