@@ -54,7 +54,9 @@ class _Images(Dataset):
 
 
 class HfDataset(NamedData):
-    """name, config: as datasets.load_dataset takes them. in_shape: images are scaled to it.
+    """name, config: as datasets.load_dataset takes them, so a local folder is a name, too.
+
+    in_shape: images are scaled to it.
 
     image, label: columns. train_split, test_split: names of splits. mean, std: of pixels in 0 to 1,
     one for each channel. val_size training samples (a tenth) are held out by split_seed.
@@ -112,7 +114,8 @@ class HfDataset(NamedData):
             said = " ".join(str(error).split())[:300]
             raise ValueError(
                 f"hf_dataset: split {split!r} of {self.name!r} cannot be loaded "
-                f"({type(error).__name__}: {said}); without a network it must be in the cache"
+                f"({type(error).__name__}: {said}); name other splits by train_split= and "
+                "test_split=; without a network the data must be in a local folder or in the cache"
             ) from error
         missing = {self.image, self.label} - set(rows.column_names)
         if missing:

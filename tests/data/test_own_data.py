@@ -104,8 +104,10 @@ def test_what_is_wrong_with_a_folder_is_named(photos, tmp_path):
 
 
 class Made(TensorDataset):
-    def __init__(self, n=40, shape=(3,), first=0):
-        super().__init__(torch.randn(n, *shape), first + torch.arange(n) % 2)
+    def __init__(self, n=40, shape=(3,), first=0, last=0):
+        labels = first + torch.arange(n) % 2
+        labels[n - 1 :] += last
+        super().__init__(torch.randn(n, *shape), labels)
 
 
 def named(train="own_sets:Made", test="own_sets:Made", in_shape=(3,), **options):
@@ -147,6 +149,7 @@ def test_nothing_is_imported_before_the_data_are_read():
         ({"args": {"n": 0}}, "empty data set"),
         ({"in_shape": (4,)}, r"sample of train has shape \(3,\)"),
         ({"args": {"first": 5}}, "label of train is 5"),
+        ({"args": {"last": 1}}, "label of train is 2; num_classes=2 allows 0 to 1"),
         ({"val_size": 40}, "val_size must lie"),
         ({"test_args": None}, "name one data set"),
     ],
