@@ -176,6 +176,15 @@ def is_given(call: str) -> bool:
     return parse(call)[0] == given.NAME
 
 
+def given_name(call: str) -> str:
+    """A given object by its type, "Net (given)"; "" for any other call and for what is no call."""
+    try:
+        name, identity = parse(call)
+    except ValueError:
+        return ""
+    return given.words(identity) if name == given.NAME else ""
+
+
 def parse(call: str) -> tuple[str, dict[str, Any]]:
     """'tbn(p=4)' -> ("tbn", {"p": 4}).
 

@@ -35,6 +35,12 @@ def held(shelf: str, identity: dict[str, Any], make: Make) -> Iterator[None]:
             _HELD[key] = before
 
 
+def words(identity: dict[str, Any]) -> str:
+    """A given object by its type, for tables: "TensorDataset (given)"."""
+    kind = str(identity.get("type", "object"))
+    return f"{kind.rpartition('.')[2]} ({NAME})"
+
+
 def entry(shelf: str) -> Make:
     """What builds a given object of a shelf, from the options of its call."""
 

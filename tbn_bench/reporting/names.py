@@ -102,25 +102,13 @@ def methods(specs: Iterable[str]) -> dict[str, str]:
 @functools.cache
 def network(model: str) -> str:
     """The display name of a model: ResNet-18, airbench 64/256/256, Net (given)."""
-    return _given(model) or _name(model, _MODELS, _MODEL_OPTIONS)
+    return catalog.given_name(model) or _name(model, _MODELS, _MODEL_OPTIONS)
 
 
 @functools.cache
 def data_set(data: str) -> str:
     """The display name of a data set: CIFAR-10, TensorDataset (given)."""
-    return _given(data) or _name(data, _DATA, _DATA_OPTIONS)
-
-
-def _given(call: str) -> str:
-    """The name of an object that was given in Python, by its type; "" for any other call."""
-    try:
-        if not catalog.is_given(call):
-            return ""
-    except ValueError:
-        return ""
-    _, identity = catalog.parse(call)
-    kind = str(identity.get("type", "object"))
-    return f"{kind.rpartition('.')[2]} (given)"
+    return catalog.given_name(data) or _name(data, _DATA, _DATA_OPTIONS)
 
 
 def is_control(spec: str) -> bool:

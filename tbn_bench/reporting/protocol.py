@@ -1,6 +1,7 @@
 """The origin of numbers, and the warnings that a reader needs before comparing them.
 
-Warnings: panels of mixed protocol, numbers from changed files, timings of unknown networks.
+Warnings: panels of mixed protocol, numbers from changed or unknown files, timings of unknown
+networks.
 """
 
 import functools
@@ -9,10 +10,12 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from tbn_bench import fingerprint
+from tbn_bench import catalog, fingerprint
+from tbn_bench.catalog import given
 from tbn_bench.reporting.groups import groups, panels
 from tbn_bench.reporting.load import Records
 
+_SHELVES = {"binarizers": "binarizer", "models": "model", "data": "data"}
 _SAME = {"test_samples": "test samples", "epochs": "epochs"}  # of all runs in a panel
 
 
@@ -23,6 +26,7 @@ def flags(records: Records) -> tuple[str, ...]:
         *_mixed(records),
         *_changed(records),
         *_stale(records),
+        *_unknown(records),
         *_timed(records),
         *_simulated(records),
     )
@@ -67,6 +71,21 @@ def _stale(records: Records) -> Iterator[str]:
         yield (
             f"sweep {sweep}: {changed} has changed since (runs: {len(rows)}); "
             "tbn-bench sweep FILE --stale rerun trains them again"
+        )
+
+
+def _unknown(records: Records) -> Iterator[str]:
+    """Entries of plugins that are not loaded: nobody can say whether their code has changed."""
+    missing: dict[str, None] = {}
+    for shelf, field in _SHELVES.items():
+        for call in records.runs[field].unique():
+            name = call.partition("(")[0]
+            if name != given.NAME and name not in catalog.names(shelf):
+                missing[name] = None
+    if missing:
+        yield (
+            f"{', '.join(missing)}: not known here, so whether the code has changed since is not "
+            "checked; tbn-bench report --plugin FILE checks it"
         )
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tbn_bench import catalog
 from tbn_bench.records.store import RunStore
 from tbn_bench.records.text import tell
 from tbn_bench.runs import index, text
@@ -71,7 +72,7 @@ def cell(column: str, row: Row) -> str:
     value = row.get(column)
     if column == "value":
         return text.score(row.get("score"), value)
-    return text.word(value)
+    return catalog.given_name(str(value)) or text.word(value)
 
 
 def table(rows: list[Row], names: list[str], head: bool) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from generated_runs import finished_run
 from scipy import stats as scipy_stats
 
 from tbn_bench import catalog, fingerprint
@@ -244,6 +245,15 @@ def test_runs_of_code_that_has_changed_are_marked(tmp_path):
     assert stale[[0, 1]].isna().all()
     (said,) = protocol.flags(records)
     assert said.startswith("sweep s: the code of binarizer has changed since (runs: 1)")
+
+
+def test_runs_of_a_plugin_that_is_not_loaded_are_named(tmp_path):
+    """Nobody can say whether their code has changed; --plugin is the way to know."""
+    store = RunStore(tmp_path)
+    given = "given(hash='1', type='Net')"
+    finished_run(store, 0.8, 0.9, binarizer="of_a_plugin(p=2)", model=given)
+    (said,) = protocol.flags(load.load(tmp_path))
+    assert said.startswith("of_a_plugin: not known here, so whether the code has changed since is")
 
 
 def test_figures_are_byte_identical_twice(results, tmp_path):

@@ -387,6 +387,12 @@ def test_bare_runs_is_list(call, store):
     )
 
 
+def test_given_objects_are_listed_by_their_type(call, store):
+    """Their call has hashes that nobody reads."""
+    finish(store, data="given(hash='ab12', type='torch.utils.data.TensorDataset')")
+    assert "  TensorDataset (given)  " in call()[1][0]
+
+
 def test_lines_are_cut_to_the_terminal():
     """Widest columns first; every line fits, short cells stay whole."""
     lines = text.align([["a" * 30, "bb", "c" * 50], ["a", "b", "c"]], limit=40)
