@@ -411,6 +411,18 @@ def test_ctrl_c_is_status_130(call, monkeypatch):
     assert len(err.splitlines()) == 1
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch, capfd):
+    """As in `tbn-bench list | head -1`: status 141, and not a word."""
+    monkeypatch.setattr(cli, "emit", closed)
+    monkeypatch.setattr(cli, "hush", lambda: None)
+    assert cli.main(["list", "tasks"]) == 141
+    assert capfd.readouterr().err == ""
+
+
+def closed(_):
+    raise BrokenPipeError
+
+
 def test_failed_runs_of_a_sweep_are_status_1(call, monkeypatch):
     """The JSON is printed all the same, so that a script learns which."""
     monkeypatch.setattr(cli.sweep, "run", lambda _: {"failed": 1, "failed_ids": ["abc"]})

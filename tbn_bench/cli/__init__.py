@@ -14,19 +14,30 @@ from tbn_bench.cli.parser import make_parser
 from tbn_bench.install import extras
 from tbn_bench.records.files import RecordError, emit
 from tbn_bench.records.run import RunBusy
-from tbn_bench.records.text import tell
+from tbn_bench.records.text import hush, tell
 
 FAILED = 1
 BUSY = 75
 INTERRUPTED = 130
+CLOSED = 141
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Its last line on stdout is a JSON object, unless stdout is a terminal.
 
     Returns the exit status. 0: done. 1: refused or failed, with one line on stderr. 75: the run is
-    another process's. 130: interrupted. Wrong flags raise SystemExit(2).
+    another process's. 130: interrupted. 141: the reader of stdout has closed it, as `| head` does;
+    nothing is said then. Wrong flags raise SystemExit(2).
     """
+    try:
+        return _main(argv)
+    except BrokenPipeError:
+        hush()
+        return CLOSED
+
+
+def _main(argv: list[str] | None) -> int:
+    """As main. Raises BrokenPipeError."""
     args = make_parser().parse_args(argv)
     program = f"tbn-bench {args.command}"
     for name, value in getattr(args, "environment", {}).items():
@@ -47,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     except RunBusy as error:
         tell(f"{program}: error: {error}", file=sys.stderr)
         return BUSY
+    except BrokenPipeError:
+        raise
     except (ValueError, RecordError, RuntimeError, OSError) as error:
         tell(f"{program}: error: {error}", file=sys.stderr)
         return FAILED

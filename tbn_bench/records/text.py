@@ -1,5 +1,6 @@
 """Text from records, which others may have written, as it can be shown and printed."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -29,3 +30,9 @@ def _as_shown(character: str) -> str:
 def tell(text: object, file: TextIO | None = None, end: str = "\n") -> None:
     """print for text that may come from a record: at once, and without control characters."""
     print(printable(str(text)), file=file or sys.stdout, end=end, flush=True)
+
+
+def hush() -> None:
+    """After a reader has closed stdout: what the interpreter flushes at its end goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())

@@ -1,12 +1,11 @@
 """Values as words, and rows of words as aligned lines."""
 
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from tbn_bench.records.text import printable, tell
+from tbn_bench.records.text import hush, printable, tell
 from tbn_bench.scores import SCORES
 
 GAP = "  "
@@ -118,11 +117,5 @@ def say(lines: Iterable[str]) -> None:
     try:
         tell("\n".join(lines))
     except BrokenPipeError:
-        _leave()
-
-
-def _leave() -> NoReturn:
-    # the interpreter flushes stdout once more at its end
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    raise SystemExit(0)
+        hush()
+        raise SystemExit(0) from None
