@@ -22,6 +22,11 @@ FILE = r"^.+\.safetensors(#[0-9a-f]{12})?$"  # with the beginning of its sha256
 MANY = 2**31  # epochs, or samples in a batch
 RUN = r"^[\w.-]*[\w-][\w.-]*/[0-9a-f]{12}$"  # dots alone would be a path
 
+EXPECTED = {  # what the patterns of these fields say
+    "init": "a finished run (SWEEP/RUN_ID) or a FILE.safetensors",
+    "teacher": "a finished run (SWEEP/RUN_ID)",
+}
+
 
 class RunConfig(BaseModel):
     """Everything that decides a run's numbers. Frozen; two equal configs have one run_id."""
@@ -222,5 +227,7 @@ def _unknown(name: Any) -> str:
 def _line(error: ErrorDetails) -> str:
     field = ".".join(map(str, error["loc"]))
     said = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_pattern_mismatch":
+        said = f"expected {EXPECTED[field]}"
     got = "" if "got " in said else f", got {catalog.short(error['input'])}"
     return f"{field}: {said}{got}"

@@ -162,6 +162,13 @@ def test_a_bad_value_is_one_line_that_names_the_field(name, value):
     assert "got" in line
 
 
+@pytest.mark.parametrize("name", ["init", "teacher"])
+def test_a_pattern_is_said_in_words(name):
+    """Nobody reads a regular expression."""
+    with pytest.raises(ValueError, match=rf"^{name}: expected a finished run \(SWEEP/RUN_ID\)"):
+        make({name: "net.pt"})
+
+
 def test_all_faults_at_once():
     """Two bad values are two lines, not two tries."""
     with pytest.raises(ValueError) as error:

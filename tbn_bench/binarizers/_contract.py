@@ -48,7 +48,7 @@ def fault(method: WeightBinarizer, latent: Tensor) -> str:
         try:
             return _first(own, weight)
         except NotImplementedError:
-            return f"{_unwritten(own) or 'a method'} is missing; write it (see WeightBinarizer)"
+            return f"{_unwritten(own) or 'a method'} must be written; see WeightBinarizer"
         except (ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
             said = " ".join(str(error).split())
             return f"its own code failed with {type(error).__name__}: {said}"

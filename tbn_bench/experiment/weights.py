@@ -25,9 +25,10 @@ def trained(record: RunRecord) -> Experiment:
     config = make(record.config)
     path = record.path / "checkpoints" / "best.ckpt"
     if not path.exists():
-        raise ValueError(
-            f"{path} is missing (checkpoints are not committed); run again: {config.command}"
-        )
+        why = "checkpoints are not committed"
+        if record.status != "finished":
+            why = f"the run is {record.status}"
+        raise ValueError(f"{path} is missing ({why}); run again: {config.command}")
     found = build(config)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]

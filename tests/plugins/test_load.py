@@ -106,7 +106,7 @@ MISTAKES = {
         "HalfScaled has layer(), but is no Binarizer: write HalfScaled(Binarizer)",
     ),
     "missing method": (("def layer", "def layers"), "expected layer(target) -> Decision"),
-    "missing signs": (("def signs", "def sign"), "signs is missing; write it"),
+    "missing signs": (("def signs", "def sign"), "signs must be written"),
     "wrong return": (
         ('Decision(HalfScaledWeight(), "binary, one scale")', "HalfScaledWeight()"),
         "layer() must return Decision(parametrization or None, reason), got HalfScaledWeight",
