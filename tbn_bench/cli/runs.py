@@ -82,6 +82,12 @@ def _verify(args: argparse.Namespace) -> dict[str, Any]:
     return scores.run(RunStore(args.results), args.scores)
 
 
+def _repeat(args: argparse.Namespace) -> dict[str, Any]:
+    from tbn_bench.experiment import repeat
+
+    return repeat.run(RunStore(args.results), args.run, args.epochs)
+
+
 def _prune(args: argparse.Namespace) -> dict[str, Any]:
     from tbn_bench.runs import prune
 
@@ -125,6 +131,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "predictions": _predictions,
     "tail": _tail,
     "verify": _verify,
+    "repeat": _repeat,
     "prune": _prune,
     "delete": _delete,
     "export": _export,

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_predictions(actions)
     _add_tail(actions)
     _add_verify(actions)
+    _add_repeat(actions)
     _add_prune(actions)
     _add_delete(actions)
     _add_export(actions)
@@ -136,6 +137,18 @@ def _add_verify(actions: Any) -> None:
         metavar="RUN",
         help="instead: compute the test scores again from network.safetensors beside the records, "
         "by the native executor and by numpy alone; RUN is an id, SWEEP/id or SWEEP (default: all)",
+    )
+
+
+def _add_repeat(actions: Any) -> None:
+    parser = _action(
+        actions,
+        "repeat",
+        "train the first epochs of a run again and compare every number with its record",
+    )
+    _add_run(parser, "run")
+    parser.add_argument(
+        "--epochs", type=int, default=1, metavar="N", help="how many epochs (default: 1)"
     )
 
 

@@ -15,7 +15,7 @@ from tbn_bench.records.text import tell
 def finished(store: RunStore, config: RunConfig, options: RunOptions) -> RunRecord:
     """The record of a finished run. Says that nothing is trained, and what has changed since."""
     record = store.read(options.sweep, config.run_id)
-    changed = fingerprint.changed(record.provenance.get("fingerprint"), config)
+    changed = fingerprint.changed(record.fingerprint, config)
     although = f", although {fingerprint.named(changed)} has changed" if changed else ""
     restart = "resume=False" if config.given else "--restart"
     _say(
@@ -32,7 +32,7 @@ def has_other_code(store: RunStore, config: RunConfig, options: RunOptions) -> b
         record = store.read(options.sweep, config.run_id)
     except RecordError:
         return False
-    changed = fingerprint.changed(record.provenance.get("fingerprint"), config)
+    changed = fingerprint.changed(record.fingerprint, config)
     if not changed:
         return False
     _say(

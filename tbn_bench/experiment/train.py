@@ -73,6 +73,18 @@ def run(
     return store.read(options.sweep, config.run_id)
 
 
+def prepared(
+    config: RunConfig, options: RunOptions, store: RunStore
+) -> tuple[Experiment, nn.Module | None]:
+    """(the experiment before its first step, the network of --teacher), as `run` makes them.
+
+    store: where runs that --init and --teacher name are.
+    """
+    check_devices(config, options)
+    experiment = _build(config, options, None)
+    return experiment, _prepare(experiment, store)
+
+
 def _build(config: RunConfig, options: RunOptions, announce: Announce | None) -> Experiment:
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from tbn_bench.records import locks, notebook
+from tbn_bench.records import locks, notebook, repeated
 from tbn_bench.records.files import (
     SCHEMA_VERSION,
     RecordError,
@@ -158,6 +158,14 @@ class RunRecord:
         if self.summary is not None:
             found["test"] = shown(self.summary)
             found["bits"] = f"{self.summary['bits_per_weight']:.3f} per weight"
+        return found
+
+    @property
+    def fingerprint(self) -> dict[str, str] | None:
+        """Part -> hash of the code that gives the run's numbers; None if none is recorded."""
+        found: dict[str, str] | None = repeated.fingerprint(
+            self.path, self.provenance.get("fingerprint")
+        )
         return found
 
     def rows(self) -> list[dict[str, Any]]:

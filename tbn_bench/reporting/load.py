@@ -153,7 +153,7 @@ def _run_row(run: RunRecord, config: RunConfig) -> dict[str, Any]:
         "command": config.command_in(run.sweep),
         "commit": source.get("commit"),
         "dirty": source.get("dirty"),
-        "stale": _changed_parts(source.get("fingerprint"), config),
+        "stale": _changed_parts(run.fingerprint, config),
         "cpu": source.get("hardware", {}).get("cpu"),
         "started": source.get("started"),
         "score": score_of(summary),

@@ -77,13 +77,16 @@ def _state(record: RunRecord) -> Pairs:
 def _code(record: RunRecord) -> str:
     """Whether the code that decides the run's numbers is that of this version."""
     try:
-        changed = fingerprint.changed(record.provenance.get("fingerprint"), make(record.config))
+        changed = fingerprint.changed(record.fingerprint, make(record.config))
     except ValueError:
         changed = None
     if changed is None:
         return "unknown: the record has no fingerprint, or its code is not here"
     if changed:
-        return f"stale: {', '.join(changed)} changed since; --restart trains the run again"
+        return (
+            f"stale: {', '.join(changed)} changed since; --restart trains the run again, "
+            "`tbn-bench runs repeat` compares its first epochs"
+        )
     return "as it is here"
 
 

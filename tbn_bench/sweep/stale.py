@@ -60,7 +60,7 @@ def _parts(record: RunRecord) -> list[str]:
         config = make(record.config)
     except ValueError:  # of another version; the launch says so
         return []
-    return fingerprint.changed(record.provenance.get("fingerprint"), config) or []
+    return fingerprint.changed(record.fingerprint, config) or []
 
 
 def _ids(spec: SweepSpec, store: RunStore) -> list[str]:
