@@ -14,7 +14,7 @@ import pytest
 
 from tbn_bench.config import make
 from tbn_bench.records.store import LatencyRecord, McuRecord, RunStore
-from tbn_bench.reporting import build, figures, protocol, style
+from tbn_bench.reporting import build, ceilings, figures, protocol, style
 from tbn_bench.reporting.figures import (
     _published,
     _searched,
@@ -28,6 +28,7 @@ from tbn_bench.reporting.figures import (
 )
 from tbn_bench.reporting.groups import groups
 from tbn_bench.reporting.load import load
+from tbn_bench.reporting.tables import limits
 
 LEDGER = (
     "method,spec,dataset,model,weight_bits,activation_bits,metric,value,second_hand,source,note\n"
@@ -255,10 +256,32 @@ def test_ceilings_by_hand(records):
     assert set(data[data["kind"] == "measured"]["method"]) == {"native"}, (
         "one colour for the native kernels of every machine"
     )
-    two = {"tile_macs": 100_000_000, "batch": 64, "threads": 2, "ceilings": CEILINGS}
-    assert latency_p._ceiling("arithmetic at the measured peak", two) == pytest.approx(32)
+    two = {
+        "binarizer": "bwn",
+        "tile_macs": 100_000_000,
+        "batch": 64,
+        "threads": 2,
+        "ceilings": CEILINGS,
+    }
+    assert ceilings.arithmetic_ms(two) == pytest.approx(32)
     matrix = {**two, "ceilings": CEILINGS | {"matrix_gmacs": 400.0}}
-    assert latency_p._ceiling("arithmetic at the measured peak", matrix) == pytest.approx(8)
+    assert ceilings.arithmetic_ms(matrix) == pytest.approx(8)
+    dense = {**two, "binarizer": "full_precision", "ceilings": CEILINGS | {"fma_gmacs": 50.0}}
+    assert ceilings.arithmetic_ms(dense) == pytest.approx(64)
+
+
+def test_limits_name_the_larger_bound_and_a_reason_under_half(records):
+    """64 ms of multiply-adds against 0.08 ms of reading; BWN was timed at 100 ms, TBN-4 at 200."""
+    latency = records.latency.copy()
+    times = {"bwn": 100.0, "tbn(p=4)": 200.0}
+    latency["time_ms_p50"] = latency["binarizer"].map(times).fillna(latency["time_ms_p50"])
+    table = limits.limits(dataclasses.replace(records, latency=latency))
+    found = {row["binarizer"]: row for row in table.rows}
+    assert found["bwn"]["share"] == pytest.approx(64)
+    assert found["bwn"]["bound"] == "multiply-adds"
+    assert found["bwn"]["why"] == ""
+    assert found["tbn(p=4)"]["share"] == pytest.approx(32)
+    assert found["tbn(p=4)"]["why"] == "tables, copies, and dense first and last layers"
 
 
 def test_memory_is_in_megabytes(records):

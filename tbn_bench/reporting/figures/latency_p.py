@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tbn_bench.reporting import names, style
+from tbn_bench.reporting import ceilings, names, style
 from tbn_bench.reporting.figures import _chart
 from tbn_bench.reporting.figures.accuracy_p import P_TITLE, family, p_of
 from tbn_bench.reporting.load import Records
@@ -21,42 +21,13 @@ from tbn_bench.reporting.tables.comparison import EXACT
 TITLE = "Latency against p, with its ceilings"
 NEEDS = "timings of networks at two values of p: tbn-bench latency"
 _Y = "ms per call, lower is better"
-_CEILINGS = {"arithmetic at the measured peak": "gmacs", "weights at memory bandwidth": "read_gb_s"}
+_CEILINGS = {
+    "arithmetic at the measured peak": ceilings.arithmetic_ms,
+    "weights at memory bandwidth": ceilings.reading_ms,
+}
 _GREYS = dict(zip(_CEILINGS, ("#6E6E6E", "#B8B8B8"), strict=True))
 _BLACK = "#000000"
 _BEST_DENSE = "best dense"
-
-
-def _ceiling(name: str, row: dict[str, Any]) -> float | None:
-    """Lower bound of the case in milliseconds, from the peaks of one core in the same record."""
-    work = ("tile_macs", "batch") if _CEILINGS[name] == "gmacs" else ("weight_bytes",)
-    if any(style.missing(row[key]) for key in (*work, "threads")):
-        return None
-    peaks = row["ceilings"] if isinstance(row["ceilings"], dict) else {}
-    if _CEILINGS[name] == "gmacs":
-        return _arithmetic_ms(row, peaks)
-    return _bandwidth_ms(row, peaks)
-
-
-def _arithmetic_ms(row: dict[str, Any], peaks: dict[str, Any]) -> float | None:
-    """tile_macs are of one sample."""
-    peak = peaks.get("matrix_gmacs") or peaks.get("lookup_gmacs")
-    if not peak:
-        return None
-    return row["tile_macs"] * row["batch"] / row["threads"] / peak / 1e6
-
-
-def _bandwidth_ms(row: dict[str, Any], peaks: dict[str, Any]) -> float | None:
-    """Bytes are read at the rate of the next larger block, or of the largest."""
-    rates = {}
-    for block, rate in (peaks.get("read_gb_s") or {}).items():
-        rates[float(block.removesuffix(" MB"))] = rate
-    weight_bytes = row["weight_bytes"]
-    if not rates:
-        return None
-    larger = [mb for mb in rates if mb * 1e6 >= weight_bytes]
-    rate = rates[min(larger, default=max(rates))]
-    return weight_bytes / row["threads"] / rate / 1e6
 
 
 @functools.lru_cache(maxsize=1)  # print, page and sidecar ask
@@ -125,8 +96,8 @@ def _tiled_marks(panel: str, suffix: str, row: dict[str, Any]) -> list[dict[str,
     marks = [_mark(panel, line + suffix, p, row, "measured")]
     if not is_native or not row.get("tile_macs"):
         return marks
-    for name in _CEILINGS:
-        ms = _ceiling(name, row)
+    for name, bound in _CEILINGS.items():
+        ms = bound(row)
         if ms is not None:
             mark = _mark(panel, name + suffix, p, row, "ceiling")
             marks.append({**mark, "y": ms, "low": ms, "high": ms})
