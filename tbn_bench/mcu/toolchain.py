@@ -65,7 +65,10 @@ def _gcc(family: Family) -> list[str]:
         path = shutil.which(name)
         if path:
             return [path]
-    raise ToolchainError(f"{names[0]} is not installed; run: {_APT[family]}")
+    rootless = ""
+    if family == "arm":
+        rootless = f" (without root: {PIP_INSTALL}, then --cc zig)"
+    raise ToolchainError(f"{names[0]} is not installed; run: {_APT[family]}{rootless}")
 
 
 _GCC: dict[Family, tuple[str, ...]] = {

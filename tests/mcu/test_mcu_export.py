@@ -455,6 +455,7 @@ def test_mcu_says_what_is_missing(trained, tmp_path, capsys, monkeypatch):
     )
     assert status == 1
     assert "arm-none-eabi-gcc is not installed; run: apt-get install" in err
+    assert "without root: pip install 'tbn-bench[mcu]', then --cc zig)" in err
     assert not (tmp_path / "out").exists()
     status, _, _, err = outcome(capsys, "mcu", "report", "--results", tmp_path)
     assert "no measurements under" in err
