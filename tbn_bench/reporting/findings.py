@@ -236,33 +236,44 @@ def sentence(found: list[Compared], reference: str = "full_precision") -> str:
 
 
 def tiling(records: Records) -> str:
-    """One sentence: where tiled networks are within the margin of BWN with fewer bytes.
+    """Where tiled networks are within the margin of BWN with fewer bytes: yes or no comes first.
 
     Empty if no tiled network was compared with BWN.
     """
     won = []
     lost = []
+    undecided = []
     for data, found in by_data(compared(records, "bwn")).items():
         tiled = [_only_tiled(panel) for panel in found if not panel.short]
         tiled = [panel for panel in tiled if panel.findings]
         if not tiled:
             continue
         winner = smallest_within(tiled)
-        if winner is None:
-            lost.append(data + _nearest_tiled(tiled))
-        else:
+        if winner is not None:
             _, finding = winner
             won.append(f"{data} ({finding.group.label}, {finding.size} of BWN's bytes)")
-    if not won and not lost:
+        elif max(_pairs(panel) for panel in tiled) < 2:
+            undecided.append(data)
+        else:
+            lost.append(data + _nearest_tiled(tiled))
+    total = len(won) + len(lost) + len(undecided)
+    if not total:
         return ""
-    text = "Compared with binary weights (BWN), tiled networks of fewer bytes "
-    if won:
-        text += f"stay within the margin on {', '.join(won)}."
-    else:
-        text += "are nowhere shown to stay within the margin."
+    text = _yes_or_no(won, total)
     if lost:
         text += f" Not shown on {', '.join(lost)}."
+    if undecided:
+        text += f" One seed each, too few to decide: {', '.join(undecided)}."
     return text
+
+
+def _yes_or_no(won: list[str], total: int) -> str:
+    margin = "within the margin of binary weights (BWN) with fewer bytes"
+    if not won:
+        return f"Not shown on any of {total} data sets: no tiled network stays {margin}."
+    return (
+        f"Yes on {len(won)} of {total} data sets: tiled networks stay {margin} on {', '.join(won)}."
+    )
 
 
 def _nearest_tiled(found: list[Compared]) -> str:

@@ -35,7 +35,7 @@ def write_summary(records: Records, out: Path) -> None:
 
 
 def _sentences(tiling: str, by_data: dict[str, list[Compared]]) -> str:
-    lines = [tiling, ""] if tiling else []
+    lines = [f"**Does tiling pay?** {tiling}", ""] if tiling else []
     lines += [f"- **{data}**: {findings.sentence(found)}" for data, found in by_data.items()]
     return "\n".join(lines) + "\n"
 

@@ -113,7 +113,7 @@ def test_the_first_lines_answer_three_questions(tmp_path):
         finished_run(store, top1, held_out, sweep="rates", lr=lr)
     tiling, rate = short.in_short(load(tmp_path), tmp_path)[:2]
     assert tiling.text.startswith(
-        "Compared with binary weights (BWN), tiled networks of fewer bytes stay"
+        "Yes on 1 of 1 data sets: tiled networks stay within the margin of binary weights (BWN)"
     )
     assert rate.text == "On Digits: 0.1 for TBN-4. Chosen on held-out data."
     assert rate.rows == (("Digits", "TBN-4", "0.1", "70.00 %", "rates"),)
