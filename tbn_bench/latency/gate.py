@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tbn_bench.install.extras import install_line
+
 TOLERANCE = 1e-5  # max |y - ref| / max |ref|, float32 against float64 through a whole network
 
 
@@ -40,7 +42,14 @@ class Variant:
 
 
 def first_line(error: BaseException) -> str:
-    """The error's type and the beginning of its message, for a row's reason."""
+    """The error's type and the beginning of its message, for a row's reason.
+
+    Of a package that an extra installs: how to install it.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        line = install_line(error, "")
+        if line:
+            return line.strip()
     lines = str(error).strip().splitlines()
     said = lines[0][:200] if lines else ""
     return f"{type(error).__name__}: {said}"

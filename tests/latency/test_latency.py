@@ -278,3 +278,11 @@ def test_a_missing_ratio_says_why():
     alone = missing_ratios([row | {"ratio": None}])
     assert len(alone) == 3
     assert all("no full-precision network was timed" in line for line in alone)
+
+
+def test_a_peer_that_is_not_installed_names_its_extra():
+    """Any other error keeps its type."""
+    missing = ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript")
+    said = gate.first_line(missing)
+    assert said == 'needs onnxscript: pip install "tbn-bench[peers]"'
+    assert gate.first_line(ValueError("of\nlines")) == "ValueError: of"
