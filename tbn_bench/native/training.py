@@ -19,6 +19,18 @@ def takes(channels: int, p: int) -> bool:
     return bool(lib.tbn_norm_takes(channels, p))
 
 
+def mixes(channels: int, p: int) -> bool:
+    """Whether there is code for `channels` channels that are mixed from p parts.
+
+    False where the library was not built.
+    """
+    try:
+        lib = load()
+    except NativeUnavailable:
+        return False
+    return bool(lib.tbn_norm_mixes(channels, p))
+
+
 def forward(call: NormStruct, level: str) -> None:
     """Writes mean, variance, channel_mean, channel_variance and out."""
     load().tbn_norm_forward(index_of(level), ctypes.byref(call))

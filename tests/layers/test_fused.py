@@ -11,6 +11,7 @@ from tbn_bench import catalog, native
 from tbn_bench.convert import binarize_, describe, fuse_, pack_, unfuse_
 from tbn_bench.layers.fused.conv import Parts, tile_conv
 from tbn_bench.layers.fused.norm import Norm, copies_norm, why_not_native
+from tbn_bench.layers.fused.weights import KeptScales, read
 from tbn_bench.layers.mixed_copies import Geometry
 from tbn_bench.native import training
 
@@ -18,6 +19,7 @@ METHODS = [
     "tbn(p=4, min_layer_size=0, gradient='tile')",
     "tbn(p=2, min_layer_size=0)",
     "tbn(p=8, min_layer_size=0, gradient='tile', alpha='layer', alpha_source='W')",
+    "tbn(p=4, min_layer_size=0, gradient='tile', copies='hadamard')",
 ]
 
 
@@ -135,6 +137,24 @@ def test_native_values_are_those_of_torch_in_float64(rows, p, dtype):
         assert error <= tolerance
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_hadamard_tile_is_that_of_the_equations(memory_format):
+    """Its signs are those that are stored, bit for bit, and its gradient that of tiling.py."""
+    torch.manual_seed(0)
+    holder = nn.Sequential(nn.Conv2d(32, 64, 3, bias=False))
+    binarize_(holder, "tbn(p=8, min_layer_size=0, copies='hadamard', gradient='tile')")
+    layer = holder.to(memory_format=memory_format)[0]
+    method = layer.parametrizations.weight[0]
+    latent = layer.parametrizations.weight.original
+    found = read(layer, KeptScales()).tile
+    tile = method.training_tile(latent).reshape(8, 8, 4, 3, 3)
+    expected = tile.transpose(0, 1).flatten(0, 1)
+    assert torch.equal(found, expected)
+    weights = torch.randn(found.shape)
+    gradients = [torch.autograd.grad((t * weights).sum(), latent)[0] for t in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
 CONVS = [  # (channels, rows, size, kernel, stride, groups), the first two of a group
     (32, 16, 9, 3, 1, 1),
     (32, 8, 8, 3, 1, 1),
@@ -229,11 +249,11 @@ def test_other_operations_get_the_tensor():
 
 def test_describe_names_the_implementation():
     """Which layer does what, with its channels, type and level; and why another does not."""
-    model = network("tbn(p=4, min_layer_size=0, copies='hadamard')", width=16)
+    model = network("tbn(p=4, min_layer_size=0, copies='columns')", width=16)
     fuse_(model)
     step(model, images(torch.float32).detach().requires_grad_())
     found = {row.name: row.what for row in describe(model)}
-    assert found["blocks.0.conv1"] == "plain: hadamard copies differ from channel to channel"
+    assert found["blocks.0.conv1"] == "plain: columns copies differ from channel to channel"
     assert found["blocks.0.bn1"] == "plain: the values are not in channels-last memory"
 
 

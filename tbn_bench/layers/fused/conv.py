@@ -21,6 +21,7 @@ from tbn_bench.native import training
 from tbn_bench.native.abi import SignConvStruct
 
 FEWEST_CHANNELS = 16  # inputs of a position whose tables are worth building
+FEWEST_OF_A_GROUP = 32
 CHANNELS_OF_STRIDE_2 = 256  # larger strides leave tables of most positions unused
 
 
@@ -63,11 +64,12 @@ def parts_of(x: Tensor, tile: Tensor, geometry: Geometry, groups: int) -> Parts:
     taps = tile.shape[2] * tile.shape[3]
     (stride,) = strides
     looks_up = taps > 1 and training.looks_signs_up(level)
-    enough = CHANNELS_OF_STRIDE_2 if stride > 1 else FEWEST_CHANNELS
+    fewest = FEWEST_CHANNELS if groups == 1 else FEWEST_OF_A_GROUP
+    enough = CHANNELS_OF_STRIDE_2 // groups if stride > 1 else fewest
     return Parts(
         level,
         forward=looks_up and channels >= enough,
-        input_gradient=looks_up and stride == 1 and rows >= FEWEST_CHANNELS,
+        input_gradient=looks_up and stride == 1 and rows >= fewest,
         weight_gradient=taps > 1 and training.takes_weight_gradient(channels, rows),
     )
 

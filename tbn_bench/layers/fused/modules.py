@@ -50,9 +50,12 @@ class FusedConv2d(ReuseConv2d):
         x = self._cast_for_autocast(x)
         x, padding = self._pad(x)
         geometry = Geometry(self.stride, padding, self.dilation)
-        parts = parts_of(x, tile, geometry, 1)
+        groups = 1 if method.copies is None else method.p
+        parts = parts_of(x, tile, geometry, groups)
         self.fused.write(str(parts))
-        t = tile_conv(x, tile, geometry, parts=parts)
+        t = tile_conv(x, tile, geometry, groups, parts)
+        if groups > 1:
+            return TileOutput(t, scales, 1, None, self.fused, mixed=groups)
         added = None
         if method.elementwise:
             added = full_gradient(t, x, latent, scales, geometry, parts)
@@ -73,7 +76,7 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
         source = self._source(input)
         if source is None:
             return self._plainly(input)
-        reason = why_not_native(source.t, source.p)
+        reason = why_not_native(source.t, source.p, source.mixed)
         level = None if reason else native.level()
         momentum = self._momentum()
         statistics = Statistics(self.running_mean, self.running_var, momentum)
@@ -122,8 +125,10 @@ def why_not_fused(module: nn.Module) -> str:
     method = chain[0]
     if len(chain) != 1 or not method.reuse or method.factored:
         return "its weight is no single tile"
-    if method.copies is not None:
+    if method.copies is not None and method.copies.kind != "hadamard":
         return f"{method.copies.kind} copies differ from channel to channel"
+    if method.copies is not None and method.elementwise:
+        return "hadamard copies with the elementwise gradient need the full weight gradient"
     if module.bias is not None:
         return "it has a bias"
     if type(module).__mro__[1] is not ReuseConv2d:

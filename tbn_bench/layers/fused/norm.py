@@ -24,20 +24,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tbn_bench.format.layouts import hadamard
 from tbn_bench.native import training
 from tbn_bench.native.abi import NormStruct
+from tbn_bench.tiling import constant_in_graphs
 
 HALF = torch.bfloat16
 NATIVE_TYPES = (torch.float32, HALF)
 
 
 class Norm(NamedTuple):
-    """p: copies. level: of the native library; None computes by torch."""
+    """p: copies. level: of the native library; None computes by torch.
+
+    mixed: of hadamard copies, their number; then p = 1, and t has all C channels: part i of the
+    normalised values is sum_s H_is t_s, with Sylvester's H. Else 1.
+    """
 
     p: int
     eps: float
     relu: bool
     level: str | None
+    mixed: int = 1
 
 
 class Normed(NamedTuple):
@@ -48,7 +55,7 @@ class Normed(NamedTuple):
     variance: Tensor
 
 
-def why_not_native(t: Tensor, p: int) -> str:
+def why_not_native(t: Tensor, p: int, mixed: int = 1) -> str:
     """Why the native library cannot take p copies of t: (B, R, H, W). "" where it can."""
     if t.device.type != "cpu":
         return f"the values are on {t.device.type}; the native library needs a CPU"
@@ -59,7 +66,22 @@ def why_not_native(t: Tensor, p: int) -> str:
     rows = t.shape[1]
     if not training.takes(rows, p):
         return f"the native library has no code for {p} copies of {rows} channels"
+    if mixed > 1 and not training.mixes(rows, mixed):
+        return f"the native library cannot mix {mixed} parts of {rows} channels"
     return ""
+
+
+def mix(t: Tensor, p: int) -> Tensor:
+    """Sylvester's matrix times p parts of the channels of t: (B, C, ...)."""
+    signs: Tensor = sylvester(p)
+    parts = t.unflatten(1, (p, -1))
+    mixed = torch.einsum("is,bs...->bi...", signs.to(t.device, t.dtype), parts)
+    return mixed.flatten(1, 2)
+
+
+@constant_in_graphs
+def sylvester(p: int) -> Tensor:
+    return torch.from_numpy(hadamard(p))
 
 
 def copies_norm(
@@ -126,7 +148,7 @@ class _CopiesNorm(torch.autograd.Function):
         result = step.forward(t, alpha, weight, bias, residual, norm)
         out = result.out
         kept = out if norm.relu else None
-        ctx.save_for_backward(t, alpha, weight, kept, result.mean, result.variance)
+        ctx.save_for_backward(result.t, alpha, weight, kept, result.mean, result.variance)
         ctx.mark_non_differentiable(result.channel_mean, result.channel_variance)
         ctx.set_materialize_grads(False)
         return out, result.channel_mean, result.channel_variance
@@ -153,8 +175,9 @@ class _CopiesNorm(torch.autograd.Function):
 
 
 class _Forward(NamedTuple):
-    """mean, variance: (R,) of t, float64, the variance biased. channel_*: as in Normed."""
+    """mean, variance: (R,) of t, which is what is normalised; float64, biased."""
 
+    t: Tensor
     out: Tensor
     mean: Tensor
     variance: Tensor
@@ -201,6 +224,7 @@ class _native:
             p=norm.p,
             half=t.dtype == HALF,
             relu=norm.relu,
+            mixed=norm.mixed,
             t=t.data_ptr(),
             alpha=_address(alpha),
             gamma=_address(weight),
@@ -226,7 +250,10 @@ class _native:
         of_copies = torch.empty(2, channels, dtype=torch.float64)
         mean, variance = of_t
         channel_mean, channel_variance = of_copies
-        call = _native._call(t, alpha, weight, norm)
+        mixed = torch.empty_like(t) if norm.mixed > 1 else t
+        call = _native._call(mixed, alpha, weight, norm)
+        if norm.mixed > 1:
+            call.parts = t.data_ptr()
         call.beta = _address(bias)
         call.residual = _address(residual)
         call.out = out.data_ptr()
@@ -235,7 +262,7 @@ class _native:
         call.channel_mean = channel_mean.data_ptr()
         call.channel_variance = channel_variance.data_ptr()
         training.forward(call, str(norm.level))
-        return _Forward(out, mean, variance, channel_mean, channel_variance)
+        return _Forward(mixed, out, mean, variance, channel_mean, channel_variance)
 
     @staticmethod
     def backward(gradient: Tensor, saved: _Saved, wanted: _Wanted, norm: Norm) -> _Gradients:
@@ -305,6 +332,8 @@ class _by_torch:
         norm: Norm,
     ) -> _Forward:
         over = _by_torch._over
+        if norm.mixed > 1:
+            t = mix(t, norm.mixed)
         places = [0, *range(2, t.dim())]
         exact = t.double()
         mean = exact.mean(places)
@@ -325,7 +354,7 @@ class _by_torch:
         correction = count / max(1, count - 1)
         channel_mean = (scale * mean).flatten()
         channel_variance = (scale.square() * variance * correction).flatten()
-        return _Forward(out, mean, variance, channel_mean, channel_variance)
+        return _Forward(t, out, mean, variance, channel_mean, channel_variance)
 
     @staticmethod
     def backward(gradient: Tensor, saved: _Saved, wanted: _Wanted, norm: Norm) -> _Gradients:
@@ -348,6 +377,8 @@ class _by_torch:
         inner = by_copy - over(sums / count, t) - centered * over(by_value, t)
         copies = inner * over(gamma * inverse, t)
         d_t = (copies * over(scale, t)).sum(1).to(t.dtype)
+        if norm.mixed > 1:
+            d_t = mix(d_t, norm.mixed)
         full = copies.flatten(1, 2).to(t.dtype) if wanted.added else None
         d_residual = gradient if wanted.residual else None
         vectors = (d_alpha.flatten(), d_weight.flatten(), sums.flatten())

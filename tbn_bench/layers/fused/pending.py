@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbn_bench.layers.fused.norm import Norm, Normed, copies_norm
+from tbn_bench.layers.fused.norm import Norm, Normed, copies_norm, mix
 
 _RELU = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 _ADD = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
@@ -101,26 +101,34 @@ def settled(value: Any) -> Any:
 class TileOutput(Pending):
     """p copies of t: (B, R, H, W), copy i times scales[i]: (B, p R, H, W).
 
-    scales: (1,) or (p,), or None for 1. added: zeros of that shape, which take the gradient of the
-    copies, or None.
+    scales: (k,), each for C / k channels, or None for 1. added: zeros of that shape, which take the
+    gradient of the copies, or None. mixed: of hadamard copies, their number (norm.py).
     """
 
     def __init__(
-        self, t: Tensor, scales: Tensor | None, p: int, added: Tensor | None, note: "Note"
+        self,
+        t: Tensor,
+        scales: Tensor | None,
+        p: int,
+        added: Tensor | None,
+        note: "Note",
+        mixed: int = 1,
     ):
         self.t = t
         self.scales = scales
         self.p = p
         self.added = added
         self.note = note
+        self.mixed = mixed
 
     def _compute(self) -> Tensor:
         self.note.add("copies written out, because batch norm does not read them")
-        scales = self.scales
-        if scales is None:
-            scales = torch.ones(1, device=self.t.device)
-        factors = scales.to(self.t.dtype).reshape(-1, 1, 1, 1)
-        copies = self.t.unsqueeze(1) * factors.expand(self.p, 1, 1, 1)
+        t = self.t if self.mixed == 1 else mix(self.t, self.mixed)
+        copies = t.unsqueeze(1).expand(-1, self.p, *t.shape[1:])
+        if self.scales is not None:
+            rows = t.shape[1] * self.p // len(self.scales)
+            by_channel = self.scales.to(t.dtype).repeat_interleave(rows)
+            copies = copies * by_channel.reshape(self.p, -1, 1, 1)
         out = copies.flatten(1, 2)
         return out if self.added is None else out + self.added
 
@@ -191,8 +199,10 @@ class Normalized(Pending):
         by = f"native {self.level}" if self.level else "torch"
         kind = str(source.t.dtype).removeprefix("torch.")
         rows = source.t.shape[1]
+        if source.mixed > 1:
+            parts.insert(0, f"sums of {source.mixed} parts")
         self.note.write(f"{', '.join(parts)} in one: {source.p} x {rows} channels, {kind}, {by}")
-        norm = Norm(source.p, self.affine.eps, relu, self.level)
+        norm = Norm(source.p, self.affine.eps, relu, self.level, source.mixed)
         found = copies_norm(
             source.t,
             source.scales,

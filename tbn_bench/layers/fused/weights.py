@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 from tbn_bench import tiling
 from tbn_bench.binarizers.tbn import TBNWeight
+from tbn_bench.layers.fused.norm import sylvester
 
 
 class TileWeights(NamedTuple):
-    """tile: (R, C, kh, kw). scales: (1,) or (p,). latent: (C_out, C, kh, kw)."""
+    """tile: (R, C, kh, kw); of hadamard copies (p R, C / p, kh, kw), a group per slice of inputs.
+
+    scales: (1,) or (p,). latent: (C_out, C, kh, kw).
+    """
 
     tile: Tensor
     scales: Tensor
@@ -66,6 +70,8 @@ def read(module: nn.Module, kept: KeptScales) -> TileWeights:
     latent = chain.original
     columns = latent.shape[1:]
     rows = len(latent) // method.p
+    if method.copies is not None:
+        return _hadamard(method, latent, kept)
     if not isinstance(method, TBNWeight):
         tile = method.training_tile(latent)
         scales = method.scales(latent)
@@ -78,3 +84,63 @@ def read(module: nn.Module, kept: KeptScales) -> TileWeights:
     if _is_permuted(latent):
         tile = tile.permute(0, 3, 1, 2)
     return TileWeights(tile, scales, latent, method)
+
+
+def _hadamard(method: Any, latent: Tensor, kept: KeptScales) -> TileWeights:
+    tile: Tensor = _HadamardTile.apply(latent, method.p)
+    source = latent if method.A is None else method.A
+    return TileWeights(tile, kept.of(method, source), latent, method)
+
+
+class _HadamardTile(torch.autograd.Function):
+    """The tile of hadamard copies, slice by slice, with the "tile" gradient of tiling.py.
+
+    weight: (p R, C, kh, kw) -> (p R, C / p, kh, kw), where rows s R to (s + 1) R belong to slice s
+    of the inputs. Copy i is read once, in the order of memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, p: int) -> Tensor:
+        signs = sylvester(p).to(weight.device, weight.dtype)
+        ctx.p = p
+        ctx.is_permuted = _is_permuted(weight)
+        copies = _in_memory_order(weight).chunk(p)
+        total = torch.zeros_like(_by_slice(copies[0], p, ctx.is_permuted))
+        for i, copy in enumerate(copies):
+            factors = _of_slices(signs[i], ctx.is_permuted)
+            total.addcmul_(_by_slice(copy, p, ctx.is_permuted), factors)
+        tile = tiling.sign(total)
+        if ctx.is_permuted:
+            tile = tile.permute(0, 3, 4, 1, 2)
+        by_slice = tile.transpose(0, 1).flatten(0, 1)
+        return by_slice.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        p = ctx.p
+        signs = sylvester(p).to(grad.device, grad.dtype)
+        shares = (grad / p).unflatten(0, (p, -1)).transpose(0, 1)  # (R, p, C / p, kh, kw)
+        if ctx.is_permuted:
+            shares = shares.permute(0, 3, 4, 1, 2)
+        shares = shares.contiguous()
+        rows = len(shares)
+        out = shares.new_empty((p * rows, *shares.shape[1:]))
+        for i, part in enumerate(out.chunk(p)):
+            torch.mul(shares, _of_slices(signs[i], ctx.is_permuted), out=part)
+        if ctx.is_permuted:
+            return out.flatten(3, 4).permute(0, 3, 1, 2), None
+        return out.flatten(1, 2), None
+
+
+def _by_slice(copy: Tensor, p: int, is_permuted: bool) -> Tensor:
+    """The input channels of a copy in p slices: (R, p, C / p, kh, kw), or (R, kh, kw, p, C / p)."""
+    channels = 3 if is_permuted else 1
+    slices: Tensor = copy.unflatten(channels, (p, -1))
+    return slices
+
+
+def _of_slices(signs: Tensor, is_permuted: bool) -> Tensor:
+    """signs: (p,), as a factor of what _by_slice gives."""
+    shape = (-1, 1) if is_permuted else (-1, 1, 1, 1)
+    return signs.reshape(shape)

@@ -67,7 +67,9 @@ struct Norm {
   long M;                // rows
   int R, p;              // t has R channels, all others p R
   int half, relu;        // half: values are bfloat16, else float32
+  int mixed, unused;     // mixed > 1, and then p = 1: t is Sylvester's matrix times `mixed` parts of its channels
   const void* t;         // (M, R)
+  const void* parts;     // (M, R), or NULL: what moments mixes t from; full is mixed back
   const void* residual;  // (M, p R), or NULL
   void* out;             // (M, p R)
   const float *a, *b;    // (p R): out = act(a t + b + residual)
