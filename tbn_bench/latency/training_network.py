@@ -218,6 +218,14 @@ def network_steps(
         raise ValueError(f"--network must be one of {known}, got {network!r}")
     prepare("cpu", threads)
     clock_name, sample = clock_for("cpu", threads)
+    hardware = device_name("cpu")
+    flags = f"--batch {batch} --threads {threads}"
+    all_p = " ".join(map(str, ps))
+    precision = "bf16" if half else "32"
+    command = f"tbn-bench bench --network {network} --p {all_p} {flags} --precision {precision}"
+    if learned_scales:
+        command += " --learned-scales"
+    made = provenance(command, hardware, threads)  # of the code that is loaded, before it is timed
     with _memory_kept():
         errors, steps, models = {}, {}, {}
         for case in _cases(ps):
@@ -231,13 +239,6 @@ def network_steps(
         load_before = os.getloadavg()[0]
         times = interleave(calls, sample, rounds=ROUNDS).times
     by_case = {case: times[name] for name, case in names.items()}
-    flags = f"--batch {batch} --threads {threads}"
-    all_p = " ".join(map(str, ps))
-    precision = "bf16" if half else "32"
-    command = f"tbn-bench bench --network {network} --p {all_p} {flags} --precision {precision}"
-    if learned_scales:
-        command += " --learned-scales"
-    hardware = device_name("cpu")
     kind = "bf16" if half else "f32"
     scales = "-learned_scales" if learned_scales else ""
     name = f"training_step-{network}-{kind}-b{batch}-t{threads}{scales}"
@@ -256,7 +257,7 @@ def network_steps(
         "load_after": os.getloadavg()[0],
     }
     rows = _rows(errors, by_case, models)
-    record = LatencyRecord(name, slug(hardware), rows, info, provenance(command, hardware, threads))
+    record = LatencyRecord(name, slug(hardware), rows, info, made)
     RunStore(results).write_latency(record)
     show(record)
     return {"cases": [name]}
