@@ -102,6 +102,6 @@ def _plain(value: Any) -> Any:
     if value is None or value != value:
         return None
     if isinstance(value, float):
-        rounded = float(f"{value:.6g}")
+        rounded = float(f"{value:.4g}")
         return int(rounded) if rounded.is_integer() else rounded
     return value

@@ -11,7 +11,7 @@ from tbn_bench.config import make
 from tbn_bench.records import predictions
 from tbn_bench.records.store import RunStore
 from tbn_bench.reporting import findings, markup, stats
-from tbn_bench.reporting.figures import accuracy_bits, sweep_parallel
+from tbn_bench.reporting.figures import _chart, accuracy_bits, sweep_parallel
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.page import charts, packing, pairs, predicted, render, short
 from tbn_bench.reporting.summary import table as summary_table
@@ -164,6 +164,19 @@ def test_configurations_of_a_search_have_colours_of_their_own(tmp_path):
     assert colour["field"] == "setting"
     assert colour["scale"]["domain"] == ["lr=0.1", "lr=0.2", "lr=0.3"]
     assert len(set(colour["scale"]["range"])) == 3
+
+
+def test_a_random_search_has_no_legend_of_its_configurations(tmp_path):
+    """Nor room for one; a mark that is named has the name of its method."""
+    store = RunStore(tmp_path)
+    for n in range(1, 10):
+        for spec in ("bwn", "tbn(p=4)"):
+            values = {"lr": 0.1 * n, "weight_decay": 0.001 * n, "label_smoothing": 0.01 * n}
+            finished_run(store, binarizer=spec, **values)
+    (panel,) = accuracy_bits.chart(load(tmp_path))["concat"]
+    assert panel["layer"][-2]["encoding"]["color"]["legend"] is None
+    assert panel["height"] == _chart.SIZE["height"]
+    assert panel["layer"][-1]["encoding"]["text"]["condition"]["field"] == "method"
 
 
 def test_the_page_keeps_a_panels_subtitle_and_the_figures_own_title():

@@ -42,6 +42,7 @@ def chart_panels(data: pd.DataFrame, layout: Layout) -> dict[str, Any] | None:
         shown = _rounded(_thinned(shown) if layout.thin else shown)
         if _configurations(part):
             shown = shown.assign(setting=shown["label"].map(_setting))
+        by_settings = _by_settings(part)
         rows = shown.drop(columns=["panel", "axis", "binarizer"]).to_dict("records")
         name = f"rows-{len(panels)}"
         datasets[name] = rows
@@ -54,9 +55,9 @@ def chart_panels(data: pd.DataFrame, layout: Layout) -> dict[str, Any] | None:
         drawn = {
             "title": _title(str(panel), part, shown),
             "data": {"name": name},
-            "layer": _layers(layout, _by_settings(part) or method, y),
+            "layer": _layers(layout, by_settings or method, y),
             "width": SIZE["width"],
-            "height": SIZE["height"] + _ENTRY * len(_configurations(part)),
+            "height": SIZE["height"] + _ENTRY * _entries(by_settings),
         }
         panels.append(drawn)
     return {"$schema": SCHEMA_URL, "concat": panels, "columns": 2, "datasets": datasets}
@@ -126,6 +127,13 @@ def _by_settings(part: pd.DataFrame) -> _ByMethod | None:
         shape=_nominal("method")
         | {"scale": {"domain": list(looks["method"]), "range": markers}, "legend": None},
     )
+
+
+def _entries(by_settings: _ByMethod | None) -> int:
+    """The number of entries of a legend of settings."""
+    if by_settings is None or by_settings.colour["legend"] is None:
+        return 0
+    return len(by_settings.colour["scale"]["domain"])
 
 
 def _setting(label: str) -> str:
@@ -241,9 +249,10 @@ def _layers(layout: Layout, method: _ByMethod, y: Channel) -> list[dict[str, Any
         "mark": {"type": "line", "strokeWidth": 1, "color": _GREY},
         "encoding": {"x": x, "y": y, "color": {"value": _GREY}},
     }
+    of_search = _nominal("method") | {"test": f"length(datum.label) > {_LONG_SETTING}"}
     label = on_front | {
         "mark": {"type": "text", "align": "left", "dx": 7, "dy": -6, "fontSize": 11},
-        "encoding": same | {"y": y, "text": _nominal("label")},
+        "encoding": same | {"y": y, "text": _nominal("label") | {"condition": of_search}},
     }
     return [line, intervals, marks, label]
 
