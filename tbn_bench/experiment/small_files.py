@@ -64,19 +64,21 @@ class Measured:
     largest_difference: of an output from that of the packed file, relative to the largest output.
     other_classes: samples whose largest output is another; None if the outputs are no classes.
     numpy_difference: of numpy's outputs from the native ones, relative, on `numpy_samples`.
+    refused: why there is no such file; all numbers are 0 then.
     """
 
     name: str
     options: dict[str, Any] | None
-    file_bytes: int
-    header_bytes: int
-    payload_bytes: int
-    bits_bytes: int
+    file_bytes: int = 0
+    header_bytes: int = 0
+    payload_bytes: int = 0
+    bits_bytes: int = 0
     score: float = 0.0
     largest_difference: float = 0.0
     other_classes: int | None = None
     numpy_samples: int = 0
     numpy_difference: float = 0.0
+    refused: str = ""
 
 
 @dataclass
@@ -126,7 +128,8 @@ def measure(
 ) -> list[Measured]:
     """Each choice, written, read and run. The first one is what the others are compared with.
 
-    out: where the last file stays, if given. Raises ArtifactError where numpy and the native
+    out: where the last file stays. Without it, a choice that the network does not allow is measured
+    as refused. Raises ArtifactError for such a choice otherwise, and where numpy and the native
     executor differ.
     """
     config = make(record.config)
@@ -135,12 +138,19 @@ def measure(
     model, content = _packed(record, config, data)
     x = data.first("test", 1)
     cases = []
+    refused = []
     with tempfile.TemporaryDirectory(prefix="tbn-pack-") as folder:
         for choice in choices:
             path = Path(folder) / "network.safetensors"
             held = content
-            if choice.small is not None:
-                held = small_artifact(model, content, choice.small, choice.fold_norm)
+            try:
+                if choice.small is not None:
+                    held = small_artifact(model, content, choice.small, choice.fold_norm)
+            except ArtifactError as error:
+                if out is not None:
+                    raise
+                refused.append(Measured(choice.name, _said(choice), refused=str(error)))
+                continue
             packed_file.write(path, held)
             cases.append(_case(choice, path, config, data, x))
             if out is not None and choice is choices[-1]:
@@ -149,7 +159,16 @@ def measure(
     _run_all(cases, data)
     for case in cases:
         _run_numpy(case, config, data, numpy_samples)
-    return [_finished(case) for case in cases]
+    found = {case.measured.name: _finished(case) for case in cases}
+    found |= {one.name: one for one in refused}
+    return [found[choice.name] for choice in choices]
+
+
+def _said(choice: Choice) -> dict[str, Any] | None:
+    """The options, for the record."""
+    if choice.small is None:
+        return None
+    return {"fold_norm": choice.fold_norm, **asdict(choice.small)}
 
 
 def _packed(record: RunRecord, config: RunConfig, data: Any) -> tuple[nn.Module, Artifact]:
@@ -178,12 +197,9 @@ def _case(choice: Choice, path: Path, config: RunConfig, data: Any, x: Tensor) -
     for weight in content.weights.values():
         bits += stored[weight.tile]
         bits += stored[weight.names["codebook"]] if "codebook" in weight.names else 0
-    options = None
-    if choice.small is not None:
-        options = {"fold_norm": choice.fold_norm, **asdict(choice.small)}
     measured = Measured(
         choice.name,
-        options,
+        _said(choice),
         path.stat().st_size,
         content.header_bytes,
         content.payload_bytes,
@@ -251,6 +267,9 @@ def table(rows: Sequence[Measured]) -> str:
     head = f"{'file':<16}{'bytes':>10}{'/ bits':>8}{'score':>9}{'difference':>12}{'classes':>9}"
     lines = [head]
     for row in rows:
+        if row.refused:
+            lines.append(f"{row.name:<16}refused: {row.refused}")
+            continue
         ratio = f"{row.file_bytes / row.bits_bytes:.3f}" if row.bits_bytes else ""
         others = "" if row.other_classes is None else str(row.other_classes)
         lines.append(

@@ -68,6 +68,27 @@ def test_each_option_is_recorded(results, capsys):
     assert (results / "small_files" / "tiny" / f"{line['run_id']}.json").exists()
 
 
+def test_an_option_that_a_network_does_not_allow_is_said(results, capsys):
+    """A value that float16 cannot hold: --each measures the others, a single file is an error."""
+    record = run_of(results)
+    path = record.path / NETWORK
+    before = path.read_bytes()
+    content = packed_file.read(path)
+    content.tensors["1.weight"][0] = 1e6
+    packed_file.write(path, content)
+    try:
+        found = small_files.measure(record, small_files.EACH, 5)
+        refused = [one.name for one in found if one.refused]
+        assert refused == ["side float16", "all, float16"]
+        assert "which float16 cannot hold" in small_files.table(found)
+        argv = ["pack", "tiny/", "--side", "float16", "--results", results]
+        status, _, err = outcome(capsys, *argv, "--out", results / "net")
+        assert status == 1
+        assert "1.weight has a value of 1e+06, which float16 cannot hold" in err
+    finally:
+        path.write_bytes(before)
+
+
 def test_a_small_file_in_the_record_is_verified_and_certified(results, tmp_path):
     """It replaces the packed network; verify and certify read it, and the claims have its bytes."""
     record = run_of(results)

@@ -1,4 +1,4 @@
-"""Small networks of every stored form, and the packed files of versions 1, 2 and 3 that hold them."""
+"""Small networks of every stored form, and the packed files of versions 1 to 4 that hold them."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from tbn_bench import convert
 from tbn_bench.convert.binarize import binarize_
+from tbn_bench.convert.saved import small_artifact
 from tbn_bench.format import packed_file
+from tbn_bench.format.small import Small
 
 from . import made_packed_files
 
@@ -81,6 +83,9 @@ def all_cases(folder: Path) -> list[Case]:
             convert.pack_(model)
         content = convert.to_artifact(model.eval(), {"binarizer": spec, "seed": 1}, "c0ffee")
         files = _files(folder / "made.safetensors", content)
+        small = small_artifact(model, content, Small("float16", "int8"), fold_norm=True)
+        packed_file.write(folder / "small.safetensors", small)
+        files += ((folder / "small.safetensors").read_bytes(),)
         with torch.device("meta"):
             network = build().eval()
         versions = enumerate(files, start=1)
@@ -88,7 +93,7 @@ def all_cases(folder: Path) -> list[Case]:
     return found
 
 
-def _files(path: Path, content: packed_file.Artifact) -> tuple[bytes, bytes, bytes]:
+def _files(path: Path, content: packed_file.Artifact) -> tuple[bytes, ...]:
     """The content as a file of version 1, 2 and 3."""
     made_packed_files.write_2(path, content)
     second = path.read_bytes()

@@ -38,6 +38,7 @@ WORDS = [
     "aligned", "rotated", "permuted", "hadamard", "shifted", "columns", "sign", "ternary", "codebook", "low_rank", "code",
     "copies", "shifts", "rank", "index_bits", "exponents", "offsets", "stem", "weight", "bias", "tile_bits", "alphas",
     "int64", "float32", "F8_E4M3", "F8_E5M2", "BF16", "F64", "F4", "C64", "U8", "BOOL", "forward", "in_proj_weight",
+    "zeros", "ones", "float16", "bfloat16", "int8", "side", "kept",
 ]  # fmt: skip
 DTYPES = [
     "F8_E4M3",
@@ -54,7 +55,7 @@ DTYPES = [
     "I8",
     "BOOL",
 ]
-JSON_FIELDS = ("tbn_layers", "tbn_aliases", "tbn_inputs", "tbn_config")
+JSON_FIELDS = ("tbn_layers", "tbn_aliases", "tbn_inputs", "tbn_config", "tbn_small")
 Json = Any
 
 
