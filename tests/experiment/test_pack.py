@@ -1,6 +1,7 @@
 """tbn-bench pack: a run's network as a small file, what is measured of it, and certificates of small files."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from tbn_bench.format import packed_file
 from tbn_bench.records.run import NETWORK
 from tbn_bench.records.store import RunStore
 
+ROOT = Path(__file__).parents[2]
 TINY = {
     "data": "digits",
     "model": "micro_cnn(channels=[8, 16])",
@@ -121,3 +123,23 @@ def test_options_that_say_nothing_are_refused(results, argv, said, capsys):
     status, _, err = outcome(capsys, "pack", "tiny/", "--results", results, *argv)
     assert status == 1
     assert said in err
+
+
+def _cell(file):
+    return "—" if file["refused"] else f"{file['file_bytes']:,}, {100 * file['score']:.2f}"
+
+
+@pytest.mark.parametrize("sweep", ["cifar10_fast", "mnist_cnn"])
+def test_the_page_has_the_numbers_of_the_records(sweep):
+    """Every committed measurement of seed 0 is a row of docs/small_files.md."""
+    page = (ROOT / "docs" / "small_files.md").read_text(encoding="utf-8")
+    store = RunStore(ROOT / "results")
+    measured = sorted((ROOT / "results" / "small_files" / sweep).glob("*.json"))
+    seen = 0
+    for path in measured:
+        record = json.loads(path.read_text())
+        if store.read(sweep, record["run_id"]).config["seed"] == 0:
+            cells = [_cell(file | {"refused": file.get("refused", "")}) for file in record["files"]]
+            assert f"| {' | '.join(cells)} |" in page
+            seen += 1
+    assert seen >= 4
