@@ -236,58 +236,69 @@ def sentence(found: list[Compared], reference: str = "full_precision") -> str:
 
 
 def tiling(records: Records) -> str:
-    """Where tiled networks are within the margin of BWN with fewer bytes: yes or no comes first.
+    """Whether the paper's layout pays: yes or no against BWN, data set by data set.
 
-    Empty if no tiled network was compared with BWN.
+    Yes: some TBN of aligned copies and fewer bytes is within the margin. No: the nearest one is
+    outside it. Empty if no such network was compared with BWN.
     """
-    won = []
-    lost = []
+    said: dict[str, list[str]] = {}
     undecided = []
     for data, found in by_data(compared(records, "bwn")).items():
-        tiled = [_only_tiled(panel) for panel in found if not panel.short]
-        tiled = [panel for panel in tiled if panel.findings]
+        tiled = [_only_aligned(panel) for panel in found if not panel.short]
+        tiled = [panel for panel in tiled if nearest([panel]) is not None]
         if not tiled:
             continue
-        winner = smallest_within(tiled)
-        if winner is not None:
-            _, finding = winner
-            won.append(f"{data} ({finding.group.label}, {finding.size} of BWN's bytes)")
-        elif max(_pairs(panel) for panel in tiled) < 2:
+        if max(_pairs(panel) for panel in tiled) < 2:
             undecided.append(data)
-        else:
-            lost.append(data + _nearest_tiled(tiled))
-    total = len(won) + len(lost) + len(undecided)
-    if not total:
-        return ""
-    text = _yes_or_no(won, total)
-    if lost:
-        text += f" Not shown on {', '.join(lost)}."
+            continue
+        answer, panel, finding = _answer(tiled)
+        difference = _difference(panel, finding)
+        detail = f"{finding.group.label}, {finding.size} of the bytes, {difference}"
+        said.setdefault(answer, []).append(f"{data} ({detail}{_narrower_too(panel, finding)})")
+    sentences = [f"{answer} {'; '.join(data)}." for answer, data in said.items()]
     if undecided:
-        text += f" One seed each, too few to decide: {', '.join(undecided)}."
-    return text
-
-
-def _yes_or_no(won: list[str], total: int) -> str:
-    margin = "within the margin of binary weights (BWN) with fewer bytes"
-    if not won:
-        return f"Not shown on any of {total} data sets: no tiled network stays {margin}."
+        sentences.append(f"One seed each, too few to decide: {', '.join(undecided)}.")
+    if not sentences:
+        return ""
     return (
-        f"Yes on {len(won)} of {total} data sets: tiled networks stay {margin} on {', '.join(won)}."
+        f"{' '.join(sentences)} Yes: a TBN of the paper's layout with fewer bytes loses at most "
+        f"{100 * POINTS:.0f} points ({100 * SHARE:.0f} % of an error) to binary weights (BWN)."
     )
 
 
-def _nearest_tiled(found: list[Compared]) -> str:
-    """In brackets, how near the best tiled network comes; empty if none is smaller."""
-    close = nearest(found)
-    if close is None:
+def _answer(tiled: list[Compared]) -> tuple[str, Compared, Finding]:
+    """The answer for one data set, and the network behind it."""
+    winner = smallest_within(tiled)
+    if winner is not None:
+        return ("Yes on", *winner)
+    close = nearest([panel for panel in tiled if _pairs(panel) > 1])
+    assert close is not None
+    _, finding = close
+    return ("No on" if finding.tag == OUTSIDE else "Not shown on", *close)
+
+
+def _narrower_too(panel: Compared, finding: Finding) -> str:
+    """Names a narrower BWN that is at least as good with no more bytes than the tiled network."""
+    beaten = [
+        other
+        for other in panel.narrower
+        if other.bytes_share <= 1.01 * finding.bytes_share
+        and other.difference >= finding.difference
+    ]
+    if not beaten:
         return ""
-    panel, finding = close
-    return f" (nearest: {finding.group.label}, {_difference(panel, finding)})"
+    best = max(beaten, key=lambda other: other.difference)
+    return f"; a narrower BWN of {best.size} of the bytes: {_difference(panel, best)}"
 
 
-def _only_tiled(panel: Compared) -> Compared:
-    tiled = [f for f in panel.findings if catalog.parse(f.group.binarizer)[0] == "tbn"]
-    return dataclasses.replace(panel, findings=tiled)
+def _only_aligned(panel: Compared) -> Compared:
+    """The panel with TBNs of the paper's layout alone."""
+    aligned = []
+    for finding in panel.findings:
+        name, options = catalog.parse(finding.group.binarizer)
+        if name == "tbn" and options.get("copies", "aligned") == "aligned":
+            aligned.append(finding)
+    return dataclasses.replace(panel, findings=aligned)
 
 
 def _subject(panel: Compared, finding: Finding) -> str:

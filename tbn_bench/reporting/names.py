@@ -202,6 +202,8 @@ def _suffix(option: str, value: Any) -> str:
         return f" {_share(value)}"
     if option == "activations":
         return " W1A1" if value else " W1A32"
+    if option == "copies" and value == "aligned":  # the paper's layout has no word
+        return ""
     if option in ("width", "dim", "size"):
         return f" {option} {value}"
     if option == "test_area":

@@ -9,7 +9,7 @@ from typing import Any
 
 from tbn_bench.reporting import findings, narrower, panels, style, write
 from tbn_bench.reporting.figures import accuracy_bits
-from tbn_bench.reporting.findings import Compared
+from tbn_bench.reporting.findings import Compared, Finding
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.table import Column, Row, Table, column, text_column
 from tbn_bench.scores import SCORES
@@ -48,7 +48,9 @@ def table(found: Compared) -> Table:
     for finding in sorted(found.findings + found.narrower, key=lambda f: -f.bytes_share):
         is_narrower = finding in found.narrower
         is_control = finding.is_control or is_narrower
-        verdict = f"{finding.tag}, control" if is_control else finding.tag
+        verdict = _verdict(finding)
+        if is_control:
+            verdict += ", control"
         row = _row(finding.group) | {"difference": finding.text, "verdict": verdict}
         if is_narrower:
             row["method"] = narrower.label(finding.group)
@@ -66,10 +68,19 @@ def table(found: Compared) -> Table:
         text_column("verdict", "verdict"),
     ]
     note = (
-        f"Difference from full precision, paired by seed, with its 95 % interval. Within the "
+        f"Sorted by stored bytes. Difference from full precision, paired by seed, with its 95 % "
+        f"interval. Narrower: BWN with fewer filters; the plot divides its bits by the weights of "
+        f"the whole network. Within the "
         f"margin: the whole interval is above −{found.margin:g} {found.unit}."
     )
     return Table(found.title, columns, rows, note)
+
+
+def _verdict(finding: Finding) -> str:
+    """The tag; one seed of several is said to be the only one in common with the reference."""
+    if finding.tag == findings.ONE_SEED and len(finding.group.by_seed) > 1:
+        return "one common seed"
+    return finding.tag
 
 
 def _row(g: Any) -> Row:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.reporting import findings, names, published
+from tbn_bench import catalog
+from tbn_bench.reporting import findings, names, published, style
 from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.reproduction import cells, sizes, verdict
@@ -16,7 +17,7 @@ from tbn_bench.reporting.tables.best_configurations import best_first, searches
 from tbn_bench.scores import SCORES
 
 _WORDS = {verdict.ONE_SEED: "run with one seed"}
-_MOST = 5  # winners of a data set, and cells of the paper, that one sentence names
+_MOST = 6  # winners of a data set, and cells of the paper, that one sentence names
 _RATE = "lr"
 
 
@@ -58,7 +59,17 @@ def _learning_rates(records: Records) -> Answer:
     """
     by_data: dict[str, list[str]] = {}
     rows = []
-    for best, rate in _winners(records):
+    winners = list(_winners(records))
+    order = style.methods(best.binarizer for best, _ in winners)
+
+    entries = [catalog.parse(spec)[0] for spec in order]
+
+    def place(winner: tuple[Group, float]) -> tuple[int, str]:
+        spec = winner[0].binarizer
+        entry, _ = catalog.parse(spec)
+        return entries.index(entry), names.method(spec)
+
+    for best, rate in sorted(winners, key=place):
         assert best.result is not None
         method = names.method(best.binarizer)
         data = names.data_set(best.data)
@@ -71,7 +82,7 @@ def _learning_rates(records: Records) -> Answer:
         said.append(f"On {data}: {', '.join(rates[:_MOST])}{more}.")
     return Answer(
         "Which learning rate won?",
-        " ".join([*said, "Chosen on held-out data."]) if said else "",
+        " ".join([*said, "Chosen on held-out data, for each method by itself."]) if said else "",
         "best_configurations",
         "Best configurations",
         ("data", "method", "learning rate", "test score", "sweep"),
