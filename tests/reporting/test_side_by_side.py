@@ -176,7 +176,9 @@ def test_a_random_search_has_no_legend_of_its_configurations(tmp_path):
     (panel,) = accuracy_bits.chart(load(tmp_path))["concat"]
     assert panel["layer"][-2]["encoding"]["color"]["legend"] is None
     assert panel["height"] == _chart.SIZE["height"]
-    assert panel["layer"][-1]["encoding"]["text"]["condition"]["field"] == "method"
+    names = panel["layer"][-1]
+    assert names["encoding"]["text"]["field"] == names["transform"][-1]["as"]
+    assert names["transform"][-1]["calculate"].endswith("? datum.method : datum.label")
 
 
 def test_the_page_keeps_a_panels_subtitle_and_the_figures_own_title():

@@ -249,10 +249,11 @@ def _layers(layout: Layout, method: _ByMethod, y: Channel) -> list[dict[str, Any
         "mark": {"type": "line", "strokeWidth": 1, "color": _GREY},
         "encoding": {"x": x, "y": y, "color": {"value": _GREY}},
     }
-    of_search = _nominal("method") | {"test": f"length(datum.label) > {_LONG_SETTING}"}
-    label = on_front | {
+    short = f"length(datum.label) > {_LONG_SETTING} ? datum.method : datum.label"
+    label = {
+        "transform": [*on_front["transform"], {"calculate": short, "as": "short"}],
         "mark": {"type": "text", "align": "left", "dx": 7, "dy": -6, "fontSize": 11},
-        "encoding": same | {"y": y, "text": _nominal("label") | {"condition": of_search}},
+        "encoding": same | {"y": y, "text": _nominal("short")},
     }
     return [line, intervals, marks, label]
 
