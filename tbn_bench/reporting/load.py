@@ -11,7 +11,9 @@ import pandas as pd
 
 from tbn_bench import fingerprint
 from tbn_bench.config import SHELF_OF, RunConfig, make
+from tbn_bench.records import robustness
 from tbn_bench.records.certificate import Certificate, certificates
+from tbn_bench.records.robustness import RobustnessRecord
 from tbn_bench.records.run import NETWORK, RunRecord
 from tbn_bench.records.store import LatencyRecord, McuRecord, RunStore
 from tbn_bench.records.text import shown
@@ -32,6 +34,7 @@ class Records:
     configs: a row per run, a column per field of RunConfig.
     plans: (sweep, group id) -> the plan of one finished run, a row per weight.
     certificates: all that are committed; their parts are not checked here.
+    robustness: accuracy under faults, a record per run.
     """
 
     runs: pd.DataFrame
@@ -43,6 +46,7 @@ class Records:
     configs: pd.DataFrame
     plans: dict[tuple[str, str], list[dict[str, Any]]]
     certificates: list[Certificate] = field(default_factory=list)
+    robustness: list[RobustnessRecord] = field(default_factory=list)
 
     @property
     def newest(self) -> str | None:
@@ -112,6 +116,7 @@ def load(results: Path, ledger: Path | None = None) -> Records:
         configs=_frame(configs, ("sweep", "run_id", *RunConfig.model_fields)),
         plans=_plans(runs),
         certificates=_certificates(results, problems),
+        robustness=robustness.records(results, problems),
     )
 
 
