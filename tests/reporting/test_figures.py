@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 
 from tbn_bench.config import make
+from tbn_bench.records.robustness import RobustnessRecord
+from tbn_bench.records.robustness import write as write_faults
 from tbn_bench.records.store import LatencyRecord, McuRecord, RunStore
 from tbn_bench.reporting import build, ceilings, figures, protocol, style
 from tbn_bench.reporting.figures import (
@@ -156,6 +158,18 @@ def records(tmp_path_factory):
                 {"command": "tbn-bench mcu run", "commit": "c0ffee", "dirty": False},
             )
         )
+    for m, run_id in ids.items():
+        fault = {"fault": "bits", "code": None, "severity": None, "samples": 50, "draws": 20}
+        rows = []
+        for rate in (1e-3, 1e-2):
+            scores = {"top1": 0.9 - rate, "low": 0.88, "high": 0.91, "drop": rate}
+            rows.append(fault | scores | {"rate": rate})
+        info = {"data": "digits", "model": "resnet_cifar(depth=8)", "binarizer": m, "seed": 0}
+        sizes = {"weights": 10, "bits_per_weight": 0.3, "fault_bits": 3, "scale_bits": 32}
+        tested = {"top1": 0.9, "test_samples": 397, "draw_seed": 0}
+        command = {"command": "tbn-bench robustness s"}
+        faults = RobustnessRecord("s", run_id, rows, info | sizes | tested, command)
+        write_faults(root, faults)
     (root / "published").mkdir()
     (root / "published" / "tbn.csv").write_text(LEDGER)
     return load(root)
