@@ -69,6 +69,7 @@ def changed(recorded: dict[str, str] | None, config: RunConfig) -> list[str] | N
     """
     if not recorded:
         return None
+
     try:
         now = of(config)
     except (ValueError, OSError, SyntaxError):

@@ -179,6 +179,7 @@ def _tile(case: Case) -> str:
     method = case.method
     if not method.reuse:
         return ""
+
     if method.factored:
         first, second = method.factors()
         given = second.flatten(1) @ first.flatten(1)

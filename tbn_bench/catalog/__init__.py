@@ -284,6 +284,7 @@ def _cut(text: str, letters: int) -> str:
     """A text, cut in the middle where it has more than `letters`."""
     if len(text) <= letters:
         return text
+
     half = letters // 2
     return f"{text[:half]}...{text[-half:]}"
 
@@ -384,6 +385,7 @@ def _lists(value: Any) -> Any:
         return {key: _lists(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_lists(part) for part in value]
+
     return value
 
 

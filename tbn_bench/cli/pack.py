@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(
             "nothing to store smaller; give --fold-norm, --side, --kept or --short-header, or --all"
         )
+
     record = store.find(args.run)
     out = args.out or Path(f"{record.run_id}.safetensors")
     choice = small_files.Choice("small file", options, folds)

@@ -95,6 +95,7 @@ class Parser(argparse.ArgumentParser):
         words = None if args is None else [self._respelled(word) for word in args]
         for word in words or ():
             self._allow_dotted(word.split("=")[0])
+
         space, rest = super().parse_known_args(words, namespace)
         is_subcommand = " " in self.prog
         if rest and is_subcommand:  # only a subcommand knows its own flags

@@ -278,6 +278,7 @@ def _check_place(
     if kind is not None and attribute != "weight":
         of = type(module).__name__
         raise _foreign(model, f"{name} has bits in the file; of a {of} the weight alone can")
+
     if form.kind == "shifted":
         lacking = _lacks_for_shifts(module, form)
         if lacking:

@@ -165,6 +165,7 @@ def _check(label: str, native: Way, numpy: Way, samples: int) -> None:
             f"native {native.score}, numpy {numpy.score}; "
             f"see: tbn-bench runs verify --scores {label}"
         )
+
     differing = _differing(numpy, native)
     if differing is not None and differing > allowed(numpy.samples):
         raise RecordError(

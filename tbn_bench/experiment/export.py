@@ -69,6 +69,7 @@ class _Request:
             raise ValueError(
                 f"--weights must be one of {', '.join(nbits.WEIGHTS)}; got {self.weights!r}"
             )
+
         if self.weights != "bits" and self.form != "onnx":
             raise ValueError(f"--weights {self.weights} is for --format onnx, got {self.form}")
 
@@ -202,6 +203,7 @@ def _check_outputs(call: Call, reference: nn.Module, x: Tensor, allowed: float) 
             f"outputs differ from the trained model's by {error:.1e} of the largest "
             f"(allowed {allowed:.0e})"
         )
+
     return error
 
 
@@ -254,6 +256,7 @@ def _show(result: dict[str, Any], content: Artifact) -> None:
     tell(f"{result['path']}  (run {result['run_id']})")
     for name, size in rows.items():
         tell(f"  {name:<38}{size:>12,} bytes")
+
     tell(
         f"  {'dense float32 state':<38}{result['dense_bytes']:>12,} bytes   "
         f"{result['ratio']:.1f} times the file"

@@ -100,6 +100,7 @@ def _train(store: RunStore, record: RunRecord, epochs: int) -> list[Row]:
         training = Training(experiment, options, collector, Mirrors(), teacher, resume=False)
         with contextlib.suppress(_EnoughError):
             training.fit_and_test()
+
     return collector.rows
 
 

@@ -29,6 +29,7 @@ def trained(record: RunRecord) -> Experiment:
         if record.status != "finished":
             why = f"the run is {record.status}"
         raise ValueError(f"{path} is missing ({why}); run again: {config.command}")
+
     found = build(config)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]

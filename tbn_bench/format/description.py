@@ -314,6 +314,7 @@ def _content(modules: list[str], content: dict[str, Any]) -> dict[str, _Tensor |
     for key, spec in content.items():
         name = _joined(first, key)
         said[key] = _said(name, key, spec)
+
     return said
 
 
@@ -438,6 +439,7 @@ def copies_of(shape: tuple[int, ...], p: int, options: Mapping[str, Any]) -> Cop
     if not all(map(_is_shift, shifts)):
         got = strict_json.brief(shifts)
         raise ValueError(f"its shifts must be lists of whole numbers, got {got}")
+
     kind = options["copies"]
     moves = map(tuple, shifts)
     return Copies(shape, p, kind, tuple(moves))

@@ -176,6 +176,7 @@ class Artifact:
         found = {}
         for name, weight in self.weights.items():
             found[name] = self._finite(name, weight, weight.form.unmoved)
+
         return found
 
     def _finite(
@@ -368,6 +369,7 @@ def write(path: Path, artifact: Artifact) -> int:
         raise ArtifactError(
             f"cannot write {path}: {error.strerror}; free space or choose another --out"
         ) from error
+
     return len(header) + len(data)
 
 

@@ -106,6 +106,7 @@ class Small:
                 f"{name} has a value of {largest:.3g}, which {self.side} cannot hold; "
                 "use another type for the side data"
             )
+
         return found
 
 
@@ -115,6 +116,7 @@ def _widened(values: Array) -> Array:
         upper = values.astype(np.uint32) << 16
         found: Array = upper.view(np.float32)
         return found
+
     wide: Array = values.astype(np.float32)
     return wide
 

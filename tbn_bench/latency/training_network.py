@@ -133,6 +133,7 @@ def _gradients(model: nn.Module, batch: _Batch) -> dict[str, Tensor]:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and not name.endswith(".A"):
             found[name] = parameter.grad
+
     return found
 
 

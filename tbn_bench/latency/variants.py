@@ -117,6 +117,7 @@ def _triton(small: nn.Module, reference: nn.Module, setting: Setting) -> list[Va
     x = setting.x
     if x.device.type != "cuda":
         return []
+
     network = copy.deepcopy(small)
     left = convert.implement_(network)
     _materialize(network)  # the layers that are left to torch

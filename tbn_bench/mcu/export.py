@@ -227,6 +227,7 @@ class Export:
                 prepared = self.data.prepare(part)
                 scores = plain(prepared)
                 classes.append(scores.argmax(1))
+
         return torch.cat(classes).numpy()
 
 

@@ -242,6 +242,7 @@ def _link(core: Core, cc: str) -> list[str]:
         # with -nostdlib zig leaves its compiler_rt out, and it has no other library to add
         script = ["-T", f"{core.name}.ld", "-Wl,--gc-sections"]
         return script if cc == "zig" else ["-nostdlib", *script, "-lgcc"]
+
     linker_script = "uno.ld" if core.family == "avr" else "host.ld"
     return ["-T", linker_script, "-Wl,--gc-sections"]
 

@@ -98,6 +98,7 @@ def _write_sources(folder: Path, name: str, prog: Program) -> None:
     }
     for runtime in emit.RUNTIME:
         files[runtime] = (emit.HERE / runtime).read_text()
+
     for file, text in files.items():
         replace(folder / file, text.encode())
 

@@ -133,6 +133,7 @@ def _margin(base: Group) -> float:
     assert base.result is not None
     if score.goal == "max":
         return score.factor * POINTS
+
     return score.factor * SHARE * base.result.mean
 
 

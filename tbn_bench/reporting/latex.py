@@ -34,6 +34,7 @@ def latex(table: Table) -> str:
             f"% {title}: {len(table.rows)} rows are not typeset; the CSV file beside this one has "
             "them.\n"
         )
+
     out = [rf"% {title}. Needs \usepackage{{booktabs,siunitx}}."]
     labels: set[str] = set()
     written = 0

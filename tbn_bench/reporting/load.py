@@ -135,6 +135,7 @@ def _read_runs(store: RunStore, problems: list[str]) -> list[_Run]:
             problems.append(f"{shown(record.path)}: {what}")
             continue
         runs.append(run)
+
     return runs
 
 
@@ -212,6 +213,7 @@ def _fill_scores(runs: list[_Run]) -> None:
 def _logged_score(run: _Run) -> str:
     if not run.epochs:
         return FIRST
+
     logged = [name for name in SCORES if f"val/{name}" in run.epochs[0]]
     return logged[0] if logged else FIRST
 
@@ -278,4 +280,5 @@ def _mcu_row(record: McuRecord) -> dict[str, Any]:
         row[key] = record.info.get(key)
     for key in columns.PROVENANCE:
         row[key] = record.provenance.get(key)
+
     return row

@@ -218,6 +218,7 @@ def _each(value: Any) -> str:
     """
     if not isinstance(value, list | tuple):
         return str(value)
+
     parts = list(value)
     if len(parts) > 4:
         parts = sorted(set(parts), key=_order)

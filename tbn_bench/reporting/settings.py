@@ -104,4 +104,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         rounded = float(f"{value:.4g}")
         return int(rounded) if rounded.is_integer() else rounded
+
     return value

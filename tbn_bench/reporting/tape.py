@@ -144,6 +144,7 @@ def write(tape: Tape, path: Path) -> None:
     if path.suffix == ".pdf":
         _write_pdf(tape, path)
         return
+
     width, height = tape.get_canvas_width_height()
     with path.open("w", encoding="utf-8") as file:
         renderer = RendererSVG(width, height, file, image_dpi=POINTS, metadata={"Date": None})

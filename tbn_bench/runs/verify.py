@@ -80,6 +80,7 @@ def set_aside(store: RunStore, found: Iterable[Fault]) -> dict[Path, Path]:
     for path in damaged:
         with contextlib.suppress(RunBusy):
             moved[path] = move_aside(store.root, path)
+
     return moved
 
 

@@ -101,6 +101,7 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
         if reason:
             self.fused.write(f"plain: {reason}")
             return None
+
         return TileOutput(x, None, 1, None, Note())
 
     def _momentum(self) -> float:
@@ -165,4 +166,5 @@ def _set_base_(module: Any, base: type[nn.Module]) -> None:
     for name, member in vars(kind).items():
         if name not in ("__dict__", "__weakref__"):
             members[name] = member
+
     module.__class__ = type(kind.__name__, (base,), members)

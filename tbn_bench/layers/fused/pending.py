@@ -95,6 +95,7 @@ def settled(value: Any) -> Any:
         return value.value()
     if type(value) in (list, tuple):
         return type(value)(settled(entry) for entry in value)
+
     return value
 
 

@@ -38,6 +38,7 @@ class KeptScales:
         """The scales of source: (N elements), kept where it gets no gradient."""
         if source.requires_grad or source.is_inference():
             return _scales(method, source)
+
         key = (source.data_ptr(), source._version)
         if key != self._key:
             self._scales = _scales(method, source)

@@ -191,6 +191,7 @@ def _rounded(data: pd.DataFrame) -> pd.DataFrame:
     digits = {}
     for name in ("x", "y", "low", "high"):
         digits[name] = [float(f"{value:.5g}") for value in data[name]]
+
     return data.assign(**digits)
 
 

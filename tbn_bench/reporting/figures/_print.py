@@ -253,6 +253,7 @@ def _apart(wanted: list[float], low: float, high: float, gap: float) -> list[flo
     for k in reversed(range(len(places))):
         places[k] = min(places[k], limit)
         limit = places[k] - gap
+
     return places
 
 
@@ -368,5 +369,6 @@ def _placed(axes: Axes, look: _Look, row: pd.Series, free: _Free, tape: Tape) ->
             label.set_horizontalalignment(across)
             label.set_verticalalignment(along)
             return label
+
     label.remove()
     return None

@@ -61,6 +61,7 @@ def detail(record: RunRecord, curves: Curves) -> dict[str, Any]:
             drawn[name] = shortened(values)
         else:
             drawn[name] = shortened(values, DIGITS)
+
     return {
         "id": record.run_id,
         "sweep": record.sweep,

@@ -93,6 +93,7 @@ def _by_column(rows: list[str]) -> str:
     """Rows of cells as packed columns of cells, which are alike; empty without rows."""
     if not rows:
         return ""
+
     cells = []
     for row in rows:
         inner = row.removeprefix("<tr>").removesuffix("</tr>")
