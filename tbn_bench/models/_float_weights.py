@@ -5,6 +5,7 @@ name is then refused.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,9 +38,24 @@ def read(name: str) -> dict[str, Tensor]:
             f"{path} has changed: its sha256 begins with {found}, the run was made with {wanted}"
         )
     try:
-        return load(content)
+        tensors = load(content)
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file: {error}") from error
+
+    if _is_packed(content):
+        raise ValueError(
+            f"{path} is a file of tb.save; expected a network's state dict: "
+            "safetensors.torch.save_file(model.state_dict(), FILE)"
+        )
+    return tensors
+
+
+def _is_packed(content: bytes) -> bool:
+    """Whether the file was written by this suite, which describes its tensors in the header."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    metadata = header.get("__metadata__") or {}
+    return "tbn_format_version" in metadata
 
 
 def digest(content: bytes) -> str:

@@ -1,6 +1,7 @@
 """Records on disk -> tidy DataFrames. Every record that cannot be read is named in `problems`."""
 
 import functools
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,7 +157,7 @@ def _run_row(run: RunRecord, config: RunConfig) -> dict[str, Any]:
         "track": tracks.checked(track) if track else None,
         "status": run.status,
         "error": run.error,
-        "command": config.command_in(run.sweep),
+        "command": config.command_in(run.sweep) + _plugin_flags(source),
         "commit": source.get("commit"),
         "dirty": source.get("dirty"),
         "stale": _changed_parts(run.fingerprint, config),
@@ -168,6 +169,12 @@ def _run_row(run: RunRecord, config: RunConfig) -> dict[str, Any]:
         row[key] = summary.get(key)
     row["file_bytes"] = summary.get("file_bytes") or _network_bytes(run)
     return row
+
+
+def _plugin_flags(source: dict[str, Any]) -> str:
+    """The files of its user that a run needs, as flags of its command."""
+    names = [plugin["name"] for plugin in source.get("plugins") or []]
+    return "".join(f" --plugin={shlex.quote(name)}" for name in names)
 
 
 def _changed_parts(recorded: Any, config: RunConfig) -> str | None:

@@ -111,6 +111,9 @@ def test_tensors_that_do_not_fit_are_named(file, tmp_path):
         match=r"missing: 1.bias; unexpected: head.weight; misshaped: 4.weight \(3, 32\) instead of \(2, 32\)",
     ):
         start_from_file(net(), path)
+    tb.save(net(), tmp_path / "saved.safetensors")
+    with pytest.raises(ValueError, match="is a file of tb.save; expected a network's state dict"):
+        start_from_file(net(), str(tmp_path / "saved.safetensors"))
     (tmp_path / "bad.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match="no safetensors file"):
         start_from_file(net(), str(tmp_path / "bad.safetensors"))

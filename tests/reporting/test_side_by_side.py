@@ -119,6 +119,16 @@ def test_the_first_lines_answer_three_questions(tmp_path):
     assert rate.rows == (("Digits", "TBN-4", "0.1", "70.00 %", "rates"),)
 
 
+def test_the_command_of_a_run_names_the_files_of_its_plugins(tmp_path):
+    store = RunStore(tmp_path)
+    config = make({"data": "digits", "binarizer": "bwn", "epochs": 1})
+    source = provenance(config) | {"plugins": [{"name": "my rows.py", "hash": "0"}]}
+    run = store.claim("s", config.run_id, config.model_dump(mode="json"), source)
+    run.finish(summary(config) | {"best_epoch": 0, "test/top1": 0.9, "track": "W1A32"})
+    (command,) = load(tmp_path).runs["command"]
+    assert command.endswith(" --sweep s --plugin='my rows.py'")
+
+
 def test_names_and_numbers_of_a_sentence_do_not_break():
     said = render.prose("TBN-4 on CIFAR-10, one-bit: 93 % (2.07 ± 0.40 points)")
     assert said == "TBN\u20114 on CIFAR\u201110, one-bit: 93\u00a0% (2.07\u00a0±\u00a00.40 points)"
