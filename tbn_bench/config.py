@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from tbn_bench import catalog
+from tbn_bench.catalog import plugged
+from tbn_bench.catalog.plugged import Plugin
 
 SHELF_OF = {  # field of a call -> the open folder of its entries
     "data": "data",
@@ -26,6 +29,11 @@ EXPECTED = {  # what the patterns of these fields say
     "init": "a finished run (SWEEP/RUN_ID) or a FILE.safetensors",
     "teacher": "a finished run (SWEEP/RUN_ID)",
 }
+
+
+def plugin_flags(names: Iterable[str]) -> str:
+    """The files of its user that a run needs, as flags behind its command."""
+    return "".join(f" --plugin={shlex.quote(name)}" for name in names)
 
 
 class RunConfig(BaseModel):
@@ -176,6 +184,17 @@ class RunConfig(BaseModel):
             text = ",".join(value) if name == "keep" else value
             words.append(f"--{name}={text}")
         return shlex.join(words)
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """The files from outside this package that its entries come from."""
+        found: dict[Plugin, None] = {}
+        for field, shelf in SHELF_OF.items():
+            name, _ = catalog.parse(getattr(self, field))
+            entry = plugged.find(shelf, name)
+            if entry is not None:
+                found[entry.plugin] = None
+        return list(found)
 
     def command_in(self, sweep: str) -> str:
         """The command that makes this run as one of a sweep."""

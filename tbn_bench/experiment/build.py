@@ -15,9 +15,7 @@ import torch
 from torch import nn
 
 from tbn_bench import catalog
-from tbn_bench.catalog import plugged
-from tbn_bench.catalog.plugged import Plugin
-from tbn_bench.config import SHELF_OF, RunConfig
+from tbn_bench.config import RunConfig
 from tbn_bench.convert.binarize import binarize_
 from tbn_bench.convert.cost import Cost, cost
 from tbn_bench.convert.plan import Plan
@@ -52,17 +50,6 @@ class Experiment:
     model: nn.Module
     plan: Plan
     cost: Cost
-
-    @property
-    def plugins(self) -> list[Plugin]:
-        """The files from outside this package that its entries come from."""
-        found: dict[Plugin, None] = {}
-        for field, shelf in SHELF_OF.items():
-            name, _ = catalog.parse(getattr(self.config, field))
-            entry = plugged.find(shelf, name)
-            if entry is not None:
-                found[entry.plugin] = None
-        return list(found)
 
 
 def build(config: RunConfig, from_data: bool = False) -> Experiment:

@@ -23,6 +23,7 @@ from tbn_bench.records.text import tell
 from tbn_bench.tracking.mirror import Mirrors
 
 _TIMES = ("seconds", "epoch_cpu_seconds", "epoch_training_seconds")
+_GIVEN = ("epoch", "step", "lr")  # by the config: no evidence
 
 Row = dict[str, Any]
 
@@ -72,6 +73,7 @@ def run(store: RunStore, run_id: str, epochs: int = 1) -> dict[str, Any]:
         epochs=epochs,
         numbers=numbers,
         commit=source["commit"],
+        dirty=source["dirty"],
         cpu=hardware["cpu"],
     )
     repeated.write(record.path, content)
@@ -105,9 +107,14 @@ def _train(store: RunStore, record: RunRecord, epochs: int) -> list[Row]:
 
 
 def _compare(record: RunRecord, old: Row, new: Row) -> int:
-    """How many numbers of an epoch were compared. Raises ValueError for one that differs."""
-    names = [name for name in old if name in new and name not in _TIMES]
+    """How many measured numbers of an epoch are equal. Raises ValueError for one that is not."""
+    names = [name for name in old if name not in _TIMES]
     for name in names:
+        if name not in new:
+            raise ValueError(
+                f"{record.sweep}/{record.run_id}: {name} is in the record and is no longer logged; "
+                "train the run again with --restart"
+            )
         if old[name] != new[name]:
             raise ValueError(
                 f"{record.sweep}/{record.run_id}: {name} of epoch {old.get('epoch', 0) + 1} is "
@@ -115,4 +122,4 @@ def _compare(record: RunRecord, old: Row, new: Row) -> int:
                 f"in another order, or computes something else "
                 f"(recorded on {record.provenance.get('hardware', {}).get('cpu')})"
             )
-    return len(names)
+    return len([name for name in names if name not in _GIVEN])

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tbn_bench import convert, fingerprint
-from tbn_bench.config import RunConfig
+from tbn_bench.config import RunConfig, plugin_flags
 from tbn_bench.experiment import earlier
 from tbn_bench.experiment.build import Experiment, build
 from tbn_bench.experiment.distributed import Follower
@@ -118,8 +118,8 @@ def _prepare(experiment: Experiment, store: RunStore) -> nn.Module | None:
 
 def _provenance(experiment: Experiment, options: RunOptions) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if options.device == "cuda" else None
-    plugins = experiment.plugins
-    command = " ".join([experiment.config.command, *(f"--plugin={p.name}" for p in plugins)])
+    plugins = experiment.config.plugins
+    command = experiment.config.command + plugin_flags(plugin.name for plugin in plugins)
     source = provenance(command, device, torch.get_num_threads())
     return source | {
         "track": experiment.plan.track,

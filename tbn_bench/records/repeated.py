@@ -1,7 +1,7 @@
 """That later code has given a run's numbers again, beside its record: repeated.json.
 
 fingerprint: part -> hash of that code (fingerprint.py). epochs, numbers: how many of each were
-compared; all were equal to the last digit. commit, cpu: where that was.
+compared; all were equal to the last digit. commit, dirty, cpu: where that was.
 """
 
 from pathlib import Path
@@ -23,6 +23,7 @@ class Repeated(BaseModel):
     epochs: int
     numbers: int
     commit: str | None
+    dirty: bool | None
     cpu: str | None
 
 

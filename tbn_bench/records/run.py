@@ -161,6 +161,11 @@ class RunRecord:
         return found
 
     @property
+    def plugins(self) -> list[str]:
+        """Names of the files of its user that the run needs."""
+        return [plugin["name"] for plugin in self.provenance.get("plugins") or []]
+
+    @property
     def fingerprint(self) -> dict[str, str] | None:
         """Part -> hash of the code that gives the run's numbers; None if none is recorded."""
         found: dict[str, str] | None = repeated.fingerprint(

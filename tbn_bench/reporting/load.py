@@ -1,7 +1,6 @@
 """Records on disk -> tidy DataFrames. Every record that cannot be read is named in `problems`."""
 
 import functools
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tbn_bench import fingerprint
-from tbn_bench.config import SHELF_OF, RunConfig, make
+from tbn_bench.config import SHELF_OF, RunConfig, make, plugin_flags
 from tbn_bench.records import robustness
 from tbn_bench.records.certificate import Certificate, certificates
 from tbn_bench.records.robustness import RobustnessRecord
@@ -157,7 +156,7 @@ def _run_row(run: RunRecord, config: RunConfig) -> dict[str, Any]:
         "track": tracks.checked(track) if track else None,
         "status": run.status,
         "error": run.error,
-        "command": config.command_in(run.sweep) + _plugin_flags(source),
+        "command": config.command_in(run.sweep) + plugin_flags(run.plugins),
         "commit": source.get("commit"),
         "dirty": source.get("dirty"),
         "stale": _changed_parts(run.fingerprint, config),
@@ -169,12 +168,6 @@ def _run_row(run: RunRecord, config: RunConfig) -> dict[str, Any]:
         row[key] = summary.get(key)
     row["file_bytes"] = summary.get("file_bytes") or _network_bytes(run)
     return row
-
-
-def _plugin_flags(source: dict[str, Any]) -> str:
-    """The files of its user that a run needs, as flags of its command."""
-    names = [plugin["name"] for plugin in source.get("plugins") or []]
-    return "".join(f" --plugin={shlex.quote(name)}" for name in names)
 
 
 def _changed_parts(recorded: Any, config: RunConfig) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench import fingerprint
-from tbn_bench.config import make
+from tbn_bench.config import make, plugin_flags
 from tbn_bench.records.files import RecordError, read_json
 from tbn_bench.records.run import RunRecord
 from tbn_bench.records.store import RunStore
@@ -108,13 +108,7 @@ def command(record: RunRecord) -> str:
         return text.word(record.provenance.get("command"))
     if own.given:
         return own.command_in(record.sweep)
-    plugins = "".join(f" --plugin={shlex.quote(name)}" for name in plugins_of(record))
-    return f"{own.command} --sweep={shlex.quote(record.sweep)}{plugins}"
-
-
-def plugins_of(record: RunRecord) -> list[str]:
-    """Names of the files of its user that a run needs."""
-    return [plugin["name"] for plugin in record.provenance.get("plugins") or []]
+    return f"{own.command} --sweep={shlex.quote(record.sweep)}{plugin_flags(record.plugins)}"
 
 
 def _config(config: dict[str, Any]) -> Pairs:

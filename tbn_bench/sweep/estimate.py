@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from tbn_bench import catalog
-from tbn_bench.config import RunConfig
+from tbn_bench.config import RunConfig, plugin_flags
 from tbn_bench.records.run import RunRecord
 from tbn_bench.records.store import RunStore
 from tbn_bench.records.text import tell
@@ -96,7 +96,8 @@ def dry_run(spec: SweepSpec, store: RunStore, options: ExecutionOptions) -> dict
     todo = []
     for config in spec.configs:
         is_finished = store.finished(spec.name, config.run_id)
-        tell(f"{config.run_id}  {'done' if is_finished else 'to run'}  {config.command}")
+        command = config.command + plugin_flags(plugin.name for plugin in config.plugins)
+        tell(f"{config.run_id}  {'done' if is_finished else 'to run'}  {command}")
         if not is_finished:
             todo.append(config)
     times = [seconds for c in todo if (seconds := seconds_of(c, done)) is not None]

@@ -31,7 +31,7 @@ def test_equal_numbers_clear_a_stale_run(record, capsys):
     (record.path / repeated.NAME).unlink(missing_ok=True)
     assert changed(record) == ["equations"]
     found = repeat.run(RunStore(record.path.parent.parent.parent), record.run_id, epochs=2)
-    assert found["numbers"] >= 8
+    assert found["numbers"] >= 6
     assert "are equal to the last digit" in capsys.readouterr().out
     assert changed(record) == []
 
@@ -50,6 +50,13 @@ def test_a_different_number_is_named(record, monkeypatch):
     with pytest.raises(ValueError, match="train/loss of epoch 1 is"):
         repeat.run(RunStore(record.path.parent.parent.parent), record.run_id)
     assert not (record.path / repeated.NAME).exists()
+
+
+def test_a_number_that_is_no_longer_logged_is_named(record, monkeypatch):
+    rows = [row | {"val/lost": 1.0} for row in record.rows()]
+    monkeypatch.setattr(type(record), "rows", lambda self: rows)
+    with pytest.raises(ValueError, match="val/lost is in the record and is no longer logged"):
+        repeat.run(RunStore(record.path.parent.parent.parent), record.run_id)
 
 
 def test_epochs_that_the_record_does_not_have(record):

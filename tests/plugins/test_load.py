@@ -12,6 +12,9 @@ from tbn_bench.experiment import build
 from tbn_bench.plugins import carry
 from tbn_bench.plugins.load import load
 from tbn_bench.plugins.shelves import snake_case
+from tbn_bench.records.store import RunStore
+from tbn_bench.sweep import estimate, spec
+from tbn_bench.sweep.execution import ExecutionOptions
 
 SHELF_FILES = '''
 import torch
@@ -71,6 +74,19 @@ def test_a_method_of_a_file_is_an_entry(write, good):
     write(good.replace("mean()", "median()"))
     now = fingerprint.of(make({"binarizer": "half_scaled"}))
     assert [part for part in now if now[part] != before[part]] == ["binarizer"]
+
+
+def test_a_dry_run_prints_commands_with_their_plugin(write, tmp_path, capsys):
+    """Copied from the screen, a command finds its method."""
+    path = write()
+    load([path])
+    text = "method: grid\nparameters:\n  binarizer: {values: [bwn, half_scaled]}\n"
+    sweep = tmp_path / "s.yaml"
+    sweep.write_text(f"{text}  data: {{value: synthetic}}\n", encoding="utf-8")
+    estimate.dry_run(spec.load(sweep), RunStore(tmp_path / "results"), ExecutionOptions())
+    own, bwn = sorted(capsys.readouterr().out.splitlines()[:2], key=lambda line: "bwn" in line)
+    assert own.endswith(f" --plugin={path.name}")
+    assert "--plugin" not in bwn
 
 
 def test_every_shelf_is_known_by_its_kind(write):
