@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 from torch import Tensor
 
 from tbn_bench import convert
@@ -29,7 +30,6 @@ from tbn_bench.records.robustness import RobustnessRecord
 from tbn_bench.records.run import NETWORK, RunRecord
 from tbn_bench.records.store import RunStore
 from tbn_bench.records.text import tell
-from tbn_bench.reporting.stats import t_interval
 from tbn_bench.robustness import corruptions, faults
 from tbn_bench.robustness.faults import Faulty, Stored
 from tbn_bench.robustness.hamming import Hamming
@@ -322,7 +322,10 @@ def _row(bench: _Bench, fault: str, drops: Sequence[float] | NDArray[np.float64]
     x = np.asarray(drops, dtype=float)
     drop = float(x.mean())
     top1 = float(bench.clean.mean()) - drop
-    half = t_interval(x.tolist(), CONFIDENCE).half
+    half = None
+    if x.size > 1:  # as reporting.stats.t_interval, which may not be imported from here
+        quantile = stdtrit(x.size - 1, (1 + CONFIDENCE) / 2)
+        half = float(quantile * x.std(ddof=1) / np.sqrt(x.size))
     return {
         "fault": fault,
         "rate": None,
