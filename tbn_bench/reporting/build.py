@@ -27,7 +27,7 @@ from tbn_bench.records.text import tell
 from tbn_bench.reporting import figures, leaderboard, panels, protocol, summary, tables, write
 from tbn_bench.reporting.figures import _chart, _print
 from tbn_bench.reporting.latex import latex
-from tbn_bench.reporting.load import Records, load
+from tbn_bench.reporting.load import Records, first_steps, load
 from tbn_bench.reporting.page import details, render
 from tbn_bench.reporting.table import Table
 
@@ -269,8 +269,8 @@ def one_figure(
 def report(results: Path, out: Path, watch_s: float | None = None) -> dict[str, Any]:
     """Writes out/tables, out/figures and out/index.html; prints the comparisons.
 
-    watch_s: the page looks for a newer one every so many seconds. Raises ValueError if there are no
-    records.
+    watch_s: the page looks for a newer one every so many seconds. Raises ValueError if there is no
+    folder `results`.
     """
     records = load(results)
     try:
@@ -296,6 +296,8 @@ def report(results: Path, out: Path, watch_s: float | None = None) -> dict[str, 
             tell(write.markdown(table))
     for problem in records.problems:
         tell(f"unreadable, left out: {problem}")
+    if not len(records.runs):
+        tell(f"no runs under {results}; {first_steps(results)}")
     tell(f"page: {page}")
     return {
         "page": str(page),

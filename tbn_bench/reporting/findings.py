@@ -4,11 +4,9 @@ A method is within the margin only if the whole 95 % interval of its differences
 shows nothing.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from tbn_bench import catalog
 from tbn_bench.reporting import names, narrower, published
 from tbn_bench.reporting.groups import Group, Panel, groups, panel_titles
 from tbn_bench.reporting.load import Records
@@ -236,72 +234,6 @@ def sentence(found: list[Compared], reference: str = "full_precision") -> str:
     )
 
 
-def tiling(records: Records) -> str:
-    """Whether the paper's layout pays: yes or no against BWN, data set by data set.
-
-    Yes: some TBN of aligned copies and fewer bytes is within the margin. No: the nearest one is
-    outside it. Empty if no such network was compared with BWN.
-    """
-    said: dict[str, list[str]] = {}
-    undecided = []
-    for data, found in by_data(compared(records, "bwn")).items():
-        tiled = [_only_aligned(panel) for panel in found if not panel.short]
-        tiled = [panel for panel in tiled if nearest([panel]) is not None]
-        if not tiled:
-            continue
-        if max(_pairs(panel) for panel in tiled) < 2:
-            undecided.append(data)
-            continue
-        answer, panel, finding = _answer(tiled)
-        difference = _difference(panel, finding)
-        detail = f"{finding.group.label}, {finding.size} of the bytes, {difference}"
-        said.setdefault(answer, []).append(f"{data} ({detail}{_narrower_too(panel, finding)})")
-    sentences = [f"{answer} {'; '.join(data)}." for answer, data in said.items()]
-    if undecided:
-        sentences.append(f"One seed each, too few to decide: {', '.join(undecided)}.")
-    if not sentences:
-        return ""
-    return (
-        f"{' '.join(sentences)} Yes: a TBN of the paper's layout with fewer bytes loses at most "
-        f"{100 * POINTS:.0f} points ({100 * SHARE:.0f} % of an error) to binary weights (BWN)."
-    )
-
-
-def _answer(tiled: list[Compared]) -> tuple[str, Compared, Finding]:
-    """The answer for one data set, and the network behind it."""
-    winner = smallest_within(tiled)
-    if winner is not None:
-        return ("Yes on", *winner)
-    close = nearest([panel for panel in tiled if _pairs(panel) > 1])
-    assert close is not None
-    _, finding = close
-    return ("No on" if finding.tag == OUTSIDE else "Not shown on", *close)
-
-
-def _narrower_too(panel: Compared, finding: Finding) -> str:
-    """Names a narrower BWN that is at least as good with no more bytes than the tiled network."""
-    beaten = [
-        other
-        for other in panel.narrower
-        if other.bytes_share <= 1.01 * finding.bytes_share
-        and other.difference >= finding.difference
-    ]
-    if not beaten:
-        return ""
-    best = max(beaten, key=lambda other: other.difference)
-    return f"; a narrower BWN of {best.size} of the bytes: {_difference(panel, best)}"
-
-
-def _only_aligned(panel: Compared) -> Compared:
-    """The panel with TBNs of the paper's layout alone."""
-    aligned = []
-    for finding in panel.findings:
-        name, options = catalog.parse(finding.group.binarizer)
-        if name == "tbn" and options.get("copies", "aligned") == "aligned":
-            aligned.append(finding)
-    return dataclasses.replace(panel, findings=aligned)
-
-
 def _subject(panel: Compared, finding: Finding) -> str:
     return f"{finding.group.label} on {names.network(panel.panel[2])}"
 
@@ -328,11 +260,12 @@ def by_data(found: list[Compared]) -> dict[str, list[Compared]]:
         data = names.data_set(panel.panel[1]).partition(" (")[0]
         out.setdefault(data, []).append(panel)
     for panels in out.values():
-        panels.sort(key=lambda panel: (bool(panel.short), -_pairs(panel)))
+        panels.sort(key=lambda panel: (bool(panel.short), -pairs(panel)))
     return dict(sorted(out.items(), key=lambda item: _weight(item[1]), reverse=True))
 
 
-def _pairs(panel: Compared) -> int:
+def pairs(panel: Compared) -> int:
+    """The most seeds that a method of the panel shares with the reference."""
     return max(finding.n for finding in panel.findings)
 
 

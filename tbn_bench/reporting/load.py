@@ -18,6 +18,7 @@ from tbn_bench.records.run import NETWORK, RunRecord
 from tbn_bench.records.store import LatencyRecord, McuRecord, RunStore
 from tbn_bench.records.text import shown
 from tbn_bench.reporting import columns, published, tracks
+from tbn_bench.reporting.names import device
 from tbn_bench.scores import FIRST, SCORES, score_of
 
 
@@ -88,8 +89,10 @@ def load(results: Path, ledger: Path | None = None) -> Records:
     """Reads every record, and the published numbers, under `results`.
 
     ledger: the folder with the published numbers, default `results`.
-    Raises ValueError where there is no record.
+    Raises ValueError where there is no such folder.
     """
+    if not results.is_dir():
+        raise ValueError(f"no folder {results}; {first_steps(results)}")
     store = RunStore(results)
     problems: list[str] = []
     runs = _read_runs(store, problems)
@@ -100,11 +103,6 @@ def load(results: Path, ledger: Path | None = None) -> Records:
     for record in store.latencies(problems):
         latency += _latency_rows(record)
     mcu = [_mcu_row(record) for record in store.mcus(problems)]
-    if not runs and not latency and not mcu:
-        what = f"; unreadable: {problems[0]}" if problems else ""
-        raise ValueError(
-            f"no records under {results}{what}; run: tbn-bench sweep quickstart --results {results}"
-        )
     configs = [run.config_row() for run in runs]
     return Records(
         runs=_frame(rows, columns.RUN),
@@ -118,6 +116,11 @@ def load(results: Path, ledger: Path | None = None) -> Records:
         certificates=_certificates(results, problems),
         robustness=robustness.records(results, problems),
     )
+
+
+def first_steps(results: Path) -> str:
+    """What makes the first records of a folder."""
+    return f"make the first records with: tbn-bench sweep quickstart --results {results}"
 
 
 def _frame(rows: list[dict[str, Any]], names: Sequence[str]) -> pd.DataFrame:
@@ -267,7 +270,7 @@ def _plans(runs: list[_Run]) -> dict[tuple[str, str], list[dict[str, Any]]]:
 
 def _latency_rows(record: LatencyRecord) -> list[dict[str, Any]]:
     """columns.LATENCY of each implementation of a case."""
-    same = {"device": record.device, "case": record.case}
+    same = {"device": device(record.device), "case": record.case}
     for key in columns.PROVENANCE:
         same[key] = record.provenance.get(key)
     return [record.case_info | same | row for row in record.rows]

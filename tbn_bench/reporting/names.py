@@ -80,6 +80,8 @@ _METHOD_OPTIONS = ("p", "per_layer", "tau", "tile_length", "bits", "copies", "ac
 _MODEL_OPTIONS = ("name", "depth", "widths", "hidden", "channels", "width", "dim")
 _DATA_OPTIONS = ("size", "test_area")
 
+_DEVICE_NOISE = ("r", "tm", "processor", "cpu")
+_DEVICE_WORDS = {"intel": "Intel", "xeon": "Xeon", "core": "Core", "zen": "Zen"}
 _WORDS = {"alpha": "alpha per", "alpha_source": "alpha from"}  # options in words
 
 Base = Callable[[str], str]  # a call -> its name
@@ -244,3 +246,13 @@ def _short(value: Any) -> str:
     """A value as it is written in a call; a long one by its beginning."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def device(slug: str) -> str:
+    """AMD EPYC for amd_epyc, Intel Xeon for intel_r_xeon_r_processor."""
+    words = []
+    for word in slug.split("_"):
+        if word not in _DEVICE_NOISE:
+            words.append(_DEVICE_WORDS.get(word, word.upper()))
+
+    return " ".join(words)

@@ -7,7 +7,7 @@ full precision.
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.reporting import findings, narrower, panels, style, write
+from tbn_bench.reporting import findings, narrower, panels, style, tiling, write
 from tbn_bench.reporting.figures import accuracy_bits
 from tbn_bench.reporting.findings import Compared, Finding
 from tbn_bench.reporting.load import Records
@@ -25,7 +25,7 @@ def write_summary(records: Records, out: Path) -> None:
     if not by_data:
         return
     first = next(iter(by_data.values()))[0]
-    text = _sentences(findings.tiling(records), by_data) + "\n" + write.markdown(table(first))
+    text = _sentences(records, by_data) + "\n" + write.markdown(table(first))
     (out / "summary.md").write_text(text, encoding="utf-8")
     frame = accuracy_bits.frame(records)
     panel = frame[frame["panel"] == first.title]
@@ -34,8 +34,12 @@ def write_summary(records: Records, out: Path) -> None:
         panels.save(accuracy_bits.print_panel, panel, style.PAGE_INCHES, [path])
 
 
-def _sentences(tiling: str, by_data: dict[str, list[Compared]]) -> str:
-    lines = [f"**Does tiling pay?** {tiling}", ""] if tiling else []
+def _sentences(records: Records, by_data: dict[str, list[Compared]]) -> str:
+    lines = []
+    answers = tiling.answers(records)
+    if answers:
+        lines += [f"**Does tiling pay?** {tiling.headline(answers)} {tiling.rule()}", ""]
+        lines += [*write.grid(tiling.table(answers)), ""]
     lines += [f"- **{data}**: {findings.sentence(found)}" for data, found in by_data.items()]
     return "\n".join(lines) + "\n"
 

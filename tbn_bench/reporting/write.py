@@ -16,14 +16,14 @@ def markdown(table: Table) -> str:
     """A heading, the table or its parts under headings of their own, and the footnotes."""
     lines = [f"### {_plain(one_line(table.title))}"]
     for part in table.parts:
-        lines += ["", f"#### {_plain(one_line(part.title))}", "", *_grid(part), *_footnotes(part)]
+        lines += ["", f"#### {_plain(one_line(part.title))}", "", *grid(part), *_footnotes(part)]
     if not table.parts:
-        lines += ["", *_grid(table)]
+        lines += ["", *grid(table)]
     lines += _footnotes(table)
     return "\n".join(lines) + "\n"
 
 
-def _grid(table: Table) -> list[str]:
+def grid(table: Table) -> list[str]:
     """The lines of a table, its head included."""
     headers = [one_line(c.header) for c in table.columns]
     rule = ["---:" if c.numeric else "---" for c in table.columns]

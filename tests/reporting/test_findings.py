@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tbn_bench.reporting import findings
+from tbn_bench.reporting import findings, tiling
 from tbn_bench.reporting.findings import NOT_SHOWN, ONE_SEED, OUTSIDE, WITHIN
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.stats import t_interval
@@ -116,20 +116,31 @@ def test_tiling_is_compared_with_binary_weights(monkeypatch):
             members.append(dataclasses.replace(g, data=data))
     monkeypatch.setattr(findings, "groups", lambda records: members)
     monkeypatch.setattr(findings, "_short", lambda records, members: "")
-    said = findings.tiling(None)
-    assert said.startswith("Yes on Digits (TBN-4, 1/4 of the bytes, ")
-    assert " No on MNIST (TBN-4, 1/4 of the bytes, " in said
+    said = tiling.answers(None)
+    assert [(a.data, a.answer) for a in said] == [("Digits", tiling.YES), ("MNIST", tiling.NO)]
+    assert tiling.headline(said) == "Yes on Digits. No on MNIST."
     alone = [dataclasses.replace(g, by_seed={0: g.by_seed[0]}) for g in members]
     monkeypatch.setattr(findings, "groups", lambda records: alone)
-    said = findings.tiling(None)
-    assert said.startswith("One seed each, too few to decide: Digits, MNIST.")
+    assert tiling.headline(tiling.answers(None)) == "One seed, too few to decide: 2 more."
+
+
+def test_a_narrower_binary_network_of_no_more_bytes_takes_the_yes_back(compared):
+    """It is compared with the bytes of the tiled network; a larger one does not count."""
+    near = [0.9755, 0.977, 0.972]
+    (panel,) = compared(group("tbn(p=4)", near, 100))
+    (tiled,) = panel.findings
+    for size, answer in ((100, tiling.NARROWER), (110, tiling.YES)):
+        share = tiled.bytes_share * size / 100
+        small = dataclasses.replace(tiled, bytes_share=share, difference=tiled.difference + 0.1)
+        beside = dataclasses.replace(panel, narrower=[small])
+        assert tiling.answer("Digits", [beside]).answer == answer
 
 
 def test_layouts_other_than_the_papers_do_not_answer_for_it(monkeypatch):
     members = [group("bwn", FULL, 400), group("tbn(p=4, copies='hadamard')", FULL, 100)]
     monkeypatch.setattr(findings, "groups", lambda records: members)
     monkeypatch.setattr(findings, "_short", lambda records, members: "")
-    assert findings.tiling(None) == ""
+    assert tiling.answers(None) == []
 
 
 def test_without_a_common_seed_nothing_is_paired(compared):

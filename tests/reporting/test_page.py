@@ -625,7 +625,7 @@ def test_the_top_of_the_page_has_a_sentence_and_a_row_per_method(page):
     text = page.read_text()
     assert "compared with full precision" in text
     assert "compared with BWN" in text
-    assert text.count('<table class="forest">') == 4
+    assert text.count('<table class="forest">') == 5
     assert "<circle" in text
 
 
@@ -685,7 +685,7 @@ def test_every_needs_watch(capsys, tmp_path):
 
 
 def test_a_watch_waits_for_the_first_record(tmp_path, monkeypatch, capsys):
-    """An empty folder is said, not an end."""
+    """An empty folder gives a page that says what to do."""
     looks = iter([None, None])
 
     def sleep(_):
@@ -693,8 +693,16 @@ def test_a_watch_waits_for_the_first_record(tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(watch.time, "sleep", sleep)
-    assert watch.watch(tmp_path, tmp_path / "out", 1)["builds"] == 0
-    assert capsys.readouterr().out.count("not built this time: no records") == 1
+    assert watch.watch(tmp_path, tmp_path / "out", 1)["builds"] == 1
+    assert capsys.readouterr().out.count(f"no runs under {tmp_path}; make the first records") == 1
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "There are no runs yet; make the first records with: tbn-bench sweep" in page
+    assert 'id="runs"' not in page
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no folder .*none; make the first records with"):
+        load(tmp_path / "none")
 
 
 def _until(holds, seconds=60):

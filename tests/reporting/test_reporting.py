@@ -276,11 +276,6 @@ def test_damaged_records_are_named_and_the_rest_is_shown(results, tmp_path, caps
     assert str(broken) in capsys.readouterr().out
 
 
-def test_no_records_is_an_error_that_says_what_to_run(tmp_path):
-    with pytest.raises(ValueError, match="tbn-bench sweep"):
-        load.load(tmp_path)
-
-
 def test_reports_need_no_torch():
     """The wing imports records, config and catalogue only."""
     code = "import sys, tbn_bench.reporting.build; print([m for m in ('torch', 'pytorch_lightning', 'wandb') if m in sys.modules])"

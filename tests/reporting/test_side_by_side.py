@@ -112,11 +112,12 @@ def test_the_first_lines_answer_three_questions(tmp_path):
     for lr, held_out, top1 in ((0.1, 0.6, 0.7), (0.2, 0.5, 0.8)):
         finished_run(store, top1, held_out, sweep="rates", lr=lr)
     tiling, rate = short.in_short(load(tmp_path), tmp_path)[:2]
-    assert tiling.text.startswith("Yes on Digits (TBN-4, ")
-    assert (
-        rate.text == "On Digits: 0.1 for TBN-4. Chosen on held-out data, for each method by itself."
-    )
-    assert rate.rows == (("Digits", "TBN-4", "0.1", "70.00 %", "rates"),)
+    assert tiling.verdict == "Yes on Digits."
+    (line,) = tiling.lines
+    assert line.cells[:2] == ("Digits", "yes")
+    assert line.plot["low"] < line.plot["at"] < line.plot["zero"]
+    assert rate.verdict == "On Digits: 0.1 for TBN-4."
+    assert rate.lines == (short.Line(("Digits", "TBN-4", "0.1", "70.00 %", "rates")),)
 
 
 def test_the_command_of_a_run_names_the_files_of_its_plugins(tmp_path):

@@ -9,11 +9,9 @@ from typing import Any
 from tbn_bench.reporting import findings, style
 from tbn_bench.reporting.findings import Compared, Finding
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.page import forest
 from tbn_bench.scores import SCORES
 
-_WIDTH = 240  # of a plot, in its own units
-_INSET = 8  # units left free at both ends
-_MOST_MARGINS = 6  # shown on either side; an interval beyond ends in an arrow
 _CLASSES = {
     findings.WITHIN: "within",
     findings.OUTSIDE: "outside",
@@ -45,7 +43,8 @@ def answers(records: Records) -> list[dict[str, Any]]:
 
 
 def _panel(panel: Compared) -> dict[str, Any]:
-    scale = _Scale(panel)
+    intervals = [forest.interval(finding) for finding in panel.findings]
+    scale = forest.Scale(intervals, panel.margin)
     smallest_first = sorted(panel.findings, key=lambda f: f.bytes_share)
     base = panel.reference
     return {
@@ -60,7 +59,8 @@ def _panel(panel: Compared) -> dict[str, Any]:
     }
 
 
-def _row(finding: Finding, scale: "_Scale") -> dict[str, Any]:
+def _row(finding: Finding, scale: forest.Scale) -> dict[str, Any]:
+    colour = style.colour(finding.group.binarizer)
     return {
         "method": finding.group.label,
         "call": finding.group.binarizer,
@@ -71,46 +71,5 @@ def _row(finding: Finding, scale: "_Scale") -> dict[str, Any]:
         "bytes": f"{finding.group.first['stored_bytes']:,.0f}",
         "tag": finding.tag,
         "kind": _CLASSES[finding.tag],
-        "plot": scale.plot(finding),
+        "plot": scale.plot(forest.interval(finding), colour),
     }
-
-
-class _Scale:
-    """Places of differences in the plots of one panel, which share their axis."""
-
-    def __init__(self, panel: Compared):
-        lows = [-panel.margin]
-        highs = [panel.margin]
-        for finding in panel.findings:
-            half = finding.half or 0.0
-            lows.append(finding.difference - half)
-            highs.append(finding.difference + half)
-        most = _MOST_MARGINS * panel.margin
-        self.low = max(min(lows), -most)
-        self.high = min(max(highs), most)
-        self.margin = panel.margin
-
-    def place(self, value: float) -> float:
-        """In the plot's units, at an end for values beyond it."""
-        share = (value - self.low) / (self.high - self.low)
-        inside = min(max(share, 0.0), 1.0)
-        return round(_INSET + inside * (_WIDTH - 2 * _INSET), 1)
-
-    def plot(self, finding: Finding) -> dict[str, Any]:
-        half = finding.half or 0.0
-        low = finding.difference - half
-        high = finding.difference + half
-        return {
-            "width": _WIDTH,
-            "zero": self.place(0.0),
-            "band": (self.place(-self.margin), self.place(self.margin)),
-            "low": self.place(low),
-            "high": self.place(high),
-            "at": None if self._is_beyond(finding.difference) else self.place(finding.difference),
-            "beyond_low": low < self.low,
-            "beyond_high": high > self.high,
-            "colour": style.colour(finding.group.binarizer),
-        }
-
-    def _is_beyond(self, value: float) -> bool:
-        return not self.low <= value <= self.high

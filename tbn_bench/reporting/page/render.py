@@ -17,7 +17,7 @@ from markupsafe import Markup
 from tbn_bench import __version__
 from tbn_bench.records.files import replace
 from tbn_bench.reporting import findings, protocol
-from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.load import Records, first_steps
 from tbn_bench.reporting.markup import markup
 from tbn_bench.reporting.page import (
     answers,
@@ -193,6 +193,7 @@ def page(
         book=Markup(inert(compact(index))),
         run_blocks=[] if book["files"] else book["blocks"],
         counts=counts,
+        first_steps=first_steps(results),
         problems=records.problems,
         flags=protocol.flags(records),
         command=command,

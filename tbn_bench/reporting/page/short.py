@@ -1,4 +1,4 @@
-"""Three questions that a reader has first, each answered in one sentence at the top of the page."""
+"""Three questions that a reader has first, each answered at the top of the page."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tbn_bench import catalog
-from tbn_bench.reporting import findings, names, published, style
+from tbn_bench.reporting import names, published, style, tiling
 from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.page import forest
 from tbn_bench.reporting.reproduction import cells, sizes, verdict
 from tbn_bench.reporting.reproduction.cells import Cell
 from tbn_bench.reporting.reproduction.matrix import interval, trained
@@ -17,23 +18,41 @@ from tbn_bench.reporting.tables.best_configurations import best_first, searches
 from tbn_bench.scores import SCORES
 
 _WORDS = {verdict.ONE_SEED: "run with one seed"}
-_MOST = 6  # winners of a data set, and cells of the paper, that one sentence names
+_MOST = 6  # rates of a data set, and cells of the paper, that one answer names
 _RATE = "lr"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """anchor: where the page has the table behind the text, and link the name of that table.
+class Line:
+    """A row of an answer's table. plot: its place in a forest plot; None without one."""
 
-    head, rows: a short table of details; empty without any.
+    cells: tuple[str, ...]
+    plot: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that is read in a few seconds.
+
+    verdict: the answer itself. note: what the words of the answer mean. anchor: where the page has
+    the table behind it, and link the name of that table. head, lines: a table of details.
+    wide: the numbers of the columns that a phone does not show. folded: the words that open the
+    table; empty if it is always shown.
     """
 
     question: str
-    text: str
+    verdict: str
+    note: str
     anchor: str
     link: str
     head: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
+    lines: tuple[Line, ...] = ()
+    wide: tuple[int, ...] = ()
+    folded: str = ""
+
+    @property
+    def has_plots(self) -> bool:
+        return any(line.plot is not None for line in self.lines)
 
 
 def in_short(records: Records, results: Path) -> list[Answer]:
@@ -41,15 +60,48 @@ def in_short(records: Records, results: Path) -> list[Answer]:
 
     results: has the published numbers, or else those of the package are used.
     """
-    tiling = Answer("Does tiling pay here?", findings.tiling(records), "answers", "All differences")
-    paper = Answer(
-        "What did the paper say, and what do we get?",
-        _paper(records, results),
-        "cnn",
-        "Published and ours",
+    found = (_tiling(records), _learning_rates(records), _paper(records, results))
+    return [answer for answer in found if answer.verdict]
+
+
+def _tiling(records: Records) -> Answer:
+    """A row per data set, drawn in margins, so that points and errors share one axis."""
+    found = tiling.answers(records)
+    intervals = [forest.interval(answer.finding, answer.panel.margin) for answer in found]
+    scale = forest.Scale(intervals, 1.0)
+    lines = []
+    for answer, ends in zip(found, intervals, strict=True):
+        finding = answer.finding
+        cells = (
+            answer.data,
+            answer.answer,
+            tiling.difference(answer, finding),
+            finding.group.label,
+            tiling.share(finding),
+            str(finding.n),
+            tiling.narrower_text(answer),
+        )
+        colour = style.colour(finding.group.binarizer)
+        lines.append(Line(cells, scale.plot(ends, colour)))
+    head = (
+        "data",
+        "answer",
+        "difference from BWN",
+        "best TBN",
+        "of BWN's bytes",
+        "seeds",
+        "narrower BWN",
     )
-    found = (tiling, _learning_rates(records), paper)
-    return [answer for answer in found if answer.text]
+    return Answer(
+        "Does tiling pay here?",
+        tiling.headline(found),
+        tiling.rule(),
+        "answers",
+        "All differences",
+        head,
+        tuple(lines),
+        wide=(3, 4, 6, 7),
+    )
 
 
 def _learning_rates(records: Records) -> Answer:
@@ -57,11 +109,8 @@ def _learning_rates(records: Records) -> Answer:
 
     The scores are those of the test set.
     """
-    by_data: dict[str, list[str]] = {}
-    rows = []
     winners = list(_winners(records))
     order = style.methods(best.binarizer for best, _ in winners)
-
     entries = [catalog.parse(spec)[0] for spec in order]
 
     def place(winner: tuple[Group, float]) -> tuple[int, str]:
@@ -69,24 +118,31 @@ def _learning_rates(records: Records) -> Answer:
         entry, _ = catalog.parse(spec)
         return entries.index(entry), names.method(spec)
 
+    by_data: dict[str, dict[str, list[str]]] = {}
+    lines = []
     for best, rate in sorted(winners, key=place):
         assert best.result is not None
         method = names.method(best.binarizer)
         data = names.data_set(best.data)
-        by_data.setdefault(data, []).append(f"{rate:.3g} for {method}")
+        shown = f"{rate:.2g}"
+        by_data.setdefault(data, {}).setdefault(shown, []).append(method)
         test = SCORES[best.score].text(best.result.mean)
-        rows.append((data, method, f"{rate:.3g}", test, best.sweep))
+        lines.append(Line((data, method, f"{rate:.3g}", test, best.sweep)))
+
     said = []
     for data, rates in by_data.items():
-        more = f" and {len(rates) - _MOST} more" if len(rates) > _MOST else ""
-        said.append(f"On {data}: {', '.join(rates[:_MOST])}{more}.")
+        named = [f"{rate} for {tiling.listed(methods)}" for rate, methods in rates.items()]
+        more = f"; {len(named) - _MOST} more below" if len(named) > _MOST else ""
+        said.append(f"On {data}: {'; '.join(named[:_MOST])}{more}.")
     return Answer(
         "Which learning rate won?",
-        " ".join([*said, "Chosen on held-out data, for each method by itself."]) if said else "",
+        " ".join(said),
+        "Chosen on held-out data, for each method by itself.",
         "best_configurations",
         "Best configurations",
         ("data", "method", "learning rate", "test score", "sweep"),
-        tuple(rows),
+        tuple(lines),
+        folded="Scores and sweeps",
     )
 
 
@@ -108,33 +164,39 @@ def _winners(records: Records) -> Iterator[tuple[Group, float]]:
             yield best, rate
 
 
-def _paper(records: Records, results: Path) -> str:
+def _paper(records: Records, results: Path) -> Answer:
     """How many cells of the published tables our runs reproduce, and the first of these."""
     ledger = records.published.to_dict("records")
     found = cells.find(ledger, groups(records), [])
-    if not found.cells:
-        return ""
     counts = found.kinds
     kinds = [f"{counts[kind]} {_WORDS.get(kind, kind)}" for kind in verdict.KINDS if counts[kind]]
-    text = f"Of {len(found.cells)} published scores, {', '.join(kinds)}."
-    ours = [_compared(cell) for cell in found.cells if cell.best is not None]
-    if ours:
-        text += f" {'; '.join(ours[:_MOST])}."
+    said = ""
+    if found.cells:
+        said = f"Of {len(found.cells)} published scores: {tiling.listed(kinds)}."
     verified = list(_verified(ledger, results))
+    note = ""
     if verified:
-        text += f" Our computed sizes match {sum(verified)} of {len(verified)} published sizes."
-    return text
+        note = f"Our computed sizes match {sum(verified)} of {len(verified)} published sizes."
+    run = [cell for cell in found.cells if cell.best is not None]
+    return Answer(
+        "What did the paper say, and what do we get?",
+        said,
+        note,
+        "cnn",
+        "Published and ours",
+        ("method", "data and network", "published", "ours"),
+        tuple(_compared(cell) for cell in run[:_MOST]),
+    )
 
 
-def _compared(cell: Cell) -> str:
+def _compared(cell: Cell) -> Line:
     data, model = cell.network
-    score = SCORES[cell.score]
-    theirs = score.text(cell.target["value"])
+    theirs = SCORES[cell.score].text(cell.target["value"])
     assert cell.best is not None
     unit = " %" if theirs.endswith("%") else ""
     own = f"{interval(cell.best, cell.score)}{unit} ({trained(cell.best, cell.score)})"
-    network = f"{names.method(cell.spec)} on {names.data_set(data)}, {names.network(model)}"
-    return f"{network}: published {theirs}, ours {own}"
+    network = f"{names.data_set(data)}, {names.network(model)}"
+    return Line((names.method(cell.spec), network, theirs, own))
 
 
 def _verified(ledger: list[dict[Any, Any]], results: Path) -> Iterator[bool]:

@@ -19,7 +19,7 @@ class ReportTable {
   #label(rows) {
     if (!this.pinned) return;
     const heads = [...this.table.tHead.rows[0].cells].map(head => head.textContent);
-    for (const row of rows) [...row.cells].forEach((cell, i) => { cell.dataset.head = heads[i]; });
+    for (const row of rows) [...row.cells].forEach((cell, i) => { cell.dataset.head = heads[i]; if (cell.textContent === '—') cell.dataset.none = ''; });
   }
 
   /** All rows, unpacked at the first need. */

@@ -1,0 +1,177 @@
+"""Whether the paper's layout pays: per data set, the best TBN against binary weights (BWN)."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tbn_bench import catalog
+from tbn_bench.reporting import findings
+from tbn_bench.reporting.findings import Compared, Finding
+from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.style import DASH
+from tbn_bench.reporting.table import Table, text_column
+
+YES = "yes"
+NARROWER = "narrower is as good"
+NO = "no"
+NOT_SHOWN = "not shown"
+ONE_SEED = "one seed"
+
+_SAME_BYTES = 1.01  # a file this much larger counts as one of equal size
+_SENTENCES = {
+    YES: "Yes on {}.",
+    NO: "No on {}.",
+    NARROWER: "On {}, a narrower BWN is as good.",
+    NOT_SHOWN: "Not shown on {}.",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer for one data set.
+
+    answer: YES, NARROWER, NO, NOT_SHOWN or ONE_SEED. finding: the TBN behind it, compared with the
+    BWN of `panel`. narrower: the best BWN with fewer weights and no more bytes; None without one.
+    """
+
+    data: str
+    answer: str
+    panel: Compared
+    finding: Finding
+    narrower: Finding | None
+
+
+def answers(records: Records) -> list[Answer]:
+    """One per data set with a TBN of aligned copies that has fewer bytes than BWN.
+
+    Yes: the TBN is within the margin of BWN, and no narrower BWN of its bytes scores as well.
+    No: the nearest TBN is outside the margin. Data sets with one common seed come last.
+    """
+    found = []
+    for data, panels in findings.by_data(findings.compared(records, "bwn")).items():
+        tiled = [_only_aligned(panel) for panel in panels if not panel.short]
+        tiled = [panel for panel in tiled if findings.nearest([panel]) is not None]
+        if tiled:
+            found.append(answer(data, tiled))
+    return sorted(found, key=lambda one: one.answer == ONE_SEED)
+
+
+def headline(found: Sequence[Answer]) -> str:
+    """One short sentence per kind of answer; empty without answers."""
+    by_answer: dict[str, list[str]] = {}
+    for answer in found:
+        by_answer.setdefault(answer.answer, []).append(answer.data)
+    sentences = []
+    for kind, sentence in _SENTENCES.items():
+        if kind in by_answer:
+            sentences.append(sentence.format(listed(by_answer[kind])))
+    few = len(by_answer.get(ONE_SEED, ()))
+    if few:
+        sentences.append(f"One seed, too few to decide: {few} more.")
+    return " ".join(sentences)
+
+
+def listed(words: Sequence[str]) -> str:
+    """A, B and C."""
+    if len(words) == 1:
+        return words[0]
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def rule() -> str:
+    """What the answers mean."""
+    points = f"{100 * findings.POINTS:.0f}"
+    share = f"{100 * findings.SHARE:.0f}"
+    return (
+        f"Yes: a TBN of the paper's layout has fewer bytes than binary weights (BWN), loses at "
+        f"most {points} points to it ({share} % of an error; the whole 95 % interval), and beats "
+        f"every BWN with fewer filters and no more bytes."
+    )
+
+
+def table(found: Sequence[Answer]) -> Table:
+    """A row per data set: the answer, the TBN, its bytes and its difference from BWN."""
+    rows = []
+    for answer in found:
+        finding = answer.finding
+        row = {
+            "data": answer.data,
+            "answer": answer.answer,
+            "method": finding.group.label,
+            "size": share(finding),
+            "difference": difference(answer, finding),
+            "n": str(finding.n),
+            "narrower": narrower_text(answer),
+        }
+        rows.append(row)
+    columns = [
+        text_column("data", "data"),
+        text_column("answer", "does tiling pay?"),
+        text_column("method", "best TBN"),
+        text_column("size", "of BWN's bytes"),
+        text_column("difference", "difference from BWN"),
+        text_column("n", "seeds"),
+        text_column("narrower", "narrower BWN, no more bytes"),
+    ]
+    return Table("Does tiling pay?", columns, rows, rule())
+
+
+def difference(answer: Answer, finding: Finding) -> str:
+    """With its interval and unit."""
+    return f"{finding.text} {answer.panel.unit}"
+
+
+def share(finding: Finding) -> str:
+    """Its bytes as a percentage of BWN's."""
+    return f"{100 * finding.bytes_share:.0f} %"
+
+
+def narrower_text(answer: Answer) -> str:
+    """Its difference from BWN and its seeds; a dash if none was run."""
+    other = answer.narrower
+    if other is None:
+        return DASH
+    seeds = "1 seed" if other.n < 2 else f"{other.n} seeds"
+    return f"{other.text}, {seeds}"
+
+
+def answer(data: str, tiled: list[Compared]) -> Answer:
+    """Of the panels of one data set, which have TBNs alone.
+
+    The smallest TBN within the margin answers; without one, the nearest of those with several
+    seeds.
+    """
+    winner = findings.smallest_within(tiled)
+    if winner is not None:
+        panel, finding = winner
+        other = _narrower(panel, finding)
+        kind = YES
+        if other is not None and other.difference >= finding.difference:
+            kind = NARROWER
+        return Answer(data, kind, panel, finding, other)
+
+    several = [panel for panel in tiled if findings.pairs(panel) > 1]
+    close = findings.nearest(several or tiled)
+    assert close is not None
+    panel, finding = close
+    kind = NO if finding.tag == findings.OUTSIDE else NOT_SHOWN
+    if not several:
+        kind = ONE_SEED
+    return Answer(data, kind, panel, finding, _narrower(panel, finding))
+
+
+def _narrower(panel: Compared, finding: Finding) -> Finding | None:
+    """The best BWN with fewer weights and no more bytes than a tiled network."""
+    most = _SAME_BYTES * finding.bytes_share
+    small = [other for other in panel.narrower if other.bytes_share <= most]
+    return max(small, key=lambda other: other.difference, default=None)
+
+
+def _only_aligned(panel: Compared) -> Compared:
+    """The panel with TBNs of the paper's layout alone."""
+    aligned = []
+    for finding in panel.findings:
+        name, options = catalog.parse(finding.group.binarizer)
+        if name == "tbn" and options.get("copies", "aligned") == "aligned":
+            aligned.append(finding)
+    return dataclasses.replace(panel, findings=aligned)
