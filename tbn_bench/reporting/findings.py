@@ -264,6 +264,14 @@ def by_data(found: list[Compared]) -> dict[str, list[Compared]]:
     return dict(sorted(out.items(), key=lambda item: _weight(item[1]), reverse=True))
 
 
+def first_title(records: Records) -> str:
+    """Of the panel that answers first; empty without a comparison with full precision."""
+    for panels in by_data(compared(records)).values():
+        return panels[0].title
+
+    return ""
+
+
 def pairs(panel: Compared) -> int:
     """The most seeds that a method of the panel shares with the reference."""
     return max(finding.n for finding in panel.findings)

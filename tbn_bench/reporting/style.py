@@ -176,8 +176,14 @@ def _shaded(colour: str, p: float) -> str:
 
 
 def nth_colour(place: int) -> str:
-    """A colour for variants of one method, or for marks that are not of a method."""
+    """A colour for marks that are not of a method."""
     return _PALETTE[place % len(_PALETTE)]
+
+
+def nth_variant(place: int) -> str:
+    """A colour for variants of TBN: plain TBN, the first, keeps its own, and none has BWN's."""
+    others = _PALETTE[1:]
+    return others[place % len(others)]
 
 
 def _variant(spec: str) -> tuple[str, str, list[int]]:

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from generated_runs import provenance, summary
 
@@ -11,7 +12,7 @@ from tbn_bench.config import make
 from tbn_bench.records import predictions
 from tbn_bench.records.store import RunStore
 from tbn_bench.reporting import findings, markup, stats
-from tbn_bench.reporting.figures import _chart, accuracy_bits, sweep_parallel
+from tbn_bench.reporting.figures import _beside, _chart, accuracy_bits, sweep_parallel
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.page import charts, packing, pairs, predicted, render, short
 from tbn_bench.reporting.summary import table as summary_table
@@ -184,12 +185,27 @@ def test_a_random_search_has_no_legend_of_its_configurations(tmp_path):
         for spec in ("bwn", "tbn(p=4)"):
             values = {"lr": 0.1 * n, "weight_decay": 0.001 * n, "label_smoothing": 0.01 * n}
             finished_run(store, binarizer=spec, **values)
-    (panel,) = accuracy_bits.chart(load(tmp_path))["concat"]
+    chart = accuracy_bits.chart(load(tmp_path))
+    (panel,) = chart["concat"]
     assert panel["layer"][-2]["encoding"]["color"]["legend"] is None
     assert panel["height"] == _chart.SIZE["height"]
-    names = panel["layer"][-1]
-    assert names["encoding"]["text"]["field"] == names["transform"][-1]["as"]
-    assert names["transform"][-1]["calculate"].endswith("? datum.method : datum.label")
+    (rows,) = chart["datasets"].values()
+    assert {row["name"] for row in rows} <= {"", "BWN", "TBN-4"}
+
+
+def test_names_in_a_chart_cover_neither_marks_nor_each_other():
+    """The front first; a name without a free place is left out, and said once."""
+    marks = []
+    for k, label in enumerate(("TBN-4", "TBN-8 hadamard", "TBN-8 hadamard", "Low rank 1/4")):
+        mark = {"x": 2.0, "y": 90.0, "low": 89.0, "high": 91.0, "label": label}
+        marks.append(mark | {"method": label, "front": k == 1})
+    found = _beside.named(pd.DataFrame(marks), is_log=False)
+    assert list(found["name"]).count("TBN-8 hadamard") == 1
+    assert found["name"].iloc[1] == "TBN-8 hadamard"
+    places = set()
+    for row in found[found["name"] != ""].to_dict("records"):
+        places.add((row["dx"] > 0, row["dy"]))
+    assert len(places) == (found["name"] != "").sum()
 
 
 def test_the_page_keeps_a_panels_subtitle_and_the_figures_own_title():

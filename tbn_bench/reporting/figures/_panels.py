@@ -39,6 +39,7 @@ COLUMNS = (
 )
 MOST = 40  # groups in a panel: nobody reads more marks
 
+_WHOLE = 100.0  # percent
 # (rows of a panel, without failed controls) -> limits of y
 Limits = Callable[[pd.DataFrame], tuple[float, float]]
 
@@ -67,7 +68,7 @@ class Layout:
         if not self.variants:
             return {str(method): style.colour(spec) for method, spec in specs.items()}
         places = {method: place for place, method in enumerate(sorted(specs.index))}
-        return {method: style.nth_colour(place) for method, place in places.items()}
+        return {method: style.nth_variant(place) for method, place in places.items()}
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,13 @@ def scored(g: Group) -> dict[str, Any]:
 def is_better_higher(panel: pd.DataFrame) -> bool:
     """Whether a larger y is better, as the axis says."""
     return "lower is better" not in str(panel["axis"].iloc[0])
+
+
+def ceiling(panel: pd.DataFrame) -> float | None:
+    """The top of the y axis where intervals go beyond all that a percentage can be; else None."""
+    is_share = "%" in str(panel["axis"].iloc[0])
+    is_beyond = is_share and panel["high"].max() > _WHOLE
+    return _WHOLE if is_beyond else None
 
 
 def front(panel: pd.DataFrame) -> pd.DataFrame:

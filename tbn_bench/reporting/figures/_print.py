@@ -90,6 +90,7 @@ def panel_figure(panel: pd.DataFrame, width: float, layout: Layout) -> Figure:
         axes.set_ylim(*layout.limits(shown))
     if not layout.limits:
         axes.margins(y=0.1)
+        axes.set_ylim(top=_panels.ceiling(shown))
     up = style.title_text(str(panel["axis"].iloc[0]), HEIGHT)
     axes.set(xlabel=layout.x, ylabel=up)
     axes.set_title(style.title_text(title, width), loc="left")

@@ -17,7 +17,7 @@ class Plots {
     // The first figure's panels are what may be compared; a figure that divides them further continues their titles.
     this.titles = this.drawing.figures[0]?.panels.map(panel => panel.title) ?? [];
     for (const figure of this.drawing.figures) figure.shared = this.titles.some(title => this.#within(figure, title).length);
-    this.panel = this.titles[0] ?? null;
+    this.panel = this.titles.find(title => title === this.drawing.first) ?? this.titles[0] ?? null;
     this.#choices();
     await this.draw();
     dark.addEventListener("change", () => this.draw());
@@ -64,15 +64,15 @@ class Plots {
   }
 
   async draw() {
-    const seen = new Set();
+    const seen = new Set(), absent = [];
     this.looks = new Map();
     for (const figure of this.drawing.figures) {
       const holder = document.getElementById(`chart-${figure.name}`), panel = this.#panelOf(figure, holder);
       this.views.get(figure.name)?.view.finalize();
       this.views.delete(figure.name);
+      holder.closest("figure").hidden = !panel;
       if (!panel) {
-        holder.parentElement.querySelector(".data")?.remove();
-        holder.replaceChildren(make("p", { className: "note", textContent: "Not measured for this comparison." }));
+        absent.push(figure.title);
         continue;
       }
       const names = dataNames(panel.spec), rows = names.flatMap(name => figure.datasets[name] ?? []);
@@ -89,6 +89,7 @@ class Plots {
       this.#listen(figure.name, view, rows);
       showData(holder, `${figure.title}. ${panel.title}`, rows);
     }
+    document.getElementById("absent").textContent = absent.length ? `Not measured for this comparison: ${absent.join("; ")}.` : "";
     this.#legend([...this.methods.keys()].filter(label => seen.has(label)));
     this.#say();
   }

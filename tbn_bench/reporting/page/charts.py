@@ -66,8 +66,10 @@ def _title(spec: dict[str, Any]) -> str:
     return whole.replace("\u00a0", " ")
 
 
-def drawing(figures: list[dict[str, Any]], runs: pd.DataFrame) -> dict[str, Any]:
+def drawing(figures: list[dict[str, Any]], runs: pd.DataFrame, first: str) -> dict[str, Any]:
     """All that the page's script draws from.
+
+    first: the title of the panel that the page shows first.
 
     groups: the run ids behind rows that name a group as sweep/group_id, once per group.
     """
@@ -83,6 +85,7 @@ def drawing(figures: list[dict[str, Any]], runs: pd.DataFrame) -> dict[str, Any]
             groups[name] = run_ids
     return {
         "figures": [_packed_rows(drawn) for drawn in figures],
+        "first": first,
         "methods": methods(runs["binarizer"]),
         "groups": groups,
         "paths": _PATHS,

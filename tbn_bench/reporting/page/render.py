@@ -186,7 +186,9 @@ def page(
         not_drawn=not_drawn,
         title=TITLE,
         **_origin(records),
-        drawing=packed(compact(charts.drawing(figures, records.runs))),
+        drawing=packed(
+            compact(charts.drawing(figures, records.runs, findings.first_title(records)))
+        ),
         bundle=_bundle() if figures else "",
         pair_data=Markup(inert(compact(side_by_side))) if side_by_side else "",
         predicted=predicted.predicted(records, results) if side_by_side else "",
