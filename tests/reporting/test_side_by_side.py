@@ -164,6 +164,8 @@ def test_a_narrower_binary_network_is_a_control_in_the_plot_of_the_whole_one(tmp
     row = summary_table(whole).rows[-1]
     assert row["method"] == "BWN MLP 8, narrower"
     assert row["verdict"] == "one seed, control"
+    shown = comparison(load(tmp_path)).parts
+    assert [part.rows[-1]["method"] for part in shown] == ["BWN", "BWN MLP 8, narrower"]
 
 
 def test_configurations_of_a_search_have_colours_of_their_own(tmp_path):

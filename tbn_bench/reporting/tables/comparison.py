@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from tbn_bench.reporting import names, published, style, tracks
+from tbn_bench.reporting import names, narrower, published, style, tracks
 from tbn_bench.reporting.groups import Group, Panel, by_track, groups, panel_titles
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.settings import settings
@@ -170,13 +170,18 @@ def of_groups(
     panels: dict[Panel, list[Group]] = {}
     for g in found:
         panels.setdefault(g.panel, []).append(g)
+    controls = _narrower(records, panels)
     in_order = sorted(panels.items(), key=_largest_test_set_first)
 
     parts = []
     rows = []
     for panel, members in in_order:
         own = _rows(records, members, timings, marks)
-        parts.append(_part(records, members, own, results, titles[panel]))
+        small = controls.get(panel, [])
+        for g in small:
+            (row,) = _rows(records, [g], timings, marks)
+            own.append(row | {"method": narrower.label(g)})
+        parts.append(_part(records, members, small, own, results, titles[panel]))
         rows += own
     columns = _all_columns(parts)
     commands = records.runs[records.runs["run_id"].isin(ids)]["command"]
@@ -190,6 +195,23 @@ def of_groups(
         raw=_raw_keys(columns),
         parts=tuple(parts),
     )
+
+
+def _narrower(records: Records, panels: dict[Panel, list[Group]]) -> dict[Panel, list[Group]]:
+    """Panel -> the narrower binary networks that it shows as controls, the widest first.
+
+    Their own panels, which have nothing else, are taken out of `panels`.
+    """
+    found = {}
+    for panel, members in panels.items():
+        small = narrower.narrower(records, members)
+        small = [g for g in small if len(panels.get(g.panel, ())) == 1]
+        if small:
+            found[panel] = sorted(small, key=lambda g: -g.first["weights"])
+    for small in found.values():
+        for g in small:
+            panels.pop(g.panel, None)
+    return found
 
 
 def _largest_test_set_first(panel: tuple[Panel, list[Group]]) -> float:
@@ -225,15 +247,20 @@ def _ratio(dense: list[Row], time_ms: float | None) -> float | None:
 
 
 def _part(
-    records: Records, found: list[Group], rows: list[Row], results: tuple[str, ...], title: str
+    records: Records,
+    found: list[Group],
+    small: list[Group],
+    rows: list[Row],
+    results: tuple[str, ...],
+    title: str,
 ) -> Table:
-    """The table of one sweep, data set and network.
+    """The table of one sweep, data set and network. small: narrower networks beside `found`.
 
     Settings that the sweep varied have columns; the others are in the heading. A column without a
     value is left out, and of a long search all but the best rows.
     """
     shared = settings(records, found)
-    kept = {g.group_id for g in _best(found)}
+    kept = {g.group_id for g in _best(found) + small}
     total = len(rows)
     rows = [row for row in rows if row["group_id"] in kept]
     columns = [
@@ -253,7 +280,7 @@ def _part(
         *_if_any(rows, column("cpu_seconds", "training CPU s", ",.0f")),
         *_latency_columns(rows),
     ]
-    run_ids = sorted(set[str]().union(*(g.run_ids for g in found)))
+    run_ids = sorted(set[str]().union(*(g.run_ids for g in found + small)))
     note = f"Sweep {found[0].sweep}: {shared.heading}{_commits(records, run_ids)}."
     if len(rows) < total:
         note += f" The best {len(rows)} of {total} configurations on held-out data."
