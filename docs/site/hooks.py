@@ -13,7 +13,14 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["CHANGELOG.md", "CONTRIBUTING.md", "LOG.md", "SECURITY.md", "examples/README.md"]
+PAGES = [
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LOG.md",
+    "SECURITY.md",
+    "examples/README.md",
+    "reports/questions.md",
+]
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 
 

@@ -29,6 +29,8 @@ from tbn_bench.reporting.figures import _chart, _print
 from tbn_bench.reporting.latex import latex
 from tbn_bench.reporting.load import Records, first_steps, load
 from tbn_bench.reporting.page import details, render
+from tbn_bench.reporting.questions import answers, picture
+from tbn_bench.reporting.questions.write import FIGURES, write_questions
 from tbn_bench.reporting.table import Table
 
 MANY = 30  # panels to draw
@@ -239,6 +241,21 @@ def specification(module: Any, records: Records) -> dict[str, Any] | None:
         return found
 
 
+def _write_questions(records: Records, out: Path) -> None:
+    """questions.md, its figures and their sidecar."""
+    write_questions(records, out)
+    sidecar = (out / FIGURES).with_suffix(".json")
+    asked = answers.questions(records)
+    if not asked:
+        sidecar.unlink(missing_ok=True)
+        return
+    run_ids = set()
+    for question in asked:
+        for contrast in question.contrasts:
+            run_ids.update(contrast.run_ids)
+    _sidecar(sidecar, records, sorted(run_ids), [], [])
+
+
 def one_figure(
     results: Path, out: Path, name: str, panel: str | None = None, methods: str | None = None
 ) -> dict[str, Any]:
@@ -247,7 +264,7 @@ def one_figure(
     panel, methods: as of panels.chosen. Raises ValueError for an unknown figure, or where no panel
     or method fits.
     """
-    known = figures_of()
+    known = figures_of() | {picture.NAME: picture}
     if name not in known:
         raise ValueError(f"unknown figure {name!r}{catalog.did_you_mean(name, known)}")
     module = known[name]
@@ -281,10 +298,11 @@ def report(results: Path, out: Path, watch_s: float | None = None) -> dict[str, 
             book = details.book(results, records.curves)
             summary.write_summary(records, out)
             leaderboard.write_page(records, out)
+            _write_questions(records, out)
             made = figures_of()
         command = f"tbn-bench report --results {results} --out {out}"
         text = render.page(
-            records, built, made.drawn, made.empty, book, results, command, _MAIN, watch_s
+            records, built, made.drawn, made.empty, book, results, command, _MAIN, watch_s, out
         )
         page = render.write(out, text, book)
     except OSError as error:

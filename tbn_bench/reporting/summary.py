@@ -11,6 +11,7 @@ from tbn_bench.reporting import findings, narrower, panels, style, tiling, write
 from tbn_bench.reporting.figures import accuracy_bits
 from tbn_bench.reporting.findings import Compared, Finding
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.questions import answers
 from tbn_bench.reporting.table import Column, Row, Table, column, text_column
 from tbn_bench.scores import SCORES
 
@@ -25,7 +26,8 @@ def write_summary(records: Records, out: Path) -> None:
     if not by_data:
         return
     first = next(iter(by_data.values()))[0]
-    text = _sentences(records, by_data) + "\n" + write.markdown(table(first))
+    parts = [_sentences(records, by_data), _asked(records)]
+    text = "\n".join(filter(None, parts)) + "\n" + write.markdown(table(first))
     (out / "summary.md").write_text(text, encoding="utf-8")
     frame = accuracy_bits.frame(records)
     panel = frame[frame["panel"] == first.title]
@@ -42,6 +44,13 @@ def _sentences(records: Records, by_data: dict[str, list[Compared]]) -> str:
         lines += [*write.grid(tiling.table(answers)), ""]
     lines += [f"- **{data}**: {findings.sentence(found)}" for data, found in by_data.items()]
     return "\n".join(lines) + "\n"
+
+
+def _asked(records: Records) -> str:
+    """The questions of the arena with their answers, a line each; empty without the arena."""
+    found = answers.questions(records)
+    lines = [f"- **{question.title}** {question.sentences}" for question in found]
+    return "\n".join(["Questions:", "", *lines]) + "\n" if lines else ""
 
 
 def table(found: Compared) -> Table:

@@ -18,6 +18,8 @@ from tbn_bench.reporting import (
     ticks,
 )
 from tbn_bench.reporting.load import load
+from tbn_bench.reporting.questions import picture
+from tbn_bench.reporting.questions.write import FIGURES, write_questions
 
 ROOT = Path(__file__).parents[2]
 REPORTS = ROOT / "reports"
@@ -58,6 +60,13 @@ def test_summary(records, tmp_path):
     _same(tmp_path, REPORTS, ("summary.md",))
 
 
+def test_questions(records, tmp_path):
+    write_questions(records, tmp_path)
+    _same(tmp_path, REPORTS, ("questions.md",))
+    drawn_from = f"{FIGURES}/{panels.DRAWN_FROM}"
+    assert (tmp_path / drawn_from).read_text() == (REPORTS / drawn_from).read_text(), STALE
+
+
 def test_leaderboard(records, tmp_path):
     leaderboard.write_page(records, tmp_path)
     _same(tmp_path, REPORTS, ("leaderboard.md",))
@@ -79,11 +88,11 @@ def test_figures(records):
         assert {path.stem for path in folder.glob("*.svg")} == set(found), f"{name}: {STALE}"
 
 
-@pytest.mark.parametrize("name", [name for name, _ in build.entries(figures)])
+@pytest.mark.parametrize("name", [*(name for name, _ in build.entries(figures)), picture.NAME])
 @pytest.mark.parametrize("width", panels.BOTH.values())
 def test_texts_of_print_figures_are_readable_and_whole(records, name, width):
     """7 pt or larger at the size of print, from edge to edge; the panel of the longest title."""
-    module = build.figures_of()[name]
+    module = (build.figures_of() | {picture.NAME: picture})[name]
     panel = max(module.frame(records).groupby("panel"), key=lambda named: len(named[0]))[1]
     with style.printing(), ticks.placed_once():
         figure = module.print_panel(panel, width)

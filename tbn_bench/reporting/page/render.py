@@ -21,6 +21,7 @@ from tbn_bench.reporting.load import Records, first_steps
 from tbn_bench.reporting.markup import markup
 from tbn_bench.reporting.page import (
     answers,
+    asked,
     charts,
     details,
     missing,
@@ -30,13 +31,23 @@ from tbn_bench.reporting.page import (
     short,
 )
 from tbn_bench.reporting.page.packing import compact, inert, packed
+from tbn_bench.reporting.questions.write import INTRODUCTION
 from tbn_bench.reporting.table import Table
 
 Drawn = tuple[str, dict[str, Any]]  # title, Vega-Lite specification
 
 TITLE = "What sub-bit weights cost and what they buy"
 SHOWN_ROWS = 30  # of a table; the others are packed until the reader asks for them
-_SCRIPTS = ("base.js", "tables.js", "charts.js", "runs.js", "watch.js", "take.js", "pairs.js")
+_SCRIPTS = (
+    "base.js",
+    "tables.js",
+    "charts.js",
+    "runs.js",
+    "watch.js",
+    "take.js",
+    "pairs.js",
+    "questions.js",
+)
 _NOT_FINISHED = "not_finished"
 _SENTENCE = re.compile(r"(?<=[.)]) (?=[A-Z×])")
 _HYPHEN = re.compile(r"(?<=[A-Za-z])-(?=[0-9])")
@@ -144,12 +155,14 @@ def page(
     command: str,
     main: str,
     watch_s: float | None = None,
+    out: Path | None = None,
 ) -> str:
     """tables, drawn: by name, as built. not_drawn: (title, what it needs) of the figures without
     data. book: details.book. main: how the names of the tables that
     come first begin.
 
-    watch_s: seconds after which the page looks whether it was written again.
+    watch_s: seconds after which the page looks whether it was written again. out: the report's
+    folder, which has the figures of the questions.
     """
     ids = set(records.runs["run_id"])
     blocks = [blocks_of(name, table, ids) for name, table in tables.items()]
@@ -157,6 +170,7 @@ def page(
     main_tables = [b for b in blocks if b["name"].startswith(main)]
     not_finished = [b for b in blocks if b["name"] == _NOT_FINISHED]
     placed = {b["name"] for b in main_tables + not_finished}
+    placed.add(asked.TABLE)
     gaps = missing.gaps(records, results)
     figures = [charts.figure(name, title, spec) for name, (title, spec) in drawn.items()]
     index = {
@@ -178,6 +192,9 @@ def page(
         short=short.in_short(records, results),
         anchors={"answers", *tables},
         margin=f"{100 * findings.POINTS:.0f}",
+        questions=asked.asked(records, blocks),
+        asking=INTRODUCTION,
+        question_pictures=asked.packed_pictures(out) if out else "",
         main_tables=main_tables,
         other_tables=[b for b in blocks if b["name"] not in placed],
         gaps=not_finished + [block(name, table, ids) for name, table in gaps.items()],
