@@ -1,12 +1,14 @@
 """The arena's questions: their tests, a law that is known beforehand, and what is missing."""
 
+import csv
+import io
 import json
 import math
 
 import pytest
 
 from tbn_bench.config import make
-from tbn_bench.reporting import style
+from tbn_bench.reporting import build, style
 from tbn_bench.reporting.load import load
 from tbn_bench.reporting.questions import answers, arena, picture, write
 from tbn_bench.reporting.questions.contrast import (
@@ -20,6 +22,7 @@ from tbn_bench.reporting.questions.contrast import (
     counted,
     of_values,
 )
+from tbn_bench.reporting.write import comma_separated
 from tests import generated_runs
 
 WIDTHS = {(24, 48, 48): 60_000, (32, 64, 64): 120_000, (48, 96, 96): 240_000}
@@ -161,6 +164,13 @@ def test_what_is_missing_has_its_command(small, tmp_path):
     _, _, own = text.partition("## Does tiling beat repeated filters?")
     assert own.lstrip().startswith("Not run.")
     assert f"`{arena.RUN_ARENA}`" in own.partition("## ")[0]
+
+
+def test_the_csv_has_the_numbers_in_their_unit(small):
+    text = comma_separated(build.tables_of()["questions"](small))
+    found = {row["comparison"]: row for row in csv.DictReader(io.StringIO(text))}
+    below = found["TBN, airbench 24/48/48, 18 epochs"]
+    assert (below["first_minus_second"], below["unit"]) == ("3.0", "points per halving")
 
 
 COSTS = {"test/top1": 0.9, "stored_bytes": 1000, "distinct_macs": 500, "bits_per_weight": 0.3}

@@ -10,8 +10,8 @@ RAW = (
     "comparison",
     "first",
     "second",
-    "difference",
-    "half",
+    "first_minus_second",
+    "interval_half",
     "unit",
     "n",
     "draws",
@@ -52,8 +52,8 @@ def _row(question: Question, contrast: Contrast) -> Row:
         "comparison": contrast.label,
         "first": contrast.first,
         "second": contrast.second or None,
-        "difference": contrast.difference,
-        "half": contrast.half,
+        "first_minus_second": _rounded(contrast.difference),
+        "interval_half": _rounded(contrast.half),
         "unit": contrast.unit,
         "interval": contrast.interval,
         "n": contrast.n or None,
@@ -64,6 +64,10 @@ def _row(question: Question, contrast: Contrast) -> Row:
         "records": "; ".join(contrast.groups) or None,
         "run_ids": list(contrast.run_ids),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def _columns(rows: list[Row]) -> list[Column]:
