@@ -63,6 +63,8 @@ TASKS = {  # task -> its scores; the first one chooses the epoch
 }
 # scores of only the test set, by several views of each image (test-time augmentation)
 AUGMENTED = {"image_classification": ("top1_tta",)}
+# Every score of a test set that a table may name.
+NAMED = SCORES | {"top1_tta": Score("top-1 with test-time augmentation, %", 100, 2, "max")}
 REFERENCE = "W32A32"
 WEIGHTS_ONLY = "W1A32"
 # Bits of weights and activations -> in words. No table mixes the numbers of two tracks.

@@ -20,9 +20,14 @@ class Setting:
     values: dict[str, list[Any]]
 
     @property
-    def is_study(self) -> bool:
+    def name(self) -> str:
+        """Of the sweep or recipe."""
         *_, path = self.command.split()
-        return is_study(Path(path).stem)
+        return Path(path).stem
+
+    @property
+    def is_study(self) -> bool:
+        return is_study(self.name)
 
     @property
     def epochs(self) -> int:
@@ -53,7 +58,10 @@ class Setting:
         """The values of a parameter that are what a line names."""
         found = []
         for value in self.values.get(key, []):
-            if published.is_same(theirs, str(value), sizes_count):
+            is_fitting = published.is_same(theirs, str(value), sizes_count)
+            if key == "data":
+                is_fitting = published.is_data(theirs, str(value))
+            if is_fitting:
                 found.append(value)
         return found
 

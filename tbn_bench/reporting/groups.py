@@ -12,7 +12,7 @@ from tbn_bench import catalog
 from tbn_bench.reporting import names, style, tracks
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.stats import Interval, t_interval
-from tbn_bench.scores import SCORES
+from tbn_bench.scores import NAMED
 
 Panel = tuple[str, str, str]  # sweep, data, model
 
@@ -161,7 +161,7 @@ class _Columns:
 def _columns(records: Records) -> _Columns:
     runs = records.runs
     scores = {}
-    for name in SCORES:
+    for name in NAMED:
         scores[name] = runs[f"test/{name}"].to_numpy(dtype=float)
     status = runs["status"].to_numpy()
     return _Columns(

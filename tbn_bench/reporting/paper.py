@@ -14,7 +14,7 @@ from tbn_bench.records.text import tell
 from tbn_bench.reporting import groups, published, write
 from tbn_bench.reporting.commands import settings_of
 from tbn_bench.reporting.load import Records, load
-from tbn_bench.reporting.reproduction import cells, page, sizes, tables, teaser
+from tbn_bench.reporting.reproduction import cells, page, recipe, sizes, tables, teaser
 from tbn_bench.reporting.reproduction.cells import Found
 from tbn_bench.reporting.reproduction.matrix import matrices
 from tbn_bench.reporting.reproduction.tables import Tables
@@ -32,7 +32,7 @@ def of_folder(results: Path, out: Path, repository: Path = Path()) -> dict[str, 
     ledger = records.published.to_dict("records")
     planned = sizes.read(ledger_folder)
     checks = sizes.checks(ledger, planned)
-    built = tables.tables(found, checks, planned)
+    built = tables.tables(found, checks, planned, recipe.recipes(records))
     points = teaser.points(found, groups.groups(records), planned)
     command = f"tbn-bench report --paper --results {results} --out {out}"
     texts = {

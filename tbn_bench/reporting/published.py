@@ -31,7 +31,7 @@ from tbn_bench.install import shipped
 from tbn_bench.records.files import read_file
 from tbn_bench.records.text import shown as shown_path
 from tbn_bench.reporting import style
-from tbn_bench.scores import FIRST, SCORES
+from tbn_bench.scores import FIRST, NAMED
 
 Line = dict[str, Any]
 """A line of the ledger: COLUMNS by name. Empty cells are None."""
@@ -64,6 +64,10 @@ LEGEND = {
     INFERRED: "A part of the setting was inferred, because the source does not state it.",
 }
 FLASH = "stored_kB"  # metric: flash for the weights, in kB as printed
+# Options of a data set that change its training images alone: a recipe, not another data set.
+_TRAINING = frozenset(
+    {"augment", "crop_border", "crop_padding", "flip", "split_seed", "train_size", "val_size"}
+)
 _FEW = 3  # so many reported values are listed one by one; more are shown as a range
 
 
@@ -144,7 +148,7 @@ def is_fraction(metric: str) -> bool:
         return True
     if metric.endswith(("accuracy", "iou")):
         return True
-    return metric in SCORES and SCORES[metric].factor == 100
+    return metric in NAMED and NAMED[metric].factor == 100
 
 
 def _value_faults(row: Line) -> list[str]:
@@ -236,9 +240,12 @@ def matching(
 
 def is_about(line: Line, data: str, model: str) -> bool:
     """Whether a line's data set and model are these of ours."""
-    if not is_same(line["dataset"], data, True):
-        return False
-    return is_same(line["model"], model, True)
+    return is_data(line["dataset"], data) and is_same(line["model"], model, True)
+
+
+def is_data(theirs: str | None, ours: str) -> bool:
+    """Whether a call of the ledger means our data set, however we augment and split it."""
+    return is_same(theirs, ours, True, _TRAINING)
 
 
 def networks(ledger: pd.DataFrame, data: str, activation_bits: int | None) -> list[Line]:
@@ -295,7 +302,7 @@ def by_authority(lines: Iterable[Line]) -> list[Line]:
 
     def place(line: Line) -> tuple[bool, bool, float]:
         is_authors = line["source"].startswith(_AUTHORS)
-        score = SCORES.get(line["metric"])
+        score = NAMED.get(line["metric"])
         signed = score.signed(line["value"]) if score else line["value"]
         return line["second_hand"], not is_authors, -signed
 
@@ -322,10 +329,15 @@ def _options(call: str) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
-def is_same(theirs: str | None, ours: str, sizes_count: bool = False) -> bool:
+def is_same(
+    theirs: str | None,
+    ours: str,
+    sizes_count: bool = False,
+    ignored: frozenset[str] = frozenset(),
+) -> bool:
     """Whether a call of the ledger means ours: every option that it names has our value.
 
-    sizes_count: it must also name every size that we name.
+    sizes_count: it must also name every size that we name, but for the options in ignored.
     """
     try:
         name, named = _options(theirs or "")
@@ -338,7 +350,8 @@ def is_same(theirs: str | None, ours: str, sizes_count: bool = False) -> bool:
         return False
     if not sizes_count:
         return True
-    unnamed = [value for key, value in own.items() if key not in named]
+    known = named.keys() | ignored
+    unnamed = [value for key, value in own.items() if key not in known]
     return not any(map(_is_size, unnamed))
 
 

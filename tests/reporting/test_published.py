@@ -161,7 +161,7 @@ def test_a_file_that_is_no_ledger_is_named(tmp_path, content):
         ("tbn(per_layer=[1, 8])", "cifar10", "resnet_cifar(depth=18)", 32, None),
         ("sign", "cifar10", "resnet_cifar(depth=18)", 32, None),
         ("tbn(p=4)", "mnist", "resnet_cifar(depth=18)", 32, None),
-        ("tbn(p=4)", "cifar10(val_size=10)", "resnet_cifar(depth=18)", 32, None),
+        ("tbn(p=4)", "cifar10(size=64)", "resnet_cifar(depth=18)", 32, None),
         ("tbn(p=4)", "cifar10", "resnet_cifar(depth=34)", 32, None),
         ("tbn(p=4)", "cifar10", "resnet_cifar", 32, None),
         ("tbn(p=4)", "cifar10", "resnet_cifar(depth=18, width=16)", 32, None),  # another network

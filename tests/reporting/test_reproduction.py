@@ -13,7 +13,7 @@ from tbn_bench.config import make
 from tbn_bench.records.store import RunStore
 from tbn_bench.reporting import load, paper, published
 from tbn_bench.reporting.commands import settings_of
-from tbn_bench.reporting.reproduction import sizes, teaser
+from tbn_bench.reporting.reproduction import recipe, sizes, tables, teaser
 from tbn_bench.reporting.reproduction.verdict import judged
 from tbn_bench.reporting.stats import Interval
 
@@ -55,6 +55,57 @@ def root(tmp_path):
         run = RunStore(tmp_path).claim("s", config.run_id, values, {"commit": "c0ffee"})
         run.finish({"test/top1": top1, "track": "W1A32", "bits_per_weight": 0.25, "weights": 8000})
     return tmp_path
+
+
+def _cells(root):
+    records = load.load(root)
+    found = paper.cells_of(records, ROOT)
+    built = tables.tables(found, {}, {}, recipe.recipes(records))
+    return [row for table in built.tables for row in table.rows]
+
+
+FAST = {
+    "binarizer": "tbn(p=4, gradient='tile', min_layer_size=0)",
+    "data": "cifar10(crop_border='reflect', crop_padding=2, flip='alternating')",
+    "model": RESNET,
+    "epochs": 18,
+    "optimizer": "muon",
+}
+
+
+def test_another_recipe_is_shown_with_its_differences(tmp_path):
+    """Augmentation is no other data set; ours has more options, and fewer epochs than published."""
+    config = make(FAST)
+    run = RunStore(tmp_path).claim("fast", config.run_id, config.model_dump(mode="json"), {})
+    run.finish({"test/top1": 0.894, "track": "W1A32", "cpu_seconds": 1800, "train_pflop": 0.7})
+    _ledger(tmp_path, {"value": "0.9324", "source": AUTHORS})
+    (row,) = _cells(tmp_path)
+    assert (row["seeds"], row["difference_points"], row["cpu_hours"]) == (1, -3.84, 0.5)
+    for said in ("18 epochs (300)", "muon (sgd)", "min_layer_size=0", "crop_padding=2", "conv1x1"):
+        assert said in row["recipe"]
+
+
+def test_scores_with_test_time_augmentation_have_cells(tmp_path):
+    config = make(FAST | {"binarizer": "full_precision", "model": "airbench"})
+    run = RunStore(tmp_path).claim("fast", config.run_id, config.model_dump(mode="json"), {})
+    run.finish({"test/top1": 0.93, "test/top1_tta": 0.941, "track": "W32A32"})
+    line = {"method": "full_precision", "spec": "full_precision", "metric": "top1_tta"}
+    _ledger(tmp_path, line | {"model": "airbench", "value": "0.9401"})
+    (row,) = _cells(tmp_path)
+    assert row["table"] == "The arena"
+    assert row["difference_points"] == pytest.approx(0.09)
+
+
+@pytest.mark.parametrize(
+    ("ours", "same"),
+    [
+        ("cifar10(crop_padding=2, val_size=0)", True),
+        ("cifar100", False),
+        ("cifar10(size=64)", False),  # another resolution is other data
+    ],
+)
+def test_how_a_data_set_is_augmented_and_split_does_not_count(ours, same):
+    assert published.is_data("cifar10", ours) == same
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +158,7 @@ def test_no_published_score_is_lost(committed):
     shown = [id(line) for cell in found.cells for line in cell.lines]
     assert len(shown) == len(set(shown))
     assert len(shown) + found.left.total() == len(committed.published)
-    assert found.cells[0].section == "CNNs"
+    assert found.cells[0].section == "The arena"
 
 
 def test_a_cell_is_judged_or_says_how_to_run_it(root):

@@ -9,7 +9,7 @@ from tbn_bench import catalog
 from tbn_bench.reporting import names, tracks
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.published import is_same
+from tbn_bench.reporting.published import is_data, is_same
 from tbn_bench.scores import SCORES
 
 FLOAT = 32  # activation bits
@@ -41,7 +41,7 @@ def of_panel(records: Records, gs: list[Group]) -> list[dict[str, Any]]:
 
 def _is_about(panel: tuple[str, str], data: Any, model: Any) -> bool:
     """Whether a published data set and model are a panel's (data, model)."""
-    return is_same(data, panel[0], True) and is_same(model, panel[1], True)
+    return is_data(data, panel[0]) and is_same(model, panel[1], True)
 
 
 def others(

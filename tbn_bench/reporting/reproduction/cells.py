@@ -10,7 +10,7 @@ from typing import Any
 
 from tbn_bench import catalog
 from tbn_bench.reporting import style
-from tbn_bench.reporting.commands import Setting, command_of
+from tbn_bench.reporting.commands import Setting, command_of, setting_of
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.published import Line, by_authority
 from tbn_bench.reporting.reproduction.verdict import NOT_RUN, Verdict, judged
@@ -23,9 +23,22 @@ from tbn_bench.reporting.tables._paper import (
     name_of,
     natural,
 )
-from tbn_bench.scores import SCORES
+from tbn_bench.scores import NAMED
 
-SCOPES = (cnn.SCOPE, transformers_mlps.SCOPE, pointnet.SCOPE, time_series.SCOPE, ablations.SCOPE)
+ARENA = Scope(
+    "The arena, published and ours",
+    frozenset({"airbench"}),
+    frozenset({"cifar10"}),
+    ("top1_tta",),
+)
+SCOPES = (
+    ARENA,
+    cnn.SCOPE,
+    transformers_mlps.SCOPE,
+    pointnet.SCOPE,
+    time_series.SCOPE,
+    ablations.SCOPE,
+)
 REST = "Baselines with binary activations, and further scores"
 _CELL = ("dataset", "model", "spec", "activation_bits", "metric")
 
@@ -35,13 +48,15 @@ class Cell:
     """One cell of a published table.
 
     section: the title of its table. lines: every published value of the cell, the target first.
-    groups: our runs of the same setting, those with the most epochs and seeds first.
+    groups: our runs of the same setting, those with the most epochs and seeds first. setting: the
+    sweep or recipe with the published settings, None if there is none.
     """
 
     section: str
     lines: list[Line]
     groups: list[Group]
     command: str
+    setting: Setting | None = None
 
     @property
     def target(self) -> Line:
@@ -111,7 +126,9 @@ def find(ledger: list[Line], groups: list[Group], settings: list[Setting]) -> Fo
         ordered = by_authority(own)
         section = _section(ordered[0])
         command = command_of(ordered[0], settings)
-        cells.append(Cell(section, ordered, _groups(ordered[0], groups), command))
+        own_setting = setting_of(ordered[0], settings)
+        fitting = _groups(ordered[0], groups)
+        cells.append(Cell(section, ordered, fitting, command, own_setting))
     return Found(_sorted(cells), left)
 
 
@@ -124,7 +141,7 @@ def is_ours(line: Line) -> bool:
 
 def _unfit(line: Line) -> str | None:
     """The reason why a line has no cell of ours; None if it has one."""
-    if line["metric"] not in SCORES:
+    if line["metric"] not in NAMED:
         return "of a quantity that no run records"
     if not is_ours(line):
         return "of a method, network or data set that is not ours"

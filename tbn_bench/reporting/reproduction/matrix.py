@@ -8,7 +8,7 @@ from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.reproduction.cells import Cell, Found
 from tbn_bench.reporting.reproduction.sizes import Check, Key
 from tbn_bench.reporting.reproduction.verdict import Verdict
-from tbn_bench.scores import FIRST, SCORES
+from tbn_bench.scores import FIRST, NAMED
 
 Column = tuple[str, str, str]  # data set, model and score
 
@@ -24,7 +24,7 @@ class Entry:
     @property
     def target(self) -> str:
         """The published value, in the unit of its score."""
-        score = SCORES[self.cell.score]
+        score = NAMED[self.cell.score]
         return score.text(self.cell.target["value"], False)
 
     @property
@@ -48,10 +48,10 @@ class Matrix:
 def interval(group: Group, score: str) -> str:
     """Mean and 95 % interval of a group's runs, in the unit of the score."""
     result = group.results[score]
-    mean = SCORES[score].text(result.mean, False)
+    mean = NAMED[score].text(result.mean, False)
     if result.half is None:
         return mean
-    half = SCORES[score].text(result.half, False)
+    half = NAMED[score].text(result.half, False)
     return f"{mean} ± {half}"
 
 
@@ -101,6 +101,6 @@ def heads(columns: Iterable[Column]) -> list[str]:
     for data, model, score in columns:
         head = f"{names.data_set(data)}, {names.network(model)}"
         if score != FIRST:
-            head += f", {SCORES[score].label}"
+            head += f", {NAMED[score].label}"
         out.append(head)
     return out

@@ -21,7 +21,9 @@ TOLERANCE = (
     "The tolerance of a cell is our 95 % interval over seeds (Student's t), whatever its width: a "
     "wide interval makes it easy to reproduce a value, so read the width. Epochs are ours; a run "
     "of few epochs says nothing about the published result. Published values are mostly those of "
-    "the best test epoch. Ours are at the epoch chosen on held-out data."
+    "the best test epoch. Ours are at the epoch chosen on held-out data, or at the last one. A "
+    "recipe of ours has the published setting in parentheses where it differs; the sources' own "
+    "words are below."
 )
 SYMBOLS = {
     verdict.REPRODUCED: "✓",

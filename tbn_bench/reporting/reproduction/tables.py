@@ -9,12 +9,13 @@ from tbn_bench.reporting import names, published
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.reproduction.cells import Cell, Found
 from tbn_bench.reporting.reproduction.matrix import interval
+from tbn_bench.reporting.reproduction.recipe import Recipes, spent
 from tbn_bench.reporting.reproduction.sizes import Check, Key, Size
 from tbn_bench.reporting.style import DASH
 from tbn_bench.reporting.table import Column, Row, Table, column, run_ids, text_column
 from tbn_bench.reporting.tables._cited import cite, numbered
 from tbn_bench.reporting.tables._paper import score_column
-from tbn_bench.scores import SCORES
+from tbn_bench.scores import NAMED
 
 SIZES = "Sizes by plan"
 _RAW = (
@@ -43,6 +44,9 @@ _RAW = (
     "difference_error",
     "kind",
     "verdict",
+    "recipe",
+    "cpu_hours",
+    "train_pflop",
     "plan_bits_per_weight",
     "plan_stored_bits",
     "size_verdict",
@@ -59,8 +63,14 @@ class Tables:
     numbers: dict[str, int]
 
 
-def tables(found: Found, checks: dict[Key, list[Check]], sizes: dict[Key, Size]) -> Tables:
-    """A table for each published table, and one of sizes."""
+def tables(
+    found: Found,
+    checks: dict[Key, list[Check]],
+    sizes: dict[Key, Size],
+    recipes: Recipes | None = None,
+) -> Tables:
+    """A table for each published table, and one of sizes. recipes: of our runs."""
+    known = recipes or {}
     labels = names.methods(cell.spec for cell in found.cells)
     sections: dict[str, list[Row]] = {}
     for cell in found.cells:
@@ -70,7 +80,7 @@ def tables(found: Found, checks: dict[Key, list[Check]], sizes: dict[Key, Size])
         if not cell.groups:
             rows.append(shared | _own(cell, None))
         for group in cell.groups:
-            rows.append(shared | _own(cell, group))
+            rows.append(shared | _own(cell, group) | spent(cell, group, known))
 
     every = list(chain.from_iterable(sections.values()))
     size_rows = _size_rows(checks, sizes)
@@ -147,7 +157,7 @@ def _own(cell: Cell, group: Group | None) -> Row:
 
 def _united(score: str, name: str, value: float | None, unit: str = "percent") -> dict[str, Any]:
     """A score's value under a key that says its unit: percent or points, or an error."""
-    factor = SCORES[score].factor
+    factor = NAMED[score].factor
     key = f"{name}_{unit}" if factor == 100 else f"{name}_error"
     return {key: None if value is None else round(factor * value, 6)}
 
@@ -183,6 +193,9 @@ def _table(title: str, rows: list[Row]) -> Table:
         column("seeds", "seeds", "d"),
         column("epochs", "epochs", "d"),
         text_column("verdict", "verdict"),
+        text_column("recipe", "our recipe"),
+        column("cpu_hours", "CPU hours a run", ".2f"),
+        column("train_pflop", "PFLOP a run", ".3f"),
         text_column("command", "command"),
     ]
     note = published.legend(f"{row['target']} {row['others']}" for row in rows)

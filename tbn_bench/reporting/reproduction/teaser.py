@@ -74,7 +74,7 @@ def _is_shown(g: Group) -> bool:
         return False
     if style.missing(g.first["bits_per_weight"]):
         return False
-    return published.is_same(DATA, g.data, True) and published.is_same(MODEL, g.model, True)
+    return published.is_data(DATA, g.data) and published.is_same(MODEL, g.model, True)
 
 
 def _own(g: Group) -> Point:

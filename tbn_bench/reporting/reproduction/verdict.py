@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tbn_bench.reporting.stats import Interval
-from tbn_bench.scores import SCORES
+from tbn_bench.scores import NAMED
 
 REPRODUCED = "reproduced"
 BETTER = "better"
@@ -37,10 +37,10 @@ def judged(score: str, value: float, result: Interval, epochs: int) -> Verdict:
     if result.half is None:
         return Verdict(ONE_SEED, f"one seed, differs by {gap}, {trained}")
     if abs(result.mean - value) <= result.half:
-        half = SCORES[score].text(result.half, False)
+        half = NAMED[score].text(result.half, False)
         return Verdict(REPRODUCED, f"reproduced within ± {half}, {trained}")
 
-    is_better = SCORES[score].signed(result.mean) > SCORES[score].signed(value)
+    is_better = NAMED[score].signed(result.mean) > NAMED[score].signed(value)
     if is_better:
         return Verdict(BETTER, f"better by {gap}, {trained}")
     return Verdict(DIFFERS, f"differs by {gap}, {trained}")
@@ -48,6 +48,6 @@ def judged(score: str, value: float, result: Interval, epochs: int) -> Verdict:
 
 def _gap(score: str, difference: float) -> str:
     """A difference in the unit of its score, with its sign."""
-    s = SCORES[score]
+    s = NAMED[score]
     text = f"{s.factor * difference:+.{s.digits}f}"
     return f"{text} points" if s.factor == 100 else text

@@ -22,7 +22,7 @@ from tbn_bench.reporting.table import (
     text_column,
 )
 from tbn_bench.reporting.tables._cited import cite, plain_width
-from tbn_bench.scores import FIRST, SCORES
+from tbn_bench.scores import FIRST, NAMED, SCORES
 
 # Sweeps that vary a part of a method have names that begin so.
 _STUDIES = ("ablation", "tile_size", "copies")
@@ -405,7 +405,7 @@ def score_column() -> Column:
 
 
 def _score_label(row: Row) -> str:
-    score = SCORES[row["score"]]
+    score = NAMED[row["score"]]
     return score.label
 
 
