@@ -15,7 +15,7 @@ from tbn_bench.reporting.reproduction.cells import Cell
 from tbn_bench.reporting.reproduction.matrix import interval, trained
 from tbn_bench.reporting.settings import settings
 from tbn_bench.reporting.tables.best_configurations import best_first, searches
-from tbn_bench.scores import SCORES
+from tbn_bench.scores import FIRST, NAMED, SCORES
 
 _WORDS = {verdict.ONE_SEED: "run with one seed"}
 _MOST = 6  # rates of a data set, and cells of the paper, that one answer names
@@ -191,11 +191,14 @@ def _paper(records: Records, results: Path) -> Answer:
 
 def _compared(cell: Cell) -> Line:
     data, model = cell.network
-    theirs = SCORES[cell.score].text(cell.target["value"])
+    score = NAMED[cell.score]
+    theirs = score.text(cell.target["value"])
     assert cell.best is not None
     unit = " %" if theirs.endswith("%") else ""
     own = f"{interval(cell.best, cell.score)}{unit} ({trained(cell.best, cell.score)})"
     network = f"{names.data_set(data)}, {names.network(model)}"
+    if cell.score != FIRST:
+        network += f", {score.label.removesuffix(', %')}"
     return Line((names.method(cell.spec), network, theirs, own))
 
 
