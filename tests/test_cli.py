@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tbn_bench import __version__, cli
+from tbn_bench.cli import program
 from tbn_bench.cli.flags import config_of
 from tbn_bench.cli.parser import make_parser
 from tbn_bench.config import make
@@ -92,7 +93,7 @@ def test_threads_of_a_training_wait_before_a_plugin_loads_torch(monkeypatch):
     """OpenMP reads the variable once; the user's own value is kept."""
     seen = []
     monkeypatch.setattr(
-        cli, "load_plugins", lambda args: seen.append(os.environ.get("OMP_WAIT_POLICY"))
+        program, "load_plugins", lambda args: seen.append(os.environ.get("OMP_WAIT_POLICY"))
     )
     monkeypatch.setattr("tbn_bench.cli.train.run", lambda args: None)
     for value in ("", "active"):
@@ -413,8 +414,8 @@ def test_ctrl_c_is_status_130(call, monkeypatch):
 
 def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch, capfd):
     """As in `tbn-bench list | head -1`: status 141, and not a word."""
-    monkeypatch.setattr(cli, "emit", closed)
-    monkeypatch.setattr(cli, "hush", lambda: None)
+    monkeypatch.setattr(program, "emit", closed)
+    monkeypatch.setattr(program, "hush", lambda: None)
     assert cli.main(["list", "tasks"]) == 141
     assert capfd.readouterr().err == ""
 

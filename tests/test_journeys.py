@@ -198,4 +198,4 @@ def test_a_report_on_a_machine_without_torch(wheel, tmp_path):
     shown = here.run("tbn-bench", "runs", "show", run_id)
     assert run_id in shown.stdout
     refused = here.run("tbn-bench", "plan")
-    assert refused.stderr == "tbn-bench plan needs torch: pip install tbn-bench\n"
+    assert refused.stderr == "tbn-bench plan needs torch: pip install torch\n"

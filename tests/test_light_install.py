@@ -95,10 +95,22 @@ def test_a_command_without_its_extra_names_it(tmp_path):
 
 
 def test_a_command_without_torch_says_so(tmp_path):
-    """In an install for reports, the other commands name the package itself."""
-    names = ["plan", "train", "check"]
-    lines = lines_of([["plan"], ["train"], ["check", "x.py"]], NO_TORCH, tmp_path)
-    assert lines == [f"tbn-bench {name} needs torch: pip install tbn-bench" for name in names]
+    """In an install for reports, the other commands name what one installation repairs."""
+    plan, train = lines_of([["plan"], ["train"]], NO_TORCH, tmp_path)
+    assert plan == "tbn-bench plan needs torch: pip install torch"
+    assert train == 'tbn-bench train needs torch: pip install "tbn-bench[train]"'
+
+
+def test_the_program_starts_where_numpy_is_alone(tmp_path):
+    """With the packages of the numpy reader, one line names all others of the core but torch."""
+    code = """
+from tbn_bench.cli import main
+
+print(main(["plan"]))
+"""
+    done = without.python({*extras.CORE, *OF_EXTRAS} - {"numpy"}, code, tmp_path)
+    assert said(done) == "1"
+    assert done.stderr == "tbn-bench needs pydantic: pip install pydantic PyYAML filelock\n"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +121,10 @@ def test_a_command_without_torch_says_so(tmp_path):
         ("scipy.stats", "", 'x needs scipy: pip install "tbn-bench[train]"'),
         ("rich.live", "train", 'x needs rich: pip install "tbn-bench[sweep]"'),
         ("ray", "sweep", 'x needs ray: pip install "tbn-bench[ray]"'),
-        ("torch", "train", "x needs torch: pip install tbn-bench"),
+        ("torch", "", "x needs torch: pip install torch"),
+        ("torch", "report", "x needs torch: pip install torch"),
+        ("torch", "sweep", 'x needs torch: pip install "tbn-bench[sweep]"'),
+        ("yaml", "", "x needs yaml: pip install PyYAML"),
         ("no_such_module", "train", None),
         (None, "train", None),
     ],
