@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tbn_bench import convert, fingerprint
+from tbn_bench import catalog, convert, fingerprint
 from tbn_bench.config import RunConfig, plugin_flags
 from tbn_bench.experiment import earlier
 from tbn_bench.experiment.build import Experiment, build
@@ -29,6 +29,7 @@ from tbn_bench.tracking.mirror import Mirrors
 __all__ = ["RunOptions", "run"]
 
 Announce = Callable[[Experiment], None]
+_FEW_PER_CLASS = 5  # samples of a split; with fewer, the score is coarse
 
 
 def run(
@@ -60,6 +61,9 @@ def run(
     mirrors = Mirrors() if options.rank else Mirrors(options.trackers, options.wandb)
     experiment = _build(config, options, announce)
     teacher = _prepare(experiment, store)
+    if not options.rank:
+        for line in small_splits(experiment):
+            tell(f"warning: {line}")
     source = _provenance(experiment, options)
     if options.rank:
         follower = Follower(store.path(options.sweep, config.run_id))
@@ -102,10 +106,8 @@ def _prepare(experiment: Experiment, store: RunStore) -> nn.Module | None:
     teacher = None
     if config.teacher:
         teacher = trained_model(store, config.teacher, "--teacher")
-    if config.init and config.starts_from_file:
-        start_from_file(experiment.model, config.init)
-    elif config.init:
-        start_from(experiment.model, trained_model(store, config.init, "--init"))
+    if config.init:
+        _initialise(experiment, config.init, store)
     experiment.data.setup()
     if config.select == "best" and "val" not in experiment.data.splits:
         raise ValueError(
@@ -114,6 +116,42 @@ def _prepare(experiment: Experiment, store: RunStore) -> nn.Module | None:
             "use select=last, or a val_size of 1 or more"
         )
     return teacher
+
+
+def _initialise(experiment: Experiment, init: str, store: RunStore) -> None:
+    """Loads the weights of --init, and says where a classifier starts at random."""
+    model = experiment.model
+    classes = getattr(experiment.data, "num_classes", None)
+    if experiment.config.starts_from_file:
+        fresh = start_from_file(model, init, classes)
+    else:
+        source = trained_model(store, init, "--init")
+        fresh = start_from(model, source, classes)
+    if fresh:
+        names = " and ".join(fresh)
+        tell(f"--init: the network of {init} has other classes: {names} start at random")
+
+
+def small_splits(experiment: Experiment) -> list[str]:
+    """A line for each split of few samples per class, on which accuracy is a coarse number."""
+    name, _ = catalog.parse(experiment.config.task)
+    task: Any = catalog.load("tasks", name)
+    if task.score != "top1":
+        return []
+    data = experiment.data
+    found = []
+    for split, use in {"val": "chooses the epoch", "test": "is the score"}.items():
+        if split not in data.splits:
+            continue
+        samples = data.size(split)
+        if 0 < samples < _FEW_PER_CLASS * data.num_classes:
+            points = 100 / samples
+            found.append(
+                f"the {split} set, which {use}, has {samples} samples for {data.num_classes} "
+                f"classes: one sample is {points:.1f} points; differences of a few samples mean "
+                "nothing"
+            )
+    return found
 
 
 def _provenance(experiment: Experiment, options: RunOptions) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Where a network's weights come from, if not from its seed: a checkpoint, or another network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -64,29 +64,56 @@ def trained_model(store: RunStore, name: str, flag: str) -> nn.Module:
         ) from error
 
 
-def start_from(model: nn.Module, source: nn.Module) -> None:
+def start_from(model: nn.Module, source: nn.Module, classes: int | None = None) -> list[str]:
     """Copies source's weights and state into model, where both have them in one shape.
 
     Each may be binarized in its own way; latent weights become latent weights. If the latent weight
     of source does not learn (low_rank), the weight that it computes with is copied. A binarizer of
     model that derives state from its latent weight derives it again, unless source has that state.
-    Raises ValueError if a weight of model has no counterpart of its shape.
+    classes: of the data. If source has another number of classes, its classifier is left out.
+    Returns the names of the tensors of model that keep their random values for that reason.
+    Raises ValueError if another weight of model has no counterpart of its shape.
     """
     theirs = {plain_name(name): value for name, value in source.state_dict().items()}
     theirs |= dict(_computed(source))
     found = {}
+    own = {}
     for name, value in model.state_dict().items():
-        other = theirs.get(plain_name(name))
+        plain = plain_name(name)
+        own[plain] = value
+        other = theirs.get(plain)
         if other is not None and other.shape == value.shape:
             found[name] = other
+    fresh = _of_other_classes(theirs, own, classes)
     weights = [name for name, _ in model.named_parameters() if plain_name(name).endswith("weight")]
-    missing = [name for name in weights if name not in found]
+    missing = [name for name in weights if name not in found and plain_name(name) not in fresh]
     if missing:
         raise ValueError(
             "--init: the run to start from has no weight of the same shape "
             f"for {', '.join(missing)}; use the same --model"
         )
     _install(model, found)
+    return fresh
+
+
+def _of_other_classes(
+    theirs: Mapping[str, Tensor], own: Mapping[str, Tensor], classes: int | None
+) -> list[str]:
+    """Names of the tensors that differ in the number of classes alone: those of a classifier.
+
+    [] if a tensor differs in another way too: then it is another network.
+    """
+    found = []
+    for name, value in own.items():
+        other = theirs.get(name)
+        is_of_binarizer = "parametrizations." in name  # derived again from the weight
+        if other is None or other.shape == value.shape or is_of_binarizer:
+            continue
+        is_per_class = bool(value.ndim) and value.shape[0] == classes
+        if not is_per_class or other.shape[1:] != value.shape[1:]:
+            return []
+        found.append(name)
+    return found
 
 
 def _install(model: nn.Module, found: dict[str, Tensor]) -> None:
@@ -98,10 +125,12 @@ def _install(model: nn.Module, found: dict[str, Tensor]) -> None:
             chain[0].restart(chain.original.detach())
 
 
-def start_from_file(model: nn.Module, file: str) -> None:
+def start_from_file(model: nn.Module, file: str, classes: int | None = None) -> list[str]:
     """Copies the tensors of a float network's state dict into a model, binarized or not.
 
-    file: a safetensors file, perhaps with its hash (models/_float_weights.py).
+    file: a safetensors file, perhaps with its hash (models/_float_weights.py). classes: of the
+    data. If the file has another number of classes, its classifier is left out.
+    Returns the names of the tensors of model that keep their random values for that reason.
     Raises ValueError that names what is missing, unexpected or misshaped.
     """
     theirs = _float_weights.read(file)
@@ -112,9 +141,12 @@ def start_from_file(model: nn.Module, file: str) -> None:
         if "parametrizations." not in plain and "input_binarizer." not in plain:
             names[plain] = name
             own[plain] = value
-    _float_weights.check(f"--init: {file}", theirs, own)
-    found = {names[plain]: value for plain, value in theirs.items()}
+    fresh = _of_other_classes(theirs, own, classes)
+    fitting = theirs | {plain: own[plain] for plain in fresh}
+    _float_weights.check(f"--init: {file}", fitting, own)
+    found = {names[plain]: theirs[plain] for plain in theirs if plain not in fresh}
     _install(model, found)
+    return fresh
 
 
 def plain_name(name: str) -> str:

@@ -137,6 +137,15 @@ def test_the_given_network_stays_as_it_is(settings):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_split_of_few_samples_is_named(settings, capsys):
+    """Accuracy on 8 samples of 2 classes moves in steps of 12.5 points; 10 held-out ones are enough."""
+    tb.train(**settings | {"data": (TRAIN, images(8, first=1))})
+    said = capsys.readouterr().out
+    assert "warning: the test set, which is the score, has 8 samples for 2 classes" in said
+    assert "one sample is 12.5 points" in said
+    assert "val set" not in said
+
+
 def test_a_function_makes_a_row_of_seeds(settings):
     """It is called after the seed is set; a network brings its weights, which are part of its run."""
     settings |= {"model": Net}

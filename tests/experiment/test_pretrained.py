@@ -10,8 +10,11 @@ import tbn_bench as tb
 from tbn_bench import catalog
 from tbn_bench.config import make
 from tbn_bench.experiment.build import build
-from tbn_bench.experiment.weights import start_from_file
+from tbn_bench.experiment.options import RunOptions
+from tbn_bench.experiment.train import prepared
+from tbn_bench.experiment.weights import start_from, start_from_file
 from tbn_bench.models.from_timm import preprocessing
+from tbn_bench.records.store import RunStore
 
 NAME = "test_resnet"  # timm's smallest
 
@@ -98,6 +101,35 @@ def test_a_run_from_a_file_is_trained(tmp_path):
     save_file(float_net.state_dict(), path)
     run = tb.train(**config.non_defaults | {"init": path}, results=tmp_path, wandb="off")
     assert run.config["init"].startswith(path)
+
+
+def test_a_classifier_of_other_classes_starts_at_random(tmp_path, capsys):
+    """All but the classifier comes from the file, and the run says so."""
+    trained = catalog.build("models", "mlp(hidden=[8])", num_classes=3, in_shape=(1, 8, 8))
+    path = str(tmp_path / "three.safetensors")
+    save_file(trained.state_dict(), path)
+    config = make({"data": "digits", "model": "mlp(hidden=[8])", "binarizer": "bwn", "init": path})
+    experiment, _ = prepared(config, RunOptions(), RunStore(tmp_path))
+    assert torch.equal(experiment.model[1].parametrizations.weight.original, trained[1].weight)
+    said = "has other classes: 3.bias and 3.weight start at random"
+    assert said in capsys.readouterr().out
+    with pytest.raises(ValueError, match="3.weight .3, 8. instead of .10, 8."):
+        start_from_file(experiment.model, path)
+
+
+@pytest.mark.parametrize("width", [8, 9])
+def test_another_network_is_no_other_classifier(width):
+    """From a run: a further layer of another width is an error, another number of classes none."""
+    source, model = (
+        nn.Sequential(nn.Linear(6, k), nn.Linear(k, n)) for k, n in ((8, 2), (width, 3))
+    )
+    tb.binarize_(source, "tbn(p=2, min_layer_size=0)")
+    tb.binarize_(model, "tbn(p=3, min_layer_size=0)")
+    if width == 8:
+        assert start_from(model, source, classes=3) == ["1.bias", "1.weight"]
+        return
+    with pytest.raises(ValueError, match="no weight of the same shape for 0"):
+        start_from(model, source, classes=3)
 
 
 def test_tensors_that_do_not_fit_are_named(file, tmp_path):
