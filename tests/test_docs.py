@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from tbn_bench.binarizers import _contract
 from tbn_bench.cli.parser import make_parser
 
 ROOT = Path(__file__).parents[1]
@@ -125,6 +127,18 @@ def test_the_example_of_a_guide_works(page, folder_of):
     folder, file = FILE.match(source).groups()
     (folder_of(folder) / file).write_text(source, encoding="utf-8")
     exec(check, {})
+
+
+def test_the_scales_per_row_of_the_guide_for_binarizers_work():
+    """The methods of the second example, in a subclass of the first, keep every promise."""
+    text = (ROOT / "docs" / "guides" / "binarizer.md").read_text(encoding="utf-8")
+    source, _ = BLOCK.findall(text)
+    (second,) = re.findall(r"^```py\n(.*?)^```", text, re.M | re.S)
+    made: dict = {}
+    exec(source + second, made)
+    method = made["RowScaledWeight"]()
+    assert _contract.fault(method, torch.randn(6, 2, 3, 3)) == ""
+    assert method.scales(torch.randn(6, 2, 3, 3)).shape == (6,)
 
 
 def test_the_row_of_the_guide_for_activations_works():

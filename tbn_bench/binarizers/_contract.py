@@ -58,6 +58,8 @@ def _first(method: WeightBinarizer, weight: Tensor) -> str:
     """The first fault that a check finds."""
     with torch.no_grad():
         found = method(weight), method.signs(weight), method.scales(weight)
+        if said := _count(method, weight, found[2]):
+            return said
         case = Case(method, weight, method.form(weight), *found)
         for check in (_returns, _values, _stored, _moves, _tile):
             if said := check(case):
@@ -71,6 +73,21 @@ def _unwritten(method: WeightBinarizer) -> str:
     names = ("forward", "signs", "scales", "num_scales")
     missing = [name for name in names if getattr(kind, name) is getattr(WeightBinarizer, name)]
     return ", ".join(missing)
+
+
+def _count(method: WeightBinarizer, weight: Tensor, scales: Tensor) -> str:
+    """Does num_scales count what scales gives? The form, which is made of it, cannot say so."""
+    if type(method).form is not WeightBinarizer.form:
+        return ""
+    said = method.num_scales(weight)
+    if not isinstance(said, int):
+        return f"num_scales(weight) must return an int, got {type(said).__name__}"
+    if not isinstance(scales, Tensor) or scales.ndim != 1 or len(scales) == said:
+        return ""
+    return (
+        f"num_scales(weight) is {said}, but scales(weight) has shape {tuple(scales.shape)}; "
+        "num_scales must be the number of scales: 1 for a layer, weight.shape[0] for one per row"
+    )
 
 
 def _returns(case: Case) -> str:

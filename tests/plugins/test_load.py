@@ -135,7 +135,14 @@ MISTAKES = {
         ("return self.scales(weight) * clip_ste(weight)", "return self.scales(weight)"),
         "forward(weight) must have shape (12, 18), got (1,)",
     ),
-    "wrong number of scales": (("return 1", "return 2"), "must have shape (2,), got (1,)"),
+    "wrong number of scales": (
+        ("return 1", "return 2"),
+        "num_scales(weight) is 2, but scales(weight) has shape (1,)",
+    ),
+    "scales are no number": (
+        ("return 1", "return 1.0"),
+        "num_scales(weight) must return an int, got float",
+    ),
     "other signs": (("clip_ste(weight).reshape", "-clip_ste(weight).reshape"), "disagrees with"),
     "syntax": (("def signs", "def signs signs"), "my_methods.py:9: SyntaxError"),
     "import": (("import Binarizer", "import Binarizers"), "import from tbn_bench.extend"),
