@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="skip cases that are already recorded for the same runs",
     )
     parser.add_argument(
+        "--packed",
+        action="store_true",
+        help="time the packed files of a suite's runs, which are committed, in place of "
+        "checkpoints; nothing is trained",
+    )
+    parser.add_argument(
         "--against",
         metavar="REV",
         help="compare the packed executor with that of a git revision, both timed in one run; "
@@ -62,13 +68,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.suite:
         return networks.suite(
             args.suite,
-            _trained_runs(args),
+            args.results if args.packed else _trained_runs(args),
             args.device,
             args.threads,
             args.batch,
             out,
             args.skip_done,
             args.few_peers,
+            args.packed,
         )
     config = flags.config_of(args)
     return networks.case(config, args.results, args.device, args.threads, args.batch)

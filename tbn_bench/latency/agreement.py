@@ -32,6 +32,8 @@ def check_scores(loaded: list[Trained], device: str) -> dict[tuple[str, str], di
     """
     found = {}
     for trained in loaded:
+        if not trained.has_weights:
+            continue
         run = trained.run
         name = score_of(run.summary)
         expected = None

@@ -36,7 +36,8 @@ def _footprint(trained: Trained) -> Sizes:
     network = copy.deepcopy(trained.model)
     engines = {"dense": "dense"}
     if not trained.is_full_precision:
-        convert.pack_(network)
+        if trained.plain is None:
+            convert.pack_(network)
         engines = {}
     with contextlib.suppress(native.NativeUnavailable):
         engines[f"native {native.level()}"] = "native"

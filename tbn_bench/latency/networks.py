@@ -18,7 +18,7 @@ from tbn_bench.latency.gate import Variant
 from tbn_bench.latency.peers import Setting
 from tbn_bench.latency.show import show
 from tbn_bench.latency.timing import device_name, prepare, slug, time_case
-from tbn_bench.latency.trained import Network, Trained, load, pick, usable_runs
+from tbn_bench.latency.trained import Network, Trained, load, packed_runs, pick, usable_runs
 from tbn_bench.latency.variants import variants_of
 from tbn_bench.records.run import RunRecord
 from tbn_bench.records.store import RunStore
@@ -71,6 +71,7 @@ class _Suite:
     """What all cases of a suite share.
 
     few: without memory and the peers that take long to build. command: makes the record again.
+    packed: reads packed files in place of checkpoints.
     """
 
     sweep: str
@@ -79,10 +80,11 @@ class _Suite:
     few: bool
     store: RunStore
     command: str
+    packed: bool = False
 
     def time(self, network: Network, runs: list[RunRecord], cases: list[_Case]) -> None:
         """Checks the trained networks on the whole test set, then times each case."""
-        loaded = load(runs)
+        loaded = load(runs, self.packed)
         data = loaded[0].data
         known = _Known(
             calibration=data.first("train", CALIBRATION),
@@ -112,7 +114,7 @@ class _Suite:
                 run.run_id,
                 self.few,
             )
-            for variant in variants_of(trained.model, setting):
+            for variant in variants_of(trained.model, setting, trained.plain):
                 variant.extra |= known.about(run.run_id, variant.implementation)
                 found.append(variant)
         return found
@@ -124,6 +126,8 @@ class _Suite:
             "sweep": self.sweep,
             "tile_macs": True,
         }
+        if self.packed:
+            info["packed"] = True
         command = f"{self.command} --batch {case.batch}"
         record = time_case(
             case.name,
@@ -152,15 +156,17 @@ def suite(
     out: Path | None = None,
     skip_done: bool = False,
     few: bool = False,
+    packed: bool = False,
 ) -> dict[str, Any]:
     """Times the trained runs of sweep `name`, one case per data set, model and batch.
 
     out: the folder of the records (default: results). skip_done: a case that is recorded for these
-    very runs is left as it is. few: without memory and the peers that take long to build. Raises
-    ValueError where there are no runs to time.
+    very runs is left as it is. few: without memory and the peers that take long to build. packed:
+    times packed files, which are committed, in place of checkpoints; full precision without a
+    checkpoint has the first weights of its seed. Raises ValueError where there are no runs to time.
     """
     prepare(device, threads)
-    usable = usable_runs(name, results)
+    usable = packed_runs(name, results) if packed else usable_runs(name, results)
     store = RunStore(out or results)
     command = (
         f"tbn-bench latency --suite {name} --results {shlex.quote(str(results))} "
@@ -168,8 +174,10 @@ def suite(
     )
     if few:
         command += " --few-peers"
+    if packed:
+        command += " --packed"
     hardware = slug(device_name(device))
-    timed = _Suite(name, device, threads, few, store, command)
+    timed = _Suite(name, device, threads, few, store, command, packed)
     cases: list[str] = []
     for network, runs in pick(usable).items():
         own_name = f"{slug(network.model)}-{slug(network.data)}"

@@ -17,24 +17,30 @@ from tbn_bench.layers import packed
 PRECISIONS = {"f32": 1e-5, "a14": 1e-3}
 
 
-def variants_of(model: nn.Module, setting: Setting) -> list[Variant]:
+def variants_of(
+    model: nn.Module, setting: Setting, dense: nn.Module | None = None
+) -> list[Variant]:
     """Every way to run a trained (eval-mode) network on the setting's x.
 
-    Peers for full precision, reuse and native kernels for the others.
+    Peers for full precision, reuse and native kernels for the others. dense: of a network that is
+    packed already, the same with dense weights.
     """
     device = setting.x.device
-    plain = convert.dense(model).eval().to(device)
+    plain = convert.dense(model) if dense is None else copy.deepcopy(dense)
+    plain = plain.eval().to(device)
     reference = copy.deepcopy(plain)
     if setting.config.binarizer == "full_precision":
         found = peers.dense_peers(plain, reference, setting)
         return found + _by_executor(plain, reference, setting)
     small = copy.deepcopy(model)
-    rows = convert.pack_(small)
+    if dense is None:
+        convert.pack_(small)
     small = small.eval().to(device)
     kernels = _by_executor(small, reference, setting) + _triton(small, reference, setting)
     if device.type == "cpu" and not setting.few:
         kernels += peers.coded_peers(small, reference, setting)
-    if not any(row.how == "tile reuse" for row in rows):
+    layers = [module for module in small.modules() if isinstance(module, packed.Packed)]
+    if not any(layer.how == "tile reuse" for layer in layers):
         return kernels
     return _by_reuse(small, reference, setting) + kernels
 

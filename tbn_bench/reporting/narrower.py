@@ -1,6 +1,7 @@
 """Narrower binary networks: the controls that a sub-bit network must beat at equal cost."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from tbn_bench import catalog
 from tbn_bench.reporting import names
@@ -33,6 +34,11 @@ def most_weights(whole: Sequence[Group]) -> float:
 def label(g: Group) -> str:
     """BWN airbench 34/132/132, narrower."""
     return f"{g.label} {names.network(g.model)}, narrower"
+
+
+def control(g: Group) -> dict[str, Any]:
+    """The fields of a figure's mark by which narrower networks have one look and one name."""
+    return {"label": f"{g.label}, narrower", "control": True, "line": "narrower"}
 
 
 def _is_narrower(g: Group, whole: Group, weights: float) -> bool:

@@ -1,3 +1,4 @@
+import copy
 import functools
 import itertools
 import math
@@ -8,8 +9,9 @@ from torch import nn
 
 from tbn_bench import convert
 from tbn_bench.binarizers._base import WeightBinarizer
+from tbn_bench.config import make
 from tbn_bench.convert.binarize import binarize_
-from tbn_bench.latency import agreement, gate, peers, sampling, timing
+from tbn_bench.latency import agreement, gate, peers, sampling, timing, trained, variants
 from tbn_bench.latency.show import missing_ratios
 from tbn_bench.layers import packed
 
@@ -58,6 +60,24 @@ def test_a_packed_network_computes_what_the_trained_one_does(spec):
     torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(plain, expected, rtol=1e-5, atol=1e-5)
     assert len(rows) == 4
+
+
+@pytest.mark.parametrize("spec", ["bwn", "tbn(p=4, min_layer_size=0)", "low_rank(bits=0.5)"])
+def test_a_packed_file_is_timed_as_the_trained_network_is(spec, tmp_path):
+    """Its dense reference has the same outputs, and every implementation is there."""
+    structure = _net().eval()
+    trained_one = copy.deepcopy(structure)
+    binarize_(trained_one, spec)
+    small = copy.deepcopy(trained_one)
+    convert.pack_(small)
+    convert.save(small, tmp_path / "net.safetensors")
+    loaded = convert.load(structure, tmp_path / "net.safetensors")
+    plain = trained.expanded(structure, loaded)
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(plain(x), trained_one.eval()(x), rtol=1e-5, atol=1e-5)
+    setting = peers.Setting(make({"binarizer": spec}), x, 1, x, {"distinct_macs": 1}, few=True)
+    names = [v.implementation for v in variants.variants_of(trained_one, setting)]
+    assert [v.implementation for v in variants.variants_of(loaded, setting, plain)] == names
 
 
 def test_packing_a_copy_leaves_the_original_trainable():

@@ -48,15 +48,8 @@ def _narrower(records: Records, panel: str, whole: list[Group]) -> list[dict[str
     weights = narrower.most_weights(whole)
     marks = []
     for g in narrower.narrower(records, whole):
-        marks.append(
-            _mark(panel, g)
-            | {
-                "label": f"{g.label}, narrower",
-                "x": g.first["stored_bits_weights"] / weights,
-                "control": True,
-                "line": "narrower",  # one name for all: the table has their widths
-            }
-        )
+        bits = g.first["stored_bits_weights"] / weights
+        marks.append(_mark(panel, g) | narrower.control(g) | {"x": bits})
     return marks
 
 

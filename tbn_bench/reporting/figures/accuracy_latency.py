@@ -1,22 +1,24 @@
 """The score on the test set against the measured time of the same runs' networks.
 
-The time is that of the fastest exact implementation, hot, on one thread.
+The time is that of the fastest exact implementation, hot, on one thread. Narrower binary networks
+of the same sweep are controls.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tbn_bench.reporting import style
+from tbn_bench.reporting import narrower, style
 from tbn_bench.reporting.figures import _chart, _panels, _print
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.tables.comparison import fastest
 
 TITLE = "Accuracy against measured latency"
-NEEDS = "timings of trained networks: tbn-bench latency"
+NEEDS = "timings of two trained networks: tbn-bench latency"
 _LAYOUT = _panels.Layout("ms per call, lower is better", log=10, front=True)
 
 
@@ -26,11 +28,22 @@ def frame(records: Records) -> pd.DataFrame:
     for title, gs in _panels.drawn(records):
         for device, batch in _timed_on(records, gs):
             panel = f"{title}, batch {batch}, {device}"
-            for g in gs:
-                best = fastest(records, g, batch, device)
-                if best:
-                    rows.append(_mark(g, best) | {"panel": panel})
+            marks = [mark | {"panel": panel} for mark in _marks(records, gs, batch, device)]
+            if len(marks) > 1:
+                rows += marks
     return _panels.frame(rows)
+
+
+def _marks(records: Records, gs: list[Group], batch: int, device: str) -> Iterator[dict[str, Any]]:
+    """Of the groups of a panel that were timed, then of narrower networks."""
+    for g in gs:
+        best = fastest(records, g, batch, device)
+        if best:
+            yield _mark(g, best)
+    for g in narrower.narrower(records, gs):
+        best = fastest(records, g, batch, device)
+        if best:
+            yield _mark(g, best) | narrower.control(g)
 
 
 def _timed_on(records: Records, gs: list[Group]) -> list[tuple[str, int]]:
