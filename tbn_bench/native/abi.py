@@ -128,6 +128,7 @@ class NormStruct(ctypes.Structure):
         ("parts", POINTER),
         ("residual", POINTER),
         ("out", POINTER),
+        ("passes", POINTER),
         ("a", POINTER),
         ("b", POINTER),
         ("gradient", POINTER),
@@ -176,6 +177,20 @@ class SignConvStruct(ctypes.Structure):
         ("pad", INT),
         ("groups", INT),
         ("threads", INT),
+        ("mixed", INT),
+        ("unused", INT),
+    )
+
+
+class HadamardStruct(ctypes.Structure):
+    """HadamardCall of training.inc; the first two are addresses."""
+
+    _fields_ = (
+        ("weight", POINTER),
+        ("tile", POINTER),
+        ("rows", LONG),
+        ("length", LONG),
+        ("p", LONG),
     )
 
 

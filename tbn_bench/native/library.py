@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tbn_bench.native.abi import (
     KINDS,
+    HadamardStruct,
     NormStruct,
     OpStruct,
     ProgramStruct,
@@ -93,6 +94,7 @@ def _is_ours(lib: ctypes.CDLL) -> bool:
         "plan": ProgramStruct,
         "norm": NormStruct,
         "sign_conv": SignConvStruct,
+        "hadamard": HadamardStruct,
     }
     for name, structure in structures.items():
         if not hasattr(lib, f"tbn_sizeof_{name}"):
@@ -121,5 +123,11 @@ def _set_signatures(lib: ctypes.CDLL) -> None:
         function.argtypes = [ctypes.c_int, ctypes.c_void_p]
         function.restype = None
     lib.tbn_sign_conv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
+    for name in ("tile", "gradient"):
+        function = getattr(lib, f"tbn_hadamard_{name}")
+        function.argtypes = [ctypes.c_void_p]
+        function.restype = None
+    lib.tbn_group_conv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
+    lib.tbn_group_gradient.argtypes = [ctypes.c_int, ctypes.c_void_p]
     lib.tbn_weight_gradient.argtypes = [ctypes.c_int, ctypes.c_void_p]
     lib.tbn_weight_gradient.restype = None

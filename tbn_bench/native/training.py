@@ -2,7 +2,7 @@
 
 import ctypes
 
-from tbn_bench.native.abi import NormStruct, SignConvStruct
+from tbn_bench.native.abi import HadamardStruct, NormStruct, SignConvStruct
 from tbn_bench.native.levels import index_of
 from tbn_bench.native.library import NativeUnavailable, load
 
@@ -41,6 +41,25 @@ def backward(call: NormStruct, level: str) -> None:
     load().tbn_norm_backward(index_of(level), ctypes.byref(call))
 
 
+def is_built() -> bool:
+    """Whether the library was built."""
+    try:
+        load()
+    except NativeUnavailable:
+        return False
+    return True
+
+
+def hadamard_tile(call: HadamardStruct) -> None:
+    """Writes call.tile from call.weight."""
+    load().tbn_hadamard_tile(ctypes.byref(call))
+
+
+def hadamard_gradient(call: HadamardStruct) -> None:
+    """Writes call.weight from call.tile, which are gradients."""
+    load().tbn_hadamard_gradient(ctypes.byref(call))
+
+
 def looks_signs_up(level: str) -> bool:
     """Whether sign_conv runs at a level."""
     return bool(load().tbn_sign_conv_takes(index_of(level)))
@@ -60,3 +79,25 @@ def takes_weight_gradient(channels: int, rows: int) -> bool:
 def weight_gradient(call: SignConvStruct, level: str) -> None:
     """Writes the gradient of the tile from call.x and call.g."""
     load().tbn_weight_gradient(index_of(level), ctypes.byref(call))
+
+
+def takes_groups(level: str, inputs: int, outputs: int, groups: int) -> bool:
+    """Whether group_conv has code for groups of these inputs and outputs at a level."""
+    return bool(load().tbn_group_conv_takes(index_of(level), inputs, outputs, groups))
+
+
+def group_conv(call: SignConvStruct, level: str, of_gradient: bool) -> None:
+    """As sign_conv, by multiply-adds; the gradient of x at any stride."""
+    if load().tbn_group_conv(index_of(level), ctypes.byref(call), of_gradient):
+        raise MemoryError("no memory for a convolution in groups")
+
+
+def takes_group_gradient(level: str, channels: int, rows: int, groups: int) -> bool:
+    """Whether group_gradient has code for groups of these input channels and rows at a level."""
+    return bool(load().tbn_group_gradient_takes(index_of(level), channels, rows, groups))
+
+
+def group_gradient(call: SignConvStruct, level: str) -> None:
+    """As weight_gradient, faster where rows of the output are long."""
+    if load().tbn_group_gradient(index_of(level), ctypes.byref(call)):
+        raise MemoryError("no memory for the weight gradient of a convolution in groups")

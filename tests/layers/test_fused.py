@@ -9,8 +9,9 @@ from torch import nn
 
 from tbn_bench import catalog, native
 from tbn_bench.convert import binarize_, describe, fuse_, pack_, unfuse_
+from tbn_bench.layers.fused import conv
 from tbn_bench.layers.fused.conv import Parts, tile_conv
-from tbn_bench.layers.fused.norm import Norm, copies_norm, why_not_native
+from tbn_bench.layers.fused.norm import Norm, copies_norm, mix, mixed_back, why_not_native
 from tbn_bench.layers.fused.weights import KeptScales, read
 from tbn_bench.layers.mixed_copies import Geometry
 from tbn_bench.native import training
@@ -174,9 +175,10 @@ def test_a_native_convolution_is_that_of_torch_in_float64(sizes, level):
     shapes = ((3, channels * groups, size, size), (rows * groups, channels, kernel, kernel))
     x, tile = (torch.randn(shape).contiguous(memory_format=torch.channels_last) for shape in shapes)
     tile = tile.sign()
-    looks = training.looks_signs_up(level)
+    looks = conv.LOOKUP if training.looks_signs_up(level) else conv.TORCH
+    backwards = looks if stride == 1 else conv.TORCH
     takes = training.takes_weight_gradient(channels, rows)
-    parts = Parts(level, looks, looks and stride == 1, takes)
+    parts = Parts(level, looks, backwards, conv.SUMS if takes else conv.TORCH)
     geometry = Geometry((stride, stride), (kernel // 2, kernel // 2), (1, 1))
     found = conv_step(x, tile, geometry, groups, parts)
     expected = conv_step(x.double(), tile.double(), geometry, groups, Parts())
@@ -184,10 +186,67 @@ def test_a_native_convolution_is_that_of_torch_in_float64(sizes, level):
         assert (own - other).abs().max() <= 2e-6 * other.abs().max()
 
 
-def conv_step(x, tile, geometry, groups, parts):
-    """Output, and gradients of input and tile."""
+GROUPED = [  # every length of a group, and borders of every kind; kernel, stride and padding last
+    (8, 8, 18, 2, 3, 1, 1),
+    (8, 16, 9, 2, 3, 2, 1),
+    (16, 8, 7, 2, 1, 2, 0),
+    (4, 4, 11, 4, 3, 1, 1),
+    (4, 8, 10, 4, 5, 3, 2),
+    (16, 4, 6, 4, 3, 1, 2),
+    (32, 16, 5, 1, 3, 2, 0),
+]
+
+
+@pytest.mark.parametrize("sizes", GROUPED)
+def test_groups_that_share_vectors_are_those_of_torch_in_float64(sizes):
+    """Output and both gradients, where 16 lanes are one group, two or four."""
+    channels, rows, size, groups, kernel, stride, padding = sizes
+    level = native.level()
+    if not training.takes_groups(level, channels, rows, groups):
+        pytest.skip(f"level {level} has no code for small groups")
+    torch.manual_seed(0)
+    shapes = ((2, channels * groups, size, size), (rows * groups, channels, kernel, kernel))
+    x, tile = (torch.randn(shape).contiguous(memory_format=torch.channels_last) for shape in shapes)
+    geometry = Geometry((stride, stride), (padding, padding), (1, 1))
+    found = conv_step(x, tile, geometry, groups, Parts(level, conv.LANES, conv.LANES, conv.LANES))
+    expected = conv_step(x.double(), tile.double(), geometry, groups, Parts())
+    for own, other in zip(found, expected, strict=True):
+        assert (own - other).abs().max() <= 2e-6 * other.abs().max()
+
+
+@pytest.mark.parametrize("sizes", [(8, 8, 6, 4), (32, 32, 5, 2)])  # by multiply-adds and by lookup
+def test_parts_are_mixed_by_the_convolution(sizes):
+    """The output is H times the parts; batch norm's gradient of the parts, or mixed_back, fits."""
+    channels, rows, size, groups = sizes
+    torch.manual_seed(0)
+    x = torch.randn(2, channels * groups, size, size).contiguous(memory_format=torch.channels_last)
+    tile = torch.randn(rows * groups, channels, 3, 3).sign()
+    geometry = Geometry((1, 1), (1, 1), (1, 1))
+    parts = conv.parts_of(x, tile, geometry, groups)
+    if not conv.can_mix(tile, groups, parts):
+        pytest.skip(f"level {parts.level} computes no such groups")
+    found = conv_step(x, tile, geometry, groups, parts, mixed=lambda t: mixed_back(t, groups))
+    exact = (x.double(), tile.double(), geometry, groups, Parts())
+    expected = conv_step(*exact, mixed=lambda t: mix(t, groups))
+    for own, other in zip(found, expected, strict=True):
+        assert (own - other).abs().max() <= 2e-6 * other.abs().max()
+
+
+def test_latents_are_stored_for_the_optimizer():
+    """Of a tiled layer, in torch's default order: fused optimizers copy others at each step."""
+    model = network(METHODS[0]).to(memory_format=torch.channels_last)
+    fuse_(model)
+    latent = model.blocks[0].conv1.parametrizations.weight.original
+    assert latent.is_contiguous()
+
+
+def conv_step(x, tile, geometry, groups, parts, mixed=None):
+    """Output, and gradients of input and tile. mixed: what follows the convolution."""
     leaves = [x.detach().requires_grad_(), tile.detach().requires_grad_()]
-    out = tile_conv(*leaves, geometry, groups, parts)
+    mixes = mixed is not None and x.dtype == torch.float32
+    out = tile_conv(*leaves, geometry, groups, parts, mixes)
+    if mixed is not None:
+        out = mixed(out)
     out.backward(torch.linspace(-1, 1, out.numel(), dtype=out.dtype).sin().reshape(out.shape))
     return [out, *(leaf.grad for leaf in leaves)]
 

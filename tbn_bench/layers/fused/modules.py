@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from tbn_bench import native
 from tbn_bench.layers.fused import weights
-from tbn_bench.layers.fused.conv import full_gradient, parts_of, tile_conv
+from tbn_bench.layers.fused.conv import can_mix, full_gradient, parts_of, tile_conv
 from tbn_bench.layers.fused.norm import why_not_native
 from tbn_bench.layers.fused.pending import (
     Affine,
@@ -53,9 +53,11 @@ class FusedConv2d(ReuseConv2d):
         groups = 1 if method.copies is None else method.p
         parts = parts_of(x, tile, geometry, groups)
         self.fused.write(str(parts))
-        t = tile_conv(x, tile, geometry, groups, parts)
         if groups > 1:
-            return TileOutput(t, scales, 1, None, self.fused, mixed=groups)
+            mixes = can_mix(tile, groups, parts)
+            t = tile_conv(x, tile, geometry, groups, parts, mixes)
+            return TileOutput(t, scales, 1, None, self.fused, groups, is_mixed=mixes)
+        t = tile_conv(x, tile, geometry, groups, parts)
         added = None
         if method.elementwise:
             added = full_gradient(t, x, latent, scales, geometry, parts)
@@ -145,6 +147,9 @@ def fuse_module_(module: Any) -> None:
         return
     module.kept_scales = KeptScales()
     _set_base_(module, FusedConv2d)
+    chain = module.get_submodule("parametrizations.weight")
+    if not chain[0].elementwise:
+        weights.store_by_channel_(chain.original)
 
 
 def unfuse_module_(module: Any) -> None:

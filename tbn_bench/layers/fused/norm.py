@@ -31,13 +31,15 @@ from tbn_bench.tiling import constant_in_graphs
 
 HALF = torch.bfloat16
 NATIVE_TYPES = (torch.float32, HALF)
+_LANES = 16  # values whose bits are one number
 
 
 class Norm(NamedTuple):
     """p: copies. level: of the native library; None computes by torch.
 
     mixed: of hadamard copies, their number; then p = 1, and t has all C channels: part i of the
-    normalised values is sum_s H_is t_s, with Sylvester's H. Else 1.
+    normalised values is sum_s H_is t_s, with Sylvester's H. Else 1. is_mixed: whether t is mixed by
+    H already; its gradient is still that of the parts before.
     """
 
     p: int
@@ -45,6 +47,7 @@ class Norm(NamedTuple):
     relu: bool
     level: str | None
     mixed: int = 1
+    is_mixed: bool = False
 
 
 class Normed(NamedTuple):
@@ -77,6 +80,23 @@ def mix(t: Tensor, p: int) -> Tensor:
     parts = t.unflatten(1, (p, -1))
     mixed = torch.einsum("is,bs...->bi...", signs.to(t.device, t.dtype), parts)
     return mixed.flatten(1, 2)
+
+
+def mixed_back(t: Tensor, p: int) -> Tensor:
+    """t, whose gradient is mixed from p parts. t: (B, C, ...)."""
+    out: Tensor = _MixedBack.apply(t, p)
+    return out
+
+
+class _MixedBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, p: int) -> Tensor:
+        ctx.p = p
+        return t.view_as(t)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return mix(gradient, ctx.p), None
 
 
 @constant_in_graphs
@@ -147,8 +167,7 @@ class _CopiesNorm(torch.autograd.Function):
         step = _by_torch if norm.level is None else _native
         result = step.forward(t, alpha, weight, bias, residual, norm)
         out = result.out
-        kept = out if norm.relu else None
-        ctx.save_for_backward(result.t, alpha, weight, kept, result.mean, result.variance)
+        ctx.save_for_backward(result.t, alpha, weight, result.kept, result.mean, result.variance)
         ctx.mark_non_differentiable(result.channel_mean, result.channel_variance)
         ctx.set_materialize_grads(False)
         return out, result.channel_mean, result.channel_variance
@@ -158,8 +177,7 @@ class _CopiesNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if gradient is None:
             return (None,) * 7
-        t, alpha, weight, out, mean, variance = ctx.saved_tensors
-        saved = _Saved(t, alpha, weight, out, mean, variance)
+        saved = _Saved(*ctx.saved_tensors)
         *_, needs_residual, needs_added, _ = ctx.needs_input_grad
         wanted = _Wanted(residual=needs_residual, added=needs_added)
         step = _by_torch if ctx.norm.level is None else _native
@@ -175,10 +193,15 @@ class _CopiesNorm(torch.autograd.Function):
 
 
 class _Forward(NamedTuple):
-    """mean, variance: (R,) of t, which is what is normalised; float64, biased."""
+    """mean, variance: (R,) of t, which is what is normalised; float64, biased.
+
+    kept: what says where ReLU lets the gradient pass; None without ReLU. By torch it is out itself;
+    the native library keeps a bit for each value.
+    """
 
     t: Tensor
     out: Tensor
+    kept: Tensor | None
     mean: Tensor
     variance: Tensor
     channel_mean: Tensor
@@ -189,7 +212,7 @@ class _Saved(NamedTuple):
     t: Tensor
     alpha: Tensor | None
     weight: Tensor | None
-    out: Tensor | None
+    kept: Tensor | None
     mean: Tensor
     variance: Tensor
 
@@ -250,19 +273,24 @@ class _native:
         of_copies = torch.empty(2, channels, dtype=torch.float64)
         mean, variance = of_t
         channel_mean, channel_variance = of_copies
-        mixed = torch.empty_like(t) if norm.mixed > 1 else t
+        mixes = norm.mixed > 1 and not norm.is_mixed
+        mixed = torch.empty_like(t) if mixes else t
         call = _native._call(mixed, alpha, weight, norm)
-        if norm.mixed > 1:
+        if mixes:
             call.parts = t.data_ptr()
         call.beta = _address(bias)
         call.residual = _address(residual)
         call.out = out.data_ptr()
+        passes = None
+        if norm.relu:
+            passes = torch.empty(out.numel() // _LANES, dtype=torch.int16)
+            call.passes = passes.data_ptr()
         call.mean = mean.data_ptr()
         call.variance = variance.data_ptr()
         call.channel_mean = channel_mean.data_ptr()
         call.channel_variance = channel_variance.data_ptr()
         training.forward(call, str(norm.level))
-        return _Forward(mixed, out, mean, variance, channel_mean, channel_variance)
+        return _Forward(mixed, out, passes, mean, variance, channel_mean, channel_variance)
 
     @staticmethod
     def backward(gradient: Tensor, saved: _Saved, wanted: _Wanted, norm: Norm) -> _Gradients:
@@ -290,7 +318,7 @@ class _native:
             call.masked = masked.data_ptr()
             d_residual = masked
         call.gradient = gradient.data_ptr()
-        call.out = _address(saved.out)
+        call.passes = _address(saved.kept)
         call.mean = saved.mean.data_ptr()
         call.variance = saved.variance.data_ptr()
         call.d_alpha = d_alpha.data_ptr()
@@ -332,7 +360,7 @@ class _by_torch:
         norm: Norm,
     ) -> _Forward:
         over = _by_torch._over
-        if norm.mixed > 1:
+        if norm.mixed > 1 and not norm.is_mixed:
             t = mix(t, norm.mixed)
         places = [0, *range(2, t.dim())]
         exact = t.double()
@@ -354,14 +382,15 @@ class _by_torch:
         correction = count / max(1, count - 1)
         channel_mean = (scale * mean).flatten()
         channel_variance = (scale.square() * variance * correction).flatten()
-        return _Forward(t, out, mean, variance, channel_mean, channel_variance)
+        kept = out if norm.relu else None
+        return _Forward(t, out, kept, mean, variance, channel_mean, channel_variance)
 
     @staticmethod
     def backward(gradient: Tensor, saved: _Saved, wanted: _Wanted, norm: Norm) -> _Gradients:
         over = _by_torch._over
         t = saved.t
-        if saved.out is not None:
-            gradient = gradient.masked_fill(saved.out <= 0, 0)
+        if saved.kept is not None:
+            gradient = gradient.masked_fill(saved.kept <= 0, 0)
         scale, gamma, inverse = _by_torch._coefficients(
             saved.alpha, saved.weight, saved.variance, norm
         )

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbn_bench.layers.fused.norm import Norm, Normed, copies_norm, mix
+from tbn_bench.layers.fused.norm import Norm, Normed, copies_norm, mix, mixed_back
 
 _RELU = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 _ADD = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
@@ -103,7 +103,7 @@ class TileOutput(Pending):
     """p copies of t: (B, R, H, W), copy i times scales[i]: (B, p R, H, W).
 
     scales: (k,), each for C / k channels, or None for 1. added: zeros of that shape, which take the
-    gradient of the copies, or None. mixed: of hadamard copies, their number (norm.py).
+    gradient of the copies, or None. mixed, is_mixed: of hadamard copies, as in norm.Norm.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class TileOutput(Pending):
         added: Tensor | None,
         note: "Note",
         mixed: int = 1,
+        is_mixed: bool = False,
     ):
         self.t = t
         self.scales = scales
@@ -121,10 +122,15 @@ class TileOutput(Pending):
         self.added = added
         self.note = note
         self.mixed = mixed
+        self.is_mixed = is_mixed
 
     def _compute(self) -> Tensor:
         self.note.add("copies written out, because batch norm does not read them")
-        t = self.t if self.mixed == 1 else mix(self.t, self.mixed)
+        t = self.t
+        if self.is_mixed:
+            t = mixed_back(t, self.mixed)
+        elif self.mixed > 1:
+            t = mix(t, self.mixed)
         copies = t.unsqueeze(1).expand(-1, self.p, *t.shape[1:])
         if self.scales is not None:
             rows = t.shape[1] * self.p // len(self.scales)
@@ -203,7 +209,7 @@ class Normalized(Pending):
         if source.mixed > 1:
             parts.insert(0, f"sums of {source.mixed} parts")
         self.note.write(f"{', '.join(parts)} in one: {source.p} x {rows} channels, {kind}, {by}")
-        norm = Norm(source.p, self.affine.eps, relu, self.level, source.mixed)
+        norm = Norm(source.p, self.affine.eps, relu, self.level, source.mixed, source.is_mixed)
         found = copies_norm(
             source.t,
             source.scales,

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from tbn_bench import tiling
 from tbn_bench.binarizers.tbn import TBNWeight
 from tbn_bench.layers.fused.norm import sylvester
+from tbn_bench.native import training
+from tbn_bench.native.abi import HadamardStruct
 
 
 class TileWeights(NamedTuple):
@@ -60,6 +62,17 @@ def _is_permuted(weight: Tensor) -> bool:
     return weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@torch.no_grad()
+def store_by_channel_(latent: nn.Parameter) -> None:
+    """Moves the memory of a latent weight to torch's default order.
+
+    torch's fused optimizers copy a tensor in channels-last memory at each step. The tile alone, of
+    1 / p of the size, is then moved for the convolution.
+    """
+    if _is_permuted(latent):
+        latent.data = latent.data.contiguous()
+
+
 def _in_memory_order(weight: Tensor) -> Tensor:
     return weight.permute(0, 2, 3, 1) if _is_permuted(weight) else weight
 
@@ -93,6 +106,24 @@ def _hadamard(method: Any, latent: Tensor, kept: KeptScales) -> TileWeights:
     return TileWeights(tile, kept.of(method, source), latent, method)
 
 
+def _takes_native(weight: Tensor) -> bool:
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return False
+    return weight.is_contiguous() and training.is_built()
+
+
+def _native_call(weight: Tensor, tile: Tensor, p: int) -> HadamardStruct:
+    """weight: (p R, C, kh, kw). tile: (p R, C / p, kh, kw). Both in torch's default order."""
+    rows = len(weight) // p
+    return HadamardStruct(
+        weight=weight.data_ptr(),
+        tile=tile.data_ptr(),
+        rows=rows,
+        length=tile[0].numel(),
+        p=p,
+    )
+
+
 class _HadamardTile(torch.autograd.Function):
     """The tile of hadamard copies, slice by slice, with the "tile" gradient of tiling.py.
 
@@ -102,9 +133,15 @@ class _HadamardTile(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, p: int) -> Tensor:
-        signs = sylvester(p).to(weight.device, weight.dtype)
         ctx.p = p
         ctx.is_permuted = _is_permuted(weight)
+        ctx.is_native = _takes_native(weight)
+        if ctx.is_native:
+            rows, channels, *kernel = weight.shape
+            found = weight.new_empty((rows, channels // p, *kernel))
+            training.hadamard_tile(_native_call(weight, found, p))
+            return found.contiguous(memory_format=torch.channels_last)
+        signs = sylvester(p).to(weight.device, weight.dtype)
         copies = _in_memory_order(weight).chunk(p)
         total = torch.zeros_like(_by_slice(copies[0], p, ctx.is_permuted))
         for i, copy in enumerate(copies):
@@ -120,6 +157,12 @@ class _HadamardTile(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         p = ctx.p
+        if ctx.is_native:
+            rows, channels, *kernel = grad.shape
+            found = grad.new_empty((rows, channels * p, *kernel))
+            ordered = grad.contiguous()
+            training.hadamard_gradient(_native_call(found, ordered, p))
+            return found, None
         signs = sylvester(p).to(grad.device, grad.dtype)
         shares = (grad / p).unflatten(0, (p, -1)).transpose(0, 1)  # (R, p, C / p, kh, kw)
         if ctx.is_permuted:

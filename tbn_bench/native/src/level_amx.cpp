@@ -458,5 +458,6 @@ int takes(int planes) { return planes == PLANES_A14 ? available() && tbn_a14_ava
 }  // namespace
 
 extern "C" {
-extern const Level tbn_level_amx = {"amx", available, takes, prepare, conv, gelu, attention, peak, &tbn_norm_avx512, tbn_weight_gradient_avx512};
+extern const Level tbn_level_amx = {"amx", available, takes, prepare, conv, gelu, attention, peak, &tbn_norm_avx512, tbn_weight_gradient_avx512,
+                                    tbn_group_conv_avx512, tbn_group_gradient_avx512};
 }

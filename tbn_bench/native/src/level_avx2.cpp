@@ -67,5 +67,5 @@ void conv_avx2(const Conv* c) {
 }  // namespace
 
 extern "C" {
-extern const Level tbn_level_avx2 = {"avx2", available, takes_float32, prepare_lut, conv_avx2, gelu, attention, peak, &norm_kernels, weight_gradient};
+extern const Level tbn_level_avx2 = {"avx2", available, takes_float32, prepare_lut, conv_avx2, gelu, attention, peak, &norm_kernels, weight_gradient, nullptr, nullptr};
 }

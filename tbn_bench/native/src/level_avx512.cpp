@@ -9,6 +9,7 @@
 #include "transformer.inc"
 #include "norm.inc"
 #include "wgrad.inc"
+#include "groups.inc"
 #define A14 0
 #include "lookup512.inc"
 
@@ -70,5 +71,8 @@ int takes512(int planes) { return planes == PLANES_A14 ? available512() && tbn_a
 extern "C" {
 extern const NormKernels tbn_norm_avx512 = norm_kernels;
 void tbn_weight_gradient_avx512(const WeightGradient* w) { weight_gradient(w); }
-extern const Level tbn_level_avx512 = {"avx512", available512, takes512, prepare_lookup, conv512, gelu, attention, peak512, &norm_kernels, weight_gradient};
+void tbn_group_conv_avx512(const GroupConv* c) { group_conv(c); }
+void tbn_group_gradient_avx512(const GroupGradient* c) { group_gradient(c); }
+extern const Level tbn_level_avx512 = {"avx512", available512, takes512, prepare_lookup, conv512, gelu, attention, peak512, &norm_kernels, weight_gradient,
+                                       group_conv, group_gradient};
 }

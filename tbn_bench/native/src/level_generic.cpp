@@ -12,5 +12,5 @@
 
 static int available() { return 1; }
 extern "C" {
-extern const Level tbn_level_generic = {"generic", available, takes_float32, prepare_lut, conv_lut, gelu, attention, peak, &norm_kernels, weight_gradient};
+extern const Level tbn_level_generic = {"generic", available, takes_float32, prepare_lut, conv_lut, gelu, attention, peak, &norm_kernels, weight_gradient, nullptr, nullptr};
 }

@@ -434,6 +434,7 @@ API double tbn_read(const double* x, int64_t n, int64_t times) {
 }
 
 #include "training.inc"
+#include "training_groups.inc"
 
 // The kinds of ops by number, in which an Op names its kind.
 API int tbn_op_kinds() { return (int)(sizeof kKinds / sizeof *kKinds); }

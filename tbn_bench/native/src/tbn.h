@@ -69,9 +69,10 @@ struct Norm {
   int half, relu;        // half: values are bfloat16, else float32
   int mixed, unused;     // mixed > 1, and then p = 1: t is Sylvester's matrix times `mixed` parts of its channels
   const void* t;         // (M, R)
-  const void* parts;     // (M, R), or NULL: what moments mixes t from; full is mixed back
+  const void* parts;     // (M, R): what moments mixes t from, or NULL where it is mixed; full is mixed back
   const void* residual;  // (M, p R), or NULL
   void* out;             // (M, p R)
+  uint16_t* passes;      // (M p R / 16), or NULL without ReLU: bit l is whether it lets the gradient of value 16 i + l pass
   const float *a, *b;    // (p R): out = act(a t + b + residual)
   // backward
   const void* gradient;      // of out
@@ -93,6 +94,28 @@ struct WeightGradient {
   int H, W, C, in_stride, Ho, Wo, R, out_stride, kh, kw, stride, pad;
 };
 
+// Training: a convolution of one image in groups of few channels (groups.inc). x has zeros around it, so that every tap reads memory.
+struct GroupConv {
+  const float* x;        // pixels of in_pixel channels; the first input of the first output pixel
+  const float* weights;  // (rows / 16, taps, C, 16): 16 output channels side by side
+  float* y;              // the first output pixel
+  const long* offsets;   // (taps): from an output pixel's first input to a tap's, in floats
+  long in_row, in_column, out_row, out_column;  // floats between neighbouring output pixels
+  int taps, side;        // side: whether taps come in threes that are neighbours, as output pixels are
+  int C, R, rows;        // inputs and outputs of a group, outputs of all groups
+  int Ho, Wo;
+};
+
+// Training: its weight gradient, added to that of other images.
+struct GroupGradient {
+  const float *x, *g;    // x as in GroupConv; g: the first output pixel
+  float* gradient;       // (groups R, taps, C)
+  const long* offsets;
+  long pixel, in_row, in_column, out_row, out_column;  // pixel: floats between neighbouring inputs
+  int taps, side, C, R, channels;                      // channels: inputs of all groups
+  int Ho, Wo;
+};
+
 enum { NORM_ROWS = 4096, NORM_CHANNELS = 4096 };  // the most that norm.inc takes
 
 struct NormKernels {
@@ -101,6 +124,7 @@ struct NormKernels {
   void (*sums)(const Norm* n);
   void (*full)(const Norm* n);
   void (*small)(const Norm* n, const float* k1, const float* k0);
+  void (*mix)(float* x, long rows, long channels, int p);  // x: (rows, channels), mixed in place from p parts
 };
 
 struct Level {
@@ -114,6 +138,8 @@ struct Level {
   long (*peak)(int kind, long n);  // runs n steps of pure arithmetic and returns their multiply-adds, or 0; see PEAK_*
   const NormKernels* norm;
   void (*weight_gradient)(const WeightGradient* w);
+  void (*group_conv)(const GroupConv* c);  // NULL, as is the next, where 16 lanes are no register
+  void (*group_gradient)(const GroupGradient* c);
 };
 
 enum { PLANES_A14 = 14 };  // activations rounded to 14 bits
@@ -123,6 +149,8 @@ enum Peak { PEAK_FMA = 0, PEAK_LOOKUP = 1, PEAK_MATRIX = 2, PEAK_MATRIX_A14 = 3 
 extern "C" {
 extern const NormKernels tbn_norm_avx512;
 void tbn_weight_gradient_avx512(const WeightGradient* w);
+void tbn_group_conv_avx512(const GroupConv* c);
+void tbn_group_gradient_avx512(const GroupGradient* c);
 extern const Level tbn_level_generic;
 #if defined(__x86_64__)
 extern const Level tbn_level_avx2;
