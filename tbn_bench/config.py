@@ -115,6 +115,11 @@ class RunConfig(BaseModel):
     precision: Literal["32", "bf16"] = Field(
         "32", description="32 (float32) or bf16 (bfloat16 autocast)"
     )
+    fuse: bool = Field(
+        False,
+        description="train faster behind tiled convolutions: fused operations in channels-last "
+        "memory, whose sums have another order (docs/kernels.md)",
+    )
 
     @field_validator("data", "model", "binarizer", "task", "optimizer")
     @classmethod

@@ -29,6 +29,7 @@ EQUATIONS = (
     "layers/mixed_copies.py",
     "layers/binary_input.py",
 )
+FUSED = "layers/fused"  # a folder: of runs with fuse
 _ROOT = Path(__file__).parent
 _DIGITS = 12
 SAMPLED = 1_000
@@ -58,6 +59,8 @@ def of(config: RunConfig) -> dict[str, str]:
         for module, path in _modules_of(call):
             found[f"{_MODULE}{module}"] = of_file(path)
     equations = [_ROOT / name for name in EQUATIONS]
+    if config.fuse:
+        equations += sorted((_ROOT / FUSED).glob("*.py"))
     found["equations"] = _hash([path for path in equations if path.exists()])
     return found
 

@@ -28,7 +28,7 @@ OTHER = {
     "warmup_epochs": 1, "step_epochs": 19, "step_gamma": 0.6, "min_lr": 1e-6, "bn_momentum_gamma": 0.5, "label_smoothing": 0.1, "precision": "bf16",
     "init": "single/0123456789ab", "teacher": "cifar10_resnet18/ba9876543210", "schedule_every": "step",
     "batch_norm": "reestimated", "mixup": 0.2, "cutmix": 1.0, "select": "last", "tta": True,
-    "clip_norm": 1.0,
+    "clip_norm": 1.0, "fuse": True,
 }  # fmt: skip
 
 

@@ -161,7 +161,7 @@ def _provenance(experiment: Experiment, options: RunOptions) -> dict[str, Any]:
     source = provenance(command, device, torch.get_num_threads())
     return source | {
         "track": experiment.plan.track,
-        "channels_last": options.channels_last,
+        "channels_last": options.channels_last or experiment.config.fuse,
         "compile": options.compile,
         "devices": options.devices,
         "trial": options.trial,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tbn_bench.convert.cost import Cost
+from tbn_bench.convert.fuse import fuse_
 from tbn_bench.experiment.build import Experiment, build_task
 from tbn_bench.experiment.callbacks import AtomicCheckpoints, Recorder, make_trainer, quiet
 from tbn_bench.experiment.distributed import Follower, check_ranks
@@ -78,8 +79,25 @@ class Training:
         experiment = self.experiment
         task: Task = build_task(experiment.config, experiment.data, experiment.model)
         task.learn_from(self.teacher)
-        task.lay_out(self.options.channels_last, self.options.compile)
+        fuses = experiment.config.fuse
+        task.lay_out(self.options.channels_last or fuses, self.options.compile)
+        if fuses:
+            self._fuse(task.model)
         return task
+
+    def _fuse(self, model: nn.Module) -> None:
+        """Raises ValueError if there is nothing to fuse, or with compilation."""
+        if self.options.compile:
+            raise ValueError(
+                "fuse=True runs operations of its own, which torch.compile would leave out; "
+                "use one of the two"
+            )
+        rows = fuse_(model)
+        if not any(row.fused for row in rows):
+            raise ValueError(
+                "fuse=True needs tiled convolutions or nn.BatchNorm2d, "
+                f"and {self.experiment.config.model} has none that can be fused; leave it out"
+            )
 
     def _trainer(self, task: Task) -> pl.Trainer:
         options = self.options

@@ -605,6 +605,30 @@ def test_channels_last_changes_the_layout_alone(tmp_path):
     assert torch.allclose(one(x), two(x), atol=1e-3)
 
 
+def test_a_fused_run_is_the_plain_one_up_to_rounding(tmp_path):
+    """The same losses; the record says which memory format and fingerprint it has."""
+    config = {"data": "digits", "model": "resnet_cifar(depth=8, width=8)", "epochs": 1, "keep": ["conv1"],
+              "batch_size": 256, "binarizer": "tbn(p=2, min_layer_size=0, gradient='tile')"}  # fmt: skip
+    records = []
+    for fuse in (False, True):
+        run = make(config | {"fuse": fuse})
+        records.append(train.run(run, train.RunOptions(tmp_path, wandb="off")))
+    plain, fused = records
+    assert fused.provenance["channels_last"]
+    assert (
+        fused.provenance["fingerprint"]["equations"] != plain.provenance["fingerprint"]["equations"]
+    )
+    for row, other in zip(plain.rows(), fused.rows(), strict=True):
+        assert row["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4)
+
+
+def test_fuse_without_anything_to_fuse_is_refused(tmp_path):
+    """An mlp has no convolution: an error, not a silent plain run."""
+    config = make({"model": "mlp", "fuse": True, "epochs": 1})
+    with pytest.raises(ValueError, match="mlp has none that can be fused"):
+        train.run(config, train.RunOptions(tmp_path, wandb="off"))
+
+
 def test_channels_last_reaches_convolutions(monkeypatch):
     """Weights and images alike: a convolution of either alone would run, and be copied, in the
     other layout.
