@@ -1,7 +1,7 @@
 """What the runs show: each method's difference from a reference of its panel, paired by seed.
 
-A method is within the margin only if the whole 95 % interval of its differences is. A single seed
-shows nothing.
+A method is within the margin only if the whole 95 % interval of its differences is. Fewer than
+three seeds show nothing.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any
 from tbn_bench.reporting import names, narrower, published
 from tbn_bench.reporting.groups import Group, Panel, groups, panel_titles
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.stats import is_spread, paired_differences, paired_interval
+from tbn_bench.reporting.stats import LEAST, is_spread, paired_differences, paired_interval
 from tbn_bench.scores import SCORES
 
 POINTS = 0.02  # margin of a score that is a share, absolutely
@@ -21,6 +21,7 @@ WITHIN = "within the margin"
 OUTSIDE = "outside the margin"
 NOT_SHOWN = "not shown"
 ONE_SEED = "one seed"
+TWO_SEEDS = "two seeds"
 NO_PAIR = "no common seed"
 
 
@@ -30,7 +31,7 @@ class Finding:
 
     difference, half: in the unit that is shown (percentage points, or the error); more is better.
     half is None for fewer than two pairs. n: pairs. bytes_share: stored bytes over those of the
-    reference. tag: WITHIN, OUTSIDE, NOT_SHOWN, ONE_SEED or NO_PAIR.
+    reference. tag: WITHIN, OUTSIDE, NOT_SHOWN, ONE_SEED, TWO_SEEDS or NO_PAIR.
     """
 
     group: Group
@@ -55,10 +56,11 @@ class Finding:
 
     @property
     def size(self) -> str:
-        """1/28 of the bytes."""
-        return (
-            f"1/{1 / self.bytes_share:.0f}" if self.bytes_share < 0.5 else f"{self.bytes_share:.2f}"
-        )
+        """1/28, 74 % or 3 times: of the bytes."""
+        share = self.bytes_share
+        if share < 0.5:
+            return f"1/{1 / share:.0f}"
+        return f"{100 * share:.0f} %" if share < 2 else f"{share:.0f} times"
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,9 @@ def _finding(g: Group, base: Group, margin: float) -> Finding:
     interval = paired_interval(paired)
     share = g.first["stored_bytes"] / base.first["stored_bytes"]
     if interval is not None and interval.half is not None:
-        tag = _tag(interval.mean, interval.half, margin)
+        tag = TWO_SEEDS
+        if interval.n >= LEAST:
+            tag = _tag(interval.mean, interval.half, margin)
         return Finding(g, interval.mean, interval.half, interval.n, share, tag)
     assert g.result is not None
     assert base.result is not None
@@ -249,8 +253,9 @@ def _said_margin(found: list[Compared]) -> str:
 
 
 def _difference(panel: Compared, finding: Finding) -> str:
-    seeds = "one seed, too few to decide" if finding.n < 2 else f"{finding.n} seeds"
-    return f"{finding.text} {panel.unit}, {seeds}"
+    seeds = {1: "one seed", 2: "two seeds"}.get(finding.n, f"{finding.n} seeds")
+    few = ", too few to decide" if finding.n < LEAST else ""
+    return f"{finding.text} {panel.unit}, {seeds}{few}"
 
 
 def by_data(found: list[Compared]) -> dict[str, list[Compared]]:

@@ -48,6 +48,7 @@ def half_widths(deviations: np.ndarray, counts: np.ndarray, confidence: float = 
     return np.where(has_interval, half, 0.0)
 
 
+LEAST = 3  # seeds that decide something; an interval of two is as wide as chance has it
 MAX_PAIRS = 20  # 2^20 sign patterns are 8 MB
 _EQUAL = 1e-9  # relative difference of sums that is due to rounding
 
@@ -120,11 +121,11 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 def separated(a: Mapping[int, float], b: Mapping[int, float]) -> bool:
     """Whether the 95 % interval of a - b, paired by seed, is above 0.
 
-    False for fewer than two pairs. False if all differences are the same number: scores are counts
-    of few test samples, so equal differences are chance, not certainty.
+    False for fewer than LEAST pairs. False if all differences are the same number: scores are
+    counts of few test samples, so equal differences are chance, not certainty.
     """
     interval = paired_interval(paired_differences(a, b))
-    if interval is None or interval.half is None:
+    if interval is None or interval.half is None or interval.n < LEAST:
         return False
     return is_spread(interval.mean, interval.half) and interval.mean > interval.half
 

@@ -175,6 +175,12 @@ def _shaded(colour: str, p: float) -> str:
     return "#{:02X}{:02X}{:02X}".format(*mixed)
 
 
+def ink(spec: str) -> str:
+    """The colour on a page that may be dark, where black is the page's own ink."""
+    found = colour(spec)
+    return "currentColor" if found == _BLACK else found
+
+
 def nth_colour(place: int) -> str:
     """A colour for marks that are not of a method."""
     return _PALETTE[place % len(_PALETTE)]

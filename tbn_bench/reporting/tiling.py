@@ -8,20 +8,26 @@ from tbn_bench import catalog
 from tbn_bench.reporting import findings
 from tbn_bench.reporting.findings import Compared, Finding
 from tbn_bench.reporting.load import Records
+from tbn_bench.reporting.stats import LEAST, separated
 from tbn_bench.reporting.style import DASH
 from tbn_bench.reporting.table import Table, text_column
+from tbn_bench.scores import SCORES
 
 YES = "yes"
-NARROWER = "narrower is as good"
+KEEPS_UP = "keeps up with BWN"
+NOT_BETTER = "not shown to beat narrower BWN"
+NARROWER = "narrower BWN is better"
 NO = "no"
 NOT_SHOWN = "not shown"
-ONE_SEED = "one seed"
+FEW = "too few seeds"
 
 _SAME_BYTES = 1.01  # a file this much larger counts as one of equal size
 _SENTENCES = {
     YES: "Yes on {}.",
     NO: "No on {}.",
-    NARROWER: "On {}, a narrower BWN is as good.",
+    NARROWER: "A narrower BWN is better on {}.",
+    NOT_BETTER: "Not shown to beat a narrower BWN on {}.",
+    KEEPS_UP: "Keeps up with BWN on {}, where no narrower BWN was run.",
     NOT_SHOWN: "Not shown on {}.",
 }
 
@@ -30,8 +36,9 @@ _SENTENCES = {
 class Answer:
     """The answer for one data set.
 
-    answer: YES, NARROWER, NO, NOT_SHOWN or ONE_SEED. finding: the TBN behind it, compared with the
-    BWN of `panel`. narrower: the best BWN with fewer weights and no more bytes; None without one.
+    answer: YES, KEEPS_UP, NOT_BETTER, NARROWER, NO, NOT_SHOWN or FEW. finding: the TBN behind it,
+    compared with the BWN of `panel`. narrower: the best BWN with fewer weights and no more bytes;
+    None without one.
     """
 
     data: str
@@ -44,8 +51,9 @@ class Answer:
 def answers(records: Records) -> list[Answer]:
     """One per data set with a TBN of aligned copies that has fewer bytes than BWN.
 
-    Yes: the TBN is within the margin of BWN, and no narrower BWN of its bytes scores as well.
-    No: the nearest TBN is outside the margin. Data sets with one common seed come last.
+    The first four answers are about a TBN within the margin of BWN, by how it compares with the
+    best narrower BWN. No: the nearest TBN is outside the margin. Data sets with fewer than three
+    common seeds come last.
     """
     found = []
     for data, panels in findings.by_data(findings.compared(records, "bwn")).items():
@@ -53,7 +61,7 @@ def answers(records: Records) -> list[Answer]:
         tiled = [panel for panel in tiled if findings.nearest([panel]) is not None]
         if tiled:
             found.append(answer(data, tiled))
-    return sorted(found, key=lambda one: one.answer == ONE_SEED)
+    return sorted(found, key=lambda one: one.answer == FEW)
 
 
 def headline(found: Sequence[Answer]) -> str:
@@ -65,9 +73,9 @@ def headline(found: Sequence[Answer]) -> str:
     for kind, sentence in _SENTENCES.items():
         if kind in by_answer:
             sentences.append(sentence.format(listed(by_answer[kind])))
-    few = len(by_answer.get(ONE_SEED, ()))
+    few = len(by_answer.get(FEW, ()))
     if few:
-        sentences.append(f"One seed, too few to decide: {few} more.")
+        sentences.append(f"Too few seeds on {few} more.")
     return " ".join(sentences)
 
 
@@ -84,8 +92,9 @@ def rule() -> str:
     share = f"{100 * findings.SHARE:.0f}"
     return (
         f"Yes: a TBN of the paper's layout has fewer bytes than binary weights (BWN), loses at "
-        f"most {points} points to it ({share} % of an error; the whole 95 % interval), and beats "
-        f"every BWN with fewer filters and no more bytes."
+        f"most {points} points to it (an error grows by at most {share} %), and beats the best BWN "
+        f"with fewer filters and no more bytes. The whole 95 % interval decides, of {LEAST} seeds "
+        f"or more."
     )
 
 
@@ -117,8 +126,11 @@ def table(found: Sequence[Answer]) -> Table:
 
 
 def difference(answer: Answer, finding: Finding) -> str:
-    """With its interval and unit."""
-    return f"{finding.text} {answer.panel.unit}"
+    """With its interval and unit; of an error, whether it is better or worse."""
+    text = f"{finding.text} {answer.panel.unit}"
+    if SCORES[finding.group.score].goal == "max":
+        return text
+    return f"{text} ({'better' if finding.difference > 0 else 'worse'})"
 
 
 def share(finding: Finding) -> str:
@@ -145,19 +157,28 @@ def answer(data: str, tiled: list[Compared]) -> Answer:
     if winner is not None:
         panel, finding = winner
         other = _narrower(panel, finding)
-        kind = YES
-        if other is not None and other.difference >= finding.difference:
-            kind = NARROWER
-        return Answer(data, kind, panel, finding, other)
+        return Answer(data, _against(finding, other), panel, finding, other)
 
-    several = [panel for panel in tiled if findings.pairs(panel) > 1]
+    several = [panel for panel in tiled if findings.pairs(panel) >= LEAST]
     close = findings.nearest(several or tiled)
     assert close is not None
     panel, finding = close
     kind = NO if finding.tag == findings.OUTSIDE else NOT_SHOWN
-    if not several:
-        kind = ONE_SEED
+    if finding.n < LEAST:
+        kind = FEW
     return Answer(data, kind, panel, finding, _narrower(panel, finding))
+
+
+def _against(finding: Finding, other: Finding | None) -> str:
+    """How a TBN within the margin compares with a narrower BWN, paired by seed."""
+    if other is None:
+        return KEEPS_UP
+    score = SCORES[finding.group.score]
+    tiled = {seed: score.signed(value) for seed, value in finding.group.by_seed.items()}
+    small = {seed: score.signed(value) for seed, value in other.group.by_seed.items()}
+    if separated(tiled, small):
+        return YES
+    return NARROWER if separated(small, tiled) else NOT_BETTER
 
 
 def _narrower(panel: Compared, finding: Finding) -> Finding | None:

@@ -117,23 +117,30 @@ def test_tiling_is_compared_with_binary_weights(monkeypatch):
     monkeypatch.setattr(findings, "groups", lambda records: members)
     monkeypatch.setattr(findings, "_short", lambda records, members: "")
     said = tiling.answers(None)
-    assert [(a.data, a.answer) for a in said] == [("Digits", tiling.YES), ("MNIST", tiling.NO)]
-    assert tiling.headline(said) == "Yes on Digits. No on MNIST."
-    alone = [dataclasses.replace(g, by_seed={0: g.by_seed[0]}) for g in members]
-    monkeypatch.setattr(findings, "groups", lambda records: alone)
-    assert tiling.headline(tiling.answers(None)) == "One seed, too few to decide: 2 more."
+    assert [(a.data, a.answer) for a in said] == [("Digits", tiling.KEEPS_UP), ("MNIST", tiling.NO)]
+    end = "Keeps up with BWN on Digits, where no narrower BWN was run."
+    assert tiling.headline(said) == f"No on MNIST. {end}"
+    two = [dataclasses.replace(g, by_seed={0: FULL[0], 1: FULL[1]}) for g in members]
+    monkeypatch.setattr(findings, "groups", lambda records: two)
+    assert tiling.headline(tiling.answers(None)) == "Too few seeds on 2 more."
 
 
-def test_a_narrower_binary_network_of_no_more_bytes_takes_the_yes_back(compared):
-    """It is compared with the bytes of the tiled network; a larger one does not count."""
-    near = [0.9755, 0.977, 0.972]
-    (panel,) = compared(group("tbn(p=4)", near, 100))
+@pytest.mark.parametrize(
+    ("values", "size", "answer"),
+    [
+        ([0.9655, 0.966, 0.962], 100, tiling.YES),
+        ([0.9755, 0.976, 0.973], 100, tiling.NOT_BETTER),
+        ([0.9855, 0.988, 0.982], 100, tiling.NARROWER),
+        ([0.9855, 0.988, 0.982], 110, tiling.KEEPS_UP),  # more bytes: no rival
+    ],
+)
+def test_a_tiled_network_must_beat_a_narrower_one_of_no_more_bytes(compared, values, size, answer):
+    """With the interval of their differences, paired by seed; means alone decide nothing."""
+    (panel,) = compared(group("tbn(p=4)", [0.9755, 0.977, 0.972], 100))
     (tiled,) = panel.findings
-    for size, answer in ((100, tiling.NARROWER), (110, tiling.YES)):
-        share = tiled.bytes_share * size / 100
-        small = dataclasses.replace(tiled, bytes_share=share, difference=tiled.difference + 0.1)
-        beside = dataclasses.replace(panel, narrower=[small])
-        assert tiling.answer("Digits", [beside]).answer == answer
+    share = tiled.bytes_share * size / 100
+    small = dataclasses.replace(tiled, bytes_share=share, group=group("bwn", values, size))
+    assert tiling.answer("Digits", [dataclasses.replace(panel, narrower=[small])]).answer == answer
 
 
 def test_layouts_other_than_the_papers_do_not_answer_for_it(monkeypatch):

@@ -278,7 +278,7 @@ def test_the_address_keeps_what_the_reader_chose(browser, page):
     address = browser.run("location.href")
     assert "reference=bwn" in address
     browser.open(page, address.removeprefix(page.resolve().as_uri()))
-    browser.until("typeof plots === 'object' && plots.picked.has('BWN')")
+    browser.until("typeof plots === 'object' && plots.picked?.has('BWN')")
     assert browser.run("document.getElementById('by-bwn').checked")
 
 
@@ -601,7 +601,7 @@ def test_a_watched_page_follows_and_stays_where_the_reader_was(browser, results,
     assert browser.run("window.old")
     stamp.write_text('reportStamp("2");\n')
     browser.until(
-        "window.old === undefined && typeof plots === 'object' && plots.picked.has('BWN') && Math.abs(scrollY - 700) < 5"
+        "window.old === undefined && typeof plots === 'object' && plots.picked?.has('BWN') && Math.abs(scrollY - 700) < 5"
     )
     assert (
         browser.run("document.querySelector('[data-name=latency] output').textContent")

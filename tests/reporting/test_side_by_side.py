@@ -113,12 +113,13 @@ def test_the_first_lines_answer_three_questions(tmp_path):
     for lr, held_out, top1 in ((0.1, 0.6, 0.7), (0.2, 0.5, 0.8)):
         finished_run(store, top1, held_out, sweep="rates", lr=lr)
     tiling, rate = short.in_short(load(tmp_path), tmp_path)[:2]
-    assert tiling.verdict == "Yes on Digits."
+    assert tiling.verdict == "Keeps up with BWN on Digits, where no narrower BWN was run."
     (line,) = tiling.lines
-    assert line.cells[:2] == ("Digits", "yes")
+    assert line.cells[:2] == ("Digits", "keeps up with BWN")
     assert line.plot["low"] < line.plot["at"] < line.plot["zero"]
-    assert rate.verdict == "On Digits: 0.1 for TBN-4."
-    assert rate.lines == (short.Line(("Digits", "TBN-4", "0.1", "70.00 %", "rates")),)
+    start, _, network = rate.verdict.partition(": 0.1, the smallest tried, for TBN-4.")
+    assert (start, network) == ("On Digits, MLP", "")
+    assert rate.lines == (short.Line(("Digits", "MLP", "TBN-4", "0.1", "70.00 %", "rates")),)
 
 
 def test_the_command_of_a_run_names_the_files_of_its_plugins(tmp_path):
@@ -157,7 +158,7 @@ def test_a_narrower_binary_network_is_a_control_in_the_plot_of_the_whole_one(tmp
     assert mark["x"] == 0.26
     assert mark["label"] == "BWN, narrower"
     (panel,) = accuracy_bits.chart(load(tmp_path))["concat"]
-    assert panel["title"]["subtitle"] == "controls: BWN, narrower 90"
+    assert panel["title"]["subtitle"].startswith("controls: BWN, narrower 90 (")
     assert panel["layer"][-2]["encoding"]["color"]["field"] == "method"
     assert set(data["panel"]) == {mark["panel"]}
     whole = findings.compared(load(tmp_path))[0]

@@ -168,7 +168,7 @@ def _title(panel: str, part: pd.DataFrame, shown: pd.DataFrame) -> Any:
         said.append(f"outside the axes: {_named(outside)}")
     if "control" in shown and shown["control"].any():
         controls = shown[shown["control"].astype(bool)]
-        said.append(f"controls: {_named(controls)}")
+        said.append(f"controls: {_named(controls)} (bits per weight of the whole network)")
     return {"text": lines, "subtitle": " — ".join(said)} if said else lines
 
 

@@ -17,6 +17,7 @@ _CLASSES = {
     findings.OUTSIDE: "outside",
     findings.NOT_SHOWN: "open",
     findings.ONE_SEED: "open",
+    findings.TWO_SEEDS: "open",
     findings.NO_PAIR: "open",
 }
 
@@ -60,7 +61,7 @@ def _panel(panel: Compared) -> dict[str, Any]:
 
 
 def _row(finding: Finding, scale: forest.Scale) -> dict[str, Any]:
-    colour = style.colour(finding.group.binarizer)
+    colour = style.ink(finding.group.binarizer)
     return {
         "method": finding.group.label,
         "call": finding.group.binarizer,

@@ -100,6 +100,16 @@ def prose(text: str) -> str:
     return _SPACE.sub("\u00a0", joined)
 
 
+def opening(note: str) -> str:
+    """The first sentence of a long note, which the page shows before the note is opened."""
+    return _SENTENCE.split(note, maxsplit=1)[0]
+
+
+def rest(note: str) -> str:
+    """What follows the first sentence of a note."""
+    return note.removeprefix(opening(note)).lstrip()
+
+
 def _by_column(rows: list[str]) -> str:
     """Rows of cells as packed columns of cells, which are alike; empty without rows."""
     if not rows:
@@ -185,7 +195,7 @@ def page(
     side_by_side = pairs.pairs(records)
     scripts = [inert(_asset(name)) for name in _SCRIPTS]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["prose"] = prose
+    environment.filters |= {"prose": prose, "opening": opening, "rest": rest}
     template = environment.from_string(_asset("index.html.j2"))
     return template.render(
         answers=answers.answers(records),

@@ -5,21 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbn_bench import catalog
 from tbn_bench.reporting import names, published, style, tiling
-from tbn_bench.reporting.groups import Group, groups
+from tbn_bench.reporting.groups import groups
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.page import forest
+from tbn_bench.reporting.page import forest, rates
 from tbn_bench.reporting.reproduction import cells, sizes, verdict
 from tbn_bench.reporting.reproduction.cells import Cell
 from tbn_bench.reporting.reproduction.matrix import interval, trained
-from tbn_bench.reporting.settings import settings
-from tbn_bench.reporting.tables.best_configurations import best_first, searches
-from tbn_bench.scores import FIRST, NAMED, SCORES
+from tbn_bench.scores import FIRST, NAMED
 
 _WORDS = {verdict.ONE_SEED: "run with one seed"}
-_MOST = 6  # rates of a data set, and cells of the paper, that one answer names
-_RATE = "lr"
+_MOST = 6  # cells of the paper that one answer names
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def in_short(records: Records, results: Path) -> list[Answer]:
 
     results: has the published numbers, or else those of the package are used.
     """
-    found = (_tiling(records), _learning_rates(records), _paper(records, results))
+    found = (_tiling(records), _rates(records), _paper(records, results))
     return [answer for answer in found if answer.verdict]
 
 
@@ -81,7 +77,7 @@ def _tiling(records: Records) -> Answer:
             str(finding.n),
             tiling.narrower_text(answer),
         )
-        colour = style.colour(finding.group.binarizer)
+        colour = style.ink(finding.group.binarizer)
         lines.append(Line(cells, scale.plot(ends, colour)))
     head = (
         "data",
@@ -104,64 +100,23 @@ def _tiling(records: Records) -> Answer:
     )
 
 
-def _learning_rates(records: Records) -> Answer:
-    """Of each data set and method whose learning rate varied: the best on held-out data.
-
-    The scores are those of the test set.
-    """
-    winners = list(_winners(records))
-    order = style.methods(best.binarizer for best, _ in winners)
-    entries = [catalog.parse(spec)[0] for spec in order]
-
-    def place(winner: tuple[Group, float]) -> tuple[int, str]:
-        spec = winner[0].binarizer
-        entry, _ = catalog.parse(spec)
-        return entries.index(entry), names.method(spec)
-
-    by_data: dict[str, dict[str, list[str]]] = {}
+def _rates(records: Records) -> Answer:
+    """Of each network and method whose learning rate alone varied: the best on held-out data."""
+    found = rates.winners(records)
     lines = []
-    for best, rate in sorted(winners, key=place):
-        assert best.result is not None
-        method = names.method(best.binarizer)
-        data = names.data_set(best.data)
-        shown = f"{rate:.2g}"
-        by_data.setdefault(data, {}).setdefault(shown, []).append(method)
-        test = SCORES[best.score].text(best.result.mean)
-        lines.append(Line((data, method, f"{rate:.3g}", test, best.sweep)))
-
-    said = []
-    for data, rates in by_data.items():
-        named = [f"{rate} for {tiling.listed(methods)}" for rate, methods in rates.items()]
-        more = f"; {len(named) - _MOST} more below" if len(named) > _MOST else ""
-        said.append(f"On {data}: {'; '.join(named[:_MOST])}{more}.")
+    for won in found:
+        cells = (won.data, won.network, won.method, f"{won.rate:.3g}", won.test, won.sweep)
+        lines.append(Line(cells))
     return Answer(
         "Which learning rate won?",
-        " ".join(said),
-        "Chosen on held-out data, for each method by itself.",
+        rates.headline(found),
+        rates.note(found),
         "best_configurations",
         "Best configurations",
-        ("data", "method", "learning rate", "test score", "sweep"),
+        ("data", "network", "method", "learning rate", "test score", "sweep"),
         tuple(lines),
         folded="Scores and sweeps",
     )
-
-
-def _winners(records: Records) -> Iterator[tuple[Group, float]]:
-    """A group per data set and method, and its learning rate."""
-    tried: dict[tuple[str, str], list[Group]] = {}
-    rates: dict[str, Any] = {}
-    for members in searches(records).values():
-        values = settings(records, members).varied.get(_RATE)
-        if values is None:
-            continue
-        rates |= values
-        for g in members:
-            tried.setdefault((g.data, names.method(g.binarizer)), []).append(g)
-    for found in tried.values():
-        best = best_first(found)[0]
-        rate = rates[best.group_id]
-        if rate is not None and best.result is not None:
-            yield best, rate
 
 
 def _paper(records: Records, results: Path) -> Answer:

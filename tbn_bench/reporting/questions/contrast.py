@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tbn_bench.reporting.groups import Group
-from tbn_bench.reporting.stats import is_spread, paired_differences, paired_interval, sign_flip_p
+from tbn_bench.reporting.stats import (
+    LEAST,
+    is_spread,
+    paired_differences,
+    paired_interval,
+    sign_flip_p,
+)
 from tbn_bench.scores import SCORES
 
-LEAST = 3  # seeds; an interval of two is as wide as chance has it
 TESTED = 6  # seeds; the smallest p of five is 0.0625
 LEVEL = 0.05
 
@@ -162,7 +167,10 @@ def changes(late: Mapping[int, float], early: Mapping[int, float]) -> np.ndarray
 def counted(
     contrasts: Sequence[Contrast], subject: str, verbs: tuple[str, str] = ("is better", "worse")
 ) -> str:
-    """SUBJECT is better in 1 and worse in 5 of 9 comparisons; 2 show no difference."""
+    """SUBJECT is better in 1 and worse in 5 of 9 comparisons; 2 show no difference.
+
+    "None of 9 comparisons decides" where both counts are 0.
+    """
     kinds = Counter(contrast.verdict for contrast in contrasts)
     rest = []
     for kind, words in _REST.items():
@@ -175,6 +183,8 @@ def counted(
         f"{subject} {verbs[0]} in {kinds[BETTER]} and {verbs[1]} in {kinds[WORSE]} "
         f"of {len(contrasts)} comparisons"
     )
+    if not kinds[BETTER] and not kinds[WORSE]:
+        text = f"none of {len(contrasts)} comparisons decides"
     return f"{text}; {', '.join(rest)}" if rest else text
 
 

@@ -28,6 +28,7 @@ Cost = Callable[[Records, Group], float | None]
 class Resource:
     name: str
     axis: str
+    unit: str
     cost: Cost
 
 
@@ -58,9 +59,9 @@ def timed_on(records: Records) -> str | None:
 
 
 RESOURCES = (
-    Resource("flash", "kB of the network", _flash),
-    Resource("milliseconds", "ms, batch 1, one thread", _milliseconds),
-    Resource("CPU hours of training", "CPU hours of training", _hours),
+    Resource("flash", "kB of the network", "kB", _flash),
+    Resource("milliseconds", "ms, batch 1, one thread", "ms", _milliseconds),
+    Resource("CPU hours of training", "CPU hours of training", "h", _hours),
 )
 
 
@@ -118,7 +119,7 @@ def _of_resource(records: Records, resource: Resource, networks: Sequence[Group]
                 continue
             own = costs[tiled.group_id]
             rivals = [g for g in networks if costs.get(g.group_id, own * 2) <= _SLACK * own]
-            out.append(_against(label, spec, tiled, rivals, f"{own:.3g} {resource.axis}"))
+            out.append(_against(label, spec, tiled, rivals, f"{own:.3g} {resource.unit}"))
     return out
 
 

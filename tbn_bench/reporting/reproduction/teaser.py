@@ -24,7 +24,6 @@ _WIDE = 760
 _NARROW = 350
 _HEIGHT = 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 28, 52
-_BLACK = "#000000"
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ def _path(found: list[Point], axes: _Axes) -> str:
 def _mark(point: Point, axes: _Axes) -> str:
     x = axes.x(point.bits)
     y = axes.y(point.top1)
-    colour = _colour(point.spec)
+    colour = style.ink(point.spec)
     fill = colour if point.is_ours else "var(--page)"
     radius = 6 if point.is_target else 3.5
     bar = ""
@@ -197,12 +196,6 @@ def _mark(point: Point, axes: _Axes) -> str:
         f'stroke-width="2"><title>{said}</title></circle>'
     )
     return bar + circle
-
-
-def _colour(spec: str) -> str:
-    """The colour of a method; black, which dark pages do not show, is the colour of text."""
-    colour = style.colour(spec)
-    return "currentColor" if colour == _BLACK else colour
 
 
 def _labels(found: list[Point], axes: _Axes) -> list[str]:

@@ -61,26 +61,26 @@ def best_configurations(records: Records) -> Table | None:
     for panel, members in found.items():
         own = _rows(records, members)
         rows += own
-        said = "; ".join(map(_winner, own))
-        winners.append(f"{titles[panel]}: {said}.")
+        winners.append(f"{titles[panel]}: {_winner(own[0])}.")
     if not rows:
         return None
     columns = [
         text_column("data", "data"),
         text_column("network", "network"),
-        text_column("sweep", "sweep"),
         text_column("method", "method"),
-        text_column("settings", "best settings"),
-        column("tried", "of configurations", "d"),
-        Column("held_out", "held-out score", _held_out),
-        Column("runner_up", "of the second best", _runner_up),
         Column("test", "test score (95 % interval)", _test),
         column("n", "seeds", "d"),
+        Column("held_out", "held-out score", _held_out),
+        Column("runner_up", "of the second best", _runner_up),
+        column("tried", "of configurations", "d"),
+        text_column("settings", "best settings"),
+        text_column("edge", "at the edge of the values tried"),
+        text_column("sweep", "sweep"),
     ]
     note = (
         "The best configuration of a method has the best mean score on held-out data; the test "
         "score was not used. The best of many configurations looks better on held-out data than "
-        f"it is: compare test scores. Winners. {' '.join(winners)}"
+        f"it is: compare test scores. Best of each sweep. {' '.join(winners)}"
     )
     return Table("Best configurations", columns, rows, note, run_ids(rows), raw=_RAW)
 
@@ -106,7 +106,7 @@ def _row(tried: list[Group], shared: Settings) -> Row:
         "method": g.label,
         "binarizer": g.binarizer,
         "settings": shared.of(g),
-        "edge": ", ".join(shared.edges(g, tried)),
+        "edge": ", ".join(shared.edges(g, tried)) or None,
         "tried": len(tried),
         "runner_up": tried[1].held_out if len(tried) > 1 else None,
         "score": g.score,
@@ -120,7 +120,7 @@ def _row(tried: list[Group], shared: Settings) -> Row:
 
 def _winner(row: Row) -> str:
     seeds = "one seed" if row["n"] == 1 else f"{row['n']} seeds"
-    edge = f"; {row['edge']} is at the edge of the values tried" if row["edge"] else ""
+    edge = f"; at the edge of the values tried: {row['edge']}" if row["edge"] else ""
     return (
         f"{row['method']} with {row['settings']} (held-out {_held_out(row)}, test {_test(row)}, "
         f"{seeds}{edge})"
