@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_results(parser)
     parser.add_argument(
         "--suite",
-        help="linear or conv (single layers), or the name of a sweep: times its trained runs",
+        help="linear or conv (single layers); resnet50, mobilenet or convnext (timm's, with the "
+        "weights of their seed); or the name of a sweep: times its trained runs",
     )
     parser.add_argument(
         "--batch", type=int, nargs="+", default=[1, 64], help="batch sizes (default: 1 64)"
@@ -58,13 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Times a suite, or without one the network of the flags."""
-    from tbn_bench.latency import networks, ops
+    from tbn_bench.latency import networks, ops, untrained
 
     out = args.out or args.results
     if args.against:
         return _against(args, out)
     if args.suite in ops.CASES:
         return ops.suite(args.suite, out, args.threads, args.batch, args.device)
+    if args.suite in untrained.MODELS:
+        return untrained.suite(
+            args.suite, out, args.device, args.threads, args.batch, args.few_peers
+        )
     if args.suite:
         return networks.suite(
             args.suite,
@@ -78,12 +83,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             args.packed,
         )
     config = flags.config_of(args)
-    return networks.case(config, args.results, args.device, args.threads, args.batch)
+    return networks.case(
+        config, args.results, args.device, args.threads, args.batch, args.few_peers
+    )
 
 
 def _against(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """This version and the revision --against, on the networks of a suite or of the flags."""
-    from tbn_bench.latency import against, ops
+    from tbn_bench.latency import against, ops, untrained
 
     if args.device != "cpu":
         raise ValueError("--against compares the packed executor of CPUs; use --device cpu")
@@ -96,6 +103,8 @@ def _against(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         name = f"{config.model} {config.binarizer}"
         timed = config.command.replace("tbn-bench train", "tbn-bench latency")
         command = f"{timed} --threads {args.threads}"
+    elif args.suite in untrained.MODELS:
+        configs = untrained.configs(args.suite)
     elif args.suite not in ops.CASES:
         configs = _configs(args.suite)
     return against.against(args.against, name, configs, args.threads, args.batch, out, command)

@@ -210,10 +210,11 @@ def case(
     device: str,
     threads: int,
     batches: Iterable[int],
+    few: bool = False,
 ) -> dict[str, Any]:
     """Times one untrained network on random images of config.data's shape.
 
-    Full precision and `config.binarizer` are timed side by side.
+    Full precision and `config.binarizer` are timed side by side. few: as in `suite`.
     Raises ValueError for a batch below 1.
     """
     prepare(device, threads)
@@ -226,6 +227,8 @@ def case(
     in_shape = built[0].data.in_shape
     timed = config.command.replace("tbn-bench train", "tbn-bench latency")
     command = f"{timed} --device {device} --threads {threads}"
+    if few:
+        command += " --few-peers"
     info = {
         "data": config.data,
         "model": config.model,
@@ -243,7 +246,7 @@ def case(
         variants: list[Variant] = []
         for experiment in built:
             macs = experiment.cost.summary()
-            setting = Setting(experiment.config, x, threads, x.cpu(), macs)
+            setting = Setting(experiment.config, x, threads, x.cpu(), macs, few=few)
             variants += variants_of(experiment.model.eval(), setting)
         name = f"{slug(config.model)}-{slug(config.binarizer)}-untrained-b{batch}-t{threads}"
         again = f"{command} --batch {batch}"

@@ -21,6 +21,7 @@ from tbn_bench.convert.cost import cost
 from tbn_bench.format import bits
 from tbn_bench.kernels import stored_tile
 from tbn_bench.kernels.tiled_linear import tiled_linear
+from tbn_bench.latency import litespark
 from tbn_bench.latency.gate import Variant
 from tbn_bench.latency.peers import (
     BF16_TOLERANCE,
@@ -313,9 +314,19 @@ def _variants(layer: nn.Module, x: Tensor, threads: int) -> list[Variant]:
             found += _in_channels_last(made, x)
         else:
             found += [_kept_output(variant) for variant in made if _is_native(variant)]
+            if spec != SPECS[0]:
+                found.append(_by_litespark(network, setting))
     if isinstance(layer, nn.Linear):
         found.insert(1, _addmm(layer, found[0].reference, x))
     return found
+
+
+def _by_litespark(network: nn.Sequential, setting: Setting) -> Variant:
+    """network: a binarized layer."""
+    reference = convert.dense(network).eval()
+    stored = copy.deepcopy(network)
+    convert.pack_(stored)
+    return litespark.variant(stored, reference, setting)
 
 
 def _is_native(variant: Variant) -> bool:

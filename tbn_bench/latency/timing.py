@@ -12,6 +12,7 @@ import math
 import os
 import re
 import statistics
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ PEERS = {
     "ratio_ort_int8": "ONNX Runtime int8",
 }
 BASELINE = PEERS["ratio"]
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -72,7 +74,29 @@ def slug(text: str) -> str:
 def device_name(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
-    return str(provenance("")["hardware"]["cpu"])
+    name = str(provenance("")["hardware"]["cpu"])
+    if any(letter.isdigit() for letter in name):
+        return name
+    return f"{name}{_generation(_CPUINFO)}"
+
+
+def _generation(cpuinfo: Path) -> str:
+    """As in " family 26 model 2", of an x86 CPU under Linux; "" elsewhere.
+
+    A virtual machine may call every EPYC "AMD EPYC". Records of Zen 4 and Zen 5 would then have one
+    name, and the later would replace the earlier.
+    """
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return ""
+    numbers: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        numbers.setdefault(key.strip(), value.strip())
+    if "cpu family" not in numbers or "model" not in numbers:
+        return ""
+    return f" family {numbers['cpu family']} model {numbers['model']}"
 
 
 def prepare(device: str, threads: int) -> None:

@@ -82,6 +82,7 @@ _DATA_OPTIONS = ("size", "test_area")
 
 _DEVICE_NOISE = ("r", "tm", "processor", "cpu")
 _DEVICE_WORDS = {"intel": "Intel", "xeon": "Xeon", "core": "Core", "zen": "Zen"}
+_DEVICE_WORDS |= {"family": "family", "model": "model"}  # of a CPU whose name has no number
 _WORDS = {"alpha": "alpha per", "alpha_source": "alpha from"}  # options in words
 
 Base = Callable[[str], str]  # a call -> its name

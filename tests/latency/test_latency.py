@@ -210,6 +210,14 @@ def test_one_flipped_bit_fails_the_gate():
         gate.gate([good], x)
 
 
+def test_a_cpu_without_a_number_is_named_by_its_generation(tmp_path):
+    """Virtual machines call every EPYC the same; the first processor's family and model differ."""
+    info = tmp_path / "cpuinfo"
+    info.write_text("cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\nmodel\t: 3\n")
+    assert timing._generation(info) == " family 26 model 2"
+    assert timing._generation(tmp_path / "missing") == ""
+
+
 def test_the_gate_refuses_nan_and_wrong_shapes():
     """An error that cannot be computed is infinite, not small."""
     y = torch.ones(3)
