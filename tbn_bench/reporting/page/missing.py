@@ -16,13 +16,17 @@ from tbn_bench.reporting.table import Column, Table, column
 from tbn_bench.runs import index, seeds
 from tbn_bench.runs.index import FIELDS
 
+Panel = tuple[str, str, str]  # sweep, data and model
+Labels = dict[Panel, dict[str, str]]  # of a panel: binarizer -> its name there
+
 
 def gaps(records: Records, results: Path) -> dict[str, Table]:
     """Tables of the gaps by name; one without rows is left out."""
     found = seeds.groups(index.rows(RunStore(results), [], keep_cache=False))
+    labels = _labels(found)
     tables = {
-        "missing_seeds": _missing_seeds(found, results),
-        "single_seeds": _single_seeds(found, results),
+        "missing_seeds": _missing_seeds(found, labels, results),
+        "single_seeds": _single_seeds(found, labels, results),
         "missing_latency": _missing_latency(records, results),
     }
     return {name: table for name, table in tables.items() if table.rows}
@@ -41,17 +45,29 @@ def _table(title: str, note: str, rows: list[dict[str, Any]], own: list[Column])
     return Table(title, [*same, *own, command], rows, note)
 
 
-def _row(group: seeds.SeedGroup) -> dict[str, Any]:
+def _panel(group: seeds.SeedGroup) -> Panel:
+    return group.config["sweep"], group.config["data"], group.config["model"]
+
+
+def _labels(found: list[seeds.SeedGroup]) -> Labels:
+    """Panel -> the name of each of its methods, which tells it from the others there."""
+    specs: dict[Panel, list[str]] = {}
+    for group in found:
+        specs.setdefault(_panel(group), []).append(group.config["binarizer"])
+    return {panel: names.methods(own) for panel, own in specs.items()}
+
+
+def _row(group: seeds.SeedGroup, labels: Labels) -> dict[str, Any]:
     config = group.config
     return {
         "sweep": config["sweep"],
         "data": names.data_set(config["data"]),
         "model": names.network(config["model"]),
-        "method": names.method(config["binarizer"]),
+        "method": labels[_panel(group)][config["binarizer"]],
     }
 
 
-def _missing_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
+def _missing_seeds(found: list[seeds.SeedGroup], labels: Labels, results: Path) -> Table:
     rows = []
     for group in found:
         if not group.missing:
@@ -61,10 +77,10 @@ def _missing_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
             "missing": ", ".join(map(str, group.missing)),
             "command": _fill(group, results),
         }
-        rows.append(_row(group) | gap)
+        rows.append(_row(group, labels) | gap)
     own = [
-        column("finished", "seeds done", "d"),
-        column("missing", "seeds missing", numeric=False),
+        column("finished", "seeds finished", "d"),
+        column("missing", "numbers of the missing seeds", numeric=False),
     ]
     return _table(
         "Seeds missing",
@@ -84,7 +100,7 @@ def _fill(group: seeds.SeedGroup, results: Path) -> str:
     return f"tbn-bench sweep --fill {sweep}{_in(results)}"
 
 
-def _single_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
+def _single_seeds(found: list[seeds.SeedGroup], labels: Labels, results: Path) -> Table:
     """Groups of one seed whose sweep has no other: without an interval."""
     rows = []
     for group in found:
@@ -94,7 +110,7 @@ def _single_seeds(found: list[seeds.SeedGroup], results: Path) -> Table:
             "seed": group.finished[0],
             "command": _next(group, results),
         }
-        rows.append(_row(group) | gap)
+        rows.append(_row(group, labels) | gap)
     note = "One seed gives no interval. The command trains the next one."
     return _table("Rows of a single seed", note, rows, [column("seed", "seed", "d")])
 
