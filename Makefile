@@ -39,10 +39,12 @@ test: .venv/done
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# The committed pages, tables and figures of the committed records; a test compares them.
+# The committed pages, tables and figures of the committed records, and what README.md and docs/results.md
+# show of them; a test compares them.
 reports: .venv/done
 	$(BIN)/tbn-bench report --results results --out reports
 	$(BIN)/tbn-bench report --results results --out reports --paper
+	$(BIN)/python docs/fill.py
 
 # docs/draw.html, the page that reads drawn digits, of the committed networks; a test compares it.
 draw: .venv/done

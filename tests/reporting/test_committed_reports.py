@@ -1,5 +1,6 @@
 """The committed reports are those of the committed records: `make reports` after a change."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -114,10 +115,22 @@ def test_paper(records, tmp_path):
     _same(tmp_path, REPORTS, ("paper.md", "paper.csv"))
 
 
-def test_the_readme_has_the_table_of_the_summary():
-    _, _, text = (REPORTS / "summary.md").read_text(encoding="utf-8").partition("### ")
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    _, _, after = readme.partition("<!-- summary: begin -->\n")
-    shown, _, _ = after.partition("<!-- summary: end -->")
-    assert shown.splitlines() == rows, STALE
+def _fill():
+    spec = importlib.util.spec_from_file_location("fill", ROOT / "docs" / "fill.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", _fill().FILES)
+def test_pages_show_what_the_reports_say(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert _fill().filled(text) == text, STALE
+
+
+def test_blocks_are_filled_from_the_reports():
+    text = "a\n<!-- summary: begin -->\nold\n<!-- summary: end -->\nb\n"
+    made = _fill().filled(text)
+    assert "old" not in made
+    assert "| FP32 |" in made
+    assert made.endswith("<!-- summary: end -->\nb\n")

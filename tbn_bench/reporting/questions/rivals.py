@@ -52,6 +52,15 @@ def narrow(records: Records) -> Question:
     )
 
 
+def of_bytes(records: Records) -> tuple[Contrast, Group] | None:
+    """TBN-4 against BWN of as many bytes, and that BWN; None where one of them was not run."""
+    tiled = arena.whole(records).get(arena.tbn(4))
+    rival = _equal(arena.slim(records), tiled, _COSTS["file bytes"])
+    if tiled is None or rival is None:
+        return None
+    return paired("", arena.spec_of(4), tiled, rival), rival
+
+
 def _equal(slim: Sequence[Group], whole: Group | None, column: str) -> Group | None:
     """The narrower network whose cost is nearest to that of the whole one, within _EQUAL."""
     if whole is None:

@@ -36,7 +36,7 @@ def _flash(records: Records, g: Group) -> float | None:
     return g.first["stored_bytes"] / 1000
 
 
-def _hours(records: Records, g: Group) -> float | None:
+def hours(records: Records, g: Group) -> float | None:
     """Mean CPU hours of the group's training runs."""
     own = records.runs[records.runs["run_id"].isin(g.run_ids) & (records.runs["sweep"] == g.sweep)]
     seconds = pd.to_numeric(own["cpu_seconds"], errors="coerce").dropna()
@@ -61,7 +61,7 @@ def timed_on(records: Records) -> str | None:
 RESOURCES = (
     Resource("flash", "kB of the network", "kB", _flash),
     Resource("milliseconds", "ms, batch 1, one thread", "ms", _milliseconds),
-    Resource("CPU hours of training", "CPU hours of training", "h", _hours),
+    Resource("CPU hours of training", "CPU hours of training", "h", hours),
 )
 
 

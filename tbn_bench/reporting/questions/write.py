@@ -6,10 +6,12 @@ from tbn_bench.reporting import panels, style, write
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.questions import picture
 from tbn_bench.reporting.questions.answers import questions
+from tbn_bench.reporting.questions.costs import costs
 from tbn_bench.reporting.questions.proof import part
 from tbn_bench.reporting.questions.question import Question
 
 FILE = "questions.md"
+SHORT = "In short"
 FIGURES = "figures/questions"
 INTRODUCTION = (
     "A difference is paired by seed; ± is Student's 95 % interval over n seeds, and p is of the "
@@ -26,8 +28,13 @@ def write_questions(records: Records, out: Path) -> None:
     if not found:
         (out / FILE).unlink(missing_ok=True)
         return
-    parts = [f"# Questions\n\n{INTRODUCTION}", *map(markdown, found)]
+    parts = [f"# Questions\n\n{INTRODUCTION}", *_in_short(records), *map(markdown, found)]
     (out / FILE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _in_short(records: Records) -> list[str]:
+    lines = [f"- {line}" for line in costs(records)]
+    return ["\n".join([f"## {SHORT}", "", *lines])] if lines else []
 
 
 def pictures(out: Path) -> dict[str, str]:
