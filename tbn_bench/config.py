@@ -201,6 +201,17 @@ class RunConfig(BaseModel):
                 found[entry.plugin] = None
         return list(found)
 
+    @property
+    def packages(self) -> list[dict[str, str]]:
+        """The installed packages that its entries come from, as a run's provenance has them."""
+        found = []
+        for field, shelf in SHELF_OF.items():
+            name, _ = catalog.parse(getattr(self, field))
+            package = plugged.package(shelf, name)
+            if package and package not in found:
+                found.append(package)
+        return found
+
     def command_in(self, sweep: str) -> str:
         """The command that makes this run as one of a sweep."""
         if self.given:

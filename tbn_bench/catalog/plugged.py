@@ -123,6 +123,14 @@ def origin(shelf: str, name: str) -> str:
     return point.dist.name if point and point.dist else ""
 
 
+def package(shelf: str, name: str) -> dict[str, str]:
+    """Name and version of the installed package that an entry comes from; {} for other entries."""
+    point = _installed(shelf).get(name)
+    if point is None or point.dist is None or find(shelf, name) is not None:
+        return {}
+    return {"name": point.dist.name, "version": point.dist.version}
+
+
 @functools.cache
 def _installed(shelf: str) -> dict[str, EntryPoint]:
     """Name -> entry point, of the installed packages."""

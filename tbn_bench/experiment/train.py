@@ -166,6 +166,7 @@ def _provenance(experiment: Experiment, options: RunOptions) -> dict[str, Any]:
         "devices": options.devices,
         "trial": options.trial,
         "plugins": [plugin.record for plugin in plugins],
+        "packages": experiment.config.packages,
         "fingerprint": fingerprint.of(experiment.config),
     }
 

@@ -147,6 +147,7 @@ class Provenance(_Object):
     channels_last: bool | None = None
     compile: bool | None = None
     plugins: list[dict[str, str]] | None = None  # name and hash of each file behind an entry
+    packages: list[dict[str, str]] | None = None  # name and version of each package behind one
     fingerprint: dict[str, str] | None = None  # part -> hash of its code (fingerprint.py)
 
 

@@ -217,7 +217,7 @@ def test_an_installed_package_is_found_by_its_entry_points(monkeypatch):
         name="of_a_package",
         module="tbn_bench.binarizers.bwn",
         value="tbn_bench.binarizers.bwn:BWN",
-        dist=SimpleNamespace(name="their-package"),
+        dist=SimpleNamespace(name="their-package", version="1.2"),
         load=lambda: catalog.load("binarizers", "bwn"),
     )
     monkeypatch.setattr(
@@ -226,7 +226,10 @@ def test_an_installed_package_is_found_by_its_entry_points(monkeypatch):
     assert "of_a_package" in catalog.names("binarizers")
     assert type(catalog.build("binarizers", "of_a_package(grad='paper')")).__name__ == "BWN"
     assert plugged.origin("binarizers", "of_a_package") == "their-package"
-    assert "binarizer" in fingerprint.of(make({"binarizer": "of_a_package"}))
+    config = make({"binarizer": "of_a_package"})
+    assert "binarizer" in fingerprint.of(config)
+    assert config.packages == [{"name": "their-package", "version": "1.2"}]
+    assert make({"binarizer": "bwn"}).packages == config.plugins == []
 
 
 @pytest.mark.parametrize(
