@@ -271,6 +271,7 @@ def test_locks_that_work_leave_nothing_behind(store):
 # Windows
 
 IMPORT = """
+import asyncio  # from Python 3.12 on it calls os.sysconf, which Windows' form of it does not
 import importlib, os, pkgutil, signal, sys, warnings
 for name in sys.argv[1:]:
     sys.modules[name] = None

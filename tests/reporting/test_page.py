@@ -669,7 +669,7 @@ def test_watch_builds_again_when_a_record_changed_and_ends_with_0(results, tmp_p
         assert "could not be read" in page.read_text()
     finally:
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=250)
     assert process.returncode == 0
     assert json.loads(said.splitlines()[-1])["builds"] == 2
     assert 'name="watch"' not in page.read_text()
@@ -705,7 +705,7 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path):
         load(tmp_path / "none")
 
 
-def _until(holds, seconds=60):
+def _until(holds, seconds=120):
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "never came true"

@@ -588,7 +588,7 @@ def test_tail_follows_a_live_run_to_its_end(store):
             word(writer)
             assert reader.stdout.readline().startswith("epoch 0  step 0  lr 0.1  train/loss 1  ")
             word(writer), word(writer)
-            out, err = reader.communicate(timeout=60)
+            out, err = reader.communicate(timeout=250)
     assert (reader.returncode, err) == (0, "")
     assert sorted(re.findall(r"last word|epoch \d", out)) == ["epoch 1", "epoch 2", "last word"]
     assert json.loads(out.splitlines()[-1]) == {
@@ -604,7 +604,7 @@ def test_tail_ends_quietly_at_ctrl_c(store):
         word(writer)
         reader.stdout.readline()
         reader.send_signal(signal.SIGINT)
-        out, err = reader.communicate(timeout=60)
+        out, err = reader.communicate(timeout=250)
         assert (reader.returncode, err) == (0, "")
         assert json.loads(out.splitlines()[-1])["status"] == "running"
         assert writer.poll() is None
@@ -617,7 +617,7 @@ def test_tail_of_a_killed_run_stops(store):
         word(writer)
         reader.stdout.readline()
         writer.kill()
-        out, _ = reader.communicate(timeout=60)
+        out, _ = reader.communicate(timeout=250)
     assert json.loads(out.splitlines()[-1])["status"] == "dead"
 
 
