@@ -161,6 +161,7 @@ def test_every_parameter_is_a_flag_with_its_default(call, name):
         (["plan", "--results", "x"], "plan", "unknown flag --results"),
         (["sweep", "a.yaml", "--job=2"], "sweep", "did you mean '--jobs'"),
         (["report", "--output", "x"], "report", "did you mean '--out'"),
+        (["train", "--dry"], "train", "unknown flag --dry; known: --batch_norm"),
         (["runs", "extra"], "runs", "extra"),
         (["sweep"], "sweep", "FILE"),
         (["sweep", "a.yaml", "--jobs", "two"], "sweep", "--jobs"),

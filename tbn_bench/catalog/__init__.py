@@ -88,7 +88,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """', did you mean ...?' where a known word is near, and the list of all known ones."""
     known = sorted(known)
     listed = ", ".join(known)
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    named = {name.lstrip("-"): name for name in known}  # that flags have dashes is no likeness
+    alike = difflib.get_close_matches(word.lstrip("-"), named, n=3, cutoff=0.5)
+    near = [named[name] for name in alike]
     best = _synonym(word, known) or max(near, key=lambda k: _likeness(word, k), default=None)
     if best:
         return f", did you mean {best!r}? Known: {listed}"

@@ -85,8 +85,9 @@ def start_from(model: nn.Module, source: nn.Module, classes: int | None = None) 
         if other is not None and other.shape == value.shape:
             found[name] = other
     fresh = _of_other_classes(theirs, own, classes)
-    weights = [name for name, _ in model.named_parameters() if plain_name(name).endswith("weight")]
-    missing = [name for name in weights if name not in found and plain_name(name) not in fresh]
+    has = {plain_name(name) for name in found}
+    weights = [plain_name(name) for name, _ in model.named_parameters()]
+    missing = [name for name in weights if name.endswith("weight") and name not in {*has, *fresh}]
     if missing:
         raise ValueError(
             "--init: the run to start from has no weight of the same shape "

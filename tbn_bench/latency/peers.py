@@ -274,7 +274,9 @@ def _torchao(model: nn.Module, x: Tensor) -> Call:
 
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not any(module.weight.numel() > 10_000 for module in linear):
-        raise RuntimeError("torchao quantizes linear layers only; this network has none of weight")
+        raise RuntimeError(
+            "torchao quantizes linear layers only; none here has over 10,000 weights"
+        )
 
     small = copy.deepcopy(model)
     quantize_(small, Int8DynamicActivationInt8WeightConfig())

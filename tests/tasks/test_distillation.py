@@ -173,10 +173,10 @@ def test_start_from_takes_what_both_have(first, then):
 @pytest.mark.parametrize(
     ("model", "missing"),
     [
-        (NETWORK.replace("width=4", "width=8"), "blocks.0.conv1.parametrizations.weight.original"),
-        (NETWORK.replace("depth=8", "depth=14"), "blocks.1.conv1.parametrizations.weight.original"),
+        (NETWORK.replace("width=4", "width=8"), "blocks.0.conv1.weight"),
+        (NETWORK.replace("depth=8", "depth=14"), "blocks.1.conv1.weight"),
         (NETWORK.replace("'rprelu'", "'prelu'"), "act1.weight"),
-        ("mlp(hidden=[8])", "1.parametrizations.weight.original"),
+        ("mlp(hidden=[8])", "1.weight"),
     ],
 )
 def test_start_from_another_network_is_refused(model, missing):
