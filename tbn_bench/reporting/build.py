@@ -193,11 +193,23 @@ def _all_drawn(
     empty = []
     for name, module in modules.items():
         figure = _drawn(name, module, frames[name], records, folder)
+        empty += _left_out(module, frames[name])
         if figure is None:
             empty.append((module.TITLE, module.NEEDS))
         else:
             drawn[name] = figure
     return Figures(drawn, empty)
+
+
+def _left_out(module: Any, frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """(title, what it needs) of the panels that a figure leaves out."""
+    found = []
+    left_out = frame.attrs.get("left_out", {})
+    for panel, needs in left_out.items():
+        title = f"{module.TITLE}, {panel}"
+        entry = (title, needs)
+        found.append(entry)
+    return found
 
 
 def _draw_from_the_end(waiting: list[tuple[Future[None], panels.Drawing]]) -> None:

@@ -4,7 +4,6 @@ A float has one data set and network, at most seven columns and at most a page o
 not fit goes into a further float with the same row labels. tex.py writes single cells.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tbn_bench.reporting import names, tex
@@ -18,7 +17,9 @@ _SOURCE_LINES = 2  # that a source takes below its table
 _WIDE_CM = 5.0  # of a label that a further float repeats only if it must
 _CLEAR = 12  # floats after which pending ones are printed, because LaTeX holds only a few
 # Columns whose values go into the caption.
-_HEADINGS = ("sweep", "device", "data", "dataset", "data_name", "model", "network")
+_HEADINGS = ("sweep", "device", "data", "dataset", "data_name", "model", "network", "panel")
+# Columns of numbers that tell rows apart.
+_KEYS = ("task_set", "batch", "threads", "weight_bits", "activation_bits", "epochs")
 # Columns that a paper has no room for; the page and the CSV have them.
 _NOT_PRINTED = ("mbit", "also_reported", "note", "spec", "second_hand")
 
@@ -95,12 +96,13 @@ def _heading(c: Column, row: Row) -> str:
 
 def _pieces(part: Table) -> list[_Piece]:
     """The floats of a part: a few columns and a page of rows each."""
-    columns = _shown(part)
+    columns, said = _varied(_shown(part), part.rows)
+    note = " ".join(filter(None, [said, part.note]))
     found = []
     for chosen in _chunks(columns, part.rows):
         cells = [_marked(row, chosen) for row in part.rows]
         for page in _pages(chosen, cells):
-            found.append(_Piece(one_line(part.title), part.note, chosen, page))
+            found.append(_Piece(one_line(part.title), note, chosen, page))
     count = len(found)
     return [replace(piece, place=(i, count)) for i, piece in enumerate(found, 1)]
 
@@ -118,26 +120,80 @@ def _shown(part: Table) -> list[Column]:
     return columns or part.columns[:1]
 
 
-def _chunks(columns: list[Column], rows: list[Row]) -> Iterator[list[Column]]:
-    """The columns in groups that fit on a page, each after the label columns."""
+def _varied(columns: list[Column], rows: list[Row]) -> tuple[list[Column], str]:
+    """The columns without those of one value in all rows, and a sentence with these values.
+
+    A column of labels or of marked results stays, as does a table of one row.
+    """
+    if len(rows) < 2:
+        return columns, ""
     labels = _labels(columns)
+    kept = []
+    said = []
+    for c in columns:
+        is_result = bool(c.mark or c.half)
+        if is_result or c in labels or _distinct([c], rows) > 1:
+            kept.append(c)
+            continue
+        header = one_line(c.header)
+        value = one_line(c.show(rows[0]))
+        said.append(f"{header}: {value}")
+    if len(kept) == len(labels) or not said:
+        return columns, ""
+    return kept, f"In all rows, {'; '.join(said)}."
+
+
+def _chunks(columns: list[Column], rows: list[Row]) -> list[list[Column]]:
+    """The columns in groups that fit on a page, each after the label columns.
+
+    Groups are about equally large, so that none has a single column of values.
+    """
+    labels = _named(columns, rows)
     rest = [c for c in columns if c not in labels]
-    own = sum(_width(c, rows) for c in labels)
-    chosen: list[Column] = []
-    width = own
+    first, further = _repeated(labels, rows)
+    fewest = _packed(rest, first, further, rows, _MOST_COLUMNS)
+    groups = fewest
+    for most in range(len(first) + 1, _MOST_COLUMNS):
+        even = _packed(rest, first, further, rows, most)
+        if len(even) == len(fewest):
+            groups = even
+            break
+    _fill_last(groups)
+    if len(groups) < 2:
+        return [labels + group for group in groups] or [labels]
+    return [first + groups[0], *(further + group for group in groups[1:])]
+
+
+def _packed(
+    rest: list[Column],
+    first: list[Column],
+    further: list[Column],
+    rows: list[Row],
+    most: int,
+) -> list[list[Column]]:
+    """The columns of values in groups, at most `most` columns each with their labels."""
+    groups: list[list[Column]] = []
+    width = 0.0
     for c in rest:
-        is_full = len(labels) + len(chosen) == _MOST_COLUMNS
-        is_wide = width + _width(c, rows) > tex.LINE_CM
-        if chosen and (is_full or is_wide):
-            yield labels + chosen
-            labels = _repeated(labels, rows)
-            own = sum(_width(c, rows) for c in labels)
-            chosen = []
-            width = own
-        chosen.append(c)
-        width += _width(c, rows)
-    if chosen or labels:
-        yield labels + chosen
+        own = _width(c, rows)
+        labels = first if len(groups) < 2 else further
+        is_full = bool(groups) and len(labels) + len(groups[-1]) >= most
+        is_wide = width + own > tex.LINE_CM
+        if not groups or is_full or is_wide:
+            labels = further if groups else first
+            groups.append([])
+            width = sum(_width(label, rows) for label in labels)
+        groups[-1].append(c)
+        width += own
+    return groups
+
+
+def _fill_last(groups: list[list[Column]]) -> None:
+    """Moves a column from the group before to each group of one column."""
+    for k in range(len(groups) - 1, 0, -1):
+        if len(groups[k]) == 1 and len(groups[k - 1]) > 2:
+            moved = groups[k - 1].pop()
+            groups[k].insert(0, moved)
 
 
 def _labels(columns: list[Column]) -> list[Column]:
@@ -146,11 +202,45 @@ def _labels(columns: list[Column]) -> list[Column]:
     return labels or columns[:1]
 
 
-def _repeated(labels: list[Column], rows: list[Row]) -> list[Column]:
-    """The labels of a further float: without the wide ones, if the others name every row."""
+def _named(columns: list[Column], rows: list[Row]) -> list[Column]:
+    """The labels, with further keys as long as two rows have the same labels."""
+    labels = _labels(columns)
+    count = _distinct(labels, rows)
+    for c in columns:
+        if count == len(rows):
+            break
+        is_key = c.key in _KEYS or not c.numeric
+        if not is_key or c in labels:
+            continue
+        more = [*labels, c]
+        separated = _distinct(more, rows)
+        if separated > count:
+            labels = more
+            count = separated
+    return [c for c in columns if c in labels]
+
+
+def _distinct(columns: list[Column], rows: list[Row]) -> int:
+    texts = set()
+    for row in rows:
+        shown = [c.show(row) for c in columns]
+        texts.add(tuple(shown))
+    return len(texts)
+
+
+def _repeated(labels: list[Column], rows: list[Row]) -> tuple[list[Column], list[Column]]:
+    """The labels of the first float, and of further ones, which leave wide labels out.
+
+    Where the others do not name every row, a number does.
+    """
     narrow = [c for c in labels if _width(c, rows) < _WIDE_CM]
-    named = {tuple(c.show(row) for c in narrow) for row in rows}
-    return narrow if narrow and len(named) == len(rows) else labels
+    if len(narrow) == len(labels):
+        return labels, labels
+    if narrow and _distinct(narrow, rows) == len(rows):
+        return labels, narrow
+    places = {id(row): str(place) for place, row in enumerate(rows, 1)}
+    number = Column("row", "no.", lambda row: places[id(row)])
+    return [number, *labels], [number, *narrow]
 
 
 def _width(c: Column, rows: list[Row]) -> float:

@@ -1,7 +1,7 @@
 """The look of figures and tables: colours, markers, print sizes, and the text of numbers.
 
 A method has one colour and one marker in every figure: the colour of its family, shaded by p, and
-the marker of its layout.
+the marker of its layout. A tile whose copies differ has the colour of its layout.
 """
 
 import math
@@ -13,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.axis import Axis
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from tbn_bench import catalog
 
@@ -36,6 +36,16 @@ _PALETTE = (
     "#9467BD",
 )
 _BLACK = "#000000"
+_OTHERS = _PALETTE[2:]  # without the colours of BWN and TBN, which are in every figure
+# Layout of copies -> its colour, which no family has. Plain copies have the colour of TBN.
+_LAYOUT_COLOURS = {
+    "hadamard": "#1B7837",
+    "rotated": "#6A3D9A",
+    "permuted": "#7A5C00",
+    "shifted": "#01708C",
+    "columns": "#B0126F",
+}
+_READABLE = 4.5  # contrast of small text with white (WCAG 2.2, 1.4.3)
 _SHADE = 0.22  # of the way to white or black for each doubling of p
 # Layouts of copies, in the order of the markers.
 _LAYOUTS = ("aligned", "hadamard", "rotated", "permuted", "shifted", "columns")
@@ -61,7 +71,7 @@ _X = "M-1,-.6L-.6,-1L0,-.4L.6,-1L1,-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z"
 _STAR = "M0,-1L.22,-.31L.95,-.31L.36,.12L.59,.81L0,.38L-.59,.81L-.36,.12L-.95,-.31L-.22,-.31Z"
 _PENTAGON = "M0,-1L.95,-.31L.59,.81L-.59,.81L-.95,-.31Z"
 _HEXAGON = "M0,-1L.87,-.5L.87,.5L0,1L-.87,.5L-.87,-.5Z"
-_VARIANTS = (
+_VARIANTS: tuple[tuple[tuple[str, str, list[float]], ...], ...] = (
     (
         ("o", "circle", [1, 0]),
         ("s", "square", [5, 2]),
@@ -152,15 +162,19 @@ def _place(name: str) -> tuple[int, int]:
 
 
 def colour(spec: str) -> str:
-    """The colour of a method: that of its family, lighter for a larger p."""
+    """The colour of a method: that of its family or layout of copies, lighter for a larger p."""
     name, options = catalog.parse(spec)
     if name == "full_precision":
         return _BLACK
     listed, place = _place(name)
     if listed == len(_FAMILIES):
-        place += 2  # not the colours of BWN and TBN, which are in every figure
+        place += 2  # not the colours of BWN and TBN
+    own = _PALETTE[place % len(_PALETTE)]
+    layout = options.get("copies")
+    if name == "tbn" and isinstance(layout, str):
+        own = _LAYOUT_COLOURS.get(layout, own)
     p = largest(options.get("p")) or largest(options.get("per_layer"))
-    return _shaded(nth_colour(place), p) if p else nth_colour(place)
+    return _shaded(own, p) if p else own
 
 
 def _shaded(colour: str, p: float) -> str:
@@ -182,17 +196,30 @@ def ink(spec: str) -> str:
 
 
 def nth_colour(place: int) -> str:
-    """A colour for marks that are not of a method."""
-    return _PALETTE[place % len(_PALETTE)]
+    """A colour for marks that are not of a method: none of black, BWN's blue and TBN's orange."""
+    return _OTHERS[place % len(_OTHERS)]
 
 
-def nth_variant(place: int) -> str:
-    """A colour for variants of TBN: plain TBN, the first, keeps its own, and none has BWN's."""
-    others = _PALETTE[1:]
-    return others[place % len(others)]
+def readable(colour: str) -> str:
+    """The colour for text on white: darker where its contrast would be below 4.5 to 1."""
+    levels = [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+    while _contrast(levels) < _READABLE:
+        levels = [int(0.95 * level) for level in levels]
+    return "#{:02X}{:02X}{:02X}".format(*levels)
 
 
-def _variant(spec: str) -> tuple[str, str, list[int]]:
+def _contrast(levels: list[int]) -> float:
+    """The contrast ratio with white of red, green and blue from 0 to 255, as WCAG 2.2 defines."""
+    linear = []
+    for level in levels:
+        share = level / 255
+        is_dark = share <= 0.04045
+        linear.append(share / 12.92 if is_dark else ((share + 0.055) / 1.055) ** 2.4)
+    red, green, blue = linear
+    return 1.05 / (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05)
+
+
+def _variant(spec: str) -> tuple[str, str, list[float]]:
     """The marker, shape and line pattern: by the layout of copies, or else by the activations."""
     name, options = catalog.parse(spec)
     listed = 0
@@ -216,9 +243,21 @@ def shape(spec: str, is_control: bool = False) -> str:
     return _CONTROL[1] if is_control else _variant(spec)[1]
 
 
-def dash(spec: str) -> list[int]:
-    """The line pattern that goes with marker."""
-    return _variant(spec)[2]
+def dash(spec: str) -> list[float]:
+    """The line pattern that goes with marker; of tiles, by p, too."""
+    own = _variant(spec)[2]
+    _, options = catalog.parse(spec)
+    p = largest(options.get("p"))
+    if not p or p <= 4:
+        return own
+    dots = min(3, int(math.log2(p)) - 2)  # after each dash: one for p = 8, two for p = 16
+    start = [7, 2] if 0 in own else own
+    return [*start, *([1.5, 2] * dots)]
+
+
+def pattern(dash: list[float]) -> Any:
+    """A line pattern as matplotlib's linestyle."""
+    return "solid" if 0 in dash else (0, tuple(dash))
 
 
 # Options of the page's legends: every method by its whole name, in full colour even if its marks
@@ -277,16 +316,34 @@ def set_log(axis: Axis, base: float = 10) -> None:
     set_scale = axes.set_xscale if axis is axes.xaxis else axes.set_yscale
     low, high = axis.get_data_interval()
     set_scale("log", base=base)
+    axis.set_major_formatter(_plain_number)
     if base == 10 and high < _FEW_DECADES * low:
         axis.set_major_locator(LogLocator(base, subs=(1, 2, 5)))
-    axis.set_major_formatter(_plain_number)
+    elif not _has_two_powers(low, high, base):
+        axis.set_major_locator(MaxNLocator(4))
+        axis.set_major_formatter(_decimal)
     axis.set_minor_formatter("")
+
+
+def _has_two_powers(low: float, high: float, base: float) -> bool:
+    """Whether two powers of the base are between positive ends, or they are one place."""
+    if low == high or low <= 0:
+        return True
+    start = math.log(low, base)
+    end = math.log(high, base)
+    first = math.ceil(start - 1e-9)
+    last = math.floor(end + 1e-9)
+    return last > first
 
 
 def _plain_number(value: float, _: Any) -> str:
     if 0 < value < 1 and math.log2(value).is_integer():
         return f"1/{round(1 / value)}"
     return f"{value:g}"
+
+
+def _decimal(value: float, _: Any) -> str:
+    return f"{value:.4g}"
 
 
 def missing(value: Any) -> bool:

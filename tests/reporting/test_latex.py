@@ -53,13 +53,33 @@ def test_a_float_has_caption_label_and_siunitx_columns():
     assert _rows(text) == [["{method}", r"{top-1 \%}"], ["TBN-4", "93.5"], ["BWN", "{---}"]]
 
 
-def test_a_further_float_repeats_a_wide_label_only_where_rows_need_it():
-    rows = [{"method": f"TBN-{p}", "settings": "lr=0.1, " * 9, "a": p} for p in (4, 8)]
+def test_a_further_float_has_a_number_for_a_wide_label_that_rows_need():
+    rows = [{"method": f"TBN-{p}", "settings": f"lr=0.{p}, " * 9, "a": p} for p in (4, 8)]
     columns = [text_column("settings", "settings")]
     columns += [Column("a", f"number {k}", lambda row: str(row["a"])) for k in range(9)]
-    assert latex(_table(rows, *columns)).count("{settings}") == 1
+    text = latex(_table(rows, *columns))
+    assert (text.count("{settings}"), text.count("{no.}")) == (1, 0)
     rows[1]["method"] = "TBN-4"
-    assert latex(_table(rows, *columns)).count("{settings}") == 3
+    text = latex(_table(rows, *columns))
+    assert text.count("{settings}") == 1
+    assert text.count("{no.}") == text.count(r"\begin{table}")
+
+
+def test_every_part_has_the_keys_that_tell_its_rows_apart():
+    """TBN-4 against BWN and against FP32 are two rows in every part."""
+    rows = [{"method": "TBN-4", "batch": n, **{f"c{i}": n + i for i in range(9)}} for n in (1, 64)]
+    columns = [column(f"c{i}", f"c{i}", "d") for i in range(9)]
+    text = latex(_table(rows, *columns, column("batch", "batch", "d")))
+    heads = [_rows(part)[0] for part in FLOAT.findall(text)]
+    assert len(heads) == 2
+    assert all({"{method}", "{batch}"} <= set(head) for head in heads)
+
+
+def test_what_is_the_same_in_all_rows_is_in_the_note():
+    rows = [{"method": f"TBN-{p}", "a": p, "n": 3} for p in (4, 8)]
+    text = latex(_table(rows, column("a", "a", "d"), column("n", "seeds", "d")))
+    assert _rows(text)[0] == ["{method}", "{a}"]
+    assert "In all rows, seeds: 3." in text
 
 
 @pytest.mark.parametrize(
@@ -104,12 +124,12 @@ def test_data_sets_and_networks_are_split_by_display_name():
 
 
 def test_a_wide_table_goes_on_in_a_further_float():
-    """With the method again, at most seven columns each."""
+    """With the method again, at most seven columns each, about as many in each."""
     rows = [{"method": "TBN-4", **{f"c{i}": i for i in range(9)}}]
     text = latex(_table(rows, *(column(f"c{i}", f"c{i}", "d") for i in range(9))))
     first, second = FLOAT.findall(text)
-    assert _rows(first)[0] == ["{method}", *(f"{{c{i}}}" for i in range(6))]
-    assert _rows(second)[0] == ["{method}", "{c6}", "{c7}", "{c8}"]
+    assert _rows(first)[0] == ["{method}", *(f"{{c{i}}}" for i in range(5))]
+    assert _rows(second)[0] == ["{method}", *(f"{{c{i}}}" for i in range(5, 9))]
     assert "(1 of 2)" in first
     assert "(2 of 2)" in second
 

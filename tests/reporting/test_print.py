@@ -146,13 +146,13 @@ def _panel(*marks, published=False):
 
 
 def test_points_of_one_name_have_it_once():
-    """Published points of one method are no curve; the last one is named."""
+    """Published points of one method are no curve; the best one is named."""
     panel = _panel(("TBN", 4, 0.9), ("TBN", 8, 0.8), ("TBN", 16, 0.7), published=True)
     layout = _panels.Layout("p", log=2, joined=True)
     with style.printing():
         figure = _print.panel_figure(panel, style.COLUMN_INCHES, layout)
     (name,) = figure.axes[0].texts
-    assert (name.get_text(), name.xy) == ("TBN", (16, 0.7))
+    assert (name.get_text(), name.xy) == ("TBN", (4, 0.9))
 
 
 def test_the_front_crosses_no_name():
@@ -166,3 +166,79 @@ def test_the_front_crosses_no_name():
         front = _print._boxes_of_front(axes, _panels.front(panel))
     assert set(boxes) == {"TBN-4", "TBN-4 hadamard", "BWN"}
     assert not any(box.count_overlaps(front) for box in boxes.values())
+
+
+def test_a_layout_of_copies_has_one_colour_in_every_panel():
+    """Whatever else a panel compares; plain tiles have TBN's colour, and no two are alike."""
+    layout = _panels.Layout("p", variants=True)
+    specs = ["tbn", "tbn(alpha='layer')", "tbn(alpha_source='A')", "tbn(copies='hadamard')"]
+    whole = layout.colours(pd.DataFrame({"method": specs, "binarizer": specs}))
+    part = layout.colours(pd.DataFrame({"method": specs[3:], "binarizer": specs[3:]}))
+    assert whole[specs[3]] == part[specs[3]] == style.colour(specs[3])
+    assert whole["tbn"] == style.colour("tbn")
+    assert len(set(whole.values())) == len(specs)
+
+
+def test_methods_alone_have_their_colours():
+    reserved = {style.colour(spec) for spec in ("full_precision", "bwn", "tbn")}
+    assert reserved.isdisjoint(style.nth_colour(place) for place in range(20))
+
+
+def test_names_are_dark_enough_to_read():
+    """Contrasts by hand: #E69F00 has 2.2 with white, #767676 4.54, the lightest that is enough."""
+    assert style.readable("#767676") == "#767676"
+    levels = [int(style.readable("#E69F00")[start : start + 2], 16) for start in (1, 3, 5)]
+    assert style._contrast([230, 159, 0]) == pytest.approx(2.2, abs=0.1)
+    assert style._contrast(levels) >= 4.5
+
+
+def test_the_best_line_is_drawn_and_others_are_named():
+    """The best of 12 lines comes last in reading order; FP32 stays, too."""
+    specs = ["full_precision", *(f"tbn(p={p})" for p in range(2, 13))]
+    rows = []
+    for y, spec in enumerate(specs):
+        own = {"method": spec, "label": spec, "binarizer": spec, "line": spec, "x": 1, "y": y}
+        rows.append(own | {"panel": "a", "axis": "top-1 %, higher is better"})
+    note, kept = _print._few(_panels.frame(rows))
+    assert {specs[0], specs[-1]} <= set(kept["line"])
+    assert note == "not drawn, in the table: tbn(p=2), tbn(p=3)"
+
+
+@pytest.mark.parametrize(("values", "low", "high"), [((0.0, 2.0), 0, 3), ((97.0, 100.0), 96, 100)])
+def test_a_percentage_is_from_0_to_100(values, low, high):
+    panel = _panel(("TBN-4", 1, values[0]), ("TBN-4", 2, values[1])).assign(axis="flipped, %")
+    with style.printing():
+        figure = _print.panel_figure(panel, style.COLUMN_INCHES, _panels.Layout("p"))
+    bottom, top = figure.axes[0].get_ylim()
+    assert low <= bottom < values[0] + 0.1
+    assert values[1] <= top <= high
+
+
+def test_a_line_of_one_point_has_its_name_beside_it():
+    """Without a line to the name, which would look like data."""
+    panel = _panel(("TBN", 4, 90.0), ("TBN", 16, 80.0), ("TBN hadamard", 4, 82.0))
+    panel["line"] = panel["method"]
+    with style.printing():
+        layout = _panels.Layout("p", log=2, joined=True)
+        figure = _print.panel_figure(panel, style.COLUMN_INCHES, layout)
+    texts = {text.get_text(): text for text in figure.axes[0].texts}
+    assert texts["TBN hadamard"].xy == (4, 82.0)
+    assert not any(text.arrow_patch for text in texts.values())
+
+
+def test_an_axis_within_one_octave_has_ticks():
+    axes = Figure().add_subplot()
+    axes.plot([1.36, 1.62], [1, 2])
+    style.set_log(axes.xaxis, base=2)
+    low, high = axes.get_xlim()
+    ticks_inside = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert len(ticks_inside) >= 2
+
+
+def test_a_panel_that_says_nothing_is_left_out_with_what_it_needs():
+    """Two published marks are two cells of the table."""
+    pair = _panel(("FP32", 1, 93.0), ("TBN-4", 4, 92.0), published=True)
+    own = _panel(("FP32", 1, 93.0), ("TBN-4", 4, 92.0)).assign(panel="b")
+    kept = _panels.telling(pd.concat([pair, own]), _panels.is_published_pair)
+    assert set(kept["panel"]) == {"b"}
+    assert list(kept.attrs["left_out"]) == ["a"]

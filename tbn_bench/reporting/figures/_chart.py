@@ -16,7 +16,7 @@ SIZE = {"width": 330, "height": 240}  # of a panel
 _ENTRY = 15  # height of a configuration in the legend
 _MOST_SETTINGS = 8  # with a legend
 _LONG_SETTING = 40  # letters
-_COLOURS = 9  # of configurations; more are shades of one scale
+_COLOURS = 7  # of configurations; more are shades of one scale
 _POINTS = 15  # of one curve; print draws all
 _GREY = "#9A9A9A"
 
@@ -209,8 +209,14 @@ def _x_scale(layout: Layout) -> dict[str, Any]:
 def _y_scale(layout: Layout, panel: pd.DataFrame) -> dict[str, Any]:
     if layout.limits:
         return {"domain": list(layout.limits(panel))}
+    scale: dict[str, Any] = {"zero": False}
     top = _panels.ceiling(panel)
-    return {"zero": False} if top is None else {"zero": False, "domainMax": top}
+    if top is not None:
+        scale["domainMax"] = top
+    bottom = _panels.floor(panel)
+    if bottom is not None:
+        scale["domainMin"] = bottom
+    return scale
 
 
 def _layers(layout: Layout, method: _ByMethod, y: Channel) -> list[dict[str, Any]]:

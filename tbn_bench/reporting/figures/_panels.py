@@ -9,6 +9,7 @@ low, high, axis (y's title), seeds, runs (ids or, for a published number, its so
 import dataclasses
 import functools
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,8 @@ COLUMNS = (
 MOST = 40  # groups in a panel: nobody reads more marks
 
 _WHOLE = 100.0  # percent
+_FAR = 5  # ranges of the middle half of a panel's values
+_ENOUGH = 6  # values, before one of them can be far from the others
 # (rows of a panel, without failed controls) -> limits of y
 Limits = Callable[[pd.DataFrame], tuple[float, float]]
 
@@ -50,8 +53,8 @@ class Layout:
 
     x: the title of its axis. log: base of a logarithmic x axis. joined: rows of one line are
     joined. front: draws the Pareto front, on which no other mark has a smaller x and a better y.
-    variants: each spec has a colour of its own, because all are of one family. limits: of the y
-    axis. thin: lines are curves over epochs; the page draws some of their points.
+    variants: no two methods share a colour, because all are of one family. limits: of the y axis.
+    thin: lines are curves over epochs; the page draws some of their points.
     """
 
     x: str
@@ -67,8 +70,25 @@ class Layout:
         specs = panel.drop_duplicates("method").set_index("method")["binarizer"]
         if not self.variants:
             return {str(method): style.colour(spec) for method, spec in specs.items()}
-        places = {method: place for place, method in enumerate(sorted(specs.index))}
-        return {method: style.nth_variant(place) for method, place in places.items()}
+        in_order = sorted(specs.items(), key=lambda named: (len(named[1]), named[1]))
+        found: dict[str, str] = {}
+        for method, spec in in_order:
+            found[str(method)] = _free_colour(spec, set(found.values()))
+        return found
+
+
+def _free_colour(spec: str, taken: set[str]) -> str:
+    """A method's colour; where a simpler one has it, another one that the spec alone decides.
+
+    Where that is taken, too, the next free one.
+    """
+    own = style.colour(spec)
+    place = zlib.crc32(spec.encode())
+    for step in range(MOST):
+        if own not in taken:
+            break
+        own = style.nth_colour(place + step)
+    return own
 
 
 @dataclass(frozen=True)
@@ -113,6 +133,42 @@ def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
         value = defaults[name]
         data[name] = data[name].where(data[name].notna(), value)
     return data.infer_objects()
+
+
+def telling(data: pd.DataFrame, says_nothing: Callable[[pd.DataFrame], str]) -> pd.DataFrame:
+    """The panels that tell a reader something. attrs["left_out"]: title -> what it needs.
+
+    says_nothing: rows of a panel -> what it needs, or "".
+    """
+    left_out = {}
+    by_title = data.groupby("panel", sort=False)
+    for title, panel in by_title:
+        needs = says_nothing(panel)
+        if not needs:
+            continue
+        left_out[str(title)] = needs
+    is_left_out = data["panel"].isin(list(left_out))
+    kept = data[~is_left_out]
+    kept = kept.reset_index(drop=True)
+    kept.attrs["left_out"] = left_out
+    return kept
+
+
+def is_published_pair(panel: pd.DataFrame) -> str:
+    """Two published marks are two cells of the table."""
+    is_published = panel["published"].astype(bool)
+    if is_published.all() and len(panel) < 3:
+        return "a run of ours, or three published values"
+    return ""
+
+
+def is_short_curve(panel: pd.DataFrame) -> str:
+    """One method's two epochs are no curve."""
+    lines = panel["line"].nunique()
+    epochs = panel["x"].nunique()
+    if lines == 1 and epochs < 3:
+        return "two methods, or three epochs"
+    return ""
 
 
 @functools.lru_cache(maxsize=2)  # every figure asks
@@ -214,6 +270,25 @@ def is_better_higher(panel: pd.DataFrame) -> bool:
     return "lower is better" not in str(panel["axis"].iloc[0])
 
 
+def floor(panel: pd.DataFrame) -> float | None:
+    """The bottom of the y axis where intervals go below all that a percentage can be; else None."""
+    axis = str(panel["axis"].iloc[0])
+    if "%" not in axis:
+        return None
+    lowest = panel["low"].min()
+    return 0.0 if lowest < 0 else None
+
+
+def possible(panel: pd.DataFrame, low: float, high: float) -> tuple[float, float]:
+    """The limits of y, within 0 and 100 where it is a percentage."""
+    axis = str(panel["axis"].iloc[0])
+    if "%" not in axis:
+        return low, high
+    bottom = max(0.0, low)
+    top = min(_WHOLE, high)
+    return bottom, top
+
+
 def ceiling(panel: pd.DataFrame) -> float | None:
     """The top of the y axis where intervals go beyond all that a percentage can be; else None."""
     is_share = "%" in str(panel["axis"].iloc[0])
@@ -235,10 +310,14 @@ def front(panel: pd.DataFrame) -> pd.DataFrame:
 
 
 def near(panel: pd.DataFrame) -> pd.Series:
-    """Whether a row may set the limits of y: not a control that is far below all methods."""
+    """Whether a row may set the limits of y: no control that is far below all methods.
+
+    A published value far below the others is none of them either.
+    """
     is_control = panel["binarizer"].map(_is_control)
     if "control" in panel:
         is_control |= panel["control"].eq(True)
+    is_control |= _is_outlier(panel)
     methods = panel[~is_control]
     if methods.empty:
         return pd.Series(True, index=panel.index)
@@ -247,6 +326,15 @@ def near(panel: pd.DataFrame) -> pd.Series:
     high = methods["high"].max() + span / 2
     inside = panel["y"].between(low, high)
     return ~is_control | inside
+
+
+def _is_outlier(panel: pd.DataFrame) -> pd.Series:
+    """Published values that are more than _FAR ranges of the middle half worse than the median."""
+    sign = 1 if is_better_higher(panel) else -1
+    good = sign * panel["y"].astype(float)
+    middle = good.quantile(0.75) - good.quantile(0.25)
+    is_far = good.median() - good > _FAR * middle
+    return is_far & panel["published"].astype(bool) & (len(panel) >= _ENOUGH)
 
 
 def _is_control(spec: Any) -> bool:

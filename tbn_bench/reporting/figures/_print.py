@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,11 @@ _MOST_LEGEND = 12  # names that have no place at their marks
 _STEP = 3  # points between the boxes that keep a line free of names
 _LONG_LABEL = 40  # letters; a longer one is a configuration of a search
 _MOST_BANDS = 5  # of curves; more hide each other
+_MOST_NAMED = 14  # lines that a note names
+_LINE_INCHES = 0.14  # of a note
+_TEXT_SHARE = 0.075  # of the height of the axes, for a name at the end of a line
+_SPARE_MARKERS = ("s", "^", "D", "v", "P", "*", "<", ">", "X", "h", "d", "p")
+_SPARE_PATTERNS = ("solid", "dashed", "dashdot", (0, (1, 1.5)), (0, (8, 2)))
 _GREY = "#9A9A9A"
 # (x, y) in points from a mark to its label, and how the label is aligned there
 _PLACES = (
@@ -54,6 +61,7 @@ class _Look:
     marker: str
     hollow: bool
     label: str
+    pattern: Any = "solid"
 
     @property
     def face(self) -> str:
@@ -65,19 +73,15 @@ def panel_figure(panel: pd.DataFrame, width: float, layout: Layout) -> Figure:
     figure = Figure(figsize=(width, HEIGHT))
     axes = figure.add_subplot()
     title = str(panel["panel"].iloc[0])
+    note = ""
     if layout.joined:
-        title, panel = _few(title, panel)
+        note, panel = _few(panel)
     panel = panel.assign(label=panel["label"].mask(_is_long(panel), panel["method"]))
     shown = panel[_panels.near(panel)]
     colours = layout.colours(panel)
     if layout.front:
         _draw_front(axes, shown)
-    looks = []
-    for (_, _, hollow), line in shown.groupby(["line", "label", "published"], sort=False):
-        first = line.iloc[0]
-        marker = style.marker(first["binarizer"], bool(first.get("control")))
-        look = _Look(colours[first["method"]], marker, hollow, first["label"])
-        looks.append((look, line.sort_values("x")))
+    looks = _looks(shown, colours)
     for look, line in looks:
         _draw(axes, line, look, layout, has_band=len(looks) <= _MOST_BANDS)
 
@@ -90,18 +94,50 @@ def panel_figure(panel: pd.DataFrame, width: float, layout: Layout) -> Figure:
         axes.set_ylim(*layout.limits(shown))
     if not layout.limits:
         axes.margins(y=0.1)
-        axes.set_ylim(top=_panels.ceiling(shown))
+        axes.set_ylim(*_panels.possible(shown, *axes.get_ylim()))
     up = style.title_text(str(panel["axis"].iloc[0]), HEIGHT)
     axes.set(xlabel=layout.x, ylabel=up)
     axes.set_title(style.title_text(title, width), loc="left")
-    _say_left_out(axes, panel.drop(shown.index))
+    if len(shown) < len(panel):
+        _say_below(figure, axes, _left_out(panel.drop(shown.index)))
+    if note:
+        _say_below(figure, axes, note)
     best = _panels.front(shown) if layout.front else shown[:0]
     unnamed = _name(figure, axes, looks, best, layout)
     style.legend(figure, unnamed[:_MOST_LEGEND])
     if len(unnamed) > _MOST_LEGEND:
         more = len(unnamed) - _MOST_LEGEND
-        figure.supxlabel(f"and {more} more, in the table", fontsize=_LABEL_SIZE)
+        _say_below(figure, axes, f"and {more} more, in the table")
     return figure
+
+
+def _looks(shown: pd.DataFrame, colours: dict[str, str]) -> list[tuple[_Look, pd.DataFrame]]:
+    """A look per line, no two of different names alike."""
+    looks = []
+    names_of: dict[tuple[str, str, bool], str] = {}
+    for (_, _, hollow), line in shown.groupby(["line", "label", "published"], sort=False):
+        first = line.iloc[0]
+        label = first["label"]
+        colour = colours[first["method"]]
+        own = style.marker(first["binarizer"], bool(first.get("control")))
+        pattern = style.pattern(style.dash(first["binarizer"]))
+        marker = own
+        for k, spare in enumerate(_SPARE_MARKERS, 1):
+            if names_of.setdefault((colour, marker, hollow), label) == label:
+                break
+            marker = spare
+            pattern = _SPARE_PATTERNS[k % len(_SPARE_PATTERNS)]
+        look = _Look(colour, marker, hollow, label, ":" if hollow else pattern)
+        looks.append((look, line.sort_values("x")))
+    return looks
+
+
+def _say_below(figure: Figure, axes: Axes, note: str) -> None:
+    """A note under the title of the x axis; the figure grows by its height."""
+    lines = style.title_text(note, figure.get_figwidth())
+    axes.set_xlabel(f"{axes.get_xlabel()}\n{lines}")
+    added = 1 + lines.count("\n")
+    figure.set_figheight(figure.get_figheight() + _LINE_INCHES * added)
 
 
 def _is_long(panel: pd.DataFrame) -> pd.Series:
@@ -110,17 +146,36 @@ def _is_long(panel: pd.DataFrame) -> pd.Series:
     return is_own & (panel["label"].str.len() > _LONG_LABEL)
 
 
-def _few(title: str, panel: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """At most _MOST_CURVES lines, the first in reading order; the title says how many."""
-    lines = panel.drop_duplicates(["line", "label", "published"])
+def _few(panel: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """(note, rows) of at most _MOST_CURVES lines; the note names those that are not drawn.
+
+    Full precision and the lines with the best ends stay. Where the axis does not say what is
+    better, the first in reading order stay.
+    """
+    lines = panel.sort_values("x").drop_duplicates(["line", "label", "published"], keep="last")
+    if lines["label"].nunique() <= _MOST_CURVES:
+        return "", panel
     specs = style.methods(lines["binarizer"])
-    order = lines["binarizer"].map(specs.index)
-    kept = lines.loc[order.sort_values(kind="stable").index[:_MOST_CURVES]]
-    if len(kept) == len(lines):
-        return title, panel
+    lines = lines.assign(place=lines["binarizer"].map(specs.index))
+    lines = lines.assign(rank=_rank(lines))
+    kept = lines.sort_values(["rank", "place"]).head(_MOST_CURVES)
+    others = lines.drop(kept.index).sort_values("place", kind="stable")
+    names = list(dict.fromkeys(others["label"]))
+    said = ", ".join(names[:_MOST_NAMED])
+    if len(names) > _MOST_NAMED:
+        said += f" and {len(names) - _MOST_NAMED} more"
     keys = set(zip(kept["line"], kept["label"], strict=True))
     is_kept = [key in keys for key in zip(panel["line"], panel["label"], strict=True)]
-    return f"{title}, {len(kept)} of {len(lines)} lines", panel[is_kept]
+    return f"not drawn, in the table: {said}", panel[is_kept]
+
+
+def _rank(lines: pd.DataFrame) -> pd.Series:
+    """Full precision first, then the better end."""
+    if "is better" not in str(lines["axis"].iloc[0]):
+        return lines["place"]
+    sign = -1 if _panels.is_better_higher(lines) else 1
+    ranks = (sign * lines["y"].astype(float)).rank(method="first")
+    return ranks.mask(lines["binarizer"] == "full_precision", 0)
 
 
 def _draw_front(axes: Axes, panel: pd.DataFrame) -> None:
@@ -135,14 +190,13 @@ def _draw(axes: Axes, line: pd.DataFrame, look: _Look, layout: Layout, has_band:
         return
     has_interval = (line["high"] > line["low"]).any()
     error = [line["y"] - line["low"], line["high"] - line["y"]] if has_interval else None
-    dash = ":" if look.hollow else "-"
     axes.errorbar(
         line["x"],
         line["y"],
         yerr=error,
         capsize=1.5,
         elinewidth=0.7,
-        linestyle=dash if layout.joined else "none",
+        linestyle=look.pattern if layout.joined else "none",
         linewidth=0.8,
         color=look.colour,
         marker=look.marker,
@@ -167,6 +221,7 @@ def _draw_curve(axes: Axes, line: pd.DataFrame, look: _Look, has_band: bool) -> 
         line["y"],
         markevery=max(1, len(line) // 8),
         linewidth=1,
+        linestyle=look.pattern,
         color=look.colour,
         marker=look.marker,
         markerfacecolor=look.face,
@@ -174,19 +229,13 @@ def _draw_curve(axes: Axes, line: pd.DataFrame, look: _Look, has_band: bool) -> 
     )
 
 
-def _say_left_out(axes: Axes, rows: pd.DataFrame) -> None:
-    """Names the controls that are outside the axes."""
-    if rows.empty:
-        return
-    said = [f"{row['label']} {row['y']:.3g}" for _, row in rows.iterrows()]
-    axes.text(
-        0.01,
-        0.01,
-        "outside: " + ", ".join(said),
-        transform=axes.transAxes,
-        fontsize=_LABEL_SIZE,
-        color="#555555",
-    )
+def _left_out(rows: pd.DataFrame) -> str:
+    """Names the rows that are outside the axes, with their values."""
+    said = []
+    for label, same in rows.groupby("label", sort=False):
+        values = [f"{y:.3g}" for y in same.sort_values("x")["y"]]
+        said.append(f"{label} {', '.join(values)}")
+    return "outside the axes: " + "; ".join(said)
 
 
 def _name(
@@ -200,71 +249,59 @@ def _name(
 
     best: the rows that a front joins.
     """
-    if layout.joined:
-        return _name_ends(axes, looks)
-    return _name_marks(figure, axes, looks, best)
-
-
-def _name_ends(axes: Axes, looks: list[tuple[_Look, pd.DataFrame]]) -> list[str]:
-    """Names at the right ends of the lines, moved apart so that none covers another.
-
-    Lines of one name, such as published points, have it once: at the line that ends last.
-    """
-    letters = max(len(look.label) for look, _ in looks)
-    if letters * _LETTER_INCHES > _MOST_NAME * axes.get_figure().get_figwidth():
+    if not layout.joined:
+        return _name_marks(figure, axes, looks, best)
+    curves = [(look, line) for look, line in looks if len(line) > 1]
+    alone = [(look, line) for look, line in looks if len(line) == 1]
+    if not _name_ends(axes, curves):
         return list(dict.fromkeys(look.label for look, _ in looks))
+    return _name_marks(figure, axes, alone, best, curves)
+
+
+def _name_ends(axes: Axes, looks: list[tuple[_Look, pd.DataFrame]]) -> bool:
+    """Writes names at the right ends of the lines, if each has room there; whether it did.
+
+    They have none where a name is long, two ends are closer than a line of text, or a line ends
+    before another.
+    """
+    letters = max((len(look.label) for look, _ in looks), default=0)
+    if letters * _LETTER_INCHES > _MOST_NAME * axes.get_figure().get_figwidth():
+        return False
     low, high = axes.get_ylim()
-    last_ends: dict[str, tuple[_Look, pd.Series]] = {}
+    ends = []
     for look, line in looks:
         last = line.iloc[-1]
-        known = last_ends.get(look.label)
-        if known is None or last["x"] > known[1]["x"]:
-            last_ends[look.label] = (look, last)
-    ends = []
-    for look, last in last_ends.values():
-        ends.append((min(max(last["y"], low), high), look, last["x"]))
+        ends.append((min(max(last["y"], low), high), last["x"], look))
     ends.sort(key=lambda end: end[0])
-    places = _apart([y for y, _, _ in ends], low, high, gap=(high - low) * 0.062)
-    for at, (y, look, x) in zip(places, ends, strict=True):
+    gap = _TEXT_SHARE * (high - low)
+    is_close = any(upper[0] - lower[0] < gap for lower, upper in itertools.pairwise(ends))
+    if is_close or len({x for _, x, _ in ends}) > 1:
+        return False
+    for y, x, look in ends:
         axes.annotate(
             look.label,
             (x, y),
-            xytext=(1.015, (at - low) / (high - low)),
-            textcoords=("axes fraction", "axes fraction"),
+            xytext=(5, 0),
+            textcoords="offset points",
             fontsize=_LABEL_SIZE,
-            color=look.colour,
+            color=style.readable(look.colour),
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": look.colour, "linewidth": 0.4},
         )
-    return []
-
-
-def _apart(wanted: list[float], low: float, high: float, gap: float) -> list[float]:
-    """Places from low to high at least a gap apart, each near the wanted one.
-
-    wanted: in growing order, as is the result.
-    """
-    places = []
-    at = low - gap
-    for y in wanted:
-        at = max(y, at + gap)
-        places.append(at)
-    limit = high
-    for k in reversed(range(len(places))):
-        places[k] = min(places[k], limit)
-        limit = places[k] - gap
-
-    return places
+    return True
 
 
 def _name_marks(
-    figure: Figure, axes: Axes, looks: list[tuple[_Look, pd.DataFrame]], best: pd.DataFrame
+    figure: Figure,
+    axes: Axes,
+    looks: list[tuple[_Look, pd.DataFrame]],
+    best: pd.DataFrame,
+    curves: Sequence[tuple[_Look, pd.DataFrame]] = (),
 ) -> list[str]:
     """Names beside the marks, the best first, where they cover neither marks nor other names.
 
     If there is a place beside the front and the intervals, too, that is nearer to its own mark than
-    to another, a name goes there.
+    to another, a name goes there. curves: lines that have a name already; no name is on them.
     """
     margins.fit(figure)
     tape = Tape(figure)
@@ -272,6 +309,8 @@ def _name_marks(
     marks = [_box_of_mark(axes, line) for _, line in looks]
     every = list(itertools.chain.from_iterable(marks))
     taken = list(every)
+    for _, line in curves:
+        taken += _boxes_of_front(axes, line)
     lines = _boxes_of_front(axes, best)
     for _, line in looks:
         lines += _boxes_of_intervals(axes, line)
@@ -358,7 +397,7 @@ def _placed(axes: Axes, look: _Look, row: pd.Series, free: _Free, tape: Tape) ->
         xytext=(0, 0),
         textcoords="offset points",
         fontsize=_LABEL_SIZE,
-        color=look.colour,
+        color=style.readable(look.colour),
         verticalalignment="bottom",
     )
     first = label.get_window_extent(tape)

@@ -59,7 +59,13 @@ def frame(records: Records) -> pd.DataFrame:
         title = f"{names.data_set(data)}, {names.network(model)}, published"
         marks = [_published.mark(line) for line in lines]
         rows += _rows(title, marks)
-    return _panels.frame(rows)
+    return _panels.telling(_panels.frame(rows), _says_nothing)
+
+
+def _says_nothing(panel: pd.DataFrame) -> str:
+    if panel["x"].nunique() < 2:
+        return "variants at two values of p"
+    return "three marks" if len(panel) < 3 else ""
 
 
 def print_panel(panel: pd.DataFrame, width: float) -> Figure:

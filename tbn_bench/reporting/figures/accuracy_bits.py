@@ -33,7 +33,7 @@ def frame(records: Records) -> pd.DataFrame:
     for data, model, lines in _published.others(records, taken):
         title = f"{names.data_set(data)}, {names.network(model)}, published"
         rows += _compared(_hollow(title, lines))
-    return _panels.frame(rows)
+    return _panels.telling(_panels.frame(rows), _panels.is_published_pair)
 
 
 def _mark(panel: str, g: Group) -> dict[str, Any]:

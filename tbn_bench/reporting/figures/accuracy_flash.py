@@ -30,8 +30,9 @@ def frame(records: Records) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for (data, model, activations), found in _panels_of(own):
         marks = []
+        labels = names.methods(row["binarizer"] for row in found)
         for row in found:
-            marks.append(_mark(row))
+            marks.append(_mark(row) | {"label": labels[row["binarizer"]]})
         width = _WIDTHS.get(activations)
         for network in networks(records.published, data, width):
             marks.append(_hollow(network))

@@ -120,7 +120,7 @@ def frame(records: Records) -> pd.DataFrame:
     for data, model, lines in _published.others(records, taken):
         title = f"{names.data_set(data)}, {names.network(model)}, published"
         rows += _rows(title, _published_marks(lines))
-    return _panels.frame(rows)
+    return _panels.telling(_panels.frame(rows), _panels.is_published_pair)
 
 
 def print_panel(panel: pd.DataFrame, width: float) -> Figure:

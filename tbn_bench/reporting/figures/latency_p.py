@@ -28,6 +28,8 @@ _CEILINGS = {
 _GREYS = dict(zip(_CEILINGS, ("#6E6E6E", "#B8B8B8"), strict=True))
 _BLACK = "#000000"
 _BEST_DENSE = "best dense"
+_BELOW = 10  # times below the fastest mark, a bound is outside the axes
+_MARKERS = "osD^vP*X"
 
 
 @functools.lru_cache(maxsize=1)  # print, page and sidecar ask
@@ -138,22 +140,29 @@ def print_panel(panel: pd.DataFrame, width: float) -> Figure:
     figure = Figure(figsize=(width, 2.5))
     axes = figure.add_subplot()
     looks = _looks(panel)
+    is_measured = panel["kind"] == "measured"
+    measured = sorted(panel[is_measured]["method"].unique())
     for line, own in panel.groupby("method", sort=False):
-        _draw(axes, str(line), own.sort_values("p"), looks[line])
+        marker = _MARKERS[measured.index(line) % len(_MARKERS)] if line in measured else ""
+        _draw(axes, str(line), own.sort_values("p"), looks[line], marker)
     style.set_log(axes.xaxis, base=2)
     style.set_log(axes.yaxis)
+    low, _ = axes.get_ylim()
+    axes.set_ylim(bottom=max(low, float(panel[is_measured]["y"].min()) / _BELOW))
     axes.set(xlabel=P_TITLE, ylabel=_Y)
     axes.set_title(style.title_text(str(panel["panel"].iloc[0]), width), loc="left")
-    measured = panel[panel["kind"] == "measured"]["method"].unique()
-    ceilings = panel[panel["kind"] == "ceiling"]["method"].unique()
-    style.legend(figure, [*sorted(measured), _BEST_DENSE, *sorted(ceilings)])
+    bottom, _ = axes.get_ylim()
+    bounds = panel[(panel["kind"] == "ceiling") & (panel["y"] > bottom)]["method"]
+    inside = [name for name in _CEILINGS if bounds.str.startswith(name).any()]
+    style.legend(figure, [*measured, _BEST_DENSE, *inside])
     return figure
 
 
-def _draw(axes: Axes, line: str, own: pd.DataFrame, colour: str) -> None:
+def _draw(axes: Axes, line: str, own: pd.DataFrame, colour: str, marker: str) -> None:
     """own: the rows of one line in the order of p."""
     kind = own["kind"].iloc[0]
-    dash, marker = {"measured": ("-", "o"), "level": ("--", ""), "ceiling": (":", "")}[kind]
+    dash = {"measured": "-", "level": "--", "ceiling": ":"}[kind]
+    label = {"measured": line, "level": _BEST_DENSE, "ceiling": line.partition(",")[0]}[kind]
     error = None
     if kind == "measured":
         error = [own["y"] - own["low"], own["high"] - own["y"]]
@@ -164,7 +173,7 @@ def _draw(axes: Axes, line: str, own: pd.DataFrame, colour: str) -> None:
         color=colour,
         linestyle=dash,
         marker=marker,
-        label=_BEST_DENSE if kind == "level" else line,
+        label=label,
         linewidth=0.9,
     )
 

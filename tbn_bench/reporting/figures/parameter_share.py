@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tbn_bench import catalog
-from tbn_bench.reporting import style
-from tbn_bench.reporting.groups import Group, groups, panel_titles
+from tbn_bench.reporting import names, style
+from tbn_bench.reporting.groups import Group, groups
 from tbn_bench.reporting.load import Records
 
 TITLE = "Parameters and stored bits by type of layer"
@@ -22,6 +22,7 @@ KEPT = "kept in full precision"
 NEEDS = "a trained tiled network"
 _SHARES = ("weights, %", "stored bits of the smallest tiled version, %")
 _MOST_NAME = 0.42  # of a figure's width, for the names of networks
+_SHARE_OF_WIDTH = 0.3  # of a figure, for the name of one share
 _LETTER_INCHES = 0.056  # mean width of a letter at 7 pt
 _LINE_INCHES = 0.11  # of a name
 _COLUMNS = ["panel", "share", "network", "method", "type", "percent", "total", "runs"]
@@ -53,11 +54,13 @@ def _smallest(records: Records) -> list[Group]:
 
 @functools.lru_cache(maxsize=1)  # print, page and sidecar ask
 def frame(records: Records) -> pd.DataFrame:
-    """A row per network, panel and type: percent."""
+    """A row per network, panel and type: percent.
+
+    Networks of one name and with the same parts are one.
+    """
     rows: list[dict[str, Any]] = []
-    smallest = _smallest(records)
-    titles = panel_titles(g.panel for g in smallest)
-    for g in smallest:
+    parts_of: dict[tuple[Any, ...], tuple[Group, tuple[dict[str, int], dict[str, int]]]] = {}
+    for g in _smallest(records):
         plan = records.plans[g.sweep, g.group_id]
         if any(row.get("shape") is None for row in plan):  # a sparse record: its types are unknown
             continue
@@ -67,9 +70,27 @@ def frame(records: Records) -> pd.DataFrame:
             kind = layer_type(row)
             weights[kind] += row["numel"]
             stored[kind if row["binarized"] else KEPT] += row["stored_bits"]
-        for share, parts in zip(_SHARES, (weights, stored), strict=True):
-            rows += _shares(share, g, titles[g.panel], parts)
+        drawn = (names.network(g.model), *weights.values(), *stored.values())
+        parts_of.setdefault(drawn, (g, (weights, stored)))
+    titles = _titles([g for g, _ in parts_of.values()])
+    for title, (g, both) in zip(titles, parts_of.values(), strict=True):
+        for share, parts in zip(_SHARES, both, strict=True):
+            rows += _shares(share, g, title, parts)
     return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _titles(found: list[Group]) -> list[str]:
+    """The network of each group; where several have its name, with the data set, then the sweep."""
+    models = [names.network(g.model) for g in found]
+    short = []
+    for g, model in zip(found, models, strict=True):
+        is_alone = models.count(model) == 1
+        short.append(model if is_alone else f"{model}, {names.data_set(g.data)}")
+    titles = []
+    for g, title in zip(found, short, strict=True):
+        is_alone = short.count(title) == 1
+        titles.append(title if is_alone else f"{title} ({g.sweep})")
+    return titles
 
 
 def _shares(share: str, g: Group, title: str, parts: dict[str, int]) -> list[dict[str, Any]]:
@@ -95,16 +116,18 @@ def _colours() -> dict[str, str]:
 
 
 def print_panel(panel: pd.DataFrame, width: float) -> Figure:
-    across = 2 if width > style.COLUMN_INCHES else 1
-    down = len(_SHARES) // across
-    names = _broken(panel["network"].unique(), width)
-    lines = sum(name.count("\n") + 1 for name in names.values())
-    figure = Figure(figsize=(width, down * (0.7 + 0.08 * len(names) + _LINE_INCHES * lines)))
+    shown = _broken(panel["network"].unique(), width)
+    lines = sum(name.count("\n") + 1 for name in shown.values())
+    figure = Figure(figsize=(width, 0.9 + 0.08 * len(shown) + _LINE_INCHES * lines))
     for place, share in enumerate(_SHARES):
-        axes = figure.add_subplot(down, across, place + 1)
-        _draw(axes, panel[panel["share"] == share], names)
-        axes.tick_params(axis="y", labelleft=place % across == 0)
-        axes.set(xlabel=share.replace("of the smallest", "of the\nsmallest"), xlim=(0, 100))
+        axes = figure.add_subplot(1, len(_SHARES), place + 1)
+        _draw(axes, panel[panel["share"] == share], shown)
+        axes.tick_params(axis="y", labelleft=place == 0)
+        axes.set(
+            xlabel=style.title_text(share, _SHARE_OF_WIDTH * width),
+            xlim=(0, 100),
+            xticks=(0, 50, 100),
+        )
         axes.invert_yaxis()
     style.legend(figure, list(_colours()))
     return figure
@@ -116,10 +139,13 @@ def _broken(names: Iterable[str], width: float) -> dict[str, str]:
     return {name: textwrap.fill(name, letters, break_on_hyphens=False) for name in names}
 
 
-def _draw(axes: Axes, panel: pd.DataFrame, names: dict[str, str]) -> None:
-    """A bar per network, stacked by type; names: as shown, where longer ones take more room."""
+def _draw(axes: Axes, panel: pd.DataFrame, lines: dict[str, str]) -> None:
+    """A bar per network, stacked by type; lines: network -> its name as shown.
+
+    Longer names take more room.
+    """
     table = panel.pivot_table(index="network", columns="type", values="percent", sort=False)
-    shown = [names[network] for network in table.index]
+    shown = [lines[network] for network in table.index]
     places = []
     end = 0.0
     for name in shown:

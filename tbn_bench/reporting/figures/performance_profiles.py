@@ -73,7 +73,7 @@ def print_panel(panel: pd.DataFrame, width: float) -> Figure:
             line["score"],
             line["share"],
             color=style.colour(str(spec)),
-            linestyle=_pattern(style.dash(str(spec))),
+            linestyle=style.pattern(style.dash(str(spec))),
             drawstyle="steps-post",
             label=line["label"].iloc[0],
         )
@@ -81,10 +81,6 @@ def print_panel(panel: pd.DataFrame, width: float) -> Figure:
     axes.set_title(style.title_text(str(panel["panel"].iloc[0]), width), loc="left")
     style.legend(figure, list(dict.fromkeys(panel["label"])))
     return figure
-
-
-def _pattern(dash: list[int]) -> Any:
-    return "solid" if 0 in dash else (0, tuple(dash))
 
 
 def chart(records: Records) -> Any:

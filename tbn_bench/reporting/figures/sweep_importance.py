@@ -59,7 +59,7 @@ def chart(records: Records) -> Any:
     charts = []
     for panel, part in data.groupby("panel", sort=False):
         shown = part.round({"percent": 2}).drop(columns="panel")
-        bars = alt.Chart(shown).mark_bar()
+        bars = alt.Chart(shown).mark_bar(color=style.nth_colour(0))
         bars = bars.encode(
             y=alt.Y("parameter:N", sort=None, title=None),
             x=alt.X("percent:Q", title=_X, scale=alt.Scale(domain=[0, 100])),

@@ -4,6 +4,7 @@ Each run is a line through the values of its varied parameters, coloured by its 
 """
 
 import functools
+import textwrap
 from typing import Any
 
 import altair as alt
@@ -26,6 +27,11 @@ _MAP = "viridis"
 _NAMES = {"model": names.network, "binarizer": names.method, "data": names.data_set}
 _GAP = 0.08  # between two values that are written at an axis
 _SHADES = 32  # of the colour bar: more would make it an image
+_ROW_INCHES = 0.48  # of a parameter
+_MOST_END = 18  # letters in a line of a row's end
+_MOST_LINES = 3
+_BREAKS = " ,("  # a long beginning that both ends share ends after one of these
+_GREY = "#9A9A9A"
 _MOST = 300  # runs: of more, a share that is spread evenly over the scores
 
 
@@ -73,7 +79,7 @@ def _axis(
             "run": table["run_id"],
             "parameter": score.label if name == "score" else name,
             "place": places,
-            "value": table[name].map(_NAMES.get(name, _shown)),
+            "value": _values(table[name], name),
             "score": table["score"],
             "axis": score.label,
             "named": _spaced(places),
@@ -97,38 +103,71 @@ def _spaced(places: np.ndarray) -> list[bool]:
     return named.tolist()
 
 
+def _values(column: pd.Series, name: str) -> pd.Series:
+    """The texts of a parameter's values; two calls of one name show what differs."""
+    if name not in _NAMES:
+        return column.map(_shown)
+    base = _NAMES[name]
+    calls = list(column)
+    return column.map(names.distinct(calls, base))
+
+
 def _shown(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def print_panel(panel: pd.DataFrame, width: float) -> Figure:
-    figure = Figure(figsize=(width, 2.6))
+    across = panel["parameter"].nunique()
+    figure = Figure(figsize=(width, 1.0 + _ROW_INCHES * across))
     axes = figure.add_subplot()
     scale = mpl.colors.Normalize(panel["score"].min(), panel["score"].max())
     _draw(axes, panel, scale)
     axes.set_title(style.title_text(str(panel["panel"].iloc[0]), width), loc="left")
     few = mpl.colormaps[_MAP].resampled(_SHADES)
     colours = mpl.cm.ScalarMappable(scale, few)
-    figure.colorbar(colours, ax=axes, label=panel["axis"].iloc[0])
+    label = str(panel["axis"].iloc[0])
+    figure.colorbar(colours, ax=axes, label=label, orientation="horizontal", aspect=40)
     return figure
 
 
 def _draw(axes: Axes, panel: pd.DataFrame, scale: mpl.colors.Normalize) -> None:
-    """A line per run; the ends of each axis have their values."""
+    """A row per parameter, with its least value at the left and its largest at the right.
+
+    A line per run crosses the rows.
+    """
     parameters = list(dict.fromkeys(panel["parameter"]))
     colours = mpl.colormaps[_MAP]
     for _, run in panel.groupby("run", sort=False):
         colour = colours(scale(run["score"].iloc[0]))
-        axes.plot(range(len(parameters)), run["place"], color=colour, linewidth=0.6, alpha=0.7)
+        axes.plot(run["place"], range(len(parameters)), color=colour, linewidth=0.6, alpha=0.7)
     for k, name in enumerate(parameters):
         own = panel[panel["parameter"] == name]
         values = own.sort_values("place")["value"]
-        low = style.short(values.iloc[0], 12)
-        high = style.short(values.iloc[-1], 12)
-        axes.text(k, -0.06, low, ha="center", va="top", fontsize=7)
-        axes.text(k, 1.04, high, ha="center", va="bottom", fontsize=7)
-    axes.set(xticks=range(len(parameters)), yticks=[], ylim=(-0.2, 1.15))
-    axes.set_xticklabels(parameters)
+        low, high = _ends(str(values.iloc[0]), str(values.iloc[-1]))
+        axes.axhline(k, color=_GREY, linewidth=0.5, zorder=0)
+        axes.text(-0.02, k, f"{name}:\n{low}", ha="right", va="center", fontsize=7)
+        axes.text(1.02, k, high, ha="left", va="center", fontsize=7)
+    axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(len(parameters) - 0.5, -0.5))
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
+
+
+def _ends(low: str, high: str) -> tuple[str, str]:
+    """Both ends of a row, so short that they differ: without a long beginning that they share."""
+    if max(len(low), len(high)) <= _MOST_END:
+        return low, high
+    shared = 0
+    for k, (one, other) in enumerate(zip(low, high, strict=False)):
+        if one != other:
+            break
+        if one in _BREAKS:
+            shared = k + 1
+    wrapped = []
+    dots = "…" if shared else ""
+    for end in (low, high):
+        lines = textwrap.wrap(dots + end[shared:], _MOST_END)
+        wrapped.append("\n".join(lines[:_MOST_LINES]))
+    return wrapped[0], wrapped[1]
 
 
 def _titled(panel: str, part: pd.DataFrame) -> alt.TitleParams:

@@ -50,7 +50,7 @@ def frame(records: Records) -> pd.DataFrame:
             }
             epochs = curves.get((g.sweep, g.group_id), [])
             rows += [same | epoch.shown(100) for epoch in epochs]
-    return _panels.frame(rows)
+    return _panels.telling(_panels.frame(rows), _panels.is_short_curve)
 
 
 def print_panel(panel: pd.DataFrame, width: float) -> Figure:

@@ -44,7 +44,7 @@ def frame(records: Records) -> pd.DataFrame:
         }
         epochs = curves.get((g.sweep, g.group_id), [])
         rows += [same | epoch.shown(score.factor) for epoch in epochs]
-    return _panels.frame(rows)
+    return _panels.telling(_panels.frame(rows), _panels.is_short_curve)
 
 
 def limits(panel: pd.DataFrame) -> tuple[float, float]:
