@@ -1,6 +1,7 @@
 """Where a network's weights come from, if not from its seed: a checkpoint, or another network."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tbn_bench.config import make
-from tbn_bench.experiment.build import Experiment, build
+from tbn_bench.experiment.build import Experiment, build, data_of
+from tbn_bench.experiment.skeleton import load
 from tbn_bench.models import _float_weights
 from tbn_bench.records.files import RecordError
-from tbn_bench.records.run import RunRecord
+from tbn_bench.records.run import NETWORK, RunRecord
 from tbn_bench.records.store import RunStore
 
 _PREFIX = "model."  # of the network's state in a task's checkpoint
@@ -23,7 +25,7 @@ def trained(record: RunRecord) -> Experiment:
     Raises ValueError if the checkpoint is missing or unreadable.
     """
     config = make(record.config)
-    path = record.path / "checkpoints" / "best.ckpt"
+    path = _checkpoint(record)
     if not path.exists():
         why = "checkpoints are not committed"
         if record.status != "finished":
@@ -45,6 +47,28 @@ def trained(record: RunRecord) -> Experiment:
         ) from error
     found.model.eval()
     return found
+
+
+def _checkpoint(record: RunRecord) -> Path:
+    return record.path / "checkpoints" / "best.ckpt"
+
+
+def has_weights(record: RunRecord) -> bool:
+    """Whether a run has its checkpoint or its packed network here."""
+    return _checkpoint(record).exists() or (record.path / NETWORK).exists()
+
+
+def trained_or_packed(record: RunRecord) -> tuple[Any, nn.Module]:
+    """A run's data and its network in eval mode: of its checkpoint, else of its packed file.
+
+    Checkpoints are not committed, packed networks are. Raises ValueError where there is neither,
+    or the one that is there cannot be read.
+    """
+    packed = record.path / NETWORK
+    if _checkpoint(record).exists() or not packed.exists():
+        run = trained(record)
+        return run.data, run.model
+    return data_of(make(record.config)), load(packed).eval()
 
 
 def trained_model(store: RunStore, name: str, flag: str) -> nn.Module:

@@ -2,7 +2,10 @@
 
 from typing import Literal, NamedTuple
 
-Family = Literal["host", "arm", "avr"]
+Family = Literal["host", "arm", "riscv", "avr"]
+
+# Families whose programs run without operating system or libc, with files by semihosting.
+BARE: tuple[Family, ...] = ("arm", "riscv")
 
 
 class Target(NamedTuple):
@@ -30,7 +33,7 @@ class Core(NamedTuple):
 
     flags: for gcc. zig: flags for zig; None where it cannot. target: for which a network is
     exported for this core. clock_hz: of a common chip, for the estimated frames per second; None on
-    the host. board: QEMU's machine. ticks: of its SysTick in an instruction of 64 ns (-icount
+    the host. board: QEMU's machine. ticks: of its timer in an instruction of 64 ns (-icount
     shift=6). unicorn: its name there, or None. fma: it has fused multiply-adds.
     """
 
@@ -79,6 +82,20 @@ def _arm(
     )
 
 
+def _riscv(name: str, isa: str, abi: str, clock_hz: float, zig_cpu: str = "") -> Core:
+    """zig_cpu: "" for an ABI that zig lacks. QEMU's board runs every RV32 and counts instructions."""
+    zig = ("-target", "riscv32-freestanding-none", f"-mcpu={zig_cpu}") if zig_cpu else None
+    return Core(
+        name,
+        family="riscv",
+        flags=(f"-march={isa}", f"-mabi={abi}"),
+        zig=zig,
+        clock_hz=clock_hz,
+        board="virt",
+        ticks=1.0,
+    )
+
+
 _ALL = (
     Core("host", "host", zig=()),
     _arm("m0", "cortex-m0", "microbit", board_mhz=16, clock_hz=16e6),
@@ -124,6 +141,14 @@ _ALL = (
         target="m55",
         in_unicorn=False,
     ),
+    _riscv(
+        "rv32imc",
+        isa="rv32imc",
+        abi="ilp32",
+        clock_hz=160e6,
+        zig_cpu="generic_rv32+m+c",
+    ),
+    _riscv("rv32ec", isa="rv32ec", abi="ilp32e", clock_hz=48e6),
     Core("uno", "avr", ("-mmcu=atmega328p",), target="avr", clock_hz=16e6),
 )
 CORES: dict[str, Core] = {core.name: core for core in _ALL}
@@ -147,6 +172,11 @@ PRODUCTS: dict[str, tuple[Product, ...]] = {
     "m4": (Product("Nano 33 BLE Sense (nRF52840)", (1024 - 64) * 1024, 256 * 1024),),
     "m7": (Product("NUCLEO-F767ZI (STM32F767ZI)", 2048 * 1024, 512 * 1024),),
     "m33": (Product("nRF5340 DK (nRF5340, application core)", 1024 * 1024, 512 * 1024),),
+    "rv32imc": (Product("ESP32-C3 (flash of 4 MB)", 4096 * 1024, 384 * 1024),),
+    "rv32ec": (
+        Product("CH32V003", 16 * 1024, 2 * 1024),
+        Product("CH32V002", 16 * 1024, 4 * 1024),
+    ),
     "uno": (Product("Arduino Uno (ATmega328P)", 32 * 1024 - 512, 2 * 1024),),
 }
 

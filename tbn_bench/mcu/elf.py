@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tbn_bench.mcu.cores import Family
+from tbn_bench.mcu.cores import BARE, Family
 from tbn_bench.mcu.errors import ToolchainError
 
 
@@ -27,7 +27,7 @@ class Sizes:
         return self.code + self.constants + self.data + self.helpers
 
 
-# what GNU ld, lld, cortex_m.ld and avr-gcc say
+# what GNU ld, lld, bare.ld and avr-gcc say
 FULL = re.compile(
     r"will not fit|overflowed by|not within region|RAM is full|size of array .* is too large"
 )
@@ -100,7 +100,7 @@ _NO_BYTES = 8  # kind of a section without bytes in the file
 def sizes_of(elf: Path, library: list[Path], family: Family) -> Sizes:
     linked = [section for section in sections(elf) if section.flags & 2]
     of = {section.name: section.size for section in linked}
-    if family == "arm":
+    if family in BARE:
         data = of.get(".lib_data", 0)
         bss = of.get(".lib_bss", 0)
     else:

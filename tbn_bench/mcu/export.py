@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from tbn_bench import __version__, convert
-from tbn_bench.experiment.weights import trained
+from tbn_bench.experiment.weights import trained_or_packed
 from tbn_bench.mcu import bundle, check, emit, layout
 from tbn_bench.mcu.compile import compile_, quantised, source_of
 from tbn_bench.mcu.graph import McuError
@@ -95,15 +95,14 @@ def prepare(record: RunRecord, activations: str, target: str, name: str | None) 
         raise McuError(
             f"run {record.run_id} is no finished classifier; C libraries are made of classifiers"
         )
-    run = trained(record)
-    data = run.data
+    data, model = trained_or_packed(record)
     data.setup()
     samples = min(CALIBRATION, data.size("train"))
     calibration = data.first("train", samples)
-    prog = compile_(run.model, calibration, activations, target, source_of(data))
+    prog = compile_(model, calibration, activations, target, source_of(data))
     data_name, *_ = record.config["data"].split("(")
     own_name = c_name(name or f"{data_name}_{record.run_id[:6]}")
-    return Export(record, data, run.model, prog, own_name, activations, target)
+    return Export(record, data, model, prog, own_name, activations, target)
 
 
 def _check_replaceable(folder: Path) -> None:

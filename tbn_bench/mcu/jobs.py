@@ -117,29 +117,29 @@ def stores(args: argparse.Namespace) -> list[RunStore]:
     return [RunStore(args.results), RunStore(args.results / "local")]
 
 
-def _has_checkpoint(record: RunRecord) -> bool:
-    return (record.path / "checkpoints" / "best.ckpt").exists()
-
-
 def find(run_id: str, args: argparse.Namespace) -> RunRecord:
-    """The run with this id, from the folder with its checkpoint.
+    """The run with this id, from the folder with its checkpoint or packed network.
 
     Raises RecordError where there is no such run, or several.
     """
+    from tbn_bench.experiment.weights import has_weights
+
     for store in stores(args):
         with contextlib.suppress(RecordError):
             record = store.find(run_id)
-            if _has_checkpoint(record):
+            if has_weights(record):
                 return record
     return stores(args)[0].find(run_id)
 
 
 def finished(args: argparse.Namespace) -> list[RunRecord]:
-    """The finished classifiers of a suite that have their checkpoint."""
+    """The finished classifiers of a suite that have their checkpoint or packed network."""
+    from tbn_bench.experiment.weights import has_weights
+
     found: list[RunRecord] = []
     for store in stores(args):
         runs = store.runs_of(args.suite)
-        found += [run for run in runs if _is_classifier(run) and _has_checkpoint(run)]
+        found += [run for run in runs if _is_classifier(run) and has_weights(run)]
     return found
 
 
@@ -156,7 +156,7 @@ def suite(args: argparse.Namespace) -> list[RunRecord]:
     if not runs:
         folders = " and ".join(str(store.root) for store in stores(args))
         raise ValueError(
-            f"no finished runs of {args.suite} with checkpoints under {folders}; "
+            f"no finished runs of {args.suite} with checkpoints or packed networks under {folders}; "
             f"run: tbn-bench sweep sweeps/{args.suite}.yaml"
         )
     first: dict[tuple[str, str, str], RunRecord] = {}

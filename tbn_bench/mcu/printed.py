@@ -30,7 +30,7 @@ def result_of(
     common: dict[str, Any] = {
         "sim": sim,
         "core": build.core,
-        "version": version(sim),
+        "version": version(build.core, sim),
         "status": ended.status,
         "selftest": _number(said, "selftest", 0),
         "seconds": seconds,

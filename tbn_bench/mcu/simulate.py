@@ -1,6 +1,6 @@
 """Runs a built model without a board and reads what its test program says.
 
-qemu     qemu-system-arm; instructions are exact under -icount (one takes 64 ns of the board's
+qemu     Cortex-M and RISC-V; instructions are exact under -icount (one takes 64 ns of the board's
          time), cycles are not modelled
 unicorn  a CPU emulator from pip, for where QEMU cannot be installed; Cortex-M0 to M33
 simavr   ATmega328P with its cycles
@@ -21,7 +21,7 @@ import numpy as np
 from tbn_bench.mcu.cores import Core, find_core
 from tbn_bench.mcu.outcome import Ended, Result, SimulationError, hang
 from tbn_bench.mcu.printed import result_of
-from tbn_bench.mcu.simulators import choose, missing
+from tbn_bench.mcu.simulators import EMULATORS, choose, missing
 from tbn_bench.mcu.toolchain import Build
 from tbn_bench.mcu.unicorn_board import run_on_unicorn
 
@@ -147,9 +147,11 @@ def _command(
         image = str(build.elf.with_suffix(".hex"))
         return ["simavr", "-m", "atmega328p", "-f", "16000000", image]
     clock = _ICOUNT if count else ()
+    bios = ("-bios", "none") if core.family == "riscv" else ()
     return [
-        "qemu-system-arm",
+        EMULATORS[sim, core.family].program,
         *("-M", str(core.board)),
+        *bios,
         "-nographic",
         *("-monitor", "none"),
         *("-serial", "none"),

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import shutil
 import subprocess
+from typing import NamedTuple
 
 from tbn_bench.mcu.cores import Family, find_core
 from tbn_bench.mcu.outcome import SimulationError
@@ -12,13 +13,27 @@ from tbn_bench.mcu.toolchain import PIP_INSTALL
 SIMULATORS: dict[Family, tuple[str, ...]] = {
     "host": ("host",),
     "arm": ("qemu", "unicorn"),
+    "riscv": ("qemu",),
     "avr": ("simavr",),
 }
 
 
-_APT = {
-    "qemu": ("qemu-system-arm", "apt-get install --no-install-recommends qemu-system-arm"),
-    "simavr": ("simavr", "apt-get install --no-install-recommends simavr"),
+class Emulator(NamedTuple):
+    """program: its name. package: of Debian, in which it is."""
+
+    program: str
+    package: str
+
+    @property
+    def install(self) -> str:
+        return f"apt-get install --no-install-recommends {self.package}"
+
+
+# The program that runs a family's code, by (simulator, family).
+EMULATORS: dict[tuple[str, Family], Emulator] = {
+    ("qemu", "arm"): Emulator("qemu-system-arm", "qemu-system-arm"),
+    ("qemu", "riscv"): Emulator("qemu-system-riscv32", "qemu-system-misc"),
+    ("simavr", "avr"): Emulator("simavr", "simavr"),
 }
 
 
@@ -32,22 +47,24 @@ def missing(core: str, sim: str) -> str | None:
         return f"{sim} does not run programs for {core}; use {' or '.join(SIMULATORS[family])}"
     if sim == "unicorn":
         if find_core(core).unicorn is None:
-            return f"unicorn does not know the processor {core}; use qemu ({_APT['qemu'][1]})"
+            install = EMULATORS["qemu", family].install
+            return f"unicorn does not know the processor {core}; use qemu ({install})"
         if importlib.util.find_spec("unicorn"):
             return None
         return f"unicorn is not installed; run: {PIP_INSTALL}"
     if sim == "host":
         return None
-    program, install = _APT[sim]
-    if shutil.which(program):
+    emulator = EMULATORS[sim, family]
+    if shutil.which(emulator.program):
         return None
-    return f"{program} is not installed; run: {install}"
+    return f"{emulator.program} is not installed; run: {emulator.install}"
 
 
-def version(sim: str) -> str:
+def version(core: str, sim: str) -> str:
     """Name and version of a simulator that is installed; the name alone for some."""
     if sim == "qemu":
-        command = ["qemu-system-arm", "--version"]
+        emulator = EMULATORS[sim, find_core(core).family]
+        command = [emulator.program, "--version"]
         done = subprocess.run(
             command,
             capture_output=True,

@@ -3,9 +3,9 @@
 A folder has the library in src/ and the test program in test/. test/Makefile makes the same build
 without Python. Two families:
 
-gcc   the system's cc for the host, arm-none-eabi-gcc for Cortex-M, avr-gcc for the Arduino Uno; no
-      C library is needed for Cortex-M
-zig   clang from the pip package ziglang, for host and Cortex-M
+gcc   the system's cc for the host, arm-none-eabi-gcc for Cortex-M, riscv64-unknown-elf-gcc for
+      RISC-V, avr-gcc for the Arduino Uno; no C library is needed for Cortex-M and RISC-V
+zig   clang from the pip package ziglang, for host, Cortex-M and RV32IMC
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbn_bench.mcu.cores import Core, Family, find_core
+from tbn_bench.mcu.cores import BARE, Core, Family, find_core
 from tbn_bench.mcu.elf import FULL, Sizes, sizes_of
 from tbn_bench.mcu.errors import DoesNotFit, ToolchainError
 from tbn_bench.records.files import RecordError, read_json
@@ -42,13 +42,14 @@ def compiler(core: str, cc: str) -> list[str]:
         known = ", ".join(COMPILERS)
         raise ValueError(f"cc must be one of {known}, got {cc!r}")
     if cc == "zig":
-        return _zig(core, family)
+        return _zig(find_core(core))
     return _gcc(family)
 
 
-def _zig(core: str, family: Family) -> list[str]:
-    if family == "avr":
-        raise ToolchainError(f"zig does not build for {core}; use cc='gcc' ({_APT['avr']})")
+def _zig(core: Core) -> list[str]:
+    if core.zig is None:
+        install = _APT[core.family]
+        raise ToolchainError(f"zig does not build for {core.name}; use cc='gcc' ({install})")
     return zig()
 
 
@@ -66,7 +67,7 @@ def _gcc(family: Family) -> list[str]:
         if path:
             return [path]
     rootless = ""
-    if family == "arm":
+    if family in BARE:
         rootless = f" (without root: {PIP_INSTALL}, then --cc zig)"
     raise ToolchainError(f"{names[0]} is not installed; run: {_APT[family]}{rootless}")
 
@@ -74,11 +75,13 @@ def _gcc(family: Family) -> list[str]:
 _GCC: dict[Family, tuple[str, ...]] = {
     "host": ("gcc", "cc"),
     "arm": ("arm-none-eabi-gcc",),
+    "riscv": ("riscv64-unknown-elf-gcc",),
     "avr": ("avr-gcc",),
 }
 _APT: dict[Family, str] = {
     "host": "apt-get install gcc libc6-dev",
     "arm": "apt-get install --no-install-recommends gcc-arm-none-eabi",
+    "riscv": "apt-get install --no-install-recommends gcc-riscv64-unknown-elf",
     "avr": "apt-get install --no-install-recommends gcc-avr avr-libc",
 }
 
@@ -214,7 +217,12 @@ class _Tools:
         return elf
 
 
-_PORT: dict[Family, str] = {"host": "port_host", "arm": "port_cortex_m", "avr": "port_avr"}
+_PORT: dict[Family, str] = {
+    "host": "port_host",
+    "arm": "port_bare",
+    "riscv": "port_bare",
+    "avr": "port_avr",
+}
 
 
 def describe(folder: Path | str) -> dict[str, Any]:
@@ -232,13 +240,13 @@ def _flags(core: Core, cc: str) -> list[str]:
         flags += [*(core.zig or ()), "-fno-sanitize=undefined"]  # zig's default
     else:
         flags += core.flags
-    if core.family == "arm":
+    if core.family in BARE:
         flags.append("-ffreestanding")
     return flags
 
 
 def _link(core: Core, cc: str) -> list[str]:
-    if core.family == "arm":
+    if core.family in BARE:
         # with -nostdlib zig leaves its compiler_rt out, and it has no other library to add
         script = ["-T", f"{core.name}.ld", "-Wl,--gc-sections"]
         return script if cc == "zig" else ["-nostdlib", *script, "-lgcc"]

@@ -26,6 +26,7 @@ needs_cc = pytest.mark.skipif(
 TIERS = {
     "pip": [("m4", "zig", "unicorn"), ("m3", "zig", "unicorn"), ("m0", "zig", "unicorn")],
     "apt": [(core, "gcc", "qemu") for core in ("m0", "m3", "m4", "m7", "m33", "m55")],
+    "riscv": [("rv32imc", "gcc", "qemu")],
     "avr": [("uno", "gcc", "simavr")],
 }
 CASES = [(tier, *case) for tier, cases in TIERS.items() for case in cases]
@@ -131,6 +132,23 @@ def test_export_for_browsers(trained, tmp_path, capsys):
     assert line["module_bytes"] == len(module) > line["table_bytes"]
     assert line["top1_torch"] - line["top1_c"] <= export.MAX_DROP
     assert f"net_var.wasm ({len(module):,} bytes)" in out
+
+
+@needs_cc
+def test_a_run_without_checkpoint_is_exported_from_its_packed_network(trained, tmp_path, capsys):
+    """Committed records have no checkpoints; their packed networks give the same library."""
+    results, ids = trained
+    run = RunStore(results).find(ids["cnn"]).path
+    committed = tmp_path / "results"
+    bare = shutil.ignore_patterns("checkpoints")
+    shutil.copytree(run, committed / "runs" / run.parent.name / run.name, ignore=bare)
+    sums = []
+    for i, store in enumerate((results, committed)):
+        argv = ["export", ids["cnn"], "--format", "c", "--results", store]
+        status, line, _, err = outcome(capsys, *argv, "--out", tmp_path / str(i))
+        assert status == 0, err
+        sums.append((line["model_sha256"], line["input_crc32"], line["top1_torch"]))
+    assert sums[0] == sums[1]
 
 
 @needs_cc
@@ -325,7 +343,7 @@ def test_simulated_cores_give_the_same_bits(folders, tier, core, cc, sim, name, 
 
 @pytest.mark.parametrize(
     ("tier", "core", "cc", "sim"),
-    [c for c in CASES if c[0] != "avr" and c[1] in ("m0", "m4", "m55")],
+    [c for c in CASES if c[0] != "avr" and c[1] in ("m0", "m4", "m55", "rv32imc")],
 )
 def test_random_layers_on_simulated_cores(tmp_path, tier, core, cc, sim):
     """tests/mcu/mcu_fuzz.c, where the DSP, Helium and Thumb-1 paths are the real ones."""

@@ -152,7 +152,10 @@ def ran(build: toolchain.Build, sim: str, **options) -> simulate.Result:
 
 
 PAIRS = [
-    (cc, core) for cc in toolchain.COMPILERS for core in cores.CORES if (cc, core) != ("zig", "uno")
+    (cc, core)
+    for cc in toolchain.COMPILERS
+    for core, known in cores.CORES.items()
+    if cc == "gcc" or known.zig is not None
 ]
 RUNS = [
     (cc, core, sim)
@@ -213,11 +216,11 @@ def test_sizes_are_of_the_library_alone_without_what_is_unused(standins, cc, cor
     assert 50 < sizes.code < 2000
     assert sizes.library_flash < sizes.flash
     assert sizes.ram > 16 + INPUTS  # the arena is the test program's
-    if core != "m0":
+    if core not in ("m0", "rv32ec"):  # they have no multiplication, or no long one
         assert sizes.helpers < 16
 
 
-@pytest.mark.parametrize("core", ["m0", "m3", "uno"])
+@pytest.mark.parametrize("core", ["m0", "m3", "rv32imc", "uno"])
 def test_float_routines_are_counted_where_the_processor_has_none(standins, core):
     assert built(standins[True], core).sizes.helpers > 300
 
@@ -362,9 +365,11 @@ def test_a_warning_in_the_library_is_an_error(tmp_path):
     ("core", "cc", "command"),
     [
         ("m4", "gcc", "apt-get install --no-install-recommends gcc-arm-none-eabi"),
+        ("rv32ec", "gcc", "apt-get install --no-install-recommends gcc-riscv64-unknown-elf"),
         ("uno", "gcc", "apt-get install --no-install-recommends gcc-avr avr-libc"),
         ("host", "gcc", "apt-get install gcc libc6-dev"),
         ("m4", "zig", "pip install 'tbn-bench\\[mcu\\]'"),
+        ("rv32ec", "zig", "use cc='gcc'"),
         ("uno", "zig", "use cc='gcc'"),
     ],
 )
@@ -381,6 +386,7 @@ def test_a_missing_compiler_is_named_with_its_install_command(
     ("core", "sim", "command"),
     [
         ("m4", "qemu", "install --no-install-recommends qemu-system-arm"),
+        ("rv32imc", "qemu", "install --no-install-recommends qemu-system-misc"),
         ("uno", "simavr", "install --no-install-recommends simavr"),
         ("m4", "unicorn", "pip install 'tbn-bench\\[mcu\\]'"),
         ("m55", "unicorn", "does not know the processor m55; use qemu"),
@@ -442,6 +448,8 @@ def test_the_makefile_builds_as_python_does(standins):
             )
             assert flags.split("=", 1)[1].split() == list(core.flags[1:])
             assert f"BOARD_{core.name} = {core.board}\n" in text
+        elif core.family == "riscv":
+            assert f"RISCV_{core.name} = {' '.join(core.flags)}\n" in text
     for flag in (
         *toolchain._COMMON,
         *toolchain._STRICT,
@@ -452,7 +460,7 @@ def test_the_makefile_builds_as_python_does(standins):
         assert flag in text
 
 
-@pytest.mark.parametrize("core", ["host", "m4", "uno"])
+@pytest.mark.parametrize("core", ["host", "m4", "rv32imc", "uno"])
 def test_make_builds_and_runs(standins, core):
     need(None if shutil.which("make") else "make is not installed; run: apt-get install make")
     need(toolchain.missing(core, "gcc"), "gcc")

@@ -1,4 +1,4 @@
-/* What the test program asks of a machine. One of port_host.c, port_cortex_m.c and port_avr.c answers. */
+/* What the test program asks of a machine. One of port_host.c, port_bare.c (Cortex-M and RISC-V) and port_avr.c answers. */
 #ifndef PORT_H
 #define PORT_H
 
@@ -8,7 +8,7 @@
 #include <avr/io.h>
 #define PORT_FILES 0
 #define PORT_COUNTS 1
-#elif defined(__arm__) && !defined(__linux__)
+#elif (defined(__arm__) || defined(__riscv)) && !defined(__linux__)
 #define PORT_FILES 1
 #define PORT_COUNTS 1
 #else
@@ -21,12 +21,12 @@ void port_put(char c);                 /* one character of a line of text */
 void port_exit(int status);            /* ends the program and the simulation; never returns */
 
 #if PORT_COUNTS
-/* Time between start and stop in ticks. `second` chooses the second of two ways to count: the same clock again on Cortex-M, which
-   must give the same number; a clock 1024 times slower on AVR, since the quick one counts only to 65535. UINT32_MAX: it went on for
+/* Time between start and stop in ticks. `second` chooses the second of two ways to count: the same clock again on Cortex-M
+   and RISC-V, which must give the same number; a clock 1024 times slower on AVR, since the quick one counts only to 65535. UINT32_MAX: it went on for
    too long. */
 void port_start(uint8_t second);
 uint32_t port_stop(void);
-uint32_t port_loop(void); /* does work of exactly known length; returns the length in instructions (Cortex-M) or cycles (AVR) */
+uint32_t port_loop(void); /* does work of exactly known length; returns the length in instructions (on AVR in cycles) */
 
 #define PORT_STACK_SPENT UINT32_MAX
 void port_paint(void);              /* fills the free stack with a pattern */
@@ -38,7 +38,11 @@ static inline uintptr_t port_stack_pointer(void)
     return SP;
 #else
     uintptr_t sp;
+#if defined(__riscv)
+    __asm__ volatile("mv %0, sp" : "=r"(sp));
+#else
     __asm__ volatile("mov %0, sp" : "=r"(sp));
+#endif
     return sp;
 #endif
 }

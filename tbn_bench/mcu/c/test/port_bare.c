@@ -1,6 +1,7 @@
-/* A Cortex-M without operating system or libc: start-up, semihosting (text, files, exit), time by SysTick.
+/* A Cortex-M or RV32 without operating system or libc: start-up, semihosting (text, files, exit), time by SysTick or minstret.
 
-   Semihosting: Arm's "Semihosting for AArch32 and AArch64", operation in r0, block of arguments in r1, BKPT 0xAB.
+   Semihosting: Arm's "Semihosting for AArch32 and AArch64", operation in r0, block of arguments in r1, BKPT 0xAB. On RISC-V, by its
+   specification of the same name, operation in a0, block in a1, and EBREAK between two shifts that do nothing.
    Under `qemu -icount shift=6` an instruction takes 64 ns of the board's time, so that ticks are instructions times a constant. */
 #include <stddef.h>
 
@@ -9,11 +10,6 @@
 enum { SYS_OPEN = 0x01, SYS_WRITE0 = 0x04, SYS_WRITE = 0x05, SYS_READ = 0x06, SYS_EXIT_EXTENDED = 0x20 };
 enum { READ_BINARY = 1, WRITE_BINARY = 5, APPLICATION_EXIT = 0x20026 };
 
-#define SYST_CSR (*(volatile uint32_t *)0xE000E010u)
-#define SYST_RVR (*(volatile uint32_t *)0xE000E014u)
-#define SYST_CVR (*(volatile uint32_t *)0xE000E018u)
-#define CPACR (*(volatile uint32_t *)0xE000ED88u)
-#define TICKS_OF_A_ROUND 0x1000000u /* SysTick has 24 bits */
 #define PAINT 0xC5C5C5C5u
 
 /* Of the linker script; only their addresses mean something. */
@@ -22,12 +18,6 @@ extern uint32_t ld_data_load[], ld_data[], ld_data_end[], ld_bss[], ld_bss_end[]
 int main(int argc, char **argv);
 void reset(void);
 void fault(void);
-void tick(void);
-
-__attribute__((section(".vectors"), used)) static void (*const table[16])(void) = {
-    (void (*)(void))ld_stack_top, reset, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault,
-    tick,
-};
 
 /* ---- what a compiler may call in a program without libc; the empty asm keeps each loop from becoming a call of itself ---- */
 
@@ -65,10 +55,24 @@ void *memset(void *to, int value, size_t n)
 
 static uint32_t call(uint32_t operation, const void *argument)
 {
+#if defined(__riscv)
+    register uint32_t a0 __asm__("a0") = operation;
+    register const void *a1 __asm__("a1") = argument;
+    __asm__ volatile(
+        ".balign 16\n" /* the three words lie in one page */
+        ".option push\n .option norvc\n"
+        "slli x0, x0, 0x1f\n ebreak\n srai x0, x0, 7\n"
+        ".option pop\n"
+        : "+r"(a0)
+        : "r"(a1)
+        : "memory");
+    return a0;
+#else
     register uint32_t r0 __asm__("r0") = operation;
     register const void *r1 __asm__("r1") = argument;
     __asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
     return r0;
+#endif
 }
 
 static uint32_t line_length;
@@ -132,6 +136,55 @@ uint8_t port_write(const void *from, uint32_t bytes)
 
 /* ---- time ---- */
 
+#if defined(__riscv)
+
+#define READ_CSR(name, to) __asm__ volatile(".option push\n .option arch, +zicsr\n csrr %0, " name "\n .option pop\n" : "=r"(to))
+
+/* The count of retired instructions, for which QEMU answers the board's time in nanoseconds: 64 are one instruction. */
+static uint64_t retired(void)
+{
+    uint32_t low, high, again;
+    READ_CSR("minstreth", high);
+    do {
+        again = high;
+        READ_CSR("minstret", low);
+        READ_CSR("minstreth", high);
+    } while (high != again);
+    return (uint64_t)high << 32 | low;
+}
+
+static uint64_t started;
+
+void port_start(uint8_t second)
+{
+    (void)second;
+    started = retired();
+}
+
+uint32_t port_stop(void)
+{
+    return (uint32_t)((retired() - started) >> 6);
+}
+
+uint32_t port_loop(void)
+{
+    uint32_t n = 50000;
+    __asm__ volatile(
+        "1: addi %0, %0, -1\n"
+        "   bnez %0, 1b\n"
+        : "+r"(n));
+    return 2 * 50000;
+}
+
+#else
+
+#define SYST_CSR (*(volatile uint32_t *)0xE000E010u)
+#define SYST_RVR (*(volatile uint32_t *)0xE000E014u)
+#define SYST_CVR (*(volatile uint32_t *)0xE000E018u)
+#define TICKS_OF_A_ROUND 0x1000000u /* SysTick has 24 bits */
+
+void tick(void);
+
 static volatile uint32_t rounds;
 
 void tick(void) /* five instructions in ten million: not worth subtracting */
@@ -169,6 +222,8 @@ uint32_t port_loop(void)
     return 2 * 50000;
 }
 
+#endif
+
 /* ---- stack ---- */
 
 void port_paint(void)
@@ -189,7 +244,7 @@ uint32_t port_painted(uintptr_t top)
 
 /* ---- start-up ---- */
 
-void fault(void)
+__attribute__((aligned(4))) void fault(void)
 {
     static const char text[] = "error processor_fault\n";
     line_length = 0;
@@ -212,6 +267,31 @@ static __attribute__((noinline, noreturn)) void start(void)
     for (;;) port_exit(2);
 }
 
+#if defined(__riscv)
+
+/* First in the image, at the address where the board begins. A trap ends the program. */
+__attribute__((naked, section(".vectors"), used)) void reset(void)
+{
+    __asm__ volatile(
+        "la sp, ld_stack_top\n"
+        "la t0, fault\n" /* aligned to 4 bytes, as mtvec asks */
+        ".option push\n .option arch, +zicsr\n"
+        "csrw mtvec, t0\n"
+        ".option pop\n"
+        "j %0\n"
+        :
+        : "i"(start));
+}
+
+#else
+
+#define CPACR (*(volatile uint32_t *)0xE000ED88u)
+
+__attribute__((section(".vectors"), used)) static void (*const table[16])(void) = {
+    (void (*)(void))ld_stack_top, reset, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault,
+    tick,
+};
+
 /* The floating-point unit and Helium are off after reset, and a compiler may use them in any loop: apart from all else. */
 void reset(void)
 {
@@ -221,3 +301,5 @@ void reset(void)
 #endif
     start();
 }
+
+#endif
