@@ -83,7 +83,10 @@ def _arm(
 
 
 def _riscv(name: str, isa: str, abi: str, clock_hz: float, zig_cpu: str = "") -> Core:
-    """zig_cpu: "" for an ABI that zig lacks. QEMU's board runs every RV32 and counts instructions."""
+    """zig_cpu: "" for an ABI that zig lacks.
+
+    QEMU's board runs every RV32 and counts instructions.
+    """
     zig = ("-target", "riscv32-freestanding-none", f"-mcpu={zig_cpu}") if zig_cpu else None
     return Core(
         name,

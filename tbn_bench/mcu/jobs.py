@@ -156,7 +156,8 @@ def suite(args: argparse.Namespace) -> list[RunRecord]:
     if not runs:
         folders = " and ".join(str(store.root) for store in stores(args))
         raise ValueError(
-            f"no finished runs of {args.suite} with checkpoints or packed networks under {folders}; "
+            f"no finished runs of {args.suite} with checkpoints or packed networks "
+            f"under {folders}; "
             f"run: tbn-bench sweep sweeps/{args.suite}.yaml"
         )
     first: dict[tuple[str, str, str], RunRecord] = {}
