@@ -194,4 +194,4 @@ def _note(rows: list[Row]) -> str:
     )
     if any(row["fused_multiply_add"] for row in rows):
         note += " Full precision in f32 is counted with fused multiply-adds."
-    return f"{note} docs/draw.html reads drawn digits by networks that are exported in this way."
+    return note
