@@ -101,6 +101,12 @@ def _add_compiler_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--samples",
+        type=_samples,
+        metavar="N",
+        help="compute the first N test samples only (default: all)",
+    )
+    parser.add_argument(
         "--suite", help="measure every finished run of this sweep with its first seed"
     )
     parser.add_argument(
@@ -122,6 +128,13 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder of runs with checkpoints (default: --results, or `local` in it)",
     )
+
+
+def _samples(text: str) -> int:
+    """Raises ArgumentTypeError for what is no number of at least 1."""
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"must be a number of at least 1, got {text!r}")
 
 
 def _add_results_flag(parser: argparse.ArgumentParser) -> None:

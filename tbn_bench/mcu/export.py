@@ -63,17 +63,19 @@ def export(
     zipped: bool = False,
     amalgamated: bool = False,
     keep_inputs: bool = False,
+    samples: int | None = None,
 ) -> dict[str, Any]:
     """Writes the folder of one trained run and returns its report (also FOLDER/report.json).
 
     The test set runs through the C code, compiled for this machine. Without a compiler it runs
     through the bit-exact emulation. keep_inputs: FOLDER/build gets the test set too, for mcu run.
+    samples: only the first ones of the test set; None: all.
 
     Raises McuError for a run that is no classifier or whose network C cannot run. Raises McuError
     too, and removes the folder, where the C code loses more than 0.2 points of accuracy or gives
     another class than torch for more than 0.5 % of the samples.
     """
-    job = prepare(record, activations, target, name)
+    job = prepare(record, activations, target, name, samples)
     folder = out or Path(job.name)
     _check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +91,13 @@ def export(
     return report
 
 
-def prepare(record: RunRecord, activations: str, target: str, name: str | None) -> "Export":
+def prepare(
+    record: RunRecord,
+    activations: str,
+    target: str,
+    name: str | None,
+    samples: int | None = None,
+) -> "Export":
     """The run with its C program. Raises McuError."""
     if record.summary is None or score_of(record.summary) != FIRST:
         raise McuError(
@@ -97,12 +105,12 @@ def prepare(record: RunRecord, activations: str, target: str, name: str | None) 
         )
     data, model = trained_or_packed(record)
     data.setup()
-    samples = min(CALIBRATION, data.size("train"))
-    calibration = data.first("train", samples)
+    most = min(CALIBRATION, data.size("train"))
+    calibration = data.first("train", most)
     prog = compile_(model, calibration, activations, target, source_of(data))
     data_name, *_ = record.config["data"].split("(")
     own_name = c_name(name or f"{data_name}_{record.run_id[:6]}")
-    return Export(record, data, model, prog, own_name, activations, target)
+    return Export(record, data, model, prog, own_name, activations, target, samples)
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -116,7 +124,7 @@ def _check_replaceable(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Export:
-    """One run with its program."""
+    """One run with its program. samples: of the test set that are computed; None: all."""
 
     record: RunRecord
     data: Any
@@ -125,6 +133,7 @@ class Export:
     name: str
     activations: str
     target: str
+    samples: int | None = None
 
     def write(self, folder: Path, keep_inputs: bool) -> dict[str, Any]:
         """Writes the folder, whole or not at all, and returns the report."""
@@ -171,8 +180,8 @@ class Export:
         return report
 
     def _inputs(self) -> Any:
-        """The whole test set as the firmware gets it: (B, input_len)."""
-        raw, _ = self.data.splits["test"]
+        """The test set as the firmware gets it: (B, input_len)."""
+        raw, _ = self._test()
         takes_raw = self.activations == "u8" and source_of(self.data) is not None
         parts = []
         for part in raw.split(1000):
@@ -180,6 +189,10 @@ class Export:
             own = part if takes_raw else None
             parts.append(quantised(self.prog, own, prepared))
         return np.concatenate(parts)
+
+    def _test(self) -> tuple[Any, Any]:
+        raw, labels = self.data.splits["test"]
+        return raw[: self.samples], labels[: self.samples]
 
     def _about(self) -> dict[str, Any]:
         """The entries of extras/model.json, and the first ones of the report."""
@@ -207,7 +220,7 @@ class Export:
 
     def _scores(self, outputs: Any) -> dict[str, float]:
         """Accuracy of torch and of C, and the fraction of equal classes."""
-        raw, labels = self.data.splits["test"]
+        raw, labels = self._test()
         y = labels.numpy()
         expected = self._torch_classes(raw)
         found = outputs.argmax(1)

@@ -104,6 +104,7 @@ def exported(
         out=args.out / f"{name}_{target}",
         name=name,
         keep_inputs=True,
+        samples=args.samples,
     )
     tell(f"{record.config['binarizer']}: {report['path']}")
     tell(size_table.show(report), end="\n\n")

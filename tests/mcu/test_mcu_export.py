@@ -152,6 +152,16 @@ def test_a_run_without_checkpoint_is_exported_from_its_packed_network(trained, t
 
 
 @needs_cc
+def test_only_the_first_samples_are_computed(trained, tmp_path):
+    """A large network takes minutes for the whole test set."""
+    results, ids = trained
+    record = RunStore(results).find(ids["tiled"])
+    report = export.export(record, out=tmp_path / "net", keep_inputs=True, samples=100)
+    with np.load(tmp_path / "net" / export.WHOLE) as kept:
+        assert len(kept["inputs"]) == len(kept["outputs"]) == report["test_samples"] == 100
+
+
+@needs_cc
 def test_export_replaces_its_own_folder_only(trained, tmp_path, capsys):
     results, ids = trained
     stranger = tmp_path / "mine"
