@@ -1,9 +1,12 @@
 """tbn-bench generate: text from a trained language model."""
 
 import argparse
+import shlex
+import sys
 from typing import Any
 
 from tbn_bench.cli import flags
+from tbn_bench.records.run import RunRecord
 from tbn_bench.records.store import RunStore
 from tbn_bench.records.text import tell
 
@@ -30,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kernels", action="store_true", help="packed layers multiply by the native kernels"
     )
     parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="instead: time a whole context token by token, also by torch.compile and ONNX Runtime "
+        "with the same weights, in turn; writes a record",
+    )
+    parser.add_argument(
         "--threads", type=flags.threads, default=1, help="torch threads (default: 1)"
     )
 
@@ -37,9 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.tokens < 1:
         raise ValueError(f"--tokens must be at least 1, got {args.tokens}")
+    store = RunStore(args.results)
+    record = store.find(args.run)
+    if args.peers:
+        return _timed(store, record, args.threads)
     from tbn_bench.experiment import generation
 
-    record = RunStore(args.results).find(args.run)
     found = generation.generate(
         record,
         args.prompt,
@@ -51,3 +63,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     tell(found["text"])
     return found
+
+
+def _timed(store: RunStore, record: RunRecord, threads: int) -> dict[str, Any]:
+    from tbn_bench.latency import decoding
+
+    command = shlex.join(["tbn-bench", *sys.argv[1:]])
+    measured = decoding.timed(record, threads, command)
+    decoding.show(measured)
+    path = store.write_decoding(measured)
+    return {"run_id": record.run_id, "record": str(path)}

@@ -272,6 +272,9 @@ class RunStore:
     ) -> Iterator[LatencyRecord]:
         return self._measured("latency", "", LatencyRecord, problems, strict)
 
+    def write_decoding(self, record: LatencyRecord) -> Path:
+        return self._write("latency", "decoding", record)
+
     def write_versions(self, record: VersionsRecord) -> Path:
         return self._write("latency", "versions", record)
 
