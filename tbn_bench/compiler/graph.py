@@ -109,6 +109,13 @@ class Add(Operation):
     in_place: bool = False
 
 
+@dataclass(frozen=True)
+class Scale(Operation):
+    """factor * x, of a number above 0."""
+
+    factor: float
+
+
 class Flatten(Operation):
     """(B, ...) -> (B, N)."""
 

@@ -3,6 +3,7 @@
 import functools
 import math
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -20,6 +21,7 @@ from tbn_bench.compiler.graph import (
     Relu,
     Reshape,
     Same,
+    Scale,
     Subsample,
     Unsupported,
 )
@@ -92,6 +94,19 @@ def add(operation: Add, node: fx.Node, build: Builder) -> int:
     out = build.new(build.shape(a))
     build.keep_flat(a, out)
     return build.add(Node(node.name, "add", (a, b), out, rows=build.graph.size(a)))
+
+
+def scale(operation: Scale, node: fx.Node, build: Builder) -> int:
+    """Part of the layer before, behind its ReLU too; else a node of its own."""
+    x = build.operand(operation.x)
+    target = build.maker(x, node)
+    factor = float(operation.factor)
+    if target is not None and _has_scale(target):
+        target.scale = target.scale * factor
+        target.shift = target.shift * factor
+        return x
+    channels = build.shape(x)[2]
+    return build.affine(node.name, x, np.full(channels, factor), np.zeros(channels))
 
 
 def flatten(operation: Flatten, node: fx.Node, build: Builder) -> int:

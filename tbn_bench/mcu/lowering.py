@@ -27,6 +27,7 @@ from tbn_bench.compiler.graph import (
     Relu,
     Reshape,
     Same,
+    Scale,
     Subsample,
     Unsupported,
 )
@@ -41,7 +42,7 @@ from tbn_bench.mcu.graph import Graph, McuError
 _KNOWN = (
     "known are Linear, Conv1d, Conv2d, batch normalisation, ReLU, "
     f"{', '.join(activation.name for activation in ACTIVATIONS)}, clamps, max and average pooling, "
-    "flatten, sums of two maps, steps over pixels, channels of zeros, dropout"
+    "flatten, sums of two maps, products with positive numbers, steps over pixels, channels of zeros, dropout"
 )
 
 # operation -> the function that adds its nodes, and returns the value they make
@@ -52,6 +53,7 @@ _NODES: dict[type[Operation], Callable[[Any, fx.Node, Builder], int]] = {
     Elementwise: lower_maps.elementwise,
     BatchNorm: lower_maps.batch_norm,
     Add: lower_maps.add,
+    Scale: lower_maps.scale,
     Flatten: lower_maps.flatten,
     Reshape: lower_maps.reshape,
     Mean: lower_maps.mean,

@@ -307,6 +307,26 @@ def test_a_table_at_the_end_gives_numbers():
     assert _furthest(prog, export.quantised(prog, None, x), model(x).detach().numpy()) < 0.02
 
 
+class _Scaled(nn.Module):
+    """As airbench ends: logits / width."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(36, 8)
+
+    def forward(self, x):
+        hidden = self.layer(x.flatten(1)) / 4
+        return torch.relu(hidden) * 3
+
+
+def test_a_product_with_a_number_is_part_of_the_layer():
+    x = torch.rand(40, 1, 6, 6)
+    model = _Scaled().eval()
+    prog = export.compile_(model, x, "u8", "m4")
+    assert prog.ops[0].node.kind == "dense"
+    assert _furthest(prog, export.quantised(prog, None, x), model(x).detach().numpy()) < 0.02
+
+
 def test_float_programs_have_no_table():
     with pytest.raises(McuError, match="tables of 256 bytes; use --activations u8"):
         _compiled_function(nn.GELU(), activations="f32")

@@ -1,12 +1,13 @@
-"""Sums of two values, means and maxima over axes."""
+"""Sums of two values, products with numbers, means and maxima over axes."""
 
+import math
 import operator
 from typing import Any
 
 import torch
 from torch import fx
 
-from tbn_bench.compiler.graph import Add, Maximum, Mean, NoRule, Operation, Unsupported
+from tbn_bench.compiler.graph import Add, Maximum, Mean, NoRule, Operation, Scale, Unsupported
 from tbn_bench.compiler.names import Call, lowers
 
 
@@ -23,6 +24,35 @@ def add(call: Call) -> Operation:
         if not isinstance(summand, fx.Node):
             raise NoRule("a sum with a constant")
     return Add(call.x, other, in_place=call.target is operator.iadd)
+
+
+@lowers(
+    operator.mul,
+    torch.mul,
+    torch.ops.aten.mul.Tensor,
+    "mul",
+)
+def multiply(call: Call) -> Operation:
+    return _scale(call, division=False)
+
+
+@lowers(
+    operator.truediv,
+    torch.div,
+    torch.ops.aten.div.Tensor,
+    "div",
+)
+def divide(call: Call) -> Operation:
+    return _scale(call, division=True)
+
+
+def _scale(call: Call, division: bool) -> Operation:
+    """Raises NoRule unless a value is multiplied or divided by a positive number behind it."""
+    (number,) = call.arguments(other=None)
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    if not isinstance(call.x, fx.Node) or not is_number or not 0 < number < math.inf:
+        raise NoRule(call.name)
+    return Scale(call.x, 1 / number if division else number)
 
 
 @lowers(torch.mean, torch.ops.aten.mean.dim, "mean")
