@@ -128,7 +128,7 @@ def _by_step(step: Step, following: Next) -> Call:
 def _compiled(model: nn.Module) -> Call:
     import torch._inductor.config as inductor
 
-    step = Step(model)
+    step = Step(model).eval()
     call = torch.compile(step, dynamic=False)
     run = _by_step(step, call)
     with torch.no_grad(), inductor.patch(freezing=True):
@@ -139,7 +139,7 @@ def _compiled(model: nn.Module) -> Call:
 def _onnx(model: nn.Module, threads: int) -> Call:
     import onnxruntime
 
-    step = Step(model)
+    step = Step(model).eval()
     names = ["token", "place", "keys", "values"]
     example = (torch.zeros(1, 1).long(), torch.zeros(1).long(), step.empty(), step.empty())
     options = onnxruntime.SessionOptions()
