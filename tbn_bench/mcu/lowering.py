@@ -42,7 +42,8 @@ from tbn_bench.mcu.graph import Graph, McuError
 _KNOWN = (
     "known are Linear, Conv1d, Conv2d, batch normalisation, ReLU, "
     f"{', '.join(activation.name for activation in ACTIVATIONS)}, clamps, max and average pooling, "
-    "flatten, sums of two maps, products with positive numbers, steps over pixels, channels of zeros, dropout"
+    "flatten, sums of two maps, products with positive numbers, steps over pixels, channels of "
+    "zeros, dropout"
 )
 
 # operation -> the function that adds its nodes, and returns the value they make

@@ -327,6 +327,17 @@ def test_a_product_with_a_number_is_part_of_the_layer():
     assert _furthest(prog, export.quantised(prog, None, x), model(x).detach().numpy()) < 0.02
 
 
+def test_a_depthwise_network_takes_less_than_four_kilobytes_of_ram():
+    """Of maps alone; the kernels take about 400 bytes of stack besides."""
+    call = "micro_cnn(channels=[12, 32, 64], depthwise=True)"
+    shape = (1, 28, 28)
+    model = catalog.build("models", call, num_classes=10, in_shape=shape)
+    binarize.binarize_(model, "tbn(p=2, min_layer_size=2000)")
+    prog = export.compile_(model.eval(), torch.rand(8, *shape), "u8", "generic")
+    assert prog.arena_bytes < 3_600
+    assert 4 * len(prog.table) < 4_096
+
+
 def test_float_programs_have_no_table():
     with pytest.raises(McuError, match="tables of 256 bytes; use --activations u8"):
         _compiled_function(nn.GELU(), activations="f32")
