@@ -26,7 +26,6 @@ from tbn_bench.records.run import NETWORK, RunRecord
 from tbn_bench.records.store import LatencyRecord
 from tbn_bench.records.text import tell
 
-TOLERANCE = 1e-4  # of the largest logit: float32 sums, a context of them in turn
 FULL = "full_precision"
 
 Call = Callable[[Tensor], Tensor]
@@ -217,7 +216,6 @@ def variants(model: nn.Module, binarizer: str, threads: int, run_id: str) -> lis
             weight_bytes=peers.weights_read(plain if method == FULL else kernels),
             run_id=run_id,
             unavailable=why,
-            tolerance=TOLERANCE,
             foreign=name.startswith("ONNX"),
         )
         found.append(variant)
