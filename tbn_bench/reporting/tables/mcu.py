@@ -185,7 +185,7 @@ def _note(rows: list[Row]) -> str:
         "Nothing ran on a board. Counts are of one run of the network by a simulator "
         f"({_listed(rows, 'simulator')}), the median over {span(rows, 'vectors')} test samples "
         f"whose outputs were those of Python; {estimated(rows)}. Top-1 and same class (as torch): "
-        f"the same C code over the whole test set, {span(rows, 'test_samples')} samples "
+        f"the same C code on {span(rows, 'test_samples')} test samples "
         f"({_listed(rows, 'computed_by')}). Tables: weights and scales. Flash: the library with "
         "code and tables, without self-test. × binary, × float32: how many times fewer "
         "instructions than bwn with the same activations, and than full precision in f32, for the "
@@ -194,4 +194,4 @@ def _note(rows: list[Row]) -> str:
     )
     if any(row["fused_multiply_add"] for row in rows):
         note += " Full precision in f32 is counted with fused multiply-adds."
-    return note
+    return f"{note} docs/draw.html reads drawn digits by networks that are exported in this way."
