@@ -20,6 +20,7 @@ _CLEAR = 12  # floats after which pending ones are printed, because LaTeX holds 
 _HEADINGS = ("sweep", "device", "data", "dataset", "data_name", "model", "network", "panel")
 # Columns of numbers that tell rows apart.
 _KEYS = ("task_set", "batch", "threads", "weight_bits", "activation_bits", "epochs")
+_METHODS = ("method", "binarizer")
 # Columns that a paper has no room for; the page and the CSV have them.
 _NOT_PRINTED = ("mbit", "also_reported", "note", "spec", "second_hand")
 
@@ -123,22 +124,25 @@ def _shown(part: Table) -> list[Column]:
 def _varied(columns: list[Column], rows: list[Row]) -> tuple[list[Column], str]:
     """The columns without those of one value in all rows, and a sentence with these values.
 
-    A column of labels or of marked results stays, as does a table of one row.
+    The column of methods, or else the first label, stays, as do marked results.
     """
     if len(rows) < 2:
         return columns, ""
     labels = _labels(columns)
+    of_methods = [c for c in labels if c.key in _METHODS]
+    own = (of_methods or labels)[0]
     kept = []
     said = []
     for c in columns:
-        is_result = bool(c.mark or c.half)
-        if is_result or c in labels or _distinct([c], rows) > 1:
+        stays = c.mark or c.half or c is own
+        if stays or _distinct([c], rows) > 1:
             kept.append(c)
             continue
         header = one_line(c.header)
         value = one_line(c.show(rows[0]))
         said.append(f"{header}: {value}")
-    if len(kept) == len(labels) or not said:
+    has_values = set(kept) - set(labels)
+    if not said or not has_values:
         return columns, ""
     return kept, f"In all rows, {'; '.join(said)}."
 
@@ -152,6 +156,12 @@ def _chunks(columns: list[Column], rows: list[Row]) -> list[list[Column]]:
     rest = [c for c in columns if c not in labels]
     first, further = _repeated(labels, rows)
     fewest = _packed(rest, first, further, rows, _MOST_COLUMNS)
+    whole = _packed(rest, labels, labels, rows, _MOST_COLUMNS)
+    has_numbers = len(first) > len(labels)
+    if has_numbers and len(whole) <= len(fewest):
+        first = labels
+        further = labels
+        fewest = whole
     groups = fewest
     for most in range(len(first) + 1, _MOST_COLUMNS):
         even = _packed(rest, first, further, rows, most)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextToPath
 
 from tbn_bench.reporting import letters, margins, style, tape, ticks
-from tbn_bench.reporting.figures import _panels, _print
+from tbn_bench.reporting.figures import _panels, _print, sweep_parallel
 
 
 class _Texts(tape.Tape):
@@ -242,3 +242,10 @@ def test_a_panel_that_says_nothing_is_left_out_with_what_it_needs():
     kept = _panels.telling(pd.concat([pair, own]), _panels.is_published_pair)
     assert set(kept["panel"]) == {"b"}
     assert list(kept.attrs["left_out"]) == ["a"]
+
+
+def test_ends_of_a_row_of_a_sweep_differ_though_they_begin_alike():
+    """The beginning that two long calls share is left out."""
+    ends = sweep_parallel._ends("airbench (learn_scale=False)", "airbench (learn_scale=True)")
+    assert ends == ("…learn_scale=False", "…learn_scale=True")
+    assert sweep_parallel._ends("BWN", "TBN-8") == ("BWN", "TBN-8")

@@ -24,6 +24,7 @@ _LABEL_SIZE = 7
 _MOST_CURVES = 10  # with a name at their ends
 _MOST_NAME = 0.3  # of a figure's width, for names at the ends of curves
 _LETTER_INCHES = 0.055  # mean width of a letter
+_MOST_BESIDE = 2  # marks above each other whose names are beside them
 _MOST_LEGEND = 12  # names that have no place at their marks
 _STEP = 3  # points between the boxes that keep a line free of names
 _LONG_LABEL = 40  # letters; a longer one is a configuration of a search
@@ -134,10 +135,13 @@ def _looks(shown: pd.DataFrame, colours: dict[str, str]) -> list[tuple[_Look, pd
 
 def _say_below(figure: Figure, axes: Axes, note: str) -> None:
     """A note under the title of the x axis; the figure grows by its height."""
-    lines = style.title_text(note, figure.get_figwidth())
-    axes.set_xlabel(f"{axes.get_xlabel()}\n{lines}")
+    width = figure.get_figwidth()
+    height = figure.get_figheight()
+    lines = style.title_text(note, width)
+    before = axes.get_xlabel()
+    axes.set_xlabel(f"{before}\n{lines}")
     added = 1 + lines.count("\n")
-    figure.set_figheight(figure.get_figheight() + _LINE_INCHES * added)
+    figure.set_figheight(height + _LINE_INCHES * added)
 
 
 def _is_long(panel: pd.DataFrame) -> pd.Series:
@@ -232,10 +236,13 @@ def _draw_curve(axes: Axes, line: pd.DataFrame, look: _Look, has_band: bool) -> 
 def _left_out(rows: pd.DataFrame) -> str:
     """Names the rows that are outside the axes, with their values."""
     said = []
-    for label, same in rows.groupby("label", sort=False):
-        values = [f"{y:.3g}" for y in same.sort_values("x")["y"]]
-        said.append(f"{label} {', '.join(values)}")
-    return "outside the axes: " + "; ".join(said)
+    by_label = rows.sort_values("x").groupby("label", sort=False)
+    for label, same in by_label:
+        values = [f"{y:.3g}" for y in same["y"]]
+        text = ", ".join(values)
+        said.append(f"{label} {text}")
+    whole = "; ".join(said)
+    return f"outside the axes: {whole}"
 
 
 def _name(
@@ -253,7 +260,9 @@ def _name(
         return _name_marks(figure, axes, looks, best)
     curves = [(look, line) for look, line in looks if len(line) > 1]
     alone = [(look, line) for look, line in looks if len(line) == 1]
-    if not _name_ends(axes, curves):
+    places = [line["x"].iloc[0] for _, line in alone]
+    is_crowded = any(places.count(x) > _MOST_BESIDE for x in places)
+    if is_crowded or not _name_ends(axes, curves):
         return list(dict.fromkeys(look.label for look, _ in looks))
     return _name_marks(figure, axes, alone, best, curves)
 
@@ -311,6 +320,8 @@ def _name_marks(
     taken = list(every)
     for _, line in curves:
         taken += _boxes_of_front(axes, line)
+    for text in axes.texts:
+        taken.append(text.get_window_extent(tape))
     lines = _boxes_of_front(axes, best)
     for _, line in looks:
         lines += _boxes_of_intervals(axes, line)

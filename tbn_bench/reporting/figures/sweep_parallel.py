@@ -165,7 +165,10 @@ def _ends(low: str, high: str) -> tuple[str, str]:
     wrapped = []
     dots = "…" if shared else ""
     for end in (low, high):
-        lines = textwrap.wrap(dots + end[shared:], _MOST_END)
+        rest = end[shared:]
+        if shared:
+            rest = rest.removesuffix(")")  # its beginning is in the part that is left out
+        lines = textwrap.wrap(dots + rest, _MOST_END)
         wrapped.append("\n".join(lines[:_MOST_LINES]))
     return wrapped[0], wrapped[1]
 
