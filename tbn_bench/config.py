@@ -148,10 +148,12 @@ class RunConfig(BaseModel):
         """The name of a file is followed by the beginning of its sha256, which the run id has."""
         if value is None or "#" in value or not value.endswith(".safetensors"):
             return value
+
         try:
             content = Path(value).read_bytes()
         except OSError as error:
             raise ValueError(f"{value} cannot be read ({error.strerror}), got {value!r}") from error
+
         digest = hashlib.sha256(content)
         return f"{value}#{digest.hexdigest()[:12]}"
 
@@ -184,6 +186,7 @@ class RunConfig(BaseModel):
         """The command that makes this run; Python for one of a given object."""
         if self.given:
             return self._python({})
+
         words = ["tbn-bench", "train"]
         for name, value in self.non_defaults.items():
             text = ",".join(value) if name == "keep" else value
@@ -243,6 +246,7 @@ def make(values: dict[str, Any]) -> RunConfig:
     unknown = [_unknown(name) for name in values if name not in RunConfig.model_fields]
     if unknown:
         raise ValueError("\n".join(unknown))
+
     if isinstance(values.get("keep"), str):
         values = {**values, "keep": tuple(filter(None, values["keep"].split(",")))}
     if isinstance(values.get("precision"), int):

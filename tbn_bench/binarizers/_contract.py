@@ -79,9 +79,11 @@ def _count(method: WeightBinarizer, weight: Tensor, scales: Tensor) -> str:
     """Does num_scales count what scales gives? The form, which is made of it, cannot say so."""
     if type(method).form is not WeightBinarizer.form:
         return ""
+
     said = method.num_scales(weight)
     if not isinstance(said, int):
         return f"num_scales(weight) must return an int, got {type(said).__name__}"
+
     if not isinstance(scales, Tensor) or scales.ndim != 1 or len(scales) == said:
         return ""
     return (
@@ -103,6 +105,7 @@ def _returns(case: Case) -> str:
     for call, (value, shape) in found.items():
         if not isinstance(value, Tensor):
             return f"{call} must return a tensor of shape {shape}, got {type(value).__name__}"
+
         if tuple(value.shape) != shape:
             return f"{call} must have shape {shape}, got {tuple(value.shape)}"
     return ""
@@ -115,6 +118,7 @@ def _values(case: Case) -> str:
     others = signs[~torch.isin(signs, wanted)]
     if not len(others):
         return ""
+
     listed = ", ".join(map(str, known))
     return f"signs(weight) must hold {listed} alone, got {float(others[0]):g}"
 
@@ -126,6 +130,7 @@ def _stored(case: Case) -> str:
     differs = ~(np.abs(given - said) <= limit)
     if not differs.any():
         return ""
+
     first = int(differs.argmax())
     count = int(differs.sum())
     return (
@@ -139,6 +144,7 @@ def _gradient(case: Case) -> str:
     weight = case.weight
     if not weight.any():
         return ""  # zeros have no sign to learn from; the model's choice, not the method's
+
     training = copy.deepcopy(case.method).train()
     own = weight.clone().requires_grad_()
     out = training(own)
@@ -160,10 +166,13 @@ def gradient_fault(gradient: Tensor | None, frozen: bool) -> str:
     """What is wrong with the gradient of a latent tensor, or ''. frozen: it may be 0."""
     if frozen:
         return ""
+
     if gradient is None:
         return "detached gradient: none reaches the latent tensor; use e.g. clip_ste for the sign"
+
     if not torch.isfinite(gradient).all():
         return "its gradient is not finite; look for a division by 0 or the root of 0 in forward"
+
     if not gradient.any():
         return (
             "weight that never changes: its gradient is 0 everywhere; let gradients through the "
@@ -184,6 +193,7 @@ def _moves(case: Case) -> str:
     method = case.method
     if method.frozen or not method.learns_latent or not case.weight.any():
         return ""
+
     if not torch.equal(case.signs, method.signs(-case.weight)):
         return ""
     return (

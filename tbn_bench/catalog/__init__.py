@@ -134,10 +134,12 @@ def load(package: str, name: str) -> Callable[..., Any]:
     """The callable of entry `name`. For an unknown name, raises ValueError that lists all names."""
     if name == given.NAME and package in given.SHELVES:
         return given.entry(package)
+
     _check_known(package, name)
     outside = plugged.load(package, name)
     if outside is not None:
         return outside
+
     module = importlib.import_module(f"{_module(package)}.{name}")
     for attribute, value in vars(module).items():
         own = getattr(value, "__module__", None) == module.__name__
@@ -158,6 +160,7 @@ def source(package: str, name: str) -> Path:
     outside = plugged.source(package, name)
     if outside is not None:
         return outside
+
     spec = importlib.util.find_spec(f"{_module(package)}.{name}")
     if spec is None or spec.origin is None:
         raise ValueError(f"{name} in {package} has no source file")
@@ -196,6 +199,7 @@ def parse(call: str) -> tuple[str, dict[str, Any]]:
     """
     if not isinstance(call, str) or len(call) > LIMIT_LETTERS:
         raise ValueError(f"{_expected(call)}; it must be text of at most {LIMIT_LETTERS:,} letters")
+
     name, kwargs = _parsed(call)
     return name, copy.deepcopy(kwargs)  # the caller's own, whose lists it may change
 
@@ -211,15 +215,20 @@ def _parsed(call: str) -> tuple[str, dict[str, Any]]:
         node = ast.parse(call.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:  # the last two: nesting
         raise ValueError(expected) from error
+
     if isinstance(node, ast.Name):
         return node.id, {}
+
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
         raise ValueError(expected)
+
     if node.args or any(k.arg is None for k in node.keywords):
         raise ValueError(f"{expected}; write every argument as name=value")
+
     keys = {k.arg for k in node.keywords}
     if len(keys) < len(node.keywords):
         raise ValueError(f"{expected}; give every argument once")
+
     kwargs = {str(k.arg): _literal(k.value, expected) for k in node.keywords}
     return node.func.id, kwargs
 
@@ -235,6 +244,7 @@ def _literal(node: ast.expr, expected: str) -> Any:
         ) from error
     if repeated is not None:
         raise ValueError(f"{expected}; give key {short(repeated[0])} once")
+
     if not _is_plain(value):
         raise ValueError(
             f"{expected}; values must be finite numbers of 64 bits, strings, True, False, None, "
@@ -248,11 +258,13 @@ def _repeated_key(node: ast.expr) -> tuple[Any] | None:
     for part in ast.walk(node):
         if not isinstance(part, ast.Dict):
             continue
+
         seen = set()
         for key in part.keys:
             value = None if key is None else ast.literal_eval(key)
             if value in seen:
                 return (value,)
+
             seen.add(value)
     return None
 
@@ -264,10 +276,13 @@ def _is_plain(value: Any) -> bool:
     """
     if isinstance(value, dict):
         return _is_plain(list(value)) and _is_plain(list(value.values()))
+
     if isinstance(value, list | tuple):
         return all(_is_plain(part) for part in value)
+
     if isinstance(value, float):
         return math.isfinite(value)
+
     if isinstance(value, int):
         return abs(value) < 2**63
     return value is None or isinstance(value, str)
@@ -299,6 +314,7 @@ def canonical(call: str) -> str:
     name, kwargs = parse(call)
     if not kwargs:
         return name
+
     arguments = ", ".join(f"{key}={kwargs[key]!r}" for key in sorted(kwargs))
     return f"{name}({arguments})"
 
@@ -318,6 +334,7 @@ def _has_literals(annotation: Any) -> bool:
     """False for a type that has no literals, e.g. a module."""
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return False
+
     try:
         TypeAdapter(annotation)
     except PydanticUserError:
@@ -352,6 +369,7 @@ def _check_option(name: str, key: str, value: Any, known: dict[str, Any]) -> Non
     """known: option -> annotation."""
     if key not in known:
         raise ValueError(no_option(name, key, known))
+
     if not _fits(value, known[key]):
         wanted = inspect.formatannotation(known[key]).replace("collections.abc.", "")
         raise ValueError(f"{name}: option {key} must be {wanted}, got {short(value)}")
@@ -374,6 +392,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     """
     if annotation is inspect.Parameter.empty:
         return True  # an entry of someone's own, without annotations
+
     value = _lists(value)
     try:
         return bool(_lists(TypeAdapter(annotation).validate_python(value)) == value)
@@ -385,6 +404,7 @@ def _lists(value: Any) -> Any:
     """Tuples as lists."""
     if isinstance(value, dict):
         return {key: _lists(part) for key, part in value.items()}
+
     if isinstance(value, list | tuple):
         return [_lists(part) for part in value]
 
@@ -417,4 +437,5 @@ def build(package: str, call: str, **extra: Any) -> Any:
         said = str(error)
         if len(said) <= _MAX_ERROR or type(error) is not ValueError:
             raise
+
         raise ValueError(_cut(said, _MAX_ERROR)) from error  # it repeats a long option in full

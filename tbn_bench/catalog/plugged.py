@@ -55,6 +55,7 @@ def add(plugin: Plugin, entries: dict[tuple[str, str], Entry]) -> None:
     """Puts a plugin's entries, (shelf, name) -> entry, on the shelves. Again: does nothing."""
     if plugin in PLUGINS:
         return
+
     PLUGINS.append(plugin)
     _ENTRIES.update(entries)
 
@@ -91,9 +92,11 @@ def load(shelf: str, name: str) -> Callable[..., Any] | None:
     entry = find(shelf, name)
     if entry is not None:
         return entry.made
+
     point = _installed(shelf).get(name)
     if point is None:
         return None
+
     found = point.load()
     if not callable(found):
         raise TypeError(
@@ -109,6 +112,7 @@ def source(shelf: str, name: str) -> Path | None:
     entry = find(shelf, name)
     if entry is not None:
         return entry.file
+
     point = _installed(shelf).get(name)
     spec = importlib.util.find_spec(point.module) if point else None
     return Path(spec.origin) if spec and spec.origin else None
@@ -119,6 +123,7 @@ def origin(shelf: str, name: str) -> str:
     entry = find(shelf, name)
     if entry is not None:
         return entry.plugin.name
+
     point = _installed(shelf).get(name)
     return point.dist.name if point and point.dist else ""
 

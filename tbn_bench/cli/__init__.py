@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         line = extras.install_line(error, "tbn-bench")
         if line is None:
             raise
+
         print(line, file=sys.stderr)
         return FAILED
     return program.main(argv)

@@ -46,10 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.tokens < 1:
         raise ValueError(f"--tokens must be at least 1, got {args.tokens}")
+
     store = RunStore(args.results)
     record = store.find(args.run)
     if args.peers:
         return _timed(store, record, args.threads)
+
     from tbn_bench.experiment import generation
 
     found = generation.generate(

@@ -64,8 +64,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     out = args.out or args.results
     if args.against:
         return _against(args, out)
+
     if args.suite in ops.CASES:
         return ops.suite(args.suite, out, args.threads, args.batch, args.device)
+
     if args.suite in untrained.MODELS:
         return untrained.suite(
             args.suite, out, args.device, args.threads, args.batch, args.few_peers
@@ -94,6 +96,7 @@ def _against(args: argparse.Namespace, out: Path) -> dict[str, Any]:
 
     if args.device != "cpu":
         raise ValueError("--against compares the packed executor of CPUs; use --device cpu")
+
     command = f"tbn-bench latency --suite {args.suite} --threads {args.threads}"
     name = args.suite
     configs = None

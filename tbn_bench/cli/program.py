@@ -47,6 +47,7 @@ def _main(argv: list[str] | None) -> int:
         line = extras.install_line(error, program, args.own_extra)
         if line is None:
             raise
+
         tell(line, file=sys.stderr)
         return FAILED
     except RunBusy as error:
@@ -61,7 +62,9 @@ def _main(argv: list[str] | None) -> int:
         said = "interrupted; the same command goes on where it stopped"
         tell(f"{program}: {said}", file=sys.stderr)
         return INTERRUPTED
+
     if result is None:  # a script for a shell, which no line of JSON may follow
         return 0
+
     emit(result)
     return FAILED if result.get("failed") else 0

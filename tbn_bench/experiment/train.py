@@ -56,6 +56,7 @@ def run(
         if announce is not None:
             announce(build(config))
         return earlier.finished(store, config, options)
+
     resume = resume and not earlier.has_other_code(store, config, options)
     check_devices(config, options)
     mirrors = Mirrors() if options.rank else Mirrors(options.trackers, options.wandb)
@@ -69,6 +70,7 @@ def run(
         follower = Follower(store.path(options.sweep, config.run_id))
         Training(experiment, options, follower, Mirrors(), teacher, resume).fit_and_test()
         return store.read(options.sweep, config.run_id)
+
     if starts_again:
         earlier.move_away(store, config, options)
     held = store.claim(options.sweep, config.run_id, config.model_dump(mode="json"), source)
@@ -138,11 +140,13 @@ def small_splits(experiment: Experiment) -> list[str]:
     task: Any = catalog.load("tasks", name)
     if task.score != "top1":
         return []
+
     data = experiment.data
     found = []
     for split, use in {"val": "chooses the epoch", "test": "is the score"}.items():
         if split not in data.splits:
             continue
+
         samples = data.size(split)
         if 0 < samples < _FEW_PER_CLASS * data.num_classes:
             points = 100 / samples
@@ -211,6 +215,7 @@ def _keep_network(experiment: Experiment, folder: Path, commit: str | None) -> P
     binarized = [row for row in experiment.plan.rows if row.binarized]
     if not binarized:
         return None
+
     network = copy.deepcopy(experiment.model).cpu().eval()
     try:
         convert.pack_(network)
@@ -218,6 +223,7 @@ def _keep_network(experiment: Experiment, folder: Path, commit: str | None) -> P
     except ValueError as error:
         tell(f"no packed network beside the record: {error}")
         return None
+
     path = folder / NETWORK
     packed_file.write(path, content)
     return path

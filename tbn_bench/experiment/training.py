@@ -61,6 +61,7 @@ class Training:
             )
         if isinstance(self.run, Follower):
             return {}
+
         self._keep_predictions(task)
         return {
             "run_id": config.run_id,
@@ -118,6 +119,7 @@ class Training:
         except SystemExit as error:
             if not isinstance(error.__context__, KeyboardInterrupt):
                 raise
+
             # Lightning turns Ctrl-C into exit(1) and then ignores SIGINT
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt(
@@ -170,6 +172,7 @@ def _resume_point(run: Run | Follower) -> Path | None:
     if not last.exists():
         _rewind(run, 0)
         return None
+
     try:
         epoch = int(torch.load(last, map_location="cpu", weights_only=True)["epoch"]) + 1
     except Exception as error:

@@ -134,6 +134,7 @@ def _of_other_classes(
         is_of_binarizer = "parametrizations." in name  # derived again from the weight
         if other is None or other.shape == value.shape or is_of_binarizer:
             continue
+
         is_per_class = bool(value.ndim) and value.shape[0] == classes
         if not is_per_class or other.shape[1:] != value.shape[1:]:
             return []

@@ -67,6 +67,7 @@ def amax(call: Call) -> Operation:
     found = _axes(axes)
     if len(found) != 1:
         raise NoRule("amax over several axes")
+
     (axis,) = found
     return Maximum(call.x, axis)
 
