@@ -70,7 +70,7 @@ class Layout:
         specs = panel.drop_duplicates("method").set_index("method")["binarizer"]
         if not self.variants:
             return {str(method): style.colour(spec) for method, spec in specs.items()}
-        in_order = sorted(specs.items(), key=lambda named: (len(named[1]), named[1]))
+        in_order = sorted(specs.items(), key=lambda named: (len(named[0]), named[0]))
         found: dict[str, str] = {}
         for method, spec in in_order:
             found[str(method)] = _free_colour(spec, set(found.values()))
