@@ -8,7 +8,7 @@ from tbn_bench import catalog
 from tbn_bench.reporting import findings
 from tbn_bench.reporting.findings import Compared, Finding
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.stats import LEAST, separated
+from tbn_bench.reporting.stats import LEAST, paired_differences, paired_interval, separated
 from tbn_bench.reporting.style import DASH
 from tbn_bench.reporting.table import Table, text_column
 from tbn_bench.scores import SCORES
@@ -91,10 +91,10 @@ def rule() -> str:
     points = f"{100 * findings.POINTS:.0f}"
     share = f"{100 * findings.SHARE:.0f}"
     return (
-        f"Yes: a TBN of the paper's layout has fewer bytes than binary weights (BWN), loses at "
-        f"most {points} points to it (an error grows by at most {share} %), and beats the best BWN "
-        f"with fewer filters and no more bytes. The whole 95 % interval decides, of {LEAST} seeds "
-        f"or more."
+        f"Yes: a tiled network (TBN) of the paper's layout has fewer bytes than binary weights "
+        f"(BWN), loses at most {points} points to it (an error grows by at most {share} %), and "
+        f"beats the best BWN with fewer filters and no more bytes. The whole 95 % interval "
+        f"decides, of {LEAST} seeds or more."
     )
 
 
@@ -118,9 +118,9 @@ def table(found: Sequence[Answer]) -> Table:
         text_column("answer", "does tiling pay?"),
         text_column("method", "best TBN"),
         text_column("size", "of BWN's bytes"),
-        text_column("difference", "difference from BWN"),
+        text_column("difference", "TBN minus BWN"),
         text_column("n", "seeds"),
-        text_column("narrower", "narrower BWN, no more bytes"),
+        text_column("narrower", "TBN minus narrower BWN, no more bytes"),
     ]
     return Table("Does tiling pay?", columns, rows, rule())
 
@@ -139,12 +139,22 @@ def share(finding: Finding) -> str:
 
 
 def narrower_text(answer: Answer) -> str:
-    """Its difference from BWN and its seeds; a dash if none was run."""
+    """TBN minus its narrower BWN, paired by seed, and the seeds; a dash if none was run."""
     other = answer.narrower
     if other is None:
         return DASH
-    seeds = "1 seed" if other.n < 2 else f"{other.n} seeds"
-    return f"{other.text}, {seeds}"
+    own = answer.finding.group
+    score = SCORES[own.score]
+    paired = score.factor * paired_differences(own.by_seed, other.group.by_seed)
+    if not len(paired):
+        return DASH
+
+    text = f"{paired.mean():+.{score.digits}f}"
+    interval = paired_interval(paired)
+    if interval is not None and interval.half is not None:
+        text += f" ± {interval.half:.{score.digits}f}"
+    seeds = "1 seed" if len(paired) < 2 else f"{len(paired)} seeds"
+    return f"{text}, {seeds}".replace("-", "\u2212")
 
 
 def answer(data: str, tiled: list[Compared]) -> Answer:

@@ -3,7 +3,7 @@
 from tbn_bench.reporting.groups import Group
 from tbn_bench.reporting.load import Records
 from tbn_bench.reporting.questions import arena, rivals, worth
-from tbn_bench.reporting.questions.contrast import Contrast, paired, signed
+from tbn_bench.reporting.questions.contrast import BETTER, WORSE, Contrast, paired, signed
 
 _METHOD = arena.tbn(4)
 
@@ -35,7 +35,12 @@ def _narrow(found: tuple[Contrast, Group] | None) -> str:
     if found is None:
         return ""
     contrast, _ = found
-    return f"; it {_lost(contrast, 'a BWN of fewer filters and equal bytes')}"
+    rival = "a BWN of fewer filters and equal bytes"
+    if contrast.verdict in (BETTER, WORSE) or contrast.difference is None:
+        return f"; it {_lost(contrast, rival)}"
+    seeds = "1 seed" if contrast.n == 1 else f"{contrast.n} seeds"
+    size = signed(contrast.difference, contrast.half)
+    return f"; against {rival}, the difference is {size} points ({seeds}): not decided"
 
 
 def _lost(contrast: Contrast, rival: str) -> str:
