@@ -69,7 +69,7 @@ class LocalLaunch(Launch):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.places = len(self.options.slots)
-        self.warm = WarmSlots(self.options)
+        self.warm = WarmSlots(self.options, self.say)
 
     @property
     def busy(self) -> bool:

@@ -16,13 +16,14 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from tbn_bench.records.text import tell
 from tbn_bench.sweep import process
 from tbn_bench.sweep.execution import ExecutionOptions
 from tbn_bench.sweep.process import Command, Process
@@ -149,12 +150,13 @@ class ForkedRun:
 
     Until it is forked, the pid is that of the warm process, and signals go there. If the warm
     process dies without anyone having asked for it, the run goes on as a process of its own.
-    Raises OSError where the warm process cannot take the order.
+    lost: is told that, once. Raises OSError where the warm process cannot take the order.
     """
 
-    def __init__(self, warm: WarmProcess, command: Command):
+    def __init__(self, warm: WarmProcess, command: Command, lost: Callable[[object], None]):
         self._warm = warm
         self._command = command
+        self._lost = lost
         self._forked: int | None = None
         self._returncode: int | None = None
         self._own: subprocess.Popen[bytes] | None = None
@@ -212,10 +214,10 @@ class ForkedRun:
                 self._returncode = answer.get("code")
                 if self._returncode is not None:
                     return
-        except ConnectionError:
-            self._lose()
+        except ConnectionError as error:
+            self._lose(error)
 
-    def _lose(self) -> None:
+    def _lose(self, why: ConnectionError) -> None:
         """The warm process has died, and the run with it."""
         if self._forked is not None:
             # it leads a session, so its group is its own; it may be standing still
@@ -224,24 +226,40 @@ class ForkedRun:
         if self._signal is not None:
             self._returncode = -self._signal
         else:
+            self._lost(why)
             self._own = self._command.start()
 
 
 @dataclass
 class WarmSlots:
-    """The warm processes of a launch: one per slot, started with the slot's first run."""
+    """The warm processes of a launch: one per slot, started with the slot's first run.
+
+    say: prints a line. told: slots whose warm process has been reported as lost.
+    """
 
     options: ExecutionOptions
+    say: Callable[[str], None] = tell
     processes: dict[int, WarmProcess] = field(default_factory=dict)
+    told: set[int] = field(default_factory=set)
 
     def start(self, slot: int, command: Command) -> Process:
         """A run in a slot that is free: forked where that is possible. Raises OSError."""
-        if is_possible(self.options):
-            with contextlib.suppress(OSError):
-                warm = self._fitting(slot, command)
-                if not warm.is_lost:
-                    return ForkedRun(warm, command)
+        if not is_possible(self.options):
+            return command.start()
+        lost = partial(self._tell_lost, slot)
+        try:
+            warm = self._fitting(slot, command)
+            if not warm.is_lost:
+                return ForkedRun(warm, command, lost)
+        except OSError as error:
+            lost(error)
         return command.start()
+
+    def _tell_lost(self, slot: int, why: object) -> None:
+        """Once per slot: its runs now take seconds longer to start."""
+        if slot not in self.told:
+            self.told.add(slot)
+            self.say(f"[alone] {why}; the runs of slot {slot} are processes of their own")
 
     def _fitting(self, slot: int, command: Command) -> WarmProcess:
         """The slot's process, started anew if code or environment have changed."""

@@ -172,7 +172,7 @@ def test_a_wait_for_a_run_can_end_before_it(slots, script):
         run.wait(0.01)
 
 
-def test_a_run_goes_on_alone_when_its_warm_process_dies(slots, script):
+def test_a_run_goes_on_alone_when_its_warm_process_dies(slots, script, capfd):
     """It starts once more as a process of its own, as do the later runs of the slot."""
     command = script(SLEEP)
     run = slots.start(0, command)
@@ -188,6 +188,20 @@ def test_a_run_goes_on_alone_when_its_warm_process_dies(slots, script):
     later = slots.start(0, script("print('later')"))
     assert later.wait(60) == 0
     assert command.log.read_text().splitlines()[-2:] == ["a process of its own", "later"]
+    assert f"[alone] the warm process {slots.processes[0].pid} is gone" in capfd.readouterr().out
+
+
+def test_a_lost_warm_process_is_reported_once(slots, script, capfd):
+    """Whether it dies during a run or between two; the line names the process and the slot."""
+    assert slots.start(0, script("print('done')")).wait(60) == 0
+    lost = slots.processes[0]
+    lost.send_signal(signal.SIGKILL)
+    wait_for(lambda: gone(lost.pid))
+    for _ in range(2):
+        assert slots.start(0, script("print('done')")).wait(60) == 0
+    (line,) = capfd.readouterr().out.splitlines()
+    assert line.startswith("[alone] ")
+    assert line.endswith("the runs of slot 0 are processes of their own")
 
 
 def test_a_run_that_is_stopped_does_not_go_on_alone(slots, script):
