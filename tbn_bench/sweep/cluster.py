@@ -80,9 +80,13 @@ def run(
 
 
 def library() -> ModuleType:
+    """The package ray. Raises ModuleNotFoundError also where it lacks what ray.tune needs."""
     import ray
-    import ray.tune
 
+    try:
+        import ray.tune
+    except ImportError as error:
+        raise ModuleNotFoundError(f"ray without ray[tune]: {error}", name="ray") from error
     module: ModuleType = ray
     return module
 

@@ -57,6 +57,21 @@ def assert_same(results: Path, reference: Path, configs) -> None:
         assert summary(results, config) == summary(reference, config)
 
 
+def test_ray_without_what_tune_needs_names_the_extra(tmp_path, monkeypatch, capsys):
+    """`pip install ray` alone leaves out what ray.tune imports."""
+    ray = tmp_path / "ray"
+    ray.mkdir()
+    (ray / "__init__.py").write_text("")
+    (ray / "tune.py").write_text("raise ImportError('no pyarrow')")
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["sweep", str(sweep_file(tmp_path, **GRID)), "--engine=ray"]
+    assert cli.main([*words, f"--results={tmp_path}"]) == 1
+    for name in ("ray", "ray.tune"):
+        sys.modules.pop(name, None)
+    assert capsys.readouterr().err == 'tbn-bench sweep needs ray: pip install "tbn-bench[ray]"\n'
+
+
 # Two nodes
 
 
