@@ -50,10 +50,10 @@ reports: .venv/done
 draw: .venv/done
 	$(BIN)/python docs/draw/build.py
 
-# The documentation as a site, in site/. Broken links are errors.
+# The documentation as a site, in site/. Broken links are errors, which --quiet would hide.
 docs: .venv/done
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "open site/index.html"
 
 # The tests that take less than half a second each: two minutes on two cores.

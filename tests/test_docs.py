@@ -163,3 +163,9 @@ def test_every_page_is_in_an_index():
         linked = set(LINK.findall(index.read_text(encoding="utf-8")))
         pages = {page.name for page in index.parent.glob("*.md")} - {"README.md"}
         assert pages <= linked
+
+
+def test_make_docs_counts_broken_links():
+    """mkdocs counts the warnings that it logs, and --quiet logs none: a broken link would pass."""
+    (line,) = [one for one in (ROOT / "Makefile").read_text().splitlines() if "mkdocs build" in one]
+    assert "quiet" not in line
