@@ -53,6 +53,7 @@ def of(config: RunConfig) -> dict[str, str]:
             if path.is_file():
                 found[f"{_FILE}{named}"] = _content_of_file(path, path.stat().st_mtime_ns)
                 continue
+
             files = _files_in(path)
             found[f"{_FILE}{named}"] = _listed(path, files)
             found[f"{_INSIDE}{named}"] = _sampled(tuple(files), _written(files))
@@ -77,6 +78,7 @@ def changed(recorded: dict[str, str] | None, config: RunConfig) -> list[str] | N
         now = of(config)
     except (ValueError, OSError, SyntaxError):
         return None
+
     differ = {part for part in now if part in recorded and recorded[part] != now[part]}
     for part in list(differ):
         if part.startswith(_FILE):  # other names or sizes: the contents say nothing more
@@ -117,6 +119,7 @@ def _files(shelf: str, call: str) -> list[Path]:
     name, options = catalog.parse(call)
     if catalog.is_given(call):
         return []  # its call has the hash of its source
+
     found: dict[Path, None] = {}
     for path in _with_imports(catalog.source(shelf, name)):
         found[path] = None
@@ -134,6 +137,7 @@ def _named_by(field: str, call: str) -> Iterator[tuple[str, Path]]:
         value = options.get(option)
         if not isinstance(value, str):
             continue
+
         for path in (Path(value), Path(os.environ.get("TBN_BENCH_DATA", "data"), value)):
             if path.exists():
                 yield value, path
@@ -180,6 +184,7 @@ def _ends(path: Path) -> bytes:
         size = path.stat().st_size
         if size <= _END_BYTES:
             return first
+
         file.seek(max(_END_BYTES, size - _END_BYTES))
         return first + file.read()
 
@@ -191,6 +196,7 @@ def _modules_of(call: str) -> Iterator[tuple[str, Path]]:
         value = options.get(option)
         if not isinstance(value, str):
             continue
+
         module, colon, _ = value.partition(":")
         path = _source_of(module) if colon else None
         if path is not None:
@@ -203,6 +209,7 @@ def _source_of(module: str) -> Path | None:
     spec = importlib.machinery.PathFinder.find_spec(top)
     if spec is None:
         return None
+
     places = [Path(place) for place in spec.submodule_search_locations or ()]
     if not inner:
         places = [Path(spec.origin or "")]
@@ -224,6 +231,7 @@ def _entry_named(shelf: str, value: Any) -> str | None:
     """The value, where it is a call of an entry of the shelf."""
     if not isinstance(value, str):
         return None
+
     try:
         name, _ = catalog.parse(value)
     except ValueError:
@@ -239,6 +247,7 @@ def _with_imports(path: Path) -> list[Path]:
         path = waiting.pop()
         if path in found:
             continue
+
         found[path] = None
         waiting += _imports(path, path.stat().st_mtime_ns)
     return list(found)
@@ -273,9 +282,11 @@ def _stem(node: ast.ImportFrom, path: Path) -> str:
     """What an import is from, with relative ones made absolute."""
     if not node.level:
         return node.module or ""
+
     folder = path.parents[node.level - 1]
     if not folder.is_relative_to(_ROOT):
         return ""
+
     parts = ["tbn_bench", *folder.relative_to(_ROOT).parts]
     return ".".join([*parts, node.module] if node.module else parts)
 
@@ -301,8 +312,10 @@ def _text(node: Any) -> str:
     """
     if isinstance(node, list):
         return f"[{','.join(map(_text, node))}]"
+
     if not isinstance(node, ast.AST):
         return repr(node)
+
     fields = []
     for name, value in ast.iter_fields(node):
         if name == "body" and isinstance(node, _HAVE_DOCSTRINGS):

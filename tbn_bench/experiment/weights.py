@@ -138,6 +138,7 @@ def _of_other_classes(
         is_per_class = bool(value.ndim) and value.shape[0] == classes
         if not is_per_class or other.shape[1:] != value.shape[1:]:
             return []
+
         found.append(name)
     return found
 

@@ -56,6 +56,7 @@ def install_line(error: ModuleNotFoundError, who: str, own: str = "") -> str | N
     if package in CORE and not _trains(own):
         names = " ".join(_missing(package))
         return f"{who} needs {package}: pip install {names}"
+
     having = [extra for extra, packages in EXTRAS.items() if package in packages]
     if package in CORE or own in having:
         extra = own

@@ -34,6 +34,7 @@ def check_scores(loaded: list[Trained], device: str) -> dict[tuple[str, str], di
     for trained in loaded:
         if not trained.has_weights:
             continue
+
         run = trained.run
         name = score_of(run.summary)
         expected = None
@@ -50,6 +51,7 @@ def check_scores(loaded: list[Trained], device: str) -> dict[tuple[str, str], di
                     is_right = agrees(own["agreement"], len(expected))
             if not is_right:
                 raise ParityError(_difference(run, implementation, own, score.recorded))
+
             found[run.run_id, implementation] = own
     return found
 

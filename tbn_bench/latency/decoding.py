@@ -173,6 +173,7 @@ def dense(model: nn.Module) -> nn.Module:
     for name, layer in list(plain.named_modules()):
         if not isinstance(layer, PackedLinear):
             continue
+
         weight = layer.expanded()
         rows, columns = weight.shape
         linear = nn.Linear(columns, rows, bias=layer.bias is not None)
@@ -207,6 +208,7 @@ def variants(model: nn.Module, binarizer: str, threads: int, run_id: str) -> lis
         except Exception as error:  # a peer may raise anything
             if method != FULL or name == "dense":
                 raise
+
             why = first_line(error)
         variant = Variant(
             method,
@@ -231,6 +233,7 @@ def timed(record: RunRecord, threads: int, command: str) -> LatencyRecord:
     path = record.path / NETWORK
     if not path.exists():
         raise ValueError(f"{path} is missing; --peers times packed networks")
+
     model = skeleton.load(path).eval()
     if not hasattr(model, "further"):
         raise ValueError(
@@ -263,6 +266,7 @@ def show(record: LatencyRecord) -> None:
         if row.get("unavailable"):
             tell(f"{name}: {row['unavailable']}")
             continue
+
         tell(
             f"{name}: {row['tokens_per_second']:,.0f} tokens/s "
             f"({row['ratio']:.2f} times dense torch; n = {row['n']})"

@@ -60,6 +60,7 @@ def _gpu_footprint(trained: Trained, x: Tensor) -> Sizes:
     network = copy.deepcopy(trained.model)
     if trained.is_full_precision:
         return {"dense": memory.on_gpu(network, x)}
+
     convert.pack_(network)
     kernel = copy.deepcopy(network)
     convert.implement_(kernel)
@@ -84,6 +85,7 @@ def _said(sizes: dict[str, Any]) -> str:
         resting = sizes["gpu_resting_bytes"]
         peak = sizes["gpu_peak_bytes"]
         return f"{resting:,} B on the GPU at rest, {peak:,} B at the peak"
+
     grown = _bytes_or_dash(sizes, "memory_grown")
     most = _bytes_or_dash(sizes, "memory_peak")
     return f"file {sizes['file_bytes']:,} B, a fresh process grows by {grown} B (peak {most} B)"

@@ -36,6 +36,7 @@ def _call(layer: PackedLinear) -> Call:
     rows, columns = layer.shape
     if rows % layer.p or columns % 4:
         raise ValueError("needs whole rows in a tile, and a multiple of 4 inputs")
+
     signs = stored_tile.unpack(layer.tile_bits, layer.numel // layer.p)
     matrix = signs.reshape(-1, columns).numpy().astype(np.int8)
     codes = pack.pack_ternary_4_per_byte(matrix)
@@ -48,6 +49,7 @@ def _call(layer: PackedLinear) -> Call:
             step = kernel.quantize_activation(x[0], rounded[0])
             one: np.ndarray = kernel.matmul_packed_m1(rounded[0], codes, 1.0, step)
             return one[None]
+
         steps = np.empty(len(x), np.float32)
         kernel.quantize_activation_batched(x, rounded, steps)
         many: np.ndarray = kernel.matmul_packed_mT(rounded, steps, codes, 1.0)

@@ -240,6 +240,7 @@ def case(
     for batch in batches:
         if batch < 1:
             raise ValueError(f"--batch must be at least 1, got {batch}")
+
         generator = torch.Generator().manual_seed(0)
         on_cpu = torch.randn(batch, *in_shape, generator=generator)
         x = on_cpu.to(device)

@@ -100,6 +100,7 @@ def _in_channels_last(variants: list[Variant], x: Tensor) -> list[Variant]:
     for variant in variants:
         if variant.unavailable is not None or not variant.implementation.startswith(kinds):
             continue
+
         own = variant.implementation.removesuffix(", channels last")
         found.append(
             dataclasses.replace(
@@ -273,6 +274,7 @@ def suite(
         if name != "linear":
             raise ValueError(f"--device cuda has the suite linear, not {name!r}")
         return _cuda_suite(results, batches)
+
     prepare("cpu", threads)
     store = RunStore(results)
     done = []

@@ -58,6 +58,7 @@ def statistics_of(samples: list[float], baseline: list[float] | None) -> dict[st
     }
     if baseline is None:
         return row | {"ratio": None, "ratio_p20": None, "ratio_p80": None}
+
     ratios = [b / s for b, s in zip(baseline, samples, strict=True)]
     return row | {
         "ratio": statistics.median(ratios),
@@ -74,6 +75,7 @@ def slug(text: str) -> str:
 def device_name(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
+
     name = str(provenance("")["hardware"]["cpu"])
     if any(letter.isdigit() for letter in name):
         return name
@@ -90,6 +92,7 @@ def _generation(cpuinfo: Path) -> str:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
         return ""
+
     numbers: dict[str, str] = {}
     for line in lines:
         key, _, value = line.partition(":")
@@ -106,8 +109,10 @@ def prepare(device: str, threads: int) -> None:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no CUDA device here; use --device cpu")
+
     if threads < 1:
         raise ValueError(f"--threads must be at least 1, got {threads}")
+
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = True
     # no TF32: results called float32 are really float32
@@ -156,6 +161,7 @@ def time_case(
         if v.unavailable is not None:
             rows.append(row | {"unavailable": v.unavailable})
             continue
+
         row |= _measured(v, errors[v.name], samples)
         if "tile_macs" in info and v.binarizer != "full_precision":
             row |= _tile_speed(v, row["time_ms_p50"], len(x), threads)

@@ -58,8 +58,10 @@ def _packed(run: RunRecord) -> Trained:
     if run.config["binarizer"] == "full_precision":
         if _has_checkpoint(run):
             return _from_checkpoint(run)
+
         built = build(make(run.config))
         return Trained(run, built.data, built.model.eval(), has_weights=False)
+
     config = make(run.config)
     data = build(config).data
     structure = verify.structure(config, data)
@@ -123,6 +125,7 @@ def usable_runs(name: str, results: Path) -> list[RunRecord]:
     usable = [run for run in runs if _has_checkpoint(run)]
     if usable:
         return usable
+
     why = "no finished runs"
     if runs:
         why = f"its {len(runs)} finished runs have no checkpoints here (they are not committed)"

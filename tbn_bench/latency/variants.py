@@ -32,6 +32,7 @@ def variants_of(
     if setting.config.binarizer == "full_precision":
         found = peers.dense_peers(plain, reference, setting)
         return found + _by_executor(plain, reference, setting)
+
     small = copy.deepcopy(model)
     if dense is None:
         convert.pack_(small)
@@ -74,11 +75,13 @@ def _by_executor(network: nn.Module, reference: nn.Module, setting: Setting) -> 
     """
     if setting.x.device.type != "cpu":
         return []
+
     is_full = setting.config.binarizer == "full_precision"
     found = []
     for precision in PRECISIONS:
         if is_full and precision != "f32":
             continue
+
         variant = _native_variant(network, reference, setting, precision)
         found.append(variant)
     return found
@@ -96,6 +99,7 @@ def _native_variant(
     if run is None:
         name = f"native {precision}"
         return Variant(binarizer, name, network, reference, 0, setting.run_id, why)
+
     extra = {
         "tile_macs": setting.macs["distinct_macs"],
         "level": run.level,

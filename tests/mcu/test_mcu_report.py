@@ -75,7 +75,7 @@ def test_a_row_has_the_record_s_numbers_and_where_they_are_from(tmp_path):
         "Nothing ran on a board",
         "QEMU 7",
         "4 test samples",
-        "10,000 samples (C on this machine)",
+        "10,000 test samples (C on this machine)",
         "is an estimate: counted instructions at 64 MHz",
     ):
         assert said in table.note

@@ -48,6 +48,7 @@ class Parts:
     def __str__(self) -> str:
         if self.is_torch:
             return "convolution by torch"
+
         ways = {
             "output": self.output,
             "input gradient": self.input_gradient,
@@ -64,9 +65,11 @@ def parts_of(x: Tensor, tile: Tensor, geometry: Geometry, groups: int) -> Parts:
     """
     if x.dtype != torch.float32 or why_not_native(x, 1):
         return Parts()
+
     strides, paddings, dilations = (set(numbers) for numbers in geometry)
     if len(strides) > 1 or len(paddings) > 1 or dilations != {1}:
         return Parts()
+
     chosen = _Choice(native.level(), x, tile, geometry, groups)
     return Parts(
         chosen.level,
@@ -98,9 +101,11 @@ class _Choice:
     def output(self) -> str:
         if self.is_pointwise:
             return TORCH
+
         is_small = self.groups > 1 and self.channels < FEWEST_OF_A_GROUP
         if is_small and training.takes_groups(self.level, self.channels, self.rows, self.groups):
             return LANES
+
         enough = FEWEST_CHANNELS if self.groups == 1 else FEWEST_OF_A_GROUP
         if self.stride > 1:
             enough = CHANNELS_OF_STRIDE_2 // self.groups
@@ -110,6 +115,7 @@ class _Choice:
         fewest = FEWEST_CHANNELS if self.groups == 1 else FEWEST_OF_A_GROUP
         if self.looks_up and self.stride == 1 and self.rows >= fewest:
             return LOOKUP
+
         is_worth_it = self.rows <= MOST_BACKWARDS and (self.stride > 1 or not self.is_pointwise)
         takes = training.takes_groups(self.level, self.rows, self.channels, self.groups)
         return LANES if is_worth_it and takes else TORCH
@@ -117,6 +123,7 @@ class _Choice:
     def weight_gradient(self) -> str:
         if self.is_pointwise:
             return TORCH
+
         is_wide = self.width >= 16 or (self.width >= 8 and self.channels <= 32)
         takes = training.takes_group_gradient(self.level, self.channels, self.rows, self.groups)
         if is_wide and takes:
@@ -142,6 +149,7 @@ def tile_conv(
         parts = parts_of(x, tile, geometry, groups)
     if parts.is_torch:
         return torch.nn.functional.conv2d(x, tile.to(x.dtype), None, *geometry, groups)
+
     out: Tensor = _TileConv.apply(x, tile, geometry, groups, parts, mixes)
     return out
 
@@ -202,6 +210,7 @@ class _TileConv(torch.autograd.Function):
         ctx.parts = parts
         if parts.output == TORCH:
             return torch.nn.functional.conv2d(x, signs, None, *geometry, groups)
+
         sizes = []
         for axis in (0, 1):
             reach = x.shape[2 + axis] + 2 * geometry.padding[axis] - tile.shape[2 + axis]

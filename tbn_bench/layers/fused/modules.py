@@ -46,6 +46,7 @@ class FusedConv2d(ReuseConv2d):
         is_fusing = self.training and x.dim() == 4 and not x.is_meta
         if not is_fusing or _is_plain(x) or not parametrize.is_parametrized(self, "weight"):
             return super().forward(x)
+
         tile, scales, latent, method = weights.read(self, self.kept_scales)
         x = self._cast_for_autocast(x)
         x, padding = self._pad(x)
@@ -57,6 +58,7 @@ class FusedConv2d(ReuseConv2d):
             mixes = can_mix(tile, groups, parts)
             t = tile_conv(x, tile, geometry, groups, parts, mixes)
             return TileOutput(t, scales, 1, None, self.fused, groups, is_mixed=mixes)
+
         t = tile_conv(x, tile, geometry, groups, parts)
         added = None
         if method.elementwise:
@@ -75,9 +77,11 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Any) -> Any:
         if not self.training or _is_plain(input):
             return self._plainly(input)
+
         source = self._source(input)
         if source is None:
             return self._plainly(input)
+
         reason = why_not_native(source.t, source.p, source.mixed)
         level = None if reason else native.level()
         momentum = self._momentum()
@@ -94,8 +98,10 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
         if isinstance(x, TileOutput):
             if x.t.numel() > x.t.shape[1]:
                 return x
+
             self.fused.write("plain: one value per channel")  # torch raises its error
             return None
+
         x = settled(x)
         reason = why_not_native(x, 1)
         if not reason and x.numel() <= x.shape[1]:
@@ -110,6 +116,7 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
         """The weight of this batch in the running statistics; counts it, as torch does."""
         if self.num_batches_tracked is None:
             return 0.0 if self.momentum is None else self.momentum
+
         self.num_batches_tracked.add_(1)
         if self.momentum is not None:
             return self.momentum
@@ -120,10 +127,13 @@ def why_not_fused(module: nn.Module) -> str:
     """Why a module stays as it is. "" where it can be fused."""
     if type(module) is nn.BatchNorm2d:
         return ""
+
     if not isinstance(module, ReuseConv2d):
         return "not a tiled convolution or nn.BatchNorm2d"
+
     if not parametrize.is_parametrized(module, "weight"):
         return "its weight is not binarized"
+
     chain: Any = module.get_submodule("parametrizations.weight")
     method = chain[0]
     if len(chain) != 1 or not method.reuse or method.factored:
