@@ -112,10 +112,10 @@ def compared(records: Records, reference: str = "full_precision") -> list[Compar
             continue
         margin = _margin(base)
         others = [g for g in members if g is not base and g.score == base.score]
-        found = [_finding(g, base, margin) for g in others]
+        found = [between(g, base, margin) for g in others]
         if found:
             short = _short(records, members)
-            small = [_finding(g, base, margin) for g in narrower.narrower(records, members)]
+            small = [between(g, base, margin) for g in narrower.narrower(records, members)]
             out.append(Compared(panel, titles[panel], base, margin, found, short, small))
     return out
 
@@ -137,7 +137,8 @@ def _margin(base: Group) -> float:
     return score.factor * SHARE * base.result.mean
 
 
-def _finding(g: Group, base: Group, margin: float) -> Finding:
+def between(g: Group, base: Group, margin: float) -> Finding:
+    """A group's difference from another one; margin: in the unit that is shown."""
     score = SCORES[g.score]
     sign = score.factor if score.goal == "max" else -score.factor
     paired = sign * paired_differences(g.by_seed, base.by_seed)

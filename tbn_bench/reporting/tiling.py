@@ -8,7 +8,7 @@ from tbn_bench import catalog
 from tbn_bench.reporting import findings
 from tbn_bench.reporting.findings import Compared, Finding
 from tbn_bench.reporting.load import Records
-from tbn_bench.reporting.stats import LEAST, paired_differences, paired_interval, separated
+from tbn_bench.reporting.stats import LEAST, separated
 from tbn_bench.reporting.style import DASH
 from tbn_bench.reporting.table import Table, text_column
 from tbn_bench.scores import SCORES
@@ -143,18 +143,12 @@ def narrower_text(answer: Answer) -> str:
     other = answer.narrower
     if other is None:
         return DASH
-    own = answer.finding.group
-    score = SCORES[own.score]
-    paired = score.factor * paired_differences(own.by_seed, other.group.by_seed)
-    if not len(paired):
+    found = findings.between(answer.finding.group, other.group, answer.panel.margin)
+    if not found.n:
         return DASH
 
-    text = f"{paired.mean():+.{score.digits}f}"
-    interval = paired_interval(paired)
-    if interval is not None and interval.half is not None:
-        text += f" ± {interval.half:.{score.digits}f}"
-    seeds = "1 seed" if len(paired) < 2 else f"{len(paired)} seeds"
-    return f"{text}, {seeds}".replace("-", "\u2212")
+    seeds = "1 seed" if found.n < 2 else f"{found.n} seeds"
+    return f"{found.text}, {seeds}"
 
 
 def answer(data: str, tiled: list[Compared]) -> Answer:

@@ -4,13 +4,15 @@ import csv
 import io
 import json
 import math
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from tbn_bench.config import make
 from tbn_bench.reporting import build, style
 from tbn_bench.reporting.load import load
-from tbn_bench.reporting.questions import answers, arena, picture, write
+from tbn_bench.reporting.questions import answers, arena, picture, worth, write
 from tbn_bench.reporting.questions.contrast import (
     BETTER,
     EVEN,
@@ -147,6 +149,18 @@ def test_the_gap_closes_as_much_as_it_does(small, key, change):
     assert asked(small, key).answer.startswith(
         "Yes, so far: the gap closes in 3 and widens in 0 of 9"
     )
+
+
+def test_training_hours_of_two_processors_are_not_compared():
+    """Those of the processor and commit with the most groups count; the others are unknown."""
+    rows = []
+    for group, cpu, seconds in (("a", "new", 3600), ("a", "old", 9000), ("b", "new", 1800)):
+        row = {"sweep": arena.SWEEP, "run_id": f"{group}{cpu}", "group_id": group}
+        rows.append(row | {"cpu": cpu, "commit": "c", "cpu_seconds": seconds})
+    records = SimpleNamespace(runs=pd.DataFrame(rows))
+    known = [SimpleNamespace(run_ids=["anew", "aold"]), SimpleNamespace(run_ids=["bnew"])]
+    assert [worth.hours(records, g) for g in known] == [1.0, 0.5]
+    assert worth.hours(records, SimpleNamespace(run_ids=["aold"])) is None
 
 
 @pytest.mark.parametrize("width", [style.COLUMN_INCHES, style.PAGE_INCHES])

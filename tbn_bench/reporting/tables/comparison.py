@@ -390,6 +390,11 @@ def _note(rows: list[Row], device: str | None) -> str:
             " Additions: additions that a layout needs besides its multiply-adds; records of early "
             "versions do not have them."
         )
+    if _any(rows, "cpu_seconds"):
+        note += (
+            " Training CPU s: of the first seed, on whatever processor trained it; training PFLOP "
+            "compares methods."
+        )
     if _any(rows, "reported_top1_percent"):
         note += (
             " Reported: the value in the method's paper, README or authors' logs for the same "
