@@ -377,10 +377,10 @@ def _note(rows: list[Row], device: str | None) -> str:
         "Bold is the best method of a sweep, data set, model and track, underlined (italic in "
         "Markdown) the second best; full precision is not ranked. A method is marked only if the "
         "95 % intervals of its differences from every worse method, paired by seed, are above 0. "
-        "So there is no mark if one of these methods has a single seed. Binary bits: the learned "
-        "signs only. Stored bytes: signs, scales, biases, normalisation, float layers. Distinct "
-        "MACs: multiply-adds with weights for one sample, after equal dot products are computed "
-        "once."
+        "So there is no mark if one of these methods has fewer than three seeds. Binary bits: the "
+        "learned signs only. Stored bytes: signs, scales, biases, normalisation, float layers. "
+        "Distinct MACs: multiply-adds with weights for one sample, after equal dot products are "
+        "computed once."
     )
     note += _note_on_activations(rows)
     if _any(rows, "file_bytes"):
